@@ -1,0 +1,36 @@
+"""Every test and doctest starts from the same seeds, on one thread, and leaves torch as it was."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("MPLBACKEND", "Agg")  # before anything imports matplotlib
+
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch.distributions import Distribution
+
+# The suite is hundreds of tiny operations: a second thread costs more than it brings.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def reproducible() -> Iterator[None]:
+    """Seed every generator; fail the test that changes torch for everybody else."""
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 - other libraries draw from it
+    torch.manual_seed(0)
+    before = torch.get_default_dtype(), torch.is_grad_enabled()
+    validation = Distribution._validate_args
+    yield
+    after = torch.get_default_dtype(), torch.is_grad_enabled()
+    torch.set_default_dtype(before[0])
+    torch.set_grad_enabled(before[1])
+    # torch.compile switches the validation of distributions off while it traces, for good.
+    Distribution.set_default_validate_args(validation)
+    changed = "changed torch's global (dtype, gradients)"
+    assert before == after, f"the test {changed} from {before} to {after}"
