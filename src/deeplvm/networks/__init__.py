@@ -1,0 +1,20 @@
+"""Networks: maps from parents to features; a conditional adds the head to its parameters."""
+
+from deeplvm.networks.broadcasting import fold_particles, join
+from deeplvm.networks.convolutional import ConvolutionalDecoder, ConvolutionalEncoder, Residual
+from deeplvm.networks.features import Features, out_shape_of
+from deeplvm.networks.mlp import MLP, glorot
+from deeplvm.networks.recurrent import GRU
+
+__all__ = [
+    "GRU",
+    "MLP",
+    "ConvolutionalDecoder",
+    "ConvolutionalEncoder",
+    "Features",
+    "Residual",
+    "fold_particles",
+    "glorot",
+    "join",
+    "out_shape_of",
+]

@@ -1,0 +1,200 @@
+"""Residual convolutional networks for images of any size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from torch import Tensor, nn
+from torch.nn.functional import pixel_shuffle
+
+from deeplvm.networks.broadcasting import fold_particles, join
+
+
+class Residual(nn.Module):
+    r"""Pre-activation residual block :math:`h + f(a(f(a(h))))`, f a 3x3 convolution.
+
+    Identity Mappings in Deep Residual Networks (He et al., 2016),
+    https://arxiv.org/abs/1603.05027
+    """
+
+    def __init__(self, channels: int, activation: Callable[[], nn.Module]) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            activation(),
+            nn.Conv2d(channels, channels, 3, padding=1),
+            activation(),
+            nn.Conv2d(channels, channels, 3, padding=1),
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Same shape as ``features``, ``(rows, channels, height, width)``."""
+        return features + self.layers(features)
+
+
+class ConvolutionalEncoder(nn.Module):
+    r"""Image to features: at each stage a convolution of stride 2 and a residual block.
+
+    Sizes are halved rounding up, so that any size goes, odd ones too.
+
+    Args:
+        shape: the image, ``(channels, height, width)`` or ``(height, width)``. A flat image of as
+            many elements is accepted too.
+        channels: the width of each stage.
+        features: the width of the result.
+        context: the width of all further parents together (vectors such as a one-hot label),
+            joined to the picture's features before the last layer.
+        activation: a module class or function without arguments.
+
+    Shape:
+        An image ``(*particles, batch, *shape)``, then vectors ``(*particles, batch, ...)``, give
+        ``(*particles, batch, features)``.
+
+    Raises:
+        ValueError: the image has another shape, or a further parent another width.
+
+    Examples:
+        >>> import torch
+        >>> network = ConvolutionalEncoder((3, 17, 30), context=10)
+        >>> network(torch.zeros(5, 3, 17, 30), torch.zeros(5, 10)).shape
+        torch.Size([5, 256])
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        channels: Sequence[int] = (32, 64),
+        features: int = 256,
+        *,
+        context: int = 0,
+        activation: Callable[[], nn.Module] = nn.ELU,
+    ) -> None:
+        super().__init__()
+        self.in_shape = _image_shape(shape, "ConvolutionalEncoder")
+        self.context = context
+        self.out_features = features
+        layers: list[nn.Module] = []
+        before, height, width = self.in_shape
+        for now in channels:
+            layers += [nn.Conv2d(before, now, 3, stride=2, padding=1), Residual(now, activation)]
+            before, height, width = now, _half(height), _half(width)
+        self.layers = nn.Sequential(*layers, activation(), nn.Flatten())
+        pixels = before * height * width
+        self.last = nn.Sequential(nn.Linear(pixels + context, features), activation())
+
+    def forward(self, image: Tensor, *context: Tensor) -> Tensor:
+        """Features of the image and its context, ``(*particles, batch, features)``."""
+        weight = self.last[0].weight
+        image = _as_image(image, self.in_shape, "ConvolutionalEncoder")
+        image = image if image.is_floating_point() else image.to(weight.dtype)
+        features = fold_particles(self.layers, 3)(image)
+        if self.context or context:
+            joined = join(context, self.context, weight.dtype, "ConvolutionalEncoder's context")
+            total = weight.shape[1]
+            features = join((features, joined), total, weight.dtype, "ConvolutionalEncoder")
+        return self.last(features)
+
+
+class ConvolutionalDecoder(nn.Module):
+    r"""Features to a map of an image's size: at each stage a residual block and a doubling.
+
+    The mirror of :class:`ConvolutionalEncoder`. Doubling is a convolution whose channels are
+    shuffled into space, cut to the size that was halved. The result is a map of features; a
+    conditional adds a 1x1 convolution to its parameters.
+
+    Args:
+        in_features: the width of all parents together.
+        shape: the image, ``(channels, height, width)`` or ``(height, width)``.
+        channels: the width of each stage, from the image inwards, as the encoder has them.
+        features: the channels of the map that is returned; as many as the first stage's halved,
+            at least 8, by default.
+        activation: a module class or function without arguments.
+
+    Shape:
+        Parents ``(*particles, batch, features_i)`` give ``(*particles, batch, features, height,
+        width)``.
+
+    Real-Time Single Image and Video Super-Resolution Using an Efficient Sub-Pixel Convolutional
+    Neural Network (Shi et al., 2016), https://arxiv.org/abs/1609.05158
+
+    Examples:
+        >>> import torch
+        >>> ConvolutionalDecoder(20, (3, 17, 30))(torch.zeros(2, 5, 20)).shape
+        torch.Size([2, 5, 16, 17, 30])
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        shape: Sequence[int],
+        channels: Sequence[int] = (32, 64),
+        features: int | None = None,
+        *,
+        activation: Callable[[], nn.Module] = nn.ELU,
+    ) -> None:
+        super().__init__()
+        _, height, width = _image_shape(shape, "ConvolutionalDecoder")
+        features = max(8, channels[0] // 2) if features is None else features
+        self.in_features = in_features
+        self.out_shape = (features, height, width)
+        sizes = [(height, width)]
+        for _ in channels:
+            sizes.append((_half(sizes[-1][0]), _half(sizes[-1][1])))
+        self.first = nn.Linear(in_features, channels[-1] * math.prod(sizes[-1]))
+        widths = [features, *channels]
+        stages: list[nn.Module] = [nn.Unflatten(-1, (channels[-1], *sizes[-1]))]
+        for depth in reversed(range(len(channels))):
+            stages += [
+                Residual(widths[depth + 1], activation),
+                activation(),
+                _Doubling(widths[depth + 1], widths[depth], sizes[depth]),
+            ]
+        self.layers = nn.Sequential(self.first, *stages, activation())
+
+    def forward(self, *parents: Tensor) -> Tensor:
+        """A map of features, ``(*particles, batch, features, height, width)``."""
+        dtype = self.first.weight.dtype
+        joined = join(parents, self.in_features, dtype, "ConvolutionalDecoder")
+        return fold_particles(self.layers, 1)(joined)
+
+
+class _Doubling(nn.Module):
+    """Convolution to four times the channels, shuffled into twice the size, and cut."""
+
+    def __init__(self, fan_in: int, fan_out: int, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.size = size
+        self.layer = nn.Conv2d(fan_in, 4 * fan_out, 3, padding=1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        height, width = self.size
+        return pixel_shuffle(self.layer(features), 2)[..., :height, :width]
+
+
+def _half(size: int) -> int:
+    return (size + 1) // 2
+
+
+def _image_shape(shape: Sequence[int], owner: str) -> tuple[int, int, int]:
+    sizes = tuple(shape)
+    if len(sizes) == 2:
+        sizes = (1, *sizes)
+    if len(sizes) != 3 or min(sizes) < 1:
+        raise ValueError(
+            f"{owner} expects the shape of an image, (channels, height, width) or (height, "
+            f"width), found {tuple(shape)}; for a vector use MLP."
+        )
+    return sizes
+
+
+def _as_image(image: Tensor, shape: tuple[int, int, int], owner: str) -> Tensor:
+    if image.shape[-3:] == shape:
+        return image
+    if image.ndim > 0 and image.shape[-1] == math.prod(shape):
+        return image.unflatten(-1, shape)
+    if shape[0] == 1 and image.shape[-2:] == shape[1:]:
+        return image.unsqueeze(-3)
+    raise ValueError(
+        f"{owner} expects an image of shape (*particles, batch, {', '.join(map(str, shape))}), "
+        f"or flat with {math.prod(shape)} elements, found {tuple(image.shape)}."
+    )

@@ -1,0 +1,92 @@
+"""Multilayer perceptron."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from deeplvm.networks.broadcasting import join
+
+
+def glorot(layer: nn.Linear | nn.Conv2d) -> None:
+    r"""Uniform weights of variance :math:`2 / (n_{in} + n_{out})`, biases zero.
+
+    Understanding the difficulty of training deep feedforward neural networks (Glorot & Bengio,
+    2010), https://proceedings.mlr.press/v9/glorot10a.html. The initialization of *Importance
+    Weighted Autoencoders* (Burda et al., 2016), https://arxiv.org/abs/1509.00519
+    """
+    nn.init.xavier_uniform_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+
+
+class MLP(nn.Module):
+    r"""Multilayer perceptron :math:`h_l = a(W_l h_{l-1} + b_l)`, with :math:`h_0` the parents.
+
+    Parents are concatenated on the last axis after their leading dimensions are broadcast.
+    The activation follows every hidden layer, the last too: a conditional adds the linear map
+    to its own parameters. Without hidden layers the network is the identity.
+
+    Args:
+        in_features: the width of all parents together; a tuple is the event shape of one parent
+            that is flattened, such as ``(1, 28, 28)``.
+        hidden: the widths of the hidden layers.
+        activation: a module class or function without arguments, called once a layer.
+        initialization: applied to every linear layer, and to the head a conditional adds;
+            ``glorot`` for the settings of the IWAE paper. PyTorch's own by default.
+
+    Shape:
+        Parents ``(*particles, batch, features_i)`` give ``(*particles, batch, out_features)``.
+
+    Raises:
+        ValueError: the widths of the parents do not sum to ``in_features``.
+
+    Examples:
+        >>> network = MLP(12, 64, 32)
+        >>> network(torch.zeros(8, 2), torch.zeros(5, 8, 10)).shape  # y, and five particles of z
+        torch.Size([5, 8, 32])
+    """
+
+    def __init__(
+        self,
+        in_features: int | Sequence[int],
+        *hidden: int,
+        activation: Callable[[], nn.Module] = nn.ReLU,
+        initialization: Callable[[nn.Linear], None] | None = None,
+    ) -> None:
+        super().__init__()
+        self.in_shape = None if isinstance(in_features, int) else tuple(in_features)
+        self.in_features = in_features if isinstance(in_features, int) else math.prod(in_features)
+        self.initialization = initialization
+        widths = (self.in_features, *hidden)
+        if min(widths) < 1:
+            raise ValueError(f"MLP expects widths of at least 1, found {widths}.")
+        self.out_features = widths[-1]
+        layers: list[nn.Module] = []
+        for fan_in, fan_out in pairwise(widths):
+            layers += [nn.Linear(fan_in, fan_out), activation()]
+            if initialization is not None:
+                initialization(layers[-2])  # type: ignore[arg-type]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, *parents: Tensor) -> Tensor:
+        """Features of the parents, shape ``(*particles, batch, out_features)``."""
+        if self.in_shape is not None:
+            parents = (self._flatten(*parents),)
+        if len(self.layers) == 0:
+            return join(parents, self.in_features, torch.get_default_dtype(), "MLP")
+        return self.layers(join(parents, self.in_features, self.layers[0].weight.dtype, "MLP"))
+
+    def _flatten(self, *parents: Tensor) -> Tensor:
+        event = self.in_shape or ()
+        if len(parents) == 1 and parents[0].shape[parents[0].ndim - len(event) :] == event:
+            return parents[0].flatten(parents[0].ndim - len(event))
+        raise ValueError(
+            f"MLP({event}, ...) expects one parent of event shape {event}, found shapes "
+            f"{[tuple(parent.shape) for parent in parents]}; flatten the others, or give the sum "
+            "of their features as a number."
+        )

@@ -1,0 +1,291 @@
+"""Recurrent and Plate: repetition inside a row, lengths, memory; each against an exact oracle."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
+
+from deeplvm.conditionals import Bernoulli, Categorical, Gaussian, StandardNormal
+from deeplvm.gradients import Enumerated, Sampled
+from deeplvm.joint import Joint, NotationError
+from deeplvm.model import LatentVariableModel
+from deeplvm.networks import MLP, Features
+from deeplvm.objectives import elbo
+from deeplvm.recurrent import Plate, Recurrent
+
+
+class Scaled(nn.Module):
+    """N(weight * parent, scale^2)."""
+
+    def __init__(self, weight: float, scale: float) -> None:
+        super().__init__()
+        self.weight, self.scale = weight, scale
+
+    def forward(self, parent: Tensor) -> Distribution:
+        return Independent(Normal(self.weight * parent, self.scale), 1)
+
+
+def chain(**options: object) -> Recurrent:
+    return Recurrent(
+        {"z | z[-1]": Scaled(0.8, 0.6), "x | z": Scaled(1.5, 0.5)}, start={"z": 1}, **options
+    )
+
+
+def joint_normal(steps: int) -> MultivariateNormal:
+    """The density of (z_1, ..., z_T, x_1, ..., x_T) of the chain above, written as one normal."""
+    transition = torch.zeros(steps, steps)
+    for t in range(steps):
+        for s in range(t + 1):
+            transition[t, s] = 0.6 * 0.8 ** (t - s)
+    matrix = torch.zeros(2 * steps, 2 * steps)
+    matrix[:steps, :steps] = transition
+    matrix[steps:, :steps] = 1.5 * transition
+    matrix[steps:, steps:] = 0.5 * torch.eye(steps)
+    return MultivariateNormal(torch.zeros(2 * steps), matrix @ matrix.T)
+
+
+def test_unrolled_density_is_the_joint_normal() -> None:
+    z, x = torch.randn(3, 4, 1), torch.randn(3, 4, 1)
+    expected = joint_normal(4).log_prob(torch.cat([z[..., 0], x[..., 0]], -1))
+    trace = chain()({"z": z, "x": x})
+    assert torch.allclose(trace.log_prob, expected, atol=1e-10)
+
+
+def test_step_by_step_equals_all_at_once() -> None:
+    """Drawn step by step, then scored in one evaluation: the same log-densities."""
+    torch.manual_seed(0)
+    joint = chain(repeats=6)
+    drawn = joint({}, (2, 5))
+    assert drawn["z"].value.shape == (2, 5, 6, 1)
+    scored = joint(dict(drawn.items()), (2, 5))
+    assert torch.allclose(drawn["z"].log_prob, scored["z"].log_prob, atol=1e-12)
+    assert torch.allclose(drawn["x"].log_prob, scored["x"].log_prob, atol=1e-12)
+    assert scored["z"].distribution is not None
+
+
+class Smoother(nn.Module):
+    """Exact q(z_1..T | x) of the chain as a conditional of the whole sequence."""
+
+    def forward(self, x: Tensor) -> Distribution:
+        steps = x.shape[1]
+        normal = joint_normal(steps)
+        both = normal.covariance_matrix
+        gain = both[:steps, steps:] @ torch.linalg.inv(both[steps:, steps:])
+        covariance = both[:steps, :steps] - gain @ both[steps:, :steps]
+        base = MultivariateNormal((gain @ x)[..., 0], 0.5 * (covariance + covariance.T))
+        return Sequence(base)
+
+
+class Sequence(torch.distributions.TransformedDistribution):
+    """A vector over time as a sequence of one-vectors, shape (T, 1)."""
+
+    def __init__(self, base: Distribution) -> None:
+        reshape = torch.distributions.ReshapeTransform(base.event_shape, (*base.event_shape, 1))
+        super().__init__(base, [reshape])
+
+    def expand(self, batch_shape: torch.Size, _instance: object = None) -> Sequence:
+        return Sequence(self.base_dist.expand(batch_shape))
+
+
+def test_exact_smoother_makes_the_log_weight_the_kalman_likelihood() -> None:
+    """TB7: the marginal of a linear-Gaussian state space model."""
+    torch.manual_seed(0)
+    model = LatentVariableModel(chain(), Joint({"z | x": Smoother()}))
+    x = torch.randn(5, 4, 1)
+    weights = model.evidence({"x": x}, particles=8).log_weight
+    marginal = MultivariateNormal(torch.zeros(4), joint_normal(4).covariance_matrix[4:, 4:])
+    assert torch.allclose(weights, marginal.log_prob(x[..., 0]).expand(8, 5), atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["continuous", "integer"])
+def test_what_lies_beyond_the_length_does_not_count(kind: str) -> None:
+    torch.manual_seed(0)
+    likelihood = Gaussian(2, MLP(3)) if kind == "continuous" else Categorical(4, MLP(3))
+    joint = Recurrent(
+        {
+            "z | h[-1]": Gaussian(1, MLP(2)),
+            "x | z, h[-1]": likelihood,
+            "h | z, h[-1]": Features(MLP(3, 2)),
+        },
+        start={"h": 2},
+        length="length",
+        repeats=5,
+    )
+    x = torch.randn(3, 5, 2) if kind == "continuous" else torch.randint(4, (3, 5))
+    z = torch.randn(3, 5, 1)
+    length = torch.tensor([2, 5, 0])
+    full = joint({"x": x, "z": z, "length": length})
+    for row in range(3):
+        keep = int(length[row])
+        if keep == 0:
+            assert full.log_prob[row] == 0
+            continue
+        short = joint(
+            {
+                "x": x[row : row + 1, :keep],
+                "z": z[row : row + 1, :keep],
+                "length": length[row : row + 1],
+            }
+        )
+        assert torch.allclose(full.log_prob[row], short.log_prob[0], atol=1e-12)
+    changed = x.clone()
+    changed[0, 2:] = 3
+    assert torch.equal(joint({"x": changed, "z": z, "length": length}).log_prob, full.log_prob)
+    drawn = joint({"length": length}, (3,), default=Sampled())
+    assert (drawn["x"].value[0, 2:] == 0).all()
+    assert (drawn["z"].value[2] == 0).all()
+    with pytest.raises(ValueError, match="needs the length of each row"):
+        joint({"x": x, "z": z})
+
+
+def vrnn(features: int = 3, hidden: int = 4) -> LatentVariableModel:
+    torch.manual_seed(0)
+    p = Recurrent(
+        {
+            "z | h[-1]": Gaussian(2, MLP(hidden)),
+            "x | z, h[-1]": Bernoulli(features, MLP(2 + hidden, 6)),
+            "h | x, z, h[-1]": Features(MLP(features + 2 + hidden, hidden)),
+        },
+        start={"h": hidden},
+        repeats=5,
+    )
+    q = Recurrent(
+        {"z | x, h[-1]": Gaussian(2, MLP(features + hidden, 6)), "h | x, z, h[-1]": p["h"]},
+        start={"h": hidden},
+    )
+    return LatentVariableModel(p, q)
+
+
+def test_vrnn_shares_its_state_and_equals_a_loop_by_hand() -> None:
+    model = vrnn()
+    x = (torch.rand(6, 5, 3) > 0.5).double()
+    calls = [0]
+    hook = model.p["h"].register_forward_hook(lambda *_: calls.__setitem__(0, calls[0] + 1))
+    evidence = model.evidence({"x": x}, particles=2)
+    hook.remove()
+    assert calls == [5]  # once a step in q, never again in p
+    z = evidence.q["z"].value
+    assert z.shape == (2, 6, 5, 2)
+    state = torch.zeros(2, 6, 4)
+    total = torch.zeros(2, 6)
+    for t in range(5):
+        now = x[:, t].expand(2, 6, 3)
+        total = (
+            total
+            + model.p["z"](state).log_prob(z[:, :, t])
+            - model.q["z"](now, state).log_prob(z[:, :, t])
+        )
+        total = total + model.p["x"](z[:, :, t], state).log_prob(now)
+        state = model.p["h"](now, z[:, :, t], state)
+    assert torch.allclose(evidence.log_weight, total, atol=1e-10)
+    elbo(evidence).mean().backward()
+    assert all([p.grad is not None for p in model.parameters()])
+    assert model.sample(3)["x"].value.shape == (3, 5, 3)
+
+
+def test_vrnn_step_is_one_graph() -> None:
+    model = vrnn()
+    x = (torch.rand(6, 5, 3) > 0.5).double()
+    compiled = torch.compile(
+        lambda x: elbo(model.evidence({"x": x})).mean(), fullgraph=True, backend="eager"
+    )
+    torch.manual_seed(0)
+    expected = elbo(model.evidence({"x": x})).mean()
+    torch.manual_seed(0)
+    assert torch.allclose(compiled(x), expected)
+
+
+def test_plate_in_a_joint_is_the_product_over_members() -> None:
+    """A set model: c once a row, members independent given it; padding by length."""
+    torch.manual_seed(0)
+    members = Plate(
+        {"z | c": Gaussian(2, MLP(1, 4)), "x | z, c": Gaussian(3, MLP(3, 4))},
+        outside=["c"],
+        length="n",
+    )
+    joint = Joint({"c": StandardNormal(1), "z, x | c": members})
+    assert joint.inputs == ("n",)
+    c, z, x = torch.randn(4, 1), torch.randn(4, 5, 2), torch.randn(4, 5, 3)
+    n = torch.tensor([5, 3, 1, 0])
+    trace = joint({"c": c, "z": z, "x": x, "n": n})
+    expected = StandardNormal(1)().log_prob(c)
+    for row in range(4):
+        for member in range(int(n[row])):
+            expected[row] += joint["z"](c[row]).log_prob(z[row, member])
+            expected[row] += joint["x"](z[row, member], c[row]).log_prob(x[row, member])
+    assert torch.allclose(trace.log_prob, expected, atol=1e-10)
+    drawn = joint({"n": n, "x": x}, (7, 4))
+    assert drawn["z"].value.shape == (7, 4, 5, 2)
+    assert drawn.log_prob.shape == (7, 4)
+
+
+def test_plate_of_latents_trains_inside_a_model() -> None:
+    torch.manual_seed(0)
+    p = Joint(
+        {
+            "c": StandardNormal(1),
+            "z, x | c": Plate(
+                {"z | c": Gaussian(2, MLP(1, 4)), "x | z, c": Bernoulli(3, MLP(3, 4))},
+                outside=["c"],
+            ),
+        }
+    )
+
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = MLP(3, 5)
+            self.out_features = 5
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(x).mean(-2)
+
+    q = Joint(
+        {
+            "s | x": Features(Pooled()),
+            "c | s": Gaussian(1, MLP(5)),
+            "z | x, c": Plate({"z | x, c": Gaussian(2, MLP(4))}, outside=["c"]),
+        }
+    )
+    model = LatentVariableModel(p, q)
+    x = (torch.rand(6, 4, 3) > 0.5).double()
+    evidence = model.evidence({"x": x}, particles=3)
+    assert evidence.log_weight.shape == (3, 6)
+    assert evidence.closed == {"c", "z"}
+    closed = elbo(evidence, "analytic")
+    assert closed.shape == (6,)
+    # The divergence of the members is the sum over the plate.
+    assert evidence.kl("z").shape == (3, 6)
+
+
+def test_mistakes_are_named() -> None:
+    with pytest.raises(
+        NotationError, match=r"start=.*exactly the names read as name\[-1\]: z; it gives h"
+    ):
+        Recurrent({"z | z[-1]": Scaled(1, 1)}, start={"h": 1})
+    with pytest.raises(NotationError, match=r"\['c'\] are said to come from outside"):
+        Plate({"x": StandardNormal(1)}, outside=["c"])
+    with pytest.raises(ValueError, match="set repeats=N"):
+        chain()({}, (3,))
+    with pytest.raises(ValueError, match="different numbers of steps"):
+        chain()({"z": torch.zeros(2, 3, 1), "x": torch.zeros(2, 4, 1)})
+    labels = Plate({"y": Categorical(3)}, repeats=2)
+    with pytest.raises(ValueError, match="cannot be enumerated"):
+        labels({}, (3,), draw={"y": Enumerated()})
+
+
+def test_learned_start_is_a_parameter() -> None:
+    start = nn.Parameter(torch.zeros(1))
+    joint = Recurrent({"z | z[-1]": Scaled(0.8, 0.6)}, start={"z": start})
+    joint({"z": torch.ones(2, 3, 1)}).log_prob.sum().backward()
+    assert start.grad is not None
+    assert len(list(joint.parameters())) == 1
+
+
+def test_particle_measure() -> None:
+    trace = chain(repeats=2)({}, (4, 3))
+    assert trace.log_measure == pytest.approx(-math.log(4))
