@@ -1,4 +1,4 @@
-"""Normalizing flows as conditionals, built from zuko's transformations.
+"""Normalizing flows as conditionals, built on zuko's masked networks.
 
 zuko switches off the validation of every torch distribution when it is imported. This module is
 the only one that imports it, and puts that back.
@@ -8,8 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import Tensor, nn
+import torch
+from torch import Size, Tensor, nn
 from torch.distributions import Distribution
+
+from deeplvm.conditionals.heads import Head, positive
+from deeplvm.distributions.inverse_autoregressive import InverseAutoregressiveNormal
 
 _before = Distribution._validate_args, Distribution.__dict__["arg_constraints"]
 import zuko  # noqa: E402 - between the saving and the restoring
@@ -21,30 +25,66 @@ for _found in vars(zuko.distributions).values():
         _found._validate_args, _found.arg_constraints = False, {}  # type: ignore[attr-defined]
 
 
+class MaskedStep(nn.Module):
+    r""":math:`(m, s)` of one inverse autoregressive step, by a masked network (MADE).
+
+    Element i depends on elements before i and on all of the context, which is not masked.
+
+    MADE: Masked Autoencoder for Distribution Estimation (Germain et al., 2015),
+    https://arxiv.org/abs/1502.03509
+    """
+
+    # The gate starts nearly open, as an LSTM's forget gate does: the step is close to the
+    # identity.
+    forget_bias = 1.5
+
+    def __init__(self, features: int, context: int, hidden: Sequence[int]) -> None:
+        super().__init__()
+        before = torch.ones(features, features).tril(-1).bool()
+        sees = torch.cat([before, torch.ones(features, context).bool()], -1)
+        self.network = zuko.nn.MaskedMLP(
+            torch.cat([sees, sees]), hidden_features=tuple(hidden), activation=nn.ELU
+        )
+
+    def forward(self, value: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Both of the value's shape."""
+        leading = torch.broadcast_shapes(value.shape[:-1], context.shape[:-1])
+        joined = torch.cat(
+            [
+                value.expand(*leading, value.shape[-1]),
+                context.expand(*leading, context.shape[-1]),
+            ],
+            -1,
+        )
+        m, s = self.network(joined).chunk(2, -1)
+        return m, s + self.forget_bias
+
+
 class InverseAutoregressiveFlow(nn.Module):
-    r"""A posterior :math:`q(z | x)` bent by inverse autoregressive transformations.
+    r"""A posterior :math:`q(z | x)` bent by inverse autoregressive steps.
 
-    .. math:: z_t = \mu_t(z_{t-1}, h) + \sigma_t(z_{t-1}, h)\, z_{t-1}, \qquad
-              \log q(z_T | x) = \log N(\epsilon; 0, I) - \sum_t \sum_i \log \sigma_{t,i}
-
-    A draw and its density cost one pass of each step, whatever the number of dimensions; the
-    density of a value drawn elsewhere costs as many passes as there are dimensions.
+    The network's features give the mean and scale of a first Gaussian draw and the context of
+    every step; :class:`~deeplvm.distributions.inverse_autoregressive.InverseAutoregressiveNormal`
+    has the mathematics. A draw and its density cost one pass of each step, whatever the number of
+    dimensions.
 
     Args:
         features: Number of dimensions.
-        network: Maps the parents to the context ``h`` that enters every step.
+        network: Maps the parents to features.
         transforms: Number of steps; the order of the dimensions is reversed after each.
         hidden: Widths of the masked network of each step.
+        context: Width of the context; by default that of the network's features.
+        minimum_scale: Lower bound of the first draw's scale.
 
     Improving Variational Inference with Inverse Autoregressive Flow (Kingma et al., 2016),
     https://arxiv.org/abs/1606.04934
 
-    >>> import torch
-    >>> from deeplvm.networks import MLP
-    >>> posterior = InverseAutoregressiveFlow(4, MLP(6, 16), transforms=2)
-    >>> z, log_q = posterior(torch.zeros(5, 6)).rsample_and_log_prob()
-    >>> z.shape, log_q.shape
-    (torch.Size([5, 4]), torch.Size([5]))
+    Examples:
+        >>> from deeplvm.networks import MLP
+        >>> posterior = InverseAutoregressiveFlow(4, MLP(6, 16), transforms=2)
+        >>> z, log_q = posterior(torch.zeros(5, 6)).rsample_and_log_prob()
+        >>> z.shape, log_q.shape
+        (torch.Size([5, 4]), torch.Size([5]))
     """
 
     def __init__(
@@ -54,53 +94,27 @@ class InverseAutoregressiveFlow(nn.Module):
         *,
         transforms: int = 2,
         hidden: Sequence[int] = (64, 64),
+        context: int | None = None,
+        minimum_scale: float = 1e-3,
     ) -> None:
         super().__init__()
-        self.event_shape = (features,)
-        self.network = network
-        context = int(network.out_features)  # type: ignore[arg-type]
-        flow = zuko.flows.MAF(
-            features, context, transforms=transforms, hidden_features=tuple(hidden)
-        )
-        # A masked autoregressive flow draws one dimension after the other; its inverse all at
-        # once.
-        steps = [zuko.lazy.LazyInverse(step) for step in flow.transform.transforms]
-        self.flow = zuko.lazy.Flow(zuko.lazy.LazyComposedTransform(*steps), flow.base)
-
-    def forward(self, *parents: Tensor) -> Distribution:
-        """The flow given its context, batch shape ``(*particles, batch)``."""
-        return self.flow(self.network(*parents))
-
-
-class FlowPrior(nn.Module):
-    r"""A masked autoregressive flow without parents: a learned prior or a density of its own.
-
-    Masked Autoregressive Flow for Density Estimation (Papamakarios et al., 2017),
-    https://arxiv.org/abs/1705.07057
-
-    Args:
-        features: Number of dimensions.
-        network: Maps the parents, if there are any, to a context.
-        transforms: Number of steps.
-        hidden: Widths of the masked network of each step.
-    """
-
-    def __init__(
-        self,
-        features: int,
-        network: nn.Module | None = None,
-        *,
-        transforms: int = 3,
-        hidden: Sequence[int] = (64, 64),
-    ) -> None:
-        super().__init__()
-        self.event_shape = (features,)
-        self.network = network
-        context = 0 if network is None else int(network.out_features)  # type: ignore[arg-type]
-        self.flow = zuko.flows.MAF(
-            features, context, transforms=transforms, hidden_features=tuple(hidden)
+        self.event_shape = Size((features,))
+        self.minimum_scale = minimum_scale
+        width = int(getattr(network, "out_features", features)) if context is None else context
+        self.head = Head(network, Size((2 * features + width,)), 1, "InverseAutoregressiveFlow")
+        self.steps = nn.ModuleList(
+            [MaskedStep(features, width, hidden) for _ in range(transforms)]
         )
 
     def forward(self, *parents: Tensor) -> Distribution:
-        """The flow, given its context if it has one."""
-        return self.flow(self.network(*parents) if self.network is not None else None)
+        """The distribution given the parents, batch shape ``(*particles, batch)``."""
+        features = self.event_shape[0]
+        (raw,) = self.head.each(*parents)
+        loc, scale, context = (
+            raw[..., :features],
+            raw[..., features : 2 * features],
+            raw[..., 2 * features :],
+        )
+        return InverseAutoregressiveNormal(
+            loc, positive(scale, self.minimum_scale), context, list(self.steps)
+        )

@@ -80,19 +80,20 @@ class ConvolutionalEncoder(nn.Module):
             before, height, width = now, _half(height), _half(width)
         self.layers = nn.Sequential(*layers, activation(), nn.Flatten())
         pixels = before * height * width
-        self.last = nn.Sequential(nn.Linear(pixels + context, features), activation())
+        self.last = nn.Linear(pixels + context, features)
+        self.activation = activation()
 
     def forward(self, image: Tensor, *context: Tensor) -> Tensor:
         """Features of the image and its context, ``(*particles, batch, features)``."""
-        weight = self.last[0].weight
+        weight = self.last.weight
         image = _as_image(image, self.in_shape, "ConvolutionalEncoder")
         image = image if image.is_floating_point() else image.to(weight.dtype)
         features = fold_particles(self.layers, 3)(image)
         if self.context or context:
             joined = join(context, self.context, weight.dtype, "ConvolutionalEncoder's context")
-            total = weight.shape[1]
+            total = self.last.in_features
             features = join((features, joined), total, weight.dtype, "ConvolutionalEncoder")
-        return self.last(features)
+        return self.activation(self.last(features))
 
 
 class ConvolutionalDecoder(nn.Module):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -79,7 +80,12 @@ class MLP(nn.Module):
             parents = (self._flatten(*parents),)
         if len(self.layers) == 0:
             return join(parents, self.in_features, torch.get_default_dtype(), "MLP")
-        return self.layers(join(parents, self.in_features, self.layers[0].weight.dtype, "MLP"))
+        return self.layers(join(parents, self.in_features, self.first.weight.dtype, "MLP"))
+
+    @property
+    def first(self) -> nn.Linear:
+        """The first linear layer."""
+        return cast("nn.Linear", self.layers[0])
 
     def _flatten(self, *parents: Tensor) -> Tensor:
         event = self.in_shape or ()

@@ -1,0 +1,29 @@
+"""Conditionals: maps from parents to a distribution, each a factor of a joint."""
+
+from deeplvm.conditionals.counts import NegativeBinomial, Poisson
+from deeplvm.conditionals.discrete import Bernoulli, Categorical, OneHot, Ordinal
+from deeplvm.conditionals.gaussian import Gaussian, PrecisionWeighted, StandardNormal
+from deeplvm.conditionals.multivariate import FullCovarianceGaussian, LowRankGaussian
+from deeplvm.conditionals.pixels import DiscretizedLogistic
+from deeplvm.conditionals.real import Gamma, Laplace, StudentT
+from deeplvm.conditionals.unit_interval import Beta, ContinuousBernoulli
+
+__all__ = [
+    "Bernoulli",
+    "Beta",
+    "Categorical",
+    "ContinuousBernoulli",
+    "DiscretizedLogistic",
+    "FullCovarianceGaussian",
+    "Gamma",
+    "Gaussian",
+    "Laplace",
+    "LowRankGaussian",
+    "NegativeBinomial",
+    "OneHot",
+    "Ordinal",
+    "Poisson",
+    "PrecisionWeighted",
+    "StandardNormal",
+    "StudentT",
+]

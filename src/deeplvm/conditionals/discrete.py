@@ -1,0 +1,208 @@
+"""Binary, categorical and ordered values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Size, Tensor, distributions, nn
+from torch.distributions import Distribution, Independent
+
+from deeplvm.conditionals.heads import Head, at_least, event_shape_of, positive, raw_of
+from deeplvm.distributions.bernoulli import Bernoulli as BernoulliDistribution
+from deeplvm.distributions.one_hot_categorical import OneHotCategorical
+from deeplvm.distributions.ordinal import Ordinal as OrdinalDistribution
+from deeplvm.distributions.ordinal import cumulative_logits
+
+
+class Bernoulli(nn.Module):
+    r"""Independent binary elements, :math:`\prod_i p_i^{x_i} (1 - p_i)^{1 - x_i}`.
+
+    For values 0 and 1 only: grey values between them have no normalised density here
+    (:class:`ContinuousBernoulli` is theirs).
+
+    Args:
+        shape: the event shape.
+        network: maps the parents to features; ``None`` for free logits.
+        mean: the data's mean, broadcastable to ``shape``: the output starts there (clamped to
+            0.01 to 0.99), as in the IWAE paper.
+
+    Shape:
+        Parents of leading shape ``(*particles, batch)`` give that batch shape, event ``shape``.
+
+    Examples:
+        >>> from deeplvm.networks import MLP
+        >>> likelihood = Bernoulli(784, MLP(20, 500))
+        >>> likelihood(torch.zeros(5, 100, 20)).log_prob(torch.zeros(100, 784)).shape
+        torch.Size([5, 100])
+    """
+
+    def __init__(
+        self,
+        shape: int | Sequence[int],
+        network: nn.Module | None = None,
+        *,
+        mean: Tensor | float | None = None,
+    ) -> None:
+        super().__init__()
+        self.event_shape = event_shape_of(shape, "Bernoulli")
+        self.head = Head(network, self.event_shape, 1, "Bernoulli")
+        if mean is not None:
+            self.head.start_at(torch.as_tensor(mean).clamp(0.01, 0.99).logit())
+
+    def forward(self, *parents: Tensor) -> Independent:
+        """The distribution of the value given parents of shapes ``(*particles, batch, ...)``."""
+        (logits,) = self.head.each(*parents)
+        elements = BernoulliDistribution(logits=logits, validate_args=False)
+        return Independent(elements, len(self.event_shape), validate_args=False)
+
+
+class Categorical(nn.Module):
+    r"""Independent categories :math:`p(x = k) = \mathrm{softmax}(\eta)_k`, values 0 .. classes-1.
+
+    Args:
+        classes: the number of categories.
+        network: maps the parents to features; ``None`` for free logits, uniform at first.
+        shape: the event shape; ``()`` for one label.
+
+    Other networks see the value one-hot, a missing one (NaN) as zeros.
+
+    Examples:
+        >>> label = Categorical(10)
+        >>> label().log_prob(torch.tensor(3))
+        tensor(-2.3026, grad_fn=<SqueezeBackward1>)
+        >>> label.embed(torch.tensor([2.0, float("nan")]))[:, :4]
+        tensor([[0., 0., 1., 0.],
+                [0., 0., 0., 0.]])
+    """
+
+    levels: Tensor
+
+    def __init__(
+        self,
+        classes: int,
+        network: nn.Module | None = None,
+        shape: int | Sequence[int] = (),
+    ) -> None:
+        super().__init__()
+        self.event_shape = event_shape_of(shape, "Categorical")
+        self.classes = at_least(classes, 1, "Categorical", "classes")
+        self.head = Head(network, self.event_shape, classes, "Categorical")
+        # floating, not saved: it carries the dtype that the module was moved to
+        self.register_buffer("levels", torch.arange(float(classes)), persistent=False)
+
+    def forward(self, *parents: Tensor) -> Independent:
+        """The distribution of the value given parents of shapes ``(*particles, batch, ...)``."""
+        logits = self.head(*parents).movedim(-1 - len(self.event_shape), -1)
+        elements = distributions.Categorical(logits=logits, validate_args=False)
+        return Independent(elements, len(self.event_shape), validate_args=False)
+
+    def embed(self, value: Tensor) -> Tensor:
+        """One-hot vectors, shape ``(*particles, batch, *event, classes)``; missing is zeros."""
+        return one_hot(value, self.levels)
+
+
+class OneHot(nn.Module):
+    r"""One category as a vector of a single 1, :math:`\log p(x) = \sum_k x_k \log p_k`.
+
+    The values of :class:`Categorical` in the form that relaxations and linear maps want.
+
+    Args:
+        classes: the number of categories, the last axis of a value.
+        network: maps the parents to features; ``None`` for free logits, uniform at first.
+        shape: the shape of the categories; ``()`` for one, whose value has shape ``(classes,)``.
+
+    Examples:
+        >>> OneHot(4, shape=3).event_shape
+        torch.Size([3, 4])
+    """
+
+    def __init__(
+        self,
+        classes: int,
+        network: nn.Module | None = None,
+        shape: int | Sequence[int] = (),
+    ) -> None:
+        super().__init__()
+        self._shape = event_shape_of(shape, "OneHot")
+        self.classes = at_least(classes, 1, "OneHot", "classes")
+        self.event_shape = Size((*self._shape, classes))
+        self.head = Head(network, self._shape, classes, "OneHot")
+
+    def forward(self, *parents: Tensor) -> Distribution:
+        """The distribution of the value given parents of shapes ``(*particles, batch, ...)``."""
+        logits = self.head(*parents).movedim(-1 - len(self._shape), -1)
+        one = OneHotCategorical(logits)
+        return Independent(one, len(self._shape), validate_args=False) if self._shape else one
+
+
+class Ordinal(nn.Module):
+    r"""Ordered levels 0 .. n-1 by cumulative logits, :math:`P(x \le k) = \sigma(t_k - f)`.
+
+    The network gives one location f an element; the thresholds :math:`t_0 < t_1 < \dots` are
+    learned, one row an element, and start where the levels are equally probable for f = 0.
+
+    Args:
+        levels: the number n of levels, at least 2.
+        network: maps the parents to features; ``None`` for thresholds alone (f = 0).
+        shape: the event shape; ``()`` for one value.
+        minimum_gap: the smallest distance of two thresholds, so that no level is impossible.
+
+    Other networks see the value one-hot, a missing one (NaN) as zeros.
+
+    Regression Models for Ordinal Data (McCullagh, 1980),
+    https://doi.org/10.1111/j.2517-6161.1980.tb01109.x
+
+    Examples:
+        >>> Ordinal(4)().mean  # 0, 1, 2, 3 equally probable
+        tensor(1.5000, grad_fn=<SumBackward1>)
+    """
+
+    levels: Tensor
+
+    def __init__(
+        self,
+        levels: int,
+        network: nn.Module | None = None,
+        shape: int | Sequence[int] = (),
+        *,
+        minimum_gap: float = 1e-3,
+    ) -> None:
+        super().__init__()
+        self.event_shape = event_shape_of(shape, "Ordinal")
+        self.minimum_gap = minimum_gap
+        at_least(levels, 2, "Ordinal", "levels")
+        self.head = None if network is None else Head(network, self.event_shape, 1, "Ordinal")
+        even = (torch.arange(1.0, levels) / levels).logit().expand(*self.event_shape, levels - 1)
+        self.first = nn.Parameter(even[..., 0].clone())
+        self.gaps = nn.Parameter(raw_of(even.diff(dim=-1) - minimum_gap))
+        self.register_buffer("levels", torch.arange(float(levels)), persistent=False)
+
+    def thresholds(self) -> Tensor:
+        """The thresholds, rising, shape ``(*event, levels - 1)``."""
+        steps = positive(self.gaps, self.minimum_gap)
+        return torch.cat([self.first.unsqueeze(-1), steps], -1).cumsum(-1)
+
+    def forward(self, *parents: Tensor) -> Independent:
+        """The distribution of the value given parents of shapes ``(*particles, batch, ...)``."""
+        if self.head is not None:
+            (location,) = self.head.each(*parents)
+        elif parents:
+            raise TypeError(
+                f"Ordinal has no network, so it takes no parents, found {len(parents)}; give it "
+                "one: Ordinal(levels, MLP(...))."
+            )
+        else:
+            location = torch.zeros_like(self.first)
+        logits = cumulative_logits(location, self.thresholds())
+        elements = OrdinalDistribution(logits=logits, validate_args=False)
+        return Independent(elements, len(self.event_shape), validate_args=False)
+
+    def embed(self, value: Tensor) -> Tensor:
+        """One-hot vectors, shape ``(*particles, batch, *event, levels)``; missing is zeros."""
+        return one_hot(value, self.levels)
+
+
+def one_hot(value: Tensor, levels: Tensor) -> Tensor:
+    """Whether each value is each level, in the dtype of ``levels``; NaN is no level."""
+    return (value.unsqueeze(-1) == levels).to(levels.dtype)

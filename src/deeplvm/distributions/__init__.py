@@ -1,0 +1,30 @@
+"""Distributions that torch lacks, or computes without the accuracy or the speed needed here."""
+
+import deeplvm.distributions.divergences  # noqa: F401  (registers the closed forms)
+from deeplvm.distributions.bernoulli import Bernoulli
+from deeplvm.distributions.beta import Beta
+from deeplvm.distributions.continuous_bernoulli import ContinuousBernoulli
+from deeplvm.distributions.diagonal_normal import DiagonalNormal
+from deeplvm.distributions.discretized_logistic import DiscretizedLogistic
+from deeplvm.distributions.full_covariance_normal import FullCovarianceNormal
+from deeplvm.distributions.low_rank_normal import LowRankNormal, LowRankPrecisionNormal
+from deeplvm.distributions.negative_binomial import NegativeBinomial
+from deeplvm.distributions.one_hot_categorical import OneHotCategorical
+from deeplvm.distributions.ordinal import Ordinal, cumulative_logits
+from deeplvm.distributions.student_t import StudentT
+
+__all__ = [
+    "Bernoulli",
+    "Beta",
+    "ContinuousBernoulli",
+    "DiagonalNormal",
+    "DiscretizedLogistic",
+    "FullCovarianceNormal",
+    "LowRankNormal",
+    "LowRankPrecisionNormal",
+    "NegativeBinomial",
+    "OneHotCategorical",
+    "Ordinal",
+    "StudentT",
+    "cumulative_logits",
+]

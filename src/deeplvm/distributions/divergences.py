@@ -1,0 +1,95 @@
+r"""Closed-form KL divergences between normals of every structure of covariance.
+
+.. math:: KL(q \| p) = \tfrac{1}{2} \left( \mathrm{tr}(\Sigma_p^{-1} \Sigma_q)
+          + (\mu_q - \mu_p)^T \Sigma_p^{-1} (\mu_q - \mu_p) - d
+          + \log \det \Sigma_p - \log \det \Sigma_q \right)
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.distributions import kl_divergence, register_kl
+
+from deeplvm.distributions.bernoulli import Bernoulli
+from deeplvm.distributions.beta import Beta
+from deeplvm.distributions.continuous_bernoulli import ContinuousBernoulli
+from deeplvm.distributions.diagonal_normal import DiagonalNormal
+from deeplvm.distributions.full_covariance_normal import FullCovarianceNormal, dense
+from deeplvm.distributions.low_rank_normal import LowRankNormal, LowRankPrecisionNormal
+from deeplvm.distributions.multivariate_normal import MultivariateNormal
+from deeplvm.distributions.one_hot_categorical import OneHotCategorical
+from deeplvm.distributions.ordinal import Ordinal
+
+
+def _as_full(normal: DiagonalNormal) -> FullCovarianceNormal:
+    dims = len(normal.event_shape)
+    scale = normal.scale.reshape(*normal.batch_shape, -1)
+    return FullCovarianceNormal(normal.loc, torch.diag_embed(scale), dims)
+
+
+def _same_event(q: torch.distributions.Distribution, p: torch.distributions.Distribution) -> None:
+    if q.event_shape != p.event_shape:
+        raise ValueError(
+            f"KL(q || p) expects one event shape, found {tuple(q.event_shape)} for q and "
+            f"{tuple(p.event_shape)} for p."
+        )
+
+
+@register_kl(MultivariateNormal, DiagonalNormal)
+def _kl_to_diagonal(q: MultivariateNormal, p: DiagonalNormal) -> Tensor:
+    _same_event(q, p)
+    dims = len(q.event_shape)
+    ratio = (q.variance + (q.loc - p.loc).square()) / p.variance - 1 + p.variance.log()
+    flat = ratio.sum(tuple(range(-dims, 0))) if dims else ratio
+    return 0.5 * (flat - q.log_determinant())
+
+
+@register_kl(MultivariateNormal, MultivariateNormal)
+def _kl_between_correlated(q: MultivariateNormal, p: MultivariateNormal) -> Tensor:
+    _same_event(q, p)
+    lower = (p if isinstance(p, FullCovarianceNormal) else dense(p)).root()
+    spread = torch.linalg.solve_triangular(lower, q.root(), upper=False)
+    trace = spread.square().sum((-2, -1))
+    energy = p.energy(q._flat_loc - p._flat_loc)
+    determinants = p.log_determinant() - q.log_determinant()
+    kl = 0.5 * (trace + energy - q.event_shape.numel() + determinants)
+    return kl.expand(torch.broadcast_shapes(q.batch_shape, p.batch_shape))
+
+
+@register_kl(DiagonalNormal, MultivariateNormal)
+def _kl_from_diagonal(q: DiagonalNormal, p: MultivariateNormal) -> Tensor:
+    return _kl_between_correlated(_as_full(q), p)
+
+
+def _remember(*distributions: torch.distributions.Distribution) -> None:
+    # torch finds the formula for a pair of types at its first use, with code that cannot be
+    # traced, and remembers it: a first use here lets an analytic bound be one graph
+    for distribution in distributions:
+        kl_divergence(distribution, distribution)
+        event_dims = len(distribution.event_shape)
+        if isinstance(distribution, MultivariateNormal):
+            kl_divergence(distribution, DiagonalNormal(_ONE, _ONE, event_dims))
+            kl_divergence(DiagonalNormal(_ONE, _ONE, event_dims), distribution)
+        elif event_dims == 0:
+            one = torch.distributions.Independent(distribution, 0, validate_args=False)
+            kl_divergence(one, one)
+
+
+_ONE = torch.ones(1)
+_remember(
+    DiagonalNormal(_ONE, _ONE, 1),
+    FullCovarianceNormal(_ONE, _ONE.unsqueeze(-1)),
+    LowRankNormal(_ONE, _ONE.unsqueeze(-1), _ONE),
+    LowRankPrecisionNormal(_ONE, _ONE.unsqueeze(-1), _ONE),
+    Bernoulli(logits=_ONE, validate_args=False),
+    Beta(_ONE, _ONE),
+    ContinuousBernoulli(_ONE),
+    OneHotCategorical(_ONE),
+    Ordinal(logits=_ONE, validate_args=False),
+    torch.distributions.Categorical(logits=_ONE, validate_args=False),
+    torch.distributions.Gamma(_ONE, _ONE, validate_args=False),
+    torch.distributions.Laplace(_ONE, _ONE, validate_args=False),
+    torch.distributions.Normal(_ONE, _ONE, validate_args=False),
+    torch.distributions.Poisson(_ONE, validate_args=False),
+)

@@ -1,0 +1,609 @@
+"""Every conditional obeys the laws below (R1.4, R2.4.4, R2.5, R3.1, TB6)."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from deeplvm.conditionals import (
+    Bernoulli,
+    Beta,
+    Categorical,
+    ContinuousBernoulli,
+    DiscretizedLogistic,
+    FullCovarianceGaussian,
+    Gamma,
+    Gaussian,
+    Laplace,
+    LowRankGaussian,
+    NegativeBinomial,
+    OneHot,
+    Ordinal,
+    Poisson,
+    PrecisionWeighted,
+    StandardNormal,
+    StudentT,
+)
+from deeplvm.distributions import LowRankPrecisionNormal
+from deeplvm.networks import MLP, ConvolutionalDecoder
+
+BATCH, PARTICLES = 3, 4
+Make = Callable[[tuple[int, ...], nn.Module | None], nn.Module]
+
+
+@dataclass(frozen=True)
+class Member:
+    """A conditional by its constructor, with the networks and events it is tried with.
+
+    ``make(shape, network)``; ``domain`` is "real", "positive", "unit" or "counts", or the number
+    of levels of a discrete value; ``twin(elements)`` is SciPy's distribution of one element.
+    """
+
+    make: Make
+    domain: str | int = "real"
+    twin: Callable[[Distribution], object] | None = None
+    shape: tuple[int, ...] = (3,)
+    network: str | None = "vector"
+    traced: bool = True  # False where another member traces the same code
+
+    def network_of(self, shape: tuple[int, ...]) -> nn.Module | None:
+        if self.network is None:
+            return None
+        if self.network == "map":
+            size = shape if len(shape) == 3 else (1, 1, 1)
+            return ConvolutionalDecoder(5, size, channels=(4,), features=3)
+        return MLP(5, 8, activation=nn.Tanh)
+
+    def build(self, shape: tuple[int, ...] | None = None) -> nn.Module:
+        torch.manual_seed(0)
+        shape = self.shape if shape is None else shape
+        return self.make(shape, self.network_of(shape))
+
+    def parents(
+        self, *, particles: bool = True, dtype: torch.dtype = torch.float64
+    ) -> list[Tensor]:
+        if self.network is None:
+            return []
+        generator = torch.Generator().manual_seed(1)
+        shapes = [(BATCH, 2), (PARTICLES, BATCH, 3) if particles else (BATCH, 3)]
+        return [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]
+
+    def batch(self, *, particles: bool = True) -> tuple[int, ...]:
+        if self.network is None:
+            return ()
+        return (PARTICLES, BATCH) if particles else (BATCH,)
+
+    def draw(self, module: nn.Module, parents: list[Tensor]) -> tuple[Distribution, Tensor]:
+        torch.manual_seed(2)
+        distribution = module(*parents)
+        return distribution, distribution.sample()
+
+
+def elements(distribution: Distribution) -> Distribution:
+    return getattr(distribution, "base_dist", distribution)
+
+
+def normal(d: Distribution) -> object:
+    return stats.norm(elements(d).loc.detach(), elements(d).scale.detach())
+
+
+def multivariate(d: Distribution) -> object:
+    return d
+
+
+def student_t(d: Distribution) -> object:
+    d = elements(d)
+    return stats.t(d.df.detach(), d.loc.detach(), d.scale.detach())
+
+
+def negative_binomial(d: Distribution) -> object:
+    d = elements(d)
+    r, m = d.dispersion.detach().numpy(), d.mean.detach().numpy()
+    return stats.nbinom(r, r / (r + m))
+
+
+def beta(d: Distribution) -> object:
+    return stats.beta(elements(d).concentration1.detach(), elements(d).concentration0.detach())
+
+
+def gamma(d: Distribution) -> object:
+    d = elements(d)
+    return stats.gamma(d.concentration.detach(), scale=1 / d.rate.detach())
+
+
+UNITS = (torch.tensor(30.0), torch.tensor(7.0))
+
+MEMBERS: dict[str, Member] = {
+    "StandardNormal": Member(lambda s, _: StandardNormal(s), twin=normal, network=None),
+    "StandardNormal, image": Member(
+        lambda s, _: StandardNormal(s), twin=normal, network=None, shape=(2, 3, 5), traced=False
+    ),
+    "Gaussian": Member(lambda s, n: Gaussian(s, n), twin=normal),
+    "Gaussian, learned normal": Member(lambda s, n: Gaussian(s), twin=normal, network=None),
+    "Gaussian, scalar": Member(lambda s, n: Gaussian(s, n), twin=normal, shape=(), traced=False),
+    "Gaussian, image from a vector": Member(
+        lambda s, n: Gaussian(s, n), twin=normal, shape=(2, 3, 5), traced=False
+    ),
+    "Gaussian, image from a map": Member(
+        lambda s, n: Gaussian(s, n), twin=normal, shape=(2, 3, 5), network="map"
+    ),
+    "Gaussian, scale a dimension": Member(
+        lambda s, n: Gaussian(s, n, scale="dimension"), twin=normal
+    ),
+    "Gaussian, global scale": Member(
+        lambda s, n: Gaussian(s, n, scale="global"), twin=normal, traced=False
+    ),
+    "Gaussian, fixed scale": Member(lambda s, n: Gaussian(s, n, scale=0.3), twin=normal),
+    "Gaussian, units": Member(lambda s, n: Gaussian(s, n, units=UNITS), twin=normal),
+    "PrecisionWeighted": Member(
+        lambda s, n: PrecisionWeighted(
+            Gaussian(s, MLP(2, 4, activation=nn.Tanh)), Gaussian(s, MLP(3, 4, activation=nn.Tanh))
+        ),
+        twin=normal,
+    ),
+    "FullCovarianceGaussian": Member(lambda s, n: FullCovarianceGaussian(s, n)),
+    "FullCovarianceGaussian, free": Member(
+        lambda s, n: FullCovarianceGaussian(s), network=None, traced=False
+    ),
+    "FullCovarianceGaussian, global": Member(
+        lambda s, n: FullCovarianceGaussian(s, n, covariance="global"), traced=False
+    ),
+    "FullCovarianceGaussian, matrix": Member(
+        lambda s, n: FullCovarianceGaussian(s, n), shape=(2, 2), traced=False
+    ),
+    "FullCovarianceGaussian, units": Member(
+        lambda s, n: FullCovarianceGaussian(s, n, units=UNITS)
+    ),
+    "LowRankGaussian": Member(lambda s, n: LowRankGaussian(s, n, rank=2)),
+    "LowRankGaussian, free": Member(
+        lambda s, n: LowRankGaussian(s, rank=2), network=None, traced=False
+    ),
+    "LowRankGaussian, global": Member(
+        lambda s, n: LowRankGaussian(s, n, rank=1, covariance="global"), traced=False
+    ),
+    "LowRankGaussian, matrix": Member(
+        lambda s, n: LowRankGaussian(s, n, rank=2), shape=(2, 2), traced=False
+    ),
+    "LowRankGaussian, units": Member(lambda s, n: LowRankGaussian(s, n, units=UNITS)),
+    "LowRankGaussian, precision": Member(
+        lambda s, n: LowRankGaussian(s, n, rank=2, family=LowRankPrecisionNormal)
+    ),
+    "LowRankGaussian, precision, units": Member(
+        lambda s, n: LowRankGaussian(s, n, rank=2, family=LowRankPrecisionNormal, units=UNITS),
+        traced=False,
+    ),
+    "Bernoulli": Member(
+        lambda s, n: Bernoulli(s, n),
+        2,
+        lambda d: stats.bernoulli(elements(d).probs.detach()),
+    ),
+    "Bernoulli, mean": Member(lambda s, n: Bernoulli(s, n, mean=0.2), 2, traced=False),
+    "Bernoulli, free": Member(lambda s, n: Bernoulli(s), 2, network=None),
+    "Bernoulli, image from a map": Member(
+        lambda s, n: Bernoulli(s, n), 2, shape=(1, 3, 5), network="map", traced=False
+    ),
+    "Categorical": Member(lambda s, n: Categorical(4, n, s), 4, traced=False),
+    "Categorical, label": Member(lambda s, n: Categorical(4, n, s), 4, shape=()),
+    "Categorical, free": Member(lambda s, n: Categorical(4, shape=s), 4, shape=(), network=None),
+    "Categorical, image from a map": Member(
+        lambda s, n: Categorical(4, n, s), 4, shape=(1, 3, 5), network="map", traced=False
+    ),
+    "OneHot": Member(lambda s, n: OneHot(4, n, s[:-1]), shape=(4,), domain="one-hot"),
+    "OneHot, several": Member(lambda s, n: OneHot(4, n, s[:-1]), shape=(3, 4), domain="one-hot"),
+    "Ordinal": Member(lambda s, n: Ordinal(5, n, s), 5, traced=False),
+    "Ordinal, label": Member(lambda s, n: Ordinal(5, n, s), 5, shape=()),
+    "Ordinal, two levels": Member(lambda s, n: Ordinal(2, n, s), 2, traced=False),
+    "Ordinal, free": Member(lambda s, n: Ordinal(5, shape=s), 5, network=None),
+    "Poisson": Member(
+        lambda s, n: Poisson(s, n, mean=3.0),
+        "counts",
+        lambda d: stats.poisson(elements(d).rate.detach()),
+    ),
+    "NegativeBinomial": Member(
+        lambda s, n: NegativeBinomial(s, n, mean=3.0), "counts", negative_binomial
+    ),
+    "NegativeBinomial, dispersion by the network": Member(
+        lambda s, n: NegativeBinomial(s, n, dispersion="network"),
+        "counts",
+        negative_binomial,
+        traced=False,
+    ),
+    "NegativeBinomial, almost Poisson": Member(
+        lambda s, n: NegativeBinomial(s, n, dispersion=1e6),
+        "counts",
+        negative_binomial,
+        traced=False,
+    ),
+    "DiscretizedLogistic": Member(lambda s, n: DiscretizedLogistic(s, n), 256),
+    "DiscretizedLogistic, 17 levels": Member(
+        lambda s, n: DiscretizedLogistic(s, n, levels=17, scale="dimension"), 17
+    ),
+    "DiscretizedLogistic, image from a map": Member(
+        lambda s, n: DiscretizedLogistic(s, n, scale=0.05),
+        256,
+        shape=(2, 3, 5),
+        network="map",
+        traced=False,
+    ),
+    "ContinuousBernoulli": Member(lambda s, n: ContinuousBernoulli(s, n), "unit"),
+    "ContinuousBernoulli, free": Member(
+        lambda s, n: ContinuousBernoulli(s), "unit", network=None, traced=False
+    ),
+    "Beta": Member(lambda s, n: Beta(s, n), "unit", beta),
+    "Laplace": Member(
+        lambda s, n: Laplace(s, n),
+        twin=lambda d: stats.laplace(elements(d).loc.detach(), elements(d).scale.detach()),
+    ),
+    "Laplace, units": Member(
+        lambda s, n: Laplace(s, n, units=UNITS, scale="dimension"), traced=False
+    ),
+    "StudentT": Member(lambda s, n: StudentT(s, n), twin=student_t),
+    "StudentT, df by the network": Member(
+        lambda s, n: StudentT(s, n, scale="global", df="network"), twin=student_t, traced=False
+    ),
+    "StudentT, almost Gaussian": Member(
+        lambda s, n: StudentT(s, n, df=1e7), twin=student_t, traced=False
+    ),
+    "StudentT, units": Member(lambda s, n: StudentT(s, n, units=UNITS), twin=student_t),
+    "Gamma": Member(lambda s, n: Gamma(s, n), "positive", gamma),
+    "Gamma, unit": Member(
+        lambda s, n: Gamma(s, n, unit=1e4, concentration="dimension"),
+        "positive",
+        gamma,
+        traced=False,
+    ),
+}
+
+
+def members(**where: object) -> pytest.MarkDecorator:
+    """Parametrize over the members, or those of which ``accept`` is true."""
+    accept = where.get("accept", lambda _: True)
+    chosen = {name: member for name, member in MEMBERS.items() if accept(member)}  # type: ignore[operator]
+    return pytest.mark.parametrize("member", list(chosen.values()), ids=list(chosen))
+
+
+def discrete(member: Member) -> bool:
+    return isinstance(member.domain, int) or member.domain in ("counts", "one-hot")
+
+
+def correlated(module: nn.Module) -> bool:
+    return isinstance(module, FullCovarianceGaussian | LowRankGaussian)
+
+
+@members()
+def test_shapes_are_those_of_the_parents_and_the_event(member: Member) -> None:
+    module = member.build()
+    distribution, value = member.draw(module, member.parents())
+    assert module.event_shape == member.shape
+    assert distribution.batch_shape == member.batch()
+    assert distribution.event_shape == member.shape
+    assert value.shape == member.batch() + member.shape
+    assert distribution.log_prob(value).shape == member.batch()
+    # one value a row under several particles: nobody repeats inputs
+    row = value[0] if member.network else value
+    assert distribution.log_prob(row).shape == member.batch()
+
+
+@members()
+def test_expand(member: Member) -> None:
+    distribution, _ = member.draw(member.build(), member.parents(particles=False))
+    larger = distribution.expand(torch.Size((5, BATCH)))
+    value = larger.sample()
+    assert larger.batch_shape == (5, BATCH)
+    assert larger.event_shape == member.shape
+    assert value.shape == (5, BATCH, *member.shape)
+    assert larger.sample((2,)).shape == (2, 5, BATCH, *member.shape)
+    torch.testing.assert_close(larger.log_prob(value), distribution.log_prob(value))
+    assert larger.log_prob(value[0]).shape == (5, BATCH)
+
+
+def grid_of(domain: str | int, distribution: Distribution) -> tuple[Tensor, Tensor]:
+    """Points of one element and their weights (TB6)."""
+    if isinstance(domain, int):
+        return torch.arange(float(domain)), torch.ones(domain)
+    if domain == "counts":
+        mean, deviation = distribution.mean.max(), distribution.variance.max().sqrt()
+        count = torch.arange(float(int(mean + 60 * deviation)))
+        return count, torch.ones_like(count)
+    t = torch.linspace(-30, 30, 60001)
+    width = t[1] - t[0]
+    if domain == "unit":
+        x = t.sigmoid()
+        return x, x * (1 - x) * width
+    if domain == "positive":
+        x = t.exp() * distribution.mean.mean()
+        return x, x * width
+    spread = distribution.variance.mean().sqrt()
+    return distribution.mean.mean() + spread * t.sinh(), spread * t.cosh() * width
+
+
+@members(accept=lambda m: m.domain != "one-hot" and m.network != "map")
+@torch.no_grad()
+def test_one_element_is_normalised(member: Member) -> None:
+    """TB6, exactly: sums within 1e-6, integrals within 1e-3."""
+    module = member.build(() if member.shape == () else (1,))
+    distribution = module(*member.parents(particles=False))
+    grid, weight = grid_of(member.domain, distribution)
+    value = grid.reshape(-1, *[1 for _ in (*distribution.batch_shape, *distribution.event_shape)])
+    total = torch.einsum("g,g...->...", weight, distribution.log_prob(value).exp())
+    tolerance = 1e-6 if discrete(member) else 1e-3
+    torch.testing.assert_close(total, torch.ones_like(total), rtol=0, atol=tolerance)
+
+
+@members(accept=lambda m: correlated(m.build()) and m.shape == (3,))
+@torch.no_grad()
+def test_two_correlated_elements_are_normalised(member: Member) -> None:
+    distribution = member.build((2,))(*member.parents(particles=False))
+    batch = distribution.batch_shape
+    t = torch.linspace(-8, 8, 201)
+    unit = torch.cartesian_prod(t, t).reshape(-1, *[1 for _ in batch], 2)
+    deviation = distribution.variance.sqrt()
+    density = distribution.log_prob(distribution.mean + deviation * unit).exp()
+    total = density.sum(0) * (t[1] - t[0]) ** 2 * deviation.prod(-1)
+    torch.testing.assert_close(total, torch.ones_like(total), rtol=0, atol=1e-3)
+
+
+@torch.no_grad()
+def test_one_hot_sums_to_one() -> None:
+    member = MEMBERS["OneHot"]
+    distribution = member.build()(*member.parents())
+    total = distribution.log_prob(torch.eye(4)[:, None, None]).exp().sum(0)
+    torch.testing.assert_close(total, torch.ones(member.batch()))
+
+
+@members(accept=lambda m: m.twin is not None)
+@torch.no_grad()
+def test_log_prob_is_scipys(member: Member) -> None:
+    distribution, value = member.draw(member.build(), member.parents())
+    twin = member.twin(distribution)  # type: ignore[misc]
+    each = twin.logpmf(value) if discrete(member) else twin.logpdf(value)  # type: ignore[operator]
+    dims = tuple(range(len(member.batch()), value.ndim))
+    total = torch.as_tensor(each).sum(dims) if dims else torch.as_tensor(each)
+    # SciPy's own rounding is the larger one for 1e6 and more degrees of freedom
+    torch.testing.assert_close(distribution.log_prob(value), total, rtol=1e-8, atol=1e-7)
+
+
+@members(accept=lambda m: correlated(m.build()))
+@torch.no_grad()
+def test_correlated_normals_are_scipys(member: Member) -> None:
+    distribution, value = member.draw(member.build(), member.parents())
+    batch = distribution.batch_shape
+    count, size = batch.numel(), distribution.event_shape.numel()
+    covariances = distribution.covariance_matrix.reshape(count, size, size)
+    torch.testing.assert_close(
+        covariances.diagonal(dim1=-2, dim2=-1), distribution.variance.reshape(count, size)
+    )
+    torch.testing.assert_close(
+        distribution.log_determinant().expand(batch).reshape(count),
+        torch.linalg.slogdet(covariances).logabsdet,
+    )
+    rows = zip(
+        value.reshape(count, size),
+        distribution.mean.reshape(count, size),
+        covariances,
+        strict=True,
+    )
+    expected = [stats.multivariate_normal.logpdf(*map(Tensor.numpy, row)) for row in rows]
+    torch.testing.assert_close(
+        distribution.log_prob(value).reshape(count), torch.tensor(expected), rtol=1e-9, atol=1e-9
+    )
+
+
+@members()
+def test_gradient_is_the_finite_difference(member: Member) -> None:
+    module = member.build()
+    parents = member.parents(particles=False)
+    _, value = member.draw(module, parents)
+    names = [name for name, _ in module.named_parameters()]
+
+    def log_prob(*inputs: Tensor) -> Tensor:
+        parameters = dict(zip(names, inputs, strict=False))
+        x, given = inputs[len(names)], inputs[len(names) + 1 :]
+        return torch.func.functional_call(module, parameters, tuple(given)).log_prob(x)
+
+    leaves = [p.detach().clone().requires_grad_() for p in module.parameters()]
+    leaves += [value.clone().requires_grad_(not discrete(member))]
+    leaves += [parent.clone().requires_grad_() for parent in parents]
+    if any(leaf.requires_grad for leaf in leaves):
+        assert torch.autograd.gradcheck(log_prob, tuple(leaves), fast_mode=True)
+
+
+@pytest.mark.parametrize("pattern", ["+", "-", "+-", "-+"])
+@members()
+def test_extreme_parameters_stay_finite(member: Member, pattern: str) -> None:
+    """R1.4: outputs of a network of +-1e4 give finite log-densities and gradients."""
+    module = member.build()
+    _, value = member.draw(module, member.parents())
+    heads = [part for part in module.modules() if hasattr(part, "start_at")]
+    with torch.no_grad():
+        for head in heads:
+            bias = head.free if head.network is None else head.layer.bias  # type: ignore[union-attr]
+            signs = torch.tensor([1.0 if sign == "+" else -1.0 for sign in pattern])
+            bias.view(-1).copy_(1e4 * signs.repeat(bias.numel())[: bias.numel()])  # type: ignore[operator]
+    log_prob = module(*member.parents()).log_prob(value)
+    assert log_prob.isfinite().all()
+    if log_prob.requires_grad:
+        log_prob.sum().backward()
+        assert all(p.grad is None or p.grad.isfinite().all() for p in module.parameters())
+
+
+@members()
+def test_a_draw_is_scored_as_its_value_is(member: Member) -> None:
+    """R2.4.4: log q carried along the draw is log q of the value."""
+    distribution = member.build()(*member.parents(particles=False))
+    larger = distribution.expand(torch.Size((5, BATCH)))
+    for each in (distribution, larger):
+        one_pass = getattr(each, "rsample_and_log_prob", None)
+        if one_pass is None:
+            value = each.sample()
+            assert each.log_prob(value).isfinite().all()
+            continue
+        torch.manual_seed(3)
+        value, log_prob = one_pass((2,))
+        assert log_prob.shape == (2, *each.batch_shape)
+        torch.testing.assert_close(log_prob, each.log_prob(value), rtol=1e-9, atol=1e-9)
+        torch.manual_seed(3)
+        assert torch.equal(value, each.rsample((2,)))
+
+
+@members(accept=lambda m: m.network != "map")
+@torch.no_grad()
+def test_draws_have_the_mean_and_the_variance(member: Member) -> None:
+    """Means within 5 standard errors: fails by chance once in 1.7 million elements; seed fixed."""
+    distribution, _ = member.draw(member.build(), member.parents(particles=False))
+    torch.manual_seed(4)
+    draws = distribution.sample((20000,)).double()
+    base = elements(distribution) if member.domain == "one-hot" else distribution
+    if isinstance(base, torch.distributions.Independent) and isinstance(
+        base.base_dist, torch.distributions.Categorical
+    ):
+        one_hot = nn.functional.one_hot(draws.long()).double()
+        mean, variance = base.base_dist.probs, one_hot.var(0)
+        draws = one_hot
+    else:
+        mean, variance = distribution.mean, distribution.variance
+        # fourth moments are not known: the variances are only compared roughly
+        spread = draws.var(0)
+        heavy = isinstance(elements(distribution), torch.distributions.StudentT)
+        if not heavy:
+            torch.testing.assert_close(spread, variance.expand_as(spread), rtol=0.2, atol=1e-3)
+    error = (draws.mean(0) - mean).abs()
+    assert (error <= 5 * (variance / 20000).sqrt() + 1e-12).all()
+
+
+@members()
+def test_every_parameter_gets_a_gradient(member: Member) -> None:
+    module = member.build()
+    distribution, value = member.draw(module, member.parents())
+    log_prob = distribution.log_prob(value).sum()
+    if not list(module.parameters()):
+        assert isinstance(module, StandardNormal)
+        return
+    log_prob.backward()
+    used = {name: p for name, p in module.named_parameters() if p.numel()}
+    assert not [name for name, p in used.items() if p.grad is None or not p.grad.any()]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@members()
+def test_dtype_is_kept(member: Member, dtype: torch.dtype) -> None:
+    module = member.build().to(dtype)
+    parents = member.parents(dtype=dtype)
+    distribution, value = member.draw(module, parents)
+    assert distribution.log_prob(value).dtype == dtype
+    assert distribution.log_prob(value).isfinite().all()
+    if not discrete(member):
+        assert value.dtype == dtype
+    if hasattr(module, "embed"):
+        assert module.embed(value).dtype == dtype
+
+
+@members(accept=discrete)
+def test_integers_travel_in_any_dtype(member: Member) -> None:
+    module = member.build()
+    distribution, value = member.draw(module, member.parents())
+    expected = distribution.log_prob(value.double())
+    for dtype in (torch.uint8, torch.int32, torch.int64, torch.float32):
+        torch.testing.assert_close(distribution.log_prob(value.to(dtype)), expected)
+        if hasattr(module, "embed"):
+            torch.testing.assert_close(module.embed(value.to(dtype)), module.embed(value.double()))
+
+
+@members(accept=lambda m: m.network is not None)
+@torch.no_grad()
+def test_a_permutation_of_the_batch_commutes(member: Member) -> None:
+    module = member.build()
+    parents = member.parents(particles=False)
+    distribution, value = member.draw(module, parents)
+    order = torch.tensor([2, 0, 1])
+    permuted = module(*[parent[order] for parent in parents]).log_prob(value[order])
+    torch.testing.assert_close(permuted, distribution.log_prob(value)[order])
+
+
+@members(accept=lambda m: m.traced)
+def test_one_graph(member: Member) -> None:
+    """The forward pass, the score and the draw trace without a break."""
+    module = member.build()
+    parents = member.parents(particles=False)
+    _, value = member.draw(module, parents)
+
+    def step(x: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
+        distribution = module(*given).expand(torch.Size((2, BATCH)))
+        log_prob = distribution.log_prob(x)
+        if hasattr(distribution, "rsample_and_log_prob"):
+            return log_prob, *distribution.rsample_and_log_prob()
+        draw = distribution.rsample() if distribution.has_rsample else distribution.sample()
+        return log_prob, draw, distribution.log_prob(draw)
+
+    torch._dynamo.reset()  # each member is its own graph: together they would exceed the cache
+    traced = torch.compile(step, fullgraph=True, backend="eager")(value, *parents)
+    torch.testing.assert_close(traced[0], step(value, *parents)[0])
+    assert traced[1].shape == (2, BATCH, *member.shape)
+
+
+@members()
+def test_a_copy_and_a_saved_state_are_the_same(member: Member) -> None:
+    module = member.build()
+    distribution, value = member.draw(module, member.parents())
+    expected = distribution.log_prob(value)
+    other = member.make(member.shape, member.network_of(member.shape))
+    other.load_state_dict(module.state_dict())
+    for same in (copy.deepcopy(module), other):
+        assert torch.equal(same(*member.parents()).log_prob(value), expected)
+
+
+@members()
+def test_it_prints(member: Member) -> None:
+    module = member.build()
+    assert type(module).__name__ in repr(module)
+    assert repr(module(*member.parents()))
+
+
+@members(accept=lambda m: m.domain != "one-hot" and m.shape not in ((), (2, 2)))
+def test_missing_elements_are_integrated_out(member: Member) -> None:
+    """NaN leaves an element out exactly, and no gradient turns NaN."""
+    trace = pytest.importorskip("deeplvm.trace")
+    module = member.build()
+    parents = member.parents(particles=False)
+    distribution, value = member.draw(module, parents)
+    value = value.double().clone()
+    holes = torch.zeros_like(value, dtype=torch.bool)
+    holes[..., 0] = True
+    log_prob = trace.score("x", distribution, value.masked_fill(holes, math.nan), missing=True)
+    assert log_prob.shape == distribution.batch_shape
+    if not correlated(module):
+        each = elements(distribution).log_prob(value).masked_fill(holes, 0.0)
+        dims = tuple(range(len(distribution.batch_shape), value.ndim))
+        torch.testing.assert_close(log_prob, each.sum(dims))
+    else:
+        flat = value.reshape(-1, 3)
+        means = distribution.mean.reshape(-1, 3)
+        covariances = distribution.covariance_matrix.reshape(-1, 3, 3)
+        expected = [
+            stats.multivariate_normal.logpdf(x[1:], m[1:].detach(), c[1:, 1:].detach())
+            for x, m, c in zip(flat, means, covariances, strict=True)
+        ]
+        torch.testing.assert_close(log_prob.reshape(-1), torch.tensor(expected))
+    if log_prob.requires_grad:
+        log_prob.sum().backward()
+        assert all(p.grad is None or p.grad.isfinite().all() for p in module.parameters())
+
+
+@members(accept=lambda m: m.network is None)
+def test_parents_without_a_network_are_refused(member: Member) -> None:
+    with pytest.raises(TypeError):
+        member.build()(torch.zeros(3, 2))
+
+
+@members(accept=lambda m: m.network is not None)
+def test_a_network_without_parents_is_refused(member: Member) -> None:
+    with pytest.raises(TypeError, match="parents"):
+        member.build()()
