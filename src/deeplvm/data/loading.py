@@ -1,0 +1,446 @@
+"""load: a named set or a file -> Data, with every choice written down."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deeplvm.data.arrays import checked, read_idx, read_npy, read_npz
+from deeplvm.data.choosing import choices_of, choose, reasons_of, refuse_unlike
+from deeplvm.data.errors import DataError
+from deeplvm.data.images import ENDINGS, read_folder
+from deeplvm.data.looking import LikelihoodName
+from deeplvm.data.named import NAMED, close_names, read_named
+from deeplvm.data.raw import Raw
+from deeplvm.data.records import (
+    SPLITS,
+    Data,
+    Description,
+    Renewal,
+    Rows,
+)
+from deeplvm.data.splitting import divide, limit_rows, select_columns
+from deeplvm.data.tables import from_frames, read_csv, read_parquet
+from deeplvm.data.tensors import refuse_coarse, tensors_of, variable_of, warnings_of
+
+_TABLE_ENDINGS = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".parquet")
+
+
+def load(
+    source: str | Path,
+    *,
+    likelihood: LikelihoodName = "auto",
+    binarize: Literal["static", "dynamic"] | None = None,
+    dequantize: Literal["uniform"] | None = None,
+    label: str | None = None,
+    drop: Sequence[str] = (),
+    categories: Sequence[str] = (),
+    split: tuple[float, float, float] | None = None,
+    seed: int = 0,
+    image_size: int | None = None,
+    most_variable: int | None = None,
+    limit: int | None = None,
+    like: Description | Mapping[str, Any] | None = None,
+) -> Data:
+    """Load a named data set or a file, look at it, and choose a likelihood.
+
+    Files: ``.npy``, ``.npz``, ``.csv``, ``.tsv`` (also gzipped), ``.parquet``, a folder of images,
+    IDX. Named sets: :func:`~deeplvm.data.datasets`. Nothing is standardised: likelihoods are in
+    the data's own units.
+
+    Args:
+        source: Name of a data set, or path of a file or an image folder.
+        likelihood: Distribution of the values; "auto" looks at them and says what it chose.
+        binarize: Draw grey values as 0 or 1: "static" once, "dynamic" anew at each visit of a
+            training row (validation and test rows are drawn once in both).
+        dequantize: "uniform" adds U[0, 1) noise to whole numbers, anew at each visit of a training
+            row; densities are then lower bounds of probabilities.
+        label: Column of a table that holds the labels.
+        drop: Columns to leave out.
+        categories: Columns whose numbers are codes of unordered categories.
+        split: Fractions of training, validation and test rows, instead of the set's own split or
+            0.8 0.1 0.1.
+        seed: Seed of the split and of the fixed draws.
+        image_size: Crop each image to its middle square and scale it to this many pixels a side.
+        most_variable: Keep only so many columns of counts, those whose variance is largest
+            compared with their mean in the training rows.
+        limit: Use at most so many rows of each split.
+        like: Description of the data of a finished run: read this source in the same way, with
+            the same columns, categories, levels and likelihood. A source without a split of its
+            own is then all test rows. The options above it except ``limit`` are the run's.
+
+    Raises:
+        DataError: With one line in the user's words for whatever is wrong with the data.
+
+    >>> digits = load("digits")
+    >>> print(digits.variables["x"])
+    x: 1×8×8, whole-number levels (17 values); likelihood discretized-logistic
+    >>> {split: digits.rows(split) for split in ("train", "valid", "test")}
+    {'train': 1437, 'valid': 180, 'test': 180}
+    """
+    source = str(source)
+    options: dict[str, Any] = {
+        "source": source if source in NAMED else str(Path(source).expanduser().absolute()),
+        "likelihood": likelihood,
+        "binarize": binarize,
+        "dequantize": dequantize,
+        "label": label,
+        "drop": _names(drop),
+        "categories": _names(categories),
+        "split": None if split is None else tuple(split),
+        "seed": seed,
+        "image_size": image_size,
+        "most_variable": most_variable,
+        "limit": limit,
+    }
+    known = Description.from_dict(like) if isinstance(like, Mapping) else like
+    if known is not None:
+        options |= {
+            name: value for name, value in known.options.items() if name not in ("source", "limit")
+        }
+    _check_options(options)
+    raw = _read(source, options, known)
+    _refuse_infinite(raw, source)
+    if raw.columns is None:
+        _drop_elements(raw, source, options)
+        _as_images(raw)
+    divide(raw, options, known)
+    if raw.columns is not None:
+        select_columns(raw, options, known)
+    limit_rows(raw, options["limit"], options["seed"])
+    return _finish(raw, source, options, known)
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    for name, allowed in (
+        ("binarize", ("static", "dynamic")),
+        ("dequantize", ("uniform",)),
+        ("likelihood", LikelihoodName.__args__),  # type: ignore[attr-defined]
+    ):
+        value = options[name]
+        if value is not None and value not in allowed:
+            close = difflib.get_close_matches(str(value), allowed, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"choose {', '.join(allowed)}."
+            raise DataError(f"--{name} {value}: {hint}")
+    if options["binarize"] and options["dequantize"]:
+        raise DataError("--binarize makes 0 and 1, which --dequantize has no use for; choose one.")
+    if options["binarize"] and options["likelihood"] not in ("auto", "bernoulli"):
+        raise DataError(
+            f"--binarize makes 0 and 1, whose likelihood is bernoulli, not "
+            f"{options['likelihood']}; leave out one of the two."
+        )
+    for name in ("limit", "most_variable"):
+        if options[name] is not None and options[name] < 1:
+            flag = name.replace("_", "-")
+            raise DataError(f"--{flag} {options[name]}: at least 1 is needed.")
+    fractions = options["split"]
+    if fractions is not None:
+        good = len(fractions) == 3 and all(part > 0 for part in fractions)
+        if not good or abs(sum(fractions) - 1) > 1e-6:
+            raise DataError(
+                f"--split {' '.join(f'{part:g}' for part in fractions)}: three positive fractions "
+                f"of training, validation and test rows that sum to 1 are needed, such as 0.8 0.1 "
+                f"0.1."
+            )
+
+
+def _read(source: str, options: Mapping[str, Any], known: Description | None) -> Raw:
+    if source in NAMED:
+        raw = read_named(source)
+        _refuse_table_options(source, options, raw.columns)
+        if raw.columns is not None:
+            _drop_columns(raw, source, options, known)
+        return raw
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise DataError(_not_there(source, path))
+    if path.is_dir():
+        _refuse_table_options(source, options, None)
+        return read_folder(path, size=options["image_size"])
+    if path.stat().st_size == 0:
+        raise DataError(f"{path}: the file is empty.")
+    name = path.name.lower()
+    if options["image_size"] is not None:
+        raise DataError(f"{path}: --image-size is for folders of images only.")
+    if name.endswith(_TABLE_ENDINGS):
+        frame = read_parquet(path) if name.endswith(".parquet") else read_csv(path)
+        if not len(frame):
+            raise DataError(f"{path}: the table has no rows.")
+        raw = from_frames(
+            path.name,
+            {"all": frame},
+            label=options["label"],
+            drop=options["drop"],
+            categories=options["categories"],
+            like=known,
+        )
+        raw.name = path.name.split(".")[0]
+        return raw
+    _refuse_table_options(source, options, None)
+    if name.endswith(".npy"):
+        return read_npy(path)
+    if name.endswith(".npz"):
+        return read_npz(path)
+    if name.removesuffix(".gz").endswith((".idx", "ubyte")):
+        return Raw(name=path.name, values={"all": checked(read_idx(path), str(path))})
+    if name.endswith(ENDINGS):
+        raise DataError(f"{path}: this is one image; give the folder that holds the images.")
+    raise DataError(
+        f"{path}: files that end like this are not supported; save it as .npy, .npz, .csv, .tsv, "
+        f".parquet or IDX, or give a folder of images."
+    )
+
+
+def _not_there(source: str, path: Path) -> str:
+    folder = path.parent
+    siblings = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+    close = [
+        *close_names(source),
+        *(str(folder / name) for name in difflib.get_close_matches(path.name, siblings, n=3)),
+    ]
+    if close:
+        return f"{source}: no such file or data set; did you mean {' or '.join(close)}?"
+    return (
+        f"{source}: no such file, and no data set of this name; `deeplvm datasets` lists the "
+        f"named ones: {', '.join(list(NAMED)[:6])}, …"
+    )
+
+
+def _refuse_table_options(
+    source: str, options: Mapping[str, Any], columns: tuple[str, ...] | None
+) -> None:
+    named = source in NAMED
+    wrong = ["label"] if options["label"] is not None else []
+    wrong += ["categories"] if options["categories"] and not (named and columns) else []
+    for name in wrong:
+        reason = (
+            "a named set has its own labels"
+            if named and name == "label"
+            else "columns have names only in a table"
+        )
+        raise DataError(f"{source}: --{name} {_text(options[name])} does not apply: {reason}.")
+    if named and options["image_size"] is not None:
+        raise DataError(f"{source}: --image-size is for folders of images only.")
+
+
+def _drop_columns(
+    raw: Raw, source: str, options: Mapping[str, Any], known: Description | None
+) -> None:
+    """Leave out columns of a named table, and make categories of those that are to be."""
+    columns = raw.columns or ()
+    for column in (*options["drop"], *options["categories"]):
+        if column not in columns:
+            close = difflib.get_close_matches(column, columns, n=3)
+            hint = f"did you mean {', '.join(close)}?" if close else "see its description."
+            raise DataError(f"{source}: there is no column {column!r}; {hint}")
+    for column in options["categories"]:
+        if column in raw.categories:
+            continue
+        place = columns.index(column)
+        everything = np.concatenate([part[:, place] for part in raw.values.values()])
+        codes = np.unique(everything[~np.isnan(everything)])
+        raw.categories[column] = tuple(f"{code:g}" for code in codes)
+        for key, part in raw.values.items():
+            holes = np.isnan(part[:, place])
+            found = np.searchsorted(codes, np.where(holes, codes[0], part[:, place]))
+            raw.values[key] = part.copy()
+            raw.values[key][:, place] = np.where(holes, np.nan, found)
+    kept = [place for place, column in enumerate(columns) if column not in options["drop"]]
+    if not kept:
+        raise DataError(f"{source}: no column is left to be modelled.")
+    if len(kept) < len(columns):
+        raw.values = {key: part[:, kept] for key, part in raw.values.items()}
+        raw.columns = tuple(columns[place] for place in kept)
+    other = known is not None and known.source != source
+    if other and known is not None and raw.columns != known.variables["x"].columns:
+        raise DataError(f"{source}: its columns are not those of the training data {known.name}.")
+
+
+def _refuse_infinite(raw: Raw, source: str) -> None:
+    for key, part in raw.values.items():
+        if part.dtype.kind != "f" or not np.isinf(part).any():
+            continue
+        where = tuple(int(place) for place in np.argwhere(np.isinf(part))[0])
+        row = where[0] + 1
+        at = (
+            f"column {raw.columns[where[1]]!r}, row {row}"
+            if raw.columns is not None
+            else f"row {row}, element {where[1:]}"
+        )
+        rows = "" if key == "all" else f" of the {key} rows"
+        raise DataError(
+            f"{source}: {at}{rows}: the value is infinite ({int(np.isinf(part).sum())} in all); "
+            f"correct it, or make it missing (NaN, an empty cell)."
+        )
+
+
+def _drop_elements(raw: Raw, source: str, options: Mapping[str, Any]) -> None:
+    """Leave out columns of an array of shape (rows, columns), by number from 0."""
+    if not options["drop"]:
+        return
+    first = next(iter(raw.values.values()))
+    if first.ndim != 2 or not all(name.isdigit() for name in options["drop"]):
+        raise DataError(
+            f"{source}: --drop {_text(options['drop'])} does not apply: columns of an array have "
+            f"numbers from 0, and only an array of shape (rows, columns) has columns."
+        )
+    places = [int(name) for name in options["drop"]]
+    if max(places) >= first.shape[1]:
+        raise DataError(
+            f"{source}: there is no column {max(places)}; the last of the array is "
+            f"{first.shape[1] - 1}."
+        )
+    if len(set(places)) == first.shape[1]:
+        raise DataError(f"{source}: no column is left to be modelled.")
+    raw.values = {key: np.delete(part, places, axis=1) for key, part in raw.values.items()}
+
+
+def _as_images(raw: Raw) -> None:
+    """Grey images of shape (rows, H, W) get a channel; (rows, H, W, C) become (rows, C, H, W)."""
+    first = next(iter(raw.values.values()))
+    if first.ndim == 3 and not (first.dtype.kind == "f" and np.isnan(first).all()):
+        sizes = [(float(np.nanmin(part)), float(np.nanmax(part))) for part in raw.values.values()]
+        low, high = min(size[0] for size in sizes), max(size[1] for size in sizes)
+        whole = first.dtype.kind in "bui" or bool((np.nan_to_num(first) % 1 == 0).all())
+        if raw.image or (low >= 0 and (high <= 1 or (whole and high <= 255))):
+            raw.values = {key: part[:, None] for key, part in raw.values.items()}
+            raw.image = True
+            raw.notes.append(f"taken as grey images of {first.shape[1]}x{first.shape[2]} pixels.")
+    elif first.ndim == 4:
+        raw.image = True
+        if first.shape[-1] in (1, 3, 4) and first.shape[1] not in (1, 3, 4):
+            raw.values = {
+                key: np.ascontiguousarray(part.transpose(0, 3, 1, 2))
+                for key, part in raw.values.items()
+            }
+            raw.notes.append("channels were last and are now first: (channels, height, width).")
+
+
+def _finish(raw: Raw, source: str, options: dict[str, Any], known: Description | None) -> Data:
+    notes = list(raw.notes)
+    binarize = options["binarize"]
+    renewals: dict[str, Renewal] = {}
+    grey_top: float | None = None
+    generator = torch.Generator().manual_seed(options["seed"])
+    if binarize:
+        probabilities = _grey(raw, source, None if known is None else known.variables["x"].grey)
+        if probabilities is None:
+            notes.append(f"--binarize {binarize} changes nothing: the values are 0 and 1 already.")
+        else:
+            scale, grey = probabilities
+            grey_top = scale
+            renewal = Renewal("binarization", grey["train"], scale)
+            raw.values = {
+                split: renewal.draw(grey[split], generator, torch.float32).to(torch.uint8).numpy()
+                for split in SPLITS
+            }
+            raw.levels = None
+            if binarize == "dynamic" and known is None:
+                renewals["x"] = renewal
+            notes.append(_binarization_note(binarize, scale, options["seed"]))
+    trained = None if known is None else known.variables["x"]
+    if trained is not None:
+        choices = choices_of(trained)
+        refuse_unlike(raw, source, trained)
+    else:
+        choices = choose(raw, source, options)
+        notes += reasons_of(choices, raw)
+        refuse_coarse(raw, source, choices)
+    tensors, noise = tensors_of(raw, choices, generator)
+    if trained is None:
+        renewals |= {} if noise is None else {"x": noise}
+        variable = variable_of(raw, source, choices, tensors)
+        variable = dataclasses.replace(variable, grey=grey_top)
+        notes += warnings_of(variable, tensors)
+    else:
+        missing = any(bool(torch.isnan(part).any()) for part in tensors.values())
+        variable = dataclasses.replace(trained, missing=missing)
+    rows: dict[str, Rows] = {split: {"x": tensors[split]} for split in SPLITS}
+    if raw.labels:
+        for split in SPLITS:
+            rows[split]["y"] = torch.from_numpy(np.asarray(raw.labels[split], dtype=np.int64))
+    description = Description(
+        name=raw.name,
+        source=options["source"],
+        options=options,
+        variables={"x": variable},
+        classes=raw.classes if raw.labels else None,
+        split=raw.split,
+        notes=tuple(notes),
+        rows={split: len(tensors[split]) for split in SPLITS},
+    )
+    return Data(
+        description=description,
+        train=rows["train"],
+        valid=rows["valid"],
+        test=rows["test"],
+        renewals=renewals,
+    )
+
+
+def _grey(raw: Raw, source: str, top: float | None) -> tuple[float, dict[str, Tensor]] | None:
+    """The level of probability 1 and the grey values; ``None`` if they are binary already.
+
+    ``top`` is that level in the training data, where these are other data.
+    """
+    low = min(float(np.min(part)) for part in raw.values.values() if part.size)
+    high = max(float(np.max(part)) for part in raw.values.values() if part.size)
+    whole = all(part.dtype.kind in "bui" or (part % 1 == 0).all() for part in raw.values.values())
+    if any(part.dtype.kind == "f" and np.isnan(part).any() for part in raw.values.values()):
+        raise DataError(f"{source}: --binarize needs values without holes; leave it out.")
+    if top is None and whole and low >= 0 and high <= 1 and raw.levels is None:
+        return None
+    if top is not None and not (low >= 0 and high <= top):
+        raise DataError(
+            f"{source}: the model was fitted to binarized values 0..{top:g}, found values in "
+            f"[{low:g}, {high:g}]."
+        )
+    if not (low >= 0 and (high <= 1 or (whole and high <= 255))):
+        kinds = "whole numbers" if whole else "reals"
+        raise DataError(
+            f"{source}: --binarize reads grey values in [0, 1] or levels 0..255 as probabilities, "
+            f"but found {kinds} in [{low:g}, {high:g}]; leave it out."
+        )
+    scale = 1.0
+    if top is not None:
+        scale = top
+        whole = top > 1
+    elif whole:
+        scale = float((raw.levels or (int(high) + 1 if high < 32 else 256)) - 1)
+    kind = np.uint8 if whole else np.float32
+    grey = {
+        split: torch.from_numpy(np.ascontiguousarray(part.astype(kind, copy=False)))
+        for split, part in raw.values.items()
+    }
+    return scale, grey
+
+
+def _binarization_note(binarize: str, scale: float, seed: int) -> str:
+    probability = "x" if scale == 1 else f"x/{scale:g}"
+    if binarize == "static":
+        return (
+            f"static binarization: each element was drawn once as Bernoulli({probability}), seed "
+            f"{seed}."
+        )
+    return (
+        f"dynamic binarization: Bernoulli({probability}) drawn anew at each visit of a training "
+        "row; "
+        f"validation and test rows were drawn once, seed {seed}. Likelihoods are not comparable "
+        "with "
+        f"those of a static binarization."
+    )
+
+
+def _names(names: Sequence[str] | str) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(str(name) for name in names)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else " ".join(value)

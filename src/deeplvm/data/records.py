@@ -1,0 +1,448 @@
+"""Variable, Description, Data: what the data are, apart from how they were read."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import html
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from deeplvm.data.errors import DataError
+
+Rows = dict[str, Tensor]
+Split = Literal["train", "valid", "test"]
+Kind = Literal["binary", "levels", "unit", "counts", "real", "category", "mixed"]
+SPLITS: tuple[Split, ...] = ("train", "valid", "test")
+
+
+@dataclass(frozen=True, eq=False)
+class Variable:
+    """One named variable of the data: its shape, what its values are, and their statistics.
+
+    Attributes:
+        name: The name in the model's notation, ``"x"``; in a mixed table's :attr:`parts`, the
+            column's.
+        shape: Event shape, without the rows. Images are ``(channels, height, width)``, grey ones
+            too.
+        kind: ``"binary"`` (0 or 1), ``"levels"`` (whole numbers 0 .. levels-1, such as 8-bit
+            pixels), ``"unit"`` (grey reals in [0, 1]), ``"counts"``, ``"real"``, ``"category"``
+            (codes of unordered categories) or ``"mixed"`` (columns of several kinds).
+        likelihood: The name of the likelihood chosen; ``"columns"`` for a mixed table.
+        levels: How many values an element can take; ``None`` where there is no such number.
+        step: One unit of the stored values in the file's own units: 1/255 where reals that are
+            multiples of 1/255 were recovered as 8-bit levels, otherwise 1.
+        mean: Mean over the training rows, shape ``shape``; holes are left out.
+        std: Standard deviation over the training rows, shape ``shape``.
+        minimum: Smallest value in any split.
+        maximum: Largest value in any split.
+        missing: Whether any element in any split is missing (NaN).
+        dequantized: Whether uniform noise was added, so that a density is a lower bound of the
+            logarithm of the mass of the whole numbers.
+        grey: The level that stood for probability 1, where grey values were binarized.
+        columns: Names of the columns of a table.
+        parts: A mixed table's columns, each a scalar variable.
+        categories: What the codes 0, 1, ... of a category stand for.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    kind: Kind
+    likelihood: str
+    mean: Tensor
+    std: Tensor
+    minimum: float
+    maximum: float
+    levels: int | None = None
+    step: float = 1.0
+    missing: bool = False
+    dequantized: bool = False
+    grey: float | None = None
+    columns: tuple[str, ...] | None = None
+    parts: tuple[Variable, ...] = ()
+    categories: tuple[str, ...] | None = None
+
+    @property
+    def elements(self) -> int:
+        """How many numbers one row has."""
+        return math.prod(self.shape)
+
+    @property
+    def features(self) -> int:
+        """How many numbers a network sees for one row: a category of L values takes L."""
+        if self.parts:
+            return sum(part.features for part in self.parts)
+        return self.elements * (self.levels or 1 if self.likelihood == "categorical" else 1)
+
+    @property
+    def divisor(self) -> float:
+        """What dequantized values were divided by, to lie in [0, 1)."""
+        scaled = self.dequantized and self.likelihood == "continuous-bernoulli"
+        return float(self.levels or 1) if scaled else 1.0
+
+    @property
+    def is_image(self) -> bool:
+        """Whether the event is (channels, height, width)."""
+        return len(self.shape) == 3
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, strings, lists and dicts; :meth:`from_dict` gives the variable back."""
+        plain: dict[str, Any] = {}
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            if item.name == "parts":
+                value = [part.to_dict() for part in value]
+            elif isinstance(value, Tensor):
+                value = value.tolist()
+            elif isinstance(value, tuple):
+                value = list(value)
+            plain[item.name] = value
+        return plain
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Variable:
+        """The variable that :meth:`to_dict` wrote."""
+        values = _known_fields(cls, plain)
+        for name in ("shape", "columns", "categories"):
+            if values.get(name) is not None:
+                values[name] = tuple(values[name])
+        for name in ("mean", "std"):
+            values[name] = torch.tensor(values[name], dtype=torch.float64)
+        values["parts"] = tuple(cls.from_dict(part) for part in values.get("parts", ()))
+        return cls(**values)
+
+    def __str__(self) -> str:
+        shape = "×".join(str(size) for size in self.shape) or "a number"
+        what = f"{self.name}: {shape}, {_KIND_WORDS[self.kind]}"
+        if self.levels is not None and self.kind in ("levels", "category"):
+            what += f" ({self.levels} values)"
+        if self.missing:
+            what += ", some missing"
+        return f"{what}; likelihood {self.likelihood}"
+
+
+_KIND_WORDS: dict[str, str] = {
+    "binary": "binary",
+    "levels": "whole-number levels",
+    "unit": "reals in [0, 1]",
+    "counts": "counts",
+    "real": "reals",
+    "category": "categories",
+    "mixed": "columns of several kinds",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Description:
+    """What a run must remember of its data; a plain JSON-able dict and back.
+
+    It has all that a recipe needs to build its model, so a finished run can sample without its
+    data, and all that :func:`~deeplvm.data.load` needs to read another file in the same way.
+
+    Attributes:
+        name: Short name, for titles.
+        source: The data set's name or the file's path.
+        options: The arguments that load the same data again: ``load(**options)``.
+        variables: The modelled variables by name.
+        classes: Names of the labels 0, 1, ... in ``"y"``; ``None`` without labels.
+        split: How train, validation and test came about, in words.
+        notes: What was chosen and why, and warnings, in words.
+        rows: Number of rows of each split.
+        fingerprint: SHA-256 of names, shapes and values; empty if not computed.
+    """
+
+    name: str
+    source: str
+    options: Mapping[str, Any]
+    variables: Mapping[str, Variable]
+    classes: tuple[str, ...] | None
+    split: str
+    notes: tuple[str, ...]
+    rows: Mapping[str, int]
+    fingerprint: str = ""
+
+    @property
+    def missing(self) -> frozenset[str]:
+        """Names of the variables with missing elements (NaN)."""
+        return frozenset(name for name, variable in self.variables.items() if variable.missing)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, strings, lists and dicts; :meth:`from_dict` gives the record back."""
+        return {
+            "name": self.name,
+            "source": self.source,
+            "options": {
+                name: list(value) if isinstance(value, tuple) else value
+                for name, value in self.options.items()
+            },
+            "variables": {name: variable.to_dict() for name, variable in self.variables.items()},
+            "classes": None if self.classes is None else list(self.classes),
+            "split": self.split,
+            "notes": list(self.notes),
+            "rows": dict(self.rows),
+            "fingerprint": self.fingerprint,
+        }
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Description:
+        """The description that :meth:`to_dict` wrote.
+
+        Raises:
+            DataError: If an entry is missing.
+        """
+        values = _known_fields(cls, plain)
+        values["variables"] = {
+            name: Variable.from_dict(variable) for name, variable in values["variables"].items()
+        }
+        values["classes"] = None if values["classes"] is None else tuple(values["classes"])
+        values["notes"] = tuple(values["notes"])
+        return cls(**values)
+
+    def __str__(self) -> str:
+        return "\n".join(f"{name}: {value}" for name, value in self._table())
+
+    def _table(self) -> list[tuple[str, str]]:
+        counts = ", ".join(f"{split} {number:,}" for split, number in self.rows.items())
+        table = [("data", self.name), ("source", self.source), ("rows", counts)]
+        table += [("split", self.split)]
+        table += [("variable", str(variable)) for variable in self.variables.values()]
+        if self.classes is not None:
+            table.append(("labels", _listed(self.classes, 12)))
+        return table + [("note", note) for note in self.notes]
+
+    def _repr_html_(self) -> str:
+        rows = [
+            f"<tr><th style='text-align:left'>{html.escape(name)}</th>"
+            f"<td style='text-align:left'>{html.escape(value)}</td></tr>"
+            for name, value in self._table()
+        ]
+        return f"<table>{''.join(rows)}</table>"
+
+
+@dataclass(frozen=True, eq=False)
+class Renewal:
+    r"""Randomness of a variable that is drawn anew at each visit of a training row.
+
+    Dynamic binarization draws :math:`x \sim \text{Bernoulli}(\text{source} / \text{scale})`;
+    dequantization gives :math:`(\text{source} + u) / \text{scale}`, :math:`u \sim U[0, 1)`.
+
+    Attributes:
+        kind: ``"binarization"`` or ``"dequantization"``.
+        source: The training values before the noise, shape ``(rows, *shape)``.
+        scale: The divisor.
+        columns: Which columns are dequantized, shape ``(D,)``; ``None`` for all.
+    """
+
+    kind: Literal["binarization", "dequantization"]
+    source: Tensor
+    scale: float = 1.0
+    columns: Tensor | None = None
+
+    def draw(
+        self, source: Tensor, generator: torch.Generator, dtype: torch.dtype | None = None
+    ) -> Tensor:
+        """New values for some rows of the source, same shape, in the default floating type."""
+        wide = source.to(dtype or torch.get_default_dtype())
+        noise = torch.rand(
+            wide.shape, generator=generator, dtype=wide.dtype, device=generator.device
+        ).to(wide.device)
+        if self.kind == "binarization":
+            return (noise * self.scale < wide).to(wide.dtype)
+        if self.columns is not None:
+            noise = noise * self.columns.to(wide)
+        return (wide + noise) / self.scale
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """Named tensors in three splits, and what they are.
+
+    Values rest in the smallest exact type (bytes for pixels) and :meth:`batch` widens them.
+
+    Attributes:
+        description: What the data are, without the data.
+        train: Training rows by name, each of shape ``(rows, *shape)``; ``"y"`` are integer labels.
+        valid: Held-out rows, for choosing and stopping.
+        test: Held-out rows, for reporting only.
+        renewals: What is drawn anew at each visit of a training row, by name.
+    """
+
+    description: Description
+    train: Rows
+    valid: Rows
+    test: Rows
+    renewals: Mapping[str, Renewal] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Short name, for titles."""
+        return self.description.name
+
+    @property
+    def source(self) -> str:
+        """The data set's name or the file's path."""
+        return self.description.source
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """The arguments that load the same data again: ``load(**data.options)``."""
+        return self.description.options
+
+    @property
+    def variables(self) -> Mapping[str, Variable]:
+        """The modelled variables by name."""
+        return self.description.variables
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Names of the labels, or ``None``."""
+        return self.description.classes
+
+    @property
+    def split(self) -> str:
+        """How train, validation and test came about, in words."""
+        return self.description.split
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was chosen and why, and warnings, in words."""
+        return self.description.notes
+
+    @property
+    def missing(self) -> frozenset[str]:
+        """Names of the variables with missing elements (NaN)."""
+        return self.description.missing
+
+    def rows(self, split: Split) -> int:
+        """Number of rows of a split."""
+        return _length(self._split(split))
+
+    def batch(
+        self,
+        rows: Split | Rows,
+        index: slice | Tensor | list[int],
+        generator: torch.Generator | None = None,
+    ) -> Rows:
+        """Some rows, widened to the default floating type; labels are int64.
+
+        Args:
+            rows: A split's name, or rows of one's own.
+            index: A slice, or integer indices of shape ``(batch,)``.
+            generator: Draws what is renewed at each visit of a training row (dynamic
+                binarization, dequantization noise). Without it the one fixed draw comes, so that
+                an evaluation repeats.
+
+        Returns:
+            Tensors of shape ``(batch, *shape)`` by name.
+
+        >>> from deeplvm.data import load
+        >>> digits = load("digits")
+        >>> {name: tuple(value.shape) for name, value in digits.batch("train", slice(5)).items()}
+        {'x': (5, 1, 8, 8), 'y': (5,)}
+        """
+        tensors = self._split(rows) if isinstance(rows, str) else rows
+        if isinstance(index, list):
+            index = torch.tensor(index, dtype=torch.int64)
+        renewed = self.renewals if rows == "train" and generator is not None else {}
+        batch: Rows = {}
+        for name, tensor in tensors.items():
+            if generator is not None and name in renewed:
+                renewal = renewed[name]
+                batch[name] = renewal.draw(_take(renewal.source, index), generator)
+                continue
+            taken = _take(tensor, index)
+            wide = torch.int64 if name == "y" else torch.get_default_dtype()
+            batch[name] = taken.to(wide)
+        return batch
+
+    def to(self, device: torch.device | str) -> Data:
+        """The same data on another device; the generator of :meth:`batch` may stay where it is."""
+
+        def moved(rows: Rows) -> Rows:
+            return {name: tensor.to(device) for name, tensor in rows.items()}
+
+        renewals = {
+            name: dataclasses.replace(
+                renewal,
+                source=renewal.source.to(device),
+                columns=None if renewal.columns is None else renewal.columns.to(device),
+            )
+            for name, renewal in self.renewals.items()
+        }
+        return dataclasses.replace(
+            self,
+            train=moved(self.train),
+            valid=moved(self.valid),
+            test=moved(self.test),
+            renewals=renewals,
+        )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of names, shapes and values: a run that resumes sees that its data changed."""
+        digest = hashlib.sha256()
+        for split in SPLITS:
+            for name, tensor in sorted(self._split(split).items()):
+                digest.update(f"{split} {name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+                digest.update(tensor.detach().cpu().contiguous().numpy().data)
+        for name, renewal in sorted(self.renewals.items()):
+            digest.update(f"{renewal.kind} {name}\n".encode())
+            digest.update(renewal.source.detach().cpu().contiguous().numpy().data)
+        return digest.hexdigest()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The description with the fingerprint, as a plain JSON-able dict."""
+        return dataclasses.replace(self.description, fingerprint=self.fingerprint).to_dict()
+
+    def describe(self) -> str:
+        """What was loaded, chosen and warned of, as lines of text."""
+        return str(self.description)
+
+    def __repr__(self) -> str:
+        return f"<Data\n{self.describe()}\n>"
+
+    def _repr_html_(self) -> str:
+        return self.description._repr_html_()
+
+    def _split(self, split: str) -> Rows:
+        if split not in SPLITS:
+            raise DataError(f"there is no split {split!r}; choose one of {', '.join(SPLITS)}.")
+        rows: Rows = getattr(self, split)
+        return rows
+
+
+def _take(tensor: Tensor, index: slice | Tensor) -> Tensor:
+    return tensor[index] if isinstance(index, slice) else tensor.index_select(0, index)
+
+
+def _length(rows: Rows) -> int:
+    return next(iter(rows.values())).shape[0] if rows else 0
+
+
+def _listed(names: tuple[str, ...], most: int) -> str:
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown}, … ({len(names)} in all)"
+
+
+def _known_fields(record: type, plain: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries that the record knows; a newer version's further entries are left aside."""
+    fields = {item.name: item for item in dataclasses.fields(record)}
+    required = [
+        name
+        for name, item in fields.items()
+        if item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+    ]
+    absent = [name for name in required if name not in plain]
+    if absent:
+        raise DataError(
+            f"a stored {record.__name__.lower()} of the data lacks {', '.join(absent)}: the file "
+            "is "
+            f"damaged or was written by another version of deeplvm; fit again."
+        )
+    return {name: plain[name] for name in fields if name in plain}

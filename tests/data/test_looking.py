@@ -1,0 +1,136 @@
+"""The likelihood is chosen by looking, and one that does not suit is refused with a way out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from deeplvm.data import DataError, choose_likelihood
+
+rng = np.random.default_rng(0)
+BINARY = rng.integers(0, 2, (50, 6)).astype(np.uint8)
+PIXELS = rng.integers(0, 256, (50, 1, 4, 4)).astype(np.uint8)
+LOW_PIXELS = rng.integers(0, 17, (50, 1, 4, 4))
+GREY = rng.uniform(0, 1, (50, 6))
+ROUNDED_GREY = rng.integers(0, 256, (50, 6)) / 255
+COUNTS = rng.poisson(3.0, (400, 6))
+BURSTY = rng.negative_binomial(1, 0.1, (400, 6))
+REALS = rng.normal(0, 5, (50, 6))
+NEGATIVE = rng.integers(-40, 40, (50, 6))
+LARGE = rng.integers(0, 100_000, (50, 6))
+HOLES = np.where(rng.uniform(size=(50, 6)) < 0.2, np.nan, REALS)
+
+
+@pytest.mark.parametrize(
+    "values, options, kind, likelihood",
+    [
+        pytest.param(BINARY, {}, "binary", "bernoulli", id="binary"),
+        pytest.param(BINARY.astype(float), {}, "binary", "bernoulli", id="binary floats"),
+        pytest.param(PIXELS, {"image": True}, "levels", "discretized-logistic", id="8 bits"),
+        pytest.param(PIXELS[:, 0, 0], {}, "levels", "discretized-logistic", id="flat bytes"),
+        pytest.param(LOW_PIXELS, {"image": True}, "levels", "discretized-logistic", id="0..16"),
+        pytest.param(GREY, {}, "unit", "continuous-bernoulli", id="grey"),
+        pytest.param(GREY, {"table": True}, "real", "gaussian", id="proportions in a table"),
+        pytest.param(ROUNDED_GREY, {}, "levels", "discretized-logistic", id="8 bits over 255"),
+        pytest.param(COUNTS, {}, "counts", "poisson", id="counts"),
+        pytest.param(BURSTY, {}, "counts", "negative-binomial", id="overdispersed counts"),
+        pytest.param(REALS, {}, "real", "gaussian", id="reals"),
+        pytest.param(HOLES, {}, "real", "gaussian", id="reals with holes"),
+        pytest.param(NEGATIVE, {}, "real", "gaussian", id="negative whole numbers"),
+        pytest.param(LARGE, {}, "real", "gaussian", id="large whole numbers"),
+    ],
+)
+def test_auto_looks_at_the_values(
+    values: np.ndarray, options: dict, kind: str, likelihood: str
+) -> None:
+    choice = choose_likelihood(values, **options)
+    assert (choice.kind, choice.likelihood) == (kind, likelihood)
+    assert likelihood in choice.reason
+
+
+def test_levels_are_counted() -> None:
+    assert choose_likelihood(PIXELS, image=True).levels == 256
+    assert choose_likelihood(np.minimum(LOW_PIXELS, 16), image=True).levels == 17
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_rounded_greys_are_recovered_as_levels(dtype: type) -> None:
+    choice = choose_likelihood(ROUNDED_GREY.astype(dtype))
+    assert choice.step == pytest.approx(1 / 255)
+    assert choice.levels == 256
+    assert "multiple of 1/255" in choice.reason
+
+
+def test_whole_numbers_that_no_count_likelihood_suits_are_dequantized_and_it_is_said() -> None:
+    for values in (NEGATIVE, LARGE):
+        choice = choose_likelihood(values)
+        assert choice.dequantize
+        assert "lower bound" in choice.reason
+
+
+def test_less_spread_than_poisson_is_remarked() -> None:
+    choice = choose_likelihood(np.tile([[3], [4], [5]], (50, 1)))
+    assert "--categories" in choice.reason
+
+
+@pytest.mark.parametrize(
+    "values, likelihood, match",
+    [
+        pytest.param(GREY, "bernoulli", r"0 and 1 only.*--binarize.*continuous-b", id="grey"),
+        pytest.param(PIXELS, "bernoulli", r"0 and 1 only.*discretized-logistic", id="pixels"),
+        pytest.param(COUNTS, "bernoulli", r"0 and 1 only.*negative-binomial", id="counts"),
+        pytest.param(COUNTS, "gaussian", r"a density.*--dequantize uniform", id="gaussian counts"),
+        pytest.param(ROUNDED_GREY, "gaussian", r"multiple of 1/255", id="gaussian rounded"),
+        pytest.param(BINARY, "gaussian", r"use --likelihood bernoulli", id="gaussian binary"),
+        pytest.param(REALS, "poisson", r"whole numbers of at least 0, found reals", id="poisson"),
+        pytest.param(NEGATIVE, "negative-binomial", r"at least 0, found whole", id="nb negative"),
+        pytest.param(REALS, "continuous-bernoulli", r"needs reals in \[0, 1\]", id="cb reals"),
+        pytest.param(REALS, "gamma", r"needs positive reals", id="gamma"),
+        pytest.param(REALS, "beta", r"strictly between 0 and 1", id="beta"),
+        pytest.param(REALS, "discretized-logistic", r"whole numbers", id="dl reals"),
+        pytest.param(REALS, "categorical", r"whole numbers", id="categorical reals"),
+        pytest.param(LARGE, "categorical", r"few levels", id="categorical large"),
+    ],
+)
+def test_a_likelihood_that_does_not_suit_is_refused(
+    values: np.ndarray, likelihood: str, match: str
+) -> None:
+    with pytest.raises(DataError, match=match):
+        choose_likelihood(values, likelihood=likelihood)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "values, likelihood, kind",
+    [
+        pytest.param(REALS, "student-t", "real", id="student"),
+        pytest.param(REALS, "laplace", "real", id="laplace"),
+        pytest.param(np.abs(REALS), "gamma", "real", id="gamma"),
+        pytest.param(GREY, "beta", "real", id="beta"),
+        pytest.param(GREY, "gaussian", "real", id="gaussian of unrounded greys"),
+        pytest.param(ROUNDED_GREY, "continuous-bernoulli", "unit", id="density of rounded greys"),
+        pytest.param(COUNTS, "negative-binomial", "counts", id="negative binomial"),
+        pytest.param(PIXELS, "poisson", "counts", id="pixels as counts"),
+        pytest.param(COUNTS, "categorical", "category", id="categorical"),
+    ],
+)
+def test_a_likelihood_that_suits_is_taken(values: np.ndarray, likelihood: str, kind: str) -> None:
+    choice = choose_likelihood(values, likelihood=likelihood)  # type: ignore[arg-type]
+    assert (choice.kind, choice.likelihood) == (kind, likelihood)
+
+
+def test_dequantization_of_reals_is_refused() -> None:
+    with pytest.raises(DataError, match="no rounding to dequantize"):
+        choose_likelihood(REALS, dequantize=True)
+
+
+def test_dequantized_levels_in_the_unit_interval_count_their_scale() -> None:
+    choice = choose_likelihood(
+        PIXELS, image=True, dequantize=True, likelihood="continuous-bernoulli"
+    )
+    assert choice.divisor == 256
+    assert choose_likelihood(PIXELS, image=True, dequantize=True).divisor == 1
+
+
+def test_only_holes_are_refused() -> None:
+    with pytest.raises(DataError, match="every value is missing"):
+        choose_likelihood(np.full((3, 2), np.nan))
