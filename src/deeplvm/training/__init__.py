@@ -1,0 +1,44 @@
+"""Training: the loop, its schedules and phases, checkpoints and model files."""
+
+from __future__ import annotations
+
+from deeplvm.training import schedules
+from deeplvm.training.batches import Source, Tensors
+from deeplvm.training.checkpoints import CheckpointError, load_model_into, save_model
+from deeplvm.training.failures import NonFiniteError, TrainingInterrupted
+from deeplvm.training.loop import History, fit
+from deeplvm.training.phases import Phase
+from deeplvm.training.schedules import (
+    Schedule,
+    constant,
+    cosine,
+    cyclical,
+    exponential,
+    linear,
+    logistic,
+    tripling,
+    warm_up,
+)
+
+__all__ = [
+    "CheckpointError",
+    "History",
+    "NonFiniteError",
+    "Phase",
+    "Schedule",
+    "Source",
+    "Tensors",
+    "TrainingInterrupted",
+    "constant",
+    "cosine",
+    "cyclical",
+    "exponential",
+    "fit",
+    "linear",
+    "load_model_into",
+    "logistic",
+    "save_model",
+    "schedules",
+    "tripling",
+    "warm_up",
+]

@@ -1,0 +1,112 @@
+"""Measure a bound on rows: the same function for the rows trained on and the rows held out."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deeplvm.evidence import Evidence
+from deeplvm.gradients import Draw
+from deeplvm.model import LatentVariableModel
+from deeplvm.objectives import elbo
+from deeplvm.training.batches import Batches
+from deeplvm.training.failures import explained, non_finite
+from deeplvm.training.phases import Objective
+
+
+def name_of(objective: Objective) -> str:
+    """What the bound is called in the metrics.
+
+    >>> name_of(functools.partial(elbo, form="analytic")), name_of(lambda evidence: elbo(evidence))
+    ('elbo', 'objective')
+    """
+    while isinstance(objective, functools.partial):
+        objective = objective.func
+    name = getattr(objective, "__name__", type(objective).__name__.lower())
+    return name if name.isidentifier() else "objective"
+
+
+@torch.no_grad()
+def measure(
+    model: LatentVariableModel,
+    batches: Batches,
+    split: str,
+    index: Tensor,
+    objective: Objective,
+    *,
+    batch_size: int,
+    particles: int | None,
+    draw: Mapping[str, Draw] | None,
+    rows: int,
+    seed: int,
+    epoch: int,
+) -> dict[str, float]:
+    r"""Means over rows, in nats: the ELBO, the objective (KL weight 1), the term of each name.
+
+    The draws come from their own seed, the same every time, and the stream of random numbers that
+    training reads is not touched. Randomness that is renewed at each visit is not renewed here.
+
+    Raises:
+        NonFiniteError: If one of them is not finite.
+    """
+    bound = name_of(objective)
+    sums: dict[str, Tensor] = {}
+    training = model.training
+    model.eval()
+
+    def ledger(batch: dict[str, Any]) -> Evidence:
+        return model.evidence(
+            batch, particles=particles, draw=draw, missing=batches.missing, rows=rows
+        )
+
+    with own_randomness(batches.device, seed):
+        for part in index.split(batch_size):
+            batch = batches(split, part)
+            found = {
+                "model": model,
+                "batch": batch,
+                "index": part,
+                "missing": batches.missing,
+                "epoch": epoch,
+                "split": split,
+            }
+            try:
+                evidence = ledger(batch)
+                values = {name: term_of(evidence, name) for name in evidence.terms}
+                values |= {"elbo": elbo(evidence), bound: objective(evidence)}
+            except ValueError as error:
+                cause = explained(error, functools.partial(ledger, batch), **found)
+                if cause is error:
+                    raise
+                raise cause from error
+            for name, value in values.items():
+                sums[name] = sums.get(name, 0.0) + value.mean(dtype=torch.float64) * len(part)
+            # On a CPU this look is free, and the ledger that shows whom to blame is still there.
+            if batches.device.type == "cpu" and not math.isfinite(sums[bound].item()):
+                raise non_finite(evidence=evidence, **found)
+    model.train(training)
+    means = {name: value.item() / len(index) for name, value in sums.items()}
+    if not all([math.isfinite(mean) for mean in means.values()]):
+        raise non_finite(**found | {"batch": {}, "index": index}, evidence=None)
+    order = dict.fromkeys(["elbo", bound, *means])
+    return {name: means[name] for name in order}
+
+
+def term_of(evidence: Evidence, name: str) -> Tensor:
+    """``log p − log q`` of a name, its mean over particles, shape ``(batch,)``."""
+    return evidence.expectation(evidence.terms[name].expand(evidence.batch_shape))
+
+
+@contextmanager
+def own_randomness(device: torch.device, seed: int) -> Iterator[None]:
+    """A stream of random numbers from a seed; the one outside goes on as if nothing was drawn."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield

@@ -1,0 +1,159 @@
+"""Schedules: a number as a function of progress, for KL weights and learning rates alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A number that depends on nothing but progress, so that a resumed run meets it again exactly.
+
+    As ``kl_weight`` of :func:`~deeplvm.training.fit` it is the weight itself; as ``schedule`` it
+    is a factor on the learning rate of every group of every optimiser. Both are read before each
+    step.
+
+    Attributes:
+        text: How it was written, ``linear(epochs=10, start=0, end=1)``.
+        value: Progress in epochs (1.5 is the middle of the second) to the number.
+
+    >>> weight = linear(10)
+    >>> weight
+    linear(epochs=10, start=0.0, end=1.0)
+    >>> weight(0.0), weight(5.0), weight(20.0)
+    (0.0, 0.5, 1.0)
+    """
+
+    text: str
+    value: Callable[[float], float] = field(repr=False, compare=False)
+
+    def __call__(self, epoch: float) -> float:
+        """The number at a progress of ``epoch`` epochs."""
+        return float(self.value(epoch))
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def constant(weight: float = 1.0) -> Schedule:
+    """The same number always."""
+    return Schedule(f"constant({weight})", lambda _: weight)
+
+
+def linear(epochs: float, start: float = 0.0, end: float = 1.0) -> Schedule:
+    """From ``start`` to ``end`` in so many epochs, then ``end``: KL annealing, or warm-up.
+
+    Ladder Variational Autoencoders (Sønderby et al., 2016), https://arxiv.org/abs/1602.02282
+    """
+    _positive("linear", epochs=epochs)
+
+    def value(epoch: float) -> float:
+        return end if epoch >= epochs else start + (end - start) * epoch / epochs
+
+    return Schedule(f"linear(epochs={epochs}, start={start}, end={end})", value)
+
+
+def logistic(midpoint: float, steepness: float = 1.0, end: float = 1.0) -> Schedule:
+    r"""``end`` times :math:`1 / (1 + e^{-s (t - m)})`.
+
+    Generating Sentences from a Continuous Space (Bowman et al., 2016),
+    https://arxiv.org/abs/1511.06349
+
+    Args:
+        midpoint: The epoch at which half is reached.
+        steepness: Per epoch; 5/steepness epochs after the midpoint it is 0.993.
+        end: What it tends to.
+    """
+    _positive("logistic", steepness=steepness)
+
+    def value(epoch: float) -> float:
+        # tanh does not overflow however far the midpoint is
+        return end * 0.5 * (1.0 + math.tanh(0.5 * steepness * (epoch - midpoint)))
+
+    return Schedule(f"logistic(midpoint={midpoint}, steepness={steepness}, end={end})", value)
+
+
+def cyclical(period: float, ramp: float = 0.5, end: float = 1.0) -> Schedule:
+    """0 to ``end`` over the first ``ramp`` of every period, ``end`` over the rest of it.
+
+    Cyclical Annealing Schedule (Fu et al., 2019), https://arxiv.org/abs/1903.10145
+    """
+    _positive("cyclical", period=period)
+    if not 0.0 < ramp <= 1.0:
+        raise ValueError(
+            f"cyclical: ramp is the part of a period that rises, in (0, 1], not {ramp}."
+        )
+
+    def value(epoch: float) -> float:
+        return end * min(1.0, math.fmod(epoch, period) / period / ramp)
+
+    return Schedule(f"cyclical(period={period}, ramp={ramp}, end={end})", value)
+
+
+def cosine(epochs: float, end: float = 0.0) -> Schedule:
+    """Half a cosine from 1 to ``end`` in so many epochs, then ``end``.
+
+    SGDR (Loshchilov & Hutter, 2017), https://arxiv.org/abs/1608.03983, without its restarts.
+    """
+    _positive("cosine", epochs=epochs)
+
+    def value(epoch: float) -> float:
+        done = min(1.0, epoch / epochs)
+        return end + (1.0 - end) * 0.5 * (1.0 + math.cos(math.pi * done))
+
+    return Schedule(f"cosine(epochs={epochs}, end={end})", value)
+
+
+def exponential(epochs: float, end: float = 0.01) -> Schedule:
+    """Geometric decay that passes ``end`` after so many epochs, and goes on."""
+    _positive("exponential", epochs=epochs, end=end)
+    return Schedule(
+        f"exponential(epochs={epochs}, end={end})", lambda epoch: end ** (epoch / epochs)
+    )
+
+
+def tripling(stages: int = 8) -> Schedule:
+    r"""Stage i lasts :math:`3^i` passes over the data at :math:`10^{-i/7}` of the learning rate.
+
+    With a learning rate of 1e-3 and 8 stages (3,280 passes) this is the schedule of Importance
+    Weighted Autoencoders (Burda et al., 2016), https://arxiv.org/abs/1509.00519. The last stage
+    goes on for as long as training does.
+
+    >>> [round(tripling()(epoch), 3) for epoch in (0, 1, 3.9, 4, 13)]
+    [1.0, 0.72, 0.72, 0.518, 0.373]
+    """
+    _positive("tripling", stages=stages)
+
+    def value(epoch: float) -> float:
+        stage, end = 0, 1
+        while epoch >= end and stage < stages - 1:
+            stage += 1
+            end += 3**stage
+        return 10.0 ** (-stage / 7)
+
+    return Schedule(f"tripling(stages={stages})", value)
+
+
+def warm_up(epochs: float, then: Schedule | None = None) -> Schedule:
+    """A linear rise from 0 over so many epochs, times another schedule."""
+    _positive("warm_up", epochs=epochs)
+    after = then or constant()
+    text = f"warm_up({epochs})" if then is None else f"warm_up({epochs}, {then})"
+    return Schedule(text, lambda epoch: min(1.0, epoch / epochs) * after(epoch))
+
+
+# What a learning rate may do, by name, given the number of epochs of the run.
+BY_NAME: dict[str, Callable[[int], Schedule]] = {
+    "constant": lambda _: constant(),
+    "cosine": cosine,
+    "exponential": exponential,
+    "tripling": lambda _: tripling(),
+}
+
+
+def _positive(name: str, **numbers: float) -> None:
+    for argument, number in numbers.items():
+        if not (number > 0 and math.isfinite(number)):
+            raise ValueError(f"{name}: {argument} must be positive, not {number}.")
