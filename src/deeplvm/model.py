@@ -288,11 +288,13 @@ class LatentVariableModel(nn.Module):
             ]
         )
 
-    def __str__(self) -> str:
+    @property
+    def factorisation(self) -> str:
+        """Both products in the user's notation, ``p(z) p(x | z) · q(z | x)``."""
         return f"{self.p} · {self.q}" if self.q.names else str(self.p)
 
     def __repr__(self) -> str:
-        lines = [str(self), ""]
+        lines = [self.factorisation, ""]
         table = list(self.table())
         width = [max([len(row[i]) for row in table]) for i in range(4)]
         lines += [
@@ -325,7 +327,7 @@ class LatentVariableModel(nn.Module):
         total = sum([p.numel() for p in self.parameters()])
         rows = [list(row) for row in self.table()]
         return html_table(
-            ["factor", "conditional", "shape", f"parameters ({total:,})"], rows, str(self)
+            ["factor", "conditional", "shape", f"parameters ({total:,})"], rows, self.factorisation
         )
 
 

@@ -126,11 +126,10 @@ def free_bits(
 
 def _mean_rows(evidence: Evidence, values: Tensor, lead: int) -> Tensor:
     """Mean over particles and rows of ``(*lead, *particles, batch)``, shape ``lead``."""
-    full = (
-        values.expand(*values.shape[:lead], *evidence.batch_shape)
-        if values.dim() - lead <= len(evidence.batch_shape)
-        else values
-    )
+    groups, rest = values.shape[:lead], values.shape[lead:]
+    # what depends on no draw has no particle dimensions: they belong after the groups
+    absent = (1,) * (len(evidence.batch_shape) - len(rest))
+    full = values.reshape(*groups, *absent, *rest).expand(*groups, *evidence.batch_shape)
     if evidence.particle_dims and not isinstance(evidence.log_measure, float):
         full = evidence.log_measure.exp() * full
         return full.sum(tuple(range(lead, full.dim() - 1))).mean(-1)

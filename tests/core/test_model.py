@@ -358,8 +358,8 @@ def test_sampling_and_reconstruction() -> None:
 
 def test_models_and_evidence_show_themselves() -> None:
     model = vae()
-    assert str(model) == "p(z) p(x | z) · q(z | x)"
-    text = repr(model)
+    assert model.factorisation == "p(z) p(x | z) · q(z | x)"
+    text = str(model)
     assert "p(x | z)" in text
     assert "(6,)" in text
     assert "parameters" in text
