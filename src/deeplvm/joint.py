@@ -163,6 +163,8 @@ class Joint(nn.Module):
         # of one of ModuleDict's own attributes.
         self.factors = nn.ModuleDict({_key(factor): parsed[factor] for factor in self.order})
         self.names: tuple[str, ...] = tuple([n for factor in self.order for n in factor.names])
+        # What the names alone decide is decided here, and not at every call.
+        self._plan = [(factor, _key(factor), is_joint(parsed[factor])) for factor in self.order]
         used = [parent.name for factor in self.order for parent in factor.parents]
         for module in parsed.values():
             if is_joint(module):
@@ -228,12 +230,12 @@ class Joint(nn.Module):
         shape = batch_shape if batch_shape is not None else batch_shape_of(sites)
         trace: dict[str, Site] = {}
         log_measure: Tensor | float = -math.log(math.prod(shape[:-1])) if shape[:-1] else 0.0
-        for factor in self.order:
-            module = self.factors[_key(factor)]
+        for factor, key, nested in self._plan:
+            module = self.factors[key]
             parents = [
                 self._parent(factor, parent, trace, sites, previous) for parent in factor.parents
             ]
-            if is_joint(module):
+            if nested:
                 inner = module(
                     {
                         parent.name: site

@@ -59,6 +59,7 @@ class LatentVariableModel(nn.Module):
         for name in self.q.names:
             if name not in self.p.names and _is_random(self.q, name):
                 raise NotationError(_no_density(name, self.q))
+        self._closed_of: dict[tuple[str, ...], frozenset[str]] = {}
         # Deterministic nodes that p and q share: computed once, in q.
         self.common = frozenset(
             [
@@ -203,6 +204,11 @@ class LatentVariableModel(nn.Module):
 
     def _closed(self, latents: tuple[str, ...]) -> frozenset[str]:
         """Latents all of whose parents in p are drawn before them in q; the names alone decide."""
+        if latents not in self._closed_of:
+            self._closed_of[latents] = self._find_closed(latents)
+        return self._closed_of[latents]
+
+    def _find_closed(self, latents: tuple[str, ...]) -> frozenset[str]:
         if not isinstance(self.p, Joint) or not isinstance(self.q, Joint):
             return frozenset()
         allowed = [
