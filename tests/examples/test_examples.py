@@ -1,0 +1,77 @@
+"""Every example runs, on real data, and says something; the core changes for none of them."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import deeplvm.evaluation
+import deeplvm.training
+from deeplvm.gradients import Enumerated
+from deeplvm.model import LatentVariableModel
+from deeplvm.objectives import elbo
+
+EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))
+NAMES = [path.stem for path in EXAMPLES]
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=NAMES)
+def test_example_runs(path: Path, tmp_path: Path) -> None:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, str(path)],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.strip()
+    assert len(path.read_text().splitlines()) <= 60
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=NAMES)
+def test_evidence_of_the_example_is_one_graph(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every model that the example would train, traced with fullgraph=True on its own data."""
+    torch.set_default_dtype(torch.float32)
+    models: list[tuple[LatentVariableModel, dict[str, Tensor]]] = []
+
+    def keep(model: LatentVariableModel, data: object, **options: object) -> None:
+        rows = data if isinstance(data, dict) else data.batch("train", slice(8))  # type: ignore[attr-defined]
+        models.append((model, {n: v[:8] for n, v in rows.items() if n in model.names}))
+
+    class Estimate:
+        mean = stderr = 0.0
+
+    monkeypatch.setattr(deeplvm.training, "fit", keep)
+    monkeypatch.setattr(deeplvm.evaluation, "importance_sampling", lambda *_, **__: Estimate)
+    runpy.run_path(str(path))
+    assert models
+    for model, batch in models:
+        draw = {"y": Enumerated()} if "y" in model.names else None
+
+        def loss(
+            batch: dict[str, Tensor],
+            model: LatentVariableModel = model,
+            draw: dict | None = draw,
+        ) -> Tensor:
+            return -elbo(model.evidence(batch, draw=draw, missing=())).mean()
+
+        compiled = torch.compile(loss, fullgraph=True, backend="eager")
+        torch.manual_seed(1)
+        expected = loss(batch)
+        torch.manual_seed(1)
+        assert torch.allclose(compiled(batch), expected, rtol=1e-5)
+    torch.set_default_dtype(torch.float64)
+
+
+def test_there_are_examples() -> None:
+    assert len(EXAMPLES) >= 6
