@@ -20,7 +20,7 @@ from deeplvm.conditionals import Bernoulli, Gaussian, StandardNormal
 from deeplvm.data import load
 from deeplvm.evaluation import importance_sampling
 from deeplvm.networks import MLP, glorot
-from deeplvm.training import fit
+from deeplvm.training import exponential, fit
 from machine import keep
 
 PUBLISHED = {
@@ -70,7 +70,7 @@ def main() -> None:
         epochs=options.epochs,
         batch_size=100,
         learning_rate=2e-3,
-        schedule="exponential",
+        schedule=exponential(options.epochs, end=0.1),
         averaging=0.999,
         seed=options.seed,
     )
