@@ -1,13 +1,41 @@
-"""Deep latent-variable models: learn p(x, z) and q(z | x), and a likelihood you can defend."""
+"""Deep latent-variable models: learn p(x, z) and q(z | x), and a likelihood you can defend.
 
-from deeplvm.evidence import Evidence
-from deeplvm.gradients import Enumerated, Reparameterised, Sampled
-from deeplvm.joint import Joint, NotationError
-from deeplvm.model import LatentVariableModel
-from deeplvm.objectives import beta_elbo, elbo, free_bits, iwae
-from deeplvm.recurrent import Plate, Recurrent
-from deeplvm.trace import Site, Trace
+Public names are loaded on first use, so that the command line can show its help without torch.
+"""
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from deeplvm.evidence import Evidence
+    from deeplvm.gradients import Enumerated, Reparameterised, Sampled
+    from deeplvm.joint import Joint, NotationError
+    from deeplvm.model import LatentVariableModel
+    from deeplvm.objectives import beta_elbo, elbo, free_bits, iwae
+    from deeplvm.recurrent import Plate, Recurrent
+    from deeplvm.trace import Site, Trace
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Enumerated": "gradients",
+    "Evidence": "evidence",
+    "Joint": "joint",
+    "LatentVariableModel": "model",
+    "NotationError": "joint",
+    "Plate": "recurrent",
+    "Recurrent": "recurrent",
+    "Reparameterised": "gradients",
+    "Sampled": "gradients",
+    "Site": "trace",
+    "Trace": "trace",
+    "beta_elbo": "objectives",
+    "elbo": "objectives",
+    "free_bits": "objectives",
+    "iwae": "objectives",
+}
 __all__ = [
     "Enumerated",
     "Evidence",
@@ -25,4 +53,13 @@ __all__ = [
     "free_bits",
     "iwae",
 ]
-__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'deeplvm' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"deeplvm.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -105,7 +105,8 @@ class Enumerated:
         shape = (values.shape[0], *batch_shape)
         event = values.shape[1:]
         value = values.reshape(lead + event).expand(shape + event)
-        log_prob = distribution.log_prob(value)
+        # A value of probability zero weighs exp(-800) = 0, and its terms stay finite.
+        log_prob = distribution.log_prob(value).clamp(min=-800.0)
         return Drawn(value, log_prob, shape, log_prob)
 
     def values(self, name: str, distribution: Distribution) -> Tensor:

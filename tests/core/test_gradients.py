@@ -132,3 +132,17 @@ def test_two_enumerated_latents_sum_over_all_pairs() -> None:
     # Many continuous draws beside it change nothing in an exact sum.
     again = model.evidence({"x": x}, particles=5, draw={"a": Enumerated(), "b": Enumerated()})
     assert torch.allclose(iwae(again), exact, atol=1e-12)
+
+
+def test_a_value_of_probability_zero_weighs_nothing() -> None:
+    """q gives one value no mass: the ELBO leaves it out, the exact sum over p does not."""
+    p = Joint({"a": Table(torch.randn(3)), "x | a": Table(torch.randn(3, 3))})
+    logits = torch.tensor([[0.0, 0.5, -torch.inf]]).expand(3, 3)
+    q = Joint({"a | x": Table(logits.clone())})
+    x = torch.tensor([0, 2])
+    evidence = LatentVariableModel(p, q).evidence({"x": x}, draw={"a": Enumerated()})
+    joint = (p["a"].logits.log_softmax(-1)[:, None] + p["x"].logits.log_softmax(-1))[:, x]
+    assert torch.allclose(iwae(evidence), torch.logsumexp(joint, 0), atol=1e-10)
+    guide = logits[0, :2].log_softmax(-1)
+    expected = (guide.exp()[:, None] * (joint[:2] - guide[:, None])).sum(0)
+    assert torch.allclose(elbo(evidence), expected, atol=1e-10)

@@ -1,0 +1,307 @@
+"""``deeplvm fit``: its options are those of loading data, of the recipe, and of training."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import App, Group, Parameter
+from cyclopts.config import Dict
+from cyclopts.exceptions import CycloptsError, UnknownOptionError
+
+from deeplvm.cli.flags import Option, meant, options_of
+from deeplvm.cli.telling import at_least_one, finish, note
+from deeplvm.recipes import Recipe, describe, find, name_of, published, training_of
+from deeplvm.run import Config, Run, RunError, build, create_run, refusal, write_atomically
+
+if TYPE_CHECKING:
+    from deeplvm.model import LatentVariableModel
+
+DEFAULT_RECIPE = "vae"
+# What code can pass to these functions and a command line cannot, or what a run decides itself.
+_NOT_OF_LOAD = ("like",)
+_NOT_OF_FIT = (
+    "valid", "draw", "log_prior", "phases", "missing", "folder", "resume", "on_epoch", "quiet",
+)  # fmt: skip
+_TABLES = ("data_options", "recipe_options", "training")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a first look at the words of a command line tells: which options there will be."""
+
+    recipe_name: str
+    recipe: Recipe
+    config: Config
+    source: str
+
+    @classmethod
+    def of(cls, words: Sequence[str]) -> Choice:
+        """Read ``--recipe`` and ``--config`` alone, whatever else is there."""
+        chosen: dict[str, Any] = {}
+
+        def look(
+            *_: Annotated[str, Parameter(allow_leading_hyphen=True)],
+            recipe: str | None = None,
+            config: Path | None = None,
+        ) -> None:
+            chosen.update(recipe=recipe, config=config)
+
+        app = App(
+            default_command=look,
+            help_flags=(),
+            version_flags=(),
+            print_error=False,
+            exit_on_error=False,
+        )
+        command, bound, _, _ = app.parse_known_args(words)
+        command(*bound.args, **bound.kwargs)
+        config = Config.read(chosen["config"]) if chosen["config"] else Config()
+        name = chosen["recipe"] or config.recipe or DEFAULT_RECIPE
+        return cls(name, find(name), config, str(chosen["config"] or ""))
+
+
+def parts_of(recipe: Recipe) -> dict[str, dict[str, Option]]:
+    """The options by where they go: to loading data, to the recipe, to training."""
+    from deeplvm.data import load
+    from deeplvm.training import fit
+
+    return {
+        "data_options": options_of(load, skip=_NOT_OF_LOAD),
+        "recipe_options": options_of(recipe),
+        "training": options_of(fit, skip=_NOT_OF_FIT, defaults=training_of(recipe)),
+    }
+
+
+def flags_of(parts: Mapping[str, Mapping[str, Option]]) -> dict[str, tuple[str, str]]:
+    """For each flag, where its value goes; a name used twice keeps it in training alone.
+
+    The seed of the split is thus ``--data-seed``: runs that differ in ``--seed`` are tested on the
+    same rows.
+    """
+    prefix = {"data_options": "data_", "recipe_options": "recipe_", "training": ""}
+    taken: dict[str, tuple[str, str]] = {}
+    for table in reversed(_TABLES):
+        for name in parts[table]:
+            taken[name if name not in taken and name not in _OWN else prefix[table] + name] = (
+                table,
+                name,
+            )
+    return taken
+
+
+def command(words: Sequence[str]) -> App:
+    """The verb ``fit`` with the options of the recipe that the words name."""
+    choice = Choice.of(words)
+    parts = parts_of(choice.recipe)
+    flags = flags_of(parts)
+    groups = {
+        "data_options": Group("Data options", sort_key=1),
+        "recipe_options": Group(f"Options of the recipe {choice.recipe_name}", sort_key=2),
+        "training": Group("Training options", sort_key=3),
+    }
+
+    def fit(data: str | None = None, /, **given: Any) -> None:
+        # the parser passes only what was said; what is stored is everything
+        given = {each.name: each.default for each in parameters[1:]} | given
+        own = {name: given.pop(name) for name in _OWN}
+        options: dict[str, dict[str, Any]] = {table: {} for table in _TABLES}
+        for flag, value in given.items():
+            table, name = flags[flag]
+            options[table][name] = value
+        source = data or choice.config.data
+        if source is None:
+            raise RunError(
+                "Which data? Name a data set or a file: deeplvm fit digits; deeplvm datasets "
+                "lists the named ones."
+            )
+        _fit(
+            Config(source, choice.recipe_name, **options),
+            choice.recipe,
+            own["out"],
+            evaluate=own["evaluate"],
+            evaluation_particles=own["evaluation_particles"],
+            json=own["json"],
+        )
+
+    ordered = sorted(flags, key=lambda flag: _TABLES.index(flags[flag][0]))
+    parameters = [
+        inspect.Parameter(
+            "data",
+            inspect.Parameter.POSITIONAL_ONLY,
+            default=None,
+            annotation=Annotated[str | None, Parameter(help=_DATA)],
+        ),
+        *[
+            each.replace(default=choice.recipe_name) if each.name == "recipe" else each
+            for each in _OWN.values()
+        ],
+    ]
+    for flag in ordered:
+        table, name = flags[flag]
+        parameters.append(parts[table][name].parameter(groups[table]).replace(name=flag))
+    fit.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    fit.__annotations__ = {each.name: each.annotation for each in parameters}
+    entry = describe(choice.recipe_name, choice.recipe)
+    fit.__doc__ = (
+        "Learn a model from data: trains, evaluates, and writes a report.\n\n"
+        f"The recipe {entry.name}: {entry.summary}"
+        + (f" {entry.title} ({entry.authors}, {entry.year})." if entry.title else "")
+        + "\n\nThe options of another recipe are shown with --recipe NAME --help."
+    )
+    return App(
+        default_command=fit,
+        name="fit",
+        help_format="plaintext",
+        config=_stored(choice, flags),
+        group_parameters=Group("The run", sort_key=0),
+    )
+
+
+_DATA = "A named data set, or a file: .npy, .npz, .csv, .parquet, IDX, a folder of images."
+
+
+def _own(name: str, hint: Any, default: Any, text: str) -> inspect.Parameter:
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=default,
+        annotation=Annotated[hint, Parameter(help=text, negative=() if name == "json" else None)],
+    )
+
+
+# The options that belong to neither data, recipe nor training.
+_OWN = {
+    each.name: each
+    for each in (
+        _own(
+            "recipe",
+            str,
+            DEFAULT_RECIPE,
+            "A recipe of `deeplvm recipes`, or your own: package.module:function.",
+        ),
+        _own(
+            "out", Path | None, None, "The RUN folder to make; runs/DATA-RECIPE if none is named."
+        ),
+        _own(
+            "config",
+            Path | None,
+            None,
+            "A TOML file of options, such as another run's config.toml; flags go before it.",
+        ),
+        _own("evaluate", bool, True, "Whether to evaluate and write the report in the end."),
+        _own(
+            "evaluation_particles",
+            int | None,
+            None,
+            "Draws a row of the evaluation; by default a million in all, 100 to 5000 a row.",
+        ),
+        _own("json", bool, False, "Print the contents of evaluation.json instead of the table."),
+    )
+}
+
+
+def _stored(choice: Choice, flags: Mapping[str, tuple[str, str]]) -> list[Dict]:
+    """The values of the configuration file, for the options that no flag gives."""
+    back = {place: flag for flag, place in flags.items()}
+    values = {
+        back.get((table, name), name): value
+        for table in _TABLES
+        for name, value in getattr(choice.config, table).items()
+    }
+    return [Dict(values, source=choice.source, use_commands_as_keys=False)] if values else []
+
+
+def belongs(error: CycloptsError, words: Sequence[str]) -> str | None:
+    """Whose option it is that a command line (or its file) gave, if another recipe has it."""
+    if not isinstance(error, UnknownOptionError):
+        return None
+    flag = (error.token.keyword or error.token.value).split("=", 1)[0]  # "[name]" in a file
+    name = flag.strip("-[]").removeprefix("no-").replace("-", "_")
+    owners = [other for other, recipe in published().items() if name in options_of(recipe)]
+    if not owners:
+        return None
+    chosen = Choice.of(words).recipe_name
+    whose = " and ".join([repr(owner) for owner in owners[:3]])
+    many = "recipes" if len(owners) > 1 else "recipe"
+    where = "" if error.token.source == "cli" else f" (in {error.token.source})"
+    return f"--{name.replace('_', '-')} belongs to the {many} {whose}, not to {chosen!r}{where}."
+
+
+def _fit(
+    config: Config,
+    recipe: Recipe,
+    out: Path | None,
+    *,
+    evaluate: bool,
+    evaluation_particles: int | None,
+    json: bool,
+) -> None:
+    """Train, evaluate, report."""
+    from deeplvm.data import load
+
+    training = {name: meant(name, value) for name, value in config.training.items()}
+    at_least_one(evaluation_particles=evaluation_particles)
+    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RunError(refusal(out))
+    data = load(config.data or "", **config.data_options)
+    note(data.describe())
+    model = build(recipe, data, config.recipe_options, int(training.get("seed", 0)))
+    note(repr(model))
+    folder = out if out is not None else free_folder(data.name, name_of(recipe))
+    source = str(data.options.get("source", config.data))
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    run = create_run(folder, replace(config, data=source, recipe=name_of(recipe)), data)
+    try:
+        train(run, model, data)
+    except (ValueError, TypeError):
+        # an option that training refuses leaves nothing behind
+        if new and not run.checkpoint.exists():
+            shutil.rmtree(new[-1], ignore_errors=True)
+        raise
+    finish(run, model, data, evaluate=evaluate, particles=evaluation_particles, json=json)
+
+
+def train(run: Run, model: LatentVariableModel, data: Any, **more: Any) -> None:
+    """Train in a RUN folder as its configuration says, and keep the best model."""
+    from deeplvm.training import NonFiniteError, TrainingInterrupted, fit
+
+    stored = {name: meant(name, value) for name, value in run.config.training.items()}
+    try:
+        fit(model, data, folder=run.folder, **(stored | more))
+    except TrainingInterrupted as error:
+        if not error.epoch:
+            raise
+        run.save_model(model)
+        raise KeyboardInterrupt(
+            f"Interrupted after epoch {error.epoch}; the best model so far is in {run.weights}. "
+            f"Go on with: deeplvm resume {run.folder}"
+        ) from error
+    except NonFiniteError as error:
+        if error.epoch > 1:
+            run.save_model(model)
+        raise
+    run.save_model(model)
+
+
+def set_epochs(run: Run, epochs: int) -> Run:
+    """The run with another number of epochs, written to its configuration."""
+    config = replace(run.config, training={**run.config.training, "epochs": epochs})
+    write_atomically(run.folder / "config.toml", config.to_toml().encode())
+    return replace(run, config=config)
+
+
+def free_folder(data: str, recipe: str) -> Path:
+    """``runs/digits-vae``, or the first of ``runs/digits-vae-2``, … that does not exist."""
+    names = [text.replace(os.sep, "-").replace(":", "-") for text in (data, recipe)]
+    first = Path("runs") / "-".join(names)
+    if not first.exists():
+        return first
+    numbered: Callable[[int], Path] = lambda i: first.with_name(f"{first.name}-{i}")  # noqa: E731
+    return next(path for path in map(numbered, itertools.count(2)) if not path.exists())

@@ -1,0 +1,408 @@
+"""The verbs, one function each; they import what they need when they run: help is quick."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from deeplvm.cli.telling import at_least_one, evaluate_into, finish, note, show, tell, write_report
+
+Folder = Annotated[Path, Parameter(help="A RUN folder, which deeplvm fit made.")]
+Rows = Annotated[
+    str | None,
+    Parameter(help="Other data, read as the run's own were; the run's own if none is named."),
+]
+Split = Annotated[
+    Literal["train", "valid", "test"] | None,
+    Parameter(help="Which rows of the run's own data; test by default."),
+]
+Output = Annotated[Path, Parameter(name=("--output", "-o"))]
+Device = Annotated[
+    Literal["auto", "cpu", "cuda"],
+    Parameter(help="Where to compute; auto is CUDA if there is one."),
+]
+
+
+def fit(data: str | None = None, /) -> None:
+    """Learn a model from data: trains, evaluates, and writes a report."""
+    raise NotImplementedError(data)  # stands for the command that cli.fit composes
+
+
+def resume(  # noqa: D417 - the types say the rest
+    run: Folder,
+    /,
+    *,
+    epochs: int | None = None,
+    device: Device = "auto",
+    evaluate: bool = True,
+    evaluation_particles: int | None = None,
+    json: bool = False,
+) -> None:
+    """Go on with training exactly where it stopped.
+
+    Args:
+        epochs: Passes over the data in all, if other than the run was started with.
+        evaluate: Whether to evaluate and write the report in the end.
+        evaluation_particles: Draws a row of the evaluation.
+        json: Print the contents of evaluation.json instead of the table.
+    """
+    from deeplvm.cli.fit import set_epochs, train
+    from deeplvm.run import open_run
+
+    at_least_one(epochs=epochs, evaluation_particles=evaluation_particles)
+    opened = open_run(run)
+    if epochs is not None:
+        opened = set_epochs(opened, epochs)
+    data = opened.data
+    model = opened.build()
+    train(opened, model, data, device=device, resume=True)
+    finish(opened, model, data, evaluate=evaluate, particles=evaluation_particles, json=json)
+
+
+def evaluate(  # noqa: D417 - the types say the rest
+    run: Folder,
+    data: Rows = None,
+    /,
+    *,
+    particles: int = 1000,
+    split: Split = None,
+    seed: int = 0,
+    device: Device = "auto",
+    json: bool = False,
+) -> None:
+    """Measure the likelihood, the bound and the use of latents: a table and RUN/evaluation.json.
+
+    With other DATA the table is shown and RUN/evaluation.json stays as it is.
+
+    Args:
+        particles: Draws a row for the likelihood; more are slower and closer.
+        seed: The same seed gives the same numbers.
+        json: Print the contents of evaluation.json instead of the table.
+    """
+    from deeplvm.cli.values import place
+    from deeplvm.run import open_run
+
+    at_least_one(particles=particles)
+    opened = open_run(run)
+    model = opened.model.to(place(device))
+    rows = opened.read(data)
+    chosen = split or ("test" if rows.rows("test") else "valid")
+    if data is None:
+        measured = evaluate_into(opened, model, rows, split=chosen, particles=particles, seed=seed)
+    else:
+        from deeplvm.evaluation import evaluate as measure
+
+        measured = measure(model, rows, chosen, particles=particles, seed=seed)
+    show(measured, json=json)
+
+
+def sample(  # noqa: D417 - the types say the rest
+    run: Folder,
+    /,
+    *,
+    output: Output,
+    rows: Annotated[int, Parameter(name=("--rows", "-n"))] = 64,
+    seed: int = 0,
+    mean: bool | None = None,
+    label: str | None = None,
+    device: Device = "auto",
+) -> None:
+    """Draw new data from the model.
+
+    Args:
+        output: A grid of images (.png), or a table (.npz, .csv, .parquet).
+        rows: How many.
+        seed: The same seed gives the same draws.
+        mean: The mean of p(x | z) at each draw of z, without the noise of x; by default so in
+            pictures, and not in tables.
+        label: For a model of x given a label: this label alone, instead of all in turn.
+    """
+    from deeplvm.cli.files import PICTURES, TABLES, check_output
+    from deeplvm.cli.values import place, sampled
+    from deeplvm.run import open_run
+
+    at_least_one(rows=rows)
+    picture = check_output(output, (*PICTURES, *TABLES)) in PICTURES
+    opened = open_run(run)
+    _only_images(opened, output, picture=picture)
+    model = opened.model.to(place(device))
+    values = sampled(
+        model,
+        opened.description,
+        rows,
+        seed=seed,
+        mean=picture if mean is None else mean,
+        label=label,
+    )
+    _save(output, values, opened.description)
+
+
+def embed(  # noqa: D417 - the types say the rest
+    run: Folder,
+    data: Rows = None,
+    /,
+    *,
+    output: Output,
+    split: Split = None,
+    scales: bool = False,
+    seed: int = 0,
+    device: Device = "auto",
+) -> None:
+    """Write the latents of each row: the means of q(z | x), and the labels where there are any.
+
+    Args:
+        output: .npz, .csv or .parquet.
+        scales: Write the standard deviations of q(z | x) too.
+        seed: Of the draws of latents on which other latents depend.
+    """
+    from deeplvm.cli.files import TABLES, check_output, save_table
+    from deeplvm.cli.values import embedded, place
+    from deeplvm.run import open_run
+
+    check_output(output, TABLES)
+    opened = open_run(run)
+    model = opened.model.to(place(device))
+    rows, chosen = _rows(opened, data, split)
+    values: dict[str, Any] = embedded(model, rows, chosen, seed=seed, scales=scales)
+    values |= _labels(rows, chosen)
+    names = {
+        name: [f"{name}_{i}" for i in range(value[0].numel())]
+        for name, value in values.items()
+        if name not in ("y", "label")
+    }
+    save_table(output, values, names)
+    note(f"{output}: {len(next(iter(values.values())))} rows of {', '.join(values)}")
+
+
+def reconstruct(  # noqa: D417 - the types say the rest
+    run: Folder,
+    data: Rows = None,
+    /,
+    *,
+    output: Output,
+    rows: Annotated[int, Parameter(name=("--rows", "-n"))] = 32,
+    split: Split = None,
+    seed: int = 0,
+    device: Device = "auto",
+) -> None:
+    """Pass rows through the latents and back: originals beside the means of p(x | z).
+
+    Args:
+        output: Pairs of images (.png, the original left), or a table of the means (.npz, .csv,
+            .parquet; the originals too in .npz).
+        rows: How many, from the first on.
+        seed: Of the draws of z from q(z | x).
+    """
+    import torch
+
+    from deeplvm.cli.files import PICTURES, TABLES, check_output
+    from deeplvm.cli.values import place, reconstructed
+    from deeplvm.run import open_run
+
+    at_least_one(rows=rows)
+    picture = check_output(output, (*PICTURES, *TABLES)) in PICTURES
+    opened = open_run(run)
+    _only_images(opened, output, picture=picture)
+    model = opened.model.to(place(device))
+    source, chosen = _rows(opened, data, split)
+    originals, means = reconstructed(model, source, chosen, seed=seed, first=rows)
+    if picture:
+        pairs = torch.stack([originals["x"].nan_to_num(0.0), means["x"]], 1).flatten(0, 1)
+        _save(output, {"x": pairs}, opened.description, columns=8)
+        return
+    if output.suffix.lower() == ".npz":
+        means |= {f"{name}_original": value for name, value in originals.items()}
+    _save(output, means, opened.description)
+
+
+def score(  # noqa: D417 - the types say the rest
+    run: Folder,
+    data: Rows = None,
+    /,
+    *,
+    output: Output,
+    particles: int = 500,
+    split: Split = None,
+    seed: int = 0,
+    device: Device = "auto",
+) -> None:
+    """Write the log-likelihood of each row, and how unusual it is.
+
+    Columns: log_px, its Monte-Carlo standard error, the anomaly score -log_px, and the percentage
+    of the run's held-out rows that are less unusual. A row above all of them has 100.
+
+    Args:
+        output: .npz, .csv or .parquet.
+        particles: Draws a row.
+        seed: The same seed gives the same numbers.
+    """
+    import numpy as np
+
+    from deeplvm.cli.files import TABLES, check_output, save_table
+    from deeplvm.cli.values import place
+    from deeplvm.evaluation import importance_sampling
+    from deeplvm.run import open_run
+
+    at_least_one(particles=particles)
+    check_output(output, TABLES)
+    opened = open_run(run)
+    model = opened.model.to(place(device))
+    rows, chosen = _rows(opened, data, split)
+    estimate = importance_sampling(model, rows, particles, split=chosen, seed=seed)
+    log_px = estimate.log_px.cpu().double().numpy()
+    columns: dict[str, Any] = {
+        "log_px": log_px,
+        "log_px_stderr": estimate.log_px_stderr.cpu().double().numpy(),
+        "anomaly": -log_px,
+    }
+    held_out = _reference(opened, model, particles, seed)
+    if held_out is not None:
+        columns["percentile"] = 100 * np.searchsorted(np.sort(held_out), -log_px) / len(held_out)
+    save_table(output, columns | _labels(rows, chosen), {})
+    note(f"{output}: {len(log_px)} rows, mean log p(x) {log_px.mean():.2f} nats")
+
+
+def impute(  # noqa: D417 - the types say the rest
+    run: Folder,
+    data: Annotated[str, Parameter(help="A file with missing values: NaN, or empty cells.")],
+    /,
+    *,
+    output: Output,
+    particles: int = 200,
+    seed: int = 0,
+    device: Device = "auto",
+) -> None:
+    """Fill missing values with their expectation given the rest of the row.
+
+    The expectation is under p(x | z) and the posterior of z, approximated by importance weighting;
+    of a category it is the most probable one. What is not missing stays as it is.
+
+    Args:
+        output: .npz, .csv or .parquet.
+        particles: Draws a row.
+        seed: The same seed gives the same numbers.
+    """
+    from deeplvm.cli.files import TABLES, check_output
+    from deeplvm.cli.values import imputed, place
+    from deeplvm.run import open_run
+
+    at_least_one(particles=particles)
+    check_output(output, TABLES)
+    opened = open_run(run)
+    model = opened.model.to(place(device))
+    rows = opened.read(data)
+    holes = sum([int(v.isnan().sum()) for v in rows.test.values() if v.is_floating_point()])
+    values = imputed(model, rows, "test", particles=particles, seed=seed)
+    _save(output, values, opened.description)
+    note(f"{output}: {holes} missing values filled")
+
+
+def report(run: Folder, /) -> None:
+    """Write RUN/report.html anew: one page with everything that was learned and measured."""
+    from deeplvm.run import open_run
+
+    opened = open_run(run)
+    _ = opened.model  # a clear error where there is none
+    write_report(opened)
+    tell(str(opened.folder / "report.html"))
+
+
+def recipes() -> None:
+    """List the recipes: name, paper, year, what it is."""
+    from deeplvm.recipes import describe, published
+
+    entries = [describe(name, recipe) for name, recipe in published().items()]
+    width = max([len(entry.name) for entry in entries])
+    for entry in entries:
+        tell(f"{entry.name.ljust(width)}  {entry.summary}")
+        tell(f"{' ' * width}  {entry.title} ({entry.authors}, {entry.year}), {entry.link}")
+    tell(
+        "\nOptions: deeplvm fit --recipe NAME --help. Your own function: package.module:function."
+    )
+
+
+def datasets() -> None:
+    """List the named data sets: name, rows, what they are, where they come from."""
+    from deeplvm.data import datasets as known
+
+    items = known()
+    name, rows = max([len(i.name) for i in items]), max([len(i.rows) for i in items])
+    for item in items:
+        where = "here" if item.found else "is downloaded" if item.downloadable else "not here"
+        tell(f"{item.name.ljust(name)}  {item.rows.rjust(rows)}  {item.what} ({where})")
+        tell(f"{' ' * (name + rows + 4)}{item.origin}; {item.licence}")
+    tell("\nA file goes as well: .npy, .npz, .csv, .parquet, IDX, a folder of images.")
+
+
+def _rows(opened: Any, data: str | None, split: Any) -> tuple[Any, Any]:
+    """The rows meant: other data whole (they are all test rows), the run's own by their split."""
+    rows = opened.read(data)
+    return rows, split or ("test" if rows.rows("test") else "valid")
+
+
+def _labels(rows: Any, split: str) -> dict[str, Any]:
+    """Labels as numbers, and as names where these say more."""
+    import numpy as np
+
+    labels = getattr(rows, split).get("y")
+    if labels is None:
+        return {}
+    numbers = labels.cpu().numpy()
+    classes = rows.classes
+    if not classes or list(classes) == [str(i) for i in range(len(classes))]:
+        return {"y": numbers}
+    return {"y": numbers, "label": np.array(classes)[numbers]}
+
+
+def _reference(opened: Any, model: Any, particles: int, seed: int) -> Any:
+    """Anomaly scores of the run's held-out rows, sorted later; None where they cannot be read."""
+    from deeplvm.evaluation import importance_sampling
+
+    try:
+        data = opened.data
+    except (ValueError, OSError) as error:
+        note(f"no percentiles: {error}")
+        return None
+    held_out = importance_sampling(
+        model, data, particles, split="valid" if data.rows("valid") else "train", seed=seed
+    )
+    return -held_out.log_px.cpu().double().numpy()
+
+
+def _only_images(opened: Any, output: Path, *, picture: bool) -> None:
+    from deeplvm.cli.files import FileError
+
+    if not picture:
+        return
+    variable = opened.description.variables.get("x")
+    if variable is None or not variable.is_image:
+        what = "not modelled" if variable is None else str(variable)
+        raise FileError(
+            f"{output} would be a picture, but the data are not images ({what}); write .csv, "
+            f".parquet or .npz."
+        )
+
+
+def _save(output: Path, values: Any, description: Any, columns: int | None = None) -> None:
+    """A picture or a table, by the ending."""
+    from deeplvm.cli.files import PICTURES, in_units, save_table
+    from deeplvm.cli.pictures import grid
+    from deeplvm.run import write_atomically
+
+    variables = description.variables
+    if output.suffix.lower() in PICTURES:
+        write_atomically(output, grid(values["x"], variables["x"], columns))
+    else:
+        names = {
+            n: variables[n].columns for n in values if n in variables and variables[n].columns
+        }
+        arrays = {
+            name: in_units(value, variables[name.removesuffix("_original")])
+            if name.removesuffix("_original") in variables
+            else value
+            for name, value in values.items()
+        }
+        save_table(output, arrays, names)
+    note(f"{output}: {len(next(iter(values.values())))} rows")

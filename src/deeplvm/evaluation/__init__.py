@@ -1,0 +1,20 @@
+"""Evaluation: what a model learned, in numbers with errors."""
+
+from deeplvm.evaluation.bits import BitsPerDimension, bits_per_dimension
+from deeplvm.evaluation.importance import CurvePoint, ImportanceEstimate, importance_sampling
+from deeplvm.evaluation.latent_use import LatentUse, latent_use
+from deeplvm.evaluation.pareto import pareto_k
+from deeplvm.evaluation.summary import Evaluation, evaluate
+
+__all__ = [
+    "BitsPerDimension",
+    "CurvePoint",
+    "Evaluation",
+    "ImportanceEstimate",
+    "LatentUse",
+    "bits_per_dimension",
+    "evaluate",
+    "importance_sampling",
+    "latent_use",
+    "pareto_k",
+]

@@ -1,0 +1,475 @@
+r"""Importance sampling: an estimate of :math:`\log p(x)` with its errors, in bounded memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from deeplvm.evaluation.batches import Batches, batches_of, evaluating
+from deeplvm.evaluation.pareto import TOO_HEAVY, pareto_k, tail_length
+from deeplvm.evaluation.streams import Streams
+from deeplvm.evidence import Evidence
+from deeplvm.gradients import Draw, Enumerated
+from deeplvm.model import LatentVariableModel
+
+if TYPE_CHECKING:
+    from deeplvm.data.records import Data, Split
+
+# Streams are the same in chunks of this many particles; see Streams.
+_BLOCK = 16
+# Numbers in the largest tensor of a chunk: 16 MB in float32, which stays near the processor's
+# caches.
+_NUMBERS = 2**22
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    r"""The bound :math:`E[L_k]` at one number of particles, mean over rows, nats.
+
+    Attributes:
+        particles: k.
+        value: Mean over rows of the mean of :math:`L_k` over disjoint groups of k draws.
+        stderr: Standard error over rows; NaN for one row.
+        rise: How much more than the point before, nats.
+        rise_stderr: Standard error of that, from the differences row by row.
+    """
+
+    particles: int
+    value: float
+    stderr: float
+    rise: float
+    rise_stderr: float
+
+
+@dataclass(frozen=True, eq=False)
+class ImportanceEstimate:
+    r"""Log-likelihood of each row, estimated by importance sampling; nats, higher is better.
+
+    With draws :math:`z_k \sim q(z | x)` and :math:`w_k = p(x, z_k) / q(z_k | x)`,
+    :math:`\log \hat p(x) = \log \frac{1}{K} \sum_k w_k`. Its expectation is a lower bound on
+    :math:`\log p(x)` that rises with K (:attr:`curve`).
+
+    Attributes:
+        log_px: :math:`\log \hat p(x)`, shape ``(rows,)``.
+        log_px_stderr: Its Monte-Carlo standard error by the delta method, shape ``(rows,)``; it
+            means little where ``pareto_k`` is above 0.7. Zero if exact, NaN for one particle.
+        elbo: Mean of the log-weights, shape ``(rows,)``.
+        terms: For each name of p the mean of ``log p − log q``, shape ``(rows,)``; they sum to
+            ``elbo`` (names shared by all rows apart).
+        ess: Effective number of draws :math:`(\sum w)^2 / \sum w^2`, shape ``(rows,)``.
+        pareto_k: Shape of the tail of the weights, shape ``(rows,)``; NaN where there is none to
+            fit.
+        particles: K.
+        curve: The bound for fewer particles, from the same draws.
+        exact: Whether nothing was drawn: no latents, or all of them enumerated.
+        observed: Names that were scored.
+        latents: Names that were drawn or enumerated.
+    """
+
+    log_px: Tensor
+    log_px_stderr: Tensor
+    elbo: Tensor
+    terms: dict[str, Tensor]
+    ess: Tensor
+    pareto_k: Tensor
+    particles: int
+    curve: tuple[CurvePoint, ...]
+    exact: bool
+    observed: tuple[str, ...]
+    latents: tuple[str, ...]
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return len(self.log_px)
+
+    @property
+    def mean(self) -> float:
+        """Mean of ``log_px`` over rows."""
+        return float(self.log_px.mean())
+
+    @property
+    def stderr(self) -> float:
+        """Standard error of :attr:`mean` over rows, with Monte-Carlo noise; NaN for one row."""
+        return stderr_of(self.log_px)
+
+    @property
+    def monte_carlo_stderr(self) -> float:
+        """The part of :attr:`stderr` that more particles would remove."""
+        return float(self.log_px_stderr.square().sum().sqrt() / self.rows)
+
+    @property
+    def heavy(self) -> float:
+        """Share of rows whose ``pareto_k`` is above 0.7: their estimates are unreliable."""
+        return float((self.pareto_k > TOO_HEAVY).double().mean())
+
+    @property
+    def reconstruction(self) -> Tensor:
+        r""":math:`E_q \log p(x | z)`, the terms of the observed names, shape ``(rows,)``."""
+        return torch.stack([self.terms[name] for name in self.observed]).sum(0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, means over rows; what is not a number is ``None``."""
+        tail = self.pareto_k[~self.pareto_k.isnan()]
+        return {
+            "value": finite(self.mean),
+            "stderr": finite(self.stderr),
+            "monte_carlo_stderr": finite(self.monte_carlo_stderr),
+            "particles": self.particles,
+            "rows": self.rows,
+            "exact": self.exact,
+            "ess": float(self.ess.mean()),
+            "ess_minimum": float(self.ess.min()),
+            "pareto_k": finite(float(tail.median())) if len(tail) else None,
+            "pareto_k_maximum": finite(float(tail.max())) if len(tail) else None,
+            "pareto_k_above_0.7": self.heavy,
+            "curve": [
+                {
+                    "particles": point.particles,
+                    "value": point.value,
+                    "stderr": finite(point.stderr),
+                    "rise": finite(point.rise),
+                    "rise_stderr": finite(point.rise_stderr),
+                }
+                for point in self.curve
+            ],
+        }
+
+    def _table(self) -> list[tuple[str, str]]:
+        how = "exact" if self.exact else f"{self.particles:,} particles"
+        table = [
+            (f"log p(x), {how}", number(self.mean, self.stderr)),
+            ("ELBO", number(float(self.elbo.mean()), stderr_of(self.elbo))),
+        ]
+        if not self.exact:
+            table += [
+                ("effective particles, mean", f"{float(self.ess.mean()):.1f}"),
+                ("rows with Pareto k̂ above 0.7", f"{100 * self.heavy:.1f} %"),
+            ]
+        return [*table, ("rows", f"{self.rows:,}")]
+
+    def __str__(self) -> str:
+        width = max([len(name) for name, _ in self._table()])
+        lines = [f"{name.ljust(width)}  {value}" for name, value in self._table()]
+        return "\n".join([*lines, "nats a row, ± one standard error over rows"])
+
+    def _repr_html_(self) -> str:
+        from deeplvm.report.tables import html_table
+
+        return html_table(["nats a row, ± standard error", ""], self._table())
+
+
+def importance_sampling(
+    model: LatentVariableModel,
+    data: Data | Mapping[str, Tensor],
+    particles: int = 5_000,
+    *,
+    split: Split = "test",
+    batch_size: int | None = None,
+    chunk: int | None = None,
+    draw: Mapping[str, Draw] | None = None,
+    seed: int = 0,
+) -> ImportanceEstimate:
+    r""":math:`\log \hat p(x) = \log \frac{1}{K} \sum_k p(x, z_k) / q(z_k | x)` of every row.
+
+    The encoder runs once a batch; particles are streamed in chunks, so memory does not grow with
+    their number. On a CPU the chunk size changes the result by rounding only.
+
+    Names shared by all rows are drawn from q and their own terms are left out: the estimate is
+    then of the predictive density :math:`\int q(\theta) p(x | \theta) d\theta`.
+
+    An Introduction to Variational Autoencoders (Kingma & Welling, 2019), section 2.6,
+    https://arxiv.org/abs/1906.02691
+
+    Args:
+        model: Evaluated in ``eval()`` mode, without gradients; left as it was.
+        data: Data, or named tensors of shape ``(rows, *event)`` with NaN where an element is
+            missing. Names that the model lacks are ignored.
+        particles: K.
+        split: Which split of Data.
+        batch_size: Rows at a time; chosen by size if left out. Another one gives other draws.
+        chunk: Particles at a time, rounded up to a multiple of 16; chosen by size if left out.
+        draw: How a latent is drawn, as in :meth:`LatentVariableModel.evidence`. A name given here
+            is drawn even if the data have it: ``{"y": Enumerated()}`` sums over the labels.
+        seed: Same seed, same numbers; torch's own random state is left as it was.
+
+    Raises:
+        ValueError: If ``particles`` or ``chunk`` is below one, or a log-weight is NaN or +inf.
+
+    Examples:
+        >>> from deeplvm import Joint, LatentVariableModel
+        >>> from deeplvm.conditionals import Gaussian, StandardNormal
+        >>> from deeplvm.networks import MLP
+        >>> p = Joint({"z": StandardNormal(1), "x | z": Gaussian(2, MLP(1), scale=0.5)})
+        >>> q = Joint({"z | x": Gaussian(1, MLP(2))})
+        >>> model = LatentVariableModel(p, q)
+        >>> estimate = importance_sampling(model, {"x": torch.zeros(3, 2)}, particles=1000)
+        >>> bool((estimate.log_px >= estimate.elbo).all()), [p.particles for p in estimate.curve]
+        (True, [1, 5, 10, 50, 100, 500, 1000])
+    """
+    if (
+        particles < 1
+        or (chunk is not None and chunk < 1)
+        or (batch_size is not None and batch_size < 1)
+    ):
+        raise ValueError(
+            f"particles, chunk and batch_size are at least 1; found {particles}, {chunk}, "
+            f"{batch_size}."
+        )
+    rows = batches_of(model, data, split, omit=tuple(draw or ()))
+    with evaluating(model, seed):
+        latents, exact, numbers = _probe(model, rows, draw)
+        wanted = 1 if exact else particles
+        size = batch_size or max(1, min(rows.rows, 512, _NUMBERS // (_BLOCK * numbers)))
+        step = chunk or max(_BLOCK, _NUMBERS // (size * numbers))
+        step = 1 if exact else min(-(-step // _BLOCK), -(-wanted // _BLOCK)) * _BLOCK
+        parts = []
+        for start, given in rows.each(size):
+            totals = _Totals(wanted)
+            streams = Streams(f"{seed}/{start}", rows.device)
+            for evidence, used in _chunks(model, rows, given, wanted, step, streams, draw):
+                totals.add(evidence, used, start)
+            parts.append(totals.result(exact=exact))
+            observed = tuple([n for n in evidence.observed if n not in evidence.shared])
+    # outside inference mode: plain tensors, that anything may be done with
+    joined = {key: torch.cat([part[key] for part in parts]).clone() for key in parts[0]}
+    terms = {key[6:]: value for key, value in joined.items() if key.startswith("terms/")}
+    levels = {int(key[6:]): value for key, value in joined.items() if key.startswith("curve/")}
+    return ImportanceEstimate(
+        **{key: value for key, value in joined.items() if "/" not in key},
+        terms=terms,
+        particles=wanted,
+        curve=_curve(levels),
+        exact=exact,
+        observed=observed,
+        latents=latents,
+    )
+
+
+def _chunks(
+    model: LatentVariableModel,
+    rows: Batches,
+    given: Mapping[str, Tensor],
+    particles: int,
+    step: int,
+    streams: Streams,
+    draw: Mapping[str, Draw] | None,
+) -> Iterator[tuple[Evidence, int]]:
+    """Evidence of each chunk of particles, and how many of them count."""
+    ready = model.encode(given, missing=rows.missing)
+    for done in range(0, particles, step):
+        used = min(step, particles - done)
+        # a whole number of blocks is drawn, and the last ones left: see Streams
+        drawn = used if step == 1 else -(-used // _BLOCK) * _BLOCK
+        yield (
+            model.evidence(
+                given,
+                particles=drawn,
+                draw=streams.draws(tuple(model.q.names), draw),
+                missing=rows.missing,
+                rows=rows.data_rows,
+                ready=ready,
+            ),
+            used,
+        )
+
+
+class _Totals:
+    """What is kept of the particles of a batch while they stream by; all sums in float64."""
+
+    def __init__(self, particles: int) -> None:
+        self.particles = particles
+        self.tail = tail_length(particles) + 1
+        self.precision = 0.0  # of the log-weights as they were computed
+        self.largest: Tensor | None = None  # (tail, rows), log-weights in falling order
+        self.highest: Tensor | None = None  # (rows,), the largest log-weight
+        self.sum = self.sum_squares = torch.zeros(())  # of exp(w - highest), (rows,)
+        self.terms: dict[str, Tensor] = {}
+        self.levels = [_Level(k, ratio) for k, ratio in _group_sizes(particles)]
+
+    def add(self, evidence: Evidence, used: int, start: int) -> None:
+        """Take one chunk in, of which the first ``used`` particles count."""
+        drawn = evidence.batch_shape[-2]
+        # inside a particle: the sum over enumerated values, whose measure is left when the
+        # 1/K of the particles is taken out
+        inner = evidence.log_measure + math.log(drawn)
+        outer = tuple(range(len(evidence.batch_shape) - 2))
+        own = {name: term for name, term in evidence.terms.items() if name not in evidence.shared}
+        joint = evidence.total(list(own.values()))
+        if isinstance(inner, Tensor):  # a value to which q gives no mass: −inf, and not −inf + inf
+            joint = torch.where(inner.isneginf(), -math.inf, joint)
+        _refuse_nonfinite(joint, own, start)
+        log_weight = torch.logsumexp(inner + joint, outer) if outer else joint
+        self.precision = torch.finfo(log_weight.dtype).eps
+        log_weight = log_weight[:used].double()  # (K, B)
+        for name, term in evidence.terms.items():
+            full = term.expand(evidence.batch_shape)
+            # 0 · (−inf) of a value that q excludes is 0
+            mean = (
+                torch.where(inner.isneginf(), 0.0, inner.exp() * full).sum(outer)
+                if outer and isinstance(inner, Tensor)
+                else full
+            )
+            total = mean[:used].sum(0, dtype=torch.float64)
+            self.terms[name] = self.terms.get(name, torch.zeros_like(total)) + total
+        self._accumulate(log_weight)
+        for level in self.levels:
+            log_weight = level.add(log_weight)
+            if log_weight.shape[0] == 0:
+                break
+
+    def _accumulate(self, log_weight: Tensor) -> None:
+        top = log_weight if self.largest is None else torch.cat([self.largest, log_weight])
+        self.largest = top.topk(min(self.tail, top.shape[0]), dim=0).values
+        before, self.highest = self.highest, self.largest[0]
+        anchor = torch.where(self.highest.isneginf(), 0.0, self.highest)
+        scaled = (log_weight - anchor).exp()
+        fall = 0.0 if before is None else (before - anchor).exp()
+        self.sum = self.sum * fall + scaled.sum(0)
+        self.sum_squares = self.sum_squares * fall**2 + scaled.square().sum(0)
+
+    def result(self, *, exact: bool) -> dict[str, Tensor]:
+        """Quantities of each row, shape ``(rows,)``."""
+        assert self.highest is not None
+        assert self.largest is not None
+        count = self.particles
+        log_px = self.highest + self.sum.log() - math.log(count)
+        log_px = torch.where(self.highest.isneginf(), self.highest, log_px)
+        ess = self.sum.square() / self.sum_squares
+        # Var(w) / (K E[w]^2) = (K sum w^2 / (sum w)^2 - 1) / (K - 1)
+        relative = ((count / ess - 1) / (count - 1)).clamp(min=0) if count > 1 else ess * math.nan
+        return {
+            "log_px": log_px,
+            "log_px_stderr": torch.zeros_like(log_px) if exact else relative.sqrt(),
+            "elbo": torch.stack(list(self.terms.values())).sum(0) / count,
+            "ess": ess,
+            "pareto_k": pareto_k(self.largest, precision=self.precision),
+            **{f"terms/{name}": total / count for name, total in self.terms.items()},
+            **{f"curve/{level.size}": level.mean() for level in self.levels},
+            f"curve/{count}": log_px,
+        }
+
+
+class _Level:
+    r"""Sum of :math:`L_k` over disjoint groups of k consecutive particles.
+
+    Each level takes the group values of the level before: :math:`L_{50}` is the log-mean-exp of
+    five :math:`L_{10}`. What does not fill a group yet is kept.
+    """
+
+    def __init__(self, size: int, ratio: int) -> None:
+        self.size = size
+        self.ratio = ratio
+        self.pending: Tensor | None = None
+        self.total: Tensor | float = 0.0
+        self.groups = 0
+
+    def add(self, values: Tensor) -> Tensor:
+        """Group values of shape ``(n, rows)``; returns the groups completed, ``(m, rows)``."""
+        if self.ratio > 1:
+            if self.pending is not None:
+                values = torch.cat([self.pending, values])
+            whole = values.shape[0] // self.ratio * self.ratio
+            self.pending = values[whole:]
+            groups = values[:whole].unflatten(0, (-1, self.ratio)) if whole else values[:0, None]
+            values = torch.logsumexp(groups, 1) - math.log(self.ratio)
+        self.total = self.total + values.sum(0)
+        self.groups += values.shape[0]
+        return values
+
+    def mean(self) -> Tensor:
+        """Mean of :math:`L_k` over the groups, shape ``(rows,)``."""
+        return self.total / self.groups  # type: ignore[return-value]
+
+
+def _group_sizes(particles: int) -> list[tuple[int, int]]:
+    """``(k, k / previous k)`` for k = 1, 5, 10, 50, 100, ... below the number of particles."""
+    sizes, size, ratio = [(1, 1)], 5, 5
+    while size < particles:
+        sizes.append((size, ratio))
+        ratio = 7 - ratio  # 5, 2, 5, 2, ...
+        size *= ratio
+    return sizes
+
+
+def _curve(levels: Mapping[int, Tensor]) -> tuple[CurvePoint, ...]:
+    points: list[CurvePoint] = []
+    before: Tensor | None = None
+    for particles, values in sorted(levels.items()):
+        rise = None if before is None else values - before
+        points.append(
+            CurvePoint(
+                particles,
+                float(values.mean()),
+                stderr_of(values),
+                math.nan if rise is None else float(rise.mean()),
+                math.nan if rise is None else stderr_of(rise),
+            )
+        )
+        before = values
+    return tuple(points)
+
+
+def _probe(
+    model: LatentVariableModel, rows: Batches, draw: Mapping[str, Draw] | None
+) -> tuple[tuple[str, ...], bool, int]:
+    """Latents, whether nothing is random, and the largest tensor per particle and row."""
+    given = rows[slice(0, 1)]
+    largest = 1
+
+    def look(_module: nn.Module, _inputs: object, output: object) -> None:
+        nonlocal largest
+        if isinstance(output, Tensor):
+            largest = max(largest, output.numel())
+
+    leaves = [module for module in model.modules() if not list(module.children())]
+    hooks = [module.register_forward_hook(look) for module in leaves]
+    try:
+        evidence = model.evidence(
+            given, particles=1, draw=draw, missing=rows.missing, rows=rows.data_rows
+        )
+    finally:
+        for hook in hooks:
+            hook.remove()
+    values = [site.value for site in evidence.p.values() if isinstance(site.value, Tensor)]
+    numbers = max(largest, *[value.numel() for value in values], math.prod(evidence.batch_shape))
+    chosen = draw or {}
+    exact = all([isinstance(chosen.get(name), Enumerated) for name in evidence.latents])
+    return evidence.latents, exact, numbers
+
+
+def _refuse_nonfinite(joint: Tensor, terms: Mapping[str, Tensor], start: int) -> None:
+    bad = joint.isnan() | joint.isposinf()
+    if not bool(bad.any()):
+        return
+    where = bad.flatten(0, -2).any(0).nonzero().flatten()
+    guilty = [n for n, term in terms.items() if bool((term.isnan() | term.isposinf()).any())]
+    shown = ", ".join([str(start + int(row)) for row in where[:5]])
+    raise ValueError(
+        f"log p − log q of {', '.join(guilty) or 'all names together'} is not a number, or +inf, "
+        f"in {len(where)} rows of this batch (rows {shown}{', …' if len(where) > 5 else ''}); "
+        f"look at these rows, or at a model that was trained until it broke."
+    )
+
+
+def stderr_of(values: Tensor) -> float:
+    """Standard error of the mean over rows; NaN for one row."""
+    return float(values.std() / math.sqrt(len(values))) if len(values) > 1 else math.nan
+
+
+def finite(value: float) -> float | None:
+    """A number that JSON can hold, or ``None``."""
+    return value if math.isfinite(value) else None
+
+
+def number(value: float, stderr: float, digits: Sequence[int] = (2, 6)) -> str:
+    """``-91.24 ± 0.35``: as many decimals as two figures of the error need."""
+    if not math.isfinite(stderr) or stderr <= 0:
+        return f"{value:.4f}"
+    decimals = min(max(1 - math.floor(math.log10(stderr)), digits[0]), digits[1])
+    return f"{value:.{decimals}f} ± {stderr:.{decimals}f}"

@@ -1,0 +1,263 @@
+r"""What the latents are used for: divergence, active units, collapsed dimensions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from deeplvm.evaluation.batches import batches_of, evaluating
+from deeplvm.evaluation.importance import finite, number, stderr_of
+from deeplvm.evidence import Evidence
+from deeplvm.gradients import Draw
+from deeplvm.model import LatentVariableModel
+from deeplvm.trace import Site
+
+if TYPE_CHECKING:
+    from deeplvm.data.records import Data, Split
+
+ACTIVE = 1e-2
+"""A dimension whose posterior mean has a smaller variance over the data is not active."""
+
+
+@dataclass(frozen=True, eq=False)
+class LatentUse:
+    r"""How one latent variable is used.
+
+    Attributes:
+        name: Its name.
+        shape: Its shape in one row, ``(*right, *event)``; a discrete one as networks see it
+            (one-hot).
+        kl: :math:`E_x KL(q(z|x) \| p(z))`, mean over rows, nats; of a latent shared by all rows,
+            1/N of the data's.
+        kl_stderr: Standard error over rows.
+        closed_form: Whether ``kl`` is the closed form, averaged over draws of its parents; a mean
+            of sampled terms otherwise.
+        kl_by_dimension: Mean over rows of each dimension's divergence, shape ``shape``; ``None``
+            where the distributions do not factorise over dimensions, or no closed form is known.
+        variance: :math:`A_u = Var_x(E_q[u | x])`, shape ``shape``; ``None`` for a latent shared by
+            all rows, which has no rows to vary over.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    kl: float
+    kl_stderr: float
+    closed_form: bool
+    kl_by_dimension: Tensor | None
+    variance: Tensor | None
+
+    @property
+    def dimensions(self) -> int:
+        """Number of dimensions."""
+        return math.prod(self.shape)
+
+    @property
+    def active_units(self) -> int | None:
+        """Dimensions whose posterior mean varies over the data by more than 0.01."""
+        return None if self.variance is None else int((self.variance > ACTIVE).sum())
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether no dimension is active: the latent carries nothing about a row."""
+        return self.active_units == 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers and lists."""
+        by_dimension = self.kl_by_dimension
+        return {
+            "shape": list(self.shape),
+            "dimensions": self.dimensions,
+            "kl": self.kl,
+            "kl_stderr": finite(self.kl_stderr),
+            "closed_form": self.closed_form,
+            "kl_by_dimension": None if by_dimension is None else by_dimension.flatten().tolist(),
+            "active_units": self.active_units,
+            "variance_of_posterior_mean": (
+                None if self.variance is None else self.variance.flatten().tolist()
+            ),
+        }
+
+    def __str__(self) -> str:
+        active = (
+            ""
+            if self.variance is None
+            else (f", {self.active_units} of {self.dimensions} dimensions active")
+        )
+        return f"{self.name}: KL {number(self.kl, self.kl_stderr)} nats{active}"
+
+
+def latent_use(
+    model: LatentVariableModel,
+    data: Data | Mapping[str, Tensor],
+    *,
+    particles: int = 32,
+    split: Split = "test",
+    batch_size: int = 256,
+    draw: Mapping[str, Draw] | None = None,
+    seed: int = 0,
+) -> dict[str, LatentUse]:
+    r"""Divergence and active units of every latent, by name, in the order in which q draws them.
+
+    A unit u is active if :math:`A_u = Var_x(E_{q(u|x)}[u]) > 10^{-2}`: Importance Weighted
+    Autoencoders (Burda et al., 2016), https://arxiv.org/abs/1509.00519. Where q gives the mean in
+    closed form it is exact; otherwise the noise of the mean over draws is subtracted from the
+    variance.
+
+    Args:
+        model: Evaluated in ``eval()`` mode; left as it was.
+        data: Data, or named tensors of shape ``(rows, *event)``.
+        particles: Draws a row; they matter only where a latent has latent parents, or no closed
+            form.
+        split: Which split of Data.
+        batch_size: Rows at a time.
+        draw: How a latent is drawn; a name given here is drawn even if the data have it.
+        seed: Same seed, same numbers.
+
+    Examples:
+        >>> from deeplvm import Joint, LatentVariableModel
+        >>> from deeplvm.conditionals import Gaussian, StandardNormal
+        >>> from deeplvm.networks import MLP
+        >>> p = Joint({"z": StandardNormal(2), "x | z": Gaussian(3, MLP(2))})
+        >>> q = Joint({"z": Gaussian(2)})  # does not look at x
+        >>> latent_use(LatentVariableModel(p, q), {"x": torch.randn(50, 3)})["z"].active_units
+        0
+    """
+    rows = batches_of(model, data, split, omit=tuple(draw or ()))
+    tallies: dict[str, _Tally] = {}
+    with evaluating(model, seed):
+        for _, given in rows.each(batch_size):
+            evidence = model.evidence(
+                given, particles=particles, draw=draw, missing=rows.missing, rows=rows.data_rows
+            )
+            for name in evidence.latents:
+                tallies.setdefault(name, _Tally()).add(evidence, name)
+    return {name: tally.result(name) for name, tally in tallies.items()}
+
+
+class _Tally:
+    """Sums over rows for one latent."""
+
+    def __init__(self) -> None:
+        self.kl: list[Tensor] = []
+        self.closed_form = True
+        self.by_dimension: Tensor | None = None
+        self.mean: Tensor | None = None  # of the posterior means over the rows so far
+        self.squares: Tensor | float = 0.0  # sum of squared deviations from it
+        self.noise: Tensor | float = 0.0  # sum over rows of the variance of the estimated mean
+        self.rows = 0
+        self.shape: tuple[int, ...] = ()
+
+    def add(self, evidence: Evidence, name: str) -> None:
+        site = evidence.q[name]
+        batch = evidence.batch_shape[-1]
+        self.closed_form = evidence.has_closed_kl(name)
+        each = evidence.kl(name) if self.closed_form else -evidence.terms[name]
+        self.kl.append(_expectation(evidence, each, 0).double().cpu().clone())
+        by_dimension = _by_dimension(evidence, name)
+        if by_dimension is not None:
+            before = 0.0 if self.by_dimension is None else self.by_dimension
+            self.by_dimension = (
+                before
+                + _expectation(evidence, by_dimension, site.value.dim() - site.batch_dims)
+                .double()
+                .sum(0)
+                .cpu()
+                .clone()
+            )
+        if name in evidence.shared:
+            self.shape = tuple(site.value.shape[site.batch_dims :])
+            self.rows += batch
+            return
+        means, noise = _posterior_mean(evidence, site)
+        means, noise = means.double().cpu(), noise.double().cpu()
+        self.shape = tuple(means.shape[1:])
+        # Chan, Golub and LeVeque's update of a mean and its squares by a batch
+        mean = means.mean(0)
+        squares = (means - mean).square().sum(0)
+        if self.mean is None:
+            self.mean, self.squares = mean.clone(), squares.clone()
+        else:
+            gap, total = mean - self.mean, self.rows + batch
+            self.squares = self.squares + squares + gap.square() * (self.rows * batch / total)
+            self.mean = self.mean + gap * (batch / total)
+        self.noise = self.noise + noise.sum(0)
+        self.rows += batch
+
+    def result(self, name: str) -> LatentUse:
+        kl = torch.cat(self.kl)
+        variance = None
+        if self.mean is not None:
+            spread = torch.as_tensor(self.squares) / max(self.rows - 1, 1)
+            variance = (spread - torch.as_tensor(self.noise) / self.rows).clamp(min=0.0).clone()
+        by_dimension = None if self.by_dimension is None else self.by_dimension / self.rows
+        return LatentUse(
+            name,
+            self.shape,
+            float(kl.mean()),
+            stderr_of(kl),
+            self.closed_form,
+            by_dimension,
+            variance,
+        )
+
+
+def _expectation(evidence: Evidence, values: Tensor, event: int) -> Tensor:
+    """Mean over the particles of ``(*particles, batch, *event)``: shape ``(batch, *event)``."""
+    return _by_particle(evidence, values, event).mean(0)
+
+
+def _by_particle(evidence: Evidence, values: Tensor, event: int) -> Tensor:
+    """Enumerated values summed with their weights: shape ``(K, batch, *event)``."""
+    shape = evidence.batch_shape
+    lead = values.shape[: values.dim() - event]
+    # without parents it has no batch dimensions: they come before the event
+    absent = (1,) * (len(shape) - len(lead))
+    full = values.reshape(*absent, *values.shape)
+    full = full.expand(*shape, *full.shape[len(shape) :])
+    outer = tuple(range(len(shape) - 2))
+    if not outer or not isinstance(evidence.log_measure, Tensor):
+        return full
+    weight = (evidence.log_measure + math.log(shape[-2])).exp()
+    weight = weight.expand(shape).reshape(*shape, *[1] * event)
+    return torch.where(weight == 0, 0.0, weight * full).sum(outer)
+
+
+def _by_dimension(evidence: Evidence, name: str) -> Tensor | None:
+    try:
+        return evidence.kl_by_dimension(name)
+    except (ValueError, NotImplementedError):
+        return None
+
+
+def _posterior_mean(evidence: Evidence, site: Site) -> tuple[Tensor, Tensor]:
+    """``E_q[u | x]`` and the variance of its estimate, each of shape ``(batch, *shape)``."""
+    distribution = site.distribution
+    event = site.value.dim() - site.batch_dims
+    values = site.value
+    discrete = distribution is not None and _is_discrete(distribution)
+    if discrete or not values.is_floating_point():
+        values = site.features  # one-hot: the mean of a category's number says nothing
+        event = values.dim() - site.batch_dims
+    elif distribution is not None:
+        try:
+            values = distribution.mean  # given its parents: less noise than the draws
+        except (NotImplementedError, AttributeError):
+            values = site.value
+        if not bool(torch.isfinite(values).all()):  # a Student-t has no mean at one degree
+            values = site.value
+    values = values.to(torch.promote_types(values.dtype, torch.float32))
+    each = _by_particle(evidence, values, event).double()  # (K, B, *shape)
+    noise = torch.zeros_like(each[0]) if len(each) == 1 else each.var(0) / len(each)
+    return each.mean(0), noise
+
+
+def _is_discrete(distribution: Any) -> bool:
+    try:
+        return bool(distribution.support.is_discrete)
+    except (NotImplementedError, AttributeError):
+        return False

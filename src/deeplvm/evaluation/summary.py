@@ -1,0 +1,372 @@
+"""Evaluation: everything that is reported about a fitted model, as one record."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from deeplvm.evaluation.batches import batches_of
+from deeplvm.evaluation.bits import bits_per_dimension, count_elements
+from deeplvm.evaluation.importance import (
+    ImportanceEstimate,
+    finite,
+    importance_sampling,
+    number,
+    stderr_of,
+)
+from deeplvm.evaluation.latent_use import ACTIVE, LatentUse, latent_use
+from deeplvm.gradients import Draw
+from deeplvm.model import LatentVariableModel
+
+if TYPE_CHECKING:
+    from deeplvm.data.records import Data, Split, Variable
+
+# A rise smaller than this changes no conclusion, and log p̂ is reported to about this precision.
+_RISE = 0.05
+# A few such rows in a hundred move the mean by less than its error.
+_HEAVY = 0.01
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model is worth on some rows. Nats a row; ``elbo`` and ``log_px``: higher is better.
+
+    Its fields are those of ``evaluation.json``, plain numbers, lists and dicts.
+
+    Attributes:
+        data: Which rows: name, split, how many, what the values are, how they were binarized or
+            dequantized, units.
+        elbo: ``value`` and ``stderr`` over rows.
+        log_px: ``value``, ``stderr``, ``particles``, ``ess``, ``pareto_k``, ``curve`` and more;
+            see :meth:`ImportanceEstimate.to_dict`.
+        bits_per_dim: Bits per element, lower is better.
+        bits_per_dim_stderr: Standard error over rows.
+        bits_per_dim_offset: What was added to it, and what it means, in words.
+        reconstruction: ``value`` and ``stderr`` of E_q[log p(x | z)].
+        kl: Divergence of each latent, nats.
+        active_units: Number of active dimensions of each latent; ``None`` where rows share it.
+        latents: Everything else about each latent; see :meth:`LatentUse.to_dict`.
+        warnings: What a reader should know before trusting these numbers, in words.
+        settings: Arguments that give the same numbers again.
+    """
+
+    data: dict[str, Any]
+    elbo: dict[str, Any]
+    log_px: dict[str, Any]
+    bits_per_dim: float | None
+    bits_per_dim_stderr: float | None
+    bits_per_dim_offset: str
+    reconstruction: dict[str, Any]
+    kl: dict[str, float]
+    active_units: dict[str, int | None]
+    latents: dict[str, dict[str, Any]]
+    warnings: list[str] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The object of ``evaluation.json``."""
+        return {item.name: getattr(self, item.name) for item in fields(self)}
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Evaluation:
+        """The evaluation that :meth:`to_dict` wrote; what it does not know is left aside.
+
+        Raises:
+            ValueError: If an entry is missing.
+        """
+        names = [item.name for item in fields(cls)]
+        if absent := [name for name in names[:-2] if name not in plain]:
+            raise ValueError(
+                f"This evaluation lacks {', '.join(absent)}: it is damaged, or was written by "
+                f"another version of deeplvm; evaluate again."
+            )
+        return cls(**{name: plain[name] for name in names if name in plain})
+
+    def to_json(self) -> str:
+        """The text of ``evaluation.json``."""
+        return json.dumps(self.to_dict(), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+
+    def table(self) -> list[tuple[str, str, str]]:
+        """Rows of name, value with its error, and what the number means."""
+        observed, conditions = self.data["scored"], self.data["conditions"]
+        of = ", ".join(observed) + (f" | {', '.join(conditions)}" if conditions else "")
+        estimate = self.log_px
+        rows = [(f"log p({of})", _value(estimate), _log_px_meaning(estimate))]
+        if not estimate["exact"]:
+            rows += [
+                (
+                    "ELBO",
+                    _value(self.elbo),
+                    "evidence lower bound: log p less what the inference model loses",
+                ),
+                (
+                    "reconstruction",
+                    _value(self.reconstruction),
+                    "E_q log p of the data given the latents",
+                ),
+            ]
+        for name, divergence in self.kl.items():
+            use = self.latents[name]
+            active = self.active_units[name]
+            meaning = "what the latents of a row say beyond the prior"
+            if active is not None:
+                meaning += f"; {active} of {use['dimensions']} dimensions active"
+            error = {"value": divergence, "stderr": use["kl_stderr"]}
+            rows.append((f"KL({name})", _value(error), meaning))
+        if self.bits_per_dim is not None:
+            error = {"value": self.bits_per_dim, "stderr": self.bits_per_dim_stderr}
+            rows.append(("bits/dim", _value(error), self.bits_per_dim_offset))
+        if not estimate["exact"]:
+            rows.append(
+                (
+                    "effective particles",
+                    f"{estimate['ess']:.1f}",
+                    f"of {estimate['particles']:,}, mean; fewest {estimate['ess_minimum']:.1f}",
+                )
+            )
+            if estimate["pareto_k"] is not None:
+                unreliable = 100 * estimate["pareto_k_above_0.7"]
+                rows.append(
+                    (
+                        "Pareto k̂",
+                        f"{estimate['pareto_k']:.2f}",
+                        f"median; unreliable (above 0.7) in {unreliable:.1f} % of the rows",
+                    )
+                )
+        return rows
+
+    def title(self) -> str:
+        """Which rows, in a line."""
+        name, split, rows = (self.data[key] for key in ("name", "split", "rows"))
+        return f"{name}, {split}, {rows:,} rows; nats a row, ± one standard error over rows"
+
+    def __str__(self) -> str:
+        table = self.table()
+        width = max([len(name) for name, _, _ in table])
+        value = max([len(text) for _, text, _ in table])
+        lines = [f"{n.ljust(width)}  {v.rjust(value)}  {what}" for n, v, what in table]
+        return "\n".join([self.title(), *lines, *[f"! {text}" for text in self.warnings]])
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        from deeplvm.report.tables import html_table
+
+        notes = "".join([f"<li>{escape(text)}</li>" for text in self.warnings])
+        table = html_table(["", "value", "what it means"], self.table(), self.title())
+        return table + (f"<ul>{notes}</ul>" if notes else "")
+
+
+def evaluate(
+    model: LatentVariableModel,
+    data: Data | Mapping[str, Tensor],
+    split: Split = "test",
+    *,
+    particles: int = 5_000,
+    batch_size: int | None = None,
+    chunk: int | None = None,
+    draw: Mapping[str, Draw] | None = None,
+    seed: int = 0,
+) -> Evaluation:
+    """Everything that is reported about a model on some rows: likelihood, bounds, use of latents.
+
+    Args:
+        model: Left as it was.
+        data: Data, or named tensors of shape ``(rows, *event)``.
+        split: Which split of Data.
+        particles: Draws a row for :func:`importance_sampling`.
+        batch_size: Rows at a time; chosen by size if left out.
+        chunk: Particles at a time; chosen by size if left out.
+        draw: How a latent is drawn; a name given here is drawn even if the data have it.
+        seed: Same seed, same numbers.
+
+    Examples:
+        >>> from deeplvm import Joint, LatentVariableModel
+        >>> from deeplvm.conditionals import Gaussian
+        >>> model = LatentVariableModel(Joint({"x": Gaussian(2, scale=1.0)}))  # no latents: exact
+        >>> evaluation = evaluate(model, {"x": torch.zeros(3, 2)})
+        >>> print(f"{evaluation.log_px['value']:.4f}")  # - log 2 pi
+        -1.8379
+    """
+    estimate = importance_sampling(
+        model,
+        data,
+        particles,
+        split=split,
+        batch_size=batch_size,
+        chunk=chunk,
+        draw=draw,
+        seed=seed,
+    )
+    use = latent_use(model, data, split=split, draw=draw, seed=seed)
+    rows = batches_of(model, data, split, omit=tuple(draw or ()))
+    counted = [count_elements(given, estimate.observed) for _, given in rows.each(4096)]
+    variables = _variables(data)
+    known = {name: variables[name] for name in estimate.observed if name in variables}
+    # labels are categories, with probabilities; anything else that is not described is unknown
+    described = all([name in known or name == "y" for name in estimate.observed])
+    bits = bits_per_dimension(
+        estimate.log_px.cpu(), torch.cat(counted), known if described else None
+    )
+    return Evaluation(
+        data=_data(data, split, estimate, rows.names, variables),
+        elbo=_estimate(estimate.elbo),
+        log_px=estimate.to_dict(),
+        bits_per_dim=finite(bits.value),
+        bits_per_dim_stderr=finite(bits.stderr),
+        bits_per_dim_offset=bits.explanation,
+        reconstruction=_estimate(estimate.reconstruction),
+        kl={name: latent.kl for name, latent in use.items()},
+        active_units={name: latent.active_units for name, latent in use.items()},
+        latents={name: latent.to_dict() for name, latent in use.items()},
+        warnings=[
+            *likelihood_warnings(estimate),
+            *collapse_warnings(use),
+            *_rows_warning(rows.rows),
+        ],
+        settings={
+            "particles": particles,
+            "batch_size": batch_size,
+            "seed": seed,
+            "dtype": str(rows.dtype).removeprefix("torch."),
+            "torch": str(torch.__version__),
+        },
+    )
+
+
+def likelihood_warnings(estimate: ImportanceEstimate) -> list[str]:
+    """What makes an importance-sampled likelihood doubtful, in words."""
+    found = []
+    infinite = int(estimate.log_px.isneginf().sum())
+    if infinite:
+        found.append(
+            f"{infinite} rows have probability zero under the model, so the mean log-likelihood "
+            f"is −∞; their values lie outside the support of the likelihood."
+        )
+    if estimate.exact:
+        return found
+    if estimate.heavy > _HEAVY:
+        count = round(estimate.heavy * estimate.rows)
+        found.append(
+            f"In {count:,} of {estimate.rows:,} rows ({100 * estimate.heavy:.1f} %) Pareto k̂ of "
+            f"the importance weights is above 0.7: log p(x) of these rows is probably "
+            f"underestimated, and its error is unknown. More particles help slowly; a better "
+            f"inference model helps."
+        )
+    if len(estimate.curve) > 1:
+        last, before = estimate.curve[-1], estimate.curve[-2]
+        # a rise within its own noise is no rise
+        clear = not math.isfinite(last.rise_stderr) or last.rise > 2 * last.rise_stderr
+        if last.rise > _RISE and clear:
+            found.append(
+                f"From {before.particles:,} to {last.particles:,} particles the estimate still "
+                f"rose by {last.rise:.2f} nats: it is a lower bound that has not settled. Use "
+                f"more particles."
+            )
+    return found
+
+
+def collapse_warnings(use: Mapping[str, LatentUse]) -> list[str]:
+    """Which latents carry nothing about a row, in words."""
+    found = []
+    for name, latent in use.items():
+        if latent.collapsed:
+            found.append(
+                f"{name} has collapsed: in none of its {latent.dimensions} dimensions does the "
+                f"posterior mean vary over the data by more than {ACTIVE:g}, so the model ignores "
+                f"it. Try free bits, a slower rise of the KL weight, or a weaker likelihood "
+                f"network."
+            )
+        elif latent.active_units is not None and 2 * latent.active_units <= latent.dimensions > 1:
+            found.append(
+                f"Only {latent.active_units} of the {latent.dimensions} dimensions of {name} are "
+                f"active; the others stay at the prior. If the held-out bound has settled, a "
+                f"smaller {name} would do as well; if more should be used, try free bits, a "
+                f"slower rise of the KL weight, or longer training."
+            )
+    return found
+
+
+def _rows_warning(rows: int) -> list[str]:
+    if rows >= 30:
+        return []
+    return [
+        f"Only {rows} rows were evaluated: the standard errors over rows are themselves uncertain."
+        if rows > 1
+        else "Only one row was evaluated: there is no standard error over rows."
+    ]
+
+
+def _variables(data: Data | Mapping[str, Tensor]) -> Mapping[str, Variable]:
+    return {} if isinstance(data, Mapping) else data.variables
+
+
+def _data(
+    data: Data | Mapping[str, Tensor],
+    split: str,
+    estimate: ImportanceEstimate,
+    given: tuple[str, ...],
+    variables: Mapping[str, Variable],
+) -> dict[str, Any]:
+    """Everything that a reported likelihood must carry."""
+    record: dict[str, Any] = {
+        "name": "rows given" if isinstance(data, Mapping) else data.name,
+        "split": "all" if isinstance(data, Mapping) else split,
+        "rows": estimate.rows,
+        "units": "nats a row",
+        "scored": list(estimate.observed),
+        "conditions": [name for name in given if name not in estimate.observed],
+        "integrated": list(estimate.latents),
+    }
+    if isinstance(data, Mapping):
+        return record
+    return record | {
+        "source": data.source,
+        "how_split": data.split,
+        "variables": {
+            name: str(variable) for name, variable in variables.items() if name in given
+        },
+        "binarization": _binarization(data),
+        "dequantization": (
+            "uniform" if any([_dequantized(variable) for variable in variables.values()]) else None
+        ),
+        "notes": list(data.notes),
+        "fingerprint": data.fingerprint,
+    }
+
+
+def _binarization(data: Data) -> str | None:
+    if any([renewal.kind == "binarization" for renewal in data.renewals.values()]):
+        return "dynamic"
+    asked = data.options.get("binarize")
+    return None if asked is None else str(asked)
+
+
+def _dequantized(variable: Variable) -> bool:
+    return variable.dequantized or any([part.dequantized for part in variable.parts])
+
+
+def _estimate(values: Tensor) -> dict[str, Any]:
+    return {"value": finite(float(values.mean())), "stderr": finite(stderr_of(values))}
+
+
+def _value(estimate: Mapping[str, Any]) -> str:
+    value, error = estimate["value"], estimate["stderr"]
+    if value is None:
+        return "−∞"
+    return number(value, math.nan if error is None else error)
+
+
+def _log_px_meaning(estimate: Mapping[str, Any]) -> str:
+    if estimate["exact"]:
+        return "log-likelihood, exact: nothing had to be sampled"
+    return (
+        f"log-likelihood by importance sampling with {estimate['particles']:,} particles: a lower "
+        f"bound in expectation"
+    )

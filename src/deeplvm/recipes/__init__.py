@@ -1,0 +1,50 @@
+"""Recipes: published models, each a short function that composes instances.
+
+A recipe is any function ``(data, *, typed options) -> LatentVariableModel``; it reads only what
+the data are (``data.variables``, ``data.classes``), so a finished run is rebuilt without its data.
+"""
+
+from deeplvm.recipes.catalogue import (
+    Entry,
+    Recipe,
+    RecipeError,
+    describe,
+    find,
+    name_of,
+    published,
+    trained_with,
+    training_of,
+)
+from deeplvm.recipes.conditional import conditional_vae
+from deeplvm.recipes.convolutional import convolutional_vae
+from deeplvm.recipes.importance_weighted import iwae
+from deeplvm.recipes.linear import factor_analysis
+from deeplvm.recipes.plain import full_covariance_vae, vae
+
+PUBLISHED = (
+    "vae",
+    "convolutional_vae",
+    "full_covariance_vae",
+    "iwae",
+    "conditional_vae",
+    "factor_analysis",
+)
+
+__all__ = [
+    "PUBLISHED",
+    "Entry",
+    "Recipe",
+    "RecipeError",
+    "conditional_vae",
+    "convolutional_vae",
+    "describe",
+    "factor_analysis",
+    "find",
+    "full_covariance_vae",
+    "iwae",
+    "name_of",
+    "published",
+    "trained_with",
+    "training_of",
+    "vae",
+]

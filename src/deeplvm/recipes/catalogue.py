@@ -1,0 +1,162 @@
+"""What recipes there are, and how one is found by name: published ones, and anybody's own."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import os
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+# `(data, *, options) -> LatentVariableModel`; nothing more is asked of it
+Recipe = Callable[..., Any]
+F = TypeVar("F", bound=Recipe)
+
+# the convention of every docstring here: title (authors, year), link
+_SOURCE = re.compile(
+    r"(?:^|\. )(?P<title>[^.]+?) \((?P<authors>[^()]+), (?P<year>\d{4})\), (?P<link>https?://\S+)"
+)
+
+
+class RecipeError(ValueError):
+    """A recipe cannot be found, or cannot be used; the message says what to write instead."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of ``deeplvm recipes``, read from a recipe's docstring.
+
+    Attributes:
+        name: What ``--recipe`` takes.
+        summary: First line of the docstring.
+        title: The paper's title; empty where the docstring names none.
+        authors: Its authors.
+        year: Its year; 0 where there is none.
+        link: Where to read it.
+        training: Training options of the paper, the defaults of a fit with this recipe.
+    """
+
+    name: str
+    summary: str
+    title: str
+    authors: str
+    year: int
+    link: str
+    training: dict[str, Any]
+
+
+def trained_with(**training: Any) -> Callable[[F], F]:
+    """Attach to a recipe the training options that are its paper's, by the names of ``fit``.
+
+    They are the defaults of ``deeplvm fit --recipe``; in Python,
+    ``fit(recipe(data), data, **training_of(recipe))``.
+
+    >>> from deeplvm.objectives import iwae
+    >>> @trained_with(objective=iwae, particles=50)
+    ... def mine(data, *, latent: int = 2):
+    ...     "My model."
+    >>> training_of(mine)["particles"]
+    50
+    """
+
+    def attach(recipe: F) -> F:
+        recipe.training = training  # type: ignore[attr-defined]
+        return recipe
+
+    return attach
+
+
+def training_of(recipe: Recipe) -> dict[str, Any]:
+    """The training options that a recipe brings; none for a function that says nothing."""
+    return dict(getattr(recipe, "training", {}))
+
+
+def published() -> dict[str, Recipe]:
+    """The recipes of this package, by name."""
+    module = importlib.import_module("deeplvm.recipes")
+    return {name: getattr(module, name) for name in module.PUBLISHED}
+
+
+def describe(name: str, recipe: Recipe) -> Entry:
+    """What a recipe's docstring says of it."""
+    text = inspect.getdoc(recipe) or ""
+    paragraphs = [" ".join(paragraph.split()) for paragraph in text.split("\n\n")]
+    sources = [source for source in map(_SOURCE.search, paragraphs) if source]
+    found = sources[0].groupdict("") if sources else dict.fromkeys(_SOURCE.groupindex, "")
+    return Entry(
+        name=name,
+        summary=text.split("\n", 1)[0],
+        title=found["title"],
+        authors=found["authors"],
+        year=int(found["year"] or 0),
+        link=found["link"].rstrip(".,"),
+        training=training_of(recipe),
+    )
+
+
+def find(name: str) -> Recipe:
+    """A published recipe by its name, or anybody's own as ``package.module:function``.
+
+    The current folder is searched for modules first, so a file ``mine.py`` with a function
+    ``model`` is ``mine:model``.
+
+    Raises:
+        RecipeError: If there is no such recipe, with those whose names are close.
+    """
+    if ":" in name:
+        return _own(name)
+    recipes = published()
+    # `convolutional-vae` as on a command line, `convolutional_vae` as in Python
+    spelled = name.replace("-", "_")
+    if spelled in recipes:
+        return recipes[spelled]
+    close = difflib.get_close_matches(spelled, recipes, n=3, cutoff=0.4)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(recipes)}."
+    raise RecipeError(
+        f"There is no recipe {name!r}; {hint} Your own is written package.module:function."
+    )
+
+
+def _own(name: str) -> Recipe:
+    module_name, _, attribute = name.partition(":")
+    if not module_name or not attribute:
+        raise RecipeError(f"{name!r} is not package.module:function; both sides need a name.")
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not module_name.startswith(error.name):
+            raise RecipeError(
+                f"The recipe {name!r} needs the module {error.name!r}, which is not installed."
+            ) from error
+        raise RecipeError(
+            f"There is no module {module_name!r} for the recipe {name!r}; it is looked for in "
+            f"{here} and among the installed packages."
+        ) from error
+    except (SyntaxError, ValueError, TypeError, NameError, AttributeError, ImportError) as error:
+        problem = " ".join(str(error).split())
+        raise RecipeError(
+            f"{module_name}.py of the recipe {name!r} cannot be imported: "
+            f"{type(error).__name__}: {problem}"
+        ) from error
+    recipe = getattr(module, attribute, None)
+    if not callable(recipe):
+        functions = [n for n, value in vars(module).items() if inspect.isfunction(value)]
+        raise RecipeError(
+            f"{module_name!r} has no function {attribute!r}; it has "
+            f"{', '.join(functions) or 'none at all'}."
+        )
+    return recipe
+
+
+def name_of(recipe: Recipe) -> str:
+    """The name by which :func:`find` finds a recipe again."""
+    if published().get(getattr(recipe, "__name__", "")) is recipe:
+        return recipe.__name__
+    return f"{recipe.__module__}:{recipe.__qualname__}"

@@ -1,0 +1,75 @@
+"""Models of x given a label."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from deeplvm.conditionals import Gaussian, StandardNormal
+from deeplvm.data import likelihood_of
+from deeplvm.data.records import Data, Description
+from deeplvm.joint import Joint
+from deeplvm.model import LatentVariableModel
+from deeplvm.networks import MLP
+from deeplvm.recipes.catalogue import RecipeError, trained_with
+from deeplvm.recipes.reading import at_least_one, observed, seen
+
+
+class Indicator(nn.Module):
+    """Labels 0 .. classes-1, shape ``(batch,)``, as one-hot rows ``(batch, classes)``."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        # floating, not saved: it carries the dtype and the device that the model was moved to
+        self.register_buffer("labels", torch.arange(float(classes)), persistent=False)
+
+    def forward(self, label: Tensor) -> Tensor:
+        """One where the label is, zero elsewhere."""
+        labels: Tensor = self.labels  # type: ignore[assignment]
+        return (label.unsqueeze(-1) == labels).to(labels.dtype)
+
+
+@trained_with(averaging=0.99)
+def conditional_vae(
+    data: Data | Description, *, latent: int = 16, hidden: tuple[int, ...] = (256, 256)
+) -> LatentVariableModel:
+    """Variational autoencoder of x given its label, p(x | y).
+
+    Learning Structured Output Representation using Deep Conditional Generative Models (Sohn et
+    al., 2015), https://papers.nips.cc/paper/5775-learning-structured-output-representation-using-deep-conditional-generative-models
+
+    The label y is an input of p and of q, never scored: likelihoods are of x given y.
+
+    Args:
+        data: What is modelled, with labels.
+        latent: Dimensions of z.
+        hidden: Widths of the hidden layers of q, from x and y to z; those of p in reverse.
+
+    Raises:
+        RecipeError: If the data have no labels.
+    """
+    at_least_one(latent=latent, hidden=hidden)
+    if not data.classes:
+        raise RecipeError(
+            f"conditional_vae models x given a label, but {data.name} has no labels; for a table "
+            f"name the column that holds them with --label, or take the recipe vae."
+        )
+    x, classes = observed(data), len(data.classes)
+    label = Indicator(classes)
+    first, *further = hidden or (latent,)
+    return LatentVariableModel(
+        Joint(
+            {
+                "c | y": label,
+                "z": StandardNormal(latent),
+                "x | z, c": likelihood_of(x, MLP(latent + classes, *hidden[::-1])),
+            }
+        ),
+        Joint(
+            {
+                "c | y": label,
+                "h | x": MLP(seen(x), first),
+                "z | h, c": Gaussian(latent, MLP(first + classes, *(further or (first,)))),
+            }
+        ),
+    )

@@ -1,0 +1,50 @@
+"""The variational autoencoder for images."""
+
+from __future__ import annotations
+
+from deeplvm.conditionals import Gaussian, StandardNormal
+from deeplvm.data import likelihood_of
+from deeplvm.data.records import Data, Description
+from deeplvm.joint import Joint
+from deeplvm.model import LatentVariableModel
+from deeplvm.networks import ConvolutionalDecoder, ConvolutionalEncoder
+from deeplvm.recipes.catalogue import RecipeError, trained_with
+from deeplvm.recipes.reading import at_least_one, observed, seen
+
+
+@trained_with(averaging=0.99)
+def convolutional_vae(
+    data: Data | Description,
+    *,
+    latent: int = 32,
+    channels: tuple[int, ...] = (32, 64),
+    features: int = 256,
+) -> LatentVariableModel:
+    """Variational autoencoder for images of any size, with residual convolutions.
+
+    The model of Auto-Encoding Variational Bayes with the residual networks of the monograph's
+    section 2.8. An Introduction to Variational Autoencoders (Kingma & Welling, 2019),
+    https://arxiv.org/abs/1906.02691
+
+    Args:
+        data: Images; their kind decides the likelihood.
+        latent: Dimensions of z.
+        channels: Width of each stage; a stage halves height and width.
+        features: Width of the layer between the last stage and z.
+
+    Raises:
+        RecipeError: If the data are not images.
+    """
+    at_least_one(latent=latent, channels=channels, features=features)
+    x = observed(data)
+    if len(x.shape) != 3 or seen(x) != x.shape:
+        raise RecipeError(
+            f"convolutional_vae models images of numbers, (channels, height, width), but x of "
+            f"{data.name} is {x}; take the recipe vae."
+        )
+    decoder = ConvolutionalDecoder(latent, x.shape, channels)
+    encoder = ConvolutionalEncoder(x.shape, channels, features)
+    return LatentVariableModel(
+        Joint({"z": StandardNormal(latent), "x | z": likelihood_of(x, decoder)}),
+        Joint({"z | x": Gaussian(latent, encoder)}),
+    )

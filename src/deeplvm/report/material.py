@@ -1,0 +1,295 @@
+"""What the report shows of a model: draws, reconstructions, traversals, the latent space."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from deeplvm.evaluation.batches import Batches, batches_of, evaluating
+from deeplvm.gradients import Drawn
+from deeplvm.model import LatentVariableModel
+
+if TYPE_CHECKING:
+    from deeplvm.data.records import Data, Split
+
+STEPS = 11
+_FEW = 500  # rows; with fewer a scatter shows little
+_DRAWS = 32  # for a mean that has no closed form
+_REACH = 2.5  # standard deviations to each side: 98.8 % of a normal
+
+
+@dataclass(frozen=True)
+class AtCentre:
+    """A draw that is none: the mean of the distribution, of a category the most probable value."""
+
+    def __call__(
+        self, name: str, distribution: Distribution, batch_shape: tuple[int, ...], batch_dims: int
+    ) -> Drawn:
+        value = centre(distribution)
+        own = tuple(distribution.batch_shape)
+        target = (*batch_shape, *own[batch_dims:], *distribution.event_shape)
+        return Drawn(value.expand(target), value.new_zeros(batch_shape), batch_shape, 0.0)
+
+
+@dataclass(frozen=True)
+class Traversal:
+    """x along one dimension of a latent, the others held.
+
+    Attributes:
+        name: The latent.
+        dimension: Which of its dimensions, counted through.
+        positions: Where the dimension was put, shape ``(steps,)``.
+        values: Means of x there, shape ``(steps, *event)``.
+    """
+
+    name: str
+    dimension: int
+    positions: Tensor
+    values: Tensor
+
+
+@dataclass(frozen=True)
+class LatentSpace:
+    """Posterior means of one latent.
+
+    Attributes:
+        name: The latent.
+        points: Shape ``(rows, dimensions)``, the principal axes where there were more than two.
+        shares: Share of the variance that each shown principal axis has; empty where none were
+            needed.
+        dimensions: How many the latent has.
+        labels: Shape ``(rows,)``, or ``None``.
+        split: Which rows they are.
+    """
+
+    name: str
+    points: Tensor
+    shares: tuple[float, ...]
+    dimensions: int
+    labels: Tensor | None
+    split: Split
+
+
+def centre(distribution: Distribution) -> Tensor:
+    """The mean of a distribution; the mode where there is none, as of categories."""
+    try:
+        mean = distribution.mean
+    except NotImplementedError:
+        return distribution.mode
+    lacks = mean.isnan()
+    return torch.where(lacks, distribution.mode.to(mean), mean) if bool(lacks.any()) else mean
+
+
+class Material:
+    """A model with some rows to show it on.
+
+    Args:
+        model: Left as it was.
+        data: What it was fitted to.
+        split: The rows to show.
+        seed: Of every draw.
+    """
+
+    def __init__(
+        self, model: LatentVariableModel, data: Data, split: Split = "test", seed: int = 0
+    ) -> None:
+        self.model = model
+        self.data = data
+        self.split = split
+        self.seed = seed
+        self.rows: Batches = batches_of(model, data, split)
+        names = [name for name in data.variables if name in model.p.names]
+        if not names:
+            raise ValueError(
+                f"The model scores none of {', '.join(data.variables)}: there is nothing to show."
+            )
+        self.name = names[0]
+
+    @contextlib.contextmanager
+    def _drawing(self) -> Iterator[None]:
+        with evaluating(self.model, self.seed):
+            yield
+
+    def data_rows(self, count: int) -> Tensor:
+        """The first training rows of x, which draws from the model should resemble."""
+        return self.data.batch("train", slice(0, count))[self.name].cpu()
+
+    def first(self, count: int) -> dict[str, Tensor]:
+        """The first rows that the model reads."""
+        return self.rows[slice(0, count)]
+
+    def conditions(self, count: int) -> dict[str, Tensor]:
+        """Values of the model's inputs to draw with: labels in turn, else those of the rows."""
+        inputs = [name for name in self.model.p.inputs if name not in self.model.p.names]
+        given: dict[str, Tensor] = {}
+        for name in inputs:
+            if name == "y" and self.data.classes:
+                turns = torch.arange(count, device=self.rows.device) % len(self.data.classes)
+                given[name] = turns
+            elif name in self.rows.names:
+                values = self.first(min(count, self.rows.rows))[name]
+                given[name] = values[torch.arange(count) % len(values)]
+            else:
+                raise ValueError(
+                    f"The model needs {name!r} to draw from, which the data do not have."
+                )
+        return given
+
+    def samples(self, count: int, *, mean: bool = False) -> Tensor:
+        """Draws of x, or the means of p(x | z) at draws of z, shape ``(count, *event)``."""
+        with self._drawing():
+            site = self.model.sample(count, self.conditions(count))[self.name]
+            if mean and site.distribution is not None:
+                return centre(site.distribution).expand(site.value.shape).cpu().clone()
+            return site.value.cpu().clone()
+
+    def reconstructions(self, count: int) -> tuple[Tensor, Tensor]:
+        """Rows, and the means of p(x | z) at one draw of z from q(z | x)."""
+        with self._drawing():
+            given = self.first(count)
+            site = self.model.reconstruct(given, missing=self.rows.missing)[self.name]
+            value = site.value if site.distribution is None else centre(site.distribution)
+            return given[self.name].cpu().clone(), value.expand_as(given[self.name]).cpu().clone()
+
+    def traversals(self, use: Mapping[str, Mapping[str, Any]], most: int = 8) -> list[Traversal]:
+        """Move along the most used latent dimensions, from the posterior means of the first row.
+
+        Args:
+            use: Name of a latent to its ``kl_by_dimension`` and ``variance_of_posterior_mean``.
+            most: How many dimensions.
+
+        Returns:
+            The most used dimension first. A latent that p draws from
+            another one is moved with that one held; what p draws from it follows at its means.
+        """
+        chosen = _most_used(use, most)
+        found = []
+        with self._drawing():
+            base, means, spread = self._posterior(self.first(min(self.rows.rows, 500)))
+            for name, dimension in chosen:
+                if name not in means:
+                    continue
+                middle = means[name]
+                flat = middle.mean(0).flatten()[dimension]
+                reach = _REACH * spread[name].flatten()[dimension].clamp(min=1e-6)
+                positions = flat + reach * torch.linspace(-1, 1, STEPS).to(flat)
+                moved = middle[:1].expand(STEPS, *middle.shape[1:]).clone()
+                moved.view(STEPS, -1)[:, dimension] = positions
+                given = {name: moved}
+                below = self._descendants(name)
+                for other, value in {**means, **base}.items():
+                    if other not in below and other != name and self._is_p(other):
+                        given[other] = value[:1].expand(STEPS, *value.shape[1:])
+                site = self.model.p(given, (STEPS,), default=AtCentre())[self.name]
+                found.append(
+                    Traversal(name, dimension, positions.cpu().clone(), site.value.cpu().clone())
+                )
+        return found
+
+    def latent_space(
+        self, use: Mapping[str, Mapping[str, Any]], most_rows: int = 2_000
+    ) -> LatentSpace | None:
+        """Posterior means of the latent that says most about a row; ``None`` if there is none.
+
+        Of the training rows, where the others are too few to make a picture.
+        """
+        split: Split = self.split
+        rows = self.rows
+        if rows.rows < _FEW and self.data.rows("train") > rows.rows:
+            split, rows = "train", batches_of(self.model, self.data, "train")
+        with self._drawing():
+            parts: list[dict[str, Tensor]] = []
+            for start in range(0, min(most_rows, rows.rows), 500):
+                stop = min(start + 500, most_rows)
+                _, means, _ = self._posterior(rows[slice(start, stop)])
+                parts.append({name: value.flatten(1).cpu() for name, value in means.items()})
+            candidates = [name for name in parts[0] if name in use]
+            if not candidates:
+                return None
+            name = max(candidates, key=lambda each: use[each]["kl"])
+            points = torch.cat([part[name] for part in parts]).double().clone()
+        labels = getattr(self.data, split).get("y") if self.data.classes else None
+        chosen = None if labels is None else labels[: len(points)].cpu()
+        if points.shape[1] <= 2 or len(points) < 3:
+            return LatentSpace(name, points[:, :2], (), points.shape[1], chosen, split)
+        centred = points - points.mean(0)
+        _, scales, axes = torch.linalg.svd(centred, full_matrices=False)
+        # the sign of an axis is arbitrary: its largest entry is made positive
+        largest = axes.gather(1, axes.abs().argmax(1, keepdim=True))
+        axes = axes * largest.sign()
+        variance = scales.square()
+        total = float(variance.sum())
+        shares = tuple([float(v) / total if total else 0.0 for v in variance[:2]])
+        return LatentSpace(name, centred @ axes[:2].T, shares, points.shape[1], chosen, split)
+
+    def _posterior(
+        self, given: dict[str, Tensor]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+        """Given values, posterior means of real latents, and the spread of each over the rows.
+
+        The mean of a latent that q draws from another latent is that given a draw of the other.
+        """
+        trace = self.model.posterior(given, missing=self.rows.missing)
+        means, spread = {}, {}
+        for name, site in trace.items():
+            real = isinstance(site.value, Tensor) and site.value.is_floating_point()
+            if not site.drawn or not real or name in self.model.q.shared or _is_discrete(site):
+                continue
+            means[name] = mean = _mean(site)
+            variance = mean.var(0) if len(mean) > 1 else torch.ones_like(mean[0])
+            if site.distribution is not None:
+                with contextlib.suppress(NotImplementedError):  # a flow has no variance to tell
+                    own = site.distribution.variance.expand(site.value.shape)
+                    variance = variance + own.mean(0)
+            spread[name] = variance.sqrt()
+        return given, means, spread
+
+    def _is_p(self, name: str) -> bool:
+        return name in self.model.p.names or name in self.model.p.inputs
+
+    def _descendants(self, name: str) -> set[str]:
+        """Names of p that are drawn from a name, directly or not."""
+        found: set[str] = set()
+        for other in self.model.p.names:
+            parents = {parent.name for parent in self.model.p.parents(other)}
+            if name in parents or parents & found:
+                found.add(other)
+        return found
+
+
+def _most_used(use: Mapping[str, Mapping[str, Any]], most: int) -> list[tuple[str, int]]:
+    """Names and dimensions by divergence, or by variance where there is no divergence of each."""
+    ranked: list[tuple[bool, float, str, int]] = []
+    for name, each in use.items():
+        variance: Sequence[float] = each["variance_of_posterior_mean"] or []
+        divergence = each["kl_by_dimension"]
+        same = divergence is not None and len(divergence) == len(variance)
+        for dimension, value in enumerate(divergence if same else variance):
+            ranked.append((variance[dimension] > 1e-2, float(value), name, dimension))
+    ranked.sort(key=lambda item: (item[0], item[1]), reverse=True)
+    active = [item for item in ranked if item[0]] or ranked[:2]
+    return [(name, dimension) for _, _, name, dimension in active[:most]]
+
+
+def _mean(site: Any) -> Tensor:
+    """The posterior mean of a latent; of a flow, which has none in closed form, over draws."""
+    if site.distribution is None:
+        return site.value
+    try:
+        mean = centre(site.distribution)
+    except NotImplementedError:
+        mean = site.distribution.sample((_DRAWS,)).mean(0)
+    return mean.expand(site.value.shape)
+
+
+def _is_discrete(site: Any) -> bool:
+    try:
+        return site.distribution is not None and bool(site.distribution.support.is_discrete)
+    except (NotImplementedError, AttributeError):
+        return False

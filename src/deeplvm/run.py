@@ -1,0 +1,358 @@
+"""The RUN folder: everything that one fit leaves behind, and how it is opened again."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import tempfile
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from deeplvm.data.records import Data, Description
+    from deeplvm.model import LatentVariableModel
+
+# What this version writes, and the newest that it reads.
+FORMAT = 1
+
+
+class RunError(ValueError):
+    """A RUN folder cannot be made, or is not what it should be; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything needed to repeat a run: the contents of ``config.toml``.
+
+    A file for ``--config`` may leave out any of it.
+
+    Attributes:
+        data: Name of a data set, or a path.
+        recipe: Name of a recipe, or ``package.module:function``.
+        data_options: Keyword arguments of :func:`deeplvm.data.load`.
+        recipe_options: Keyword arguments of the recipe.
+        training: Keyword arguments of :func:`deeplvm.training.fit`; functions by their names.
+        made_with: Versions, and the fingerprint of the data; for the record.
+    """
+
+    data: str | None = None
+    recipe: str | None = None
+    data_options: Mapping[str, Any] = field(default_factory=dict)
+    recipe_options: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    made_with: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_toml(self) -> str:
+        """The text of the file; an option that is None is left out, as TOML has no such value."""
+        import tomli_w
+
+        plain: dict[str, Any] = {"format": FORMAT}
+        for name in ("data", "recipe"):
+            if getattr(self, name) is not None:
+                plain[name] = getattr(self, name)
+        for name in ("data_options", "recipe_options", "training", "made_with"):
+            options = {key: _plain(value) for key, value in getattr(self, name).items()}
+            plain[name] = {key: value for key, value in options.items() if value is not None}
+        return tomli_w.dumps(plain)
+
+    @classmethod
+    def read(cls, path: Path) -> Config:
+        """A configuration from a file.
+
+        Raises:
+            RunError: If the file is not TOML, has an unknown entry, or is of a newer version.
+        """
+        try:
+            plain = tomllib.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise RunError(f"There is no configuration file {path}.") from error
+        except IsADirectoryError as error:
+            raise RunError(
+                f"{path} is a folder; give the file, {path / 'config.toml'}."
+            ) from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise RunError(f"{path} is not a TOML file: {error}.") from error
+        _check_format(plain.pop("format", FORMAT), path)
+        known = {"data", "recipe", "data_options", "recipe_options", "training", "made_with"}
+        if unknown := set(plain) - known:
+            raise RunError(
+                f"{path} has an entry {sorted(unknown)[0]!r}; it may have "
+                f"{', '.join(sorted(known))}."
+            )
+        for name in known:
+            expected = str if name in ("data", "recipe") else dict
+            if name in plain and not isinstance(plain[name], expected):
+                what = "text" if expected is str else f"a table, [{name}]"
+                raise RunError(f"{name} in {path} must be {what}, found {plain[name]!r}.")
+        return cls(**plain)
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A RUN folder.
+
+    Attributes:
+        folder: Where it is.
+        config: How it was made.
+        description: What its data are, without the data.
+
+    >>> run = open_run("runs/digits-vae")  # doctest: +SKIP
+    >>> run.model.sample(16)["x"].value.shape  # doctest: +SKIP
+    torch.Size([16, 1, 8, 8])
+    """
+
+    folder: Path
+    config: Config
+    description: Description
+
+    @property
+    def weights(self) -> Path:
+        """The file of the best model."""
+        return self.folder / "model.safetensors"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The folder of the exact state to resume from."""
+        return self.folder / "checkpoint"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the best model is there."""
+        return self.weights.exists()
+
+    @cached_property
+    def model(self) -> LatentVariableModel:
+        """The best model, in evaluation mode.
+
+        Raises:
+            RunError: If training has not ended.
+            CheckpointError: If the file is damaged, of a newer version, or does not fit.
+        """
+        from deeplvm.training.checkpoints import load_model_into
+
+        if not self.finished:
+            raise RunError(
+                f"{self.folder} has no model.safetensors: its training was not finished. "
+                f"Go on with: deeplvm resume {self.folder}"
+            )
+        model = self.build()
+        load_model_into(model, self.weights)
+        return model.eval()
+
+    def build(self) -> LatentVariableModel:
+        """The model as it was before training: the same recipe, options and seed."""
+        from deeplvm.recipes import find
+
+        recipe = find(self.config.recipe or "")
+        seed = int(self.config.training.get("seed", 0))
+        options = self.config.recipe_options
+        try:
+            return build(recipe, self.description, options, seed)
+        except AttributeError:
+            # somebody's own recipe that reads rows, which a description does not have
+            return build(recipe, self.data, options, seed)
+
+    @cached_property
+    def data(self) -> Data:
+        """The data that the run was fitted to, read again.
+
+        Raises:
+            RunError: If they are no longer the same.
+        """
+        from deeplvm.data import load
+
+        data = load(self.config.data or "", **self.config.data_options)
+        expected = self.description.fingerprint
+        if expected and data.fingerprint != expected:
+            raise RunError(
+                f"{self.config.data} is no longer what {self.folder} was fitted to (its "
+                f"fingerprint is {data.fingerprint[:12]}, was {expected[:12]}); name the file to "
+                f"read it as new data: deeplvm evaluate {self.folder} {self.config.data}"
+            )
+        return data
+
+    def read(self, source: str | None) -> Data:
+        """Other data, read with the run's columns, levels and units; the run's own if none."""
+        from deeplvm.data import load
+
+        return self.data if source is None else load(source, like=self.description)
+
+    def save_model(self, model: LatentVariableModel) -> None:
+        """Write the best model."""
+        from deeplvm.training.checkpoints import save_model
+
+        save_model(model, self.weights, {"deeplvm": version(), "recipe": self.config.recipe})
+
+
+def version() -> str:
+    """The version of this package."""
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as installed
+
+    try:
+        return installed("deeplvm")
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def build(
+    recipe: Any, data: Data | Description, options: Mapping[str, Any], seed: int
+) -> LatentVariableModel:
+    """A model from a recipe, with weights that the seed decides; torch's own state is untouched.
+
+    Raises:
+        RunError: If the recipe returns something else.
+    """
+    import torch
+
+    from deeplvm.recipes import name_of
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = recipe(data, **options)
+    if not isinstance(model, torch.nn.Module) or not hasattr(model, "evidence"):
+        raise RunError(
+            f"The recipe {name_of(recipe)} returned a {type(model).__name__}; it must return a "
+            f"LatentVariableModel."
+        )
+    return model  # type: ignore[return-value]
+
+
+def create_run(folder: Path, config: Config, data: Data) -> Run:
+    """Make a RUN folder with its configuration and the description of its data.
+
+    Raises:
+        RunError: If something is there already; nothing is overwritten.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RunError(refusal(folder))
+    # what is hashed once is kept: the fingerprint is part of the description
+    description = replace(data.description, fingerprint=data.fingerprint)
+    made_with = {"deeplvm": version(), **_versions(), "fingerprint": data.fingerprint}
+    config = replace(config, made_with=made_with)
+    folder.mkdir(parents=True, exist_ok=True)
+    plain = {"format": FORMAT, **description.to_dict()}
+    write_atomically(folder / "data.json", json.dumps(plain, indent=1).encode())
+    # last: a folder with a config.toml is a whole RUN folder
+    write_atomically(folder / "config.toml", config.to_toml().encode())
+    return Run(folder, config, description)
+
+
+def refusal(folder: Path) -> str:
+    """Why a folder that exists is not written to, and what to do instead."""
+    if not folder.is_dir():
+        return f"{folder} exists and is a file; name another folder with --out."
+    if not (folder / "config.toml").exists():
+        return f"{folder} exists and is not empty; name another folder with --out."
+    if (folder / "model.safetensors").exists():
+        return (
+            f"{folder} exists and holds a finished run; name another folder with --out, or train "
+            f"it longer with: deeplvm resume {folder} --epochs N"
+        )
+    return (
+        f"{folder} exists and holds an unfinished run; go on with: deeplvm resume {folder}, or "
+        f"name another folder with --out."
+    )
+
+
+def open_run(folder: str | Path) -> Run:
+    """Open a RUN folder; its model and its data are read when they are first asked for.
+
+    Raises:
+        RunError: If it is not a RUN folder, is half-written, or is of a newer version.
+    """
+    folder = Path(folder)
+    if not folder.exists():
+        raise RunError(f"There is no RUN folder {folder}; deeplvm fit makes one.")
+    if not folder.is_dir():
+        raise RunError(f"{folder} is a file; a RUN folder is what deeplvm fit makes.")
+    if not (folder / "config.toml").exists():
+        raise RunError(
+            f"{folder} is not a RUN folder, or its writing was cut short: it has no config.toml."
+        )
+    config = Config.read(folder / "config.toml")
+    if config.data is None or config.recipe is None:
+        absent = "data" if config.data is None else "recipe"
+        raise RunError(
+            f"{folder / 'config.toml'} does not say its {absent}: it is a half-written or edited "
+            f"RUN folder."
+        )
+    return Run(folder, config, _read_description(folder / "data.json"))
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all: beside its place, to the disk, then renamed."""
+    with beside(path) as temporary, temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """A temporary file in the same folder, of the same ending, renamed to ``path`` at the end."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        # a temporary file is private; what takes its place is as open as the umask says
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read_description(path: Path) -> Description:
+    from deeplvm.data.records import Description
+
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+        _check_format(plain.pop("format", None), path)
+        return Description.from_dict(plain)
+    except FileNotFoundError as error:
+        raise RunError(
+            f"{path.parent} is half-written: it has no {path.name}; fit again."
+        ) from error
+    except (
+        json.JSONDecodeError,
+        UnicodeDecodeError,
+        AttributeError,
+        KeyError,
+        TypeError,
+    ) as error:
+        raise RunError(f"{path} is damaged and cannot be read; fit again.") from error
+
+
+def _check_format(found: Any, path: Path) -> None:
+    try:
+        number = int(found)
+    except (TypeError, ValueError):
+        raise RunError(
+            f"{path} does not say its format: it is damaged or not deeplvm's."
+        ) from None
+    if number > FORMAT:
+        raise RunError(
+            f"{path} was written by a newer deeplvm (format {number}; this one, {version()}, "
+            f"reads up to {FORMAT}): install a newer version."
+        )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return [_plain(each) for each in value]
+    return os.fspath(value) if isinstance(value, Path) else value
+
+
+def _versions() -> dict[str, str]:
+    import torch
+
+    return {"torch": torch.__version__, "python": platform.python_version()}

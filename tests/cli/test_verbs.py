@@ -1,0 +1,263 @@
+"""Every verb on small data, as a user would call it."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas
+import pytest
+from PIL import Image
+
+from deeplvm.run import open_run
+
+Run = Callable[..., Any]
+Table = Callable[[int], pandas.DataFrame]
+TINY = ("--epochs", "2", "--latent", "2", "--hidden", "8", "--evaluation-particles", "20")
+
+
+def test_fit_leaves_a_whole_run_folder(table_run: Path) -> None:
+    names = {path.name for path in table_run.iterdir()}
+    assert names == {
+        "checkpoint",
+        "config.toml",
+        "data.json",
+        "evaluation.json",
+        "metrics.jsonl",
+        "model.safetensors",
+        "report.html",
+    }
+    config = tomllib.loads((table_run / "config.toml").read_text())
+    assert config["recipe"] == "vae"
+    assert config["training"]["epochs"] == 2
+    assert config["recipe_options"] == {"latent": 2, "hidden": [8]}
+    assert config["data_options"]["label"] == "kind"
+    metrics = [json.loads(line) for line in (table_run / "metrics.jsonl").read_text().splitlines()]
+    assert [record["epoch"] for record in metrics] == [1, 2]
+    evaluation = json.loads((table_run / "evaluation.json").read_text())
+    assert {"data", "elbo", "log_px", "kl", "active_units"} <= set(evaluation)
+
+
+def test_fit_of_images_draws_samples(image_run: Path) -> None:
+    with Image.open(image_run / "samples.png") as picture:
+        assert picture.size[0] == picture.size[1] > 500
+    assert (image_run / "report.html").stat().st_size > 10_000
+
+
+def test_fit_says_where_everything_is(deeplvm: Run, csv: Path) -> None:
+    outcome = deeplvm("fit", csv, "--label", "kind", *TINY)
+    assert outcome.code == 0
+    assert "log p(x)" in outcome.out
+    assert "runs/people-vae/report.html" in outcome.out
+    assert "epoch 2/2" in outcome.err
+    again = deeplvm("fit", csv, "--label", "kind", "--no-evaluate", *TINY)
+    assert "runs/people-vae-2/model.safetensors" in again.out
+
+
+def test_json_is_the_evaluation_and_nothing_else(deeplvm: Run, csv: Path) -> None:
+    outcome = deeplvm("fit", csv, "--label", "kind", "--json", "--out", "run", *TINY)
+    assert json.loads(outcome.out) == json.loads(Path("run/evaluation.json").read_text())
+
+
+def test_a_configuration_repeats_a_run(deeplvm: Run, table_run: Path) -> None:
+    assert deeplvm("fit", "--config", table_run / "config.toml", "--out", "again").code == 0
+    first, second = open_run(table_run).model, open_run("again").model
+    for one, other in zip(first.parameters(), second.parameters(), strict=True):
+        np.testing.assert_array_equal(one.detach(), other.detach())
+
+
+def test_a_flag_goes_before_the_configuration(deeplvm: Run, table_run: Path) -> None:
+    words = ("--epochs", 1, "--no-evaluate", "--out", "run")
+    assert deeplvm("fit", "--config", table_run / "config.toml", *words).code == 0
+    config = tomllib.loads(Path("run/config.toml").read_text())
+    assert config["training"]["epochs"] == 1
+    assert config["recipe_options"]["latent"] == 2
+
+
+def test_somebodys_own_recipe_needs_no_registration(deeplvm: Run, csv: Path, here: Path) -> None:
+    (here / "mine.py").write_text(
+        '"""My models."""\n'
+        "from deeplvm.recipes import vae\n\n\n"
+        "def small(data, *, width=4, latent: int = 2):\n"
+        '    """A small one."""\n'
+        "    return vae(data, latent=latent, hidden=(width,))\n"
+    )
+    words = ("--recipe", "mine:small", "--width", 3, "--epochs", 1, "--label", "kind")
+    outcome = deeplvm("fit", csv, *words, "--no-evaluate", "--out", "run")
+    assert outcome.code == 0, outcome.err
+    assert open_run("run").config.recipe == "mine:small"
+    assert deeplvm("sample", "run", "-n", 5, "-o", "draws.csv").code == 0
+
+
+def test_objective_and_schedule_by_name_and_as_a_call(deeplvm: Run, csv: Path) -> None:
+    words = (
+        "--objective",
+        "free_bits(minimum=0.1)",
+        "--kl-weight",
+        "linear(2)",
+        "--label",
+        "kind",
+    )
+    outcome = deeplvm("fit", csv, *words, "--out", "run", "--no-evaluate", *TINY)
+    assert outcome.code == 0, outcome.err
+    metrics = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    assert [record["kl_weight"] for record in metrics] == [0.0, 0.5]  # at the last step of each
+
+
+def test_resume_of_a_longer_run_is_the_longer_run(deeplvm: Run, csv: Path) -> None:
+    common = ("--label", "kind", "--no-evaluate", "--latent", 2, "--hidden", 8)
+    assert deeplvm("fit", csv, *common, "--epochs", 4, "--out", "whole").code == 0
+    assert deeplvm("fit", csv, *common, "--epochs", 2, "--out", "parts").code == 0
+    assert deeplvm("resume", "parts", "--epochs", 4, "--no-evaluate").code == 0
+    whole, parts = open_run("whole"), open_run("parts")
+    for one, other in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
+        np.testing.assert_array_equal(one.detach(), other.detach())
+    assert parts.config.training["epochs"] == 4
+
+
+def test_evaluate(deeplvm: Run, table_run: Path, copy_of: Callable[[Path], Path]) -> None:
+    run = copy_of(table_run)
+    outcome = deeplvm("evaluate", run, "--particles", 30, "--json")
+    assert outcome.code == 0
+    stored = json.loads((run / "evaluation.json").read_text())
+    assert json.loads(outcome.out) == stored
+    assert stored["log_px"]["particles"] == 30
+    assert "log p(x)" in deeplvm("evaluate", run, "--particles", 30).out
+
+
+def test_evaluate_other_data(deeplvm: Run, table_run: Path, table: Table) -> None:
+    before = (table_run / "evaluation.json").read_text()
+    table(30).to_csv("other.csv", index=False)
+    outcome = deeplvm("evaluate", table_run, "other.csv", "--particles", 20, "--json")
+    assert outcome.code == 0, outcome.err
+    assert json.loads(outcome.out)["data"]["rows"] == 30
+    assert (table_run / "evaluation.json").read_text() == before
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet", "npz"])
+def test_sample_a_table(deeplvm: Run, table_run: Path, ending: str) -> None:
+    outcome = deeplvm("sample", table_run, "-n", 7, "-o", f"draws.{ending}")
+    assert outcome.code == 0, outcome.err
+    frame = _read(f"draws.{ending}")
+    assert frame.shape[0] == 7
+    if ending != "npz":
+        assert list(frame.columns) == ["height", "weight", "age"]
+
+
+def test_sample_is_decided_by_its_seed(deeplvm: Run, table_run: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        deeplvm("sample", table_run, "-n", 3, "--seed", seed, "-o", f"{name}.csv")
+    assert Path("a.csv").read_text() == Path("b.csv").read_text() != Path("c.csv").read_text()
+
+
+def test_pictures(deeplvm: Run, image_run: Path) -> None:
+    assert deeplvm("sample", image_run, "-n", 9, "-o", "samples.png").code == 0
+    assert deeplvm("sample", image_run, "--no-mean", "-n", 9, "-o", "draws.png").code == 0
+    assert deeplvm("reconstruct", image_run, "-n", 8, "-o", "pairs.png").code == 0
+    assert Path("samples.png").read_bytes() != Path("draws.png").read_bytes()
+    for name in ("samples.png", "pairs.png"):
+        with Image.open(name) as picture:
+            assert picture.mode == "L"
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet", "npz"])
+def test_embed(deeplvm: Run, table_run: Path, csv: Path, ending: str) -> None:
+    outcome = deeplvm("embed", table_run, csv, "--scales", "-o", f"latents.{ending}")
+    assert outcome.code == 0, outcome.err
+    frame = _read(f"latents.{ending}")
+    assert len(frame) == 80
+    if ending != "npz":
+        assert list(frame.columns) == ["z_0", "z_1", "z_sd_0", "z_sd_1", "y", "label"]
+        assert set(frame["label"]) == {"tall", "small"}
+
+
+def test_embed_the_runs_own_rows(deeplvm: Run, image_run: Path) -> None:
+    assert deeplvm("embed", image_run, "--split", "train", "-o", "latents.csv").code == 0
+    assert _read("latents.csv").shape == (40, 3)  # z_0, z_1, y
+
+
+def test_reconstruct_a_table(deeplvm: Run, table_run: Path) -> None:
+    assert deeplvm("reconstruct", table_run, "-n", 4, "-o", "means.npz").code == 0
+    with np.load("means.npz") as arrays:
+        assert {name: arrays[name].shape for name in arrays} == {"x": (4, 3), "x_original": (4, 3)}
+
+
+def test_score(deeplvm: Run, table_run: Path, table: Table) -> None:
+    strange = table(20)
+    strange.loc[0, "age"] = 40.0
+    strange.to_csv("strange.csv", index=False)
+    outcome = deeplvm("score", table_run, "strange.csv", "--particles", 50, "-o", "scores.csv")
+    assert outcome.code == 0, outcome.err
+    frame = _read("scores.csv")
+    assert list(frame.columns)[:4] == ["log_px", "log_px_stderr", "anomaly", "percentile"]
+    assert frame["anomaly"].argmax() == 0
+    assert frame["percentile"][0] == 100
+    np.testing.assert_allclose(frame["anomaly"], -frame["log_px"])
+
+
+def test_impute_fills_what_is_missing_and_nothing_else(
+    deeplvm: Run, table_run: Path, table: Table
+) -> None:
+    holes = table(10)
+    holes.loc[3, "weight"] = np.nan
+    holes.loc[5, "age"] = np.nan
+    holes.to_csv("holes.csv", index=False)
+    outcome = deeplvm("impute", table_run, "holes.csv", "--particles", 50, "-o", "filled.csv")
+    assert outcome.code == 0, outcome.err
+    assert "2 missing values filled" in outcome.err
+    filled, columns = _read("filled.csv"), ["height", "weight", "age"]
+    assert not filled[columns].isna().any().any()
+    known = holes[columns].notna().to_numpy()
+    np.testing.assert_allclose(
+        filled[columns].to_numpy()[known], holes[columns].to_numpy()[known], rtol=1e-5
+    )
+
+
+def test_report(deeplvm: Run, table_run: Path, copy_of: Callable[[Path], Path]) -> None:
+    run = copy_of(table_run)
+    (run / "report.html").unlink()
+    assert deeplvm("report", run).code == 0
+    assert "<html" in (run / "report.html").read_text().lower()
+
+
+def test_recipes_and_datasets(deeplvm: Run) -> None:
+    recipes = deeplvm("recipes").out
+    assert "iwae" in recipes
+    assert "(Burda et al., 2016), https://arxiv.org/abs/1509.00519" in recipes
+    assert "digits" in deeplvm("datasets").out
+
+
+def test_conditional_samples_by_label(deeplvm: Run, csv: Path) -> None:
+    words = ("--recipe", "conditional_vae", "--label", "kind", "--out", "run", *TINY)
+    assert deeplvm("fit", csv, *words).code == 0
+    assert deeplvm("sample", "run", "-n", 4, "-o", "all.csv").code == 0
+    assert sorted(_read("all.csv")["y"]) == [0, 0, 1, 1]
+    assert deeplvm("sample", "run", "-n", 4, "--label", "tall", "-o", "tall.csv").code == 0
+    assert _read("tall.csv")["y"].nunique() == 1
+    assert (
+        "There is no label 'huge'"
+        in deeplvm("sample", "run", "--label", "huge", "-o", "a.csv").line
+    )
+
+
+def test_help_of_a_recipe_shows_its_options(deeplvm: Run) -> None:
+    outcome = deeplvm("fit", "--recipe", "iwae", "--help")
+    assert outcome.code == 0
+    for flag in ("--layers", "--particles", "--binarize", "--out", "--data-seed"):
+        assert flag in outcome.out
+    assert "--channels" not in outcome.out
+    assert "--channels" in deeplvm("fit", "--recipe", "convolutional_vae", "--help").out
+
+
+def _read(name: str) -> pandas.DataFrame:
+    if name.endswith("parquet"):
+        return pandas.read_parquet(name)
+    if name.endswith("csv"):
+        return pandas.read_csv(name)
+    with np.load(name) as arrays:
+        first = arrays[next(iter(arrays))]
+        return pandas.DataFrame(first.reshape(len(first), -1))

@@ -1,0 +1,347 @@
+"""Every objective on every kind of model: the laws they obey (R2.2b, R2.6b, R2.8.1)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.distributions import MultivariateNormal
+
+from deeplvm import (
+    Enumerated,
+    Evidence,
+    Joint,
+    LatentVariableModel,
+    beta_elbo,
+    elbo,
+    free_bits,
+    iwae,
+)
+from deeplvm.conditionals import (
+    Bernoulli,
+    Categorical,
+    FullCovarianceGaussian,
+    Gaussian,
+    StandardNormal,
+)
+from deeplvm.gradients import Draw
+from deeplvm.networks import MLP
+
+Objective = Callable[[Evidence], Tensor]
+
+OBJECTIVES: dict[str, Objective] = {
+    "elbo": elbo,
+    "elbo, analytic": lambda e: elbo(e, form="analytic"),
+    "elbo, entropy": lambda e: elbo(e, form="entropy"),
+    "beta_elbo": lambda e: beta_elbo(e, 4.0),
+    "iwae": iwae,
+    "free_bits by variable": lambda e: free_bits(e, 0.5),
+    "free_bits by dimension": lambda e: free_bits(e, 0.1, groups="dimension"),
+    "elbo + iwae": lambda e: 0.5 * (elbo(e) + iwae(e)),
+}
+
+ROWS = 6
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model, how its latents are drawn, and whether its latents factorise over dimensions."""
+
+    model: Callable[[], LatentVariableModel]
+    draw: Mapping[str, Draw] | None = None
+    factorises: bool = True
+
+    def evidence(self, model: LatentVariableModel, particles: int | None) -> Evidence:
+        x = torch.randint(2, (ROWS, 4)).to(torch.get_default_dtype())
+        return model.evidence({"x": x}, particles=particles, draw=self.draw, missing=())
+
+
+def diagonal() -> LatentVariableModel:
+    p = Joint({"z": StandardNormal(2), "x | z": Bernoulli(4, MLP(2, 5))})
+    return LatentVariableModel(p, Joint({"z | x": Gaussian(2, MLP(4, 5))}))
+
+
+def full_covariance() -> LatentVariableModel:
+    p = Joint({"z": StandardNormal(2), "x | z": Bernoulli(4, MLP(2, 5))})
+    return LatentVariableModel(p, Joint({"z | x": FullCovarianceGaussian(2, MLP(4, 5))}))
+
+
+def two_layers() -> Joint:
+    return Joint(
+        {
+            "z2": StandardNormal(2),
+            "z1 | z2": Gaussian(3, MLP(2, 5)),
+            "x | z1": Bernoulli(4, MLP(3, 5)),
+        }
+    )
+
+
+def top_down() -> LatentVariableModel:
+    q = Joint({"z2 | x": Gaussian(2, MLP(4, 5)), "z1 | x, z2": Gaussian(3, MLP(6, 5))})
+    return LatentVariableModel(two_layers(), q)
+
+
+def bottom_up() -> LatentVariableModel:
+    """Here p's parent of z1 is drawn after it: its divergence has no closed form."""
+    q = Joint({"z1 | x": Gaussian(3, MLP(4, 5)), "z2 | z1": Gaussian(2, MLP(3, 5))})
+    return LatentVariableModel(two_layers(), q)
+
+
+def enumerated_label() -> LatentVariableModel:
+    p = Joint(
+        {
+            "y": Categorical(3),
+            "z": StandardNormal(2),
+            "x | y, z": Bernoulli(4, MLP(5, 5)),
+        }
+    )
+    q = Joint({"y | x": Categorical(3, MLP(4, 5)), "z | x, y": Gaussian(2, MLP(7, 5))})
+    return LatentVariableModel(p, q)
+
+
+def no_latents() -> LatentVariableModel:
+    return LatentVariableModel(Joint({"x": Bernoulli(4)}))
+
+
+CASES = {
+    "diagonal": Case(diagonal),
+    "full covariance": Case(full_covariance, factorises=False),
+    "two layers, top-down": Case(top_down),
+    "two layers, bottom-up": Case(bottom_up, factorises=False),
+    "enumerated label": Case(enumerated_label, {"y": Enumerated()}),
+    "no latents": Case(no_latents),
+}
+
+every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+every_objective = pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
+every_count = pytest.mark.parametrize("particles", [None, 1, 5])
+
+
+def skip_if_not_factorised(case: Case, objective: Objective) -> None:
+    if objective is OBJECTIVES["free_bits by dimension"] and not case.factorises:
+        pytest.skip("no divergence by dimension")
+
+
+@every_count
+@every_objective
+@every_case
+def test_shape_and_gradient(case: Case, objective: Objective, particles: int | None) -> None:
+    """One value a row, finite, and every parameter gets a finite gradient."""
+    skip_if_not_factorised(case, objective)
+    model = case.model()
+    values = objective(case.evidence(model, particles))
+    assert values.shape == (ROWS,)
+    assert values.isfinite().all()
+    gradients = torch.autograd.grad(
+        values.sum(), list(model.parameters()), allow_unused=True, materialize_grads=True
+    )
+    assert all([gradient.isfinite().all() for gradient in gradients])
+    assert any([gradient.abs().max() > 0 for gradient in gradients])
+
+
+@every_objective
+@every_case
+def test_kl_weight_is_taken_by_every_objective(case: Case, objective: Objective) -> None:
+    """R2.8.1a: weight 1, number or tensor, changes nothing; weight 0 leaves E_q log p(x|z)."""
+    skip_if_not_factorised(case, objective)
+    evidence = case.evidence(case.model(), 5)
+    assert torch.equal(objective(evidence.temper(1.0)), objective(evidence))
+    assert torch.allclose(objective(evidence.temper(torch.tensor(1.0))), objective(evidence))
+    if objective in (elbo, OBJECTIVES["elbo, analytic"], OBJECTIVES["free_bits by variable"]):
+        reconstruction = evidence.expectation(
+            evidence.total([evidence.terms[name] for name in evidence.observed])
+        )
+        assert torch.allclose(objective(evidence.temper(0.0)), reconstruction)
+
+
+@pytest.mark.parametrize("particles", [None, 5])
+@every_case
+def test_traces_as_one_graph(case: Case, particles: int | None) -> None:
+    """`torch.compile(fullgraph=True)` of a step with every objective gives what eager gives."""
+    model = case.model()
+    x = torch.ones(ROWS, 4)
+    names = [name for name in OBJECTIVES if case.factorises or "dimension" not in name]
+
+    def step(x: Tensor) -> Tensor:
+        evidence = model.evidence({"x": x}, particles=particles, draw=case.draw, missing=())
+        return torch.stack([OBJECTIVES[name](evidence) for name in names])
+
+    torch._dynamo.reset()
+    torch.manual_seed(1)
+    expected = step(x)
+    torch.manual_seed(1)
+    compiled = torch.compile(step, fullgraph=True, backend="eager")(x)
+    assert torch.allclose(compiled, expected)
+
+
+@every_case
+def test_one_particle_is_the_elbo(case: Case) -> None:
+    """R2.6b: iwae(K=1) is the ELBO, and so are its gradients, exactly (no enumerated names)."""
+    if case.draw:
+        pytest.skip("an enumerated name has as many particles as values")
+    model = case.model()
+    evidence = case.evidence(model, 1)
+    assert torch.equal(iwae(evidence), elbo(evidence))
+    parameters = list(model.parameters())
+    one = torch.autograd.grad(elbo(evidence).sum(), parameters, retain_graph=True)
+    other = torch.autograd.grad(iwae(evidence).sum(), parameters)
+    for a, b in zip(one, other, strict=True):
+        assert torch.equal(a, b)
+
+
+@every_case
+def test_iwae_gradient_is_the_weighted_sum(case: Case) -> None:
+    """R2.6b: sum_k w~_k grad log w_k with normalised weights w~, held fixed."""
+    model = case.model()
+    evidence = case.evidence(model, 5)
+    parameters = list(model.parameters())
+    automatic = torch.autograd.grad(
+        iwae(evidence).sum(), parameters, retain_graph=True, allow_unused=True
+    )
+    total = evidence.log_measure + evidence.log_weight
+    normalised = torch.exp(total - iwae(evidence)).detach()
+    assert torch.allclose(normalised.sum(evidence.particle_dims), torch.ones(ROWS))
+    # where values are enumerated the measure log q(y | x) has a gradient too
+    by_hand = torch.autograd.grad((normalised * total).sum(), parameters, allow_unused=True)
+    for a, b in zip(automatic, by_hand, strict=True):
+        assert (a is None) == (b is None)
+        assert a is None or torch.allclose(a, b, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "name", ["diagonal", "full covariance", *[n for n in CASES if "two layers" in n]]
+)
+def test_three_forms_agree(name: str) -> None:
+    """R2.2b: differences have mean zero within 4 standard errors; one seed in 2,000 fails."""
+    model = CASES[name].model()
+    x = torch.randint(2, (1, 4)).double().expand(20_000, 4)
+    with torch.no_grad():
+        evidence = model.evidence({"x": x})
+        sampled = elbo(evidence)
+        others = [elbo(evidence, form="analytic"), elbo(evidence, form="entropy")]
+    for other in others:
+        difference = sampled - other
+        error = difference.std() / math.sqrt(len(difference))
+        assert difference.mean().abs() < 4 * error + 1e-12
+
+
+def test_enumeration_makes_the_forms_equal() -> None:
+    """R2.2b: nothing is drawn, so sampled and analytic are the same number."""
+    p = Joint({"y": Categorical(3), "x | y": Bernoulli(4, MLP(3))})
+    model = LatentVariableModel(p, Joint({"y | x": Categorical(3, MLP(4))}))
+    evidence = model.evidence({"x": torch.ones(ROWS, 4)}, draw={"y": Enumerated()})
+    assert torch.allclose(elbo(evidence), elbo(evidence, form="analytic"), rtol=0, atol=1e-12)
+    assert torch.allclose(elbo(evidence), elbo(evidence, form="entropy"), rtol=0, atol=1e-12)
+
+
+def test_bounds_are_ordered_on_a_linear_gaussian_model() -> None:
+    """TB1: E[free_bits] <= E[elbo] <= E[iwae] <= log p, and beta above 1 is below the ELBO.
+
+    Each gap is more than 10 standard errors of 20,000 draws.
+    """
+    decoder = Gaussian(2, MLP(1), scale=math.sqrt(0.5))
+    with torch.no_grad():
+        layer: Any = decoder.head.layer
+        layer.weight.copy_(torch.tensor([[1.0], [2.0]]))
+        layer.bias.zero_()
+    p = Joint({"z": StandardNormal(1), "x | z": decoder})
+    model = LatentVariableModel(p, Joint({"z | x": Gaussian(1, MLP(2), scale=0.5)}))
+    weight = torch.tensor([[1.0], [2.0]])
+    log_px = MultivariateNormal(torch.zeros(2), weight @ weight.T + 0.5 * torch.eye(2))
+    with torch.no_grad():
+        evidence = model.evidence({"x": torch.ones(20_000, 2)}, particles=5)
+        value = {name: float(each(evidence).mean()) for name, each in OBJECTIVES.items()}
+        kl = float(evidence.kl("z").mean())
+    exact = float(log_px.log_prob(torch.ones(2)))
+    assert exact == pytest.approx(-2.707313885885, abs=1e-11)
+    assert value["elbo"] < value["iwae"] - 0.01
+    assert value["iwae"] < exact - 0.01
+    assert value["beta_elbo"] < value["elbo"]
+    assert value["free_bits by variable"] <= value["elbo"] + 0.01
+    assert float(free_bits(evidence, kl + 1.0).mean()) < value["elbo"] - 0.5
+
+
+class Fixed(nn.Module):
+    """q(z | x) = N(x, 1): the divergence of dimension i is x_i^2 / 2."""
+
+    event_shape = torch.Size([2])
+
+    def forward(self, x: Tensor) -> torch.distributions.Distribution:
+        unit = torch.distributions.Normal(x, 1.0)
+        return torch.distributions.Independent(unit, 1)
+
+
+def with_divergences(*divergences: float) -> Evidence:
+    """Rows whose divergence has these values in dimension 0, and none in dimension 1."""
+    means = torch.tensor(divergences).mul(2).sqrt()
+    x = torch.stack([means, torch.zeros_like(means)], 1).requires_grad_()
+    p = Joint({"z": StandardNormal(2), "x | z": Gaussian(2, MLP(2))})
+    return LatentVariableModel(p, Joint({"z | x": Fixed()})).evidence({"x": x})
+
+
+def observed_terms(evidence: Evidence) -> Tensor:
+    return evidence.terms["x"]
+
+
+@pytest.mark.parametrize("groups", ["variable", "dimension"])
+def test_free_bits_has_the_mean_inside_the_maximum(groups: str) -> None:
+    """R2.8.1b, the trap: rows with divergences 0 and 2 lambda cost lambda, not 1.5 lambda."""
+    allowed = 0.7
+    evidence = with_divergences(0.0, 2 * allowed)
+    value = free_bits(evidence, allowed, groups=groups)  # type: ignore[arg-type]
+    cost = (observed_terms(evidence) - value).mean().detach()
+    # the second dimension, a group of its own, has no divergence and costs its lambda too
+    assert float(cost) == pytest.approx(allowed * (2 if groups == "dimension" else 1), abs=1e-12)
+
+
+@pytest.mark.parametrize("groups", ["variable", "dimension"])
+def test_free_bits_below_the_minimum_have_no_gradient(groups: str) -> None:
+    """R2.8.1b: exactly zero, so a latent may be used at no cost up to lambda."""
+    evidence = with_divergences(0.1, 0.3)
+    x = evidence.q["z"].distribution.mean  # type: ignore[union-attr]
+    cost = (observed_terms(evidence) - free_bits(evidence, 0.5, groups=groups)).sum()  # type: ignore[arg-type]
+    (below,) = torch.autograd.grad(
+        cost, x, retain_graph=True, materialize_grads=True, allow_unused=True
+    )
+    assert (below == 0).all()
+    cost = (observed_terms(evidence) - free_bits(evidence, 0.05, groups=groups)).sum()  # type: ignore[arg-type]
+    (above,) = torch.autograd.grad(cost, x, materialize_grads=True, allow_unused=True)
+    assert (above[:, 0] != 0).all()
+
+
+@pytest.mark.parametrize("groups", ["variable", "dimension"])
+def test_no_free_bits_is_the_elbo(groups: str) -> None:
+    """R2.8.1b: lambda = 0 gives the ELBO, averaged over rows as the objective is."""
+    evidence = diagonal().evidence({"x": torch.randint(2, (ROWS, 4)).double()}, particles=3)
+    value = free_bits(evidence, 0.0, groups=groups)  # type: ignore[arg-type]
+    assert torch.allclose(value.mean(), elbo(evidence, form="analytic").mean())
+    assert free_bits(evidence, 0.4, groups=groups).mean() <= value.mean() + 1e-12  # type: ignore[arg-type]
+
+
+def test_beta() -> None:
+    """R4.5.1d: beta = 1 is the ELBO, beta = 0 a plain autoencoder, to the encoder's gradient."""
+    model = diagonal()
+    evidence = model.evidence({"x": torch.randint(2, (ROWS, 4)).double()}, particles=3)
+    assert torch.allclose(beta_elbo(evidence, 1.0), elbo(evidence))
+    encoder = list(model.q.parameters())
+    plain = torch.autograd.grad(observed_terms(evidence).mean(0).sum(), encoder, retain_graph=True)
+    zero = torch.autograd.grad(beta_elbo(evidence, 0.0).sum(), encoder)
+    for a, b in zip(plain, zero, strict=True):
+        assert torch.allclose(a, b, atol=1e-14)
+
+
+def test_an_unknown_form_is_refused() -> None:
+    with pytest.raises(
+        ValueError, match="form is 'sampled', 'analytic' or 'entropy', not 'exact'"
+    ):
+        elbo(diagonal().evidence({"x": torch.ones(2, 4)}), form="exact")  # type: ignore[arg-type]
+
+
+def test_free_bits_by_dimension_need_dimensions() -> None:
+    with pytest.raises(ValueError, match="'z' does not factorise over its dimensions"):
+        free_bits(full_covariance().evidence({"x": torch.ones(2, 4)}), groups="dimension")

@@ -1,0 +1,219 @@
+"""Every recipe obeys the same laws, whatever its data."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from deeplvm import recipes
+from deeplvm.data import Data, Description, likelihood_of, load
+from deeplvm.joint import Joint
+from deeplvm.model import LatentVariableModel
+from deeplvm.objectives import elbo
+from deeplvm.recipes import RecipeError, describe, find, published, training_of
+from deeplvm.run import build
+from deeplvm.training import fit
+
+SMALL: dict[str, tuple[str, dict[str, Any]]] = {
+    "vae": ("vae", {"latent": 2, "hidden": (8, 6)}),
+    "full_covariance_vae": ("full_covariance_vae", {"latent": 3, "hidden": (8,)}),
+    "convolutional_vae": ("convolutional_vae", {"latent": 2, "channels": (4, 4), "features": 8}),
+    "iwae, one layer": ("iwae", {"latent": 2, "hidden": 8}),
+    "iwae, two layers": ("iwae", {"latent": 2, "hidden": 8, "layers": 2}),
+    "conditional_vae": ("conditional_vae", {"latent": 2, "hidden": (8,)}),
+    "conditional_vae, deep": ("conditional_vae", {"latent": 2, "hidden": (8, 6)}),
+    "factor_analysis": ("factor_analysis", {"latent": 2}),
+    "factor_analysis, one noise": ("factor_analysis", {"latent": 2, "noise": "global"}),
+}
+
+
+@pytest.fixture(scope="module")
+def digits() -> Data:
+    return load("digits", limit=30)
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Data:
+    path = tmp_path_factory.mktemp("data") / "table.npy"
+    np.save(path, np.random.default_rng(0).normal(size=(60, 4)) * [1, 2, 3, 4] + 5)
+    return load(path, likelihood="gaussian")
+
+
+@pytest.fixture(params=SMALL)
+def small(request: Any, digits: Data, table: Data) -> tuple[LatentVariableModel, Data]:
+    """A small model of a recipe, and data for it."""
+    name, options = SMALL[request.param]
+    data = table if name == "factor_analysis" else digits
+    return build(find(name), data, options, 0), data
+
+
+def rows(model: LatentVariableModel, data: Data) -> dict[str, Tensor]:
+    return {n: v for n, v in data.batch("train", slice(7)).items() if n in model.names}
+
+
+def test_every_parameter_gets_a_gradient(small: tuple[LatentVariableModel, Data]) -> None:
+    model, data = small
+    elbo(model.evidence(rows(model, data), particles=2)).mean().backward()
+    without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert without == []
+
+
+def test_evidence_traces_as_one_graph(small: tuple[LatentVariableModel, Data]) -> None:
+    model, data = small
+    given = rows(model, data)
+
+    def objective(given: dict[str, Tensor]) -> Tensor:
+        return elbo(model.evidence(given, particles=2, missing=())).mean()
+
+    torch.compiler.reset()  # the cache is by code, which all recipes share here
+    compiled = torch.compile(objective, fullgraph=True, backend="eager")
+    torch.manual_seed(1)
+    expected = objective(given)
+    torch.manual_seed(1)
+    torch.testing.assert_close(compiled(given), expected)
+
+
+def test_a_description_is_enough(small: tuple[LatentVariableModel, Data], request: Any) -> None:
+    model, data = small
+    name, options = SMALL[request.node.callspec.params["small"]]
+    description = Description.from_dict(data.to_dict())
+    again = build(find(name), description, options, 0)
+    for one, other in zip(model.parameters(), again.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+def test_printing_shows_the_factorisation(small: tuple[LatentVariableModel, Data]) -> None:
+    model, _ = small
+    assert str(model).startswith("p(")
+    assert "parameters" in repr(model)
+
+
+def test_samples_have_the_shape_of_the_data(small: tuple[LatentVariableModel, Data]) -> None:
+    model, data = small
+    given = {"y": torch.zeros(5, dtype=torch.int64)} if "y" in model.names else {}
+    assert model.sample(5, given)["x"].value.shape == (5, *data.variables["x"].shape)
+
+
+def test_published_recipes_cite_their_paper_and_document_their_options() -> None:
+    for name, recipe in published().items():
+        entry = describe(name, recipe)
+        assert entry.summary.endswith(".")
+        assert entry.title, name
+        assert 1990 < entry.year < 2100
+        assert entry.link.startswith("https://")
+        from deeplvm.cli.flags import options_of
+
+        for option in options_of(recipe).values():
+            assert option.help, f"{name}: {option.name}"
+
+
+def test_a_convolution_takes_images_of_any_size(tmp_path: Path) -> None:
+    pictures = np.random.default_rng(0).integers(0, 256, (30, 7, 13, 3)).astype(np.uint8)
+    np.save(tmp_path / "pictures.npy", pictures)
+    data = load(tmp_path / "pictures.npy")
+    model = recipes.convolutional_vae(data, latent=2, channels=(4,), features=8)
+    assert model.sample(2)["x"].value.shape == (2, 3, 7, 13)
+
+
+def test_the_iwae_decoder_starts_at_the_mean() -> None:
+    data = load("digits", binarize="static", limit=200)
+    model = recipes.iwae(data)
+    mean = data.variables["x"].mean.clamp(0.01, 0.99).to(torch.get_default_dtype())
+    start = model.p["x"](torch.zeros(1, 50)).mean[0]
+    torch.testing.assert_close(start, mean, rtol=1e-4, atol=1e-4)
+    assert training_of(recipes.iwae)["objective"].__name__ == "iwae"
+
+
+def test_a_missing_label_is_said(table: Data) -> None:
+    with pytest.raises(RecipeError, match=r"has no labels.*--label"):
+        recipes.conditional_vae(table)
+
+
+def test_what_a_recipe_cannot_model_is_said(digits: Data, table: Data) -> None:
+    with pytest.raises(RecipeError, match=r"images of numbers.*take the recipe vae"):
+        recipes.convolutional_vae(table)
+    with pytest.raises(RecipeError, match="takes real numbers"):
+        recipes.factor_analysis(digits)
+    with pytest.raises(RecipeError, match="latent must be at least 1, found 0"):
+        recipes.vae(digits, latent=0)
+
+
+def test_an_unknown_recipe_has_neighbours() -> None:
+    with pytest.raises(RecipeError, match="did you mean factor_analysis"):
+        find("factor-analisys")
+    assert find("convolutional-vae") is recipes.convolutional_vae
+
+
+def _marginal(model: LatentVariableModel, latent: int) -> torch.distributions.Distribution:
+    """p(x) = N(mu, W W' + noise) of a linear model."""
+    likelihood = model.p["x"]
+    origin = likelihood(torch.zeros(1, latent))
+    loadings = (likelihood(torch.eye(latent)).mean - origin.mean).T
+    covariance = loadings @ loadings.T + torch.diag(origin.variance[0])
+    return torch.distributions.MultivariateNormal(origin.mean[0], covariance)
+
+
+def _linear_rows(tmp_path: Path, noise: np.ndarray[Any, Any]) -> tuple[Data, Tensor]:
+    rng = np.random.default_rng(0)
+    loadings = rng.normal(size=(6, 2)) * [2.0, 1.0]
+    x = rng.normal(size=(600, 2)) @ loadings.T + rng.normal(size=(600, 6)) * noise + np.arange(6)
+    np.save(tmp_path / "linear.npy", x)
+    data = load(tmp_path / "linear.npy", likelihood="gaussian")
+    return data, data.batch("train", slice(None))["x"]
+
+
+# full batches, because the closed form is of these very rows
+LINEAR: dict[str, Any] = training_of(recipes.factor_analysis) | {
+    "epochs": 300,
+    "batch_size": 1000,
+    "learning_rate": 3e-2,
+    "quiet": True,
+}
+
+
+@torch.no_grad()
+def _gaps(model: LatentVariableModel, x: Tensor, best: float) -> tuple[float, float]:
+    """What the likelihood, and what the bound, lacks of the maximum; nats a row."""
+    bound = elbo(model.evidence({"x": x}, particles=100, missing=())).mean()
+    return best - float(_marginal(model, 2).log_prob(x).mean()), best - float(bound)
+
+
+def test_r2_2_1_one_noise_reaches_the_closed_form_of_principal_components(tmp_path: Path) -> None:
+    data, x = _linear_rows(tmp_path, np.full(6, 0.7))
+    model = build(recipes.factor_analysis, data, {"latent": 2, "noise": "global"}, 1)
+    fit(model, {"x": x}, **LINEAR)
+    # -1/2 {D log 2 pi + sum_k log l_k + (D - K) log s2 + D}, s2 the mean of the discarded l
+    eigenvalues = torch.linalg.eigvalsh(torch.cov(x.T, correction=0)).flip(0)
+    rest = float(eigenvalues[2:].mean())
+    best = -0.5 * (
+        6 * math.log(2 * math.pi) + float(eigenvalues[:2].log().sum()) + 4 * math.log(rest) + 6
+    )
+    likelihood, bound = _gaps(model, x, best)
+    assert -1e-9 < likelihood < 0.001
+    assert abs(bound) < 0.01
+
+
+def test_r2_2_1_noise_by_dimension_reaches_the_maximum_that_em_finds(tmp_path: Path) -> None:
+    from sklearn.decomposition import FactorAnalysis
+
+    data, x = _linear_rows(tmp_path, np.linspace(0.4, 1.2, 6))
+    model = build(recipes.factor_analysis, data, {"latent": 2}, 1)
+    fit(model, {"x": x}, **LINEAR)
+    em = FactorAnalysis(2, tol=1e-8, max_iter=10_000, svd_method="lapack").fit(x.numpy())
+    likelihood, bound = _gaps(model, x, float(em.score(x.numpy())))
+    assert abs(likelihood) < 0.001
+    assert abs(bound) < 0.01
+
+
+def test_a_function_of_ones_own_is_a_recipe(table: Data) -> None:
+    def mine(data: Data) -> LatentVariableModel:
+        return LatentVariableModel(Joint({"x": likelihood_of(data.variables["x"])}))
+
+    assert build(mine, table, {}, 0).names == {"x"}
+    assert training_of(mine) == {}

@@ -1,0 +1,113 @@
+"""Figures: well-formed, in the page's colours; image grids: pixel by pixel."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from markupsafe import Markup
+from PIL import Image
+
+from deeplvm.data import load
+from deeplvm.report import figures
+
+METRICS = [
+    {"epoch": e, "train": {"elbo": -100 / e}, "valid": {"elbo": -110 / e}} for e in range(1, 31)
+]
+CURVE = [
+    {"particles": k, "value": -90 + np.log10(k), "stderr": 0.1, "rise": 0.1, "rise_stderr": 0.01}
+    for k in (1, 5, 10, 50, 100)
+]
+POINTS = np.random.default_rng(0).normal(size=(60, 2))
+LABELS = np.arange(60) % 3
+
+FIGURES = {
+    "curves": lambda: figures.training_curves(METRICS, "elbo", 30),
+    "curves of one epoch": lambda: figures.training_curves(METRICS[:1], "elbo", 1),
+    "curves without held-out rows": lambda: figures.training_curves(
+        [{"epoch": e, "train": {"elbo": -e}} for e in (1, 2)]
+    ),
+    "particles": lambda: figures.particle_curve(CURVE),
+    "bars": lambda: figures.dimension_bars("z", [0.1, 2.0, 0.0], [True, True, False], "KL, nats"),
+    "many bars": lambda: figures.dimension_bars("z", np.ones(100), [True] * 100, "KL, nats"),
+    "map": lambda: figures.latent_map(POINTS, LABELS, ("_a", "b", "<c>"), ("z[0]", "z[1]")),
+    "map without labels": lambda: figures.latent_map(POINTS, None, None, ("z[0]", "z[1]")),
+    "line": lambda: figures.latent_histogram(POINTS[:, 0], LABELS, ("a", "b", "c"), "z"),
+    "marginals": lambda: figures.marginals(
+        [
+            ("width & <height> ($) in $", POINTS[:, 0], POINTS[:, 1], False),
+            ("n", LABELS, LABELS, True),
+            ("constant", np.ones(9), POINTS[:, 0], False),
+        ]
+    ),
+    "correlations": lambda: figures.correlations(
+        np.where(POINTS > 1.9, np.nan, POINTS), np.ones((60, 2)), ["a", "b"]
+    ),
+    "recovered": lambda: figures.recovered([("a", POINTS[:, 0], POINTS[:, 1])]),
+    "traversals": lambda: figures.column_traversals(
+        [("z[0]", np.zeros((11, 3)))], ["a", "b", "c"], ["-", *[""] * 9, "+"]
+    ),
+}
+
+
+@pytest.mark.parametrize("make", FIGURES.values(), ids=FIGURES)
+def test_every_figure_stands_in_a_page(make: object) -> None:
+    """Well-formed, described, repeatable, in the page's colours, and without outside addresses."""
+    figure = make()  # type: ignore[operator]
+    assert isinstance(figure, Markup)
+    root = ElementTree.fromstring(str(figure))
+    assert root.attrib["role"] == "img"
+    assert root.attrib["aria-label"]
+    assert "var(--" in figure
+    assert not re.search(r"#0[1-6]0[1-6]0[1-6]", str(figure))
+    links = re.findall(r'(?:href|src)="([^"]*)"', str(figure))
+    assert all([link.startswith(("#", "data:")) for link in links])
+    assert make() == figure  # type: ignore[operator]
+
+
+def test_nothing_global_is_changed() -> None:
+    before = dict(mpl.rcParams)
+    figures.particle_curve(CURVE)
+    assert dict(mpl.rcParams) == before
+
+
+def test_a_grid_has_the_pixels() -> None:
+    digits = load("digits")
+    x = digits.batch("train", slice(5))["x"].numpy()
+    png = figures.grid_png(x, columns=3, variable=digits.variables["x"])
+    picture = np.asarray(Image.open(io.BytesIO(png)))
+    assert picture.shape == (2 * 9 + 1, 3 * 9 + 1, 4)
+    assert np.array_equal(picture[1:9, 1:9, 0], np.round(255 * x[0, 0] / 16))
+    assert picture[0, 0, 3] == 0  # transparent between images
+    assert picture[-3, -3, 3] == 0  # and where there is none
+    colours = np.asarray(
+        Image.open(io.BytesIO(figures.grid_png(np.zeros((1, 3, 2, 2)), columns=1)))
+    )
+    assert colours.shape == (4, 4, 4)
+
+
+def test_missing_pixels_are_red() -> None:
+    x = np.zeros((1, 1, 2, 2))
+    x[0, 0, 0, 0] = np.nan
+    picture = np.asarray(Image.open(io.BytesIO(figures.grid_png(x, columns=1))))
+    assert picture[1, 1, 0] > 150 > picture[1, 1, 1]
+
+
+def test_a_grid_in_a_file(tmp_path: Path) -> None:
+    path = figures.save_image_grid(
+        np.random.default_rng(0).random((10, 1, 4, 4)), tmp_path / "a.png"
+    )
+    with Image.open(path) as picture:
+        width, height = picture.size
+    assert 700 < width <= 800
+    assert height > width  # 10 images: 3 across, 4 down
+
+
+def test_what_is_no_image_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"found shape \(5, 4\)"):
+        figures.grid_png(np.zeros((5, 4)), columns=2)

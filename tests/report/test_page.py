@@ -1,0 +1,217 @@
+"""The page: self-contained, escaped, whole for every kind of model and data."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+import torch
+
+from deeplvm import Joint, LatentVariableModel
+from deeplvm.conditionals import Gaussian, StandardNormal
+from deeplvm.conditionals.flows import InverseAutoregressiveFlow
+from deeplvm.data import Data, likelihood_of, load
+from deeplvm.evaluation import evaluate
+from deeplvm.networks import MLP
+from deeplvm.recipes import conditional_vae, full_covariance_vae, iwae, vae
+from deeplvm.report import report
+from deeplvm.report.material import Material
+
+METRICS = [
+    {
+        "epoch": e,
+        "train": {"elbo": -100.0 - 50 / e, "z": -1.0},
+        "valid": {"elbo": -101.0 - 50 / e, "z": -1.0},
+        "seconds": 0.5,
+    }
+    for e in range(1, 6)
+]
+
+
+def two_layers(data: Data) -> LatentVariableModel:
+    """Bottom-up inference: the divergence of z1 has no closed form."""
+    x = data.variables["x"]
+    p = Joint(
+        {
+            "z2": StandardNormal(2),
+            "z1 | z2": Gaussian(3, MLP(2, 8)),
+            "x | z1": likelihood_of(x, MLP(3, 8)),
+        }
+    )
+    q = Joint({"z1 | x": Gaussian(3, MLP(x.shape, 8)), "z2 | z1": Gaussian(2, MLP(3, 8))})
+    return LatentVariableModel(p, q)
+
+
+def flow_posterior(data: Data) -> LatentVariableModel:
+    """A posterior without a mean in closed form."""
+    x = data.variables["x"]
+    p = Joint({"z": StandardNormal(2), "x | z": likelihood_of(x, MLP(2, 8))})
+    flow = InverseAutoregressiveFlow(2, MLP(x.shape, 8), transforms=1)
+    return LatentVariableModel(p, Joint({"z | x": flow}))
+
+
+def no_latents(data: Data) -> LatentVariableModel:
+    return LatentVariableModel(Joint({"x": likelihood_of(data)}))
+
+
+def with_holes(data: Data) -> Data:
+    """The same data without labels, some elements missing."""
+    variable = dataclasses.replace(data.variables["x"], missing=True)
+    rows = {}
+    for split in ("train", "valid", "test"):
+        tensors = dict(getattr(data, split))
+        x = tensors["x"].to(torch.float32)
+        rows[split] = tensors | {"x": torch.where(torch.rand(x.shape) < 0.1, torch.nan, x)}
+    description = dataclasses.replace(data.description, variables={"x": variable}, classes=None)
+    return dataclasses.replace(data, description=description, **rows)
+
+
+CASES: dict[str, tuple[str, Callable[..., LatentVariableModel]]] = {
+    "images": ("digits", lambda data: vae(data, latent=3, hidden=(8,))),
+    "a label as condition": ("digits", lambda data: conditional_vae(data, latent=2, hidden=(8,))),
+    "full covariance": ("digits", lambda data: full_covariance_vae(data, latent=3, hidden=(8,))),
+    "two layers": ("digits", two_layers),
+    "a flow as posterior": ("digits", flow_posterior),
+    "importance weighted": ("digits", iwae),
+    "columns of reals": ("iris", lambda data: vae(data, latent=2, hidden=(8,))),
+    "one latent dimension": ("iris", lambda data: vae(data, latent=1, hidden=(8,))),
+    "mixed columns": ("wine", lambda data: vae(data, latent=2, hidden=(8,))),
+    "no latents": ("iris", no_latents),
+}
+
+
+@pytest.mark.parametrize("name, make", CASES.values(), ids=CASES)
+def test_every_kind_of_model_has_a_page(
+    name: str, make: Callable[..., LatentVariableModel]
+) -> None:
+    """Nothing is left out, nothing comes from elsewhere, no script, every figure is described."""
+    data = load(name)
+    model = make(data)
+    evaluation = evaluate(model, data, "valid", particles=20)
+    page = report(model, data, evaluation, METRICS, recipe="mine", settings={"seed": 0})
+    assert "Left out" not in page
+    assert_self_contained(page)
+    for text in (name, "log p(", "Training", "Samples", f"{data.rows('train'):,} training"):
+        assert text in page
+    if model.q.names:
+        for text in ("Reconstructions", "Traversals", "The latent space", "How far to trust"):
+            assert text in page
+
+
+def test_missing_elements() -> None:
+    """NaN in images is shown as such, and the evaluation leaves it out."""
+    data = with_holes(load("digits"))
+    model = vae(data, latent=2, hidden=(8,))
+    evaluation = evaluate(model, data, "valid", particles=5)
+    page = report(model, data, evaluation)
+    assert "Left out" not in page
+    assert_self_contained(page)
+
+
+class Elements(HTMLParser):
+    """What the page is made of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attributes)))
+        if tag not in ("meta", "img", "br", "link", "input"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def assert_self_contained(page: str) -> None:
+    parser = Elements()
+    parser.feed(page)
+    assert parser.open == []
+    anchors = {attributes.get("id") for _, attributes in parser.found}
+    for tag, attributes in parser.found:
+        assert tag not in ("script", "link", "iframe", "object")
+        assert not [key for key in attributes if key.startswith("on")]
+        for key in ("src", "href", "xlink:href"):
+            value = attributes.get(key)
+            assert value is None or value.startswith(("data:", "#"))
+            if tag == "a" and value:
+                assert value[1:] in anchors
+        if tag == "img":
+            assert attributes["alt"]
+        if attributes.get("role") == "img":
+            assert attributes["aria-label"]
+    assert "@import" not in page
+    assert not re.search(r"url\((?!#)", page)
+
+
+def test_everything_is_escaped() -> None:
+    """Names, notes and labels come from files that anybody may have written."""
+    data = load("iris")
+    bad = "<script>alert('x')</script>"
+    x = dataclasses.replace(data.variables["x"], columns=(bad, "b", "c", "d"))
+    description = dataclasses.replace(
+        data.description,
+        name=bad,
+        source=bad,
+        split=bad,
+        notes=(bad,),
+        classes=(bad, "b", "c"),
+        variables={"x": x},
+    )
+    data = dataclasses.replace(data, description=description)
+    model = vae(data, latent=2, hidden=(4,))
+    evaluation = evaluate(model, data, "valid", particles=5)
+    page = report(model, data, evaluation, title=bad, recipe=bad, settings={bad: bad})
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+    assert_self_contained(page)
+
+
+def test_without_an_evaluation_it_says_so() -> None:
+    data = load("iris")
+    page = report(vae(data, latent=2, hidden=(4,)), data)
+    assert "The model was not evaluated" in page
+    assert "Samples" in page
+    assert "nan" not in re.sub(r'data:[^"]*', "", page).lower().replace("nano", "")
+
+
+def test_a_curve_that_was_still_rising_is_said() -> None:
+    data = load("iris")
+    metrics = [
+        {"epoch": e, "train": {"elbo": -9 + e}, "valid": {"elbo": -9 + e}} for e in range(20)
+    ]
+    page = report(vae(data, latent=2, hidden=(4,)), data, None, metrics)
+    assert "still rising at the last epoch, by 2.00 nats over the last 2 epochs" in page
+
+
+def test_the_same_page_twice() -> None:
+    """Draws are seeded: a report that is written again is the same file."""
+    data = load("digits")
+    model = vae(data, latent=1, hidden=(4,))
+    evaluation = evaluate(model, data, "valid", particles=5)
+    assert report(model, data, evaluation) == report(model, data, evaluation)
+
+
+def test_traversals_move_one_dimension() -> None:
+    """x along z[1] of a linear model moves along one column, from the row's posterior mean."""
+    data = load("iris")
+    p = Joint({"z": StandardNormal(2), "x | z": Gaussian(4, MLP(2), scale=1.0)})
+    model = LatentVariableModel(p, Joint({"z | x": Gaussian(2, MLP(4))}))
+    material = Material(model, data)
+    use = {"z": {"kl_by_dimension": [0.5, 2.0], "variance_of_posterior_mean": [1.0, 1.0], "kl": 1}}
+    traversals = material.traversals(use)
+    assert [each.dimension for each in traversals] == [1, 0]
+    change = traversals[0].values.diff(dim=0)
+    likelihood: Any = p["x"]
+    column = likelihood.head.layer.weight[:, 1].detach()
+    step = traversals[0].positions.diff()[0]
+    assert torch.allclose(change, (step * column).expand_as(change))
