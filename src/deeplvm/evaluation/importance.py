@@ -301,20 +301,13 @@ class _Totals:
         outer = tuple(range(len(evidence.batch_shape) - 2))
         own = {name: term for name, term in evidence.terms.items() if name not in evidence.shared}
         joint = evidence.total(list(own.values()))
-        if isinstance(inner, Tensor):  # a value to which q gives no mass: −inf, and not −inf + inf
-            joint = torch.where(inner.isneginf(), -math.inf, joint)
         _refuse_nonfinite(joint, own, start)
         log_weight = torch.logsumexp(inner + joint, outer) if outer else joint
         self.precision = torch.finfo(log_weight.dtype).eps
         log_weight = log_weight[:used].double()  # (K, B)
         for name, term in evidence.terms.items():
             full = term.expand(evidence.batch_shape)
-            # 0 · (−inf) of a value that q excludes is 0
-            mean = (
-                torch.where(inner.isneginf(), 0.0, inner.exp() * full).sum(outer)
-                if outer and isinstance(inner, Tensor)
-                else full
-            )
+            mean = (inner.exp() * full).sum(outer) if outer and isinstance(inner, Tensor) else full
             total = mean[:used].sum(0, dtype=torch.float64)
             self.terms[name] = self.terms.get(name, torch.zeros_like(total)) + total
         self._accumulate(log_weight)
