@@ -204,6 +204,8 @@ class LatentVariableModel(nn.Module):
 
     def _closed(self, latents: tuple[str, ...]) -> frozenset[str]:
         """Latents all of whose parents in p are drawn before them in q; the names alone decide."""
+        if torch.compiler.is_compiling():  # a constant of the graph: nothing to remember
+            return self._find_closed(latents)
         if latents not in self._closed_of:
             self._closed_of[latents] = self._find_closed(latents)
         return self._closed_of[latents]
