@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -231,7 +231,7 @@ class Joint(nn.Module):
         trace: dict[str, Site] = {}
         log_measure: Tensor | float = -math.log(math.prod(shape[:-1])) if shape[:-1] else 0.0
         for factor, key, nested in self._plan:
-            module = self.factors[key]
+            module: Any = self.factors[key]
             parents = [
                 self._parent(factor, parent, trace, sites, previous) for parent in factor.parents
             ]
@@ -390,7 +390,7 @@ def batch_shape_of(sites: Mapping[str, Site]) -> tuple[int, ...]:
     return max(shapes, key=len)
 
 
-def is_joint(module: object) -> bool:
+def is_joint(module: object) -> TypeGuard[Any]:
     """Whether a module follows a joint's protocol: it has ``names`` and ``inputs``."""
     return hasattr(module, "names") and hasattr(module, "inputs")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -42,8 +42,8 @@ class LatentVariableModel(nn.Module):
 
     def __init__(self, p: nn.Module, q: nn.Module | None = None) -> None:
         super().__init__()
-        self.p: Any = p
-        self.q: Any = Joint({}) if q is None else q
+        self.p = cast("Any", p)
+        self.q = cast("Any", Joint({}) if q is None else q)
         for joint, letter in ((self.p, "p"), (self.q, "q")):
             if not is_joint(joint):
                 raise NotationError(

@@ -43,7 +43,9 @@ class MaskedStep(nn.Module):
         before = torch.ones(features, features).tril(-1).bool()
         sees = torch.cat([before, torch.ones(features, context).bool()], -1)
         self.network = zuko.nn.MaskedMLP(
-            torch.cat([sees, sees]), hidden_features=tuple(hidden), activation=nn.ELU
+            torch.cat([sees, sees]),  # pyrefly: ignore[bad-argument-type] - zuko says BoolTensor
+            hidden_features=tuple(hidden),
+            activation=nn.ELU,
         )
 
     def forward(self, value: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
