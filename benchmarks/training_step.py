@@ -91,7 +91,18 @@ def inside_fit(x: Tensor, latent: int, width: int, batch: int) -> Callable[[Tens
     device = torch.device("cpu")
     batches = Batches(Tensors({"x": x}, None, ()), model.names, device, torch.float32)
     phase = Phase(elbo, None, "adam", 1e-3, 0.0, None, None)
-    one = Step(model, phase, rows=len(x), missing=frozenset(), batch_size=batch)
+    one = Step(
+        model,
+        phase,
+        rows=len(x),
+        missing=frozenset(),
+        log_prior=None,
+        clip=None,
+        skip=None,
+        compile=False,
+        batch_size=batch,
+        alone=True,
+    )
     generator = torch.Generator().manual_seed(0)
 
     def step(index: Tensor) -> None:
