@@ -11,8 +11,11 @@ from typing import Any
 import numpy as np
 import pandas
 import pytest
+import torch
 from PIL import Image
 
+from deeplvm.cli.files import save_pictures
+from deeplvm.data.records import Variable
 from deeplvm.run import open_run
 
 Run = Callable[..., Any]
@@ -162,6 +165,21 @@ def test_pictures(deeplvm: Run, image_run: Path) -> None:
     for name in ("samples.png", "pairs.png"):
         with Image.open(name) as picture:
             assert picture.mode == "L"
+            assert 600 < max(picture.size) <= 800
+
+
+@pytest.mark.parametrize("channels, mode", [(1, "L"), (2, "L"), (3, "RGB"), (4, "L")])
+def test_a_picture_of_any_channels(tmp_path: Path, channels: int, mode: str) -> None:
+    images = torch.zeros(4, channels, 3, 3)
+    images[:, 0] = 1.0
+    shape = (channels, 3, 3)
+    mean, std = torch.zeros(shape), torch.ones(shape)
+    variable = Variable("x", shape, "unit", "continuous-bernoulli", mean, std, 0.0, 1.0)
+    save_pictures(tmp_path / "a.png", images, variable)
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.mode == mode
+        assert picture.getpixel((150, 150)) == (255 if mode == "L" else (255, 0, 0))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 
 @pytest.mark.parametrize("ending", ["csv", "parquet", "npz"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -29,7 +30,7 @@ class Scaled(nn.Module):
         return Independent(Normal(self.weight * parent, self.scale), 1)
 
 
-def chain(**options: object) -> Recurrent:
+def chain(**options: Any) -> Recurrent:
     return Recurrent(
         {"z | z[-1]": Scaled(0.8, 0.6), "x | z": Scaled(1.5, 0.5)}, start={"z": 1}, **options
     )
@@ -84,7 +85,9 @@ class Sequence(torch.distributions.TransformedDistribution):
     """A vector over time as a sequence of one-vectors, shape (T, 1)."""
 
     def __init__(self, base: Distribution) -> None:
-        reshape = torch.distributions.ReshapeTransform(base.event_shape, (*base.event_shape, 1))
+        reshape = torch.distributions.ReshapeTransform(
+            base.event_shape, torch.Size([*base.event_shape, 1])
+        )
         super().__init__(base, [reshape])
 
     def expand(self, batch_shape: torch.Size, _instance: object = None) -> Sequence:

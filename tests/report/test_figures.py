@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-from pathlib import Path
 from xml.etree import ElementTree
 
 import matplotlib as mpl
@@ -98,14 +97,21 @@ def test_missing_pixels_are_red() -> None:
     assert picture[1, 1, 0] > 150 > picture[1, 1, 1]
 
 
-def test_a_grid_in_a_file(tmp_path: Path) -> None:
-    path = figures.save_image_grid(
-        np.random.default_rng(0).random((10, 1, 4, 4)), tmp_path / "a.png"
-    )
-    with Image.open(path) as picture:
-        width, height = picture.size
-    assert 700 < width <= 800
-    assert height > width  # 10 images: 3 across, 4 down
+def test_a_grid_of_its_own() -> None:
+    grey = np.zeros((10, 1, 4, 4))
+    grey[1] = 1.0
+    picture = Image.open(io.BytesIO(figures.grid_png(grey, side=800, opaque=True)))
+    assert picture.mode == "L"
+    width, height = picture.size
+    assert 700 < height <= 800
+    assert width / 16 == height / 21 == 38  # 10 images: 3 across, 4 down, each pixel enlarged
+    values = np.asarray(picture)[::38, ::38]
+    assert (values[0] == 255).all()  # white between images
+    assert (values[1:5, 1:5] == 0).all()
+    assert (values[-3, 6:] == 255).all()  # and where there is none
+    grey[0, 0, 0, 0] = np.nan
+    for images in (grey, np.zeros((2, 3, 4, 4))):
+        assert Image.open(io.BytesIO(figures.grid_png(images, opaque=True))).mode == "RGB"
 
 
 def test_what_is_no_image_is_refused() -> None:

@@ -36,17 +36,18 @@ from deeplvm.training import (
 )
 
 quietly = functools.partial(fit, quiet=True)
-OPTIONS = {
-    "batch_size": 50,
-    "learning_rate": 0.01,
-    "schedule": "tripling",
-    "kl_weight": linear(3),
-    "averaging": 0.9,
-    "clip": 50.0,
-    "patience": 3,
-    "particles": 2,
-    "checkpoint_every": 1,
-}
+with_everything = functools.partial(
+    quietly,
+    batch_size=50,
+    learning_rate=0.01,
+    schedule="tripling",
+    kl_weight=linear(3),
+    averaging=0.9,
+    clip=50.0,
+    patience=3,
+    particles=2,
+    checkpoint_every=1,
+)
 
 
 def change(path: Path, where: int) -> None:
@@ -61,17 +62,13 @@ class TestResume:
     def test_is_the_run_that_was_never_stopped(self, tmp_path, stop, optimizer):
         """R2.3c, bit for bit."""
         train, valid = digits(120, 40)
-        options = OPTIONS | {"optimizer": optimizer}
+        learn = functools.partial(with_everything, valid=valid, optimizer=optimizer)
         whole = digits_vae()
-        expected = quietly(
-            whole, train, valid=valid, epochs=5, folder=tmp_path / "whole", **options
-        )
+        expected = learn(whole, train, epochs=5, folder=tmp_path / "whole")
         folder = tmp_path / "parts"
-        quietly(digits_vae(), train, valid=valid, epochs=stop, folder=folder, **options)
+        learn(digits_vae(), train, epochs=stop, folder=folder)
         model = digits_vae(seed=77)  # its weights come from the checkpoint
-        history = quietly(
-            model, train, valid=valid, epochs=5, folder=folder, resume=True, **options
-        )
+        history = learn(model, train, epochs=5, folder=folder, resume=True)
         assert same(weights(whole), weights(model))
         assert untimed(history.epochs) == untimed(expected.epochs)
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -336,7 +333,7 @@ class TestDamage:
     def test_a_tree_comes_back_as_it_was(self, tmp_path):
         tree = {
             "a": [1, 2.5, None, True, "x"],
-            3: (torch.ones(2), {"b": torch.tensor(1)}),
+            "numbered": {3: (torch.ones(2), {"b": torch.tensor(1)})},
             "e": [],
         }
         path = tmp_path / "state.safetensors"

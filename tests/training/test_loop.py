@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -34,7 +35,7 @@ quietly = functools.partial(fit, quiet=True)
 
 
 def step_of(model, objective=elbo, **options):
-    settings = {
+    settings: dict[str, Any] = {
         "rows": 6,
         "missing": frozenset(),
         "log_prior": None,
@@ -152,7 +153,7 @@ class TestGradients:
         x, decay = gaussian_rows(12), 3.0
 
         def prior(model):
-            return -decay / 2 * sum([(p**2).sum() for p in model.parameters()])
+            return -decay / 2 * torch.stack([(p**2).sum() for p in model.parameters()]).sum()
 
         one, other = linear_gaussian(), linear_gaussian()
         common = {
@@ -227,8 +228,9 @@ class TestOptimizers:
         assert optimizer.param_groups[0]["weight_decay"] == 0.0
 
     def test_unknown(self):
+        unknown: Any = "adagrad"
         with pytest.raises(ValueError, match=r"'adam', 'adamax', 'adamw'.*not 'adagrad'"):
-            quietly(linear_gaussian(), {"x": gaussian_rows()}, optimizer="adagrad")
+            quietly(linear_gaussian(), {"x": gaussian_rows()}, optimizer=unknown)
 
     def test_schedules_set_the_rate(self):
         rates = {}
@@ -546,8 +548,8 @@ class TestData:
                 super().__init__(3, 2)
                 self.norm = nn.BatchNorm1d(3)
 
-            def forward(self, x):
-                return super().forward(self.norm(x))
+            def forward(self, parent):
+                return super().forward(self.norm(parent))
 
         p = Joint({"z": StandardNormal(2), "x | z": Linear(2, 3)})
         model = LatentVariableModel(p, Joint({"z | x": Normalised()}))

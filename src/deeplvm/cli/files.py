@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 TABLES = (".npz", ".csv", ".parquet")
 PICTURES = (".png",)
+# Small images are enlarged until the grid has about this many pixels a side.
+_SIDE = 800
 
 
 class FileError(ValueError):
@@ -59,6 +61,27 @@ def save_table(path: Path, arrays: Mapping[str, Any], names: Mapping[str, Sequen
             frame.to_parquet(temporary, index=False)
         else:
             frame.to_csv(temporary, index=False)
+
+
+def save_pictures(
+    path: Path, images: Tensor, variable: Variable, columns: int | None = None
+) -> None:
+    """Write images as one grid.
+
+    Args:
+        path: Where; written whole or not at all.
+        images: Values in the data's own units, shape ``(rows, channels, height, width)``; of other
+            than one or three channels the first is shown.
+        variable: What they are: the range that black to white stands for.
+        columns: Images in a row of the grid; a square if left out.
+    """
+    from deeplvm.report.figures import grid_png
+    from deeplvm.run import write_atomically
+
+    shown = images if images.shape[1] in (1, 3) else images[:, :1]
+    values = shown.detach().cpu().double().numpy()
+    grid = grid_png(values, columns=columns, variable=variable, side=_SIDE, opaque=True)
+    write_atomically(path, grid)
 
 
 def as_frame(arrays: Mapping[str, Any], names: Mapping[str, Sequence[str]]) -> Any:

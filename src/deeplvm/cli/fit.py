@@ -21,6 +21,7 @@ from deeplvm.recipes import Recipe, describe, find, name_of, published, training
 from deeplvm.run import Config, Run, RunError, build, create_run, refusal, write_atomically
 
 if TYPE_CHECKING:
+    from deeplvm.data.records import Data
     from deeplvm.model import LatentVariableModel
 
 DEFAULT_RECIPE = "vae"
@@ -268,7 +269,7 @@ def _fit(
     finish(run, model, data, evaluate=evaluate, particles=evaluation_particles, json=json)
 
 
-def train(run: Run, model: LatentVariableModel, data: Any, **more: Any) -> None:
+def train(run: Run, model: LatentVariableModel, data: Data, **more: Any) -> None:
     """Train in a RUN folder as its configuration says, and keep the best model."""
     from deeplvm.training import NonFiniteError, TrainingInterrupted, fit
 

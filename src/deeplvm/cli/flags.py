@@ -6,6 +6,7 @@ import ast
 import functools
 import importlib
 import inspect
+import operator
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -214,7 +215,7 @@ def _words(hint: Any, name: str, default: Any) -> Any:
         if not kept:
             return None
         optional = (None,) if type(None) in inner else ()
-        return Union[tuple(dict.fromkeys([*kept, *optional]))]  # noqa: UP007
+        return functools.reduce(operator.or_, [*kept, *optional])
     if hint in _WORDS or origin is Literal:
         return hint
     if origin in (tuple, list) or (inspect.isclass(origin) and issubclass(origin, Sequence)):

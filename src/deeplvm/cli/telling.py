@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from deeplvm.data.records import Data
+    from deeplvm.data.records import Data, Split
     from deeplvm.evaluation import Evaluation
     from deeplvm.model import LatentVariableModel
     from deeplvm.run import Run
@@ -36,23 +36,37 @@ def finish(
     json: bool,
 ) -> None:
     """Evaluate a trained model, draw samples, write the report, and say where everything is."""
-    from deeplvm.cli.pictures import save_samples
-
     if evaluate:
-        split = next(s for s in ("test", "valid", "train") if data.rows(s))  # type: ignore[arg-type]
-        draws = particles or min(MOST, max(FEWEST, DRAWS // data.rows(split)))  # type: ignore[arg-type]
-        note(f"evaluating on {data.rows(split)} {split} rows, {draws} draws each")  # type: ignore[arg-type]
+        splits: tuple[Split, ...] = ("test", "valid", "train")
+        split = next(each for each in splits if data.rows(each))
+        draws = particles or min(MOST, max(FEWEST, DRAWS // data.rows(split)))
+        note(f"evaluating on {data.rows(split)} {split} rows, {draws} draws each")
         evaluation = evaluate_into(run, model, data, split=split, particles=draws)
         if data.variables["x"].is_image if "x" in data.variables else False:
-            save_samples(run, model)
+            _save_samples(run, model)
         write_report(run)
         show(evaluation, json=json)
     if not json:
         tell(_where(run))
 
 
+def _save_samples(run: Run, model: LatentVariableModel, count: int = 64) -> None:
+    """Write ``samples.png``: the means of p(x | z) at draws of z from its prior."""
+    from deeplvm.cli.files import save_pictures
+    from deeplvm.cli.values import sampled
+
+    values = sampled(model, run.description, count, seed=0, mean=True)
+    save_pictures(run.folder / "samples.png", values["x"], run.description.variables["x"])
+
+
 def evaluate_into(
-    run: Run, model: LatentVariableModel, data: Data, *, split: Any, particles: int, seed: int = 0
+    run: Run,
+    model: LatentVariableModel,
+    data: Data,
+    *,
+    split: Split,
+    particles: int,
+    seed: int = 0,
 ) -> Evaluation:
     """Evaluate, and write ``evaluation.json``."""
     from deeplvm.evaluation import evaluate

@@ -387,13 +387,11 @@ def _only_images(opened: Any, output: Path, *, picture: bool) -> None:
 
 def _save(output: Path, values: Any, description: Any, columns: int | None = None) -> None:
     """A picture or a table, by the ending."""
-    from deeplvm.cli.files import PICTURES, in_units, save_table
-    from deeplvm.cli.pictures import grid
-    from deeplvm.run import write_atomically
+    from deeplvm.cli.files import PICTURES, in_units, save_pictures, save_table
 
     variables = description.variables
     if output.suffix.lower() in PICTURES:
-        write_atomically(output, grid(values["x"], variables["x"], columns))
+        save_pictures(output, values["x"], variables["x"], columns)
     else:
         names = {
             n: variables[n].columns for n in values if n in variables and variables[n].columns

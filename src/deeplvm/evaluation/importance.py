@@ -229,6 +229,7 @@ def importance_sampling(
         step = chunk or max(_BLOCK, _NUMBERS // (size * numbers))
         step = 1 if exact else min(-(-step // _BLOCK), -(-wanted // _BLOCK)) * _BLOCK
         parts = []
+        observed: tuple[str, ...] = ()
         for start, given in rows.each(size):
             totals = _Totals(wanted)
             streams = Streams(f"{seed}/{start}", rows.device)

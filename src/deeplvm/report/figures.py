@@ -8,7 +8,6 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -317,7 +316,7 @@ def correlations(data: NDArray[Any], drawn: NDArray[Any], names: Sequence[str]) 
             pair, (data, drawn), ("data", "drawn from the model"), strict=True
         ):
             matrix = _correlation(values)
-            picture = axes.imshow(matrix, vmin=-1, vmax=1, cmap="RdBu_r", interpolation="nearest")
+            axes.imshow(matrix, vmin=-1, vmax=1, cmap="RdBu_r", interpolation="nearest")
             axes.set_title(title, loc="left")
             if len(names) <= 16:
                 labels = [_short(name, 14) for name in names]
@@ -329,7 +328,7 @@ def correlations(data: NDArray[Any], drawn: NDArray[Any], names: Sequence[str]) 
             axes.tick_params(length=0)
             for spine in axes.spines.values():
                 spine.set_visible(False)
-        bar = figure.colorbar(picture, ax=pair, shrink=0.75, aspect=24)
+        bar = figure.colorbar(pair[0].images[0], ax=pair, shrink=0.75, aspect=24)
         bar.outline.set_visible(False)  # type: ignore[operator]
         bar.ax.tick_params(length=0)
         return _svg(figure, "correlations", "Correlations between columns, data and samples")
@@ -386,7 +385,7 @@ def column_traversals(
         sharey=True,
     ) as (figure, grid):
         for axes, (title, change) in zip(grid.flat, changes, strict=False):
-            picture = axes.imshow(
+            axes.imshow(
                 change.T, vmin=-2, vmax=2, cmap="RdBu_r", aspect="auto", interpolation="nearest"
             )
             axes.set_title(title, loc="left")
@@ -398,7 +397,7 @@ def column_traversals(
                 spine.set_visible(False)
         for axes in grid.flat[len(changes) :]:
             axes.set_axis_off()
-        bar = figure.colorbar(picture, ax=grid, shrink=0.8, aspect=24)
+        bar = figure.colorbar(grid.flat[0].images[0], ax=grid, shrink=0.8, aspect=24)
         bar.set_label("standard deviations", fontsize=8, color=_MUTED)
         bar.outline.set_visible(False)  # type: ignore[operator]
         bar.ax.tick_params(length=0)
@@ -425,21 +424,24 @@ def brightness(variable: Variable | None, values: NDArray[Any]) -> tuple[float, 
 def grid_png(
     images: ArrayLike,
     *,
-    columns: int,
+    columns: int | None = None,
     variable: Variable | None = None,
     gap: int = 1,
     side: int = 0,
     group: int = 0,
+    opaque: bool = False,
 ) -> bytes:
     """Images in a grid as PNG, transparent between them; a missing pixel is red.
 
     Args:
         images: Values in the data's own units, shape ``(rows, channels, height, width)``.
-        columns: Images in a line.
+        columns: Images in a line; a square if left out.
         variable: What they are, which says the values of black and white.
         gap: Pixels between images, before enlarging.
-        side: Small images are enlarged by a whole number until the grid is about this wide.
+        side: Small images are enlarged by a whole number until the longer side of the grid is
+            about this long; 0 for no enlarging.
         group: A wider gap after so many lines; 0 for none.
+        opaque: White between them, for a file of its own; without colours it is a grey picture.
 
     Raises:
         ValueError: If they are no images.
@@ -453,10 +455,11 @@ def grid_png(
             f"{values.shape}."
         )
     low, high = brightness(variable, values)
-    holes = np.isnan(values).any(1)
+    holes: NDArray[np.bool_] = np.any(np.isnan(values), axis=1)
     shades = np.clip((np.nan_to_num(values) - low) / (high - low), 0, 1)
     shades = np.round(255 * np.repeat(shades, 4 - values.shape[1], axis=1)[:, :3]).astype(np.uint8)
     rows, _, height, width = shades.shape
+    columns = columns or max(1, round(math.sqrt(rows)))
     lines = -(-rows // columns)
 
     def top(line: int) -> int:
@@ -468,7 +471,10 @@ def grid_png(
         canvas[y : y + height, x : x + width, :3] = shades[i].transpose(1, 2, 0)
         canvas[y : y + height, x : x + width, 3] = 255
         canvas[y : y + height, x : x + width][holes[i]] = (196, 60, 60, 255)
-    scale = max(1, side // canvas.shape[1])
+    if opaque:
+        canvas[canvas[..., 3] == 0] = 255
+        canvas = canvas[..., :3] if values.shape[1] == 3 or holes.any() else canvas[..., 0]
+    scale = max(1, side // max(canvas.shape[:2]))
     buffer = io.BytesIO()
     Image.fromarray(canvas.repeat(scale, 0).repeat(scale, 1)).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
@@ -492,22 +498,6 @@ def image_grid(
     return Markup(
         '<img class="pixels" alt="{}" style="width:{}px" src="data:image/png;base64,{}">'
     ).format(alt, natural * factor, data)
-
-
-def save_image_grid(
-    images: ArrayLike,
-    path: str | Path,
-    *,
-    columns: int | None = None,
-    variable: Variable | None = None,
-    side: int = 800,
-) -> Path:
-    """Write images, shape ``(rows, channels, height, width)``, as one PNG."""
-    values = np.asarray(images)
-    across = columns or max(1, round(math.sqrt(len(values))))
-    target = Path(path)
-    target.write_bytes(grid_png(values, columns=across, variable=variable, side=side))
-    return target
 
 
 def _legible(label: object) -> str:

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
 Rows = Mapping[str, Any]
+Split = Literal["train", "valid"]
 
 
 class Source(Protocol):
     """What training needs of a data set: :class:`deeplvm.data.Data` is one."""
 
-    missing: frozenset[str]
+    @property
+    def missing(self) -> frozenset[str]:
+        """Names with NaN elements."""
+        ...
 
-    def rows(self, split: str) -> int:
+    def rows(self, split: Split, /) -> int:
         """Number of rows of ``"train"`` or ``"valid"``."""
         ...
 
-    def batch(self, split: str, index: Any, generator: Generator | None = None) -> dict[str, Any]:
+    def batch(
+        self, split: Split, index: Tensor, /, generator: Generator | None = None
+    ) -> dict[str, Any]:
         """Named values of some rows; the generator draws what is renewed at every visit."""
         ...
 
@@ -56,12 +62,12 @@ class Tensors:
         ]
         self.missing = frozenset(holes if missing is None else missing)
 
-    def rows(self, split: str) -> int:
+    def rows(self, split: Split) -> int:
         """Number of rows; 0 for a split that is not there."""
         return len(next(iter(self.splits[split].values()), ()))
 
     def batch(
-        self, split: str, index: Tensor, generator: Generator | None = None
+        self, split: Split, index: Tensor, generator: Generator | None = None
     ) -> dict[str, Tensor]:
         """The rows of an index, shape ``(batch,)``."""
         return {name: value.index_select(0, index) for name, value in self.splits[split].items()}
@@ -105,12 +111,12 @@ class Batches:
         self.device, self.dtype = device, dtype
         self.missing = source.missing & names
 
-    def rows(self, split: str) -> int:
+    def rows(self, split: Split) -> int:
         """Number of rows of a split."""
         return self.source.rows(split)
 
     def __call__(
-        self, split: str, index: Tensor, generator: Generator | None = None
+        self, split: Split, index: Tensor, generator: Generator | None = None
     ) -> dict[str, Any]:
         """Values by name, shape ``(batch, *event)``."""
         if self.ready:

@@ -17,7 +17,7 @@ from deeplvm.evidence import Evidence
 from deeplvm.gradients import Draw
 from deeplvm.model import LatentVariableModel
 from deeplvm.objectives import elbo
-from deeplvm.training.batches import Batches, Rows, Source, Tensors
+from deeplvm.training.batches import Batches, Rows, Source, Split, Tensors
 from deeplvm.training.checkpoints import CheckpointError, Checkpoints, restore, unique_state
 from deeplvm.training.failures import (
     NonFiniteError,
@@ -254,8 +254,8 @@ def fit(
 
     # One seed: the order of rows and what is renewed at every visit, then torch's own stream.
     generator = Generator().manual_seed(seed)
-    look = {"train": torch.randperm(rows, generator=Generator().manual_seed(seed))}
-    look["train"] = look["train"][: min(held_out or rows, 5000)].sort().values
+    shuffled = torch.randperm(rows, generator=Generator().manual_seed(seed))
+    look: dict[Split, Tensor] = {"train": shuffled[: min(held_out or rows, 5000)].sort().values}
     if held_out:
         look["valid"] = torch.arange(held_out)
     weight = _Weight(kl_weight, model, target)

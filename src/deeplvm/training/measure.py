@@ -15,7 +15,7 @@ from deeplvm.evidence import Evidence
 from deeplvm.gradients import Draw
 from deeplvm.model import LatentVariableModel
 from deeplvm.objectives import elbo
-from deeplvm.training.batches import Batches
+from deeplvm.training.batches import Batches, Split
 from deeplvm.training.failures import explained, non_finite
 from deeplvm.training.phases import Objective
 
@@ -36,7 +36,7 @@ def name_of(objective: Objective) -> str:
 def measure(
     model: LatentVariableModel,
     batches: Batches,
-    split: str,
+    split: Split,
     index: Tensor,
     objective: Objective,
     *,
@@ -68,20 +68,21 @@ def measure(
     with own_randomness(batches.device, seed):
         for part in index.split(batch_size):
             batch = batches(split, part)
-            found = {
-                "model": model,
-                "batch": batch,
-                "index": part,
-                "missing": batches.missing,
-                "epoch": epoch,
-                "split": split,
-            }
             try:
                 evidence = ledger(batch)
                 values = {name: term_of(evidence, name) for name in evidence.terms}
                 values |= {"elbo": elbo(evidence), bound: objective(evidence)}
             except ValueError as error:
-                cause = explained(error, functools.partial(ledger, batch), **found)
+                cause = explained(
+                    error,
+                    functools.partial(ledger, batch),
+                    model=model,
+                    batch=batch,
+                    index=part,
+                    missing=batches.missing,
+                    epoch=epoch,
+                    split=split,
+                )
                 if cause is error:
                     raise
                 raise cause from error
@@ -89,11 +90,13 @@ def measure(
                 sums[name] = sums.get(name, 0.0) + value.mean(dtype=torch.float64) * len(part)
             # On a CPU this look is free, and the ledger that shows whom to blame is still there.
             if batches.device.type == "cpu" and not math.isfinite(sums[bound].item()):
-                raise non_finite(evidence=evidence, **found)
+                raise non_finite(
+                    model, batch, part, evidence, missing=batches.missing, epoch=epoch, split=split
+                )
     model.train(training)
     means = {name: value.item() / len(index) for name, value in sums.items()}
     if not all([math.isfinite(mean) for mean in means.values()]):
-        raise non_finite(**found | {"batch": {}, "index": index}, evidence=None)
+        raise non_finite(model, {}, index, None, missing=batches.missing, epoch=epoch, split=split)
     order = dict.fromkeys(["elbo", bound, *means])
     return {name: means[name] for name in order}
 
