@@ -7,6 +7,7 @@ import os
 os.environ.setdefault("MPLBACKEND", "Agg")  # before anything imports matplotlib
 
 import random
+import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -26,7 +27,14 @@ def reproducible() -> Iterator[None]:
     torch.manual_seed(0)
     before = torch.get_default_dtype(), torch.is_grad_enabled()
     validation = Distribution._validate_args
+    searched = list(sys.path)
     yield
+    if sys.path != searched:  # a recipe was looked for in a temporary folder: forget its modules
+        added = tuple([folder for folder in sys.path if folder and folder not in searched])
+        sys.path[:] = searched
+        for name, module in list(sys.modules.items()):
+            if str(getattr(module, "__file__", None)).startswith(added):
+                del sys.modules[name]
     after = torch.get_default_dtype(), torch.is_grad_enabled()
     torch.set_default_dtype(before[0])
     torch.set_grad_enabled(before[1])

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from functools import partial
 
 import torch
 from torch import nn
@@ -35,7 +36,8 @@ PUBLISHED = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--epochs", type=int, default=130)
-    parser.add_argument("--learning-rate", type=float, default=2.5e-3)
+    parser.add_argument("--learning-rate", type=float, default=3e-3)
+    parser.add_argument("--batch", type=int, default=200)
     parser.add_argument("--particles", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -55,11 +57,11 @@ def main() -> None:
     print(model)
 
     settings = {
-        "objective": "elbo, one particle",
+        "objective": "elbo, one particle, KL in closed form",
         "optimizer": "adam",
         "learning_rate": options.learning_rate,
         "schedule": "cosine, to zero",
-        "batch_size": 100,
+        "batch_size": options.batch,
         "epochs": options.epochs,
         "averaging": 0.999,
         "seed": options.seed,
@@ -68,8 +70,9 @@ def main() -> None:
     history = fit(
         model,
         data,
+        objective=partial(elbo, form="analytic"),
         epochs=options.epochs,
-        batch_size=100,
+        batch_size=options.batch,
         learning_rate=options.learning_rate,
         schedule="cosine",
         averaging=0.999,

@@ -118,13 +118,21 @@ class Evidence:
 
     def has_closed_kl(self, name: str) -> bool:
         """Whether :meth:`kl` has an answer for a latent."""
+        return self.closed_kl(name) is not None
+
+    def closed_kl(self, name: str) -> Tensor | None:
+        """:meth:`kl`, or ``None`` where the names or the distributions do not allow it."""
         if name not in self.closed or self.q[name].distribution is None:
-            return False
+            return None
         try:
-            self.kl(name)
+            return self.kl(name)
         except ValueError:
-            return False
-        return True
+            return None
+
+    def divergence(self, name: str) -> Tensor:
+        """The divergence of a latent: in closed form if there is one, else its sampled term."""
+        closed = self.closed_kl(name)
+        return -self.terms[name] if closed is None else closed
 
     def kl_by_dimension(self, name: str) -> Tensor:
         r"""Closed-form divergence of each dimension, shape ``(*particles, batch, *event)``.

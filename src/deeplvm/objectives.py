@@ -41,7 +41,7 @@ def elbo(evidence: Evidence, form: Form = "sampled") -> Tensor:
     parts = [evidence.terms[name] for name in evidence.observed]
     for name in evidence.latents:
         if form == "analytic":
-            term = -evidence.kl(name) if evidence.has_closed_kl(name) else evidence.terms[name]
+            term = -evidence.divergence(name)
         elif form == "entropy":
             log_p = density(evidence.p[name])
             scale = evidence.row_weight if name in evidence.shared else 1.0
@@ -117,7 +117,7 @@ def free_bits(
                 event,
             )
         else:
-            each = evidence.kl(name) if evidence.has_closed_kl(name) else -evidence.terms[name]
+            each = evidence.divergence(name)
             divergence = _mean_rows(evidence, each, 0)
         floored = torch.clamp(divergence, min=allowed).sum()
         total = total - evidence.weighted(name, floored)
