@@ -1,4 +1,4 @@
-# make demo | test | lint | docs: each makes .venv and installs what it needs, pinned by constraints.txt.
+# make demo | test | lint | docs | bench: each makes .venv and installs what it needs, pinned by constraints.txt.
 PYTHON ?= python3
 RUN ?= runs/demo
 BIN := .venv/bin
@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 INSTALL := $(BIN)/python -m pip install --quiet -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint docs clean
+.PHONY: help demo test lint docs bench clean
 
 help:  ## what can be made
 	@awk -F ':.*##' '/^[a-z]+:.*##/ {printf "  make %-6s %s\n", $$1, $$2}' Makefile
@@ -33,6 +33,11 @@ lint: .venv/installed-dev  ## format, lint and types
 docs: .venv/installed-docs  ## the site, in docs/_build/html/index.html; a warning is an error
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	@echo "site: docs/_build/html/index.html"
+
+bench: .venv/installed  ## the benchmarks, into benchmarks/results (a quarter of an hour; see its README)
+	$(BIN)/python benchmarks/training_step.py
+	$(BIN)/python benchmarks/training_step.py --tiny
+	$(BIN)/python benchmarks/binarized_mnist.py
 
 clean:  ## remove what this file makes, runs excepted
 	rm -rf .venv docs/_build build dist
