@@ -37,6 +37,8 @@ class MaskedStep(nn.Module):
     # The gate starts nearly open, as an LSTM's forget gate does: the step is close to the
     # identity.
     forget_bias = 1.5
+    # The gate stays between sigmoid(1.5 - 7) = 0.004 and 0.9998: a step can always be inverted.
+    limit = 7.0
 
     def __init__(self, features: int, context: int, hidden: Sequence[int]) -> None:
         super().__init__()
@@ -59,7 +61,7 @@ class MaskedStep(nn.Module):
             -1,
         )
         m, s = self.network(joined).chunk(2, -1)
-        return m, s + self.forget_bias
+        return m, self.forget_bias + self.limit * torch.tanh(s / self.limit)
 
 
 class InverseAutoregressiveFlow(nn.Module):

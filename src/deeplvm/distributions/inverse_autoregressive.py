@@ -93,7 +93,8 @@ class InverseAutoregressiveNormal(Distribution):
             _, s = network(before, self.context)
             z, volume = before, volume + torch.nn.functional.logsigmoid(s)
         noise = (z - self.loc) / self.scale
-        return self._log_prob(noise, volume + self.scale.log())
+        log_prob = self._log_prob(noise, volume + self.scale.log())
+        return log_prob.expand(torch.broadcast_shapes(log_prob.shape, self.batch_shape))
 
     def _log_prob(self, noise: Tensor, volume: Tensor) -> Tensor:
         constant = 0.5 * math.log(2 * math.pi)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import torch
+from rich.cells import cell_len
 from torch import Tensor
 
 from deeplvm.evaluation.batches import batches_of
@@ -148,9 +149,12 @@ class Evaluation:
 
     def __str__(self) -> str:
         table = self.table()
-        width = max([len(name) for name, _, _ in table])
+        width = max([cell_len(name) for name, _, _ in table])
         value = max([len(text) for _, text, _ in table])
-        lines = [f"{n.ljust(width)}  {v.rjust(value)}  {what}" for n, v, what in table]
+        # by the cells it fills: the hat of k̂ fills none
+        lines = [
+            f"{n}{' ' * (width - cell_len(n))}  {v.rjust(value)}  {what}" for n, v, what in table
+        ]
         return "\n".join([self.title(), *lines, *[f"! {text}" for text in self.warnings]])
 
     def _repr_html_(self) -> str:
