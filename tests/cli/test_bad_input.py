@@ -200,7 +200,8 @@ def _newer(path: Path) -> None:
     content = path.read_bytes()
     (length,) = struct.unpack("<Q", content[:8])
     header = json.loads(content[8 : 8 + length])
-    header["__metadata__"]["version"] = "99"
+    inner = json.loads(header["__metadata__"]["deeplvm"])
+    header["__metadata__"]["deeplvm"] = json.dumps(inner | {"version": "99"})
     text = json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(text)) + text + content[8 + length :])
 

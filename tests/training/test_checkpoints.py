@@ -187,6 +187,8 @@ class TestKill:
             check=True,
         )
         models, metrics = [], []
+        killed, whole = (tmp_path / name / "model.safetensors" for name in ("killed", "whole"))
+        assert killed.read_bytes() == whole.read_bytes()
         for folder in ("killed", "whole"):
             model = linear_gaussian(seed=3)
             load_model_into(model, tmp_path / folder / "model.safetensors")

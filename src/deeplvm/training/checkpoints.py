@@ -46,7 +46,8 @@ def write(path: str | Path, kind: str, tensors: Mapping[str, Tensor], state: Any
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with beside.open("wb") as file:
-            file.write(safetensors.torch.save(packed, header))
+            # One entry: several come out in a random order, and equal runs would differ in bytes.
+            file.write(safetensors.torch.save(packed, {"deeplvm": json.dumps(header)}))
             file.flush()
             os.fsync(file.fileno())
         _keep_previous(path, kind)
@@ -76,9 +77,17 @@ def read(path: str | Path, kind: str) -> tuple[dict[str, Tensor], Any]:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from error
     try:
         (length,) = struct.unpack("<Q", content[:8])
-        header = json.loads(content[8 : 8 + length].decode()).get("__metadata__", {})
+        metadata = json.loads(content[8 : 8 + length].decode()).get("__metadata__", {})
+        header = json.loads(metadata.get("deeplvm", "{}"))
         tensors = safetensors.torch.load(content)
-    except (SafetensorError, ValueError, struct.error, AttributeError, OverflowError) as error:
+    except (
+        SafetensorError,
+        ValueError,
+        TypeError,
+        struct.error,
+        AttributeError,
+        OverflowError,
+    ) as error:
         raise CheckpointError(
             f"{path} is not a whole safetensors file: it is cut short or damaged. Use another "
             "copy."
