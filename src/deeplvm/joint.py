@@ -284,13 +284,11 @@ class Joint(nn.Module):
         ready: Site | None,
     ) -> tuple[Site, tuple[int, ...], Tensor | float]:
         """Evaluate one conditional; score its given value or draw one."""
-        batch_dims = max([site.batch_dims for site in parents], default=0)
-        if ready is not None:
+        if ready is None:
+            outcome, batch_dims = call(module, parents)
+        else:
             outcome = ready.value if ready.distribution is None else ready.distribution
             batch_dims = ready.batch_dims
-        else:
-            raw = getattr(module, "accepts_missing", False)
-            outcome = module(*[site.value if raw else site.features for site in parents])
         if not isinstance(outcome, Distribution):
             if given is not None:
                 raise ValueError(
@@ -350,6 +348,13 @@ class Joint(nn.Module):
     def extra_repr(self) -> str:
         """The factorisation, above the modules."""
         return str(self)
+
+
+def call(module: nn.Module, parents: list[Site]) -> tuple[Any, int]:
+    """What a conditional returns for its parents, and how many batch dimensions that has."""
+    raw = getattr(module, "accepts_missing", False)
+    outcome = module(*[site.value if raw else site.features for site in parents])
+    return outcome, max([site.batch_dims for site in parents], default=0)
 
 
 def embed(module: nn.Module | None, value: Any) -> Any:

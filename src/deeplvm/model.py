@@ -12,7 +12,7 @@ from torch.distributions import Distribution
 
 from deeplvm.evidence import Evidence
 from deeplvm.gradients import Draw, Drawn, Sampled
-from deeplvm.joint import Joint, NotationError, as_site, is_joint, owner_of
+from deeplvm.joint import Joint, NotationError, as_site, call, is_joint, owner_of
 from deeplvm.trace import Site, Trace
 
 
@@ -108,9 +108,7 @@ class LatentVariableModel(nn.Module):
             if is_joint(module) or any([p is None or p.distribution is not None for p in parents]):
                 continue
             known = [site for site in parents if site is not None]
-            raw = getattr(module, "accepts_missing", False)
-            outcome = module(*[site.value if raw else site.features for site in known])
-            batch_dims = max([site.batch_dims for site in known], default=0)
+            outcome, batch_dims = call(module, known)
             random = isinstance(outcome, Distribution)
             ready[factor.names[0]] = Site(
                 None if random else outcome,
@@ -223,11 +221,14 @@ class LatentVariableModel(nn.Module):
     def _random_parents(self, name: str, latents: tuple[str, ...]) -> set[str]:
         """Latent parents of a name in p, seen through names that are not latent."""
         found: set[str] = set()
-        for parent in self.p.parents(name):
-            if parent.name in latents:
-                found.add(parent.name)
-            elif parent.name in self.p:
-                found |= self._random_parents(parent.name, latents)
+        waiting, seen = [name], {name}
+        while waiting:  # a state that reads itself one step before is met twice
+            for parent in self.p.parents(waiting.pop()):
+                if parent.name in latents:
+                    found.add(parent.name)
+                elif parent.name in self.p and parent.name not in seen:
+                    seen.add(parent.name)
+                    waiting.append(parent.name)
         return found
 
     def posterior(

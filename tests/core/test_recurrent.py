@@ -292,3 +292,47 @@ def test_learned_start_is_a_parameter() -> None:
 def test_particle_measure() -> None:
     trace = chain(repeats=2)({}, (4, 3))
     assert trace.log_measure == pytest.approx(-math.log(4))
+
+
+def test_a_recurrent_part_of_a_joint() -> None:
+    """A latent of the whole row beside a recurrence whose deterministic state reads itself."""
+    torch.manual_seed(0)
+    steps = Recurrent(
+        {
+            "z | h[-1], c": Gaussian(2, MLP(4 + 1)),
+            "x | z, h[-1]": Bernoulli(3, MLP(2 + 4)),
+            "h | x, z, h[-1]": Features(MLP(3 + 2 + 4, 4)),
+        },
+        start={"h": 4},
+        outside=["c"],
+        repeats=5,
+    )
+    p = Joint({"c": StandardNormal(1), "z, x, h | c": steps})
+    inference = Recurrent(
+        {"z | x, h[-1], c": Gaussian(2, MLP(3 + 4 + 1)), "h | x, z, h[-1]": steps["h"]},
+        start={"h": 4},
+        outside=["c"],
+    )
+
+    class Mean(nn.Module):
+        out_features = 3
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x.mean(-2)
+
+    q = Joint({"s | x": Features(Mean()), "c | s": Gaussian(1, MLP(3)), "z, h | x, c": inference})
+    model = LatentVariableModel(p, q)
+    x = (torch.rand(6, 5, 3) > 0.5).double()
+    evidence = model.evidence({"x": x}, particles=2)
+    assert evidence.log_weight.shape == (2, 6)
+    assert set(evidence.latents) == {"c", "z"}
+    assert "c" in evidence.closed
+    assert elbo(evidence, "analytic").shape == (6,)
+    c, z = evidence.q["c"].value, evidence.q["z"].value
+    state, total = torch.zeros(2, 6, 4), model.p["c"]().log_prob(c)
+    for t in range(5):
+        total = total + model.p["z"](state, c).log_prob(z[:, :, t])
+        total = total + model.p["x"](z[:, :, t], state).log_prob(x[:, t])
+        state = steps["h"](x[:, t], z[:, :, t], state)
+    scored = evidence.p["c"].log_prob + evidence.p["z"].log_prob + evidence.p["x"].log_prob
+    assert torch.allclose(scored, total, atol=1e-10)
