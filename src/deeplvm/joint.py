@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeGuard
 
 import torch
@@ -45,12 +46,16 @@ class Factor:
     parents: tuple[Parent, ...]
 
     def __str__(self) -> str:
-        left = ", ".join(self.names)
-        return (
-            f"{left} | {', '.join([str(parent) for parent in self.parents])}"
-            if (self.parents)
-            else left
-        )
+        return self.key if self.parents else ", ".join(self.names)
+
+    @cached_property
+    def key(self) -> str:
+        """The notation with its bar (``"z |"``), by which a joint keeps its modules.
+
+        Readable in a state dict, and never the name of one of ``ModuleDict``'s own attributes.
+        """
+        right = ", ".join([str(parent) for parent in self.parents])
+        return f"{', '.join(self.names)} | {right}".rstrip()
 
 
 def parse(notation: str) -> Factor:
@@ -159,12 +164,10 @@ class Joint(nn.Module):
                 self.owner[name] = factor
             parsed[factor] = module
         self.order = in_order(parsed)
-        # Keyed by the notation with its bar ("z |"): readable in a state dict, and never the name
-        # of one of ModuleDict's own attributes.
-        self.factors = nn.ModuleDict({_key(factor): parsed[factor] for factor in self.order})
+        self.factors = nn.ModuleDict({factor.key: parsed[factor] for factor in self.order})
         self.names: tuple[str, ...] = tuple([n for factor in self.order for n in factor.names])
         # What the names alone decide is decided here, and not at every call.
-        self._plan = [(factor, _key(factor), is_joint(parsed[factor])) for factor in self.order]
+        self._plan = [(factor, is_joint(parsed[factor])) for factor in self.order]
         used = [parent.name for factor in self.order for parent in factor.parents]
         for module in parsed.values():
             if is_joint(module):
@@ -183,7 +186,7 @@ class Joint(nn.Module):
         """The conditional that owns a name (for a sub-joint, its member's)."""
         if name not in self.owner:
             raise KeyError(f"{self} defines no {name!r}; it defines {', '.join(self.names)}.")
-        module = self.factors[_key(self.owner[name])]
+        module = self.conditional(name)
         return module[name] if is_joint(module) and hasattr(module, "__getitem__") else module
 
     def __contains__(self, name: object) -> bool:
@@ -197,7 +200,7 @@ class Joint(nn.Module):
 
     def conditional(self, name: str) -> nn.Module:
         """The module of the factor that defines a name."""
-        return self.factors[_key(self.owner[name])]
+        return self.factors[self.owner[name].key]
 
     def forward(
         self,
@@ -226,12 +229,12 @@ class Joint(nn.Module):
         """
         default = default or Reparameterised()
         draw, ready = draw or {}, ready or {}
-        sites = {name: as_site(name, given[name], owner_of(self, name), missing) for name in given}
+        sites = {name: as_site(name, value, self, missing) for name, value in given.items()}
         shape = batch_shape if batch_shape is not None else batch_shape_of(sites)
         trace: dict[str, Site] = {}
         log_measure: Tensor | float = -math.log(math.prod(shape[:-1])) if shape[:-1] else 0.0
-        for factor, key, nested in self._plan:
-            module: Any = self.factors[key]
+        for factor, nested in self._plan:
+            module: Any = self.factors[factor.key]
             parents = [
                 self._parent(factor, parent, trace, sites, previous) for parent in factor.parents
             ]
@@ -369,11 +372,14 @@ def owner_of(joint: Any, name: str) -> nn.Module | None:
     return joint[name] if known else None
 
 
-def as_site(name: str, value: Any, owner: nn.Module | None, missing: frozenset[str]) -> Site:
-    """A given value as a Site with the features its owner makes of it; a Site stays as it is."""
+def as_site(name: str, value: Any, joint: Any, missing: frozenset[str]) -> Site:
+    """A given value as a Site with the features its owner makes of it; a Site stays as it is.
+
+    ``joint`` is the one that defines the name, ``None`` where networks see the value itself.
+    """
     if isinstance(value, Site):
         return value
-    features = embed(owner, value)
+    features = value if joint is None else embed(owner_of(joint, name), value)
     if name in missing and isinstance(features, Tensor):
         features = torch.nan_to_num(features, nan=0.0)
     return Site(value, features=features)
@@ -398,11 +404,6 @@ def batch_shape_of(sites: Mapping[str, Site]) -> tuple[int, ...]:
 def is_joint(module: object) -> TypeGuard[Any]:
     """Whether a module follows a joint's protocol: it has ``names`` and ``inputs``."""
     return hasattr(module, "names") and hasattr(module, "inputs")
-
-
-def _key(factor: Factor) -> str:
-    text = str(factor)
-    return text if factor.parents else f"{text} |"
 
 
 def _check(factor: Factor, module: nn.Module, *, steps: bool) -> None:

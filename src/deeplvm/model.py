@@ -60,6 +60,16 @@ class LatentVariableModel(nn.Module):
             if name not in self.p.names and _is_random(self.q, name):
                 raise NotationError(_no_density(name, self.q))
         self._closed_of: dict[tuple[str, ...], frozenset[str]] = {}
+        self._read_by_p = frozenset((*self.p.names, *self.p.inputs))
+        #: Every name of the model, inputs included.
+        self.names = self._read_by_p.union(self.q.names, self.q.inputs)
+        # Where networks see something else than the value: looked up once, and not at each step.
+        self._embedded = {
+            name: joint
+            for joint in (self.q, self.p)
+            for name in joint.names
+            if hasattr(owner_of(joint, name), "embed")
+        }
         # Deterministic nodes that p and q share: computed once, in q.
         self.common = frozenset(
             [
@@ -69,11 +79,6 @@ class LatentVariableModel(nn.Module):
             ]
         )
 
-    @property
-    def names(self) -> frozenset[str]:
-        """Every name of the model, inputs included."""
-        return frozenset((*self.p.names, *self.p.inputs, *self.q.names, *self.q.inputs))
-
     def _sites(self, given: Mapping[str, Any], missing: frozenset[str]) -> dict[str, Site]:
         if unknown := set(given) - self.names:
             raise ValueError(
@@ -81,9 +86,7 @@ class LatentVariableModel(nn.Module):
                 f"its names are {', '.join(sorted(self.names))}."
             )
         return {
-            name: as_site(
-                name, value, owner_of(self.p if name in self.p.names else self.q, name), missing
-            )
+            name: as_site(name, value, self._embedded.get(name), missing)
             for name, value in given.items()
         }
 
@@ -155,13 +158,9 @@ class LatentVariableModel(nn.Module):
         common = {name: q[name] for name in self.common}
         explained = {**sites, **drawn}
         p = self.p(
-            {
-                name: site
-                for name, site in explained.items()
-                if name in self.p.names or name in self.p.inputs
-            },
+            {name: site for name, site in explained.items() if name in self._read_by_p},
             q.batch_shape,
-            default=_Unexplained(),
+            default=_UNEXPLAINED,
             missing=holes,
             ready=common,
         )
@@ -351,6 +350,9 @@ class _Unexplained:
             f"p scores {name!r}, which is neither given nor drawn by q; give it, or add "
             f"'{name} | ...' to q."
         )
+
+
+_UNEXPLAINED = _Unexplained()
 
 
 def _no_density(name: str, q: Any) -> str:

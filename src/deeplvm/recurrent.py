@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from deeplvm.gradients import Draw
-from deeplvm.joint import Joint, NotationError, as_site, batch_shape_of, owner_of
+from deeplvm.joint import Joint, NotationError, as_site, batch_shape_of
 from deeplvm.trace import Site, Trace
 
 Start = int | tuple[int, ...] | Tensor
@@ -111,8 +111,7 @@ class Repeated(nn.Module):
     ) -> tuple[dict[str, Site], tuple[int, ...], int, Tensor | None]:
         """Sites of what is given, batch shape, number of repetitions, and mask of the lengths."""
         sites = {
-            name: as_site(name, value, owner_of(self.step, name), missing)
-            for name, value in given.items()
+            name: as_site(name, value, self.step, missing) for name, value in given.items()
         }
         shape = batch_shape if batch_shape is not None else batch_shape_of(sites)
         lengths = sites.pop(self.length, None) if self.length else None

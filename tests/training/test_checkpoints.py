@@ -16,6 +16,7 @@ import safetensors.torch
 import torch
 from torch import nn
 from training_models import (
+    OnEpoch,
     digits,
     digits_vae,
     gaussian_rows,
@@ -34,6 +35,7 @@ from deeplvm.training import (
     load_model_into,
     save_model,
 )
+from deeplvm.training import folder as files_of_a_run
 
 quietly = functools.partial(fit, quiet=True)
 with_everything = functools.partial(
@@ -133,7 +135,7 @@ class TestResume:
             saved.append(state["epoch"])
             real(path, state)
 
-        monkeypatch.setattr(checkpoints, "save_checkpoint", slow)
+        monkeypatch.setattr(files_of_a_run, "save_checkpoint", slow)
         quietly(linear_gaussian(), {"x": gaussian_rows(8)}, epochs=30, folder=tmp_path)
         assert saved[0] == 0
         assert saved[-1] == 30
@@ -246,7 +248,7 @@ class TestInterrupt:
                 raise KeyboardInterrupt
 
         with pytest.raises(
-            TrainingInterrupted, match=r"epoch 4; .*\(epoch 3\). Go on after epoch 3"
+            TrainingInterrupted, match=r"\(SIGINT\) in epoch 4; .*\(epoch 3\). All of it is saved"
         ) as caught:
             quietly(
                 model,
@@ -254,7 +256,7 @@ class TestInterrupt:
                 epochs=9,
                 folder=tmp_path,
                 checkpoint_every=1,
-                on_epoch=[third],
+                callbacks=[OnEpoch(third)],
             )
         assert caught.value.saved == caught.value.epoch == 3
         assert "\n" not in str(caught.value)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.distributions import Independent, Normal
-from training_models import Linear, gaussian_rows, linear_gaussian, same, weights
+from training_models import Linear, OnEpoch, gaussian_rows, linear_gaussian, same, weights
 
 from deeplvm.conditionals import StandardNormal
 from deeplvm.joint import Joint
@@ -81,7 +81,7 @@ def test_decoder_is_named(tmp_path):
             epochs=9,
             folder=tmp_path,
             checkpoint_every=1,
-            on_epoch=[lambda record: seen.append(weights(model))],
+            callbacks=[OnEpoch(lambda record: seen.append(weights(model)))],
         )
     assert (caught.value.name, caught.value.epoch) == ("x", 4)
     assert len(caught.value.rows) == 10

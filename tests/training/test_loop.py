@@ -14,6 +14,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.distributions import Bernoulli, Independent, Normal
 from training_models import (
     Linear,
+    OnEpoch,
     digits,
     digits_vae,
     gaussian_rows,
@@ -29,6 +30,8 @@ from deeplvm.model import LatentVariableModel
 from deeplvm.networks import MLP
 from deeplvm.objectives import elbo, free_bits, iwae
 from deeplvm.training import Phase, cosine, fit, linear
+from deeplvm.training.batches import seed_of
+from deeplvm.training.history import TIMINGS
 from deeplvm.training.phases import Step, make_optimizer
 
 quietly = functools.partial(fit, quiet=True)
@@ -41,7 +44,6 @@ def step_of(model, objective=elbo, **options):
         "log_prior": None,
         "clip": None,
         "skip": None,
-        "compile": False,
         "batch_size": 6,
         "alone": True,
     }
@@ -67,7 +69,7 @@ class TestLearning:
             "objective",
             "kl_weight",
             "learning_rate",
-            "seconds",
+            *TIMINGS,
         }
         record = history.epochs[-1]["train"]
         assert record["elbo"] == pytest.approx(record["x"] + record["z"], abs=1e-9)
@@ -110,9 +112,9 @@ class TestLearning:
         model, hand = linear_gaussian(), linear_gaussian()
         quietly(model, {"x": x}, epochs=2, batch_size=25, seed=3)
         optimizer = torch.optim.Adam(hand.parameters(), lr=1e-3, fused=True)
-        order = torch.Generator().manual_seed(3)
         torch.manual_seed(3)
-        for _ in range(2):
+        for epoch in (1, 2):
+            order = torch.Generator().manual_seed(seed_of(3, epoch))
             for index in torch.randperm(60, generator=order).split(25):
                 optimizer.zero_grad()
                 (-elbo(hand.evidence({"x": x[index]})).mean()).backward()
@@ -319,7 +321,7 @@ class TestBest:
             epochs=200,
             learning_rate=0.05,
             patience=3,
-            on_epoch=[lambda record: seen.append(weights(model))],
+            callbacks=[OnEpoch(lambda record: seen.append(weights(model)))],
         )
         values = history.values("valid")
         assert history.stopped == "patience"
@@ -352,7 +354,7 @@ class TestBest:
             batch_size=64,
             averaging=0.9,
             learning_rate=0.1,
-            on_epoch=[lambda record: raw.append(weights(model))],
+            callbacks=[OnEpoch(lambda record: raw.append(weights(model)))],
         )
         for steps, after in enumerate(raw, start=1):
             expected = average(expected, after, steps)

@@ -11,6 +11,8 @@ from deeplvm.conditionals import Bernoulli, Gaussian, StandardNormal
 from deeplvm.joint import Joint
 from deeplvm.model import LatentVariableModel
 from deeplvm.networks import MLP
+from deeplvm.training import Callback
+from deeplvm.training.history import TIMINGS
 
 
 def digits_vae(seed: int = 1, hidden: int = 16) -> LatentVariableModel:
@@ -66,4 +68,14 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 def untimed(records: object) -> list[dict]:
-    return [{k: v for k, v in record.items() if k != "seconds"} for record in records]
+    return [{k: v for k, v in record.items() if k not in TIMINGS} for record in records]
+
+
+class OnEpoch(Callback):
+    """Calls a function with each epoch's record."""
+
+    def __init__(self, function) -> None:
+        self.function = function
+
+    def epoch_ended(self, record) -> None:
+        self.function(record)

@@ -127,13 +127,15 @@ class Head(nn.Module):
                 "'|', or leave the network out for free parameters."
             )
         if len(parents) > 1 and isinstance(network, nn.Linear):
-            parents = (join(parents, network.in_features, network.weight.dtype, self.owner),)
+            parents = (join(parents, network.in_features, network.weight, self.owner),)
         features = network(*parents)
-        if isinstance(self.layer, nn.Conv2d):
-            return fold_particles(self.layer, 3)(features), 3
-        if self.out_dims > 1:
-            features = features.flatten(-self.out_dims)
-        return self.layer(features), 1
+        mapped = 3 if isinstance(self.layer, nn.Conv2d) else 1
+        if mapped == 3:
+            raw = fold_particles(self.layer, 3)(features)
+        else:
+            raw = self.layer(features.flatten(-self.out_dims) if self.out_dims > 1 else features)
+        # under autocast networks compute in bfloat16; densities do not
+        return raw.to(self.layer.weight.dtype), mapped
 
     @torch.no_grad()
     def start_at(self, raw: Tensor | float, index: int = 0) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.distributions import register_kl
-from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
+from torch.nn.functional import logsigmoid
 
 
 class Bernoulli(torch.distributions.Bernoulli):
@@ -26,7 +26,8 @@ class Bernoulli(torch.distributions.Bernoulli):
         value = value.to(logits.dtype)
         if value.shape != logits.shape:
             logits, value = torch.broadcast_tensors(logits, value)
-        return -binary_cross_entropy_with_logits(logits, value, reduction="none")
+        # log sigma(eta) + (x - 1) eta: the digits of 1 - x are kept, and nothing is negated
+        return torch.addcmul(logsigmoid(logits), value - 1, logits)
 
 
 @register_kl(Bernoulli, Bernoulli)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Size, Tensor
 from torch.distributions import Distribution, Independent, Normal, register_kl
-from torch.distributions.utils import _standard_normal, _sum_rightmost
+from torch.distributions.utils import _sum_rightmost
 
 _HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
 
@@ -132,7 +132,7 @@ class DiagonalNormal(Independent):
 
     def _noise(self, sample_shape: Sequence[int]) -> Tensor:
         shape = self._extended_shape(Size(sample_shape))
-        return _standard_normal(shape, dtype=self._loc.dtype, device=self._loc.device)
+        return torch.randn(shape, dtype=self._loc.dtype, device=self._loc.device)
 
     def _over_event(self, terms: Tensor) -> Tensor:
         dims = self.reinterpreted_batch_ndims

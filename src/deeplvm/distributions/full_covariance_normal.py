@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Size, Tensor
 
-from deeplvm.distributions.multivariate_normal import MultivariateNormal, _solve_lower
+from deeplvm.distributions.multivariate_normal import MultivariateNormal, _solve_lower, product
 
 
 class FullCovarianceNormal(MultivariateNormal):
@@ -47,7 +47,7 @@ class FullCovarianceNormal(MultivariateNormal):
 
     def _draw(self, shape: Size) -> tuple[Tensor, Tensor | None]:
         noise = self._noise(shape, self.event_shape.numel())
-        offset = (self._factor @ noise.unsqueeze(-1)).squeeze(-1)
+        offset = product(self._factor, noise.unsqueeze(-1)).squeeze(-1)
         return offset, noise.square().sum(-1)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Size, Tensor
 
-from deeplvm.distributions.multivariate_normal import MultivariateNormal
+from deeplvm.distributions.multivariate_normal import MultivariateNormal, product
 
 
 class LowRankNormal(MultivariateNormal):
@@ -46,9 +46,9 @@ class LowRankNormal(MultivariateNormal):
         # min over z of |y - V z|^2 + |z|^2, y the whitened offset: a sum of squares, so it
         # cannot turn negative as y^T y - y^T V C^-1 V^T y does when W is much larger than sigma
         whitened = offset / self._scale
-        projected = (self._whitened.mT @ whitened.unsqueeze(-1)).squeeze(-1)
+        projected = product(self._whitened.mT, whitened.unsqueeze(-1)).squeeze(-1)
         weights = torch.cholesky_solve(projected.unsqueeze(-1), self._inner_for(projected))
-        residual = whitened - (self._whitened @ weights).squeeze(-1)
+        residual = whitened - product(self._whitened, weights).squeeze(-1)
         return residual.square().sum(-1) + weights.squeeze(-1).square().sum(-1)
 
     def log_determinant(self) -> Tensor:
@@ -62,7 +62,7 @@ class LowRankNormal(MultivariateNormal):
     def _draw(self, shape: Size) -> tuple[Tensor, Tensor | None]:
         shared = self._noise(shape, self._factor.shape[-1])
         own = self._noise(shape, self.event_shape.numel())
-        return (self._factor @ shared.unsqueeze(-1)).squeeze(-1) + self._scale * own, None
+        return product(self._factor, shared.unsqueeze(-1)).squeeze(-1) + self._scale * own, None
 
 
 class LowRankPrecisionNormal(MultivariateNormal):
@@ -98,7 +98,7 @@ class LowRankPrecisionNormal(MultivariateNormal):
 
     def energy(self, offset: Tensor) -> Tensor:
         whitened = offset / self._scale
-        projected = (self._whitened.mT @ whitened.unsqueeze(-1)).squeeze(-1)
+        projected = product(self._whitened.mT, whitened.unsqueeze(-1)).squeeze(-1)
         return whitened.square().sum(-1) + projected.square().sum(-1)
 
     def log_determinant(self) -> Tensor:
@@ -110,12 +110,13 @@ class LowRankPrecisionNormal(MultivariateNormal):
         rank = self._inner.shape[-1]
         identity = torch.eye(rank, dtype=self._scale.dtype, device=self._scale.device)
         lower = torch.linalg.solve_triangular(self._inner + identity, projected, upper=False)
-        return self._whitened @ torch.linalg.solve_triangular(self._inner.mT, lower, upper=True)
+        upper = torch.linalg.solve_triangular(self._inner.mT, lower, upper=True)
+        return product(self._whitened, upper)
 
     def _draw(self, shape: Size) -> tuple[Tensor, Tensor | None]:
         noise = self._noise(shape, self.event_shape.numel()).unsqueeze(-1)
-        offset = self._scale * (noise - self._shrinkage(self._whitened.mT @ noise)).squeeze(-1)
-        return offset, None
+        shrunk = self._shrinkage(product(self._whitened.mT, noise))
+        return self._scale * (noise - shrunk).squeeze(-1), None
 
 
 def _root_of_inner(whitened: Tensor) -> Tensor:

@@ -74,7 +74,7 @@ class MultivariateNormal(Distribution, ABC):
         r""":math:`\Sigma` of the flattened event, shape ``(*batch, d, d)``."""
         root = self.root()
         elements = self.event_shape.numel()
-        return (root @ root.mT).expand(*self.batch_shape, elements, elements)
+        return product(root, root.mT).expand(*self.batch_shape, elements, elements)
 
     @property
     def variance(self) -> Tensor:
@@ -157,6 +157,15 @@ class MultivariateNormal(Distribution, ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({tuple(self.batch_shape)}, {tuple(self.event_shape)})"
+
+
+def product(first: Tensor, second: Tensor) -> Tensor:
+    """The matrix product in the dtype of its factors, under autocast too."""
+    device = first.device.type
+    if not torch.is_autocast_enabled(device):
+        return first @ second
+    with torch.autocast(device, enabled=False):
+        return first @ second
 
 
 def _solve_lower(factor: Tensor, offset: Tensor) -> Tensor:

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 
-def join(parents: tuple[Tensor, ...], features: int, dtype: torch.dtype, owner: str) -> Tensor:
+class HasDtype(Protocol):
+    """A tensor or a module that says its dtype."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the parameters."""
+        ...
+
+
+def join(parents: tuple[Tensor, ...], features: int, like: HasDtype, owner: str) -> Tensor:
     r"""Parents side by side: :math:`(h_1, \dots, h_n)` concatenated on the last axis.
 
     Leading dimensions are broadcast against each other, so a parent of one value per
@@ -17,7 +27,7 @@ def join(parents: tuple[Tensor, ...], features: int, dtype: torch.dtype, owner: 
     Args:
         parents: tensors of shape ``(*particles, batch, features_i)``.
         features: the width expected of the result.
-        dtype: what integer parents are converted to.
+        like: whose dtype integer parents are converted to.
         owner: the name of the network, for the error message.
 
     Returns:
@@ -27,12 +37,12 @@ def join(parents: tuple[Tensor, ...], features: int, dtype: torch.dtype, owner: 
         ValueError: the widths do not sum to ``features``, or the leading shapes do not broadcast.
 
     Examples:
-        >>> join((torch.zeros(8, 3), torch.zeros(5, 8, 2)), 5, torch.float32, "MLP").shape
+        >>> join((torch.zeros(8, 3), torch.zeros(5, 8, 2)), 5, torch.zeros(()), "MLP").shape
         torch.Size([5, 8, 5])
     """
     if len(parents) == 1 and parents[0].ndim > 0 and parents[0].shape[-1] == features:
         (joined,) = parents
-        return joined if joined.is_floating_point() else joined.to(dtype)
+        return joined if joined.is_floating_point() else joined.to(like.dtype)
     if not parents:
         raise ValueError(f"{owner} expects parents of {features} features in all, found none.")
     found = [tuple(parent.shape) for parent in parents]
@@ -51,7 +61,7 @@ def join(parents: tuple[Tensor, ...], features: int, dtype: torch.dtype, owner: 
             "each should be (*particles, batch) or (batch,)."
         ) from error
     columns = [
-        (parent if parent.is_floating_point() else parent.to(dtype)).expand(
+        (parent if parent.is_floating_point() else parent.to(like.dtype)).expand(
             *leading, parent.shape[-1]
         )
         for parent in parents

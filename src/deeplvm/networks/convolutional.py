@@ -90,9 +90,9 @@ class ConvolutionalEncoder(nn.Module):
         image = image if image.is_floating_point() else image.to(weight.dtype)
         features = fold_particles(self.layers, 3)(image)
         if self.context or context:
-            joined = join(context, self.context, weight.dtype, "ConvolutionalEncoder's context")
+            joined = join(context, self.context, weight, "ConvolutionalEncoder's context")
             total = self.last.in_features
-            features = join((features, joined), total, weight.dtype, "ConvolutionalEncoder")
+            features = join((features, joined), total, weight, "ConvolutionalEncoder")
         return self.activation(self.last(features))
 
 
@@ -154,8 +154,7 @@ class ConvolutionalDecoder(nn.Module):
 
     def forward(self, *parents: Tensor) -> Tensor:
         """A map of features, ``(*particles, batch, features, height, width)``."""
-        dtype = self.first.weight.dtype
-        joined = join(parents, self.in_features, dtype, "ConvolutionalDecoder")
+        joined = join(parents, self.in_features, self.first.weight, "ConvolutionalDecoder")
         return fold_particles(self.layers, 1)(joined)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -78,14 +77,13 @@ class MLP(nn.Module):
         """Features of the parents, shape ``(*particles, batch, out_features)``."""
         if self.in_shape is not None:
             parents = (self._flatten(*parents),)
-        if len(self.layers) == 0:
-            return join(parents, self.in_features, torch.get_default_dtype(), "MLP")
-        return self.layers(join(parents, self.in_features, self.first.weight.dtype, "MLP"))
+        return self.layers(join(parents, self.in_features, self, "MLP"))
 
     @property
-    def first(self) -> nn.Linear:
-        """The first linear layer."""
-        return cast("nn.Linear", self.layers[0])
+    def dtype(self) -> torch.dtype:
+        """The dtype of the parameters."""
+        first = next(self.parameters(), None)
+        return torch.get_default_dtype() if first is None else first.dtype
 
     def _flatten(self, *parents: Tensor) -> Tensor:
         event = self.in_shape or ()

@@ -46,7 +46,7 @@ class GRU(nn.Module):
                 f"{len(parents)} parents."
             )
         state = parents[-1]
-        given = join(parents[:-1], self.in_features, self.cell.weight_ih.dtype, "GRU")
+        given = join(parents[:-1], self.in_features, self.cell.weight_ih, "GRU")
         leading = torch.broadcast_shapes(given.shape[:-1], state.shape[:-1])
         # GRUCell wants one batch dimension.
         rows = leading.numel() if isinstance(leading, torch.Size) else torch.Size(leading).numel()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from deeplvm.training import schedules
 from deeplvm.training.batches import Source, Tensors
+from deeplvm.training.callbacks import Callback, TensorBoard
 from deeplvm.training.checkpoints import CheckpointError, load_model_into, save_model
 from deeplvm.training.failures import NonFiniteError, TrainingInterrupted
-from deeplvm.training.loop import History, fit
+from deeplvm.training.history import History
+from deeplvm.training.loop import fit
 from deeplvm.training.phases import Phase
 from deeplvm.training.schedules import (
     Schedule,
@@ -21,12 +23,14 @@ from deeplvm.training.schedules import (
 )
 
 __all__ = [
+    "Callback",
     "CheckpointError",
     "History",
     "NonFiniteError",
     "Phase",
     "Schedule",
     "Source",
+    "TensorBoard",
     "Tensors",
     "TrainingInterrupted",
     "constant",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -11,6 +12,8 @@ from torch import Generator, Tensor
 
 Rows = Mapping[str, Any]
 Split = Literal["train", "valid"]
+# The part of a GPU's free memory that data may take; beyond it, batches are brought one by one.
+_MOST_OF_THE_GPU = 0.4
 
 
 class Source(Protocol):
@@ -30,6 +33,27 @@ class Source(Protocol):
     ) -> dict[str, Any]:
         """Named values of some rows; the generator draws what is renewed at every visit."""
         ...
+
+
+class Ordered(Source, Protocol):
+    """A source that says in which order its rows are best visited: one that streams from disk."""
+
+    def order(self, epoch: int, seed: int, batch_size: int, first: int = 0) -> Iterator[Tensor]:
+        """The row numbers of each training batch of an epoch, from batch number ``first`` on.
+
+        A pure function of its arguments, so that a run goes on in the middle of an epoch.
+        """
+        ...
+
+
+def seed_of(*parts: int) -> int:
+    """A seed that depends on all the parts: of a run and an epoch, say.
+
+    >>> seed_of(0, 1) != seed_of(1, 0)
+    True
+    """
+    text = "/".join([str(part) for part in parts])
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "big")
 
 
 class Tensors:
@@ -105,9 +129,12 @@ class Batches:
                 f"{', '.join(sorted(names))}; rename the data or the model's names."
             )
         self.ready = isinstance(source, Tensors)
-        self.source = (
-            source.to(self.names, device, dtype) if isinstance(source, Tensors) else source
-        )
+        self.place = torch.device("cpu")  # where row numbers are looked up
+        self.source: Any = source
+        if isinstance(source, Tensors):
+            self.source, self.place = source.to(self.names, device, dtype), device
+        elif device.type == "cuda" and _fits(source, device):
+            self.source, self.place = source.to(device), device  # type: ignore[attr-defined]
         self.device, self.dtype = device, dtype
         self.missing = source.missing & names
 
@@ -115,14 +142,34 @@ class Batches:
         """Number of rows of a split."""
         return self.source.rows(split)
 
+    def order(self, epoch: int, seed: int, batch_size: int, first: int = 0) -> Iterator[Tensor]:
+        """The row numbers of each training batch of an epoch, from batch number ``first`` on.
+
+        The source's own order, or one permutation of all rows; either depends on the arguments
+        alone.
+        """
+        if hasattr(self.source, "order"):
+            return self.source.order(epoch, seed, batch_size, first)
+        generator = Generator().manual_seed(seed_of(seed, epoch))
+        permutation = torch.randperm(self.rows("train"), generator=generator)
+        return iter(permutation.to(self.place).split(batch_size)[first:])
+
     def __call__(
         self, split: Split, index: Tensor, generator: Generator | None = None
     ) -> dict[str, Any]:
         """Values by name, shape ``(batch, *event)``."""
         if self.ready:
             return self.source.batch(split, index.to(self.device))
-        batch = self.source.batch(split, index, generator)
+        batch = self.source.batch(split, index.to(self.place), generator)
         return {name: place(batch[name], self.device, self.dtype) for name in self.names}
+
+
+def _fits(source: Source, device: torch.device) -> bool:
+    """Whether a data set can lie on the GPU whole, as the bytes it rests in."""
+    if not (hasattr(source, "to") and hasattr(source, "nbytes")):
+        return False
+    free, _ = torch.cuda.mem_get_info(device)
+    return source.nbytes <= _MOST_OF_THE_GPU * free
 
 
 def place(value: Any, device: torch.device, dtype: torch.dtype) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -32,16 +33,23 @@ class NonFiniteError(ValueError):
 
 
 class TrainingInterrupted(KeyboardInterrupt):
-    """Training was interrupted from the keyboard; the message says what is kept.
+    """A signal ended training; the message says what is kept.
 
     Attributes:
         epoch: The last epoch that was completed.
-        saved: The epoch of the checkpoint, none without a folder.
+        saved: How many epochs the checkpoint has whole, none without a folder.
+        signal: Which signal it was.
     """
 
-    def __init__(self, message: str, epoch: int, saved: int | None) -> None:
+    def __init__(
+        self,
+        message: str,
+        epoch: int,
+        saved: int | None,
+        number: signal.Signals = signal.SIGINT,
+    ) -> None:
         super().__init__(message)
-        self.epoch, self.saved = epoch, saved
+        self.epoch, self.saved, self.signal = epoch, saved, number
 
 
 def non_finite(

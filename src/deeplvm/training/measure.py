@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,6 +18,7 @@ from deeplvm.objectives import elbo
 from deeplvm.training.batches import Batches, Split
 from deeplvm.training.failures import explained, non_finite
 from deeplvm.training.phases import Objective
+from deeplvm.training.together import Together
 
 
 def name_of(objective: Objective) -> str:
@@ -46,11 +47,15 @@ def measure(
     rows: int,
     seed: int,
     epoch: int,
+    together: Together,
+    look: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     r"""Means over rows, in nats: the ELBO, the objective (KL weight 1), the term of each name.
 
     The draws come from their own seed, the same every time, and the stream of random numbers that
     training reads is not touched. Randomness that is renewed at each visit is not renewed here.
+    Several processes share the rows of each batch and add up their sums. ``look`` is called before
+    each batch, and may end the measurement by raising.
 
     Raises:
         NonFiniteError: If one of them is not finite.
@@ -66,19 +71,22 @@ def measure(
         )
 
     with own_randomness(batches.device, seed):
-        for part in index.split(batch_size):
-            batch = batches(split, part)
+        for rows_of_batch in index.split(batch_size):
+            look()
+            part = together.part(rows_of_batch)
+            batch = batches(split, part.index)
             try:
-                evidence = ledger(batch)
-                values = {name: term_of(evidence, name) for name in evidence.terms}
-                values |= {"elbo": elbo(evidence), bound: objective(evidence)}
+                with together.noise(part, particles):
+                    evidence = ledger(batch)
+                    values = {name: term_of(evidence, name) for name in evidence.terms}
+                    values |= {"elbo": elbo(evidence), bound: objective(evidence)}
             except ValueError as error:
                 cause = explained(
                     error,
                     functools.partial(ledger, batch),
                     model=model,
                     batch=batch,
-                    index=part,
+                    index=part.index,
                     missing=batches.missing,
                     epoch=epoch,
                     split=split,
@@ -87,13 +95,22 @@ def measure(
                     raise
                 raise cause from error
             for name, value in values.items():
-                sums[name] = sums.get(name, 0.0) + value.mean(dtype=torch.float64) * len(part)
+                mean = value.mean(dtype=torch.float64)
+                sums[name] = sums.get(name, 0.0) + mean * (part.share * part.batch)
             # On a CPU this look is free, and the ledger that shows whom to blame is still there.
             if batches.device.type == "cpu" and not math.isfinite(sums[bound].item()):
                 raise non_finite(
-                    model, batch, part, evidence, missing=batches.missing, epoch=epoch, split=split
+                    model,
+                    batch,
+                    part.index,
+                    evidence,
+                    missing=batches.missing,
+                    epoch=epoch,
+                    split=split,
                 )
     model.train(training)
+    everything = together.world.sum(torch.stack(list(sums.values())))
+    sums = dict(zip(sums, everything, strict=True))
     means = {name: value.item() / len(index) for name, value in sums.items()}
     if not all([math.isfinite(mean) for mean in means.values()]):
         raise non_finite(model, {}, index, None, missing=batches.missing, epoch=epoch, split=split)

@@ -15,6 +15,7 @@ from torch.optim import Adam, Adamax, AdamW, Optimizer
 from deeplvm.evidence import Evidence
 from deeplvm.gradients import Draw
 from deeplvm.model import LatentVariableModel
+from deeplvm.training.together import Part, Together
 
 Objective = Callable[[Any], Tensor]
 OptimizerChoice = (
@@ -101,11 +102,13 @@ class Step:
         log_prior: Log-density of the parameters; counts 1/N per row.
         clip: Largest norm of the gradient; a longer one is shortened.
         skip: A gradient longer than this is not followed.
-        compile: Whether the objective is compiled; ``batch_size`` says which batches (an odd last
-            one would compile again).
-        batch_size: Rows of a full batch.
+        batch_size: Rows of a full batch (of this process): the only ones that are computed by
+            compiled code, as an odd last one would compile again.
         alone: Whether no other phase moves parameters, so that ``backward`` need not be told
             which.
+        bfloat16: Whether matrix products and convolutions are computed in bfloat16; log-densities
+            and sums are not.
+        together: The processes that share each batch; none where there is one.
     """
 
     def __init__(
@@ -118,9 +121,10 @@ class Step:
         log_prior: Callable[[LatentVariableModel], Tensor] | None,
         clip: float | None,
         skip: float | None,
-        compile: bool,  # noqa: A002 - torch's own word
         batch_size: int,
         alone: bool,
+        bfloat16: bool = False,
+        together: Together | None = None,
     ) -> None:
         chosen = model.parameters() if phase.parameters is None else phase.parameters(model)
         # A parameter reached by two names is moved once.
@@ -143,19 +147,41 @@ class Step:
         self.objective = phase.objective
         self.log_prior, self.clip, self.skip = log_prior, clip, skip
         self.batch_size = batch_size
-        self.watched = next(iter(self.parameters)).device.type == "cpu"
-        self.compiled = (
-            torch.compile(self._value, fullgraph=True, dynamic=False) if compile else None
-        )
+        self.together = together
+        self.device = self.parameters[0].device.type
+        self.bfloat16 = bfloat16
+        self.compiled: Callable[..., Tensor] | None = None
         self.evidence: Any = None  # of a step whose objective was not finite
         self.skipped = 0
+
+    def compile(self) -> None:
+        """From now on full batches are computed by ``torch.compile(fullgraph=True)``."""
+        self.compiled = torch.compile(self._value, fullgraph=True, dynamic=False)
 
     def mean(self, batch: dict[str, Any], kl_weight: Tensor | float) -> tuple[Tensor, Any]:
         r""":math:`\frac1M \sum_i L(x_i) + \frac1N \log p(\theta)`, and the evidence for it.
 
         A mean per row is the N/M-scaled sum over the minibatch (monograph, eq. 1.11) divided by N:
         in expectation over minibatches its gradient is that of the whole data set's mean.
+
+        Raises:
+            ValueError: If a log-density is computed in bfloat16.
         """
+        if not self.bfloat16:
+            return self._mean(batch, kl_weight)
+        with torch.autocast(self.device, torch.bfloat16):
+            value, evidence = self._mean(batch, kl_weight)
+        if isinstance(evidence, Evidence):
+            for name, term in evidence.terms.items():
+                if term.dtype == torch.bfloat16:
+                    raise ValueError(
+                        f"The log-density of {name!r} is computed in bfloat16, which has three "
+                        f"digits: let its conditional make the distribution from float32 (the "
+                        f"network's output.float()), or use precision='float32'."
+                    )
+        return value, evidence
+
+    def _mean(self, batch: dict[str, Any], kl_weight: Tensor | float) -> tuple[Tensor, Any]:
         if self.phase.evidence is not None:
             evidence = self.phase.evidence(self.model, batch)
         else:
@@ -178,25 +204,61 @@ class Step:
     def _value(self, batch: dict[str, Any], kl_weight: Tensor | float) -> Tensor:
         return self.mean(batch, kl_weight)[0]
 
-    def __call__(
-        self, batch: dict[str, Any], size: int, kl_weight: Tensor | float
+    def gradient(
+        self, batch: dict[str, Any], part: Part, kl_weight: Tensor | float
     ) -> Tensor | float:
-        """Ascend; the mean objective, on a CPU as a number (where not finite, nothing moved)."""
+        """Leave the gradient of the loss in the parameters.
+
+        Args:
+            batch: The rows of this process.
+            part: Which of the whole batch these are; the gradient is of their share of its mean.
+            kl_weight: Weight of the latents' terms.
+
+        Returns:
+            The mean objective of these rows, on a CPU as a number; where that is not finite, and
+            there is one process, there is no gradient.
+        """
+        if self.together is None:
+            return self._gradient(batch, part, kl_weight)
+        with self.together.noise(part, self.phase.particles):
+            return self._gradient(batch, part, kl_weight)
+
+    def _gradient(
+        self, batch: dict[str, Any], part: Part, kl_weight: Tensor | float
+    ) -> Tensor | float:
         evidence = None
-        if self.compiled is not None and size == self.batch_size:
+        if self.compiled is not None and len(part.index) == self.batch_size:
             value = self.compiled(batch, kl_weight)
         else:
             value, evidence = self.mean(batch, kl_weight)
         result: Tensor | float = value.detach()
-        if self.watched:
+        if self.device == "cpu":
             result = value.item()
-            if not math.isfinite(result):
+            if not math.isfinite(result) and self.together is None:
                 self.evidence = evidence
                 return result
         del evidence  # its memory is what the backward pass needs next
         for parameter in self.parameters:
             parameter.grad = None
-        value.neg().backward(inputs=self.inputs)
+        (value.neg() if part.share == 1.0 else value * -part.share).backward(inputs=self.inputs)
+        return result
+
+    def __call__(
+        self, batch: dict[str, Any], part: Part, kl_weight: Tensor | float
+    ) -> Tensor | float:
+        """Ascend; the mean objective of the whole batch, on a CPU as a number.
+
+        Where that number is not finite, nothing has moved.
+        """
+        result = self.gradient(batch, part, kl_weight)
+        if self.together is not None:
+            own = torch.as_tensor(result, dtype=self.parameters[0].dtype)
+            # a stand-in's value counts nothing, even if it is infinite
+            own = own * part.share if part.share else torch.zeros_like(own)
+            summed = self.together.sum_gradients(self.parameters, own)
+            result = summed.item() if self.device == "cpu" else summed
+        if isinstance(result, float) and not math.isfinite(result):
+            return result
         if self.clip is not None or self.skip is not None:
             gradients = [p.grad for p in self.parameters if p.grad is not None]
             norm = get_total_norm(gradients)
