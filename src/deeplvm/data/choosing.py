@@ -10,21 +10,32 @@ import numpy as np
 
 from deeplvm.data.errors import DataError
 from deeplvm.data.looking import MASSES, Choice, choose_likelihood
-from deeplvm.data.raw import Array, Raw
-from deeplvm.data.records import SPLITS, Kind, Variable
+from deeplvm.data.pixels import grey_scale
+from deeplvm.data.raw import Raw
+from deeplvm.data.records import Description, Kind, Variable
+from deeplvm.data.statistics import Summary
+from deeplvm.data.tensors import refuse_coarse
 
 
-def choose(raw: Raw, source: str, options: Mapping[str, Any]) -> list[Choice]:
-    """One choice for an array or a table of one kind, otherwise one a column."""
+def choose(
+    raw: Raw, seen: Mapping[str, Summary], source: str, options: Mapping[str, Any]
+) -> list[Choice]:
+    """One choice for an array or a table of one kind, otherwise one a column.
+
+    Args:
+        raw: What the source says of itself.
+        seen: The summary of each split's rows.
+        source: For messages.
+        options: Those of :func:`~deeplvm.data.load`.
+    """
     dequantize = options["dequantize"] is not None
     likelihood = options["likelihood"]
-    everything = [raw.values[split] for split in SPLITS]
+    train, everything = seen["train"], Summary.joined(seen.values())
+    _refuse_silent(train, source, raw.columns)
     if raw.columns is None:
-        values = np.concatenate(everything) if len(everything) > 1 else everything[0]
-        _refuse_silent(values[: len(everything[0])], source, None)
         return [
             choose_likelihood(
-                values,
+                everything,
                 what="x",
                 likelihood=likelihood,
                 dequantize=dequantize,
@@ -32,8 +43,6 @@ def choose(raw: Raw, source: str, options: Mapping[str, Any]) -> list[Choice]:
                 levels=raw.levels,
             )
         ]
-    train = raw.values["train"]
-    _refuse_silent(train, source, raw.columns)
     if set(raw.kinds.values()) == {"counts"} and len(raw.kinds) >= len(raw.columns):
         return [
             choose_likelihood(
@@ -45,15 +54,14 @@ def choose(raw: Raw, source: str, options: Mapping[str, Any]) -> list[Choice]:
                 kind="counts",
             )
         ]
-    table = np.concatenate(everything)
     if likelihood in MASSES and not raw.categories:
         for place, column in enumerate(raw.columns):  # an error should name the column
             what = f"column {column!r}"
             choose_likelihood(
-                table[:, place : place + 1], what=what, likelihood=likelihood, table=True
+                everything.column(place), what=what, likelihood=likelihood, table=True
             )
-        return [choose_likelihood(table, what="x", likelihood=likelihood, table=True)]
-    _refuse_constant_columns(raw, source)
+        return [choose_likelihood(everything, what="x", likelihood=likelihood, table=True)]
+    _refuse_constant_columns(everything, source, raw.columns)
     choices = []
     for place, column in enumerate(raw.columns):
         what = f"column {column!r}"
@@ -63,7 +71,7 @@ def choose(raw: Raw, source: str, options: Mapping[str, Any]) -> list[Choice]:
             choices.append(Choice("category", "categorical", reason, len(names)))
             continue
         kind = cast("Kind | None", raw.kinds.get(column))
-        values = table[:, place : place + 1]
+        values = everything.column(place)
         look = choose_likelihood(values, what=what, table=True, kind=kind)
         if look.kind == "binary":  # no other likelihood gives 0 and 1 a probability of their own
             choices.append(
@@ -72,7 +80,7 @@ def choose(raw: Raw, source: str, options: Mapping[str, Any]) -> list[Choice]:
                 else choose_likelihood(values, what=what, table=True, likelihood="bernoulli")
             )
             continue
-        suits = dequantize and (kind != "real") and bool((np.nan_to_num(values) % 1 == 0).all())
+        suits = dequantize and (kind != "real") and bool(values.whole.all())
         choices.append(
             choose_likelihood(
                 values, what=what, likelihood=likelihood, dequantize=suits, table=True, kind=kind
@@ -81,6 +89,68 @@ def choose(raw: Raw, source: str, options: Mapping[str, Any]) -> list[Choice]:
     if dequantize and not any(choice.dequantize for choice in choices):
         raise DataError(f"{source}: no column holds whole numbers to dequantize; leave it out.")
     return _merged(choices)
+
+
+def chosen(
+    raw: Raw,
+    seen: Mapping[str, Summary],
+    source: str,
+    options: Mapping[str, Any],
+    trained: Variable | None,
+) -> list[Choice]:
+    """The choices, or those of the training data; the reasons go to the notes.
+
+    Raises:
+        DataError: If no likelihood suits, or the training data's does not.
+    """
+    if trained is not None:
+        refuse_unlike(seen["test"], source, trained)
+        return choices_of(trained)
+    choices = choose(raw, seen, source, options)
+    raw.notes += reasons_of(choices, raw)
+    refuse_coarse(raw, seen["train"], source, choices)
+    return choices
+
+
+def binarization_scale(
+    raw: Raw,
+    seen: Mapping[str, Summary],
+    source: str,
+    options: Mapping[str, Any],
+    trained: Variable | None,
+) -> float | None:
+    """The level of probability 1 where grey values are to be binarized; it goes to the notes.
+
+    Raises:
+        DataError: If these are no grey values.
+    """
+    binarize = options["binarize"]
+    if not binarize:
+        return None
+    top = None if trained is None else trained.grey
+    scale = grey_scale(Summary.joined(seen.values()), source, raw.levels, top)
+    if scale is None:
+        raw.notes.append(f"--binarize {binarize} changes nothing: the values are 0 and 1 already.")
+    else:
+        raw.levels = None
+        raw.notes.append(_binarization_note(binarize, scale, options["seed"]))
+    return scale
+
+
+def description_of(
+    raw: Raw, options: Mapping[str, Any], variable: Variable, rows: Mapping[str, int]
+) -> Description:
+    """What there is to remember of the data."""
+    return Description(
+        name=raw.name,
+        source=options["source"],
+        options=options,
+        variables={"x": variable},
+        classes=raw.classes,
+        split=raw.split,
+        notes=tuple(raw.notes),
+        rows=rows,
+    )
 
 
 def _merged(choices: list[Choice]) -> list[Choice]:
@@ -148,30 +218,25 @@ def choices_of(variable: Variable) -> list[Choice]:
     ]
 
 
-def refuse_unlike(raw: Raw, source: str, variable: Variable) -> None:
-    """Other data must have the shape and lie in the support of the training data's likelihood."""
-    test = raw.values["test"]
-    if tuple(test.shape[1:]) != variable.shape:
-        flat = int(np.prod(test.shape[1:]))
-        if flat != variable.elements:
-            raise DataError(
-                f"{source}: rows have shape {tuple(test.shape[1:])}, but the model was fitted to "
-                f"{variable.shape}."
-            )
-        raw.values = {key: part.reshape(-1, *variable.shape) for key, part in raw.values.items()}
-        test = raw.values["test"]
+def refuse_other_shape(shape: tuple[int, ...], source: str, variable: Variable) -> None:
+    """Other data must have as many numbers a row as the training data."""
+    if int(np.prod(shape)) != variable.elements:
+        raise DataError(
+            f"{source}: rows have shape {shape}, but the model was fitted to {variable.shape}."
+        )
+
+
+def refuse_unlike(seen: Summary, source: str, variable: Variable) -> None:
+    """Other data must lie in the support of the training data's likelihood."""
     parts = variable.parts or (variable,)
     for place, part in enumerate(parts):
-        values = test[:, place] if variable.parts else test
-        if values.dtype.kind == "f":
-            values = values[~np.isnan(values)]
-        if not values.size:
+        values = seen.column(place) if variable.parts else seen
+        if not values.count.any():
             continue
-        values = values.astype(np.float64) / part.step if part.step != 1 else values
         what = f"column {part.name!r}" if variable.parts else "x"
-        low, high = float(values.min()), float(values.max())
-        whole = values.dtype.kind in "bui" or bool(
-            (np.abs(values - np.round(values)) < 1e-3).all()
+        low, high = float(values.low.min()) / part.step, float(values.high.max()) / part.step
+        whole = (
+            bool(values.whole.all()) if part.step == 1 else round(1 / part.step) in values.steps
         )
         wants_whole = part.dequantized or part.kind in ("binary", "levels", "counts", "category")
         top = (part.levels or np.inf) - 1 if wants_whole and part.levels else np.inf
@@ -190,11 +255,9 @@ def refuse_unlike(raw: Raw, source: str, variable: Variable) -> None:
             )
 
 
-def _refuse_silent(train: Array, source: str, columns: tuple[str, ...] | None) -> None:
+def _refuse_silent(train: Summary, source: str, columns: tuple[str, ...] | None) -> None:
     """No element may be missing in all training rows: nothing could be learned of it."""
-    if train.dtype.kind != "f":
-        return
-    silent = np.argwhere(np.isnan(train).all(axis=0))
+    silent = np.argwhere(train.count == 0)
     if len(silent):
         where = tuple(int(place) for place in silent[0])
         name = columns[where[0]] if columns is not None else str(where[0])
@@ -206,18 +269,16 @@ def _refuse_silent(train: Array, source: str, columns: tuple[str, ...] | None) -
         )
 
 
-def _refuse_constant_columns(raw: Raw, source: str) -> None:
-    table = np.concatenate([raw.values[split] for split in SPLITS])
+def _refuse_constant_columns(seen: Summary, source: str, columns: tuple[str, ...]) -> None:
     constant = [
-        column
-        for place, column in enumerate(raw.columns or ())
-        if np.nanmin(table[:, place]) == np.nanmax(table[:, place])
+        column for place, column in enumerate(columns) if seen.low[place] == seen.high[place]
     ]
     if constant:
-        place = (raw.columns or ()).index(constant[0])
-        pixels = len(constant) > 10 and ((table >= 0) & (table <= 255) & (table % 1 == 0)).all()
+        low = seen.low[columns.index(constant[0])]
+        pixels = len(constant) > 10 and not seen.holes and bool(seen.whole.all())
+        pixels = pixels and seen.low.min() >= 0 and seen.high.max() <= 255
         raise DataError(
-            f"{source}: column {constant[0]!r} is always {np.nanmin(table[:, place]):g}"
+            f"{source}: column {constant[0]!r} is always {low:g}"
             f"{_others(constant)}: there is nothing to learn from it, and a density of it is "
             f"infinite; --drop {' '.join(constant[:10])}"
             f"{'; or, if these are pixels, --likelihood discretized-logistic' if pixels else ''}."
@@ -226,3 +287,19 @@ def _refuse_constant_columns(raw: Raw, source: str) -> None:
 
 def _others(names: Sequence[str]) -> str:
     return "" if len(names) == 1 else f" (and so are {len(names) - 1} others)"
+
+
+def _binarization_note(binarize: str, scale: float, seed: int) -> str:
+    probability = "x" if scale == 1 else f"x/{scale:g}"
+    if binarize == "static":
+        return (
+            f"static binarization: each element was drawn once as Bernoulli({probability}), seed "
+            f"{seed}."
+        )
+    return (
+        f"dynamic binarization: Bernoulli({probability}) drawn anew at each visit of a training "
+        "row; "
+        f"validation and test rows were drawn once, seed {seed}. Likelihoods are not comparable "
+        "with "
+        f"those of a static binarization."
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ from deeplvm.data.raw import Raw, codes_of
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
 _SPLIT_FOLDERS = {"train": "train", "valid": "valid", "val": "valid", "test": "test"}
-_GREY_MODES = ("1", "L", "LA")
+GREY_MODES = ("1", "L", "LA")
+GREY = "all three colour channels are equal: read as grey."
 
 
 def read_folder(folder: Path, *, size: int | None) -> Raw:
@@ -30,56 +32,89 @@ def read_folder(folder: Path, *, size: int | None) -> Raw:
     Raises:
         DataError: If there is no image, one is damaged, or the sizes differ.
     """
-    files = sorted(path for path in folder.rglob("*") if _is_image(path, folder))
+    files = files_below(folder, ENDINGS)
     if not files:
         raise DataError(f"{folder}: no image in this folder; looked for {', '.join(ENDINGS)}.")
-    if size is not None and size < 1:
-        raise DataError(f"--image-size {size}: the side of an image is at least 1 pixel.")
-    tops = {path.relative_to(folder).parts[0] for path in files}
-    splits = "train" in tops and tops <= set(_SPLIT_FOLDERS)
     raw = Raw(name=folder.resolve().name, values={}, image=True, levels=256)
-    images = [_read(path, size) for path in files]
-    sizes = collections.Counter(image.shape[:2] for image in images)
-    if len(sizes) > 1:
-        shown = ", ".join(f"{w}x{h} ({count})" for (h, w), count in sizes.most_common(3))
-        side = min(min(shape) for shape in sizes)
-        shown += ", …" if len(sizes) > 3 else ""
-        raise DataError(
-            f"{folder}: the images differ in size (width x height: "
-            f"{shown}); "
-            f"--image-size {side} crops each to its middle square and scales it to {side}x{side}."
-        )
-    if size is not None:
-        raw.notes.append(
-            f"each image was cropped to its middle square and scaled to {size}x{size}."
-        )
+    raw.notes += cropping(size)
+    images = [read_image(path, size) for path in files]
+    refuse_unequal(folder, collections.Counter(image.shape[:2] for image in images))
     stacked = np.stack(_alike(images))
     if stacked.shape[-1] == 3 and (stacked == stacked[..., :1]).all():
         stacked = stacked[..., :1]
-        raw.notes.append("all three colour channels are equal: read as grey.")
+        raw.notes.append(GREY)
     stacked = np.ascontiguousarray(stacked.transpose(0, 3, 1, 2))  # (rows, C, H, W)
-    depth = 1 if splits else 0
-    labels = [path.relative_to(folder).parts[depth:-1] for path in files]
-    keys = np.array(
-        [_SPLIT_FOLDERS[path.relative_to(folder).parts[0]] if splits else "all" for path in files]
-    )
+    keys, raw.split = splits_of(folder, files)
     order = [key for key in ("all", "train", "valid", "test") if (keys == key).any()]
     raw.values = {key: stacked[keys == key] for key in order}
-    if all(labels):
-        names = np.array([label[0] for label in labels])
+    names = labels_of(folder, files, keys)
+    if names is not None:
         raw.labels, raw.classes = codes_of({key: names[keys == key] for key in order}, str(folder))
-    if splits:
-        raw.split = f"the folders {', '.join(sorted(tops))}"
     return raw
 
 
-def _is_image(path: Path, folder: Path) -> bool:
-    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-    return path.suffix.lower() in ENDINGS and not hidden and path.is_file()
+def files_below(folder: Path, endings: tuple[str, ...]) -> list[Path]:
+    """The files of some endings below a folder, hidden ones left out, in the order of paths."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in endings
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and path.is_file()
+    )
 
 
-def _read(path: Path, size: int | None) -> np.ndarray:
-    """One image as (height, width, 1 or 3) bytes."""
+def splits_of(folder: Path, files: Sequence[Path]) -> tuple[np.ndarray, str]:
+    """The split of each file, ``"all"`` where there is none; and how it came about, in words.
+
+    Folders ``train``, ``valid`` (or ``val``) and ``test`` at the top are the splits.
+    """
+    tops = [path.relative_to(folder).parts[0] for path in files]
+    if "train" not in tops or not set(tops) <= set(_SPLIT_FOLDERS):
+        return np.full(len(files), "all"), ""
+    keys = np.array([_SPLIT_FOLDERS[top] for top in tops])
+    return keys, f"the folders {', '.join(sorted(set(tops)))}"
+
+
+def labels_of(folder: Path, files: Sequence[Path], keys: np.ndarray) -> np.ndarray | None:
+    """The sub-folder that each image is in; ``None`` if one is in none."""
+    depth = 0 if (keys == "all").all() else 1
+    labels = [path.relative_to(folder).parts[depth:-1][:1] for path in files]
+    return np.array([label[0] for label in labels]) if all(labels) else None
+
+
+def refuse_unequal(folder: Path, sizes: collections.Counter[tuple[int, ...]]) -> None:
+    """All images must have one (height, width)."""
+    if len(sizes) < 2:
+        return
+    shown = ", ".join(f"{w}x{h} ({count})" for (h, w), count in sizes.most_common(3))
+    side = min(min(shape) for shape in sizes)
+    shown += ", …" if len(sizes) > 3 else ""
+    raise DataError(
+        f"{folder}: the images differ in size (width x height: {shown}); --image-size {side} "
+        f"crops each to its middle square and scales it to {side}x{side}."
+    )
+
+
+def cropping(size: int | None) -> list[str]:
+    """What is done to each image, in words.
+
+    Raises:
+        DataError: If the size is no number of pixels.
+    """
+    if size is None:
+        return []
+    if size < 1:
+        raise DataError(f"--image-size {size}: the side of an image is at least 1 pixel.")
+    return [f"each image was cropped to its middle square and scaled to {size}x{size}."]
+
+
+def read_image(path: Path, size: int | None) -> np.ndarray:
+    """One image as (height, width, 1 or 3) bytes.
+
+    Raises:
+        DataError: If it is damaged, or has more than 8 bits a channel.
+    """
     try:
         with Image.open(path) as file:
             image: Image.Image = file
@@ -89,7 +124,7 @@ def _read(path: Path, size: int | None) -> np.ndarray:
                     f"save all images as one .npy array."
                 )
             has_alpha = image.mode in ("LA", "RGBA", "PA") or "transparency" in image.info
-            grey = image.mode in _GREY_MODES
+            grey = image.mode in GREY_MODES
             if has_alpha:  # transparent pixels have no colour of their own: put them on white
                 colour = image.convert("RGBA")
                 ground = Image.new("RGBA", colour.size, "white")

@@ -10,15 +10,20 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from deeplvm.data.arrays import checked, read_idx, read_npy, read_npz
-from deeplvm.data.choosing import choices_of, choose, reasons_of, refuse_unlike
+from deeplvm.data.choosing import (
+    binarization_scale,
+    chosen,
+    description_of,
+    refuse_other_shape,
+)
 from deeplvm.data.errors import DataError
 from deeplvm.data.images import ENDINGS, read_folder
 from deeplvm.data.looking import LikelihoodName
 from deeplvm.data.named import NAMED, close_names, read_named
-from deeplvm.data.raw import Raw
+from deeplvm.data.pixels import laid_out, layout_notes, layout_of
+from deeplvm.data.raw import Array, Raw
 from deeplvm.data.records import (
     SPLITS,
     Data,
@@ -27,8 +32,9 @@ from deeplvm.data.records import (
     Rows,
 )
 from deeplvm.data.splitting import divide, limit_rows, select_columns
+from deeplvm.data.statistics import Summary
 from deeplvm.data.tables import from_frames, read_csv, read_parquet
-from deeplvm.data.tensors import refuse_coarse, tensors_of, variable_of, warnings_of
+from deeplvm.data.tensors import tensors_of, variable_of, warnings_of
 
 _TABLE_ENDINGS = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".parquet")
 
@@ -113,7 +119,9 @@ def load(
         _as_images(raw)
     divide(raw, options, known)
     if raw.columns is not None:
-        select_columns(raw, options, known)
+        places = select_columns(raw, lambda: Summary.of(raw.values["train"]), options, known)
+        if places is not None:
+            raw.values = {split: part[:, places] for split, part in raw.values.items()}
     limit_rows(raw, options["limit"], options["seed"])
     return _finish(raw, source, options, known)
 
@@ -283,158 +291,94 @@ def _refuse_infinite(raw: Raw, source: str) -> None:
 
 def _drop_elements(raw: Raw, source: str, options: Mapping[str, Any]) -> None:
     """Leave out columns of an array of shape (rows, columns), by number from 0."""
+    kept = kept_elements(next(iter(raw.values.values())).shape[1:], source, options)
+    if kept is not None:
+        raw.values = {key: part[:, kept] for key, part in raw.values.items()}
+
+
+def kept_elements(shape: tuple[int, ...], source: str, options: Mapping[str, Any]) -> Array | None:
+    """Places of the columns of an array that stay; ``None`` for all.
+
+    Raises:
+        DataError: If there are no such columns, or none is left.
+    """
     if not options["drop"]:
-        return
-    first = next(iter(raw.values.values()))
-    if first.ndim != 2 or not all(name.isdigit() for name in options["drop"]):
+        return None
+    if len(shape) != 1 or not all(name.isdigit() for name in options["drop"]):
         raise DataError(
             f"{source}: --drop {_text(options['drop'])} does not apply: columns of an array have "
             f"numbers from 0, and only an array of shape (rows, columns) has columns."
         )
     places = [int(name) for name in options["drop"]]
-    if max(places) >= first.shape[1]:
+    if max(places) >= shape[0]:
         raise DataError(
-            f"{source}: there is no column {max(places)}; the last of the array is "
-            f"{first.shape[1] - 1}."
+            f"{source}: there is no column {max(places)}; the last of the array is {shape[0] - 1}."
         )
-    if len(set(places)) == first.shape[1]:
+    if len(set(places)) == shape[0]:
         raise DataError(f"{source}: no column is left to be modelled.")
-    raw.values = {key: np.delete(part, places, axis=1) for key, part in raw.values.items()}
+    return np.delete(np.arange(shape[0]), places)
 
 
 def _as_images(raw: Raw) -> None:
     """Grey images of shape (rows, H, W) get a channel; (rows, H, W, C) become (rows, C, H, W)."""
-    first = next(iter(raw.values.values()))
-    if first.ndim == 3 and not (first.dtype.kind == "f" and np.isnan(first).all()):
-        sizes = [(float(np.nanmin(part)), float(np.nanmax(part))) for part in raw.values.values()]
-        low, high = min(size[0] for size in sizes), max(size[1] for size in sizes)
-        whole = first.dtype.kind in "bui" or bool((np.nan_to_num(first) % 1 == 0).all())
-        if raw.image or (low >= 0 and (high <= 1 or (whole and high <= 255))):
-            raw.values = {key: part[:, None] for key, part in raw.values.items()}
-            raw.image = True
-            raw.notes.append(f"taken as grey images of {first.shape[1]}x{first.shape[2]} pixels.")
-    elif first.ndim == 4:
-        raw.image = True
-        if first.shape[-1] in (1, 3, 4) and first.shape[1] not in (1, 3, 4):
-            raw.values = {
-                key: np.ascontiguousarray(part.transpose(0, 3, 1, 2))
-                for key, part in raw.values.items()
-            }
-            raw.notes.append("channels were last and are now first: (channels, height, width).")
+    shape = next(iter(raw.values.values())).shape[1:]
+    if len(shape) not in (2, 3):
+        return
+    seen = Summary.joined([Summary.of(part) for part in raw.values.values()])
+    layout = layout_of(seen, image=raw.image)
+    raw.values = {key: laid_out(part, layout) for key, part in raw.values.items()}
+    raw.image = raw.image or layout != "rows"
+    raw.notes += layout_notes(shape, layout)
 
 
 def _finish(raw: Raw, source: str, options: dict[str, Any], known: Description | None) -> Data:
-    notes = list(raw.notes)
-    binarize = options["binarize"]
-    renewals: dict[str, Renewal] = {}
-    grey_top: float | None = None
-    generator = torch.Generator().manual_seed(options["seed"])
-    if binarize:
-        probabilities = _grey(raw, source, None if known is None else known.variables["x"].grey)
-        if probabilities is None:
-            notes.append(f"--binarize {binarize} changes nothing: the values are 0 and 1 already.")
-        else:
-            scale, grey = probabilities
-            grey_top = scale
-            renewal = Renewal("binarization", grey["train"], scale)
-            raw.values = {
-                split: renewal.draw(grey[split], generator, torch.float32).to(torch.uint8).numpy()
-                for split in SPLITS
-            }
-            raw.levels = None
-            if binarize == "dynamic" and known is None:
-                renewals["x"] = renewal
-            notes.append(_binarization_note(binarize, scale, options["seed"]))
     trained = None if known is None else known.variables["x"]
     if trained is not None:
-        choices = choices_of(trained)
-        refuse_unlike(raw, source, trained)
-    else:
-        choices = choose(raw, source, options)
-        notes += reasons_of(choices, raw)
-        refuse_coarse(raw, source, choices)
+        refuse_other_shape(raw.values["test"].shape[1:], source, trained)
+        raw.values = {key: part.reshape(-1, *trained.shape) for key, part in raw.values.items()}
+    seen = {split: Summary.of(part) for split, part in raw.values.items()}
+    renewals: dict[str, Renewal] = {}
+    generator = torch.Generator().manual_seed(options["seed"])
+    scale = binarization_scale(raw, seen, source, options, trained)
+    if scale is not None:
+        kind = np.uint8 if Summary.joined(seen.values()).whole.all() else np.float32
+        grey = {
+            split: torch.from_numpy(np.ascontiguousarray(part.astype(kind, copy=False)))
+            for split, part in raw.values.items()
+        }
+        renewal = Renewal("binarization", grey["train"], scale)
+        raw.values = {
+            split: renewal.draw(grey[split], generator, torch.float32).to(torch.uint8).numpy()
+            for split in SPLITS
+        }
+        seen = {split: Summary.of(part) for split, part in raw.values.items()}
+        if options["binarize"] == "dynamic" and known is None:
+            renewals["x"] = renewal
+    choices = chosen(raw, seen, source, options, trained)
     tensors, noise = tensors_of(raw, choices, generator)
     if trained is None:
-        renewals |= {} if noise is None else {"x": noise}
-        variable = variable_of(raw, source, choices, tensors)
-        variable = dataclasses.replace(variable, grey=grey_top)
-        notes += warnings_of(variable, tensors)
+        if noise is not None:
+            renewals["x"] = noise
+        if scale is None and (noise is not None or choices[0].step != 1):
+            seen = {split: Summary.of(part.numpy()) for split, part in tensors.items()}
+        variable = variable_of(raw, source, choices, seen)
+        variable = dataclasses.replace(variable, grey=scale)
+        raw.notes += warnings_of(variable, seen, tensors["train"])
     else:
-        missing = any(bool(torch.isnan(part).any()) for part in tensors.values())
+        missing = any(part.missing.any() for part in seen.values())
         variable = dataclasses.replace(trained, missing=missing)
     rows: dict[str, Rows] = {split: {"x": tensors[split]} for split in SPLITS}
     if raw.labels:
         for split in SPLITS:
             rows[split]["y"] = torch.from_numpy(np.asarray(raw.labels[split], dtype=np.int64))
-    description = Description(
-        name=raw.name,
-        source=options["source"],
-        options=options,
-        variables={"x": variable},
-        classes=raw.classes if raw.labels else None,
-        split=raw.split,
-        notes=tuple(notes),
-        rows={split: len(tensors[split]) for split in SPLITS},
-    )
     return Data(
-        description=description,
+        description=description_of(
+            raw, options, variable, {split: len(tensors[split]) for split in SPLITS}
+        ),
         train=rows["train"],
         valid=rows["valid"],
         test=rows["test"],
         renewals=renewals,
-    )
-
-
-def _grey(raw: Raw, source: str, top: float | None) -> tuple[float, dict[str, Tensor]] | None:
-    """The level of probability 1 and the grey values; ``None`` if they are binary already.
-
-    ``top`` is that level in the training data, where these are other data.
-    """
-    low = min(float(np.min(part)) for part in raw.values.values() if part.size)
-    high = max(float(np.max(part)) for part in raw.values.values() if part.size)
-    whole = all(part.dtype.kind in "bui" or (part % 1 == 0).all() for part in raw.values.values())
-    if any(part.dtype.kind == "f" and np.isnan(part).any() for part in raw.values.values()):
-        raise DataError(f"{source}: --binarize needs values without holes; leave it out.")
-    if top is None and whole and low >= 0 and high <= 1 and raw.levels is None:
-        return None
-    if top is not None and not (low >= 0 and high <= top):
-        raise DataError(
-            f"{source}: the model was fitted to binarized values 0..{top:g}, found values in "
-            f"[{low:g}, {high:g}]."
-        )
-    if not (low >= 0 and (high <= 1 or (whole and high <= 255))):
-        kinds = "whole numbers" if whole else "reals"
-        raise DataError(
-            f"{source}: --binarize reads grey values in [0, 1] or levels 0..255 as probabilities, "
-            f"but found {kinds} in [{low:g}, {high:g}]; leave it out."
-        )
-    scale = 1.0
-    if top is not None:
-        scale = top
-        whole = top > 1
-    elif whole:
-        scale = float((raw.levels or (int(high) + 1 if high < 32 else 256)) - 1)
-    kind = np.uint8 if whole else np.float32
-    grey = {
-        split: torch.from_numpy(np.ascontiguousarray(part.astype(kind, copy=False)))
-        for split, part in raw.values.items()
-    }
-    return scale, grey
-
-
-def _binarization_note(binarize: str, scale: float, seed: int) -> str:
-    probability = "x" if scale == 1 else f"x/{scale:g}"
-    if binarize == "static":
-        return (
-            f"static binarization: each element was drawn once as Bernoulli({probability}), seed "
-            f"{seed}."
-        )
-    return (
-        f"dynamic binarization: Bernoulli({probability}) drawn anew at each visit of a training "
-        "row; "
-        f"validation and test rows were drawn once, seed {seed}. Likelihoods are not comparable "
-        "with "
-        f"those of a static binarization."
     )
 
 

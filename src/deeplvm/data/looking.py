@@ -10,6 +10,7 @@ import numpy as np
 from deeplvm.data.errors import DataError
 from deeplvm.data.raw import Array
 from deeplvm.data.records import Kind
+from deeplvm.data.statistics import Summary
 
 LikelihoodName = Literal[
     "auto",
@@ -27,8 +28,6 @@ LikelihoodName = Literal[
 ]
 CONTINUOUS = ("gaussian", "laplace", "student-t", "continuous-bernoulli", "beta", "gamma")
 MASSES = ("bernoulli", "discretized-logistic", "poisson", "negative-binomial", "categorical")
-# Grey values that are whole multiples of one of these steps were whole numbers once.
-RECOVERED_STEPS = (255, 256, 16, 15)
 # A variance this many times the mean is too much for a Poisson even before the latents explain
 # some of it: 1 is exact for a Poisson, and latents only add.
 OVERDISPERSION = 1.5
@@ -73,7 +72,7 @@ class _Look:
 
 
 def choose_likelihood(
-    values: Array,
+    values: Array | Summary,
     *,
     what: str = "x",
     likelihood: LikelihoodName = "auto",
@@ -86,7 +85,7 @@ def choose_likelihood(
     """Choose a likelihood by looking, or check the one that was asked for.
 
     Args:
-        values: Numbers of shape ``(rows, *event)``; NaN is a hole.
+        values: Numbers of shape ``(rows, *event)``, NaN is a hole; or their summary.
         what: What the error and the reason call them.
         likelihood: ``"auto"``, or a name to be checked.
         dequantize: Whether uniform noise may be added to whole numbers.
@@ -109,7 +108,8 @@ def choose_likelihood(
         ...
     deeplvm.data.errors.DataError: x: a Bernoulli needs 0 and 1 only, found reals in [0.1, 0.9]...
     """
-    look = _look(values, what, image=image, table=table, kind=kind, levels=levels)
+    seen = values if isinstance(values, Summary) else Summary.of(values)
+    look = _look(seen, what, image=image, table=table, kind=kind, levels=levels)
     if likelihood != "auto":
         return _check(look, what, likelihood, dequantize=dequantize)
     if dequantize and look.kind != "binary":
@@ -165,17 +165,12 @@ def choose_likelihood(
 
 
 def _look(
-    values: Array, what: str, *, image: bool, table: bool, kind: Kind | None, levels: int | None
+    seen: Summary, what: str, *, image: bool, table: bool, kind: Kind | None, levels: int | None
 ) -> _Look:
-    observed = values
-    if values.dtype.kind == "f":
-        holes = np.isnan(values)
-        if holes.any():
-            observed = values[~holes]
-    if observed.size == 0:
+    if not seen.count.any():
         raise DataError(f"{what}: every value is missing; --drop it, or fill it in.")
-    minimum, maximum = float(observed.min()), float(observed.max())
-    whole = values.dtype.kind in "bui" or bool((observed == np.floor(observed)).all())
+    minimum, maximum = float(seen.low.min()), float(seen.high.max())
+    whole = bool(seen.whole.all())
     if kind == "real":
         return _Look("real", minimum, maximum, whole=False)
     if kind == "counts" and (not whole or minimum < 0):
@@ -192,31 +187,26 @@ def _look(
             )
         return _Look("levels", minimum, maximum, levels=levels)
     if whole and minimum >= 0:
-        bytes_ = values.dtype == np.uint8
+        bytes_ = seen.dtype == np.uint8
         if kind is None and not table and (image or bytes_) and maximum <= LARGEST_IMAGE_LEVEL:
             return _Look(
                 "levels", minimum, maximum, levels=int(maximum) + 1 if maximum < 32 else 256
             )
-        return _Look("counts", minimum, maximum, dispersion=_dispersion(values))
+        return _Look("counts", minimum, maximum, dispersion=_dispersion(seen))
     if whole:
         return _Look("counts", minimum, maximum)
     if minimum >= 0 and maximum <= 1 and not table:
-        for steps in RECOVERED_STEPS:
-            scaled = observed.astype(np.float64) * steps
-            # float32 rounds x / 255 to about 1e-5 of a level, float16 does not keep it
-            if (np.abs(scaled - np.round(scaled)) < 1e-3).all():
-                levels = 256 if steps == 256 else steps + 1
-                return _Look("levels", minimum, maximum, levels=levels, step=1.0 / steps)
+        if seen.steps:
+            steps = seen.steps[0]
+            levels = 256 if steps == 256 else steps + 1
+            return _Look("levels", minimum, maximum, levels=levels, step=1.0 / steps)
         return _Look("unit", minimum, maximum, whole=False)
     return _Look("real", minimum, maximum, whole=False)
 
 
-def _dispersion(values: Array) -> float:
+def _dispersion(seen: Summary) -> float:
     """Variance over mean, both summed over the elements of a row."""
-    flat = values.reshape(len(values), -1)
-    mean = np.nanmean(flat, axis=0, dtype=np.float64).sum()
-    variance = sum(float(np.nanvar(column, dtype=np.float64)) for column in flat.T)
-    return variance / max(float(mean), 1e-12)
+    return float(np.nansum(seen.variance)) / max(float(np.nansum(seen.mean)), 1e-12)
 
 
 def _check(look: _Look, what: str, likelihood: str, *, dequantize: bool) -> Choice:

@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -17,9 +17,43 @@ from torch import Tensor
 from deeplvm.data.errors import DataError
 
 Rows = dict[str, Tensor]
+
+
+class Column(Protocol):
+    """One name's values in the rows of a split: a tensor in memory, or rows read when asked for.
+
+    Its own shape is ``(rows, *shape)``, and an index of rows gives a tensor of those rows.
+    """
+
+    @property
+    def shape(self) -> torch.Size:
+        """``(rows, *shape)``."""
+        ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type in which the values rest."""
+        ...
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all rows as they rest."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Any, /) -> Tensor: ...
+
+    def to(self, device: Any, /) -> Self:
+        """The same values, on another device."""
+        ...
+
+
+Columns = Mapping[str, Any]  # of Column; a tensor in memory can do more
 Split = Literal["train", "valid", "test"]
 Kind = Literal["binary", "levels", "unit", "counts", "real", "category", "mixed"]
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
+_SOME_ROWS = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,6 +189,8 @@ class Description:
         notes: What was chosen and why, and warnings, in words.
         rows: Number of rows of each split.
         fingerprint: SHA-256 of names, shapes and values; empty if not computed.
+        stream: Of data that are streamed, what saves a second look at all rows: the size and time
+            of change of each file, and the form in which the rows rest.
     """
 
     name: str
@@ -166,6 +202,7 @@ class Description:
     notes: tuple[str, ...]
     rows: Mapping[str, int]
     fingerprint: str = ""
+    stream: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def missing(self) -> frozenset[str]:
@@ -187,6 +224,7 @@ class Description:
             "notes": list(self.notes),
             "rows": dict(self.rows),
             "fingerprint": self.fingerprint,
+            **({"stream": dict(self.stream)} if self.stream else {}),
         }
 
     @classmethod
@@ -240,7 +278,7 @@ class Renewal:
     """
 
     kind: Literal["binarization", "dequantization"]
-    source: Tensor
+    source: Column
     scale: float = 1.0
     columns: Tensor | None = None
 
@@ -251,7 +289,11 @@ class Renewal:
         wide = source.to(dtype or torch.get_default_dtype())
         noise = torch.rand(
             wide.shape, generator=generator, dtype=wide.dtype, device=generator.device
-        ).to(wide.device)
+        )
+        return self.with_noise(wide, noise.to(wide.device))
+
+    def with_noise(self, wide: Tensor, noise: Tensor) -> Tensor:
+        """New values from rows of the source, widened, and numbers of U[0, 1) of that shape."""
         if self.kind == "binarization":
             return (noise * self.scale < wide).to(wide.dtype)
         if self.columns is not None:
@@ -261,22 +303,24 @@ class Renewal:
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """Named tensors in three splits, and what they are.
+    """Named columns in three splits, and what they are.
 
-    Values rest in the smallest exact type (bytes for pixels) and :meth:`batch` widens them.
+    Values rest in the smallest exact type (bytes for pixels) and :meth:`batch` widens them. The
+    columns are tensors in memory; those of :class:`~deeplvm.data.Stream` are read when asked for.
 
     Attributes:
         description: What the data are, without the data.
-        train: Training rows by name, each of shape ``(rows, *shape)``; ``"y"`` are integer labels.
+        train: Training columns by name, each of shape ``(rows, *shape)``; ``"y"`` are
+            integers, the labels.
         valid: Held-out rows, for choosing and stopping.
         test: Held-out rows, for reporting only.
         renewals: What is drawn anew at each visit of a training row, by name.
     """
 
     description: Description
-    train: Rows
-    valid: Rows
-    test: Rows
+    train: Columns
+    valid: Columns
+    test: Columns
     renewals: Mapping[str, Renewal] = field(default_factory=dict)
 
     @property
@@ -325,7 +369,7 @@ class Data:
 
     def batch(
         self,
-        rows: Split | Rows,
+        rows: Split | Columns,
         index: slice | Tensor | list[int],
         generator: torch.Generator | None = None,
     ) -> Rows:
@@ -346,26 +390,26 @@ class Data:
         >>> {name: tuple(value.shape) for name, value in digits.batch("train", slice(5)).items()}
         {'x': (5, 1, 8, 8), 'y': (5,)}
         """
-        tensors = self._split(rows) if isinstance(rows, str) else rows
+        columns = self._split(rows) if isinstance(rows, str) else rows
         if isinstance(index, list):
             index = torch.tensor(index, dtype=torch.int64)
         renewed = self.renewals if rows == "train" and generator is not None else {}
         batch: Rows = {}
-        for name, tensor in tensors.items():
+        for name, column in columns.items():
             if generator is not None and name in renewed:
                 renewal = renewed[name]
                 batch[name] = renewal.draw(_take(renewal.source, index), generator)
                 continue
-            taken = _take(tensor, index)
+            taken = _take(column, index)
             wide = torch.int64 if name == "y" else torch.get_default_dtype()
             batch[name] = taken.to(wide)
         return batch
 
-    def to(self, device: torch.device | str) -> Data:
+    def to(self, device: torch.device | str) -> Self:
         """The same data on another device; the generator of :meth:`batch` may stay where it is."""
 
-        def moved(rows: Rows) -> Rows:
-            return {name: tensor.to(device) for name, tensor in rows.items()}
+        def moved(columns: Columns) -> Columns:
+            return {name: column.to(device) for name, column in columns.items()}
 
         renewals = {
             name: dataclasses.replace(
@@ -383,17 +427,35 @@ class Data:
             renewals=renewals,
         )
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all rows as they rest: what they take where they are held."""
+        columns = [column for split in SPLITS for column in self._split(split).values()]
+        columns += [renewal.source for renewal in self.renewals.values()]
+        return sum([column.nbytes for column in columns])
+
+    def missing_values(self, split: Split) -> int:
+        """How many values of the variables are missing (NaN) in the rows of a split."""
+        count = 0
+        for name in self.missing:
+            column = self._split(split)[name]
+            for start in range(0, len(column), _SOME_ROWS):
+                count += int(column[start : start + _SOME_ROWS].isnan().sum())
+        return count
+
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of names, shapes and values: a run that resumes sees that its data changed."""
+        if self.description.fingerprint:  # computed when the data were looked at
+            return self.description.fingerprint
         digest = hashlib.sha256()
         for split in SPLITS:
-            for name, tensor in sorted(self._split(split).items()):
-                digest.update(f"{split} {name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-                digest.update(tensor.detach().cpu().contiguous().numpy().data)
+            for name, column in sorted(self._split(split).items()):
+                digest.update(f"{split} {name} {column.dtype} {tuple(column.shape)}\n".encode())
+                digest.update(column[:].detach().cpu().contiguous().numpy().data)
         for name, renewal in sorted(self.renewals.items()):
             digest.update(f"{renewal.kind} {name}\n".encode())
-            digest.update(renewal.source.detach().cpu().contiguous().numpy().data)
+            digest.update(renewal.source[:].detach().cpu().contiguous().numpy().data)
         return digest.hexdigest()
 
     def to_dict(self) -> dict[str, Any]:
@@ -405,24 +467,26 @@ class Data:
         return str(self.description)
 
     def __repr__(self) -> str:
-        return f"<Data\n{self.describe()}\n>"
+        return f"<{type(self).__name__}\n{self.describe()}\n>"
 
     def _repr_html_(self) -> str:
         return self.description._repr_html_()
 
-    def _split(self, split: str) -> Rows:
+    def _split(self, split: str) -> Columns:
         if split not in SPLITS:
             raise DataError(f"there is no split {split!r}; choose one of {', '.join(SPLITS)}.")
-        rows: Rows = getattr(self, split)
-        return rows
+        columns: Columns = getattr(self, split)
+        return columns
 
 
-def _take(tensor: Tensor, index: slice | Tensor) -> Tensor:
-    return tensor[index] if isinstance(index, slice) else tensor.index_select(0, index)
+def _take(column: Column, index: slice | Tensor) -> Tensor:
+    if isinstance(column, Tensor) and isinstance(index, Tensor):
+        return column.index_select(0, index)  # quicker than column[index]
+    return column[index]
 
 
-def _length(rows: Rows) -> int:
-    return next(iter(rows.values())).shape[0] if rows else 0
+def _length(columns: Columns) -> int:
+    return len(next(iter(columns.values()))) if columns else 0
 
 
 def _listed(names: tuple[str, ...], most: int) -> str:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from deeplvm.data.errors import DataError
 from deeplvm.data.raw import Array, Raw
 from deeplvm.data.records import SPLITS, Description
-from deeplvm.data.tensors import moments
+from deeplvm.data.statistics import Summary
 
 FRACTIONS = (0.8, 0.1, 0.1)
 PBMC_GENES = 1000  # all 32,738 would make nearly every parameter one of a gene that is silent
@@ -110,36 +109,50 @@ def limit_rows(raw: Raw, limit: int | None, seed: int) -> None:
     raw.notes.append(f"at most {limit} rows of each split, as asked for: a trial, not a result.")
 
 
-def select_columns(raw: Raw, options: Mapping[str, Any], known: Description | None) -> None:
-    """Keep the columns of counts that vary most, or those that the training run kept."""
+def select_columns(
+    raw: Raw,
+    train: Callable[[], Summary],
+    options: Mapping[str, Any],
+    known: Description | None,
+) -> Array | None:
+    """Places of the columns of counts that vary most, or of those that the training run kept.
+
+    Args:
+        raw: Its columns are replaced by those kept; its values are left.
+        train: Gives the summary of the training rows, where it is needed.
+        options: Those of :func:`~deeplvm.data.load`.
+        known: The training run's data.
+
+    Returns:
+        ``None`` where all columns stay as they are.
+
+    Raises:
+        DataError: If the columns are not counts.
+    """
     columns = raw.columns or ()
-    asked = options["most_variable"]
     if known is not None:
-        kept_names = known.variables["x"].columns or ()
-        if tuple(columns) != tuple(kept_names) and set(kept_names) <= set(columns):
-            places = [columns.index(name) for name in kept_names]
-            raw.values = {split: part[:, places] for split, part in raw.values.items()}
-            raw.columns = tuple(kept_names)
-        return
-    number = asked
+        kept = known.variables["x"].columns or ()
+        if tuple(columns) == tuple(kept) or not set(kept) <= set(columns):
+            return None
+        raw.columns = tuple(kept)
+        return np.array([columns.index(name) for name in kept])
+    number = options["most_variable"]
     if number is None and raw.name == "pbmc3k":
         number = PBMC_GENES
     if number is None or number >= len(columns):
-        return
-    train = raw.values["train"]
-    whole = train.dtype.kind in "bui" or bool((train % 1 == 0).all())  # NaN is not
-    if not whole or train.min() < 0:
+        return None
+    seen = train()
+    if seen.holes or not seen.whole.all() or seen.low.min() < 0:
         raise DataError(
             f"{raw.name}: --most-variable is for counts (whole numbers of at least 0, none "
             f"missing); --drop columns by name instead."
         )
-    mean, std = (moment.numpy() for moment in moments(torch.from_numpy(train)))
-    ratio = std**2 / np.maximum(mean, 1e-12)
+    ratio = seen.variance / np.maximum(seen.mean, 1e-12)
     places = np.sort(np.argsort(-ratio, kind="stable")[:number])
-    raw.values = {split: part[:, places] for split, part in raw.values.items()}
     raw.columns = tuple(columns[place] for place in places)
     raw.categories = {name: value for name, value in raw.categories.items() if name in raw.columns}
     raw.notes.append(
         f"the {number} of {len(columns)} columns whose variance is largest compared with their "
         f"mean in the training rows; likelihoods are of these columns only (--most-variable)."
     )
+    return places

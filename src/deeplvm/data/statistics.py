@@ -1,0 +1,185 @@
+"""Statistics of rows, element by element, from one pass over them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from deeplvm.data.raw import Array
+
+# Grey values that are whole multiples of one of these steps were whole numbers once.
+RECOVERED_STEPS = (255, 256, 16, 15)
+# Elements widened to float64 at a time: they stay in cache.
+_WIDEST_BLOCK = 1 << 18
+
+
+class Summary:
+    r"""What a look at all rows tells of each element; exact, from one pass in bounded memory.
+
+    Means and squared deviations are those of a block, joined to those before (Chan et al., 1979,
+    *Updating formulae and a pairwise algorithm for computing sample variances*):
+
+    .. math:: M_2 = M_2^a + M_2^b + (\bar x^b - \bar x^a)^2\, n_a n_b / (n_a + n_b)
+
+    in float64, so that a mean far from 0 costs no digits. Holes (NaN) are left out of everything.
+
+    Args:
+        shape: Event shape of a row.
+        dtype: Type of the rows.
+
+    Attributes:
+        rows: How many were seen.
+        count: How many values of each element are not missing, shape ``shape``.
+        mean: Mean of each element, NaN where all are missing.
+        low: Smallest value of each element; infinite where all are missing.
+        high: Largest value of each element.
+        whole: Whether all values of an element are whole numbers.
+        steps: Those of 255, 256, 16, 15 of whose reciprocal every value is a multiple, up to the
+            rounding of single precision. Looked at only while all values are in [0, 1].
+
+    >>> summary = Summary.of(np.array([[1.0, 0.5], [3.0, np.nan]]))
+    >>> summary.mean, summary.std, summary.whole
+    (array([2. , 0.5]), array([1., 0.]), array([ True, False]))
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype) -> None:
+        self.shape, self.dtype = shape, dtype
+        self.rows = 0
+        self.steps: tuple[int, ...] = RECOVERED_STEPS
+        self.count = np.zeros(shape, np.int64)
+        self.whole = np.ones(shape, bool)
+        self.low = np.full(shape, np.inf)
+        self.high = np.full(shape, -np.inf)
+        self._mean = np.zeros(shape)
+        self._squares = np.zeros(shape)  # sum of squared deviations from the mean
+
+    @classmethod
+    def of(cls, values: Array) -> Summary:
+        """The summary of an array of shape ``(rows, *event)``, some rows at a time."""
+        found = cls(values.shape[1:], values.dtype)
+        size = max(1, _WIDEST_BLOCK // max(1, int(np.prod(found.shape))))
+        for start in range(0, len(values), size):
+            found.add(values[start : start + size])
+        return found
+
+    @classmethod
+    def joined(cls, summaries: Iterable[Summary]) -> Summary:
+        """The summary of all rows of several.
+
+        >>> parts = [Summary.of(np.array([[1.0]])), Summary.of(np.array([[3.0]]))]
+        >>> Summary.joined(parts).mean
+        array([2.])
+        """
+        first, *others = map(copy.deepcopy, summaries)
+        for other in others:
+            first._join(other)
+        return first
+
+    @property
+    def mean(self) -> Array:
+        """Mean of each element; NaN where all its values are missing."""
+        return np.where(self.count > 0, self._mean, np.nan)
+
+    @property
+    def variance(self) -> Array:
+        """Mean squared deviation of each element; NaN where all its values are missing."""
+        return np.where(self.count > 0, self._squares / np.maximum(self.count, 1), np.nan)
+
+    @property
+    def std(self) -> Array:
+        """Square root of the variance."""
+        return np.sqrt(self.variance)
+
+    @property
+    def missing(self) -> Array:
+        """Whether a value of an element is missing."""
+        return self.count < self.rows
+
+    @property
+    def holes(self) -> int:
+        """How many values are missing."""
+        return self.rows * self.count.size - int(self.count.sum())
+
+    def add(self, block: Array) -> None:
+        """Take in some more rows, shape ``(rows, *event)``; none of them infinite."""
+        if len(block):
+            with np.errstate(over="ignore", invalid="ignore"):  # squares of 1e200 overflow
+                self._join(self._of_block(block))
+
+    def _of_block(self, block: Array) -> Summary:
+        other = Summary(self.shape, self.dtype)
+        other.rows = len(block)
+        if block.dtype.kind != "f":
+            other.count[...] = len(block)
+            other.low, other.high = block.min(0).astype(float), block.max(0).astype(float)
+            wide = block.astype(np.float64)
+            other._mean = wide.mean(0)
+            other.steps = self.steps if other.low.min() >= 0 and other.high.max() <= 1 else ()
+        else:
+            holes = np.isnan(block)
+            some = bool(holes.any())
+            other.count = len(block) - holes.sum(0) if some else other.count + len(block)
+            wide = block.astype(np.float64)
+            if some:
+                other.low = np.where(holes, np.inf, wide).min(0)
+                other.high = np.where(holes, -np.inf, wide).max(0)
+                wide[holes] = 0.0
+            else:
+                other.low, other.high = wide.min(0), wide.max(0)
+            other._mean = wide.sum(0) / np.maximum(other.count, 1)
+            other.whole = (wide == np.floor(wide)).all(0)
+            other.steps = self._multiples(other, wide)
+            if some:
+                wide = np.where(holes, other._mean, wide)
+        wide -= other._mean
+        other._squares = np.einsum("r...,r...->...", wide, wide)
+        return other
+
+    def _multiples(self, seen: Summary, wide: Array) -> tuple[int, ...]:
+        """Which steps remain; those that fail once are not tried again."""
+        if (
+            not self.steps
+            or seen.low.min() < 0
+            or (np.isfinite(seen.high) & (seen.high > 1)).any()
+        ):
+            return ()
+        if seen.whole.all():
+            return self.steps
+        # float32 rounds x / 255 to about 1e-5 of a level, float16 does not keep it
+        return tuple(
+            steps
+            for steps in self.steps
+            if (np.abs(wide * steps - np.round(wide * steps)) < 1e-3).all()
+        )
+
+    def _join(self, other: Summary) -> None:
+        total = self.count + other.count
+        share = other.count / np.maximum(total, 1)
+        step = other._mean - self._mean
+        self._squares += other._squares + step * step * self.count * share
+        self._mean += step * share
+        self.count, self.rows = total, self.rows + other.rows
+        self.low = np.minimum(self.low, other.low)
+        self.high = np.maximum(self.high, other.high)
+        self.whole &= other.whole
+        if other.rows:
+            self.steps = tuple(steps for steps in self.steps if steps in other.steps)
+
+    def changed(self, change: Callable[[Array], Array]) -> Summary:
+        """The summary of rows whose elements are picked or moved.
+
+        Args:
+            change: From an array of shape ``(rows, *event)`` to one of ``(rows, *other)``, by
+                moving elements alone.
+        """
+        found = copy.copy(self)
+        for name in ("count", "whole", "low", "high", "_mean", "_squares"):
+            setattr(found, name, change(getattr(self, name)[None])[0])
+        found.shape = found.count.shape
+        return found
+
+    def column(self, place: int) -> Summary:
+        """The summary of one column, shape ``(1,)``."""
+        return self.changed(lambda values: values[:, place : place + 1])
