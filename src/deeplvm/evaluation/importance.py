@@ -3,28 +3,24 @@ r"""Importance sampling: an estimate of :math:`\log p(x)` with its errors, in bo
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from deeplvm.evaluation.batches import Batches, batches_of, evaluating
-from deeplvm.evaluation.pareto import TOO_HEAVY, pareto_k, tail_length
-from deeplvm.evaluation.streams import Streams
-from deeplvm.evidence import Evidence
-from deeplvm.gradients import Draw, Enumerated
+from deeplvm.evaluation.batches import batches_of, evaluating
+from deeplvm.evaluation.chunks import Chunks, plan
+from deeplvm.evaluation.compiled import Compile, choose
+from deeplvm.evaluation.pareto import TOO_HEAVY
+from deeplvm.evaluation.totals import Totals
+from deeplvm.gradients import Draw
 from deeplvm.model import LatentVariableModel
+from deeplvm.processes import processes
 
 if TYPE_CHECKING:
     from deeplvm.data.records import Data, Split
-
-# Streams are the same in chunks of this many particles; see Streams.
-_BLOCK = 16
-# Numbers in the largest tensor of a chunk: 16 MB in float32, which stays near the processor's
-# caches.
-_NUMBERS = 2**22
 
 
 @dataclass(frozen=True)
@@ -69,6 +65,8 @@ class ImportanceEstimate:
         exact: Whether nothing was drawn: no latents, or all of them enumerated.
         observed: Names that were scored.
         latents: Names that were drawn or enumerated.
+        compile_seconds: What compiling took; zero where p was not compiled. No part of
+            :meth:`to_dict`.
     """
 
     log_px: Tensor
@@ -82,6 +80,7 @@ class ImportanceEstimate:
     exact: bool
     observed: tuple[str, ...]
     latents: tuple[str, ...]
+    compile_seconds: float = 0.0
 
     @property
     def rows(self) -> int:
@@ -151,6 +150,8 @@ class ImportanceEstimate:
                 ("effective particles, mean", f"{float(self.ess.mean()):.1f}"),
                 ("rows with Pareto k̂ above 0.7", f"{100 * self.heavy:.1f} %"),
             ]
+        if self.compile_seconds:
+            table.append(("compiling took", f"{self.compile_seconds:.1f} s"))
         return [*table, ("rows", f"{self.rows:,}")]
 
     def __str__(self) -> str:
@@ -174,11 +175,15 @@ def importance_sampling(
     chunk: int | None = None,
     draw: Mapping[str, Draw] | None = None,
     seed: int = 0,
+    compile: Compile = "auto",  # noqa: A002 - the word of torch
 ) -> ImportanceEstimate:
     r""":math:`\log \hat p(x) = \log \frac{1}{K} \sum_k p(x, z_k) / q(z_k | x)` of every row.
 
     The encoder runs once a batch; particles are streamed in chunks, so memory does not grow with
     their number. On a CPU the chunk size changes the result by rounding only.
+
+    Several processes (:mod:`deeplvm.processes`) share the batches, and each returns the estimate
+    of all rows, in which every row has the numbers that one process gives it.
 
     Names shared by all rows are drawn from q and their own terms are left out: the estimate is
     then of the predictive density :math:`\int q(\theta) p(x | \theta) d\theta`.
@@ -192,14 +197,21 @@ def importance_sampling(
             missing. Names that the model lacks are ignored.
         particles: K.
         split: Which split of Data.
-        batch_size: Rows at a time; chosen by size if left out. Another one gives other draws.
-        chunk: Particles at a time, rounded up to a multiple of 16; chosen by size if left out.
+        batch_size: Rows at a time; chosen by what the caches hold if left out. Another one gives
+            other draws.
+        chunk: Particles at a time, rounded up to a multiple of 16; chosen by what the caches hold
+            if left out.
         draw: How a latent is drawn, as in :meth:`LatentVariableModel.evidence`. A name given here
             is drawn even if the data have it: ``{"y": Enumerated()}`` sums over the labels.
         seed: Same seed, same numbers; torch's own random state is left as it was.
+        compile: Whether the densities of p are compiled, which changes results by rounding only.
+            ``"auto"``: where the evaluation would take more than a minute, compiled code is tried
+            (some ten seconds) and used if it is a tenth faster; a matter of the clock, so say
+            ``True`` or ``False`` where a long evaluation must repeat to the last digit.
 
     Raises:
-        ValueError: If ``particles`` or ``chunk`` is below one, or a log-weight is NaN or +inf.
+        ValueError: If ``particles`` or ``chunk`` is below one, a log-weight is NaN or +inf, or
+            ``compile`` is true and there is no compiler.
 
     Examples:
         >>> from deeplvm import Joint, LatentVariableModel
@@ -222,173 +234,40 @@ def importance_sampling(
             f"{batch_size}."
         )
     rows = batches_of(model, data, split, omit=tuple(draw or ()))
+    group = processes()
     with evaluating(model, seed):
-        latents, exact, numbers = _probe(model, rows, draw)
-        wanted = 1 if exact else particles
-        size = batch_size or max(1, min(rows.rows, 512, _NUMBERS // (_BLOCK * numbers)))
-        step = chunk or max(_BLOCK, _NUMBERS // (size * numbers))
-        step = 1 if exact else min(-(-step // _BLOCK), -(-wanted // _BLOCK)) * _BLOCK
+        planned = plan(model, rows, particles, batch_size=batch_size, chunk=chunk, draw=draw)
+        starts = range(0, rows.rows, planned.batch_size)
+        own = starts[group.part(len(starts))]
+        chunks = Chunks(model, rows, planned, draw, seed)
+        chunks.model, compile_seconds = choose(chunks, compile, len(own) * planned.chunks)
         parts = []
-        observed: tuple[str, ...] = ()
-        for start, given in rows.each(size):
-            totals = _Totals(wanted)
-            streams = Streams(f"{seed}/{start}", rows.device)
-            for evidence, used in _chunks(model, rows, given, wanted, step, streams, draw):
-                totals.add(evidence, used, start)
-            parts.append(totals.result(exact=exact))
-            observed = tuple([n for n in evidence.observed if n not in evidence.shared])
+        for start in own:
+            given = rows[slice(start, start + planned.batch_size)]
+            totals = Totals(planned.particles)
+            for evidence, used in chunks(start, given):
+                totals.add(evidence, used)
+            part = totals.result(exact=planned.exact)
+            part["row"] = torch.arange(start, start + len(part["log_px"]))
+            parts.append(part)
+            if bool(_broken(part["log_px"]).any()):  # once a batch: a look waits for the device
+                break
+    mine = {key: torch.cat([part[key] for part in parts]) for key in parts[0]} if parts else {}
     # outside inference mode: plain tensors, that anything may be done with
-    joined = {key: torch.cat([part[key] for part in parts]).clone() for key in parts[0]}
+    joined = {key: value.clone() for key, value in group.gather(mine).items()}
     terms = {key[6:]: value for key, value in joined.items() if key.startswith("terms/")}
     levels = {int(key[6:]): value for key, value in joined.items() if key.startswith("curve/")}
+    _refuse_broken(joined["log_px"], terms, joined.pop("row"))
     return ImportanceEstimate(
         **{key: value for key, value in joined.items() if "/" not in key},
         terms=terms,
-        particles=wanted,
+        particles=planned.particles,
         curve=_curve(levels),
-        exact=exact,
-        observed=observed,
-        latents=latents,
+        exact=planned.exact,
+        observed=planned.observed,
+        latents=planned.latents,
+        compile_seconds=compile_seconds,
     )
-
-
-def _chunks(
-    model: LatentVariableModel,
-    rows: Batches,
-    given: Mapping[str, Tensor],
-    particles: int,
-    step: int,
-    streams: Streams,
-    draw: Mapping[str, Draw] | None,
-) -> Iterator[tuple[Evidence, int]]:
-    """Evidence of each chunk of particles, and how many of them count."""
-    ready = model.encode(given, missing=rows.missing)
-    for done in range(0, particles, step):
-        used = min(step, particles - done)
-        # a whole number of blocks is drawn, and the last ones left: see Streams
-        drawn = used if step == 1 else -(-used // _BLOCK) * _BLOCK
-        yield (
-            model.evidence(
-                given,
-                particles=drawn,
-                draw=streams.draws(tuple(model.q.names), draw),
-                missing=rows.missing,
-                rows=rows.data_rows,
-                ready=ready,
-            ),
-            used,
-        )
-
-
-class _Totals:
-    """What is kept of the particles of a batch while they stream by; all sums in float64."""
-
-    def __init__(self, particles: int) -> None:
-        self.particles = particles
-        self.tail = tail_length(particles) + 1
-        self.precision = 0.0  # of the log-weights as they were computed
-        self.largest: Tensor | None = None  # (tail, rows), log-weights in falling order
-        self.highest: Tensor | None = None  # (rows,), the largest log-weight
-        self.sum = self.sum_squares = torch.zeros(())  # of exp(w - highest), (rows,)
-        self.terms: dict[str, Tensor] = {}
-        self.levels = [_Level(k, ratio) for k, ratio in _group_sizes(particles)]
-
-    def add(self, evidence: Evidence, used: int, start: int) -> None:
-        """Take one chunk in, of which the first ``used`` particles count."""
-        drawn = evidence.batch_shape[-2]
-        # inside a particle: the sum over enumerated values, whose measure is left when the
-        # 1/K of the particles is taken out
-        inner = evidence.log_measure + math.log(drawn)
-        outer = tuple(range(len(evidence.batch_shape) - 2))
-        own = {name: term for name, term in evidence.terms.items() if name not in evidence.shared}
-        joint = evidence.total(list(own.values()))
-        _refuse_nonfinite(joint, own, start)
-        log_weight = torch.logsumexp(inner + joint, outer) if outer else joint
-        self.precision = torch.finfo(log_weight.dtype).eps
-        log_weight = log_weight[:used].double()  # (K, B)
-        for name, term in evidence.terms.items():
-            full = term.expand(evidence.batch_shape)
-            mean = (inner.exp() * full).sum(outer) if outer and isinstance(inner, Tensor) else full
-            total = mean[:used].sum(0, dtype=torch.float64)
-            self.terms[name] = self.terms.get(name, torch.zeros_like(total)) + total
-        self._accumulate(log_weight)
-        for level in self.levels:
-            log_weight = level.add(log_weight)
-            if log_weight.shape[0] == 0:
-                break
-
-    def _accumulate(self, log_weight: Tensor) -> None:
-        top = log_weight if self.largest is None else torch.cat([self.largest, log_weight])
-        self.largest = top.topk(min(self.tail, top.shape[0]), dim=0).values
-        before, self.highest = self.highest, self.largest[0]
-        anchor = torch.where(self.highest.isneginf(), 0.0, self.highest)
-        scaled = (log_weight - anchor).exp()
-        fall = 0.0 if before is None else (before - anchor).exp()
-        self.sum = self.sum * fall + scaled.sum(0)
-        self.sum_squares = self.sum_squares * fall**2 + scaled.square().sum(0)
-
-    def result(self, *, exact: bool) -> dict[str, Tensor]:
-        """Quantities of each row, shape ``(rows,)``."""
-        assert self.highest is not None
-        assert self.largest is not None
-        count = self.particles
-        log_px = self.highest + self.sum.log() - math.log(count)
-        log_px = torch.where(self.highest.isneginf(), self.highest, log_px)
-        ess = self.sum.square() / self.sum_squares
-        # Var(w) / (K E[w]^2) = (K sum w^2 / (sum w)^2 - 1) / (K - 1)
-        relative = ((count / ess - 1) / (count - 1)).clamp(min=0) if count > 1 else ess * math.nan
-        return {
-            "log_px": log_px,
-            "log_px_stderr": torch.zeros_like(log_px) if exact else relative.sqrt(),
-            "elbo": torch.stack(list(self.terms.values())).sum(0) / count,
-            "ess": ess,
-            "pareto_k": pareto_k(self.largest, precision=self.precision),
-            **{f"terms/{name}": total / count for name, total in self.terms.items()},
-            **{f"curve/{level.size}": level.mean() for level in self.levels},
-            f"curve/{count}": log_px,
-        }
-
-
-class _Level:
-    r"""Sum of :math:`L_k` over disjoint groups of k consecutive particles.
-
-    Each level takes the group values of the level before: :math:`L_{50}` is the log-mean-exp of
-    five :math:`L_{10}`. What does not fill a group yet is kept.
-    """
-
-    def __init__(self, size: int, ratio: int) -> None:
-        self.size = size
-        self.ratio = ratio
-        self.pending: Tensor | None = None
-        self.total: Tensor | float = 0.0
-        self.groups = 0
-
-    def add(self, values: Tensor) -> Tensor:
-        """Group values of shape ``(n, rows)``; returns the groups completed, ``(m, rows)``."""
-        if self.ratio > 1:
-            if self.pending is not None:
-                values = torch.cat([self.pending, values])
-            whole = values.shape[0] // self.ratio * self.ratio
-            self.pending = values[whole:]
-            groups = values[:whole].unflatten(0, (-1, self.ratio)) if whole else values[:0, None]
-            values = torch.logsumexp(groups, 1) - math.log(self.ratio)
-        self.total = self.total + values.sum(0)
-        self.groups += values.shape[0]
-        return values
-
-    def mean(self) -> Tensor:
-        """Mean of :math:`L_k` over the groups, shape ``(rows,)``."""
-        return self.total / self.groups  # type: ignore[return-value]
-
-
-def _group_sizes(particles: int) -> list[tuple[int, int]]:
-    """``(k, k / previous k)`` for k = 1, 5, 10, 50, 100, ... below the number of particles."""
-    sizes, size, ratio = [(1, 1)], 5, 5
-    while size < particles:
-        sizes.append((size, ratio))
-        ratio = 7 - ratio  # 5, 2, 5, 2, ...
-        size *= ratio
-    return sizes
 
 
 def _curve(levels: Mapping[int, Tensor]) -> tuple[CurvePoint, ...]:
@@ -409,44 +288,20 @@ def _curve(levels: Mapping[int, Tensor]) -> tuple[CurvePoint, ...]:
     return tuple(points)
 
 
-def _probe(
-    model: LatentVariableModel, rows: Batches, draw: Mapping[str, Draw] | None
-) -> tuple[tuple[str, ...], bool, int]:
-    """Latents, whether nothing is random, and the largest tensor per particle and row."""
-    given = rows[slice(0, 1)]
-    largest = 1
-
-    def look(_module: nn.Module, _inputs: object, output: object) -> None:
-        nonlocal largest
-        if isinstance(output, Tensor):
-            largest = max(largest, output.numel())
-
-    leaves = [module for module in model.modules() if not list(module.children())]
-    hooks = [module.register_forward_hook(look) for module in leaves]
-    try:
-        evidence = model.evidence(
-            given, particles=1, draw=draw, missing=rows.missing, rows=rows.data_rows
-        )
-    finally:
-        for hook in hooks:
-            hook.remove()
-    values = [site.value for site in evidence.p.values() if isinstance(site.value, Tensor)]
-    numbers = max(largest, *[value.numel() for value in values], math.prod(evidence.batch_shape))
-    chosen = draw or {}
-    exact = all([isinstance(chosen.get(name), Enumerated) for name in evidence.latents])
-    return evidence.latents, exact, numbers
+def _broken(values: Tensor) -> Tensor:
+    return values.isnan() | values.isposinf()
 
 
-def _refuse_nonfinite(joint: Tensor, terms: Mapping[str, Tensor], start: int) -> None:
-    bad = joint.isnan() | joint.isposinf()
+def _refuse_broken(log_px: Tensor, terms: Mapping[str, Tensor], row: Tensor) -> None:
+    bad = _broken(log_px)
     if not bool(bad.any()):
         return
-    where = bad.flatten(0, -2).any(0).nonzero().flatten()
-    guilty = [n for n, term in terms.items() if bool((term.isnan() | term.isposinf()).any())]
-    shown = ", ".join([str(start + int(row)) for row in where[:5]])
+    found = row[bad.cpu()].tolist()
+    guilty = [name for name, term in terms.items() if bool(_broken(term[bad]).any())]
+    shown = ", ".join([str(each) for each in found[:5]])
     raise ValueError(
         f"log p − log q of {', '.join(guilty) or 'all names together'} is not a number, or +inf, "
-        f"in {len(where)} rows of this batch (rows {shown}{', …' if len(where) > 5 else ''}); "
+        f"in {len(found)} rows of this batch (rows {shown}{', …' if len(found) > 5 else ''}); "
         f"look at these rows, or at a model that was trained until it broke."
     )
 
