@@ -110,9 +110,7 @@ class Repeated(nn.Module):
         missing: frozenset[str],
     ) -> tuple[dict[str, Site], tuple[int, ...], int, Tensor | None]:
         """Sites of what is given, batch shape, number of repetitions, and mask of the lengths."""
-        sites = {
-            name: as_site(name, value, self.step, missing) for name, value in given.items()
-        }
+        sites = {name: as_site(name, value, self.step, missing) for name, value in given.items()}
         shape = batch_shape if batch_shape is not None else batch_shape_of(sites)
         lengths = sites.pop(self.length, None) if self.length else None
         counts = {

@@ -60,7 +60,8 @@ class MaskedStep(nn.Module):
             ],
             -1,
         )
-        m, s = self.network(joined).chunk(2, -1)
+        # under autocast the network computes in bfloat16; the density does not
+        m, s = self.network(joined).to(value.dtype).chunk(2, -1)
         return m, self.forget_bias + self.limit * torch.tanh(s / self.limit)
 
 

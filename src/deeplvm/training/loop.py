@@ -18,6 +18,7 @@ from deeplvm.objectives import elbo
 from deeplvm.processes import processes
 from deeplvm.training.batches import Batches, Rows, Source, Split, Tensors, seed_of
 from deeplvm.training.callbacks import Callback
+from deeplvm.training.checkpoints import alone
 from deeplvm.training.checks import bfloat16_for, check, device_of, dtype_of
 from deeplvm.training.compiling import Compile
 from deeplvm.training.failures import TrainingInterrupted
@@ -243,6 +244,7 @@ def fit(
     failure: BaseException | None = None
 
     with own_randomness(target, seed), ExitStack() as stack:
+        stack.enter_context(alone(folder if first else None))
         # One process reads, as the others may have no disk in common with it.
         saved, warning = files.open(resume=resume) if first else (None, "")
         saved, warning = together.world.from_first((saved, warning))

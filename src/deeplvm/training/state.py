@@ -12,6 +12,7 @@ from deeplvm.training.checkpoints import CheckpointError, restore, unique_state
 from deeplvm.training.history import Record
 from deeplvm.training.phases import Step
 from deeplvm.training.rates import Average, Rates
+from deeplvm.training.stored import check_entries, check_optimizers, check_state
 
 
 class State:
@@ -114,6 +115,8 @@ class State:
         Raises:
             CheckpointError: If the checkpoint is of a run with other options, or of another model.
         """
+        own = self.tree()
+        check_entries(tree, own, folder)
         for key, value in self.run.items():
             if tree["run"].get(key) != value:
                 raise CheckpointError(
@@ -122,6 +125,8 @@ class State:
                     "use another folder."
                 )
         self._fill(tree["model"])
+        check_state(tree, own, folder)
+        check_optimizers(tree["optimizers"], [step.optimizer for step in self.steps], folder)
         self.best_epoch = tree["best_epoch"]
         self.best = {name: value.to(self.device) for name, value in tree["best"].items()}
         for step, kept, skipped in zip(
