@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import json
 import os
+import signal
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,9 +18,13 @@ from typing import Any
 from cyclopts import App, CycloptsError
 
 from deeplvm.cli import verbs
+from deeplvm.cli.joining import EndedTogether, Terminated, is_first, silent_unless_first
+from deeplvm.processes import ProcessesError
 
 # What a shell expects of a program that its user interrupted (128 + SIGINT).
 INTERRUPTED = 130
+# The verbs that several processes share; of the others only the first does anything.
+SHARED = ("fit", "resume", "evaluate", "embed", "score", "impute")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,34 +36,52 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
+    if not is_first() and (not words or words[0] not in SHARED):
+        return 0  # the first process does it
     try:
-        application(words)(
-            words, exit_on_error=False, print_error=False, result_action="return_value"
-        )
-        sys.stdout.flush()
-    except KeyboardInterrupt as error:
-        return _complain(str(error) or "Interrupted.", INTERRUPTED, error, debug=debug)
+        with silent_unless_first():
+            application(words)(
+                words, exit_on_error=False, print_error=False, result_action="return_value"
+            )
+            sys.stdout.flush()
     except BrokenPipeError:
         # the reader of a pipe, such as `head`, has had enough; nor may Python complain at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except CycloptsError as error:
-        return _complain(_usage(error, words), 2, error, debug=debug)
-    except OSError as error:
-        return _complain(_system(error), 2, error, debug=debug)
-    except (ValueError, TypeError) as error:
-        # what our own errors are, and torch's for sizes that do not fit
-        return _complain(str(error), 2, error, debug=debug)
-    except MemoryError as error:
-        return _complain(
-            "Out of memory; use a smaller --batch-size or fewer --particles.",
-            1,
-            error,
-            debug=debug,
-        )
-    except Exception as error:  # noqa: BLE001 - the last resort, which keeps the traceback in a file
-        return _unexpected(error, debug=debug)
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the last resort
+        return _end(error, words, debug=debug)
     return 0
+
+
+def _end(error: BaseException, words: Sequence[str], *, debug: bool) -> int:
+    """The exit code of an error, and its line."""
+    # before processes meet all have the same errors, but for that of not finding the others
+    speaks = is_first() or isinstance(error, ProcessesError)
+    if isinstance(error, EndedTogether):
+        speaks, error = error.speaks, error.__cause__ or error
+    found = _ending(error, words)
+    if not speaks:
+        return found[1] if found else 1
+    return _complain(*found, error, debug=debug) if found else _unexpected(error, debug=debug)
+
+
+def _ending(error: BaseException, words: Sequence[str]) -> tuple[str, int] | None:
+    """What to say of an error, and the exit code; None for one that is ours."""
+    if isinstance(error, KeyboardInterrupt):
+        number = getattr(error, "signal", signal.SIGINT)
+        return str(error) or "Interrupted.", INTERRUPTED - signal.SIGINT + number
+    if isinstance(error, CycloptsError):
+        return _usage(error, words), 2
+    if isinstance(error, OSError):
+        return _system(error), 2
+    if isinstance(error, ValueError | TypeError):
+        # what our own errors are, and torch's for sizes that do not fit
+        return str(error), 2
+    if isinstance(error, ProcessesError):
+        return str(error), 1
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return "Out of memory; use a smaller --batch-size or fewer --particles.", 1
+    return None
 
 
 def application(words: Sequence[str]) -> App:
@@ -116,10 +142,12 @@ def _complain(message: str, code: int, error: BaseException, *, debug: bool) -> 
         traceback.print_exception(error)
     line = " ".join(message.split()) or type(error).__name__
     _say(f"deeplvm: {line}")
+    if not isinstance(error, ProcessesError | Terminated):  # an echo of somebody else's cause
+        _leave_for_torchrun(line)
     return code
 
 
-def _unexpected(error: Exception, *, debug: bool) -> int:
+def _unexpected(error: BaseException, *, debug: bool) -> int:
     """An error that is ours: one line, and the traceback in a file."""
     text = "".join(traceback.format_exception(error))
     summary = " ".join(f"{type(error).__name__}: {error}".split())
@@ -135,6 +163,14 @@ def _unexpected(error: Exception, *, debug: bool) -> int:
         where = "--debug shows the traceback"
     _say(f"deeplvm: an error of ours, {summary[:300]}; {where}")
     return 1
+
+
+def _leave_for_torchrun(line: str) -> None:
+    """Where torchrun looks for the cause of its own report: the line in place of a traceback."""
+    if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        message = {"message": line, "extraInfo": {"timestamp": str(int(time.time()))}}
+        with contextlib.suppress(OSError):
+            Path(path).write_text(json.dumps({"message": message}), encoding="utf-8")
 
 
 def _say(line: Any) -> None:

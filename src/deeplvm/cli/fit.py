@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +17,9 @@ from cyclopts.config import Dict
 from cyclopts.exceptions import CycloptsError, UnknownOptionError
 
 from deeplvm.cli.flags import Option, meant, options_of
+from deeplvm.cli.joining import by_first, data_of, together
 from deeplvm.cli.telling import at_least_one, finish, note
+from deeplvm.processes import ProcessesError, processes
 from deeplvm.recipes import Recipe, describe, find, name_of, published, training_of
 from deeplvm.run import Config, Run, RunError, build, create_run, refusal, write_atomically
 
@@ -28,7 +31,7 @@ DEFAULT_RECIPE = "vae"
 # What code can pass to these functions and a command line cannot, or what a run decides itself.
 _NOT_OF_LOAD = ("like",)
 _NOT_OF_FIT = (
-    "valid", "draw", "log_prior", "phases", "missing", "folder", "resume", "on_epoch", "quiet",
+    "valid", "draw", "log_prior", "phases", "missing", "folder", "resume", "callbacks", "quiet",
 )  # fmt: skip
 _TABLES = ("data_options", "recipe_options", "training")
 
@@ -249,24 +252,38 @@ def _fit(
 
     training = {name: meant(name, value) for name, value in config.training.items()}
     at_least_one(evaluation_particles=evaluation_particles)
-    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise RunError(refusal(out))
-    data = load(config.data or "", **config.data_options)
-    note(data.describe())
-    model = build(recipe, data, config.recipe_options, int(training.get("seed", 0)))
-    note(repr(model))
+    with together(str(training.get("device", "auto"))) as here:
+        if out is not None:
+            by_first(here, partial(_refuse_if_taken, out))
+        read = partial(load, config.data or "", **config.data_options)
+        data = data_of(here, read, config.data)
+        note(data.describe())
+        model = build(recipe, data, config.recipe_options, int(training.get("seed", 0)))
+        note(repr(model))
+        run, new = by_first(here, partial(_create, out, config, recipe, data))
+        try:
+            train(run, model, data)
+        except (ValueError, TypeError):
+            # an option that training refuses leaves nothing behind
+            if here.first and new and not run.checkpoint.exists():
+                shutil.rmtree(new[-1], ignore_errors=True)
+            raise
+        finish(run, model, data, evaluate=evaluate, particles=evaluation_particles, json=json)
+
+
+def _refuse_if_taken(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RunError(refusal(folder))
+
+
+def _create(
+    out: Path | None, config: Config, recipe: Recipe, data: Data
+) -> tuple[Run, list[Path]]:
+    """A new RUN folder, and those of its folders that were not there before."""
     folder = out if out is not None else free_folder(data.name, name_of(recipe))
     source = str(data.options.get("source", config.data))
     new = [path for path in (folder, *folder.parents) if not path.exists()]
-    run = create_run(folder, replace(config, data=source, recipe=name_of(recipe)), data)
-    try:
-        train(run, model, data)
-    except (ValueError, TypeError):
-        # an option that training refuses leaves nothing behind
-        if new and not run.checkpoint.exists():
-            shutil.rmtree(new[-1], ignore_errors=True)
-        raise
-    finish(run, model, data, evaluate=evaluate, particles=evaluation_particles, json=json)
+    return create_run(folder, replace(config, data=source, recipe=name_of(recipe)), data), new
 
 
 def train(run: Run, model: LatentVariableModel, data: Data, **more: Any) -> None:
@@ -274,21 +291,28 @@ def train(run: Run, model: LatentVariableModel, data: Data, **more: Any) -> None
     from deeplvm.training import NonFiniteError, TrainingInterrupted, fit
 
     stored = {name: meant(name, value) for name, value in run.config.training.items()}
+    first = processes().first
     try:
         fit(model, data, folder=run.folder, **(stored | more))
     except TrainingInterrupted as error:
-        if not error.epoch:
-            raise
-        run.save_model(model)
-        raise KeyboardInterrupt(
-            f"Interrupted after epoch {error.epoch}; the best model so far is in {run.weights}. "
-            f"Go on with: deeplvm resume {run.folder}"
+        if error.epoch and first:
+            run.save_model(model)
+        where = f"after epoch {error.epoch}" if error.epoch else "in the first epoch"
+        best = f"; the best model so far is in {run.weights}" if error.epoch else ""
+        raise TrainingInterrupted(
+            f"Interrupted {where}{best}. Go on with: deeplvm resume {run.folder}",
+            error.epoch,
+            error.saved,
+            error.signal,
         ) from error
+    except ProcessesError as error:
+        raise ProcessesError(f"{error} Go on with: deeplvm resume {run.folder}") from error
     except NonFiniteError as error:
-        if error.epoch > 1:
+        if error.epoch > 1 and first:
             run.save_model(model)
         raise
-    run.save_model(model)
+    if first:
+        run.save_model(model)
 
 
 def set_epochs(run: Run, epochs: int) -> Run:

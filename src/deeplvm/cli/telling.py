@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from deeplvm.processes import processes
+
 if TYPE_CHECKING:
     from deeplvm.data.records import Data, Split
     from deeplvm.evaluation import Evaluation
@@ -42,11 +44,13 @@ def finish(
         draws = particles or min(MOST, max(FEWEST, DRAWS // data.rows(split)))
         note(f"evaluating on {data.rows(split)} {split} rows, {draws} draws each")
         evaluation = evaluate_into(run, model, data, split=split, particles=draws)
+        if not processes().first:
+            return
         if data.variables["x"].is_image if "x" in data.variables else False:
             _save_samples(run, model)
         write_report(run)
         show(evaluation, json=json)
-    if not json:
+    if not json and processes().first:
         tell(_where(run))
 
 
@@ -68,12 +72,13 @@ def evaluate_into(
     particles: int,
     seed: int = 0,
 ) -> Evaluation:
-    """Evaluate, and write ``evaluation.json``."""
+    """Evaluate, with the work shared among the processes, and write ``evaluation.json``."""
     from deeplvm.evaluation import evaluate
     from deeplvm.run import write_atomically
 
     evaluation = evaluate(model, data, split, particles=particles, seed=seed)
-    write_atomically(run.folder / "evaluation.json", evaluation.to_json().encode())
+    if processes().first:
+        write_atomically(run.folder / "evaluation.json", evaluation.to_json().encode())
     return evaluation
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from deeplvm.cli.joining import by_first, data_of, model_of, together
 from deeplvm.cli.telling import at_least_one, evaluate_into, finish, note, show, tell, write_report
 
 Folder = Annotated[Path, Parameter(help="A RUN folder, which deeplvm fit made.")]
@@ -52,13 +53,14 @@ def resume(  # noqa: D417 - the types say the rest
     from deeplvm.run import open_run
 
     at_least_one(epochs=epochs, evaluation_particles=evaluation_particles)
-    opened = open_run(run)
-    if epochs is not None:
-        opened = set_epochs(opened, epochs)
-    data = opened.data
-    model = opened.build()
-    train(opened, model, data, device=device, resume=True)
-    finish(opened, model, data, evaluate=evaluate, particles=evaluation_particles, json=json)
+    with together(device) as here:
+        opened = by_first(here, lambda: open_run(run))
+        if epochs is not None:
+            opened = by_first(here, lambda: set_epochs(opened, epochs))
+        data = data_of(here, lambda: opened.data, opened.config.data)
+        model = opened.build()
+        train(opened, model, data, device=device, resume=True)
+        finish(opened, model, data, evaluate=evaluate, particles=evaluation_particles, json=json)
 
 
 def evaluate(  # noqa: D417 - the types say the rest
@@ -85,17 +87,20 @@ def evaluate(  # noqa: D417 - the types say the rest
     from deeplvm.run import open_run
 
     at_least_one(particles=particles)
-    opened = open_run(run)
-    model = opened.model.to(place(device))
-    rows = opened.read(data)
-    chosen = split or ("test" if rows.rows("test") else "valid")
-    if data is None:
-        measured = evaluate_into(opened, model, rows, split=chosen, particles=particles, seed=seed)
-    else:
-        from deeplvm.evaluation import evaluate as measure
+    with together(device) as here:
+        opened = by_first(here, lambda: open_run(run))
+        model = model_of(here, opened).to(place(device))
+        rows = data_of(here, lambda: opened.read(data), data or opened.config.data)
+        chosen = split or ("test" if rows.rows("test") else "valid")
+        if data is None:
+            measured = evaluate_into(
+                opened, model, rows, split=chosen, particles=particles, seed=seed
+            )
+        else:
+            from deeplvm.evaluation import evaluate as measure
 
-        measured = measure(model, rows, chosen, particles=particles, seed=seed)
-    show(measured, json=json)
+            measured = measure(model, rows, chosen, particles=particles, seed=seed)
+        show(measured, json=json)
 
 
 def sample(  # noqa: D417 - the types say the rest
