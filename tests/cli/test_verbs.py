@@ -61,6 +61,17 @@ def test_fit_says_where_everything_is(deeplvm: Run, csv: Path) -> None:
     assert "runs/people-vae-2/model.safetensors" in again.out
 
 
+def test_tensorboard_goes_on_when_the_run_does(deeplvm: Run, csv: Path) -> None:
+    outcome = deeplvm("fit", csv, "--out", "run", "--tensorboard", "--no-evaluate", *TINY)
+    assert outcome.code == 0, outcome.err
+    assert len(list(Path("run/tensorboard").iterdir())) == 1
+    assert deeplvm("resume", "run", "--epochs", 3, "--no-evaluate").code == 0
+    assert len(list(Path("run/tensorboard").iterdir())) == 2
+    refused = deeplvm("fit", csv, "--out", "new", "--tensorboard", "--clip", "-1")
+    assert refused.code == 2
+    assert not Path("new").exists()
+
+
 def test_json_is_the_evaluation_and_nothing_else(deeplvm: Run, csv: Path) -> None:
     outcome = deeplvm("fit", csv, "--label", "kind", "--json", "--out", "run", *TINY)
     assert json.loads(outcome.out) == json.loads(Path("run/evaluation.json").read_text())

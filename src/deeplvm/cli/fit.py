@@ -21,7 +21,16 @@ from deeplvm.cli.joining import by_first, data_of, together
 from deeplvm.cli.telling import at_least_one, finish, note
 from deeplvm.processes import ProcessesError, processes
 from deeplvm.recipes import Recipe, describe, find, name_of, published, training_of
-from deeplvm.run import Config, Run, RunError, build, create_run, refusal, write_atomically
+from deeplvm.run import (
+    Config,
+    Run,
+    RunError,
+    build,
+    create_run,
+    is_taken,
+    refusal,
+    write_atomically,
+)
 
 if TYPE_CHECKING:
     from deeplvm.data.records import Data
@@ -33,6 +42,7 @@ _NOT_OF_LOAD = ("like",)
 _NOT_OF_FIT = (
     "valid", "draw", "log_prior", "phases", "missing", "folder", "resume", "callbacks", "quiet",
 )  # fmt: skip
+_TENSORBOARD = "tensorboard"
 _TABLES = ("data_options", "recipe_options", "training")
 
 
@@ -131,6 +141,7 @@ def command(words: Sequence[str]) -> App:
             own["out"],
             evaluate=own["evaluate"],
             evaluation_particles=own["evaluation_particles"],
+            tensorboard=own["tensorboard"],
             json=own["json"],
         )
 
@@ -176,7 +187,9 @@ def _own(name: str, hint: Any, default: Any, text: str) -> inspect.Parameter:
         name,
         inspect.Parameter.KEYWORD_ONLY,
         default=default,
-        annotation=Annotated[hint, Parameter(help=text, negative=() if name == "json" else None)],
+        annotation=Annotated[
+            hint, Parameter(help=text, negative=() if default is False else None)
+        ],
     )
 
 
@@ -205,6 +218,12 @@ _OWN = {
             int | None,
             None,
             "Draws a row of the evaluation; by default a million in all, 100 to 5000 a row.",
+        ),
+        _own(
+            "tensorboard",
+            bool,
+            False,
+            "Also write the metrics for TensorBoard, into RUN/tensorboard.",
         ),
         _own("json", bool, False, "Print the contents of evaluation.json instead of the table."),
     )
@@ -245,6 +264,7 @@ def _fit(
     *,
     evaluate: bool,
     evaluation_particles: int | None,
+    tensorboard: bool,
     json: bool,
 ) -> None:
     """Train, evaluate, report."""
@@ -262,6 +282,8 @@ def _fit(
         note(repr(model))
         run, new = by_first(here, partial(_create, out, config, recipe, data))
         try:
+            if tensorboard and here.first:
+                (run.folder / _TENSORBOARD).mkdir()
             train(run, model, data)
         except (ValueError, TypeError):
             # an option that training refuses leaves nothing behind
@@ -272,7 +294,7 @@ def _fit(
 
 
 def _refuse_if_taken(folder: Path) -> None:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if is_taken(folder):
         raise RunError(refusal(folder))
 
 
@@ -288,8 +310,11 @@ def _create(
 
 def train(run: Run, model: LatentVariableModel, data: Data, **more: Any) -> None:
     """Train in a RUN folder as its configuration says, and keep the best model."""
-    from deeplvm.training import NonFiniteError, TrainingInterrupted, fit
+    from deeplvm.training import NonFiniteError, TensorBoard, TrainingInterrupted, fit
 
+    board = run.folder / _TENSORBOARD  # its folder is what says that it is wanted
+    if board.is_dir():
+        more["callbacks"] = [*more.get("callbacks", ()), TensorBoard(board)]
     stored = {name: meant(name, value) for name, value in run.config.training.items()}
     first = processes().first
     try:
