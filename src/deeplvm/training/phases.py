@@ -155,8 +155,12 @@ class Step:
         self.skipped = 0
 
     def compile(self) -> None:
-        """From now on full batches are computed by ``torch.compile(fullgraph=True)``."""
-        self.compiled = torch.compile(self._value, fullgraph=True, dynamic=False)
+        """From now on full batches are computed by ``torch.compile(fullgraph=True)``.
+
+        On a GPU its kernels, there and back, are captured in a CUDA graph and replayed.
+        """
+        mode = "reduce-overhead" if self.device == "cuda" else None
+        self.compiled = torch.compile(self._value, fullgraph=True, dynamic=False, mode=mode)
 
     def mean(self, batch: dict[str, Any], kl_weight: Tensor | float) -> tuple[Tensor, Any]:
         r""":math:`\frac1M \sum_i L(x_i) + \frac1N \log p(\theta)`, and the evidence for it.
@@ -231,12 +235,14 @@ class Step:
             value = self.compiled(batch, kl_weight)
         else:
             value, evidence = self.mean(batch, kl_weight)
-        result: Tensor | float = value.detach()
+        result: Tensor | float
         if self.device == "cpu":
             result = value.item()
             if not math.isfinite(result) and self.together is None:
                 self.evidence = evidence
                 return result
+        else:  # a replayed graph writes its result to the same place every time
+            result = value.detach().clone()
         del evidence  # its memory is what the backward pass needs next
         for parameter in self.parameters:
             parameter.grad = None
