@@ -14,6 +14,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deeplvm.limits import nested, parse_json, read_whole
+
 if TYPE_CHECKING:
     from deeplvm.data.records import Data, Description
     from deeplvm.model import LatentVariableModel
@@ -69,7 +71,7 @@ class Config:
             RunError: If the file is not TOML, has an unknown entry, or is of a newer version.
         """
         try:
-            plain = tomllib.loads(path.read_text(encoding="utf-8"))
+            plain = tomllib.loads(read_whole(path, RunError).decode())
         except FileNotFoundError as error:
             raise RunError(f"There is no configuration file {path}.") from error
         except IsADirectoryError as error:
@@ -78,6 +80,10 @@ class Config:
             ) from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise RunError(f"{path} is not a TOML file: {error}.") from error
+        except RecursionError:
+            plain = None
+        if plain is None or nested(plain):
+            raise RunError(f"{path} is nested too deeply: it is damaged or not deeplvm's.")
         _check_format(plain.pop("format", FORMAT), path)
         known = {"data", "recipe", "data_options", "recipe_options", "training", "made_with"}
         if unknown := set(plain) - known:
@@ -230,8 +236,10 @@ def create_run(folder: Path, config: Config, data: Data) -> Run:
     Raises:
         RunError: If something is there already; nothing is overwritten.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if is_taken(folder):
         raise RunError(refusal(folder))
+    for path in _beginnings(folder):
+        path.unlink(missing_ok=True)
     # what is hashed once is kept: the fingerprint is part of the description
     description = replace(data.description, fingerprint=data.fingerprint)
     made_with = {"deeplvm": version(), **_versions(), "fingerprint": data.fingerprint}
@@ -242,6 +250,23 @@ def create_run(folder: Path, config: Config, data: Data) -> Run:
     # last: a folder with a config.toml is a whole RUN folder
     write_atomically(folder / "config.toml", config.to_toml().encode())
     return Run(folder, config, description)
+
+
+def is_taken(folder: Path) -> bool:
+    """Whether there is more than what is left of a :func:`create_run` whose process died."""
+    if not folder.is_dir():
+        return folder.exists()
+    return {*folder.iterdir()} != {*_beginnings(folder)}
+
+
+def _beginnings(folder: Path) -> list[Path]:
+    """What a :func:`create_run` that was cut short has left: all before the configuration."""
+    found = [*folder.glob(".data-*.json"), *folder.glob(".config-*.toml")]
+    path = folder / "data.json"
+    with contextlib.suppress(RunError, OSError):
+        _read_description(path)  # somebody else's stays
+        found.append(path)
+    return found
 
 
 def refusal(folder: Path) -> str:
