@@ -99,7 +99,8 @@ def data_of(here: Processes, read: Callable[[], Data], source: str | None) -> Da
     """
     if here.alone:
         return read()
-    if source is None or Path(source).expanduser().exists():
+    # decided by one: where a machine lacks the file, all must still take the same way
+    if here.from_first(source is None or Path(source).expanduser().exists()):
         data = read()
     else:
         found = _in_turn(here, lambda: _Unsent(read()), lambda _: _Unsent(read()))
@@ -140,10 +141,12 @@ def _in_turn(here: Processes, function: Callable[[], T], others: Callable[[T], T
     if here.alone:
         return function()
     told: tuple[Any, str | None] = (None, None)
+    result: Any = None
     failure: Exception | None = None
     if here.first:
         try:
-            told = (function(), None)
+            result = function()
+            told = (result, None)
         except (ValueError, TypeError, OSError) as error:
             told, failure = (None, str(error)), error
     value, refusal = here.from_first(told)
@@ -151,7 +154,7 @@ def _in_turn(here: Processes, function: Callable[[], T], others: Callable[[T], T
         raise failure
     if refusal is not None:
         raise ValueError(refusal)
-    return told[0] if here.first else others(value)
+    return result if here.first else others(value)
 
 
 @contextlib.contextmanager

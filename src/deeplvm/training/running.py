@@ -133,6 +133,7 @@ class Run:
             if stop or self.files.stale():
                 self.save()
             if stop:
+                self.signals.received = together.agreed(self.signals.received)
                 raise Stopped
         self.tally.look()
         state.seconds = time.perf_counter() - began

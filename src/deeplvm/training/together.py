@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -69,6 +70,13 @@ class Together:
             return
         with SharedNoise(len(part.index), part.batch, part.start, particles):
             yield
+
+    def agreed(self, heard: signal.Signals | None) -> signal.Signals | None:
+        """The signal that stops all, which perhaps not all have heard themselves."""
+        if self.world.alone:
+            return heard
+        told = self.world.gather({"signal": torch.tensor([heard or 0])})["signal"]
+        return signal.Signals(number) if (number := int(told.max())) else None
 
     def sum_gradients(self, parameters: Sequence[nn.Parameter], value: Tensor) -> Tensor:
         """Replace gradients by their sums over processes, in one message; the summed value.
