@@ -34,13 +34,11 @@ docs: .venv/installed-docs  ## the site, in docs/_build/html/index.html; a warni
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	@echo "site: docs/_build/html/index.html"
 
-bench: .venv/installed  ## the benchmarks, into benchmarks/results (a quarter of an hour; see its README)
-	$(BIN)/python benchmarks/training_step.py
-	$(BIN)/python benchmarks/training_step.py --tiny
-	$(BIN)/python benchmarks/binarized_mnist.py
+bench: .venv/installed benchmarks/.venv/installed  ## the benchmarks and docs/benchmarks.md (an hour and a half; see benchmarks/README.md)
+	$(BIN)/python benchmarks/run.py $(ARGS)
 
 clean:  ## remove what this file makes, runs excepted
-	rm -rf .venv docs/_build build dist
+	rm -rf .venv benchmarks/.venv docs/_build build dist
 
 .venv/created:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || { \
@@ -58,4 +56,11 @@ clean:  ## remove what this file makes, runs excepted
 .venv/installed-%: .venv/created pyproject.toml constraints.txt
 	@echo "installing deeplvm[$*] into .venv (PyTorch is large: minutes, the first time)"
 	$(INSTALL) -e '.[$*]'
+	@touch $@
+
+# The peers live apart, with pins of their own.
+benchmarks/.venv/installed: benchmarks/peers.txt .venv/created
+	@echo "installing the peers into benchmarks/.venv (minutes, the first time)"
+	$(BIN)/python -m venv benchmarks/.venv
+	PIP_CONSTRAINT= PIP_BUILD_CONSTRAINT= benchmarks/.venv/bin/python -m pip install --quiet -r benchmarks/peers.txt
 	@touch $@

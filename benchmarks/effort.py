@@ -31,3 +31,10 @@ class Effort:
     def turns(self, rounds: int) -> int:
         """Rounds, at least one (full and quick: three)."""
         return max(1 if self.smoke else 3, round(rounds * self.rounds))
+
+
+EFFORTS = {
+    "full": Effort("full", 1.0, 120.0),
+    "quick": Effort("quick", 0.1, 6.0),
+    "smoke": Effort("smoke", 0.0, 1.0, peers=False, compiled=False),
+}

@@ -2,8 +2,8 @@
 
 A worker is a Python of the environment that the side needs. It reads one line of JSON at a time
 and answers with one: ``build`` keeps a runner, a function of a number of steps; ``run`` times it;
-``call`` returns what a function says. Only one worker is ever at work, so that the sides share
-the machine's noise and not its processors.
+``call`` returns what a function says; ``peak`` says how much memory a runner takes. Only one
+worker is ever at work, so that the sides share the machine's noise and not its processors.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+from effort import Effort
 
 HERE = Path(__file__).parent
 PEERS = HERE / ".venv" / "bin" / "python"
@@ -84,6 +86,10 @@ class Worker:
         """What ``module:function`` returns."""
         return self.ask(do="call", function=function, arguments=arguments)
 
+    def peak(self, function: str, **arguments: Any) -> dict[str, int]:
+        """Bytes before the first step of the runner that ``module:function`` returns, and most."""
+        return self.ask(do="peak", function=function, arguments=arguments)
+
     def run(self, key: str, steps: int, bursts: int) -> list[float]:
         """Seconds of each burst of so many steps."""
         return self.ask(do="run", key=key, steps=steps, bursts=bursts)
@@ -108,6 +114,21 @@ class Worker:
         self.close()
 
 
+def interpreter(kind: str, *, peers: bool) -> str | Path:
+    """``"own"`` is this Python; any other name the one of the peers' environment.
+
+    Raises:
+        SideError: If there are no peers.
+    """
+    if kind == "own":
+        return sys.executable
+    if not peers:
+        raise SideError("measured without peers")
+    if not PEERS.exists():
+        raise SideError("the peers' environment is missing: run make bench")
+    return PEERS
+
+
 @dataclass
 class Workers:
     """The processes of a benchmark, started when first asked for.
@@ -120,22 +141,22 @@ class Workers:
     alive: dict[str, Worker] = field(default_factory=dict)
 
     def __getitem__(self, kind: str) -> Worker:
-        """``"own"`` is this Python; any other name a process of the peers' environment."""
+        """The process of a name; see :func:`interpreter`."""
         if kind not in self.alive:
-            if kind != "own" and not self.peers:
-                raise SideError("measured without peers")
-            if kind != "own" and not PEERS.exists():
-                raise SideError("the peers' environment is missing: run make bench")
-            self.alive[kind] = Worker(sys.executable if kind == "own" else PEERS)
+            self.alive[kind] = Worker(interpreter(kind, peers=self.peers))
         return self.alive[kind]
+
+    def close(self) -> None:
+        """End them; who is asked for again starts anew."""
+        for worker in self.alive.values():
+            worker.close()
+        self.alive.clear()
 
     def __enter__(self) -> Workers:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for worker in self.alive.values():
-            worker.close()
-        self.alive.clear()
+        self.close()
 
 
 @dataclass(frozen=True)
@@ -195,6 +216,16 @@ class Race:
                 row["ratio of medians"] = times.median / base.median
             table[name] = row
         return table
+
+
+def peak(side: Side, effort: Effort, **shared: Any) -> dict[str, int]:
+    """Memory of a side in a fresh process.
+
+    Raises:
+        SideError: If the side cannot.
+    """
+    with Worker(interpreter(side.worker, peers=effort.peers)) as worker:
+        return worker.peak(side.function, **shared, **side.arguments)
 
 
 def measure(

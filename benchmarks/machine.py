@@ -15,7 +15,7 @@ import deeplvm
 RESULTS = Path(__file__).parent / "results"
 
 
-def keep(name: str, result: dict[str, Any]) -> None:
+def keep(name: str, result: dict[str, Any], folder: Path = RESULTS) -> None:
     """Write a result beside the others, with hardware and versions."""
     processor = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
@@ -35,7 +35,7 @@ def keep(name: str, result: dict[str, Any]) -> None:
         "torch": torch.__version__,
         "deeplvm": deeplvm.__version__,
     }
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.json"
     path.write_text(json.dumps({"machine": machine, **result}, indent=2) + "\n")
-    print(f"kept in {path.relative_to(Path(__file__).parents[1])}")
+    print(f"kept in {path}", flush=True)

@@ -10,6 +10,7 @@ import sys
 import time
 import traceback
 import warnings
+from pathlib import Path
 from typing import Any
 
 
@@ -41,6 +42,8 @@ def _answer(message: dict[str, Any], runners: dict[str, Any]) -> Any:
     value = getattr(importlib.import_module(module), name)(**message["arguments"])
     if message["do"] == "call":
         return value
+    if message["do"] == "peak":
+        return _peak(value)
     value(2)  # what is done once, compilation too
     runners[message["key"]] = value
     return None
@@ -51,9 +54,23 @@ def _timed(runner: Any, steps: int, bursts: int) -> list[float]:
     found = []
     for _ in range(bursts):
         began = time.perf_counter()
-        runner(steps)
-        found.append(time.perf_counter() - began)
+        apart = runner(steps) or 0.0  # seconds that are not counted, such as those of compiling
+        found.append(time.perf_counter() - began - apart)
     return found
+
+
+def _peak(runner: Any) -> dict[str, int]:
+    """Bytes of the process before a runner's first step, and the most during three."""
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = _resident("VmRSS")
+    runner(3)
+    return {"before, bytes": before, "peak, bytes": _resident("VmHWM")}
+
+
+def _resident(what: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(what + ":"))
 
 
 if __name__ == "__main__":

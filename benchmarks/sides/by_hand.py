@@ -11,9 +11,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from sides.networks import HALF_LOG_TWO_PI, Ladder, merged, networks, positive
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from sides.networks import HALF_LOG_TWO_PI, Ladder, merged, networks, positive
 from workloads import PIXELS, Workload, indices, pixels
 
 

@@ -7,9 +7,11 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from sides.by_hand import loss_of
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+
+from sides.by_hand import loss_of
+from sides.networks import networks
 from workloads import PIXELS, Workload, pixels
 
 SIDE = 1024  # of the square matrices: 2.1 GFLOP a product
@@ -65,3 +67,29 @@ def flops(workload: dict[str, Any]) -> int:
 def square_flops() -> int:
     """Of one product of :func:`square`."""
     return 2 * SIDE**3
+
+
+def row_flops(workload: dict[str, Any], *, particles: int) -> int:
+    """Operations in the matrix products of an importance-sampled likelihood, a row."""
+    encoder, decoder = networks(Workload.of(workload))
+    latent = Workload.of(workload).latent[0]
+    once = _forward(encoder, torch.zeros(1, PIXELS))
+    return once + particles * _forward(decoder, torch.zeros(1, latent))
+
+
+def part_flops(workload: dict[str, Any]) -> dict[str, int]:
+    """Operations in the matrix products of encoder, decoder and backward of a step."""
+    what = Workload.of(workload)
+    encoder, decoder = networks(what)
+    x = torch.from_numpy(pixels(what)[: what.batch])
+    found = {
+        "encoder": _forward(encoder, x),
+        "decoder": _forward(decoder, torch.zeros(what.batch, what.latent[0])),
+    }
+    return {**found, "backward": flops(workload) - sum(found.values())}
+
+
+def _forward(network: nn.Module, x: Tensor) -> int:
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(x)
+    return counter.get_total_flops()

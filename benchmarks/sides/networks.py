@@ -11,6 +11,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
 from workloads import PIXELS, Workload
 
 HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from workloads import PIXELS, Workload, indices, pixels
 
 from deeplvm import Joint, LatentVariableModel, elbo, iwae
 from deeplvm.conditionals import Bernoulli, Gaussian, PrecisionWeighted, StandardNormal
@@ -18,6 +17,7 @@ from deeplvm.networks import MLP, ConvolutionalDecoder, ConvolutionalEncoder, Fe
 from deeplvm.training import fit
 from deeplvm.training.batches import Tensors
 from deeplvm.training.callbacks import Callback
+from workloads import PIXELS, Workload, indices, pixels
 
 
 def model_of(workload: Workload) -> LatentVariableModel:
@@ -106,6 +106,9 @@ class Training:
         self.error: BaseException | None = None
         self.thread = threading.Thread(target=self._fit, args=(workload, compiled), daemon=True)
         self.thread.start()
+        self.turns.done.acquire()
+        if self.error is not None:
+            raise self.error
 
     def _fit(self, workload: Workload, compiled: bool) -> None:  # noqa: FBT001
         turns = self.turns
@@ -113,6 +116,7 @@ class Training:
             data = Endless({"x": torch.from_numpy(pixels(workload))}, None, ())
             data.batches = torch.from_numpy(indices(workload))
             model = model_of(workload)
+            turns.done.release()
             turns.wait()
             fit(
                 model,
@@ -146,14 +150,28 @@ def step(workload: dict[str, Any], *, compiled: bool = False) -> Callable[[int],
     return Training(Workload.of(workload), compiled=compiled)
 
 
-def likelihood(workload: dict[str, Any], *, particles: int, rows: int) -> Callable[[int], None]:
-    """Importance-sampled log-likelihood of some rows, with all that the estimate says."""
+def likelihood(
+    workload: dict[str, Any], *, particles: int, rows: int, compiled: bool = False
+) -> Callable[[int], float]:
+    """Importance-sampled log-likelihood of some rows, with all that the estimate says.
+
+    What compiling takes is not counted: the data sets for which it is chosen have more rows.
+    """
     what = Workload.of(workload)
     model = model_of(what)
     x = torch.from_numpy(pixels(what))[:rows]
 
-    def run(steps: int) -> None:
+    def run(steps: int) -> float:
+        apart = 0.0
         for _ in range(steps):
-            importance_sampling(model, {"x": x}, particles=particles)
+            torch.compiler.reset()  # it compiles a function only so many times
+            found = importance_sampling(model, {"x": x}, particles=particles, compile=compiled)
+            apart += found.compile_seconds
+        return apart
 
     return run
+
+
+def compile_seconds(workload: dict[str, Any], *, particles: int, rows: int) -> float:
+    """What compiling takes before the first chunk."""
+    return likelihood(workload, particles=particles, rows=rows, compiled=True)(1)

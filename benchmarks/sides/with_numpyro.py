@@ -14,6 +14,7 @@ import numpyro
 import numpyro.distributions as dist
 from jax import Array, lax
 from numpyro.infer import SVI, RenyiELBO, Trace_ELBO
+
 from workloads import PIXELS, Workload, indices, pixels
 
 _SHIFT = math.log(math.expm1(1.0))

@@ -9,11 +9,12 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro.infer import SVI, RenyiELBO, Trace_ELBO
-from sides.networks import Ladder, merged, networks, positive
 from torch import Tensor
+
+from sides.networks import Ladder, merged, networks, positive
 from workloads import Workload, indices, pixels
 
-pyro.enable_validation(False)  # as its documentation advises for speed
+pyro.enable_validation(is_validate=False)  # as its documentation advises for speed
 
 
 class Vae:

@@ -15,8 +15,9 @@ from pythae.models import IWAE, VAE, IWAEConfig, VAEConfig
 from pythae.models.base.base_utils import ModelOutput
 from pythae.models.nn import BaseDecoder, BaseEncoder
 from pythae.trainers import BaseTrainer, BaseTrainerConfig
-from sides.networks import networks
 from torch import Tensor, nn
+
+from sides.networks import networks
 from workloads import PIXELS, Workload, indices, pixels
 
 logging.disable(logging.INFO)
