@@ -23,7 +23,7 @@ from deeplvm.data.images import ENDINGS, read_folder
 from deeplvm.data.looking import LikelihoodName
 from deeplvm.data.named import NAMED, close_names, read_named
 from deeplvm.data.pixels import laid_out, layout_notes, layout_of
-from deeplvm.data.raw import Array, Raw
+from deeplvm.data.raw import Raw
 from deeplvm.data.records import (
     SPLITS,
     Data,
@@ -31,8 +31,9 @@ from deeplvm.data.records import (
     Renewal,
     Rows,
 )
-from deeplvm.data.splitting import divide, limit_rows, select_columns
+from deeplvm.data.splitting import divide, kept_elements, limit_rows, select_columns
 from deeplvm.data.statistics import Summary
+from deeplvm.data.streaming import Streaming, is_streamed, open_stream, read_shards
 from deeplvm.data.tables import from_frames, read_csv, read_parquet
 from deeplvm.data.tensors import tensors_of, variable_of, warnings_of
 
@@ -53,16 +54,17 @@ def load(
     image_size: int | None = None,
     most_variable: int | None = None,
     limit: int | None = None,
+    stream: Streaming = "auto",
     like: Description | Mapping[str, Any] | None = None,
 ) -> Data:
     """Load a named data set or a file, look at it, and choose a likelihood.
 
-    Files: ``.npy``, ``.npz``, ``.csv``, ``.tsv`` (also gzipped), ``.parquet``, a folder of images,
-    IDX. Named sets: :func:`~deeplvm.data.datasets`. Nothing is standardised: likelihoods are in
-    the data's own units.
+    Files: ``.npy``, ``.npz``, ``.csv``, ``.tsv`` (also gzipped), ``.parquet``, IDX; a folder of
+    images, of ``.npy`` or of ``.parquet`` files. Named sets: :func:`~deeplvm.data.datasets`.
+    Nothing is standardised: likelihoods are in the data's own units.
 
     Args:
-        source: Name of a data set, or path of a file or an image folder.
+        source: Name of a data set, or path of a file or a folder.
         likelihood: Distribution of the values; "auto" looks at them and says what it chose.
         binarize: Draw grey values as 0 or 1: "static" once, "dynamic" anew at each visit of a
             training row (validation and test rows are drawn once in both).
@@ -78,9 +80,13 @@ def load(
         most_variable: Keep only so many columns of counts, those whose variance is largest
             compared with their mean in the training rows.
         limit: Use at most so many rows of each split.
+        stream: Leave the rows on disk and read them as they are visited: .npy, .parquet, folders
+            of these or of images; "auto" does so where they would take more than a third of the
+            memory.
         like: Description of the data of a finished run: read this source in the same way, with
             the same columns, categories, levels and likelihood. A source without a split of its
-            own is then all test rows. The options above it except ``limit`` are the run's.
+            own is then all test rows. The options above it except ``limit`` and ``stream`` are the
+            run's.
 
     Raises:
         DataError: With one line in the user's words for whatever is wrong with the data.
@@ -105,13 +111,22 @@ def load(
         "image_size": image_size,
         "most_variable": most_variable,
         "limit": limit,
+        "stream": False,
     }
     known = Description.from_dict(like) if isinstance(like, Mapping) else like
     if known is not None:
         options |= {
-            name: value for name, value in known.options.items() if name not in ("source", "limit")
+            name: value
+            for name, value in known.options.items()
+            if name not in ("source", "limit", "stream")
         }
     _check_options(options)
+    path = Path(source).expanduser()
+    if source not in NAMED and is_streamed(path, stream, options):
+        options["stream"] = True
+        return open_stream(path, source, options, known)
+    if source in NAMED and stream is True:
+        raise DataError(f"{source}: a named data set is not streamed; leave out --stream.")
     raw = _read(source, options, known)
     _refuse_infinite(raw, source)
     if raw.columns is None:
@@ -170,6 +185,9 @@ def _read(source: str, options: Mapping[str, Any], known: Description | None) ->
     if not path.exists():
         raise DataError(_not_there(source, path))
     if path.is_dir():
+        shards = read_shards(path, options, known)
+        if shards is not None:
+            return shards
         _refuse_table_options(source, options, None)
         return read_folder(path, size=options["image_size"])
     if path.stat().st_size == 0:
@@ -294,29 +312,6 @@ def _drop_elements(raw: Raw, source: str, options: Mapping[str, Any]) -> None:
     kept = kept_elements(next(iter(raw.values.values())).shape[1:], source, options)
     if kept is not None:
         raw.values = {key: part[:, kept] for key, part in raw.values.items()}
-
-
-def kept_elements(shape: tuple[int, ...], source: str, options: Mapping[str, Any]) -> Array | None:
-    """Places of the columns of an array that stay; ``None`` for all.
-
-    Raises:
-        DataError: If there are no such columns, or none is left.
-    """
-    if not options["drop"]:
-        return None
-    if len(shape) != 1 or not all(name.isdigit() for name in options["drop"]):
-        raise DataError(
-            f"{source}: --drop {_text(options['drop'])} does not apply: columns of an array have "
-            f"numbers from 0, and only an array of shape (rows, columns) has columns."
-        )
-    places = [int(name) for name in options["drop"]]
-    if max(places) >= shape[0]:
-        raise DataError(
-            f"{source}: there is no column {max(places)}; the last of the array is {shape[0] - 1}."
-        )
-    if len(set(places)) == shape[0]:
-        raise DataError(f"{source}: no column is left to be modelled.")
-    return np.delete(np.arange(shape[0]), places)
 
 
 def _as_images(raw: Raw) -> None:

@@ -31,8 +31,10 @@ from deeplvm.data.raw import Array, Raw, codes_of
 
 # Files by name go into a description up to this many; of more, one digest.
 _LISTED_FILES = 1000
-# Images decoded at a time, and threads that do it: Pillow lets go of the interpreter meanwhile.
-_IMAGES, _DECODERS = 256, min(4, os.cpu_count() or 1)
+# Threads that decode images: Pillow lets go of the interpreter meanwhile.
+_DECODERS = min(4, os.cpu_count() or 1)
+# Rows of a .npy so close to each other, in bytes and in rows, are read at once, up to a length.
+_GAP, _GAP_ROWS, _SPAN = 1 << 16, 32, 1 << 20
 
 
 class Shards(Protocol):
@@ -97,7 +99,7 @@ class Files:
             raise DataError(f"{folder}: no file in it has any rows.")
         sizes = np.array([state.st_size for state in states])
         times = np.array([state.st_mtime_ns for state in states])
-        chosen = [paths[place] for place in kept]
+        chosen = [paths[place] for place in kept.tolist()]
         return cls(folder, chosen, rows[kept], sizes[kept], times[kept], keys[kept])
 
     @property
@@ -196,20 +198,30 @@ class NpyShards:
 
     def _fill(self, values: Array, place: int, rows: Array) -> None:
         files, size = self.files, values[:1].nbytes
-        cuts = np.flatnonzero(np.diff(rows) != 1) + 1
+        # what lies between close rows is read too, and left: one long read is quicker than many
+        far = np.diff(rows) > max(1, min(_GAP // size, _GAP_ROWS))
+        full = np.diff(np.arange(len(rows)) // max(1, _SPAN // size)) > 0
+        cuts = np.flatnonzero(far | full) + 1
         try:
             with files.paths[place].open("rb", buffering=0) as file:
                 files.check(place, os.fstat(file.fileno()))
                 for begin, end in zip([0, *cuts], [*cuts, len(rows)], strict=True):
-                    file.seek(int(self._offsets[place]) + int(rows[begin]) * size)
-                    _read_into(file, memoryview(values[begin:end]).cast("B"), files.paths[place])
+                    some, first = rows[begin:end], int(rows[begin])
+                    file.seek(int(self._offsets[place]) + first * size)
+                    if int(some[-1]) - first + 1 == len(some):
+                        _read_into(file, values[begin:end], files.paths[place])
+                        continue
+                    span = np.empty((int(some[-1]) - first + 1, *self._event), self._stored)
+                    _read_into(file, span, files.paths[place])
+                    values[begin:end] = span[some - first]
         except FileNotFoundError:
             raise files.refuse_gone(place) from None
         except OSError as problem:
             raise DataError(f"{files.paths[place]}: it cannot be read ({problem}).") from None
 
 
-def _read_into(file: Any, buffer: memoryview, path: Path) -> None:
+def _read_into(file: Any, values: Array, path: Path) -> None:
+    buffer = memoryview(values.view(np.uint8).reshape(-1))  # type: ignore[arg-type]
     while buffer:
         count = file.readinto(buffer)
         if not count:
@@ -271,13 +283,15 @@ class ImageShards:
         self.raw = Raw(name=folder.resolve().name, values={}, image=True, levels=256)
         self.raw.notes += cropping(size)
         self._size = size
-        self.files = Files.of(folder, paths, keys, lambda path: 1)
+        self.files = Files.of(folder, paths, keys, lambda _: 1)
         heads = [_image_head(path) for path in self.files.paths]
         side = None if size is None else (size, size)
-        sizes = collections.Counter(side or shape for shape, _ in heads)
+        sizes: collections.Counter[tuple[int, ...]] = collections.Counter(
+            side or shape for shape, _ in heads
+        )
         refuse_unequal(folder, sizes)
         channels = 1 if all(grey for _, grey in heads) else 3
-        ((shape, _),) = sizes.items()
+        (shape,) = sizes
         self.shape, self.dtype = (channels, *shape), np.dtype(np.uint8)
         self.units = self.files.starts
         names = labels_of(folder, self.files.paths, self.files.keys)
@@ -324,28 +338,19 @@ def _image_head(path: Path) -> tuple[tuple[int, int], bool]:
 class ParquetShards:
     """Tables of the same columns; a row group is decoded whole, and the last one is kept.
 
-    Text is a category. Its values, and those of the label, are collected in a first pass over
-    these columns alone.
-
     Args:
-        folder: The folder, or the only file.
-        paths: The files.
-        keys: The split of each, or ``"all"``.
+        table: The files.
         columns: Names of the columns to be read.
         label: Column of labels, or ``None``.
-        codes: What the codes of categories and of the label stand for, by column.
-        types: Arrow types by column.
-
-    Raises:
-        DataError: If a file is damaged, or the files differ in columns or types.
     """
 
     def __init__(self, table: ParquetFiles, columns: Sequence[str], label: str | None) -> None:
         self._table, self._columns, self._label = table, list(columns), label
-        self.files, self.units = table.files, table.units
+        self.files = table.files
+        self.units: Array | None = table.units
         self.raw = Raw(name=table.name, values={}, columns=tuple(columns))
         self._codes: dict[str, Mapping[str, float]] = {}
-        self.shape = (len(self._columns),)
+        self.shape: tuple[int, ...] = (len(self._columns),)
         self.dtype = np.dtype(
             np.float32
             if all(table.narrow(name) or name in table.text for name in columns)
@@ -369,12 +374,12 @@ class ParquetShards:
         """Values by increasing row numbers, NaN where they are missing; and codes of labels."""
         values = np.empty((len(rows), len(self._columns)), self.dtype)
         labels = None if self._label is None else np.empty(len(rows), np.int64)
-        groups = np.searchsorted(self.units, rows, "right") - 1
+        groups = np.searchsorted(self._table.units, rows, "right") - 1
         cuts = np.flatnonzero(np.diff(groups)) + 1
         for begin, end in zip([0, *cuts], [*cuts, len(rows)], strict=True):
             group = int(groups[begin])
             decoded, codes = self._group(group)
-            within = rows[begin:end] - self.units[group]
+            within = rows[begin:end] - self._table.units[group]
             values[begin:end] = decoded[within]
             if labels is not None and codes is not None:
                 labels[begin:end] = codes[within]
@@ -389,7 +394,7 @@ class ParquetShards:
 
     def _decoded(self, group: int) -> tuple[Array, Array | None]:
         wanted = [*self._columns, *([self._label] if self._label else [])]
-        first = int(self.units[group])
+        first = int(self._table.units[group])
         table = self._table.read(group, wanted)
         values = np.empty((table.num_rows, len(self._columns)), self.dtype)
         for place, name in enumerate(self._columns):
@@ -637,7 +642,7 @@ def open_shards(path: Path, options: Mapping[str, Any]) -> tuple[str, Files, Any
         )
     (kind,) = kinds
     paths = found[kind]
-    keys, split = splits_of(path, paths)
+    keys, _ = splits_of(path, paths)
     shards: Any
     if kind == "npy":
         shards = NpyShards(path, paths, keys)

@@ -156,3 +156,26 @@ def select_columns(
         f"mean in the training rows; likelihoods are of these columns only (--most-variable)."
     )
     return places
+
+
+def kept_elements(shape: tuple[int, ...], source: str, options: Mapping[str, Any]) -> Array | None:
+    """Places of the columns of an array that stay; ``None`` for all.
+
+    Raises:
+        DataError: If there are no such columns, or none is left.
+    """
+    if not options["drop"]:
+        return None
+    if len(shape) != 1 or not all(name.isdigit() for name in options["drop"]):
+        raise DataError(
+            f"{source}: --drop {' '.join(options['drop'])} does not apply: columns of an array "
+            f"have numbers from 0, and only an array of shape (rows, columns) has columns."
+        )
+    places = [int(name) for name in options["drop"]]
+    if max(places) >= shape[0]:
+        raise DataError(
+            f"{source}: there is no column {max(places)}; the last of the array is {shape[0] - 1}."
+        )
+    if len(set(places)) == shape[0]:
+        raise DataError(f"{source}: no column is left to be modelled.")
+    return np.delete(np.arange(shape[0]), places)

@@ -119,7 +119,7 @@ def from_frames(
     if like is None or known is None or known.columns is None:
         if like is not None:
             raise DataError(f"{name}: the model was fitted to arrays, not to a table.")
-        _refuse_absent(name, present, [*drop, *categories, *([label] if label else [])])
+        refuse_absent(name, present, [*drop, *categories, *([label] if label else [])])
         kept = [column for column in present if column not in drop and column != label]
     else:
         kept = list(known.columns)
@@ -287,7 +287,12 @@ def _refuse_huge(name: str, column: str, series: pd.Series) -> None:
         )
 
 
-def _refuse_absent(name: str, present: Sequence[str], asked: Sequence[str]) -> None:
+def refuse_absent(name: str, present: Sequence[str], asked: Sequence[str]) -> None:
+    """Columns that are asked for must be there.
+
+    Raises:
+        DataError: If one is not.
+    """
     for column in asked:
         if column not in present:
             close = difflib.get_close_matches(column, present, n=3)

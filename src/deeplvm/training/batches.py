@@ -166,7 +166,7 @@ class Batches:
 
 def _fits(source: Source, device: torch.device) -> bool:
     """Whether a data set can lie on the GPU whole, as the bytes it rests in."""
-    if not (hasattr(source, "to") and hasattr(source, "nbytes")):
+    if hasattr(source, "order") or not (hasattr(source, "to") and hasattr(source, "nbytes")):
         return False
     free, _ = torch.cuda.mem_get_info(device)
     return source.nbytes <= _MOST_OF_THE_GPU * free

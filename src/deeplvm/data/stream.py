@@ -1,0 +1,358 @@
+"""Stream: data that stay on disk, read in the order in which they are visited."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deeplvm.data.dividing import Places
+from deeplvm.data.errors import DataError
+from deeplvm.data.looking import Choice
+from deeplvm.data.pixels import Layout, laid_out
+from deeplvm.data.raw import Array
+from deeplvm.data.records import Columns, Data, Renewal, Rows, Split
+from deeplvm.data.shards import Shards
+from deeplvm.data.shuffling import Plan
+from deeplvm.data.tensors import at_rest
+
+# Bytes that are read and brought to their form at a time.
+_AT_ONCE = 4 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class Reader:
+    """Rows of files in the form in which they are modelled.
+
+    Attributes:
+        shards: The files.
+        kept: Places of the columns that stay; ``None`` for all.
+        layout: How the axes of a row are to be read.
+        grey: Whether all three colour channels are equal, and one stays.
+        shape: Event shape of the variable; ``None`` as it comes.
+        kind: Type in which rows rest.
+        choices: Those made for the values.
+        noise: What is added or drawn, once for each row where it is not renewed.
+        seed: Of that noise.
+    """
+
+    shards: Shards
+    kept: Array | None = None
+    layout: Layout = "rows"
+    grey: bool = False
+    shape: tuple[int, ...] | None = None
+    kind: np.dtype = field(default_factory=lambda: np.dtype(np.float32))
+    choices: tuple[Choice, ...] = ()
+    noise: Renewal | None = None
+    seed: int = 0
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row, as stored or at rest, whichever is more."""
+        width = max(self.shards.dtype.itemsize, self.kind.itemsize)
+        return max(1, math.prod(self.shards.shape) * width)
+
+    def raw(self, rows: Array) -> tuple[Array, Array | None]:
+        """Values by increasing row numbers, and codes of labels."""
+        values, labels = self.shards.take(rows)
+        if self.kept is not None:
+            values = values[:, self.kept]
+        values = laid_out(values, self.layout)
+        if self.grey:
+            values = values[:, :1]
+        return (values if self.shape is None else values.reshape(-1, *self.shape)), labels
+
+    def resting(self, rows: Array) -> Rows:
+        """The same as tensors, values in the type in which they rest."""
+        if not len(rows):
+            empty: Rows = {"x": torch.from_numpy(np.empty((0, *(self.shape or ())), self.kind))}
+            return empty if not self.labelled else empty | {"y": torch.empty(0, dtype=torch.int64)}
+        values = np.empty((len(rows), *(self.shape or ())), self.kind)
+        codes: list[Array] = []
+        step = max(1, _AT_ONCE // self.row_bytes)
+        for start in range(0, len(rows), step):
+            raw, labels = self.raw(rows[start : start + step])
+            values[start : start + step] = at_rest(raw, self.kind, list(self.choices))
+            if labels is not None:
+                codes.append(labels)
+        found: Rows = {"x": torch.from_numpy(values)}
+        if codes:
+            found["y"] = torch.from_numpy(np.concatenate(codes).astype(np.int64))
+        return found
+
+    @cached_property
+    def labelled(self) -> bool:
+        """Whether the rows have labels."""
+        return self.shards.take(np.zeros(1, np.int64))[1] is not None
+
+    def fixed(self, resting: Tensor, rows: Array) -> Tensor:
+        """Values with the one draw of the noise that belongs to each row."""
+        if self.noise is None:
+            return resting
+        noise = noise_of(self.seed, rows, resting[:1].numel()).reshape(resting.shape)
+        drawn = self.noise.with_noise(resting.to(torch.float32), noise)
+        return drawn.to(torch.uint8) if self.noise.kind == "binarization" else drawn
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the values with their noise."""
+        if self.noise is None:
+            return torch.from_numpy(np.empty(0, self.kind)).dtype
+        return torch.uint8 if self.noise.kind == "binarization" else torch.float32
+
+
+def noise_of(seed: int, rows: Array, elements: int) -> Tensor:
+    """Numbers of U[0, 1) that a seed and the number of a row decide, shape ``(rows, elements)``.
+
+    The counter-based generator of *Fast splittable pseudorandom number generators* (Steele et al.,
+    2014), applied to row x elements + element; 24 bits of it.
+
+    >>> bool((noise_of(0, np.array([3, 7]), 2)[1] == noise_of(0, np.array([7]), 2)[0]).all())
+    True
+    """
+    start = (seed * 0xD1342543DE82EF95 + 0x9E3779B97F4A7C15) % 2**64
+    bits = rows.astype(np.uint64)[:, None] * np.uint64(max(1, elements))
+    bits = bits + np.arange(elements, dtype=np.uint64)
+    bits = bits * np.uint64(0x9E3779B97F4A7C15) + np.uint64(start)
+    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    bits = bits ^ (bits >> np.uint64(31))
+    return torch.from_numpy((bits >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24))
+
+
+class StreamColumn:
+    """One name's values in the rows of a split, read when they are asked for.
+
+    Args:
+        reader: Of the files.
+        places: The rows of the split.
+        name: ``"x"`` or ``"y"``.
+        noisy: Whether values have the noise that is drawn once.
+    """
+
+    def __init__(self, reader: Reader, places: Places, name: str, *, noisy: bool = True) -> None:
+        self._reader, self._places, self._name, self._noisy = reader, places, name, noisy
+
+    @property
+    def shape(self) -> torch.Size:
+        """``(rows, *shape)``."""
+        event = () if self._name == "y" else self._reader.shape or ()
+        return torch.Size((len(self), *event))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type in which the values rest."""
+        if self._name == "y":
+            return torch.int64
+        if self._noisy:
+            return self._reader.dtype
+        return torch.from_numpy(np.empty(0, self._reader.kind)).dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all rows as they rest."""
+        return self.shape.numel() * self.dtype.itemsize
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: Any, /) -> Tensor:
+        rows, values = read(self._reader, self._places, index)
+        if self._noisy and self._name == "x":
+            return self._reader.fixed(values["x"], rows)
+        return values[self._name]
+
+    def to(self, device: Any, /) -> Self:
+        """Rows are read on the CPU.
+
+        Raises:
+            DataError: For another device.
+        """
+        _refuse_device(device)
+        return self
+
+
+def read(reader: Reader, places: Places, index: Any) -> tuple[Array, Rows]:
+    """Row numbers in the files, and values at rest, of some rows of a split."""
+    if isinstance(index, slice):
+        wanted = np.arange(*index.indices(len(places)))
+    else:
+        wanted = torch.as_tensor(index).cpu().numpy().astype(np.int64)
+        if len(wanted) and not -len(places) <= wanted.min() <= wanted.max() < len(places):
+            raise IndexError(f"The split has {len(places)} rows; there is none beyond.")
+        wanted = np.where(wanted < 0, wanted + len(places), wanted)
+    different, back = np.unique(wanted, return_inverse=True)
+    rows = places.rows(different)
+    values = reader.resting(rows)
+    if len(different) == len(wanted) and (np.diff(wanted) > 0).all():
+        return rows, values
+    order = torch.from_numpy(back)
+    return rows[back], {name: value.index_select(0, order) for name, value in values.items()}
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """Rows that are in memory, by their numbers in the split."""
+
+    places: Array
+    values: Rows
+
+    def find(self, wanted: Array) -> Array:
+        """Where each is, -1 if it is not here."""
+        at = np.minimum(np.searchsorted(self.places, wanted), len(self.places) - 1)
+        return np.where(self.places[at] == wanted, at, -1)
+
+
+@dataclass
+class _Held:
+    """The pools that :meth:`Stream.order` has at hand."""
+
+    pools: tuple[_Pool, ...] = ()
+
+    def take(self, wanted: Array) -> Rows | None:
+        """Values at rest of some rows; ``None`` if one is not at hand."""
+        pools = self.pools  # another thread may put others in its place
+        found = [pool.find(wanted) for pool in pools]
+        for pool, at in zip(pools, found, strict=True):
+            if (at >= 0).all():
+                index = torch.from_numpy(at)
+                return {n: value.index_select(0, index) for n, value in pool.values.items()}
+        if not pools or (np.max(found, axis=0) < 0).any():
+            return None
+        taken: Rows = {}
+        for name, like in pools[0].values.items():
+            taken[name] = like.new_empty((len(wanted), *like.shape[1:]))
+            for pool, at in zip(pools, found, strict=True):
+                here = np.flatnonzero(at >= 0)
+                taken[name][torch.from_numpy(here)] = pool.values[name][torch.from_numpy(at[here])]
+        return taken
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Stream(Data):
+    """Data that stay on disk: columns are read when asked for, training rows ahead of their use.
+
+    Training rows come in the order of :meth:`order`: pieces of 256 KiB of neighbouring rows are
+    permuted, 256 of them (64 MiB) are a pool, and the rows of a pool are permuted. So every row
+    comes once an epoch; the rows of a piece are scattered over one pool, and which pieces share a
+    pool is drawn anew each epoch. A batch of B has on average about B/256 rows of the same piece
+    as a given one; in a full permutation it would have B times the piece's share of all rows. If
+    all rows fit into one pool, or each row is a file of its own (images), it is a full
+    permutation. Of parquet a piece is a row group, and a pool has at least four.
+
+    The pool in use and the one being read in a thread are in memory, 128 MiB in all; of parquet
+    twice four row groups, if that is more. A row is looked up, not copied, until it is in a batch.
+
+    Attributes:
+        reader: Of the files.
+        places: The rows of each split.
+        plan: Of the order.
+    """
+
+    reader: Reader = field(kw_only=True)
+    places: Mapping[Split, Places] = field(kw_only=True)
+    plan: Plan = field(kw_only=True)
+    _held: _Held = field(kw_only=True, default_factory=_Held, repr=False)
+
+    def order(self, epoch: int, seed: int, batch_size: int, first: int = 0) -> Iterator[Tensor]:
+        """The rows of each training batch of an epoch, from batch number ``first`` on.
+
+        They depend on the arguments and the number of rows alone. While a pool is used the next
+        is read in a thread, which ends with the iteration; what goes wrong there is raised here.
+
+        Args:
+            epoch: Its number.
+            seed: Of the run.
+            batch_size: Rows of a batch; the last has what is left.
+            first: Batches that are done already.
+        """
+        pools = self.plan.pools(epoch, seed)
+        done = first * batch_size
+        if done >= self.plan.rows:
+            return
+        number = int(np.searchsorted(pools.starts, done, "right")) - 1
+        rest = np.zeros(0, np.int64)
+        reading = ThreadPoolExecutor(1, thread_name_prefix="deeplvm-stream")
+        try:
+            coming: Future[_Pool] | None = reading.submit(self._read, pools.rows(number))
+            while coming is not None:
+                visits = pools.visits(number)
+                visits = visits[max(0, done - int(pools.starts[number])) :]
+                left = self._held.take(rest) if len(rest) else None
+                pool = coming.result()
+                del coming  # it would hold its pool
+                self._held.pools = (pool,) if left is None else (pool, _sorted(rest, left))
+                del pool
+                number += 1
+                last = number == len(pools)
+                coming = None if last else reading.submit(self._read, pools.rows(number))
+                visits = np.concatenate([rest, visits])
+                whole = len(visits) if last else len(visits) // batch_size * batch_size
+                for start in range(0, whole, batch_size):
+                    yield torch.from_numpy(visits[start : min(start + batch_size, whole)])
+                rest = visits[whole:]
+        finally:
+            self._held.pools = ()
+            reading.shutdown(cancel_futures=True)
+
+    def batch(
+        self,
+        rows: Split | Columns,
+        index: slice | Tensor | list[int],
+        generator: torch.Generator | None = None,
+    ) -> Rows:
+        """Some rows, widened to the default floating type; labels are int64.
+
+        As :meth:`Data.batch`; without a generator the noise of a row is that of its number in the
+        files.
+        """
+        if not isinstance(rows, str):
+            return super().batch(rows, index, generator)
+        self._split(rows)  # an error where there is none of this name
+        values, wanted = None, np.zeros(0, np.int64)
+        if rows == "train" and not isinstance(index, slice):
+            wanted = torch.as_tensor(index).cpu().numpy()
+            values = self._held.take(wanted) if len(wanted) else None
+        if values is None:
+            file_rows, values = read(self.reader, self.places[rows], index)
+        else:
+            file_rows = self.places[rows].rows(wanted) if self.reader.noise else wanted
+        wide = torch.get_default_dtype()
+        if rows == "train" and generator is not None and "x" in self.renewals:
+            x = self.renewals["x"].draw(values["x"], generator)
+        else:
+            x = self.reader.fixed(values["x"], file_rows).to(wide)
+        return {"x": x, **({"y": values["y"]} if "y" in values else {})}
+
+    def to(self, device: torch.device | str) -> Self:
+        """A stream stays on disk; batches are moved one by one.
+
+        Raises:
+            DataError: For another device than the CPU.
+        """
+        _refuse_device(device)
+        return self
+
+    def _read(self, rows: Array) -> _Pool:
+        return _Pool(rows, self.reader.resting(self.places["train"].rows(rows)))
+
+
+def _sorted(places: Array, values: Rows) -> _Pool:
+    order = np.argsort(places)
+    index = torch.from_numpy(order)
+    return _Pool(places[order], {name: value[index] for name, value in values.items()})
+
+
+def _refuse_device(device: Any) -> None:
+    if torch.device(device).type != "cpu":
+        raise DataError(
+            f"streamed data stay on disk and are read on the CPU, not on {device}; "
+            f"move each batch."
+        )
