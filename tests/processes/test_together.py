@@ -296,3 +296,60 @@ def test_a_killed_worker_ends_all_and_the_run_goes_on(
         again = starting(tmp_path, f"resume-{count}", count, words=words)
         assert set(again.codes()) == {0}, again.said()
         assert_same_run(tmp_path / f"again-{count}", tmp_path / "undisturbed")
+
+
+BULK = {
+    "embed": ("embed", "run", "--scales"),
+    "score": ("score", "run", "--particles", "20"),
+    "impute": ("impute", "run", "--particles", "400"),  # some 25 rows at a time
+}
+
+
+@pytest.fixture
+def people(runs: Path, tmp_path: Path) -> Path:
+    """A run, and three files of which no two processes have the same share."""
+    shutil.copytree(runs / "a table with holes-1", tmp_path / "run")
+    write_people(tmp_path)
+    frame = pandas.read_csv(tmp_path / "people.csv")
+    for name, rows in (("few", 3), ("some", 40), ("many", 101)):
+        frame[:rows].to_csv(tmp_path / f"{name}.csv", index=False)
+    return tmp_path
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_rows_of_one_file_are_shared(starting: Start, people: Path, count: int) -> None:
+    for n in (1, count):
+        for verb, words in BULK.items():
+            output = f"{verb}-{n}.csv"
+            team = starting(people, f"{verb}-{n}", n, words=[*words, "people.csv", "-o", output])
+            assert set(team.codes()) == {0}, team.said()
+    for verb in BULK:
+        alone, shared = [(people / f"{verb}-{n}.csv").read_bytes() for n in (1, count)]
+        assert shared == alone
+    frame = pandas.read_csv(people / "people.csv")
+    assert len(pandas.read_csv(people / f"impute-{count}.csv")) == len(frame)
+
+
+@pytest.mark.parametrize("count", COUNTS)
+def test_many_files_are_shared(starting: Start, people: Path, count: int) -> None:
+    names = ["few.csv", "many.csv", "some.csv"]
+    for n in (1, count):
+        for verb, words in BULK.items():
+            team = starting(people, f"{verb}-{n}", n, words=[*words, *names, "-o", f"{verb}-{n}"])
+            assert set(team.codes()) == {0}, team.said()
+            assert team.said().splitlines()[-1] == f"{verb}-{n}: 3 files"
+    for verb in BULK:
+        for name in names:
+            alone, shared = [(people / f"{verb}-{n}" / name).read_bytes() for n in (1, count)]
+            assert shared == alone
+        assert sorted(os.listdir(people / f"{verb}-{count}")) == names
+
+
+def test_one_bad_file_of_many_is_one_line(starting: Start, people: Path) -> None:
+    (people / "some.csv").write_text("height\ntall\n")
+    words = ["embed", "run", "few.csv", "many.csv", "some.csv", "-o", "out"]
+    team = starting(people, "embed", 2, words=words)
+    codes = team.codes()
+    assert codes[1] == 2
+    assert codes[0] != 0
+    assert "some.csv" in told(team)

@@ -10,6 +10,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from deeplvm.processes import processes
+from deeplvm.training.batches import seed_of
+
 if TYPE_CHECKING:
     from deeplvm.data.records import Data, Description, Split
     from deeplvm.model import LatentVariableModel
@@ -95,9 +98,17 @@ def sampled(
 
 
 def given_rows(
-    model: LatentVariableModel, data: Data, split: Split, first: int | None = None
+    model: LatentVariableModel,
+    data: Data,
+    split: Split,
+    seed: int,
+    *,
+    first: int | None = None,
+    size: int = _ROWS,
 ) -> Iterator[dict[str, Tensor]]:
-    """The rows of a split that the model reads, some hundreds at a time, on its device.
+    """This process's share of the rows that the model reads, some at a time, on its device.
+
+    Draws begin anew with each of them, so that they are the same for any number of processes.
 
     Raises:
         ValueError: If the split is empty.
@@ -107,8 +118,10 @@ def given_rows(
         raise ValueError(f"{data.name} has no {split} rows; choose another --split.")
     device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
     end = total if first is None else min(first, total)
-    for start in range(0, end, _ROWS):
-        batch = data.batch(split, slice(start, min(start + _ROWS, end)))
+    starts = range(0, end, size)
+    for start in starts[processes().part(len(starts))]:
+        batch = data.batch(split, slice(start, min(start + size, end)))
+        torch.manual_seed(seed_of(seed, start))
         yield {name: value.to(device) for name, value in batch.items() if name in model.names}
 
 
@@ -121,7 +134,7 @@ def embedded(
     """
     parts: list[dict[str, Tensor]] = []
     with drawing(seed):
-        for given in given_rows(model, data, split):
+        for given in given_rows(model, data, split, seed):
             trace = model.posterior(given, missing=data.missing & set(given))
             part: dict[str, Tensor] = {}
             for name, site in trace.items():
@@ -132,9 +145,10 @@ def embedded(
                 if scales:
                     part[f"{name}_sd"] = site.distribution.stddev.expand(shape).cpu()
             parts.append(part)
-    if not parts[0]:
+    latents = _joined(parts)
+    if not latents:
         raise ValueError("The model draws no latents, so there is nothing to embed in.")
-    return _joined(parts)
+    return latents
 
 
 def reconstructed(
@@ -144,7 +158,7 @@ def reconstructed(
     originals: list[dict[str, Tensor]] = []
     means: list[dict[str, Tensor]] = []
     with drawing(seed):
-        for given in given_rows(model, data, split, first):
+        for given in given_rows(model, data, split, seed, first=first):
             trace = model.reconstruct(given, missing=data.missing & set(given))
             names = [
                 name
@@ -165,26 +179,20 @@ def imputed(
     normalised importance weights :math:`w_k \propto p(x_o, z_k) / q(z_k | x_o)`.
     """
     parts = []
+    # a few rows at a time: there are `particles` pictures of each
+    size = min(_ROWS, max(1, _ROWS * 20 // particles))
     with drawing(seed):
-        for given in given_rows(model, data, split):
-            part: dict[str, list[Tensor]] = {}
+        for given in given_rows(model, data, split, seed, size=size):
             holes = data.missing & set(given)
-            # a few rows at a time: there are `particles` pictures of each
-            rows = len(next(iter(given.values())))
-            step = max(1, _ROWS * 20 // particles)
-            for start in range(0, rows, step):
-                some = {name: value[start : start + step] for name, value in given.items()}
-                evidence = model.evidence(some, particles=particles, missing=holes)
-                weights = evidence.log_weight.softmax(0)  # (K, B)
-                for name in holes:
-                    site = evidence.p[name]
-                    filled = _filled(
-                        site.value, _centre_of(site.distribution), weights, _categories(data, name)
-                    )
-                    part.setdefault(name, []).append(filled.cpu())
-            whole = {name: torch.cat(values) for name, values in part.items()}
-            kept = {n: v.cpu() for n, v in given.items() if n in data.variables and n not in whole}
-            parts.append(whole | kept)
+            evidence = model.evidence(given, particles=particles, missing=holes)
+            weights = evidence.log_weight.softmax(0)  # (K, B)
+            part = {n: value.cpu() for n, value in given.items() if n in data.variables}
+            for name in [each for each in part if each in holes]:
+                site = evidence.p[name]
+                part[name] = _filled(
+                    site.value, _centre_of(site.distribution), weights, _categories(data, name)
+                ).cpu()
+            parts.append(part)
     return _joined(parts)
 
 
@@ -214,4 +222,6 @@ def _centre_of(distribution: Distribution | None) -> Tensor:
 
 
 def _joined(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    """The rows of all parts, and of all processes."""
+    names = list(parts[0]) if parts else []
+    return processes().gather({name: torch.cat([part[name] for part in parts]) for name in names})

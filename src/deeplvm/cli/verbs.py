@@ -9,11 +9,19 @@ from cyclopts import Parameter
 
 from deeplvm.cli.joining import by_first, data_of, model_of, together
 from deeplvm.cli.telling import at_least_one, evaluate_into, finish, note, show, tell, write_report
+from deeplvm.processes import processes
 
 Folder = Annotated[Path, Parameter(help="A RUN folder, which deeplvm fit made.")]
 Rows = Annotated[
     str | None,
     Parameter(help="Other data, read as the run's own were; the run's own if none is named."),
+]
+Files = Annotated[
+    str,
+    Parameter(
+        help="Other data, read as the run's own were, one file or several; the run's own if none "
+        "is named."
+    ),
 ]
 Split = Annotated[
     Literal["train", "valid", "test"] | None,
@@ -146,9 +154,8 @@ def sample(  # noqa: D417 - the types say the rest
 
 def embed(  # noqa: D417 - the types say the rest
     run: Folder,
-    data: Rows = None,
     /,
-    *,
+    *data: Files,
     output: Output,
     split: Split = None,
     scales: bool = False,
@@ -158,27 +165,27 @@ def embed(  # noqa: D417 - the types say the rest
     """Write the latents of each row: the means of q(z | x), and the labels where there are any.
 
     Args:
-        output: .npz, .csv or .parquet.
+        output: .npz, .csv or .parquet; of several files, a folder for as many.
         scales: Write the standard deviations of q(z | x) too.
         seed: Of the draws of latents on which other latents depend.
     """
-    from deeplvm.cli.files import TABLES, check_output, save_table
-    from deeplvm.cli.values import embedded, place
-    from deeplvm.run import open_run
+    from deeplvm.cli.bulk import carry_out
 
-    check_output(output, TABLES)
-    opened = open_run(run)
-    model = opened.model.to(place(device))
-    rows, chosen = _rows(opened, data, split)
-    values: dict[str, Any] = embedded(model, rows, chosen, seed=seed, scales=scales)
-    values |= _labels(rows, chosen)
-    names = {
-        name: [f"{name}_{i}" for i in range(value[0].numel())]
-        for name, value in values.items()
-        if name not in ("y", "label")
-    }
-    save_table(output, values, names)
-    note(f"{output}: {len(next(iter(values.values())))} rows of {', '.join(values)}")
+    def work(model: Any, rows: Any, output: Path, _: None) -> None:
+        from deeplvm.cli.values import embedded
+
+        chosen = _chosen(rows, split)
+        values: dict[str, Any] = embedded(model, rows, chosen, seed=seed, scales=scales)
+        values |= _labels(rows, chosen)
+        names = {
+            name: [f"{name}_{i}" for i in range(value[0].numel())]
+            for name, value in values.items()
+            if name not in ("y", "label")
+        }
+        _write(output, values, names)
+        note(f"{output}: {len(next(iter(values.values())))} rows of {', '.join(values)}")
+
+    carry_out(run, data, output, device, work)
 
 
 def reconstruct(  # noqa: D417 - the types say the rest
@@ -224,9 +231,8 @@ def reconstruct(  # noqa: D417 - the types say the rest
 
 def score(  # noqa: D417 - the types say the rest
     run: Folder,
-    data: Rows = None,
     /,
-    *,
+    *data: Files,
     output: Output,
     particles: int = 500,
     split: Split = None,
@@ -239,41 +245,49 @@ def score(  # noqa: D417 - the types say the rest
     of the run's held-out rows that are less unusual. A row above all of them has 100.
 
     Args:
-        output: .npz, .csv or .parquet.
+        output: .npz, .csv or .parquet; of several files, a folder for as many.
         particles: Draws a row.
         seed: The same seed gives the same numbers.
     """
     import numpy as np
 
-    from deeplvm.cli.files import TABLES, check_output, save_table
-    from deeplvm.cli.values import place
-    from deeplvm.evaluation import importance_sampling
-    from deeplvm.run import open_run
+    from deeplvm.cli.bulk import carry_out
 
     at_least_one(particles=particles)
-    check_output(output, TABLES)
-    opened = open_run(run)
-    model = opened.model.to(place(device))
-    rows, chosen = _rows(opened, data, split)
-    estimate = importance_sampling(model, rows, particles, split=chosen, seed=seed)
-    log_px = estimate.log_px.cpu().double().numpy()
-    columns: dict[str, Any] = {
-        "log_px": log_px,
-        "log_px_stderr": estimate.log_px_stderr.cpu().double().numpy(),
-        "anomaly": -log_px,
-    }
-    held_out = _reference(opened, model, particles, seed)
-    if held_out is not None:
-        columns["percentile"] = 100 * np.searchsorted(np.sort(held_out), -log_px) / len(held_out)
-    save_table(output, columns | _labels(rows, chosen), {})
-    note(f"{output}: {len(log_px)} rows, mean log p(x) {log_px.mean():.2f} nats")
+
+    def work(model: Any, rows: Any, output: Path, held_out: Any) -> None:
+        from deeplvm.evaluation import importance_sampling
+
+        chosen = _chosen(rows, split)
+        estimate = importance_sampling(model, rows, particles, split=chosen, seed=seed)
+        log_px = estimate.log_px.cpu().double().numpy()
+        columns: dict[str, Any] = {
+            "log_px": log_px,
+            "log_px_stderr": estimate.log_px_stderr.cpu().double().numpy(),
+            "anomaly": -log_px,
+        }
+        if held_out is not None:
+            less = np.searchsorted(np.sort(held_out), -log_px)
+            columns["percentile"] = 100 * less / len(held_out)
+        _write(output, columns | _labels(rows, chosen), {})
+        note(f"{output}: {len(log_px)} rows, mean log p(x) {log_px.mean():.2f} nats")
+
+    carry_out(
+        run,
+        data,
+        output,
+        device,
+        work,
+        lambda here, opened, model: _reference(here, opened, model, particles, seed),
+    )
 
 
 def impute(  # noqa: D417 - the types say the rest
     run: Folder,
-    data: Annotated[str, Parameter(help="A file with missing values: NaN, or empty cells.")],
     /,
-    *,
+    *data: Annotated[
+        str, Parameter(help="Files with missing values: NaN, or empty cells; one or several.")
+    ],
     output: Output,
     particles: int = 200,
     seed: int = 0,
@@ -285,23 +299,26 @@ def impute(  # noqa: D417 - the types say the rest
     of a category it is the most probable one. What is not missing stays as it is.
 
     Args:
-        output: .npz, .csv or .parquet.
+        output: .npz, .csv or .parquet; of several files, a folder for as many.
         particles: Draws a row.
         seed: The same seed gives the same numbers.
     """
-    from deeplvm.cli.files import TABLES, check_output
-    from deeplvm.cli.values import imputed, place
-    from deeplvm.run import open_run
+    from deeplvm.cli.bulk import carry_out
 
     at_least_one(particles=particles)
-    check_output(output, TABLES)
-    opened = open_run(run)
-    model = opened.model.to(place(device))
-    rows = opened.read(data)
-    holes = sum([int(v.isnan().sum()) for v in rows.test.values() if v.is_floating_point()])
-    values = imputed(model, rows, "test", particles=particles, seed=seed)
-    _save(output, values, opened.description)
-    note(f"{output}: {holes} missing values filled")
+    if not data:
+        raise ValueError(f"Which file has the holes? deeplvm impute {run} FILE -o {output}")
+
+    def work(model: Any, rows: Any, output: Path, _: None) -> None:
+        from deeplvm.cli.values import imputed
+
+        holes = sum([int(v.isnan().sum()) for v in rows.test.values() if v.is_floating_point()])
+        values = imputed(model, rows, "test", particles=particles, seed=seed)
+        if processes().first:
+            _save(output, values, rows.description)
+        note(f"{output}: {holes} missing values filled")
+
+    carry_out(run, data, output, device, work)
 
 
 def report(run: Folder, /) -> None:
@@ -342,9 +359,22 @@ def datasets() -> None:
 
 
 def _rows(opened: Any, data: str | None, split: Any) -> tuple[Any, Any]:
-    """The rows meant: other data whole (they are all test rows), the run's own by their split."""
+    """The rows meant, and their split."""
     rows = opened.read(data)
-    return rows, split or ("test" if rows.rows("test") else "valid")
+    return rows, _chosen(rows, split)
+
+
+def _chosen(rows: Any, split: Any) -> Any:
+    """The split meant; other data are all test rows."""
+    return split or ("test" if rows.rows("test") else "valid")
+
+
+def _write(output: Path, values: Any, names: Any) -> None:
+    """A table, by one process."""
+    from deeplvm.cli.files import save_table
+
+    if processes().first:
+        save_table(output, values, names)
 
 
 def _labels(rows: Any, split: str) -> dict[str, Any]:
@@ -361,14 +391,18 @@ def _labels(rows: Any, split: str) -> dict[str, Any]:
     return {"y": numbers, "label": np.array(classes)[numbers]}
 
 
-def _reference(opened: Any, model: Any, particles: int, seed: int) -> Any:
+def _reference(here: Any, opened: Any, model: Any, particles: int, seed: int) -> Any:
     """Anomaly scores of the run's held-out rows, sorted later; None where they cannot be read."""
     from deeplvm.evaluation import importance_sampling
 
+    data, why = None, "another process cannot read the data of the run"
     try:
         data = opened.data
     except (ValueError, OSError) as error:
-        note(f"no percentiles: {error}")
+        why = str(error)
+    # all or none: what follows is shared
+    if here.any(data is None) or data is None:
+        note(f"no percentiles: {why}")
         return None
     held_out = importance_sampling(
         model, data, particles, split="valid" if data.rows("valid") else "train", seed=seed
