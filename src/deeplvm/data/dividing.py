@@ -135,6 +135,8 @@ class Carved(Places):
                 max(1, count) if fraction > 0 else 0
                 for count, fraction in zip(held, self._fractions[1:], strict=True)
             ]
+            if sum(held) >= rows:
+                held[held[1] > held[0]] -= sum(held) - rows + 1
         return rows - sum(held), held[0], held[1]
 
     def _drawn(self, block: int) -> Array:

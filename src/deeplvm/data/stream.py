@@ -118,13 +118,16 @@ def noise_of(seed: int, rows: Array, elements: int) -> Tensor:
     True
     """
     start = (seed * 0xD1342543DE82EF95 + 0x9E3779B97F4A7C15) % 2**64
-    bits = rows.astype(np.uint64)[:, None] * np.uint64(max(1, elements))
+    bits = rows.astype(np.uint64)[:, None] * np.uint64(elements)
     bits = bits + np.arange(elements, dtype=np.uint64)
-    bits = bits * np.uint64(0x9E3779B97F4A7C15) + np.uint64(start)
-    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    bits = bits ^ (bits >> np.uint64(31))
-    return torch.from_numpy((bits >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24))
+    bits *= np.uint64(0x9E3779B97F4A7C15)
+    bits += np.uint64(start)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        bits ^= bits >> np.uint64(shift)
+        bits *= np.uint64(factor)
+    bits ^= bits >> np.uint64(31)
+    bits >>= np.uint64(40)
+    return torch.from_numpy(bits.astype(np.float32)).mul_(2.0**-24)
 
 
 class StreamColumn:
