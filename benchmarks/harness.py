@@ -21,8 +21,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from effort import Effort
-
 HERE = Path(__file__).parent
 PEERS = HERE / ".venv" / "bin" / "python"
 SETTLE = 0.005  # seconds in which the threads of the side before stop looking for work
@@ -135,9 +133,11 @@ class Workers:
 
     Attributes:
         peers: Whether there are peers; else asking for one is an error that says so.
+        lasting: Whether the same processes are used throughout, as a test has no time for more.
     """
 
     peers: bool = True
+    lasting: bool = False
     alive: dict[str, Worker] = field(default_factory=dict)
 
     def __getitem__(self, kind: str) -> Worker:
@@ -146,8 +146,13 @@ class Workers:
             self.alive[kind] = Worker(interpreter(kind, peers=self.peers))
         return self.alive[kind]
 
+    def renew(self) -> None:
+        """Begin anew, with fresh processes."""
+        if not self.lasting:
+            self.close()
+
     def close(self) -> None:
-        """End them; who is asked for again starts anew."""
+        """End them."""
         for worker in self.alive.values():
             worker.close()
         self.alive.clear()
@@ -218,14 +223,14 @@ class Race:
         return table
 
 
-def peak(side: Side, effort: Effort, **shared: Any) -> dict[str, int]:
+def peak(workers: Workers, side: Side, **shared: Any) -> dict[str, int]:
     """Memory of a side in a fresh process.
 
     Raises:
         SideError: If the side cannot.
     """
-    with Worker(interpreter(side.worker, peers=effort.peers)) as worker:
-        return worker.peak(side.function, **shared, **side.arguments)
+    workers.renew()
+    return workers[side.worker].peak(side.function, **shared, **side.arguments)
 
 
 def measure(

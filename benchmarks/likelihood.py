@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from effort import Effort
-from harness import Side, SideError, Worker, Workers, interpreter, measure, peak
+from harness import Side, SideError, Workers, measure, peak
 from workloads import named
 
 PARTICLES = 5_000
@@ -69,11 +69,11 @@ def run(effort: Effort, workers: Workers) -> dict[str, Any]:
         "absent": race.absent,
     }
     if effort.compiled:
-        with Worker(interpreter("own", peers=False)) as worker:
-            found["compiling, seconds"] = worker.call(
-                "sides.ours:compile_seconds", workload=plain, particles=particles, rows=rows
-            )
-    found["memory"] = memory(effort)
+        workers.renew()
+        found["compiling, seconds"] = workers["own"].call(
+            "sides.ours:compile_seconds", workload=plain, particles=particles, rows=rows
+        )
+    found["memory"] = memory(effort, workers)
     for name, row in table.items():
         print(
             f"  {name:26} {row['rows a second']:8.2f} rows a second"
@@ -87,7 +87,7 @@ def run(effort: Effort, workers: Workers) -> dict[str, Any]:
     return found
 
 
-def memory(effort: Effort) -> dict[str, dict[str, dict[str, int]]]:
+def memory(effort: Effort, workers: Workers) -> dict[str, dict[str, dict[str, int]]]:
     """Peaks by side and particles, each in a fresh process."""
     workload, counts, rows = named("mlp"), (500, 5_000, 50_000), 8
     if effort.smoke:
@@ -105,7 +105,7 @@ def memory(effort: Effort) -> dict[str, dict[str, dict[str, int]]]:
             if side.worker != "own" and particles > 5_000:
                 continue  # minutes
             try:
-                one = peak(side, effort, workload=few, particles=particles)
+                one = peak(workers, side, workload=few, particles=particles)
             except SideError:
                 continue
             one["added, bytes"] = one["peak, bytes"] - one["before, bytes"]

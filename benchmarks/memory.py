@@ -18,7 +18,7 @@ SIDES = (
 )
 
 
-def run(effort: Effort, workers: Workers) -> dict[str, Any]:  # noqa: ARG001 - fresh ones
+def run(effort: Effort, workers: Workers) -> dict[str, Any]:
     """Peaks of three steps, each side in a fresh process."""
     found = {}
     for workload in WORKLOADS:
@@ -31,7 +31,7 @@ def run(effort: Effort, workers: Workers) -> dict[str, Any]:  # noqa: ARG001 - f
             if effort.smoke and sides:
                 continue
             try:
-                one = peak(side, effort, workload=what.plain())
+                one = peak(workers, side, workload=what.plain())
             except SideError as error:
                 absent[side.name] = str(error)
                 continue

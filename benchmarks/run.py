@@ -36,13 +36,12 @@ def main() -> None:
     effort = dataclasses.replace(effort, peers=effort.peers and not options.without_peers)
     kept = effort.name == "full"
     out = options.out or (RESULTS if kept else HERE.parent / "runs" / "benchmarks")
-    with Workers(peers=effort.peers) as workers:
+    with Workers(effort.peers, lasting=effort.smoke) as workers:
         for name in options.names or there:
             began = time.perf_counter()
             print(f"== {name}", flush=True)
             result = importlib.import_module(name).run(effort, workers)
-            if not effort.smoke:
-                workers.close()  # the next one begins with fresh processes
+            workers.renew()
             seconds = time.perf_counter() - began
             keep(name, {"effort": effort.name, "seconds": seconds, **result}, out)
     if out == RESULTS:

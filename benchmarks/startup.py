@@ -34,6 +34,7 @@ COMMANDS = (
     ("first step, Pyro", "torch", first_step("sides.with_pyro:step")),
     ("first step, NumPyro", "jax", first_step("sides.with_numpyro:step")),
 )
+QUICK = ("import deeplvm", "deeplvm --help")
 DIFFERENCES = (
     ("import deeplvm, and use it", "import torch"),
     ("import deeplvm", "import torch"),
@@ -45,7 +46,7 @@ def run(effort: Effort, workers: Workers) -> dict[str, Any]:  # noqa: ARG001 - f
     """Seconds of each command in a fresh process; they take turns."""
     times: dict[str, list[float]] = {}
     absent: dict[str, str] = {}
-    commands = [c for c in COMMANDS if not (effort.smoke and c[0].startswith("first step"))]
+    commands = [c for c in COMMANDS if not effort.smoke or c[0] in QUICK]
     for turn in range(1 + effort.turns(10)):
         for name, kind, arguments in commands:
             if name in absent:
@@ -77,7 +78,7 @@ def run(effort: Effort, workers: Workers) -> dict[str, Any]:  # noqa: ARG001 - f
         print(f"  {name:26} {why}", flush=True)
     return {
         "what": "start-up",
-        "rounds": len(times["import torch"]),
+        "rounds": len(times["import deeplvm"]),
         "commands": found,
         "differences, seconds": differences,
         "absent": absent,
