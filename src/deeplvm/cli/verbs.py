@@ -312,7 +312,7 @@ def impute(  # noqa: D417 - the types say the rest
     def work(model: Any, rows: Any, output: Path, _: None) -> None:
         from deeplvm.cli.values import imputed
 
-        holes = sum([int(v.isnan().sum()) for v in rows.test.values() if v.is_floating_point()])
+        holes = rows.missing_values("test")
         values = imputed(model, rows, "test", particles=particles, seed=seed)
         if processes().first:
             _save(output, values, rows.description)

@@ -6,6 +6,7 @@ from deeplvm.data.loading import load
 from deeplvm.data.looking import Choice, LikelihoodName, choose_likelihood
 from deeplvm.data.named import DatasetInfo, datasets
 from deeplvm.data.records import Data, Description, Kind, Renewal, Rows, Split, Variable
+from deeplvm.data.stream import Stream
 
 __all__ = [
     "Choice",
@@ -18,6 +19,7 @@ __all__ = [
     "Renewal",
     "Rows",
     "Split",
+    "Stream",
     "Variable",
     "choose_likelihood",
     "datasets",
