@@ -80,10 +80,49 @@ def waits(here: Processes) -> dict[str, Any]:
     return {"error": None}
 
 
+def shards(here: Processes) -> dict[str, Any]:
+    """Train a model, sharded where there are several processes."""
+    from deeplvm import elbo
+    from deeplvm.data import load
+    from deeplvm.recipes import convolutional_vae
+    from deeplvm.training.sharding import gathered, shard
+    from deeplvm.training.together import Together
+
+    torch.manual_seed(0)
+    data = load("digits", limit=200)
+    model = convolutional_vae(data, latent=3, channels=(4,))
+    model.p["x"].register_parameter("own", torch.nn.Parameter(torch.ones(())))
+    together = Together(here)
+    total = sum([p.numel() for p in model.parameters()])
+    whole = list(model.parameters()) if here.alone else shard(model)
+    kept = [id(p) for p in whole]
+    parts = [p for p in model.parameters() if id(p) not in kept]
+    optimizers = [torch.optim.Adam(each, 1e-2) for each in (parts, whole) if each]
+    losses = []
+    for step in range(10):
+        part = together.part(torch.arange(61) + step)
+        batch = data.batch("train", part.index)
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        with together.noise(part):
+            value = elbo(model.evidence({"x": batch["x"]})).mean() * part.share
+        (-value + model.p["x"].own ** 2 * part.share).backward()
+        losses.append(float(together.sum_gradients(whole, value.detach())))
+        for optimizer in optimizers:
+            optimizer.step()
+    return {
+        "losses": losses,
+        "here": sum([getattr(p, "to_local", lambda p=p: p)().numel() for p in model.parameters()]),
+        "total": total,
+        "whole": len(whole),
+        "weights": {name: value.flatten().tolist() for name, value in gathered(model).items()},
+    }
+
+
 def play(scene: str, folder: str) -> None:
     """Join, play the scene, leave what it returned in the folder."""
     with joined("cpu") as here:
-        found = {"laws": laws, "fails": fails, "dies": dies}[scene](here)
+        found = {"laws": laws, "fails": fails, "dies": dies, "shards": shards}[scene](here)
         Path(folder, f"{here.rank}.json").write_text(json.dumps(found))
         if "error" in found:
             raise ProcessesError(str(found["error"]))
