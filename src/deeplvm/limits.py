@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -20,14 +21,11 @@ _PIECE = 1 << 20
 def memory() -> float:
     """Bytes of memory that this process may use in all; infinite where the system does not say."""
     found = [math.inf]
-    try:
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # Windows
         found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    except (AttributeError, OSError, ValueError):  # Windows
-        pass
-    try:  # what a container is given
+    # what a container is given; "max", or no such thing
+    with contextlib.suppress(OSError, ValueError):
         found.append(int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
-    except (OSError, ValueError):  # "max", or no such thing
-        pass
     return min([number for number in found if number > 0])
 
 

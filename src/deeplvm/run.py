@@ -8,13 +8,14 @@ import os
 import platform
 import tempfile
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deeplvm.limits import nested, parse_json, read_whole
+from deeplvm.suited import unsuited
 
 if TYPE_CHECKING:
     from deeplvm.data.records import Data, Description
@@ -154,9 +155,12 @@ class Run:
     def build(self) -> LatentVariableModel:
         """The model as it was before training: the same recipe, options and seed."""
         from deeplvm.recipes import find
+        from deeplvm.training import fit
 
         recipe = find(self.config.recipe or "")
-        seed = int(self.config.training.get("seed", 0))
+        self._check("recipe_options", recipe)
+        self._check("training", fit)
+        seed = self.config.training.get("seed", 0)
         options = self.config.recipe_options
         try:
             return build(recipe, self.description, options, seed)
@@ -173,7 +177,12 @@ class Run:
         """
         from deeplvm.data import load
 
-        data = load(self.config.data or "", **self.config.data_options)
+        self._check("data_options", load)
+        data = self._reopened()
+        if data is None:
+            # decided when the run began: another machine may have another memory
+            decided = {k: v for k, v in self.description.options.items() if k == "stream"}
+            data = load(self.config.data or "", **{**self.config.data_options, **decided})
         expected = self.description.fingerprint
         if expected and data.fingerprint != expected:
             raise RunError(
@@ -183,11 +192,27 @@ class Run:
             )
         return data
 
+    def _reopened(self) -> Data | None:
+        """Data that are streamed and whose files are as they were: all is known of them."""
+        from deeplvm.data.streaming import reopen
+
+        source = Path(self.config.data or "").expanduser().absolute()
+        if not self.description.stream or str(source) != self.description.options.get("source"):
+            return None
+        return reopen(self.description)
+
     def read(self, source: str | None) -> Data:
         """Other data, read with the run's columns, levels and units; the run's own if none."""
         from deeplvm.data import load
 
         return self.data if source is None else load(source, like=self.description)
+
+    def _check(self, table: str, function: Callable[..., Any]) -> None:
+        """Refuse an option that the function has not, or of another type."""
+        for name, value in getattr(self.config, table).items():
+            if (why := unsuited(function, name, value)) is not None:
+                path = self.folder / "config.toml"
+                raise RunError(f"{name} in [{table}] of {path}: {why}.")
 
     def save_model(self, model: LatentVariableModel) -> None:
         """Write the best model."""
@@ -218,8 +243,9 @@ def build(
     import torch
 
     from deeplvm.recipes import name_of
+    from deeplvm.suited import within_memory
 
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), within_memory(name_of(recipe), RunError):
         torch.manual_seed(seed)
         model = recipe(data, **options)
     if not isinstance(model, torch.nn.Module) or not hasattr(model, "evidence"):
@@ -337,36 +363,43 @@ def beside(path: Path) -> Iterator[Path]:
 
 
 def _read_description(path: Path) -> Description:
+    from deeplvm.data.described import check_description
+    from deeplvm.data.errors import DataError
     from deeplvm.data.records import Description
 
     try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
+        plain = parse_json(read_whole(path, RunError))
+        if not isinstance(plain, dict) or nested(plain):
+            raise TypeError
         _check_format(plain.pop("format", None), path)
-        return Description.from_dict(plain)
+        description = Description.from_dict(plain)
+        check_description(description)
     except FileNotFoundError as error:
         raise RunError(
             f"{path.parent} is half-written: it has no {path.name}; fit again."
         ) from error
+    except RunError:
+        raise
+    except DataError as error:
+        raise RunError(f"{path}: {error}") from error
     except (
-        json.JSONDecodeError,
-        UnicodeDecodeError,
-        AttributeError,
-        KeyError,
+        ValueError,
         TypeError,
+        KeyError,
+        AttributeError,
+        OverflowError,
+        RuntimeError,
     ) as error:
         raise RunError(f"{path} is damaged and cannot be read; fit again.") from error
+    return description
 
 
 def _check_format(found: Any, path: Path) -> None:
-    try:
-        number = int(found)
-    except (TypeError, ValueError):
+    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
+        raise RunError(f"{path} does not say its format: it is damaged or not deeplvm's.")
+    if found > FORMAT:
         raise RunError(
-            f"{path} does not say its format: it is damaged or not deeplvm's."
-        ) from None
-    if number > FORMAT:
-        raise RunError(
-            f"{path} was written by a newer deeplvm (format {number}; this one, {version()}, "
+            f"{path} was written by a newer deeplvm (format {found}; this one, {version()}, "
             f"reads up to {FORMAT}): install a newer version."
         )
 

@@ -1,4 +1,4 @@
-"""A run that is killed at any moment and resumed ends as one that nobody disturbed, bit for bit."""
+"""A run that is killed at any moment and resumed ends as an undisturbed one, bit for bit."""
 
 from __future__ import annotations
 

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-import gzip
+import lzma
 import math
 import struct
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
+from typing import IO
 
 import numpy as np
+from numpy.lib.format import (
+    MAGIC_PREFIX,
+    read_array_header_1_0,
+    read_array_header_2_0,
+    read_magic,
+)
 
 from deeplvm.data.errors import DataError
 from deeplvm.data.raw import Array, Raw, codes_of
+from deeplvm.limits import fits, gunzip, read_whole
 
 # Keys of the values and of the labels in an .npz, in the order in which they are looked for.
 VALUE_KEYS = ("x", "X", "data")
 LABEL_KEYS = ("y", "Y", "label", "labels", "target")
+_MOST_AXES = 32  # what every numpy can hold
 _IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
 
@@ -93,12 +103,9 @@ def read_idx(path: Path) -> Array:
     Raises:
         DataError: If it is not IDX, or it is cut short.
     """
-    content = path.read_bytes()
+    content = read_whole(path, DataError)
     if content[:2] == b"\x1f\x8b":
-        try:
-            content = gzip.decompress(content)
-        except (OSError, EOFError, zlib.error) as problem:
-            raise DataError(f"{path}: the gzip file is damaged ({problem}).") from None
+        content = gunzip(content, path, DataError)
     if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in _IDX_TYPES:
         raise DataError(
             f"{path}: this is no IDX file; it must begin with two zero bytes and a type code."
@@ -106,6 +113,8 @@ def read_idx(path: Path) -> Array:
     kind, axes = np.dtype(_IDX_TYPES[content[2]]), content[3]
     if len(content) < 4 + 4 * axes:
         raise DataError(f"{path}: the IDX file is cut short within its header.")
+    if not 0 < axes <= _MOST_AXES:
+        raise DataError(f"{path}: an IDX file of {axes} axes; at most {_MOST_AXES} are read.")
     shape = struct.unpack(f">{axes}I", content[4 : 4 + 4 * axes])
     expected = 4 + 4 * axes + math.prod(shape) * kind.itemsize
     if len(content) != expected:
@@ -158,19 +167,47 @@ def read_arrays(path: Path) -> dict[str, Array]:
     name = path.name
     try:
         with path.open("rb") as file:  # numpy leaves its own open when the archive is damaged
-            loaded = np.load(file, allow_pickle=False)
-            if isinstance(loaded, np.ndarray) != (path.suffix.lower() == ".npy"):
-                other = ".npy" if isinstance(loaded, np.ndarray) else ".npz"
-                raise DataError(f"{path}: the content is that of {other}; rename it to end so.")
-            if isinstance(loaded, np.ndarray):
-                return {"": loaded}
+            if (is_npy := file.read(len(MAGIC_PREFIX)) == MAGIC_PREFIX) != (
+                path.suffix.lower() == ".npy"
+            ):
+                other = ".npy" if is_npy else ".npz"
+                if is_npy or zipfile.is_zipfile(path):
+                    raise DataError(
+                        f"{path}: the content is that of {other}; rename it to end so."
+                    )
+                raise ValueError("it does not begin as one")
+            file.seek(0)
+            if is_npy:
+                _refuse_too_large(file, path.stat().st_size, str(path))
+                file.seek(0)
+                return {"": np.load(file, allow_pickle=False)}
+            _refuse_large_members(file, path)
+            file.seek(0)
             arrays = {}
+            loaded = np.load(file, allow_pickle=False)
             for name in loaded.files:
-                arrays[name] = loaded[name]
+                arrays[name] = np.asarray(loaded[name])
             return arrays
     except DataError:
         raise
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, KeyError) as problem:
+    except (
+        ValueError,
+        OSError,
+        EOFError,
+        zipfile.BadZipFile,
+        zlib.error,
+        lzma.LZMAError,
+        KeyError,
+        TypeError,
+        SyntaxError,  # of the header, which is Python
+        tokenize.TokenError,
+        RecursionError,
+        OverflowError,
+        AttributeError,
+        IndexError,
+        struct.error,
+        RuntimeError,  # an encrypted member
+    ) as problem:
         if "allow_pickle" in str(problem):
             raise DataError(
                 f"{path}: {name} holds Python objects, which are never opened (they could run "
@@ -179,3 +216,30 @@ def read_arrays(path: Path) -> dict[str, Array]:
         raise DataError(
             f"{path}: this is no readable {path.suffix} file, or it is damaged ({problem})."
         ) from None
+
+
+def _refuse_large_members(file: IO[bytes], path: Path) -> None:
+    """Of an .npz: what unpacks to more than the memory, or says that it is larger than it is."""
+    with zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+        fits(sum([each.file_size for each in members]), f"{path}, unpacked", DataError)
+        for member in members:
+            with archive.open(member) as inside:
+                if inside.read(len(MAGIC_PREFIX)) != MAGIC_PREFIX:
+                    continue
+            with archive.open(member) as inside:
+                _refuse_too_large(inside, member.file_size, f"{path}, {member.filename}")
+
+
+def _refuse_too_large(file: IO[bytes], size: int, what: str) -> None:
+    """An array whose header promises more than there is: numpy would first make room for it."""
+    version = read_magic(file)
+    header = read_array_header_1_0 if version == (1, 0) else read_array_header_2_0
+    shape, _, kind = header(file)
+    expected = math.prod(shape) * kind.itemsize
+    if not kind.hasobject and expected > size:
+        raise DataError(
+            f"{what}: an array of shape {shape} has {expected} bytes, but there are {size}; it is "
+            f"cut short or damaged, fetch it again."
+        )
+    fits(expected, what, DataError)

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from deeplvm.data.errors import DataError
 from deeplvm.data.raw import Raw, codes_of
+from deeplvm.limits import fits
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
 _SPLIT_FOLDERS = {"train": "train", "valid": "valid", "val": "valid", "test": "test"}
@@ -123,6 +124,7 @@ def read_image(path: Path, size: int | None) -> np.ndarray:
                     f"{path}: the image has more than 8 bits a channel; convert it to 8-bit, or "
                     f"save all images as one .npy array."
                 )
+            fits(4 * image.width * image.height, str(path), DataError)
             has_alpha = image.mode in ("LA", "RGBA", "PA") or "transparency" in image.info
             grey = image.mode in GREY_MODES
             if has_alpha:  # transparent pixels have no colour of their own: put them on white
@@ -135,10 +137,9 @@ def read_image(path: Path, size: int | None) -> np.ndarray:
             pixels = np.asarray(image, dtype=np.uint8)
     except DataError:
         raise
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as problem:
-        raise DataError(f"{path}: the image cannot be read ({problem}); remove it.") from None
-    except Image.DecompressionBombError as problem:
-        raise DataError(f"{path}: {problem}") from None
+    except Exception as problem:  # noqa: BLE001 - decoders raise whatever they stumble over
+        why = str(problem) or type(problem).__name__
+        raise DataError(f"{path}: the image cannot be read ({why}); remove it.") from None
     return pixels.reshape(*pixels.shape[:2], -1)
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import csv
 import difflib
-import gzip
 import io
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import pandas as pd
 from deeplvm.data.errors import DataError
 from deeplvm.data.raw import Array, Raw, codes_of, label_codes
 from deeplvm.data.records import Description
+from deeplvm.limits import fits, gunzip, read_whole
 
 # pandas' own list, and the question mark of the UCI repository.
 MISSING_WORDS = (
@@ -88,10 +87,30 @@ def read_parquet(path: Path) -> pd.DataFrame:
         DataError: If it cannot be read.
     """
     import pyarrow  # heavy, and only needed here
+    from pyarrow.parquet import ParquetFile
 
     try:
+        with ParquetFile(path) as file:
+            about = file.metadata
+            groups = [about.row_group(place) for place in range(about.num_row_groups)]
+            size = sum([max(each.total_byte_size, 0) for each in groups])
+            width = max(len(file.schema_arrow), 1)
+        fits(max(size, 8 * width * about.num_rows), f"{path}, unpacked", DataError)
         frame = pd.read_parquet(path)
-    except (pyarrow.ArrowException, OSError, ValueError) as problem:
+    except DataError:
+        raise
+    except (
+        pyarrow.ArrowException,
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        IndexError,
+        OverflowError,
+        RecursionError,
+        MemoryError,  # a page whose size is a lie
+    ) as problem:
         raise DataError(f"{path}: this is no readable parquet file ({_first(problem)}).") from None
     frame.columns = [str(name) for name in frame.columns]
     _refuse_duplicates(path, list(frame.columns))
@@ -309,12 +328,9 @@ def _refuse_duplicates(path: Path, names: Sequence[str]) -> None:
 
 
 def _read_text(path: Path) -> str:
-    content = path.read_bytes()
+    content = read_whole(path, DataError)
     if content[:2] == b"\x1f\x8b":
-        try:
-            content = gzip.decompress(content)
-        except (OSError, EOFError, zlib.error) as problem:
-            raise DataError(f"{path}: the gzip file is damaged ({_first(problem)}).") from None
+        content = gunzip(content, path, DataError)
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as problem:

@@ -84,9 +84,20 @@ def check_optimizers(found: Any, optimizers: Sequence[Optimizer], folder: str) -
             known = isinstance(number, int) and 0 <= number < len(parameters)
             if not known or not isinstance(memory, dict):
                 raise _unfit(folder, f"an optimiser has no parameter {number!r}")
+            if memory and not memory.keys() >= _needed(optimizer):
+                raise _unfit(folder, f"an optimiser has forgotten a part of parameter {number}")
             for name, value in memory.items():
                 if not _remembered(name, value, parameters[number]):
                     raise _unfit(folder, f"{name!r} of an optimiser does not fit its parameter")
+
+
+def _needed(optimizer: Optimizer) -> set[str]:
+    """What those that ``fit`` knows by name cannot go on without."""
+    if isinstance(optimizer, torch.optim.Adam):  # AdamW is one
+        return {"step", "exp_avg", "exp_avg_sq"}
+    if isinstance(optimizer, torch.optim.Adamax):
+        return {"step", "exp_avg", "exp_inf"}
+    return set()
 
 
 def _remembered(name: str, value: Any, parameter: Tensor) -> bool:
@@ -134,7 +145,7 @@ def _check_history(history: Any, bound: str, best: int, folder: str) -> None:
     if not isinstance(history, list) or not 0 <= best <= len(history):
         raise _unfit(folder, "its best epoch is not in its history")
     for epoch, record in enumerate(history, 1):
-        if not isinstance(record, dict) or record.get("epoch") != epoch:
+        if not isinstance(record, dict) or record.get("epoch") != epoch or not _plain(record):
             raise _unfit(folder, f"it has no record of epoch {epoch}")
         for split in ("train", "valid") if "valid" in record else ("train",):
             means = record.get(split)
