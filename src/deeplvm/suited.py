@@ -73,13 +73,13 @@ def within_memory(what: str, error: type[ValueError]) -> Iterator[None]:
         total = 0.0
 
         def __torch_dispatch__(
-            self, call: Any, types: Any, arguments: Any = (), named: Any = None
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
         ) -> Any:
-            size = arguments[0] if arguments else None
+            size = args[0] if args else None
             if isinstance(size, list | torch.Size) and all([isinstance(n, int) for n in size]):
                 self.total += math.prod(size) * 4.0
                 fits(self.total, what, error)
-            return call(*arguments, **(named or {}))
+            return func(*args, **(kwargs or {}))
 
     with Bounded():
         yield

@@ -175,7 +175,7 @@ def kind(path: str | Path, opens: Callable[[Chance], object], **more: Any) -> Ki
 
 def write_people(generator: np.random.Generator) -> pandas.DataFrame:
     frame = pandas.DataFrame(generator.normal(size=(60, 3)), columns=["height", "weight", "age"])
-    frame["kind"] = np.where(frame["age"] > 0, "tall", "small")
+    frame["kind"] = np.where(frame["age"].to_numpy() > 0, "tall", "small")
     frame["number"] = generator.poisson(3, 60)
     frame.to_csv("people.csv", index=False)
     return frame
@@ -279,7 +279,7 @@ def play(name: str, count: int, seed: int) -> None:
     kind = (of_a_run() if name in OF_A_RUN else of_data())[name]
     # files that ask for more than this are to be refused, not tried
     limits.memory.cache_clear()
-    limits.memory = lambda: float(BELIEVED)
+    setattr(limits, "memory", lambda: float(BELIEVED))  # noqa: B010 - a cached function
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + ROOM, used + ROOM))
     signal.signal(signal.SIGALRM, hung)

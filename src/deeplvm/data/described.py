@@ -52,7 +52,7 @@ def _check_variable(found: Variable) -> None:
     levels = found.levels
     needed = found.likelihood in ("discretized-logistic", "categorical")
     _expect(
-        (levels is None and not needed) or (_whole(levels, 1) and levels <= _MOST_LEVELS),
+        (levels is None and not needed) or _whole(levels, 1, _MOST_LEVELS),
         f"{at}: levels",
     )
     for name in ("mean", "std"):
@@ -79,8 +79,8 @@ def _scalar(part: Variable) -> bool:
     return part.shape == () and not part.parts
 
 
-def _whole(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+def _whole(value: Any, least: int, most: int = _LARGEST) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
 def _number(value: Any) -> bool:
