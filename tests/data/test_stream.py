@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import textwrap
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -18,11 +20,12 @@ import torch
 from PIL import Image
 
 from deeplvm.cli.app import main
-from deeplvm.data import Data, DataError, load, shuffling
+from deeplvm.data import Data, DataError, Description, load, shuffling
 from deeplvm.data.dividing import Places, carved
 from deeplvm.data.records import SPLITS, Split
 from deeplvm.data.shuffling import Plan
 from deeplvm.data.stream import Stream, noise_of
+from deeplvm.data.streaming import reopen
 from deeplvm.recipes import vae
 from deeplvm.training import Callback, TrainingInterrupted, fit
 
@@ -500,6 +503,53 @@ class TestAuto:
         assert isinstance(load(folder), Stream)
         assert load(folder).options["stream"] is True
         assert not isinstance(load(folder, stream=False), Stream)
+
+
+class TestReopen:
+    """What is known of files that are as they were is not looked at again."""
+
+    CASES: ClassVar = {
+        "npy": ({}, lambda path, rng: shards(path, rng.normal(size=(300, 5)), 100)),
+        "drop": ({"drop": ["2"]}, lambda path, rng: shards(path, rng.normal(size=(300, 5)))),
+        "binarized": (
+            {"binarize": "dynamic"},
+            lambda path, rng: shards(path, rng.integers(0, 256, (300, 4, 4)).astype(np.uint8)),
+        ),
+        "rounded": ({}, lambda path, rng: shards(path, rng.integers(0, 256, (300, 5)) / 255)),
+        "noise": (
+            {"dequantize": "uniform"},
+            lambda path, rng: shards(path, rng.integers(-9, 9, (300, 5))),
+        ),
+        "parquet": (
+            {"label": "group", "categories": ["grade"]},
+            lambda path, rng: parquets(path, table(rng)),
+        ),
+        "images": ({}, lambda path, rng: images(path, rng, mode="RGB")),
+    }
+
+    @pytest.mark.parametrize("case", CASES)
+    def test_it_is_the_same(self, tmp_path: Path, rng: np.random.Generator, case: str) -> None:
+        options, make = self.CASES[case]
+        data = stream(make(tmp_path / "x", rng), **options)
+        again = reopen(Description.from_dict(json.loads(json.dumps(data.to_dict()))))
+        assert again is not None
+        assert again.to_dict() == data.to_dict()
+        assert again.renewals.keys() == data.renewals.keys()
+        for split in SPLITS:
+            ours, theirs = (each.batch(split, slice(None)) for each in (again, data))
+            assert ours.keys() == theirs.keys()
+            assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+        ours, theirs = (
+            each.batch("train", slice(9), torch.Generator().manual_seed(0))["x"]
+            for each in (again, data)
+        )
+        assert torch.equal(ours, theirs)
+        assert all(map(torch.equal, again.order(1, 0, 32), data.order(1, 0, 32)))
+
+    def test_other_files_are_looked_at(self, tmp_path: Path, rng: np.random.Generator) -> None:
+        data = stream(shards(tmp_path / "x", rng.normal(size=(300, 5)), 100))
+        np.save(tmp_path / "x" / "new.npy", rng.normal(size=(3, 5)))
+        assert reopen(data.description) is None
 
 
 class TestFit:

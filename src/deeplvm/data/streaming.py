@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,7 @@ from PIL import Image
 
 from deeplvm.data.choosing import (
     binarization_scale,
+    choices_of,
     chosen,
     description_of,
     refuse_other_shape,
@@ -23,7 +24,7 @@ from deeplvm.data.choosing import (
 from deeplvm.data.dividing import Places, carved, limited
 from deeplvm.data.errors import DataError
 from deeplvm.data.images import ENDINGS, GREY, files_below, splits_of
-from deeplvm.data.pixels import laid_out, layout_notes, layout_of
+from deeplvm.data.pixels import Layout, laid_out, layout_notes, layout_of
 from deeplvm.data.raw import Array, Raw
 from deeplvm.data.records import SPLITS, Description, Renewal, Split
 from deeplvm.data.shards import (
@@ -56,6 +57,7 @@ _PART_OF_MEMORY = 1 / 3
 _SAMPLE = 10_000
 _MOST_LABELS = 100_000
 _AT_ONCE = 4 << 20
+_KINDS = ("uint8", "int16", "int32", "int64", "float32")
 
 
 def is_streamed(path: Path, stream: Streaming, options: Mapping[str, Any]) -> bool:
@@ -64,6 +66,8 @@ def is_streamed(path: Path, stream: Streaming, options: Mapping[str, Any]) -> bo
     Raises:
         DataError: If that is asked for of what cannot be.
     """
+    if stream not in (True, False, "auto"):
+        raise DataError(f"--stream {stream}: choose True, False or auto.")
     if stream == "auto":
         return path.exists() and _bytes_in_memory(path, options) > _PART_OF_MEMORY * memory()
     if stream and not path.exists():
@@ -189,10 +193,6 @@ def open_stream(
         }
     reader = dataclasses.replace(reader, shape=shape)
     reader, choices = _modelled(reader, places, raw, seen, source, options, trained)
-    renewals: dict[str, Renewal] = {}
-    renewed = options["binarize"] != "static" and trained is None
-    if reader.noise is not None and renewed:
-        renewals["x"] = reader.noise
     if reader.noise is not None or choices[0].step != 1:
         seen = _Look.modelled(reader, places)
     if trained is None:
@@ -209,32 +209,93 @@ def open_stream(
     else:
         missing = any(part.missing.any() for part in seen.values())
         variable = dataclasses.replace(trained, missing=missing)
-    train = places["train"]
-    cuts = None if shards.units is None else train.below(np.asarray(shards.units))
-    plan = Plan.of(len(train), reader.row_bytes, cuts)
-    raw.notes.append(_order_note(plan, reader.row_bytes))
+    raw.notes.append(_order_note(_plan(reader, places), reader.row_bytes))
     rows_of: dict[str, int] = {split: len(part) for split, part in places.items()}
     description = description_of(raw, options, variable, rows_of)
     digest = f"{look.digest} {raw.split} {options['limit']} {options['seed']}"
+    form = {"layout": reader.layout, "grey": reader.grey, "kind": str(reader.kind)}
     description = dataclasses.replace(
         description,
         fingerprint=hashlib.sha256(digest.encode()).hexdigest(),
-        stream={"files": files.listing()},
+        stream={"files": files.listing(), "form": form},
     )
+    return _stream(reader, places, description, renewed=known is None)
+
+
+def reopen(description: Description) -> Stream | None:
+    """The stream that was described, without a look at its rows, if its files are as they were.
+
+    That is judged by their names, sizes and times of change.
+
+    Returns:
+        ``None`` if there is a doubt: :func:`~deeplvm.data.load` then looks again.
+
+    Raises:
+        DataError: If a file is damaged.
+    """
+    options, form = dict(description.options), description.stream.get("form")
+    path = Path(str(options.get("source")))
+    if not isinstance(form, dict) or not path.exists():
+        return None
+    kind, grey = form.get("kind"), form.get("grey")
+    layout = cast("Layout", form.get("layout"))
+    if layout not in get_args(Layout) or kind not in _KINDS or not isinstance(grey, bool):
+        return None
+    opened = open_shards(path, options)
+    if opened is None or opened[1].listing() != description.stream.get("files"):
+        return None
+    shards: Shards = opened[2]
+    if opened[0] == "parquet":
+        shards = _table(opened[2], options, description)
+    variable = description.variables["x"]
+    places = _divided(opened[1], shards.raw, options, None)
+    reader = Reader(
+        shards,
+        kept=kept_elements(shards.shape, path.name, options) if opened[0] == "npy" else None,
+        layout=layout,
+        grey=grey,
+        shape=variable.shape,
+        kind=np.dtype(kind),
+        choices=tuple(choices_of(variable)),
+        seed=options["seed"],
+    )
+    column = StreamColumn(reader, places["train"], "x", noisy=False)
+    noise = dequantization(list(reader.choices), column)
+    if variable.grey is not None:
+        noise = Renewal("binarization", column, variable.grey)
+    if {split: len(part) for split, part in places.items()} != dict(description.rows):
+        return None
+    return _stream(dataclasses.replace(reader, noise=noise), places, description)
+
+
+def _plan(reader: Reader, places: Mapping[Split, Places]) -> Plan:
+    train, units = places["train"], reader.shards.units
+    cuts = None if units is None else train.below(np.asarray(units))
+    return Plan.of(len(train), reader.row_bytes, cuts)
+
+
+def _stream(
+    reader: Reader,
+    places: Mapping[Split, Places],
+    description: Description,
+    *,
+    renewed: bool = True,
+) -> Stream:
     names = ("x", "y") if reader.labelled else ("x",)
     columns_of = {
         split: {name: StreamColumn(reader, part, name) for name in names}
         for split, part in places.items()
     }
+    renewed = renewed and description.options["binarize"] != "static"
     return Stream(
         description=description,
         train=columns_of["train"],
         valid=columns_of["valid"],
         test=columns_of["test"],
-        renewals=renewals,
+        renewals={"x": reader.noise} if reader.noise is not None and renewed else {},
         reader=reader,
         places=places,
-        plan=plan,
+        plan=_plan(reader, places),
     )
 
 
