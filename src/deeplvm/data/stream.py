@@ -69,22 +69,25 @@ class Reader:
             values = values[:, :1]
         return (values if self.shape is None else values.reshape(-1, *self.shape)), labels
 
-    def resting(self, rows: Array) -> Rows:
-        """The same as tensors, values in the type in which they rest."""
-        if not len(rows):
-            empty: Rows = {"x": torch.from_numpy(np.empty((0, *(self.shape or ())), self.kind))}
-            return empty if not self.labelled else empty | {"y": torch.empty(0, dtype=torch.int64)}
-        values = np.empty((len(rows), *(self.shape or ())), self.kind)
-        codes: list[Array] = []
+    def resting(self, rows: Array, order: Array | None = None) -> Rows:
+        """The same as tensors, values in the type in which they rest.
+
+        Args:
+            rows: Increasing row numbers.
+            order: The place of each in what is returned; by default their own order.
+        """
+        found: Rows = {
+            "x": torch.from_numpy(np.empty((len(rows), *(self.shape or ())), self.kind))
+        }
+        if self.labelled:
+            found["y"] = torch.empty(len(rows), dtype=torch.int64)
         step = max(1, _AT_ONCE // self.row_bytes)
         for start in range(0, len(rows), step):
-            raw, labels = self.raw(rows[start : start + step])
-            values[start : start + step] = at_rest(raw, self.kind, list(self.choices))
+            values, labels = self.raw(rows[start : start + step])
+            here = slice(start, start + step) if order is None else order[start : start + step]
+            found["x"].numpy()[here] = at_rest(values, self.kind, list(self.choices))
             if labels is not None:
-                codes.append(labels)
-        found: Rows = {"x": torch.from_numpy(values)}
-        if codes:
-            found["y"] = torch.from_numpy(np.concatenate(codes).astype(np.int64))
+                found["y"].numpy()[here] = labels
         return found
 
     @cached_property
@@ -200,42 +203,24 @@ def read(reader: Reader, places: Places, index: Any) -> tuple[Array, Rows]:
     return rows[back], {name: value.index_select(0, order) for name, value in values.items()}
 
 
-@dataclass(frozen=True)
-class _Pool:
-    """Rows that are in memory, by their numbers in the split."""
-
-    places: Array
-    values: Rows
-
-    def find(self, wanted: Array) -> Array:
-        """Where each is, -1 if it is not here."""
-        at = np.minimum(np.searchsorted(self.places, wanted), len(self.places) - 1)
-        return np.where(self.places[at] == wanted, at, -1)
-
-
 @dataclass
-class _Held:
-    """The pools that :meth:`Stream.order` has at hand."""
+class _Batch:
+    """The batch that :meth:`Stream.order` gave last: row numbers, and values at rest."""
 
-    pools: tuple[_Pool, ...] = ()
+    index: Array = field(default_factory=lambda: np.zeros(0, np.int64))
+    values: Rows = field(default_factory=dict)
 
     def take(self, wanted: Array) -> Rows | None:
-        """Values at rest of some rows; ``None`` if one is not at hand."""
-        pools = self.pools  # another thread may put others in its place
-        found = [pool.find(wanted) for pool in pools]
-        for pool, at in zip(pools, found, strict=True):
-            if (at >= 0).all():
-                index = torch.from_numpy(at)
-                return {n: value.index_select(0, index) for n, value in pool.values.items()}
-        if not pools or (np.max(found, axis=0) < 0).any():
+        """Values of the batch, or of the part of it that a process has; else ``None``."""
+        if not len(wanted) or not self.values:
             return None
-        taken: Rows = {}
-        for name, like in pools[0].values.items():
-            taken[name] = like.new_empty((len(wanted), *like.shape[1:]))
-            for pool, at in zip(pools, found, strict=True):
-                here = np.flatnonzero(at >= 0)
-                taken[name][torch.from_numpy(here)] = pool.values[name][torch.from_numpy(at[here])]
-        return taken
+        places = np.flatnonzero(self.index == wanted[0])
+        if not len(places):
+            return None
+        part = slice(int(places[0]), int(places[0]) + len(wanted))
+        if not np.array_equal(self.index[part], wanted):
+            return None
+        return {name: value[part] for name, value in self.values.items()}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -251,7 +236,7 @@ class Stream(Data):
     permutation. Of parquet a piece is a row group, and a pool has at least four.
 
     The pool in use and the one being read in a thread are in memory, 128 MiB in all; of parquet
-    twice four row groups, if that is more. A row is looked up, not copied, until it is in a batch.
+    twice four row groups, if that is more.
 
     Attributes:
         reader: Of the files.
@@ -262,7 +247,7 @@ class Stream(Data):
     reader: Reader = field(kw_only=True)
     places: Mapping[Split, Places] = field(kw_only=True)
     plan: Plan = field(kw_only=True)
-    _held: _Held = field(kw_only=True, default_factory=_Held, repr=False)
+    _current: _Batch = field(kw_only=True, default_factory=_Batch)
 
     def order(self, epoch: int, seed: int, batch_size: int, first: int = 0) -> Iterator[Tensor]:
         """The rows of each training batch of an epoch, from batch number ``first`` on.
@@ -281,28 +266,33 @@ class Stream(Data):
         if done >= self.plan.rows:
             return
         number = int(np.searchsorted(pools.starts, done, "right")) - 1
-        rest = np.zeros(0, np.int64)
+        current = self._current
+        index, values = np.zeros(0, np.int64), {}  # what is left of the pool before
         reading = ThreadPoolExecutor(1, thread_name_prefix="deeplvm-stream")
         try:
-            coming: Future[_Pool] | None = reading.submit(self._read, pools.rows(number))
+            coming: Future[Rows] | None = reading.submit(self._read, pools.visits(number))
             while coming is not None:
-                visits = pools.visits(number)
-                visits = visits[max(0, done - int(pools.starts[number])) :]
-                left = self._held.take(rest) if len(rest) else None
-                pool = coming.result()
-                del coming  # it would hold its pool
-                self._held.pools = (pool,) if left is None else (pool, _sorted(rest, left))
-                del pool
+                visits, pool = pools.visits(number), coming.result()
+                begin = max(0, done - int(pools.starts[number]))
                 number += 1
                 last = number == len(pools)
-                coming = None if last else reading.submit(self._read, pools.rows(number))
-                visits = np.concatenate([rest, visits])
-                whole = len(visits) if last else len(visits) // batch_size * batch_size
-                for start in range(0, whole, batch_size):
-                    yield torch.from_numpy(visits[start : min(start + batch_size, whole)])
-                rest = visits[whole:]
+                coming = None if last else reading.submit(self._read, pools.visits(number))
+                while begin < len(visits):
+                    end = begin + batch_size - len(index)
+                    index = np.concatenate([index, visits[begin:end]])
+                    some = {name: value[begin:end] for name, value in pool.items()}
+                    if values:
+                        some = {name: torch.cat([values[name], some[name]]) for name in some}
+                    values, begin = some, end
+                    if len(index) == batch_size or (last and end >= len(visits)):
+                        current.index, current.values = index, values
+                        yield torch.from_numpy(index)
+                        index, values = index[:0], {}
+                values = {name: value.clone() for name, value in values.items()}
+                current.values = some = {}
+                del pool  # before the one after the next is read
         finally:
-            self._held.pools = ()
+            current.values = {}
             reading.shutdown(cancel_futures=True)
 
     def batch(
@@ -322,7 +312,7 @@ class Stream(Data):
         values, wanted = None, np.zeros(0, np.int64)
         if rows == "train" and not isinstance(index, slice):
             wanted = torch.as_tensor(index).cpu().numpy()
-            values = self._held.take(wanted) if len(wanted) else None
+            values = self._current.take(wanted)
         if values is None:
             file_rows, values = read(self.reader, self.places[rows], index)
         else:
@@ -331,8 +321,9 @@ class Stream(Data):
         if rows == "train" and generator is not None and "x" in self.renewals:
             x = self.renewals["x"].draw(values["x"], generator)
         else:
-            x = self.reader.fixed(values["x"], file_rows).to(wide)
-        return {"x": x, **({"y": values["y"]} if "y" in values else {})}
+            # a copy: the pool goes on to be used
+            x = self.reader.fixed(values["x"], file_rows).to(wide, copy=True)
+        return {"x": x, **({"y": values["y"].clone()} if "y" in values else {})}
 
     def to(self, device: torch.device | str) -> Self:
         """A stream stays on disk; batches are moved one by one.
@@ -343,14 +334,10 @@ class Stream(Data):
         _refuse_device(device)
         return self
 
-    def _read(self, rows: Array) -> _Pool:
-        return _Pool(rows, self.reader.resting(self.places["train"].rows(rows)))
-
-
-def _sorted(places: Array, values: Rows) -> _Pool:
-    order = np.argsort(places)
-    index = torch.from_numpy(order)
-    return _Pool(places[order], {name: value[index] for name, value in values.items()})
+    def _read(self, visits: Array) -> Rows:
+        """Values at rest of the rows of a pool, in the order of the visits."""
+        order = np.argsort(visits)
+        return self.reader.resting(self.places["train"].rows(visits[order]), order)
 
 
 def _refuse_device(device: Any) -> None:
