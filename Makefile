@@ -1,4 +1,4 @@
-# make demo | test | lint | docs | bench: each makes .venv and installs what it needs, pinned by constraints.txt.
+# make demo | test | faults | lint | docs | bench: each makes .venv and installs what it needs, pinned by constraints.txt.
 PYTHON ?= python3
 RUN ?= runs/demo
 BIN := .venv/bin
@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 INSTALL := $(BIN)/python -m pip install --quiet -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint docs bench clean
+.PHONY: help demo test faults lint docs bench clean
 
 help:  ## what can be made
 	@awk -F ':.*##' '/^[a-z]+:.*##/ {printf "  make %-6s %s\n", $$1, $$2}' Makefile
@@ -25,6 +25,9 @@ demo: .venv/installed  ## learn the digits; ends with a report and samples (a mi
 test: .venv/installed-test  ## the tests, the doctests and the code in the documentation
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 $(ARGS)
 
+faults: .venv/installed-test  ## the long form of the fault tests: hundreds of deaths, thousands of damaged files
+	DEEPLVM_FAULTS=full OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/faults $(ARGS)
+
 lint: .venv/installed-dev  ## format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -34,7 +37,7 @@ docs: .venv/installed-docs  ## the site, in docs/_build/html/index.html; a warni
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	@echo "site: docs/_build/html/index.html"
 
-bench: .venv/installed benchmarks/.venv/installed  ## the benchmarks and docs/benchmarks.md (an hour and a half; see benchmarks/README.md)
+bench: .venv/installed benchmarks/.venv/installed  ## the benchmarks and docs/benchmarks.md (an hour; see benchmarks/README.md)
 	$(BIN)/python benchmarks/run.py $(ARGS)
 
 clean:  ## remove what this file makes, runs excepted

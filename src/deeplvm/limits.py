@@ -72,7 +72,7 @@ def gunzip(content: bytes, path: Path, error: type[ValueError]) -> bytes:
                 piece = unpacking.decompress(rest, _PIECE)
                 rest = unpacking.unconsumed_tail
                 if not piece and not rest and not unpacking.eof:
-                    raise error(f"{path}: the gzip file is cut short; fetch it again.")
+                    raise error(f"{path}: the gzip file is damaged (it is cut short).")
                 pieces.append(piece)
                 size += len(piece)
                 fits(2 * size, f"{path}, unpacked", error)
