@@ -312,6 +312,25 @@ class TestOrder:
             if count % 7 == 0 or batch_size > 64:
                 assert torch.equal(data.batch("train", index)["x"], direct[index].double())
 
+    def test_batches_and_their_parts_are_at_hand(
+        self, data: Stream, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A process of several asks for its part of each batch; no file is read for it."""
+        direct = data.train["x"][:].double()
+
+        def refuse(*_: object) -> None:
+            raise AssertionError("a file was read")
+
+        monkeypatch.setattr("deeplvm.data.stream.read", refuse)
+        for index in data.order(1, 0, 100):
+            for part in (index, index[:50], index[50:], index[:1]):
+                assert torch.equal(data.batch("train", part)["x"], direct[part])
+
+    def test_a_batch_is_a_copy(self, data: Stream) -> None:
+        index = next(data.order(1, 0, 100))
+        data.batch("train", index)["x"].zero_()
+        assert data.batch("train", index)["x"].abs().sum() > 0
+
     def test_pools_mix_pieces(self) -> None:
         """A batch has about B/256 rows of the piece of a given row, not B."""
         plan = Plan.of(1_000_000, 784, None)
@@ -608,6 +627,16 @@ class TestFit:
             == 0
         )
         assert len(pd.read_csv(tmp_path / "s.csv")) == 300
+
+    def test_holes_are_filled(self, tmp_path: Path, rng: np.random.Generator) -> None:
+        frame = table(rng).drop(columns=["grade"])
+        frame.loc[7, "height"] = np.nan
+        folder, run = parquets(tmp_path / "people", frame), str(tmp_path / "run")
+        words = ["--stream", "--hidden", "8", "--epochs", "1", "--no-evaluate", "--out", run]
+        assert main(["fit", str(folder), *words]) == 0
+        filled = tmp_path / "filled.csv"
+        assert main(["impute", run, str(folder), "-o", str(filled)]) == 0
+        assert not pd.read_csv(filled).isna().any().any()
 
     def test_memory_stays(self, tmp_path: Path) -> None:
         """A process that reads 96 MiB with pools of 2 MiB grows by less than a third of it."""
