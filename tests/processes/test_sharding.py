@@ -14,13 +14,16 @@ from deeplvm.training.sharding import gathered, shard
 
 
 def test_a_sharded_model_learns_the_same(starting: Any, tmp_path: Path) -> None:
-    found = {}
+    teams = {}
     for count in (1, 2):
         folder = tmp_path / str(count)
         folder.mkdir()
-        team = starting(folder, "shards", count, scene="shards")
+        teams[count] = starting(folder, "shards", count, scene="shards")
+    found = {}
+    for count, team in teams.items():
         assert set(team.codes()) == {0}, team.said()
-        found[count] = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+        paths = sorted((tmp_path / str(count)).glob("*.json"))
+        found[count] = [json.loads(path.read_text()) for path in paths]
     (alone,), several = found[1], found[2]
     assert alone["here"] == alone["total"]
     assert 0.49 * alone["total"] < several[0]["here"] < 0.52 * alone["total"]

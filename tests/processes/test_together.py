@@ -21,8 +21,8 @@ from safetensors.numpy import load_file
 # The long form: more processes, more models, more epochs.
 FULL = os.environ.get("DEEPLVM_FAULTS") == "full"
 COUNTS = (2, 3, 5) if FULL else (2,)
-EPOCHS = "20" if FULL else "3"
-MANY = "40" if FULL else "15"
+EPOCHS = "20" if FULL else "2"
+MANY = "40" if FULL else "12"
 
 DIGITS = ("fit", "digits", "--latent", "3", "--hidden", "16")
 SMALL = (*DIGITS, "--limit", "200", "--batch-size", "61")
@@ -97,14 +97,15 @@ def assert_same_run(found: Path, expected: Path) -> None:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory, starting: Start) -> Path:
-    """Every case trained by one process and by several, two cases at a time."""
+    """Every case trained by one process and by several."""
     folder = tmp_path_factory.mktemp("runs")
     write_people(folder)
     for case, words in CASES.items():
-        teams = []
-        for count in (1, *COUNTS):
-            name = f"{case}-{count}"
-            teams.append(starting(folder, name, count, words=[*words, *PLAIN, "--out", name]))
+        names = {count: f"{case}-{count}" for count in (1, *COUNTS)}
+        teams = [
+            starting(folder, name, count, words=[*words, *PLAIN, "--out", name])
+            for count, name in names.items()
+        ]
         for team in teams:
             assert set(team.codes()) == {0}, team.said()
     return folder
@@ -214,7 +215,7 @@ def test_verbs_of_one_process_are_done_by_the_first(
 
 
 LONG = (
-    *DIGITS, "--limit", "1000", "--batch-size", "61", "--epochs", MANY,
+    *DIGITS, "--limit", "600", "--batch-size", "61", "--epochs", MANY,
     "--device", "cpu", "--no-compile", "--no-evaluate",
 )  # fmt: skip
 
@@ -228,9 +229,10 @@ def test_a_signal_stops_all_at_the_same_step(
     os.kill(team.members[1].pid, number)  # the second alone: the first must hear of it
     assert team.codes(30) == [code, code], team.said()
     assert "Go on with: deeplvm resume run" in told(team)
-    again = starting(tmp_path, "resume", 1, words=["resume", "run", "--no-evaluate"])
-    assert again.codes() == [0], again.said()
-    assert len(metrics(tmp_path / "run")) == int(MANY)
+    if FULL or number == signal.SIGINT:
+        again = starting(tmp_path, "resume", 1, words=["resume", "run", "--no-evaluate"])
+        assert again.codes() == [0], again.said()
+        assert len(metrics(tmp_path / "run")) == int(MANY)
 
 
 def wait_for_epochs(run: Path, count: int, lives: Callable[[], bool]) -> None:
@@ -290,7 +292,7 @@ def test_a_killed_worker_ends_all_and_the_run_goes_on(
     assert len(metrics(tmp_path / "run")) < int(MANY)
 
     assert undisturbed.codes() == [0], undisturbed.said()
-    for count in (1, 3):
+    for count in (1, 3) if FULL else (3,):
         shutil.copytree(tmp_path / "run", tmp_path / f"again-{count}")
         words = ["resume", f"again-{count}", "--no-evaluate"]
         again = starting(tmp_path, f"resume-{count}", count, words=words)
@@ -318,11 +320,13 @@ def people(runs: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("count", COUNTS)
 def test_rows_of_one_file_are_shared(starting: Start, people: Path, count: int) -> None:
-    for n in (1, count):
-        for verb, words in BULK.items():
-            output = f"{verb}-{n}.csv"
-            team = starting(people, f"{verb}-{n}", n, words=[*words, "people.csv", "-o", output])
-            assert set(team.codes()) == {0}, team.said()
+    teams = []
+    for verb, words in BULK.items():
+        for n in (1, count):
+            order = [*words, "people.csv", "-o", f"{verb}-{n}.csv"]
+            teams.append(starting(people, f"{verb}-{n}", n, words=order))
+    for team in teams:
+        assert set(team.codes()) == {0}, team.said()
     for verb in BULK:
         alone, shared = [(people / f"{verb}-{n}.csv").read_bytes() for n in (1, count)]
         assert shared == alone
@@ -333,11 +337,14 @@ def test_rows_of_one_file_are_shared(starting: Start, people: Path, count: int) 
 @pytest.mark.parametrize("count", COUNTS)
 def test_many_files_are_shared(starting: Start, people: Path, count: int) -> None:
     names = ["few.csv", "many.csv", "some.csv"]
-    for n in (1, count):
-        for verb, words in BULK.items():
-            team = starting(people, f"{verb}-{n}", n, words=[*words, *names, "-o", f"{verb}-{n}"])
-            assert set(team.codes()) == {0}, team.said()
-            assert team.said().splitlines()[-1] == f"{verb}-{n}: 3 files"
+    teams = {}
+    for verb, words in BULK.items():
+        for n in (1, count):
+            name = f"{verb}-{n}"
+            teams[name] = starting(people, name, n, words=[*words, *names, "-o", name])
+    for name, team in teams.items():
+        assert set(team.codes()) == {0}, team.said()
+        assert team.said().splitlines()[-1] == f"{name}: 3 files"
     for verb in BULK:
         for name in names:
             alone, shared = [(people / f"{verb}-{n}" / name).read_bytes() for n in (1, count)]
