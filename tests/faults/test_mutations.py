@@ -15,7 +15,7 @@ _SCENE = str(Path(__file__).parent / "mutating.py")
 # Files of each kind, in the short form and in the long one.
 KINDS = {
     "model": (40, 2000),
-    "checkpoint": (50, 2000),
+    "checkpoint": (40, 1500),
     "config": (40, 1500),
     "description": (60, 2000),
     "npy": (50, 2000),

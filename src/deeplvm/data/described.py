@@ -60,8 +60,9 @@ def _check_variable(found: Variable) -> None:
         _expect(tuple(value.shape) == shape and not value.isinf().any(), f"{at}: {name}")
     _expect(not (found.std < 0).any(), f"{at}: std")
     if found.likelihood in _IN_UNITS:
-        _expect(found.mean.isfinite().all(), f"{at}: mean")
-        _expect((found.std > 0).all(), f"{at}: std")
+        _expect(found.mean.float().isfinite().all(), f"{at}: mean")
+        _expect((found.std.float() > 0).all(), f"{at}: std")
+        _expect(found.std.float().isfinite().all(), f"{at}: std")
     for name in ("columns", "categories"):
         names = getattr(found, name)
         _expect(names is None or _texts(names), f"{at}: {name}")
