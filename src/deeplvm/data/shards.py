@@ -37,6 +37,13 @@ _DECODERS = min(4, os.cpu_count() or 1)
 _GAP, _GAP_ROWS, _SPAN = 1 << 16, 32, 1 << 20
 
 
+# What pyarrow raises besides its own, on a damaged file.
+_DAMAGED = (
+    OSError, ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError,
+    RecursionError, MemoryError,
+)  # fmt: skip
+
+
 class Shards(Protocol):
     """Rows in files, numbered from 0 in the order of the files.
 
@@ -508,11 +515,11 @@ class ParquetFiles:
                 return parquet.read_row_group(number, columns=list(names), use_threads=False)
         except FileNotFoundError:
             raise self.files.refuse_gone(place) from None
-        except (pa.ArrowException, OSError, ValueError) as problem:
+        except (pa.ArrowException, *_DAMAGED) as problem:
             if isinstance(problem, DataError):
                 raise
             raise DataError(
-                f"{path}: the parquet file is damaged ({str(problem).splitlines()[0][:150]})."
+                f"{path}: the parquet file is damaged ({_first_line(problem)})."
             ) from None
 
     def tables(self, names: Sequence[str]) -> Iterator[tuple[int, Any]]:
@@ -541,12 +548,16 @@ def _parquet_head(path: Path) -> tuple[dict[str, Any], list[int]]:
                 raise DataError(f"{path}: two columns are called {twice!r}; rename one of them.")
             sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
             return {name: schema.field(name).type for name in names}, sizes
-    except (pa.ArrowException, OSError, ValueError) as problem:
+    except (pa.ArrowException, *_DAMAGED) as problem:
         if isinstance(problem, DataError):
             raise
         raise DataError(
-            f"{path}: this is no readable parquet file ({str(problem).splitlines()[0][:150]})."
+            f"{path}: this is no readable parquet file ({_first_line(problem)})."
         ) from None
+
+
+def _first_line(problem: BaseException) -> str:
+    return (str(problem).strip() or type(problem).__name__).splitlines()[0][:150]
 
 
 def _family(kind: Any) -> str:
