@@ -48,7 +48,9 @@ class Worker:
             stdout=subprocess.PIPE,
             stderr=self.log,
             text=True,
-            env={**os.environ, **(environment or {})},
+            # ours trains in a thread, whose own arena glibc would give back to the system and ask
+            # for again at every step; a user's main thread keeps its memory, as this does
+            env={**os.environ, "MALLOC_ARENA_MAX": "1", **(environment or {})},
         )
         self.keys = itertools.count()
 
