@@ -496,6 +496,29 @@ class TestErrors:
             with pytest.raises(DataError, match=match):
                 load(tmp_path, stream=streamed)
 
+    @pytest.mark.parametrize("name", ["x.npy", "x.parquet"])
+    def test_damaged_files(self, tmp_path: Path, rng: np.random.Generator, name: str) -> None:
+        """Sixty files with a few bytes changed or cut off: read, or refused in one line."""
+        path = tmp_path / name
+        if name == "x.npy":
+            np.save(path, rng.normal(size=(60, 3)))
+        else:
+            table(rng, 60).to_parquet(path, row_group_size=20)
+        good, refused = path.read_bytes(), 0
+        for number in range(60):
+            damaged = bytearray(good)
+            for place in rng.integers(0, min(len(good), 400 * (1 + number % 2)), 3):
+                damaged[place] = int(rng.integers(0, 256))
+            path.write_bytes(
+                damaged[: int(rng.integers(len(good)))] if number % 5 == 0 else damaged
+            )
+            try:
+                data = stream(path)
+                list(data.order(1, 0, 10))
+            except DataError:
+                refused += 1
+        assert refused > 10
+
     def test_it_stays_on_the_cpu(self, tmp_path: Path, rng: np.random.Generator) -> None:
         data = stream(shards(tmp_path / "x", rng.random((30, 2))))
         assert data.to("cpu") is data

@@ -249,13 +249,15 @@ def _npy_head(path: Path) -> tuple[tuple[int, ...], np.dtype, int]:
                 raise ValueError(f"format {version} is for arrays with named fields")
             shape, by_column, dtype = read(file)
             offset, size = file.tell(), os.fstat(file.fileno()).st_size
-    except (ValueError, OSError, EOFError) as problem:
+    except Exception as problem:  # noqa: BLE001 - the header is parsed as Python's own text
         raise DataError(
-            f"{path}: this is no readable .npy file, or it is damaged ({problem})."
+            f"{path}: this is no readable .npy file, or it is damaged ({_first_line(problem)})."
         ) from None
     if not shape:
         checked(np.zeros((), dtype), str(path))
-    checked(np.zeros((1, *shape[1:]), dtype), str(path))
+    checked(np.zeros((1, 1), dtype), str(path))
+    if any(length < 0 for length in shape):
+        raise DataError(f"{path}: an array of shape {shape} cannot be; the header is damaged.")
     if by_column and len(shape) > 1:
         raise DataError(
             f"{path}: the array is stored column by column (Fortran order), so that its rows "
@@ -267,6 +269,7 @@ def _npy_head(path: Path) -> tuple[tuple[int, ...], np.dtype, int]:
             f"{path}: an array of shape {shape} needs {needed} bytes, but there are {size}: it is "
             f"cut short; write it again."
         )
+    checked(np.zeros((1, *shape[1:]), dtype), str(path))
     return shape, dtype, offset
 
 
@@ -512,7 +515,10 @@ class ParquetFiles:
                 while len(self._metadata) > 16:  # a footer grows with columns times groups
                     self._metadata.popitem(last=False)
                 number = int(self._numbers[group])
-                return parquet.read_row_group(number, columns=list(names), use_threads=False)
+                table = parquet.read_row_group(number, columns=list(names), use_threads=False)
+                for name in set(names) & set(self.text):
+                    table.column(name).validate(full=True)  # that it is UTF-8
+                return table
         except FileNotFoundError:
             raise self.files.refuse_gone(place) from None
         except (pa.ArrowException, *_DAMAGED) as problem:

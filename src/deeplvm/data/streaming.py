@@ -375,7 +375,7 @@ class _Look:
         look = cls(seen, "", grey=isinstance(shards, ImageShards) and shape[0] == 3)
         for rows in _blocks(reader, places):
             values, labels = reader.raw(rows)
-            if values.dtype.kind == "f" and not np.isfinite(values).all():
+            if values.dtype.kind == "f" and not (np.abs(values) <= _most(values)).all():
                 look._unusual(values, rows, shards.files, raw)
             digest.update(np.ascontiguousarray(values).view(np.uint8).data)
             if labels is not None:
@@ -398,7 +398,7 @@ class _Look:
         return seen
 
     def _unusual(self, values: Array, rows: Array, files: Files, raw: Raw) -> None:
-        infinite = np.isinf(values)
+        infinite = np.abs(values) > _most(values)
         unusual = infinite if infinite.any() else np.isnan(values)
         if not infinite.any() and self.holes:
             return
@@ -406,11 +406,18 @@ class _Look:
         at = files.where(int(rows[first[0]]))
         what = f"column {raw.columns[first[1]]!r}" if raw.columns else f"element {(*first[1:],)}"
         if infinite.any():
+            value = values[tuple(first)]
+            found = "infinite" if np.isinf(value) else f"{value:g}, beyond single precision"
             raise DataError(
-                f"{at}, {what}: the value is infinite; correct it, or make it missing (NaN, an "
+                f"{at}, {what}: the value is {found}; correct it, or make it missing (NaN, an "
                 f"empty cell)."
             )
         self.holes = f"NaN is a missing value; the first is in {at}, {what}."
+
+
+def _most(values: Array) -> float:
+    """The largest number that the values' type and single precision hold."""
+    return min(float(np.finfo(np.float32).max), float(np.finfo(values.dtype).max))
 
 
 def _blocks(reader: Reader, places: Mapping[Split, Places]) -> Iterator[Array]:
