@@ -18,7 +18,13 @@ from typing import Any
 from cyclopts import App, CycloptsError
 
 from deeplvm.cli import verbs
-from deeplvm.cli.joining import EndedTogether, Terminated, is_first, silent_unless_first
+from deeplvm.cli.joining import (
+    EndedTogether,
+    Terminated,
+    in_company,
+    is_first,
+    silent_unless_first,
+)
 from deeplvm.processes import ProcessesError
 
 # What a shell expects of a program that its user interrupted (128 + SIGINT).
@@ -33,6 +39,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 is success, 2 bad usage or bad input, 130 an interrupt, 1 anything else. An error is one line
     on standard error; ``--debug`` anywhere shows where it came from.
     """
+    code = _run(arguments)
+    if arguments is None and "torch.distributed" in sys.modules and in_company():
+        # threads of the connections may outlive the interpreter, which then aborts now and again
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
+    return code
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]

@@ -81,6 +81,14 @@ def is_first() -> bool:
     return announced is None or announced.rank == 0
 
 
+def in_company() -> bool:
+    """Whether the environment announces several processes."""
+    try:
+        return announcement() is not None
+    except ValueError:
+        return False
+
+
 def by_first(here: Processes, function: Callable[[], T]) -> T:
     """What a function of the first process alone returns, on all; if it is refused, on all.
 
