@@ -35,6 +35,6 @@ class Effort:
 
 EFFORTS = {
     "full": Effort("full", 1.0, 120.0),
-    "quick": Effort("quick", 0.1, 6.0),
+    "quick": Effort("quick", 0.3, 15.0),
     "smoke": Effort("smoke", 0.0, 1.0, peers=False, compiled=False),
 }

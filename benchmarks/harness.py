@@ -50,7 +50,7 @@ class Worker:
             text=True,
             # ours trains in a thread, whose own arena glibc would give back to the system and ask
             # for again at every step; a user's main thread keeps its memory, as this does
-            env={**os.environ, "MALLOC_ARENA_MAX": "1", **(environment or {})},
+            env={**os.environ, **(environment or {})},
         )
         self.keys = itertools.count()
 
@@ -145,8 +145,16 @@ class Workers:
     def __getitem__(self, kind: str) -> Worker:
         """The process of a name; see :func:`interpreter`."""
         if kind not in self.alive:
-            self.alive[kind] = Worker(interpreter(kind, peers=self.peers))
+            self.alive[kind] = Worker(interpreter(kind.split(":")[0], peers=self.peers))
         return self.alive[kind]
+
+    def of(self, side: Side) -> Worker:
+        """A process of a side's own.
+
+        Every thread that trains has its team of OpenMP threads, and where there are more of them
+        in a process than processors, none of them waits awake for the next operation any longer.
+        """
+        return self[side.worker if self.lasting else f"{side.worker}: {side.name}"]
 
     def renew(self) -> None:
         """Begin anew, with fresh processes."""
@@ -260,7 +268,7 @@ def measure(
     absent: dict[str, str] = {}
     for side in sides:
         try:
-            keys[side.name] = workers[side.worker].build(side.function, **shared, **side.arguments)
+            keys[side.name] = workers.of(side).build(side.function, **shared, **side.arguments)
         except SideError as error:
             absent[side.name] = str(error)
     present = [side for side in sides if side.name in keys]
@@ -272,8 +280,8 @@ def measure(
         start = turn % max(1, len(present))
         for side in present[start:] + present[:start]:
             time.sleep(SETTLE)
-            found = workers[side.worker].run(keys[side.name], burst, bursts)
+            found = workers.of(side).run(keys[side.name], burst, bursts)
             times[side.name].rounds.append([each / (burst * side.share) for each in found])
     for side in present:
-        workers[side.worker].ask(do="drop", key=keys[side.name])
+        workers.of(side).ask(do="drop", key=keys[side.name])
     return Race(times, absent)

@@ -35,7 +35,11 @@ def main() -> None:
     effort = EFFORTS[options.effort]
     effort = dataclasses.replace(effort, peers=effort.peers and not options.without_peers)
     kept = effort.name == "full"
-    out = options.out or (RESULTS if kept else HERE.parent / "runs" / "benchmarks")
+    out = (
+        options.out.resolve()
+        if options.out
+        else (RESULTS if kept else HERE.parent / "runs" / "benchmarks")
+    )
     with Workers(effort.peers, lasting=effort.smoke) as workers:
         for name in options.names or there:
             began = time.perf_counter()

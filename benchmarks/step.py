@@ -44,6 +44,7 @@ def run(effort: Effort, workers: Workers) -> dict[str, Any]:
         what = workload.small() if effort.smoke else workload
         found[workload.name] = one(workers, what, effort)
         print(summary(workload, found[workload.name]), flush=True)
+        workers.renew()  # a thread that trained leaves its team of OpenMP threads behind
     return {"what": "training step", "workloads": found}
 
 
