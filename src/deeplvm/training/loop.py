@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor
 
+from deeplvm.allocation import keep_freed_memory
 from deeplvm.gradients import Draw
 from deeplvm.model import LatentVariableModel
 from deeplvm.objectives import elbo
@@ -177,6 +178,7 @@ def fit(
     target = device_of(device)
     bfloat16 = bfloat16_for(precision, target)
     model.to(target)
+    keep_freed_memory(target)
     batches = _batches(model, data, valid, missing, target)
     rows, held_out = batches.rows("train"), batches.rows("valid")
     if patience is not None and not held_out:
