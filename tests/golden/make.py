@@ -37,7 +37,7 @@ def make(folder: Path) -> None:
         if path.name not in (*KEPT, "model.safetensors"):
             path.unlink()
     # a run knows its data by their whole path, which is another one wherever this is checked out
-    for name in ("config.toml", "data.json"):
+    for name in ("config.toml", "data.json", "evaluation.json"):
         path = Path("run") / name
         path.write_text(path.read_text().replace(str(folder / "people.csv"), "people.csv"))
     run = open_run("run")
