@@ -44,6 +44,7 @@ from deeplvm.data.tables import (
     LARGEST_EXACT,
     MOST_CATEGORIES,
     from_frames,
+    perhaps_labels,
     read_parquet,
     refuse_absent,
 )
@@ -524,12 +525,7 @@ def _table(
     shards = ParquetShards(table, kept, label)
     raw = shards.raw
     if label is None and known is None:
-        for guess in ("label", "class", "target", "y"):
-            if guess in kept:
-                raw.notes.append(
-                    f"column {guess!r} is modelled like any other; --label {guess} would set it "
-                    f"aside as the label."
-                )
+        raw.notes += perhaps_labels(kept)
     names_of = {
         part.name: part.categories
         for part in (trained.parts if trained is not None else ())

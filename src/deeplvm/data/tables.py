@@ -117,6 +117,16 @@ def read_parquet(path: Path) -> pd.DataFrame:
     return frame
 
 
+def perhaps_labels(columns: Sequence[str]) -> list[str]:
+    """A note for each column that is called as labels often are."""
+    return [
+        f"column {guess!r} is modelled like any other; --label {guess} would set it aside as the "
+        f"label."
+        for guess in ("label", "class", "target", "y")
+        if guess in columns
+    ]
+
+
 def from_frames(
     name: str,
     frames: Mapping[str, pd.DataFrame],
@@ -164,13 +174,8 @@ def from_frames(
             raw.classes = like.classes
         else:
             raw.labels, raw.classes = codes_of(text, f"{name}, column {label!r}")
-    elif label is None:
-        for guess in ("label", "class", "target", "y"):
-            if guess in kept and like is None:
-                raw.notes.append(
-                    f"column {guess!r} is modelled like any other; --label {guess} would set it "
-                    f"aside as the label."
-                )
+    elif label is None and like is None:
+        raw.notes += perhaps_labels(kept)
     known_categories = {
         part.name: part.categories
         for part in (known.parts if known is not None else ())
