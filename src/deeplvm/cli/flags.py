@@ -137,7 +137,9 @@ def known_functions(name: str) -> dict[str, Callable[..., Any]]:
     functions: dict[str, Callable[..., Any]] = {
         key: value
         for key, value in vars(module).items()
-        if inspect.isfunction(value) and value.__module__ == module.__name__ and key[0] != "_"
+        if inspect.isfunction(value)
+        and f"{value.__module__}.".startswith(f"{module.__name__}.")
+        and key[0] != "_"
     }
     if name != "objective":
         return functions
