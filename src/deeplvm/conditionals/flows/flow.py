@@ -1,0 +1,151 @@
+"""Flow: a conditional whose draw is a Gaussian one after transforms that the parents bend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Size, Tensor, nn
+
+from deeplvm.conditionals.heads import Head, event_shape_of, optional_units, positive
+from deeplvm.distributions.transformed_normal import Bound, TransformedNormal
+
+
+class Transform(nn.Module):
+    r"""An invertible map of one event, :math:`z_t = f_t(z_{t-1}; h)`; a family is a subclass.
+
+    Everything broadcasts over leading dimensions ``(*particles, batch)``: a value of shape
+    ``(*leading, *event)``, a context ``(*leading, C)`` or ``(batch, C)``.
+
+    Attributes:
+        parameters_per_row: How many raw numbers a row it reads, its own and no other transform's
+            (amortised parameters, as the u, w, b of a planar step).
+        reads_context: Whether it reads, after those, the context features that all transforms of
+            a flow share (as a step of IAF, whose networks have weights of their own).
+    """
+
+    parameters_per_row: int = 0
+    reads_context: bool = False
+
+    def forward(self, value: Tensor, context: Tensor) -> tuple[Tensor, Tensor | float]:
+        r""":math:`z_t`, and :math:`\log |\det \partial z_t / \partial z_{t-1}|` a row."""
+        raise NotImplementedError
+
+    def inverse(self, value: Tensor, context: Tensor) -> tuple[Tensor, Tensor | float]:
+        """:math:`z_{t-1}`, and the log-determinant of the forward map there.
+
+        Raises:
+            NotImplementedError: There is none in closed form.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__} has no inverse: a draw carries its density, but a value drawn "
+            f"elsewhere cannot be scored. Use it as a posterior, or take a family that is "
+            f"invertible (real_nvp, nsf, maf) as a prior or likelihood."
+        )
+
+    def start(self, raw: Tensor) -> None:
+        """Set the starting values of the ``parameters_per_row`` raw numbers, in place.
+
+        By default they start at zero.
+        """
+
+
+class Flow(nn.Module):
+    r"""A density :math:`q(z | \text{parents})`: a Gaussian draw after transforms.
+
+    The network's features give mean and scale of a first Gaussian draw, the raw parameters of
+    every transform and the context that transforms share;
+    :class:`~deeplvm.distributions.transformed_normal.TransformedNormal` has the mathematics. With
+    a network it is a posterior or a likelihood, without one a prior with free parameters.
+
+    Args:
+        shape: the event shape.
+        network: maps the parents to features; a linear head is added. Without one all parameters
+            are free.
+        transforms: in the order in which they are applied to a draw.
+        context: width of the shared context; by default that of the network's features. Without
+            a network there is none.
+        minimum_scale: lower bound of the first draw's scale.
+        units: mean and standard deviation of the data, broadcastable to ``shape``: the flow then
+            speaks standardised units, and the density is one of the data.
+
+    Shape:
+        Parents of leading shape ``(*particles, batch)`` give that batch shape, event ``shape``.
+
+    Variational Inference with Normalizing Flows (Rezende & Mohamed, 2015),
+    https://arxiv.org/abs/1505.05770
+    """
+
+    def __init__(
+        self,
+        shape: int | Sequence[int],
+        network: nn.Module | None = None,
+        transforms: Sequence[Transform] = (),
+        *,
+        context: int | None = None,
+        minimum_scale: float = 1e-3,
+        units: tuple[Tensor | float, Tensor | float] | None = None,
+    ) -> None:
+        super().__init__()
+        owner = type(self).__name__
+        self.event_shape = event_shape_of(shape, owner)
+        self.minimum_scale = minimum_scale
+        self.transforms = nn.ModuleList(transforms)
+        self.units = optional_units(units, self.event_shape, owner)
+        read = any([transform.reads_context for transform in transforms])
+        width = context_width(network, context) if read else 0
+        elements = self.event_shape.numel()
+        own = [int(transform.parameters_per_row) for transform in transforms]
+        self.sizes = [elements, elements, *own, width]
+        self.head = Head(network, Size((sum(self.sizes),)), 1, owner)
+        self._start()
+
+    def _start(self) -> None:
+        """Transforms say where their raw parameters start, by the bias of the head."""
+        bias: Tensor = self.head.free if self.head.network is None else self.head.layer.bias  # type: ignore[assignment]
+        parts = bias.detach().flatten().split(self.sizes)
+        for transform, raw in zip(self.transforms, parts[2:-1], strict=True):
+            transform.start(raw)  # type: ignore[operator]
+
+    def forward(self, *parents: Tensor) -> TransformedNormal:
+        """The distribution given the parents, batch shape ``(*particles, batch)``."""
+        (raw,) = self.head.each(*parents)
+        loc, scale, *own, context = raw.split(self.sizes, -1)
+        leading = raw.shape[:-1]
+        loc = loc.reshape(*leading, *self.event_shape)
+        scale = positive(scale, self.minimum_scale).reshape(*leading, *self.event_shape)
+        bound = [
+            Bound(transform, transform.inverse, given)  # type: ignore[arg-type]
+            for transform, given in zip(self.transforms, self._contexts(own, context), strict=True)
+        ]
+        if self.units is not None:
+            bound.append(Bound(self._to_units, self._from_units, context))
+        return TransformedNormal(loc, scale, bound, len(self.event_shape))
+
+    def _contexts(self, own: Sequence[Tensor], context: Tensor) -> list[Tensor]:
+        """What each transform reads: its own raw parameters, and the shared context after them."""
+        return [
+            (torch.cat([raw, context], -1) if raw.shape[-1] else context)
+            if transform.reads_context
+            else raw
+            for transform, raw in zip(self.transforms, own, strict=True)
+        ]
+
+    def _to_units(self, value: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
+        return self.units.mean + self.units.std * value, self.units.std.log().sum()  # type: ignore[union-attr]
+
+    def _from_units(self, value: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
+        return self.units.standardise(value), self.units.std.log().sum()  # type: ignore[union-attr]
+
+    def embed(self, value: Tensor) -> Tensor:
+        """The value as other networks see it: standardised where it has units."""
+        return value if self.units is None else self.units.standardise(value)
+
+
+def context_width(network: nn.Module | None, width: int | None) -> int:
+    """Features of the shared context: as asked, else as many as the network has."""
+    if network is None:
+        return 0
+    if width is not None:
+        return width
+    return int(getattr(network, "out_features", 0)) or 64
