@@ -29,6 +29,16 @@ SMALL: dict[str, tuple[str, dict[str, Any]]] = {
     "iwae, two layers": ("iwae", {"latent": 2, "hidden": 8, "layers": 2}),
     "conditional_vae": ("conditional_vae", {"latent": 2, "hidden": (8,)}),
     "conditional_vae, deep": ("conditional_vae", {"latent": 2, "hidden": (8, 6)}),
+    "auxiliary_vae": ("auxiliary_vae", {"latent": 2, "auxiliary": 3, "hidden": (8, 6)}),
+    "hierarchical_variational_vae": (
+        "hierarchical_variational_vae",
+        {"latent": 2, "hidden": (8, 6)},
+    ),
+    "hamiltonian_vae": ("hamiltonian_vae", {"latent": 2, "hidden": (8, 6), "steps": 2}),
+    "variational_gaussian_process": (
+        "variational_gaussian_process",
+        {"latent": 2, "inputs": 2, "points": 3, "hidden": (8, 6)},
+    ),
     "factor_analysis": ("factor_analysis", {"latent": 2}),
     "factor_analysis, one noise": ("factor_analysis", {"latent": 2, "noise": "global"}),
 }

@@ -4,6 +4,7 @@ A recipe is any function ``(data, *, typed options) -> LatentVariableModel``; it
 the data are (``data.variables``, ``data.classes``), so a finished run is rebuilt without its data.
 """
 
+from deeplvm.recipes.auxiliary import auxiliary_vae, hierarchical_variational_vae
 from deeplvm.recipes.catalogue import (
     Entry,
     Recipe,
@@ -17,6 +18,8 @@ from deeplvm.recipes.catalogue import (
 )
 from deeplvm.recipes.conditional import conditional_vae
 from deeplvm.recipes.convolutional import convolutional_vae
+from deeplvm.recipes.gaussian_process import variational_gaussian_process
+from deeplvm.recipes.hamiltonian import hamiltonian_vae
 from deeplvm.recipes.importance_weighted import iwae
 from deeplvm.recipes.linear import factor_analysis
 from deeplvm.recipes.plain import full_covariance_vae, vae
@@ -28,6 +31,10 @@ PUBLISHED = (
     "iwae",
     "conditional_vae",
     "factor_analysis",
+    "auxiliary_vae",
+    "hierarchical_variational_vae",
+    "hamiltonian_vae",
+    "variational_gaussian_process",
 )
 
 __all__ = [
@@ -35,16 +42,20 @@ __all__ = [
     "Entry",
     "Recipe",
     "RecipeError",
+    "auxiliary_vae",
     "conditional_vae",
     "convolutional_vae",
     "describe",
     "factor_analysis",
     "find",
     "full_covariance_vae",
+    "hamiltonian_vae",
+    "hierarchical_variational_vae",
     "iwae",
     "name_of",
     "published",
     "trained_with",
     "training_of",
     "vae",
+    "variational_gaussian_process",
 ]
