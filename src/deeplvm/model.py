@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from deeplvm.evidence import Evidence
-from deeplvm.gradients import Draw, Drawn, Sampled
+from deeplvm.gradients import Draw, Drawn, Reparameterised, Sampled, Suited
+from deeplvm.gradients.crediting import Account, dependents_of, is_estimator, settle
 from deeplvm.joint import Joint, NotationError, as_site, call, is_joint, owner_of
 from deeplvm.trace import Site, Trace
 
@@ -127,6 +128,7 @@ class LatentVariableModel(nn.Module):
         *,
         particles: int | None = None,
         draw: Mapping[str, Draw] | None = None,
+        default: Draw | None = None,
         missing: Iterable[str] | None = None,
         rows: int | None = None,
         ready: Mapping[str, Site] | None = None,
@@ -139,6 +141,7 @@ class LatentVariableModel(nn.Module):
             particles: Draws of every latent per row, a leading dimension; none draws once without
                 one.
             draw: How a latent is drawn, where it is not by reparameterisation.
+            default: How all others are drawn.
             missing: Given names with NaN elements. By default the values are looked at, which
                 costs a pass over them and cannot be done inside a compiled graph; say it when you
                 know.
@@ -147,13 +150,133 @@ class LatentVariableModel(nn.Module):
 
         Raises:
             ValueError: If a name of p is neither given nor drawn by q, q draws one that has no
-                density in p, or an unknown name is given.
+                density in p, an unknown name is given, or a latent is drawn in a way whose
+                gradient only :meth:`estimate` completes.
+        """
+        if torch.is_grad_enabled():
+            _refuse_credit({**(draw or {}), "every latent": default or _REPARAMETERISED})
+        holes = self._holes(given, missing)
+        sites = self._sites(given, holes)
+        return self._evidence(sites, holes, particles, draw, default, rows, ready)
+
+    def estimate(
+        self,
+        objective: Callable[[Evidence], Tensor],
+        given: Mapping[str, Any],
+        *,
+        particles: int | None = None,
+        draw: Mapping[str, Draw] | None = None,
+        default: Draw | None = None,
+        missing: Iterable[str] | None = None,
+        rows: int | None = None,
+        kl_weight: Tensor | float = 1.0,
+    ) -> tuple[Tensor, Evidence]:
+        r"""The objective of each row, with the gradient that each latent's estimator gives it.
+
+        For reparameterised latents this is ``objective(evidence(given))``. A latent drawn
+        otherwise (see :mod:`deeplvm.gradients`) is credited here, where the objective is known:
+        its term changes no value.
+
+        Args:
+            objective: Ledger to one value per row, shape ``(batch,)``; higher is better.
+            given: As for :meth:`evidence`.
+            particles: As for :meth:`evidence`.
+            draw: As for :meth:`evidence`.
+            default: As for :meth:`evidence`.
+            missing: As for :meth:`evidence`.
+            rows: As for :meth:`evidence`.
+            kl_weight: Weight of the latents' terms, see
+                :meth:`~deeplvm.evidence.Evidence.temper`.
+
+        Returns:
+            The values, shape ``(batch,)``, and the evidence.
         """
         holes = self._holes(given, missing)
         sites = self._sites(given, holes)
+
+        def redraw(ways: Mapping[str, Draw] | None, rest: Draw | None = None) -> Evidence:
+            evidence = self._evidence(sites, holes, particles, ways, rest, rows, None)
+            plain = isinstance(kl_weight, float) and kl_weight == 1.0
+            return evidence if plain else evidence.temper(kl_weight)
+
+        evidence = redraw(draw, default)
+        value = objective(evidence)
+        if not torch.is_grad_enabled():
+            return value, evidence
+        account = self._account(evidence, objective, value, sites, redraw, draw, default)
+        return settle(account), evidence
+
+    def prepare(
+        self,
+        given: Mapping[str, Any],
+        *,
+        particles: int | None = None,
+        draw: Mapping[str, Draw] | None = None,
+        default: Draw | None = None,
+        missing: Iterable[str] | None = None,
+        rows: int | None = None,
+    ) -> None:
+        """Let estimators make what they learn (the networks of baselines), before an optimiser.
+
+        Some rows are drawn once for it, as by :meth:`evidence`.
+        """
+        with torch.no_grad():
+            holes = self._holes(given, missing)
+            sites = self._sites(given, holes)
+            evidence = self._evidence(sites, holes, particles, draw, default, rows, None)
+            account = self._account(
+                evidence, _nothing, _nothing(evidence), sites, _no_redraw, draw, default
+            )
+        for name, way in account.draws.items():
+            prepare = getattr(way, "prepare", None)
+            if prepare is not None:
+                prepare(name, account)
+
+    def _account(
+        self,
+        evidence: Evidence,
+        objective: Callable[[Evidence], Tensor],
+        value: Tensor,
+        sites: Mapping[str, Site],
+        redraw: Callable[[Mapping[str, Draw]], Evidence],
+        draw: Mapping[str, Draw] | None,
+        default: Draw | None,
+    ) -> Account:
+        """What estimators may look at."""
+        latents = evidence.latents
+        readers = getattr(self.q, "parents", None)
+        return Account(
+            evidence=evidence,
+            objective=objective,
+            value=value,
+            given=sites,
+            dependents=dependents_of(self.p, self.q, latents, evidence.observed),
+            parents={
+                name: tuple(sites)
+                if readers is None
+                else tuple([parent.name for parent in readers(name)])
+                for name in latents
+            },
+            redraw=redraw,
+            draws={
+                name: _way_of((draw or {}).get(name, default), evidence.q[name])
+                for name in latents
+            },
+        )
+
+    def _evidence(
+        self,
+        sites: dict[str, Site],
+        holes: frozenset[str],
+        particles: int | None,
+        draw: Mapping[str, Draw] | None,
+        default: Draw | None,
+        rows: int | None,
+        ready: Mapping[str, Site] | None,
+    ) -> Evidence:
         batch = _rows_of(sites)
         shape = (batch,) if particles is None else (particles, batch)
-        q = self.q(sites, shape, draw=draw, missing=holes, ready=ready)
+        q = self.q(sites, shape, draw=draw, default=default, missing=holes, ready=ready)
         drawn = {name: site for name, site in q.items() if site.drawn}
         common = {name: q[name] for name in self.common}
         explained = {**sites, **drawn}
@@ -337,6 +460,35 @@ class LatentVariableModel(nn.Module):
         return html_table(
             ["factor", "conditional", "shape", f"parameters ({total:,})"], rows, self.factorisation
         )
+
+
+_REPARAMETERISED = Reparameterised()
+
+
+def _nothing(evidence: Evidence) -> Tensor:
+    """An objective that is zero for every row."""
+    return torch.zeros(evidence.batch_shape[-1])
+
+
+def _no_redraw(_: Mapping[str, Draw]) -> Evidence:
+    raise RuntimeError("An estimator is only being prepared: nothing is drawn again.")
+
+
+def _way_of(draw: Draw | None, site: Site) -> Draw:
+    """How a latent was drawn."""
+    way = draw or _REPARAMETERISED
+    return way.of(site.distribution) if isinstance(way, Suited) else way
+
+
+def _refuse_credit(draws: Mapping[str, Draw]) -> None:
+    for name, draw in draws.items():
+        if is_estimator(draw):
+            raise ValueError(
+                f"{type(draw).__name__} completes the gradient of {name} after the objective is "
+                f"known, so the evidence alone would have a wrong one: use "
+                f"model.estimate(objective, given, draw={{...}}), or evaluate under "
+                f"torch.no_grad()."
+            )
 
 
 @dataclass(frozen=True)

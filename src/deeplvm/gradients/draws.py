@@ -1,4 +1,4 @@
-"""How a latent variable is drawn and credited: reparameterised, enumerated, or merely sampled."""
+"""How a latent variable is drawn: reparameterised, enumerated, or merely sampled."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 
 from deeplvm.trace import draw_with_log_prob, expand_to, sum_right
@@ -53,7 +53,8 @@ class Reparameterised:
                 raise ValueError(
                     f"{name!r} is drawn from a {kind}, which has no reparameterised draw, so its "
                     f"gradient would be lost; sum over its values with "
-                    f"draw={{{name!r}: Enumerated()}}, or evaluate under torch.no_grad()."
+                    f"draw={{{name!r}: Enumerated()}}, choose an estimator of "
+                    f"deeplvm.gradients, or evaluate under torch.no_grad()."
                 )
             return Sampled()(name, distribution, batch_shape, batch_dims)
         value, log_prob = draw_with_log_prob(expand_to(distribution, batch_shape, batch_dims))
@@ -72,6 +73,51 @@ class Sampled:
         value = expanded.sample()
         log_prob = sum_right(expanded.log_prob(value), len(batch_shape))
         return Drawn(value, log_prob, batch_shape, 0.0)
+
+
+@dataclass(frozen=True)
+class Held:
+    """A value that is there already, scored where it is drawn again.
+
+    Attributes:
+        value: Shape ``(*batch_shape, *event)`` of the draw.
+    """
+
+    value: Tensor
+
+    def __call__(
+        self, name: str, distribution: Distribution, batch_shape: tuple[int, ...], batch_dims: int
+    ) -> Drawn:
+        """The value with its log-density here."""
+        expanded = expand_to(distribution, batch_shape, batch_dims)
+        log_prob = sum_right(expanded.log_prob(self.value), len(batch_shape))
+        return Drawn(self.value, log_prob, batch_shape, 0.0)
+
+
+class Suited(nn.Module):
+    """One way for the latents that it suits, reparameterised draws for all others.
+
+    A way of drawing says which those are by ``suits(distribution)``; without one, it suits what
+    has no reparameterised draw.
+    """
+
+    def __init__(self, draw: Draw) -> None:
+        super().__init__()
+        self.draw = draw
+
+    def of(self, distribution: Distribution | None) -> Draw:
+        """The way in which a variable of this distribution is drawn."""
+        if distribution is None:
+            return Reparameterised()
+        suits = getattr(self.draw, "suits", None)
+        chosen = not distribution.has_rsample if suits is None else suits(distribution)
+        return self.draw if chosen else Reparameterised()
+
+    def forward(
+        self, name: str, distribution: Distribution, batch_shape: tuple[int, ...], batch_dims: int
+    ) -> Drawn:
+        """Draw in the way that suits the distribution."""
+        return self.of(distribution)(name, distribution, batch_shape, batch_dims)
 
 
 @dataclass(frozen=True)

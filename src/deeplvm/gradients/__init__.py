@@ -1,0 +1,13 @@
+"""How a latent variable is drawn, and how its gradient is estimated; each way a file."""
+
+from deeplvm.gradients.draws import (
+    Draw,
+    Drawn,
+    Enumerated,
+    Held,
+    Reparameterised,
+    Sampled,
+    Suited,
+)
+
+__all__ = ["Draw", "Drawn", "Enumerated", "Held", "Reparameterised", "Sampled", "Suited"]

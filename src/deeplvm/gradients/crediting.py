@@ -1,0 +1,276 @@
+r"""Credit: what a draw without a path to its parameters owes to the objective.
+
+Where a value is drawn without reparameterisation, the gradient of
+:math:`E_{q_\phi(z)}[L(z)]` has a part that the objective itself does not carry,
+:math:`E[L(z) \nabla_\phi \log q_\phi(z)]`. An estimator is a way of drawing that has a method
+``credit(name, account)`` beside: it returns that part as a *value-neutral* term, zero in value,
+which is added to the objective after it was computed. No objective knows of it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeGuard
+
+import torch
+from torch import Tensor
+
+from deeplvm.evidence import Evidence
+from deeplvm.gradients.draws import Draw, Enumerated, Held, Suited
+from deeplvm.trace import Site, Trace
+
+Objective = Callable[[Evidence], Tensor]
+
+
+class Estimator(Draw, Protocol):
+    """A way of drawing whose gradient is completed once the objective is known."""
+
+    def credit(self, name: str, account: Account) -> Tensor:
+        """A value-neutral term per row, shape ``(batch,)``, whose gradient is what is missing."""
+        ...
+
+
+def is_estimator(draw: Any) -> TypeGuard[Estimator]:
+    """Whether a way of drawing has a credit to add (for :class:`Suited`, the one within)."""
+    return hasattr(draw.draw if isinstance(draw, Suited) else draw, "credit")
+
+
+def neutral(value: Tensor) -> Tensor:
+    """Zero, with the gradient of ``value``."""
+    return value - value.detach()
+
+
+def over_particles(value: Tensor) -> Tensor:
+    """The sum over everything left of the batch, shape ``(batch,)``."""
+    return value.flatten(0, -2).sum(0) if value.dim() > 1 else value
+
+
+@dataclass(frozen=True)
+class Account:
+    r"""What an estimator may look at when it settles the credit of its latent.
+
+    Attributes:
+        evidence: The ledger, with the gradient of all that was reparameterised.
+        objective: Ledger to one value per row.
+        value: ``objective(evidence)``, shape ``(batch,)``.
+        given: Sites of what was given, by name.
+        dependents: For each latent, the names whose terms depend on its draw.
+        parents: For each latent, the names that its conditional in q reads.
+        redraw: Draws of the latents, by name, to another ledger of the same rows.
+        draws: How each latent was drawn.
+    """
+
+    evidence: Evidence
+    objective: Objective
+    value: Tensor
+    given: Mapping[str, Site]
+    dependents: Mapping[str, tuple[str, ...]]
+    parents: Mapping[str, tuple[str, ...]]
+    redraw: Callable[[Mapping[str, Draw]], Evidence]
+    draws: Mapping[str, Draw]
+
+    def features(self, name: str) -> list[Tensor]:
+        """What the conditional of a latent reads: the features of its parents in q."""
+        return [
+            (self.evidence.q[parent] if parent in self.evidence.q else self.given[parent]).features
+            for parent in self.parents[name]
+        ]
+
+    def log_prob(self, name: str) -> Tensor:
+        r""":math:`\log q` of the latent's own draws, shape ``(*own particles, batch)``."""
+        log_prob = self.evidence.q[name].log_prob
+        if log_prob is None:
+            raise ValueError(f"{name!r} has no density in q.")
+        return log_prob
+
+    def log_weight(self, name: str, *, local: bool = True) -> Tensor:
+        r"""Sum of the terms that depend on a latent, without gradient, ``(*particles, batch)``.
+
+        With ``local=False`` of all terms. The other terms add nothing to the latent's gradient
+        but noise.
+        """
+        names = self.dependents[name] if local else tuple(self.evidence.terms)
+        weighted = [self.evidence.weighted(n, self.evidence.terms[n].detach()) for n in names]
+        return self.evidence.total(weighted)
+
+    def signal(self, name: str, guess: Tensor | float, *, local: bool = True) -> Tensor:
+        r"""What the objective loses when a particle's log-weight is replaced by a guess.
+
+        .. math:: s_k = L(w_1, \dots, w_K) - L(w_1, \dots, \hat w_k, \dots, w_K)
+
+        Where the guess was made without looking at the k-th draw, so is the second term, and
+        :math:`\sum_k s_k \nabla \log q(z_k)` is an unbiased estimate of the missing gradient,
+        whatever the objective. For the ELBO it is :math:`(w_k - \hat w_k) / K`; with the mean of
+        the other log-weights as a guess it is the signal of VIMCO for the importance-weighted
+        bound.
+
+        Args:
+            name: The latent.
+            guess: Of its :meth:`log_weight`, broadcastable to ``(*particles, batch)``.
+            local: Whether only the terms that depend on it are replaced.
+
+        Returns:
+            Shape ``(*own particles, batch)``, without gradient.
+
+        Raises:
+            ValueError: If the objective reads more of the ledger than its terms, or mixes rows.
+        """
+        evidence = self.evidence
+        self._check()
+        replaced = self.dependents[name] if local else tuple(evidence.terms)
+        first = replaced[0]
+        flat = {
+            n: evidence.weighted(n, term.detach()).expand(evidence.batch_shape)
+            for n, term in evidence.terms.items()
+        }
+        own = self.log_prob(name).shape[:-1]
+        lead = len(evidence.batch_shape) - 1 - len(own)
+        device = self.value.device
+        values = []
+        for index in itertools.product(*[range(size) for size in own]):
+            mask = torch.zeros(own, dtype=torch.bool, device=device)
+            mask[index] = True
+            mask = mask.reshape(*[1] * lead, *own, 1)
+            terms = flat | {
+                n: torch.where(mask, guess if n == first else 0.0, flat[n]) for n in replaced
+            }
+            values.append(self.objective(ledger_alone(evidence, terms)))
+        rows = values[0].shape
+        return self.value.detach() - torch.stack(values).reshape(*own, *rows)
+
+    def again(self, draws: Mapping[str, Draw]) -> Evidence:
+        """The ledger with some latents drawn otherwise; the others keep their values."""
+        held: dict[str, Draw] = {}
+        for name in self.evidence.latents:
+            way = self.draws[name]
+            held[name] = (
+                way if isinstance(way, Enumerated) else Held(self.evidence.q[name].value.detach())
+            )
+        return self.redraw(held | dict(draws))
+
+    def _check(self) -> None:
+        """The objective must be a function of the terms, row by row."""
+        if torch.compiler.is_compiling():  # looked at by the first, uncompiled step
+            return
+        if mixes_rows(self.objective, self.evidence):
+            raise ValueError(
+                "This objective mixes the rows of a batch, so the gain of one draw cannot be told "
+                "from its row; with a latent that is not reparameterised use an objective per "
+                "row (elbo, iwae, renyi, ...), sum over its values with Enumerated(), or relax it."
+            )
+
+
+def ledger_alone(evidence: Evidence, terms: dict[str, Tensor]) -> Evidence:
+    """A ledger of these terms and nothing else: no values, no distributions, no closed forms."""
+    measure = evidence.log_measure
+    measure = measure.detach() if isinstance(measure, Tensor) else measure
+    return replace(
+        evidence,
+        terms=terms,
+        log_measure=measure,
+        p=Trace({}, evidence.batch_shape),
+        q=Trace({}, evidence.batch_shape, measure),
+        closed=frozenset(),
+        kl_weight=1.0,
+    )
+
+
+_PROBED: dict[Any, bool] = {}
+
+
+def mixes_rows(objective: Objective, evidence: Evidence) -> bool:
+    """Whether the value of a row changes with the terms of another; looked at once an objective.
+
+    Raises:
+        ValueError: If the objective reads more of the ledger than its terms.
+    """
+    known = _PROBED.get(_key(objective))
+    if known is not None:
+        return known
+    training = getattr(objective, "training", False)
+    if isinstance(objective, torch.nn.Module):
+        objective.eval()  # a state that moves is not moved by a probe
+    try:
+        found = _probe(objective, evidence)
+    except KeyError as error:
+        raise ValueError(
+            "This objective reads values or distributions, and not the terms of the ledger alone, "
+            "so a latent that is not reparameterised cannot be credited; use its sampled form."
+        ) from error
+    finally:
+        if isinstance(objective, torch.nn.Module):
+            objective.train(training)
+    _PROBED[_key(objective)] = found
+    return found
+
+
+def _key(objective: Any) -> Any:
+    if not hasattr(objective, "func"):
+        return objective
+    return (objective.func, objective.args, tuple(sorted(objective.keywords.items())))
+
+
+@torch.no_grad()
+def _probe(objective: Objective, evidence: Evidence) -> bool:
+    generator = torch.Generator().manual_seed(0)
+    shape = evidence.batch_shape
+    like = next(iter(evidence.terms.values()))
+    found = False
+    for scale in (1.0, 30.0):
+        terms = {
+            name: scale * torch.randn(shape, generator=generator, dtype=like.dtype).to(like.device)
+            for name in evidence.terms
+        }
+        other = {name: term.clone() for name, term in terms.items()}
+        for term in other.values():
+            term[..., 0] -= scale
+        before, after = [objective(ledger_alone(evidence, each)) for each in (terms, other)]
+        found = found or not torch.equal(before[1:], after[1:])
+    return found
+
+
+def settle(account: Account) -> Tensor:
+    """The objective's value per row, with the gradient of every estimator in it."""
+    value = account.value
+    for name in account.evidence.latents:
+        draw = account.draws[name]
+        if is_estimator(draw):
+            value = value + draw.credit(name, account)
+    return value
+
+
+def dependents_of(
+    p: Any, q: Any, latents: Iterable[str], observed: Iterable[str] = ()
+) -> dict[str, tuple[str, ...]]:
+    """For each latent, the names whose terms depend on its draw, as far as the names tell.
+
+    A term depends on a draw that it scores, whose child it scores, or that a conditional of its
+    name reads, in p or q, also through computed names. Where p or q do not say who reads what,
+    every term depends on every latent.
+    """
+    names, fixed = tuple(p.names), frozenset((*latents, *observed))
+    if not all([hasattr(joint, "parents") for joint in (p, q)]):
+        return dict.fromkeys(latents, names)
+    found = {}
+    for latent in latents:
+        in_q = _reached(q, {latent})
+        in_p = _reached(p, {latent} | (in_q & set(latents)), fixed)
+        found[latent] = tuple([n for n in names if n in in_q or n in in_p])
+    return found
+
+
+def _reached(joint: Any, sources: set[str], stop: frozenset[str] = frozenset()) -> set[str]:
+    """The sources and every name that reads one of them, through names not in ``stop``."""
+    reached, changed = set(sources), True
+    while changed:
+        changed = False
+        for name in joint.names:
+            if name in reached:
+                continue
+            reads = {parent.name for parent in joint.parents(name)}
+            if any([each in reached and (each in sources or each not in stop) for each in reads]):
+                reached.add(name)
+                changed = True
+    return reached
