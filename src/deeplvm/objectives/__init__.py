@@ -1,10 +1,41 @@
 r"""Objectives: functions of Evidence that return one bound per observation; higher is better.
 
 Every one of them takes KL weights (:meth:`deeplvm.evidence.Evidence.temper`) and every way of
-drawing latents, because it reads nothing but the ledger.
+drawing latents, because it reads nothing but the ledger. One that remembers something between
+steps (a multiplier, a running mean) is a module whose ``forward`` is the objective; what it
+remembers changes in training mode only.
 """
 
-from deeplvm.objectives.bounds import Form, beta_elbo, elbo, iwae
-from deeplvm.objectives.free_bits import free_bits
+from deeplvm.objectives.beta import GrowingCapacity, beta_elbo
+from deeplvm.objectives.bounds import Form, elbo, iwae
+from deeplvm.objectives.constrained import Constrained
+from deeplvm.objectives.discrepancy import imq, info_vae, maximum_mean_discrepancy, rbf
+from deeplvm.objectives.free_bits import SoftFreeBits, free_bits
+from deeplvm.objectives.renyi import alpha_energy, renyi, vr_max
+from deeplvm.objectives.resampling import resample
+from deeplvm.objectives.total_correlation import DivergenceParts, beta_tc_elbo, divergence_parts
+from deeplvm.objectives.wake_sleep import sleep, wake_phi
 
-__all__ = ["Form", "beta_elbo", "elbo", "free_bits", "iwae"]
+__all__ = [
+    "Constrained",
+    "DivergenceParts",
+    "Form",
+    "GrowingCapacity",
+    "SoftFreeBits",
+    "alpha_energy",
+    "beta_elbo",
+    "beta_tc_elbo",
+    "divergence_parts",
+    "elbo",
+    "free_bits",
+    "imq",
+    "info_vae",
+    "iwae",
+    "maximum_mean_discrepancy",
+    "rbf",
+    "renyi",
+    "resample",
+    "sleep",
+    "vr_max",
+    "wake_phi",
+]

@@ -1,10 +1,9 @@
-"""The evidence lower bound, its weighted form, and the importance-weighted bound."""
+"""The evidence lower bound and the importance-weighted bound."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from deeplvm.evidence import Evidence, density
@@ -47,18 +46,6 @@ def elbo(evidence: Evidence, form: Form = "sampled") -> Tensor:
     return evidence.expectation(evidence.total(parts))
 
 
-def beta_elbo(evidence: Evidence, beta: float = 4.0) -> Tensor:
-    r"""ELBO with its divergences weighted: :math:`E_q[\log p(x|z)] - \beta\, KL(q \| p)`.
-
-    beta-VAE (Higgins et al., 2017), https://openreview.net/forum?id=Sy2fzU9gl
-
-    Returns:
-        One value per observation, shape ``(batch,)``. A lower bound on ``log p(x)`` for
-        ``beta >= 1`` (looser than the ELBO), not for ``beta < 1``.
-    """
-    return elbo(evidence.temper(beta))
-
-
 def iwae(evidence: Evidence) -> Tensor:
     r"""Importance-weighted bound :math:`\log \sum_k m_k\, p(x, z_k) / q(z_k | x)`.
 
@@ -66,6 +53,6 @@ def iwae(evidence: Evidence) -> Tensor:
 
     Returns:
         One bound per observation, shape ``(batch,)``; tightens as particles grow, equals the
-        sampled ELBO for one.
+        sampled ELBO for one. A lower bound on ``log p(x)`` in expectation.
     """
     return evidence.log_expectation_exp(evidence.log_weight)
