@@ -120,11 +120,11 @@ def meant(name: str, value: Any) -> Any:
         raise ValueError(_unreadable(name, value))
     function = functions[callee.id]
     try:
-        if name != "objective":
+        if name != "objective" or inspect.isclass(function):
             return function(*arguments, **keywords)
+        inspect.signature(function).bind(None, *arguments, **keywords)
         if call is None:
             return function
-        inspect.signature(function).bind(None, *arguments, **keywords)
     except TypeError as error:
         raise ValueError(f"{_flag(name)} {value}: {error}.") from error
     options = list(inspect.signature(function).parameters)[1 : 1 + len(arguments)]
@@ -132,22 +132,38 @@ def meant(name: str, value: Any) -> Any:
 
 
 def known_functions(name: str) -> dict[str, Callable[..., Any]]:
-    """The functions that an option may name."""
+    """The functions that an option may name; objectives with a state are classes, in snake case.
+
+    >>> sorted(known_functions("objective"))[:3]
+    ['alpha_energy', 'beta_elbo', 'beta_tc_elbo']
+    """
     module = importlib.import_module(NAMED[name])
-    functions: dict[str, Callable[..., Any]] = {
+    own = {
         key: value
         for key, value in vars(module).items()
-        if inspect.isfunction(value)
-        and f"{value.__module__}.".startswith(f"{module.__name__}.")
+        if f"{getattr(value, '__module__', '')}.".startswith(f"{module.__name__}.")
         and key[0] != "_"
     }
-    if name != "objective":
-        return functions
-    first = {
-        key: next(iter(inspect.signature(value).parameters), "")
-        for key, value in functions.items()
+    if name == "objective":
+        from deeplvm.objectives.naming import in_snake_case
+
+        own = {in_snake_case(key): value for key, value in own.items() if _is_objective(value)}
+    return {
+        key: value
+        for key, value in own.items()
+        if inspect.isfunction(value) or (name == "objective" and inspect.isclass(value))
     }
-    return {key: value for key, value in functions.items() if first[key] == "evidence"}
+
+
+def _is_objective(value: Any) -> bool:
+    """Whether it is a function of evidence, one value per row, or a class of such functions."""
+    if inspect.isclass(value):
+        return "evidence" in inspect.signature(getattr(value, "forward", lambda: None)).parameters
+    if not inspect.isfunction(value) or value.__module__ == _OF_PHASES:
+        return False
+    signature = inspect.signature(value)
+    first = next(iter(signature.parameters), "")
+    return first == "evidence" and signature.return_annotation == "Tensor"
 
 
 def _unreadable(name: str, value: str) -> str:
@@ -162,6 +178,8 @@ def _choices(name: str) -> str:
     )
 
 
+# Objectives that teach q alone, or want dreams: parts of phases, of no use by themselves.
+_OF_PHASES = "deeplvm.objectives.wake_sleep"
 _EXAMPLES = {
     "objective": "free_bits(minimum=0.5)",
     "kl_weight": "linear(10)",

@@ -15,6 +15,7 @@ from deeplvm.evidence import Evidence
 from deeplvm.gradients import Draw
 from deeplvm.model import LatentVariableModel
 from deeplvm.objectives import elbo
+from deeplvm.objectives.naming import in_snake_case
 from deeplvm.training.batches import Batches, Split
 from deeplvm.training.failures import explained, non_finite
 from deeplvm.training.phases import Objective
@@ -29,7 +30,7 @@ def name_of(objective: Objective) -> str:
     """
     while isinstance(objective, functools.partial):
         objective = objective.func
-    name = getattr(objective, "__name__", type(objective).__name__.lower())
+    name = getattr(objective, "__name__", in_snake_case(type(objective).__name__))
     return name if name.isidentifier() else "objective"
 
 
