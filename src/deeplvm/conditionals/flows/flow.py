@@ -43,6 +43,13 @@ class Transform(nn.Module):
             f"invertible (real_nvp, nsf, maf) as a prior or likelihood."
         )
 
+    def prepare(self, context: Tensor) -> Tensor:
+        """What ``forward`` and ``inverse`` get as their context: made once a row, for all draws.
+
+        A place for what depends on the context alone, such as its part of a first layer.
+        """
+        return context
+
     def start(self, raw: Tensor) -> None:
         """Set the starting values of the ``parameters_per_row`` raw numbers, in place.
 
@@ -115,7 +122,7 @@ class Flow(nn.Module):
         loc = loc.reshape(*leading, *self.event_shape)
         scale = positive(scale, self.minimum_scale).reshape(*leading, *self.event_shape)
         bound = [
-            Bound(transform, transform.inverse, given)  # type: ignore[arg-type]
+            Bound(transform, transform.inverse, transform.prepare(given))  # type: ignore[arg-type,operator]
             for transform, given in zip(self.transforms, self._contexts(own, context), strict=True)
         ]
         if self.units is not None:

@@ -5,54 +5,113 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Size, Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from deeplvm.conditionals.flows.flow import Flow, Transform, context_width
-from deeplvm.conditionals.flows.masked import MaskedNetwork
+from deeplvm.conditionals.flows.masked import MaskedConvolutions, MaskedNetwork
 from deeplvm.conditionals.heads import event_shape_of
+from deeplvm.networks.features import out_shape_of
+
+
+def autoregressive_network(
+    shape: int | Sequence[int], context: int, hidden: Sequence[int], outputs: int, *, reverse: bool
+) -> MaskedNetwork | MaskedConvolutions:
+    """The masked network of an event: MADE for a vector, convolutions for a map.
+
+    Raises:
+        ValueError: The event is neither.
+    """
+    sizes = event_shape_of(shape, "An autoregressive step")
+    if len(sizes) == 1:
+        return MaskedNetwork(sizes[0], context, hidden, outputs, reverse=reverse)
+    if len(sizes) == 3:
+        return MaskedConvolutions(sizes, context, hidden, outputs, reverse=reverse)
+    raise ValueError(
+        f"An autoregressive step expects a vector, or a map (channels, height, width), found an "
+        f"event of shape {tuple(sizes)}; write a matrix as a map of one channel."
+    )
+
+
+def autoregressive_context(
+    shape: Size, network: nn.Module | None, context: int | None
+) -> tuple[int, int]:
+    """Width of the context of a step, and of a row: a map has a map of so many channels."""
+    if len(shape) == 1 or network is None:
+        width = context_width(network, context)
+        return width, width
+    features = out_shape_of(network) or ()
+    channels = context if context is not None else features[0] if len(features) == 3 else 8
+    return channels, channels * shape[-2:].numel()
 
 
 class InverseAutoregressive(Transform):
     r"""One step, :math:`z' = \sigma z + (1 - \sigma) m` with :math:`\sigma = \mathrm{sigmoid}(s)`.
 
-    :math:`(m, s)` of an element depend on earlier elements and on the context. The order of the
-    elements is reversed after the step. :math:`\log|\det| = \sum_i \log \sigma_i`.
+    :math:`(m, s)` of an element depend on earlier elements and on the context, so that the
+    Jacobian is triangular and :math:`\log|\det| = \sum_i \log \sigma_i`. With ``location_only``
+    :math:`z' = z + m`, which preserves volume.
 
     Args:
-        features: number of elements.
-        context: width of the context.
-        hidden: widths of the masked network.
+        shape: the event: a number of elements, or a map ``(channels, height, width)``.
+        context: width of the context (of a map, its channels).
+        hidden: widths of the masked network; without any a step is linear in z.
+        reverse: whether the last element is the first in order.
+        forget_bias: where s starts. The gate starts nearly open, as an LSTM's forget gate does:
+            the step is close to the identity.
+        location_only: whether the step shifts only.
     """
 
     reads_context = True
-    # The gate starts nearly open, as an LSTM's forget gate does: the step is close to the
-    # identity.
-    forget_bias = 1.5
     # The gate stays between sigmoid(1.5 - 7) = 0.004 and 0.9998: a step can always be inverted.
     limit = 7.0
 
-    def __init__(self, features: int, context: int, hidden: Sequence[int]) -> None:
+    def __init__(
+        self,
+        shape: int | Sequence[int],
+        context: int,
+        hidden: Sequence[int],
+        *,
+        reverse: bool = False,
+        forget_bias: float = 1.5,
+        location_only: bool = False,
+    ) -> None:
         super().__init__()
-        self.network = MaskedNetwork(features, context, hidden, 2)
+        self.event_dims = len(event_shape_of(shape, type(self).__name__))
+        self.forget_bias = forget_bias
+        self.location_only = location_only
+        outputs = 1 if location_only else 2
+        self.network = autoregressive_network(shape, context, hidden, outputs, reverse=reverse)
+
+    def prepare(self, context: Tensor) -> Tensor:
+        """The context's part of the network's first layer."""
+        return self.network.prepare(context)
 
     def _gates(self, value: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         m, s = self.network(value, context)
         return m, self.forget_bias + self.limit * torch.tanh(s / self.limit)
 
-    def forward(self, value: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, value: Tensor, context: Tensor) -> tuple[Tensor, Tensor | float]:
+        if self.location_only:
+            return value + self.network(value, context)[0], 0.0
         m, s = self._gates(value, context)
-        after = m + torch.sigmoid(s) * (value - m)
-        return after.flip(-1), logsigmoid(s).sum(-1)
+        return torch.lerp(m, value, torch.sigmoid(s)), self._sum(logsigmoid(s))
 
-    def inverse(self, value: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        value = value.flip(-1)
+    def inverse(self, value: Tensor, context: Tensor) -> tuple[Tensor, Tensor | float]:
         before = torch.zeros_like(value)
-        for _ in range(value.shape[-1]):  # each pass settles one more element
+        passes = value.shape[value.dim() - self.event_dims :].numel()
+        if self.location_only:
+            for _ in range(passes):
+                before = value - self.network(before, context)[0]
+            return before, 0.0
+        for _ in range(passes):  # each pass settles one more element
             m, s = self._gates(before, context)
             before = m + (value - m) / torch.sigmoid(s)
         _, s = self._gates(before, context)
-        return before, logsigmoid(s).sum(-1)
+        return before, self._sum(logsigmoid(s))
+
+    def _sum(self, each: Tensor) -> Tensor:
+        return each.flatten(-self.event_dims).sum(-1)
 
 
 class InverseAutoregressiveFlow(Flow):
@@ -66,15 +125,26 @@ class InverseAutoregressiveFlow(Flow):
     The network's features give :math:`\mu, \sigma_0` and the context of every step. The sum over
     t starts at 0, the Gaussian's own scale. A draw and its density cost one pass of each step,
     whatever the number of dimensions; the density of a value drawn elsewhere as many passes as
-    there are dimensions.
+    there are dimensions, and one.
+
+    The order of the elements is reversed after every step: every second network reads them from
+    the last to the first, and nothing is moved. A vector has masked multilayer perceptrons (MADE),
+    a map ``(channels, height, width)`` masked convolutions (PixelCNN).
+
+    One step without hidden layers and ``location_only`` is :math:`z = z_0 + L z_0 + V h`, L
+    strictly lower triangular: a Gaussian of any covariance (appendix A of the paper).
 
     Args:
-        features: Number of dimensions.
+        shape: The event shape: a number of dimensions, or a map.
         network: Maps the parents to features.
-        transforms: Number of steps; the order of the dimensions is reversed after each.
-        hidden: Widths of the masked network of each step.
-        context: Width of the context; by default that of the network's features.
+        transforms: Number of steps.
+        hidden: Widths of the masked network of each step: units, or channels.
+        context: Width of the context; by default that of the network's features. That of a map
+            is a map of as many channels: those of the network's features, if they are maps, or 8.
+        forget_bias: Where the raw gate s of every step starts; +1 to +2 in the paper.
+        location_only: Whether steps only shift, :math:`z_t = z_{t-1} + m_t`.
         minimum_scale: Lower bound of the first draw's scale.
+        units: mean and standard deviation of the data, broadcastable to ``shape``.
 
     Improving Variational Inference with Inverse Autoregressive Flow (Kingma et al., 2016),
     https://arxiv.org/abs/1606.04934
@@ -89,22 +159,35 @@ class InverseAutoregressiveFlow(Flow):
 
     def __init__(
         self,
-        features: int,
+        shape: int | Sequence[int],
         network: nn.Module | None = None,
         *,
         transforms: int = 2,
         hidden: Sequence[int] = (64, 64),
         context: int | None = None,
+        forget_bias: float = 1.5,
+        location_only: bool = False,
         minimum_scale: float = 1e-3,
         units: tuple[Tensor | float, Tensor | float] | None = None,
     ) -> None:
-        (size,) = event_shape_of(features, type(self).__name__)
-        width = context_width(network, context)
+        event_shape = event_shape_of(shape, type(self).__name__)
+        width, total = autoregressive_context(event_shape, network, context)
+        steps = [
+            InverseAutoregressive(
+                event_shape,
+                width,
+                hidden,
+                reverse=step % 2 == 1,
+                forget_bias=forget_bias,
+                location_only=location_only,
+            )
+            for step in range(transforms)
+        ]
         super().__init__(
-            features,
+            event_shape,
             network,
-            [InverseAutoregressive(size, width, hidden) for _ in range(transforms)],
-            context=width,
+            steps,
+            context=total,
             minimum_scale=minimum_scale,
             units=units,
         )

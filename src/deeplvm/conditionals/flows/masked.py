@@ -1,13 +1,78 @@
-"""Masked networks: element i of what they return depends on earlier elements only."""
+"""Networks of a value and a context; masked, what they say of element i rests on earlier ones.
+
+A masked weight is multiplied by its mask at every pass, not set to zero once: whatever moves the
+parameters (weight decay, averaging, noise, a loaded file), an element never sees a later one.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from deeplvm.conditionals.flows.guarded_zuko import zuko
+from deeplvm.networks.broadcasting import fold_particles
+
+# The last layer starts with weights so much smaller, so that a step starts near the identity.
+_SMALL = 0.01
+
+
+class Perceptron(nn.Module):
+    r"""Raw numbers by a multilayer perceptron of a value and a context.
+
+    .. math:: h_1 = a((M_1 \odot W_1) z + V h + b_1), \qquad
+              h_{l+1} = a((M_{l+1} \odot W_{l+1}) h_l + b_{l+1})
+
+    with a the ELU, and none after the last layer.
+
+    Args:
+        masks: M of each layer, shape ``(out, in)``, true where a weight is.
+        context: width of the context, which is not masked.
+
+    Shape:
+        A value ``(*leading, in)`` and a prepared context ``(*leading, hidden)`` that broadcast
+        give ``(*leading, out)``.
+    """
+
+    def __init__(self, masks: Sequence[Tensor], context: int) -> None:
+        super().__init__()
+        self.context = nn.Parameter(torch.empty(len(masks[0]), context))
+        self.weights = nn.ParameterList([torch.empty(mask.shape) for mask in masks])
+        self.biases = nn.ParameterList([torch.zeros(len(mask)) for mask in masks])
+        self.masked = [not bool(mask.all()) for mask in masks]
+        for layer, mask in enumerate(masks):
+            dtype = self.context.dtype
+            self.register_buffer(f"mask_{layer}", mask.to(dtype), persistent=False)
+            _start(self.weights[layer], mask, context if layer == 0 else 0)
+        _start(self.context, torch.ones_like(self.context), int(masks[0].shape[1]))
+        with torch.no_grad():
+            self.weights[-1].mul_(_SMALL)
+            if len(masks) == 1:
+                self.context.mul_(_SMALL)
+
+    def prepare(self, context: Tensor) -> Tensor:
+        """The context's part of the first layer, shape ``(*leading, hidden)``."""
+        return functional.linear(context, self.context, self.biases[0])
+
+    def forward(self, value: Tensor, prepared: Tensor) -> Tensor:
+        """The raw numbers; ``prepared`` is what :meth:`prepare` made."""
+        first = self._weight(0)
+        if value.dim() == 2 == prepared.dim():
+            hidden = torch.addmm(prepared, value, first.t())
+        else:
+            hidden = functional.linear(value, first) + prepared
+        for layer in range(1, len(self.weights)):
+            hidden = functional.linear(
+                functional.elu(hidden, inplace=True), self._weight(layer), self.biases[layer]
+            )
+        # under autocast the network computes in bfloat16; the density does not
+        return hidden.to(value.dtype)
+
+    def _weight(self, layer: int) -> Tensor:
+        weight = self.weights[layer]
+        return weight * getattr(self, f"mask_{layer}") if self.masked[layer] else weight
 
 
 class MaskedNetwork(nn.Module):
@@ -21,30 +86,155 @@ class MaskedNetwork(nn.Module):
     Args:
         features: length of the vector.
         context: width of the context.
-        hidden: widths of the hidden layers.
+        hidden: widths of the hidden layers; without any the numbers are linear in the vector.
         outputs: raw numbers for each element.
+        passes: groups of neighbouring elements that depend on earlier groups only, and so how
+            many passes an inverse needs; 2 for coupling layers, as many as elements by default.
+        reverse: whether the last element is the first in order.
+
+    Raises:
+        ValueError: there are more groups than elements, or none.
     """
 
-    def __init__(self, features: int, context: int, hidden: Sequence[int], outputs: int) -> None:
+    def __init__(
+        self,
+        features: int,
+        context: int,
+        hidden: Sequence[int],
+        outputs: int,
+        passes: int | None = None,
+        *,
+        reverse: bool = False,
+    ) -> None:
         super().__init__()
         self.outputs = outputs
-        before = torch.ones(features, features).tril(-1).bool()
-        sees = torch.cat([before, torch.ones(features, context).bool()], -1)
-        self.network = zuko.nn.MaskedMLP(
-            torch.cat([sees] * outputs),  # pyrefly: ignore[bad-argument-type] - zuko's BoolTensor
-            hidden_features=tuple(hidden),
-            activation=nn.ELU,
+        self.passes: int = features if passes is None else passes
+        if not 1 <= self.passes <= features:
+            raise ValueError(
+                f"A flow of {features} elements takes 1 to {features} passes, found "
+                f"passes={passes}."
+            )
+        order = torch.arange(features) * self.passes // features
+        order = order.flip(0) if reverse else order
+        degrees = [order, *[spread(width, self.passes, context) for width in hidden]]
+        masks = [low <= high[:, None] for low, high in pairwise(degrees)]
+        masks.append((degrees[-1] < order[:, None]).repeat(outputs, 1))
+        self.network = Perceptron(masks, context)
+
+    def prepare(self, context: Tensor) -> Tensor:
+        """The context's part of the first layer, shape ``(*leading, hidden)``."""
+        return self.network.prepare(context)
+
+    def forward(self, value: Tensor, prepared: Tensor) -> tuple[Tensor, ...]:
+        """``outputs`` tensors, each of the value's shape."""
+        return self.network(value, prepared).chunk(self.outputs, -1)
+
+
+class MaskedConvolutions(nn.Module):
+    r"""Raw numbers for every element of a map, by masked convolutions (PixelCNN).
+
+    The order is that of the pixels, row after row, and of the channels within a pixel: the
+    numbers of channel c at a pixel depend on every channel of pixels before it, on the channels
+    before c of the pixel itself, and on all of the context, which is a map too and not masked.
+    Kernels are two rows high, as the third row of three would be masked. As with PixelCNN, some
+    earlier pixels to the right above are out of sight (its blind spot), which costs flexibility
+    and not exactness.
+
+    Pixel Recurrent Neural Networks (van den Oord et al., 2016), https://arxiv.org/abs/1601.06759
+
+    Args:
+        shape: channels, height and width of the map.
+        context: channels of the context.
+        hidden: channels of the hidden layers; without any the numbers are linear in the map.
+        outputs: raw numbers for each element.
+        reverse: whether the last pixel's last channel is the first in order.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        context: int,
+        hidden: Sequence[int],
+        outputs: int,
+        *,
+        reverse: bool = False,
+    ) -> None:
+        super().__init__()
+        self.shape = tuple(shape)
+        self.outputs = outputs
+        self.reverse = reverse
+        self.channels = context
+        order = torch.arange(self.shape[0])
+        order = order.flip(0) if reverse else order
+        # earlier pixels are always there, so that some channels may see nothing of their own
+        degrees = [order, *[spread(width, len(order), 1) for width in hidden]]
+        masks = [self._taps(low <= high[:, None]) for low, high in pairwise(degrees)]
+        masks.append(self._taps((degrees[-1] < order[:, None]).repeat(outputs, 1)))
+        self.weights = nn.ParameterList([torch.empty(mask.shape) for mask in masks])
+        self.biases = nn.ParameterList([torch.zeros(len(mask)) for mask in masks])
+        for layer, mask in enumerate(masks):
+            dtype = self.biases[0].dtype
+            self.register_buffer(f"mask_{layer}", mask.to(dtype), persistent=False)
+            _start(self.weights[layer], mask, 9 * context if layer == 0 else 0)
+        self.context = nn.Parameter(torch.empty(len(masks[0]), context, 3, 3))
+        _start(self.context, torch.ones_like(self.context), 5 * self.shape[0])
+        with torch.no_grad():
+            self.weights[-1].mul_(_SMALL)
+            if len(masks) == 1:
+                self.context.mul_(_SMALL)
+
+    def _taps(self, own: Tensor) -> Tensor:
+        """The mask of a kernel, of whose own pixel the channels ``own`` are seen."""
+        taps = torch.zeros(*own.shape, 2, 3, dtype=torch.bool)
+        taps[..., 0, :] = True  # the row above
+        taps[..., 1, 0] = True  # the pixel to the left
+        taps[..., 1, 1] = own
+        return taps.flip(-1, -2) if self.reverse else taps
+
+    def prepare(self, context: Tensor) -> Tensor:
+        """The context's part of the first layer, shape ``(*leading, hidden, height, width)``."""
+        bias = self.biases[0]
+        if not self.channels:
+            return bias[:, None, None].expand(*context.shape[:-1], -1, *self.shape[1:])
+        maps = context.unflatten(-1, (self.channels, *self.shape[1:]))
+        return fold_particles(lambda m: functional.conv2d(m, self.context, bias, padding=1), 3)(
+            maps
         )
 
-    def forward(self, value: Tensor, context: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, value: Tensor, prepared: Tensor) -> tuple[Tensor, ...]:
         """``outputs`` tensors, each of the value's shape."""
-        leading = torch.broadcast_shapes(value.shape[:-1], context.shape[:-1])
-        joined = torch.cat(
-            [
-                value.expand(*leading, value.shape[-1]),
-                context.expand(*leading, context.shape[-1]),
-            ],
-            -1,
-        )
-        # under autocast the network computes in bfloat16; the density does not
-        return self.network(joined).to(value.dtype).chunk(self.outputs, -1)
+        folded = value.reshape(-1, *self.shape)
+        first = self._convolve(folded, 0, None)
+        hidden = first.reshape(*value.shape[:-3], *first.shape[1:]) + prepared
+        leading = hidden.shape[:-3]
+        hidden = hidden.reshape(-1, *hidden.shape[-3:])
+        for layer in range(1, len(self.weights)):
+            hidden = self._convolve(
+                functional.elu(hidden, inplace=True), layer, self.biases[layer]
+            )
+        raw = hidden.to(value.dtype).reshape(*leading, *hidden.shape[1:])
+        return raw.chunk(self.outputs, -3)
+
+    def _convolve(self, maps: Tensor, layer: int, bias: Tensor | None) -> Tensor:
+        """Rows r - 1 and r give row r; in reverse, rows r and r + 1."""
+        weight = self.weights[layer] * getattr(self, f"mask_{layer}")
+        rows = functional.conv2d(maps, weight, bias, padding=1)
+        return rows[..., 1:, :] if self.reverse else rows[..., :-1, :]
+
+
+def spread(width: int, features: int, context: int) -> Tensor:
+    """Degrees of the units of a hidden layer, in order: how far each one sees.
+
+    One of degree k sees the elements up to the k-th in order; of degree -1 the context alone.
+    """
+    least = -1 if context or features == 1 else 0
+    return least + torch.arange(width) * (features - 1 - least) // width
+
+
+@torch.no_grad()
+def _start(weight: Tensor, mask: Tensor, more: int) -> None:
+    """Uniform weights, bounded by one over the root of how many of them a unit has."""
+    many = mask.flatten(1).sum(1) + more
+    bound = many.clamp(min=1).to(weight.dtype).rsqrt()
+    nn.init.uniform_(weight, -1.0, 1.0)
+    weight.mul_(bound.reshape(-1, *[1] * (weight.dim() - 1)))
