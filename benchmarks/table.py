@@ -35,6 +35,7 @@ def tables(folder: Path) -> str:
         "startup": _startup,
         "memory": _memory,
         "scaling": _scaling,
+        "streaming": _streaming,
     }
     texts = []
     for name, maker in makers.items():
@@ -191,6 +192,24 @@ def _memory(result: dict[str, Any]) -> Iterator[str]:
         for each in result["workloads"].values()
     ]
     yield from _rows(("what", *names), rows)
+
+
+def _streaming(result: dict[str, Any]) -> Iterator[str]:
+    yield f"### Streaming: {result['title']}"
+    yield ""
+    reading = [
+        [name, _mib(one["peak, bytes"]), f"{one['rows a second']:,.0f}"]
+        for name, one in result["reading"].items()
+    ]
+    yield from _rows(["reading", "peak", "rows a second"], reading)
+    yield ""
+    yield f"Ten times the rows, {result['growth of the peak']:.2f} times the peak when streamed."
+    yield ""
+    training = [
+        [name, f"{one['rows a second']:,.0f}", f"{one['ratio']:.2f}"]
+        for name, one in result["training"].items()
+    ]
+    yield from _rows(["training", "rows a second", "time, to in memory"], training)
 
 
 def _mib(count: int) -> str:
