@@ -15,7 +15,18 @@ from torch import Tensor, nn
 
 from deeplvm import Joint, LatentVariableModel, elbo
 from deeplvm.conditionals import Bernoulli, StandardNormal
-from deeplvm.conditionals.flows import Flow, InverseAutoregressiveFlow, Transform
+from deeplvm.conditionals.flows import (
+    Flow,
+    HouseholderFlow,
+    HouseholderSylvesterFlow,
+    InverseAutoregressiveFlow,
+    LinearInverseAutoregressiveFlow,
+    OrthogonalSylvesterFlow,
+    PlanarFlow,
+    RadialFlow,
+    Transform,
+    TriangularSylvesterFlow,
+)
 from deeplvm.networks import MLP
 
 BATCH = 3
@@ -47,6 +58,21 @@ FLOWS: dict[str, Family] = {
     "inverse autoregressive": Family(
         lambda s, n: InverseAutoregressiveFlow(s[0], n, hidden=(8,)),
     ),
+    "planar": Family(lambda s, n: PlanarFlow(s, n, transforms=2)),
+    "planar, matrix": Family(lambda s, n: PlanarFlow(s, n, transforms=2), shape=(2, 2)),
+    "radial": Family(lambda s, n: RadialFlow(s, n, transforms=2)),
+    "Householder": Family(lambda s, n: HouseholderFlow(s, n, transforms=3)),
+    "linear inverse autoregressive": Family(LinearInverseAutoregressiveFlow),
+    "convex combination, linear inverse autoregressive": Family(
+        lambda s, n: LinearInverseAutoregressiveFlow(s, n, components=3)
+    ),
+    "Sylvester, orthogonal": Family(
+        lambda s, n: OrthogonalSylvesterFlow(s, n, transforms=2, columns=2)
+    ),
+    "Sylvester, Householder": Family(
+        lambda s, n: HouseholderSylvesterFlow(s, n, transforms=2, reflections=2)
+    ),
+    "Sylvester, triangular": Family(lambda s, n: TriangularSylvesterFlow(s, n, transforms=2)),
 }
 
 every_flow = pytest.mark.parametrize("family", list(FLOWS.values()), ids=list(FLOWS))

@@ -1,0 +1,158 @@
+"""Planar flow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from deeplvm.conditionals.flows.flow import Flow
+from deeplvm.conditionals.flows.tanh_equation import solve_tanh_equation
+from deeplvm.conditionals.flows.vectors import VectorTransform, dot
+from deeplvm.conditionals.heads import at_least
+
+# The paper's m(a) is zero here: an offset to a, so that a raw u of 0 makes no step at all.
+_NO_STEP = math.log(math.expm1(1.0))
+# w^T u stays this far above -1, where the step would stop being invertible; m(a) goes below it
+# for a < -14 only.
+_MARGIN = 1e-6
+# Below this squared length w has no direction to speak of.
+_SHORT = 1e-8
+
+
+def planar(value: Tensor, u: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    r"""One planar step, :math:`z' = z + u \tanh(w^T z + b)`, and its log-determinant.
+
+    .. math:: \log|\det| = \log(1 + u^T w\, (1 - \tanh^2(w^T z + b)))
+
+    Args:
+        value: z, shape ``(*leading, d)``.
+        u: shape ``(*leading, d)``, with :math:`w^T u > -1`; see :func:`invertible_direction`.
+        w: shape ``(*leading, d)``.
+        b: shape ``(*leading, 1)``.
+
+    Examples:
+        >>> z, u = torch.tensor([0.3, -0.8]), torch.tensor([0.7, -0.4])
+        >>> z, log_det = planar(z, u, torch.tensor([1.2, 0.5]), torch.tensor([0.1]))
+        >>> print(f"{z[0]:.6f} {z[1]:.6f} {log_det:.6f}")
+        0.341950 -0.823971 0.493294
+    """
+    hidden = torch.tanh(dot(w, value) + b)
+    return value + u * hidden, _log_det(u, w, hidden)
+
+
+def planar_inverse(value: Tensor, u: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    r"""The z of :math:`z' = z + u \tanh(w^T z + b)`, and the step's log-determinant there.
+
+    Along w it is the equation :math:`s + w^T u \tanh(s) = w^T z' + b` in
+    :math:`s = w^T z + b`, and the step's length follows from s.
+    """
+    hidden = torch.tanh(solve_tanh_equation(dot(w, value) + b, _strength(u, w)))
+    return value - u * hidden, _log_det(u, w, hidden)
+
+
+def invertible_direction(u: Tensor, w: Tensor, offset: float = 0.0) -> Tensor:
+    r"""The u nearest along w that makes a step invertible: :math:`w^T \hat u > -1`.
+
+    .. math:: \hat u = u + (m(w^T u) - w^T u) \frac{w}{\|w\|^2}, \qquad
+              m(a) = -1 + \log(1 + e^{a + \text{offset}})
+
+    Args:
+        u: shape ``(*leading, d)``.
+        w: shape ``(*leading, d)``.
+        offset: 0 in the paper; with :math:`\log(e - 1)` a u of 0 stays 0.
+    """
+    along = dot(w, u)
+    wanted = softplus(along + offset).clamp_min(_MARGIN) - 1
+    return u + (wanted - along) * w / dot(w, w).clamp_min(_SHORT)
+
+
+def _strength(u: Tensor, w: Tensor) -> Tensor:
+    """The inner product of u and w; rounding must not carry it below the margin."""
+    return dot(w, u).clamp_min(_MARGIN - 1)
+
+
+def _log_det(u: Tensor, w: Tensor, hidden: Tensor) -> Tensor:
+    return torch.log1p(_strength(u, w) * (1 - hidden.square())).squeeze(-1)
+
+
+class Planar(VectorTransform):
+    r"""A planar step whose u, w and b are raw numbers of its own, 2d + 1 a row.
+
+    Args:
+        shape: the event shape, of d elements in all.
+    """
+
+    def __init__(self, shape: int | Sequence[int]) -> None:
+        super().__init__(shape)
+        self.parameters_per_row = 2 * self.features + 1
+
+    def _read(self, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        u, w, b = context.split([self.features, self.features, 1], -1)
+        return invertible_direction(u, w, _NO_STEP), w, b
+
+    def move(self, value: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        return planar(value, *self._read(context))
+
+    def move_back(self, value: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        return planar_inverse(value, *self._read(context))
+
+    def start(self, raw: Tensor) -> None:
+        """No step (u = 0), along directions that differ from one transform to the next."""
+        w = raw[self.features : 2 * self.features].normal_()
+        w /= w.norm().clamp_min(_SHORT)
+
+
+class PlanarFlow(Flow):
+    r"""A Gaussian draw moved by planar steps, each along one direction by one hidden unit.
+
+    .. math:: z_t = z_{t-1} + \hat u_t \tanh(w_t^T z_{t-1} + b_t), \qquad
+              \log|\det| = \log(1 + \hat u_t^T \psi_t), \quad
+              \psi_t = (1 - \tanh^2(w_t^T z_{t-1} + b_t))\, w_t
+
+    :math:`(u, w, b)` of every step come from the network, row by row, and
+    :func:`invertible_direction` turns u into :math:`\hat u`. A step costs d operations and bends
+    one direction, so many are needed where there are many dimensions; a Sylvester flow bends
+    several at once. A value drawn elsewhere is scored by solving one scalar equation a step.
+
+    Args:
+        shape: the event shape, of d elements in all.
+        network: maps the parents to features; without one all parameters are free.
+        transforms: number of steps.
+        minimum_scale: lower bound of the first draw's scale.
+        units: mean and standard deviation of the data, broadcastable to ``shape``.
+
+    Shape:
+        Parents of leading shape ``(*particles, batch)`` give that batch shape, event ``shape``.
+
+    Variational Inference with Normalizing Flows (Rezende & Mohamed, 2015),
+    https://arxiv.org/abs/1505.05770
+
+    Examples:
+        >>> from deeplvm.networks import MLP
+        >>> posterior = PlanarFlow(2, MLP(6, 16), transforms=4)
+        >>> z, log_q = posterior(torch.zeros(5, 6)).rsample_and_log_prob()
+        >>> z.shape, log_q.shape
+        (torch.Size([5, 2]), torch.Size([5]))
+    """
+
+    def __init__(
+        self,
+        shape: int | Sequence[int],
+        network: nn.Module | None = None,
+        *,
+        transforms: int = 8,
+        minimum_scale: float = 1e-3,
+        units: tuple[Tensor | float, Tensor | float] | None = None,
+    ) -> None:
+        number = at_least(transforms, 1, type(self).__name__, "transforms")
+        super().__init__(
+            shape,
+            network,
+            [Planar(shape) for _ in range(number)],
+            minimum_scale=minimum_scale,
+            units=units,
+        )

@@ -1,0 +1,257 @@
+"""Sylvester flows: orthogonal, Householder and triangular."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from deeplvm.conditionals.flows.flow import Flow
+from deeplvm.conditionals.flows.orthogonal_bases import (
+    Basis,
+    NearestOrthonormal,
+    Order,
+    Reflections,
+)
+from deeplvm.conditionals.flows.tanh_equation import solve_tanh_equation
+from deeplvm.conditionals.flows.vectors import VectorTransform, dot, times
+from deeplvm.conditionals.heads import at_least, event_shape_of
+
+# A diagonal entry of R and of R~ at most, so that r r~ > -0.999: a step is invertible, and its
+# inverse no steeper than 1000.
+_LARGEST = 0.999**0.5
+
+
+class Sylvester(VectorTransform):
+    r"""One step, :math:`z' = z + Q R \tanh(\tilde R Q^T z + b)`, with M hidden units.
+
+    .. math:: \log|\det| = \sum_{i=1}^M \log\big(1 + r_{ii} \tilde r_{ii}
+              (1 - \tanh^2(s_i))\big), \qquad s = \tilde R Q^T z + b
+
+    R and :math:`\tilde R` are upper triangular, with diagonals by tanh, so that
+    :math:`r_{ii} \tilde r_{ii} > -1`. Its raw numbers are those of Q, a square of M squared whose
+    upper half and diagonal are R and whose lower half is :math:`\tilde R` transposed, the diagonal
+    of :math:`\tilde R` and b.
+
+    In the coordinates :math:`y = Q^T z` the step is triangular: its inverse finds one element
+    after the other, from the last, each by one scalar equation
+    :math:`s_i + r_{ii} \tilde r_{ii} \tanh(s_i) = t_i`.
+
+    Args:
+        shape: the event shape, of d elements in all.
+        basis: how Q is said.
+    """
+
+    def __init__(self, shape: int | Sequence[int], basis: Basis) -> None:
+        super().__init__(shape)
+        self.basis = basis
+        units = basis.columns
+        self.sizes = [basis.parameters_per_row, units * units, units, units]
+        self.parameters_per_row = sum(self.sizes)
+
+    def _read(self, context: Tensor) -> tuple[Tensor, ...]:
+        """What the basis reads; R above and on its diagonal, R~ likewise; b."""
+        own, square, diagonal, bias = context.split(self.sizes, -1)
+        square = square.reshape(*square.shape[:-1], self.basis.columns, self.basis.columns)
+        r = _LARGEST * torch.tanh(square.diagonal(dim1=-2, dim2=-1))
+        r_tilde = _LARGEST * torch.tanh(diagonal)
+        return self.basis.prepare(own), square.triu(1), r, square.mT.triu(1), r_tilde, bias
+
+    def move(self, value: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        prepared, above, r, above_tilde, r_tilde, bias = self._read(context)
+        y = self.basis.project(prepared, value)
+        hidden = torch.tanh(r_tilde * y + times(above_tilde, y) + bias)
+        step = self.basis.lift(prepared, r * hidden + times(above, hidden))
+        return value + step, _log_det(r * r_tilde, hidden)
+
+    def move_back(self, value: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        prepared, above, r, above_tilde, r_tilde, bias = self._read(context)
+        hidden = _hidden(self.basis.project(prepared, value), above, r, above_tilde, r_tilde, bias)
+        step = self.basis.lift(prepared, r * hidden + times(above, hidden))
+        return value - step, _log_det(r * r_tilde, hidden)
+
+    def start(self, raw: Tensor) -> None:
+        """R = 0, no step, and the diagonal of R~ large: R then has a gradient."""
+        own, _, diagonal, _ = raw.split(self.sizes)
+        self.basis.start(own)
+        diagonal.fill_(1.0)
+
+
+def _hidden(
+    after: Tensor,
+    above: Tensor,
+    r: Tensor,
+    above_tilde: Tensor,
+    r_tilde: Tensor,
+    bias: Tensor,
+) -> Tensor:
+    r"""The hidden units of the y with :math:`y' = y + R \tanh(\tilde R y + b)`."""
+    units = after.shape[-1]
+    # one column a unit; those of the units not found yet are left out of every product
+    y, hidden = after[..., units:], after[..., units:]
+    for i in reversed(range(units)):
+        # y_i + r_ii tanh(r~_ii y_i + known) = rest
+        rest = after[..., i : i + 1] - dot(above[..., i, i + 1 :], hidden)
+        known = bias[..., i : i + 1] + dot(above_tilde[..., i, i + 1 :], y)
+        here, there = r[..., i : i + 1], r_tilde[..., i : i + 1]
+        s = solve_tanh_equation(there * rest + known, here * there, iterations=12)
+        found = torch.tanh(s)
+        hidden = torch.cat([found, hidden.expand(*found.shape[:-1], -1)], -1)
+        y = torch.cat([rest - here * found, y.expand(*found.shape[:-1], -1)], -1)
+    return hidden
+
+
+def _log_det(strength: Tensor, hidden: Tensor) -> Tensor:
+    return torch.log1p(strength * (1 - hidden.square())).sum(-1)
+
+
+class OrthogonalSylvesterFlow(Flow):
+    r"""A Gaussian draw moved by steps of M hidden units, along M orthonormal directions.
+
+    .. math:: z_t = z_{t-1} + Q_t R_t \tanh(\tilde R_t Q_t^T z_{t-1} + b_t), \qquad Q_t^T Q_t = I
+
+    :class:`Sylvester` has the determinant. Q of d x M, the triangular R and :math:`\tilde R`, and
+    b come from the network, row by row; Q by
+    :class:`~deeplvm.conditionals.flows.orthogonal_bases.NearestOrthonormal`, which costs 60
+    products of d x M by M x M a row and step. With M = 1 it is a planar flow. A value drawn
+    elsewhere is scored by M scalar equations one after the other.
+
+    Args:
+        shape: the event shape, of d elements in all.
+        network: maps the parents to features; without one all parameters are free.
+        transforms: number of steps.
+        columns: M; by default d, and 16 at most.
+        minimum_scale: lower bound of the first draw's scale.
+        units: mean and standard deviation of the data, broadcastable to ``shape``.
+
+    Shape:
+        Parents of leading shape ``(*particles, batch)`` give that batch shape, event ``shape``.
+
+    Raises:
+        ValueError: there are fewer elements than columns.
+
+    Sylvester Normalizing Flows for Variational Inference (van den Berg et al., 2018),
+    https://arxiv.org/abs/1803.05649
+
+    Examples:
+        >>> posterior = OrthogonalSylvesterFlow(6, nn.Linear(4, 16), columns=2)
+        >>> z, log_q = posterior(torch.zeros(5, 4)).rsample_and_log_prob()
+        >>> z.shape, log_q.shape
+        (torch.Size([5, 6]), torch.Size([5]))
+    """
+
+    def __init__(
+        self,
+        shape: int | Sequence[int],
+        network: nn.Module | None = None,
+        *,
+        transforms: int = 4,
+        columns: int | None = None,
+        minimum_scale: float = 1e-3,
+        units: tuple[Tensor | float, Tensor | float] | None = None,
+    ) -> None:
+        owner = type(self).__name__
+        number = at_least(transforms, 1, owner, "transforms")
+        elements = event_shape_of(shape, owner).numel()
+        m = at_least(min(elements, 16) if columns is None else columns, 1, owner, "columns")
+        if m > elements:
+            raise ValueError(
+                f"{owner} expects at most as many columns as elements, found {m} columns of "
+                f"{elements} elements; leave columns out for the largest that is usual."
+            )
+        steps = [Sylvester(shape, NearestOrthonormal(elements, m)) for _ in range(number)]
+        super().__init__(shape, network, steps, minimum_scale=minimum_scale, units=units)
+
+
+class HouseholderSylvesterFlow(Flow):
+    r"""A Gaussian draw moved by Sylvester steps in a basis that reflections turn.
+
+    .. math:: z_t = z_{t-1} + Q_t R_t \tanh(\tilde R_t Q_t^T z_{t-1} + b_t), \qquad
+              Q_t = \prod_{h=1}^H \Big(I - 2 \frac{v_h v_h^T}{\|v_h\|^2}\Big)
+
+    :class:`Sylvester` has the determinant. As many hidden units as elements; the v, the
+    triangular R and :math:`\tilde R`, and b come from the network, row by row: d squared outputs
+    a step. d reflections reach every orthogonal Q.
+
+    Args:
+        shape: the event shape, of d elements in all.
+        network: maps the parents to features; without one all parameters are free.
+        transforms: number of steps.
+        reflections: H.
+        minimum_scale: lower bound of the first draw's scale.
+        units: mean and standard deviation of the data, broadcastable to ``shape``.
+
+    Shape:
+        Parents of leading shape ``(*particles, batch)`` give that batch shape, event ``shape``.
+
+    Sylvester Normalizing Flows for Variational Inference (van den Berg et al., 2018),
+    https://arxiv.org/abs/1803.05649
+
+    Examples:
+        >>> posterior = HouseholderSylvesterFlow(6, nn.Linear(4, 16), reflections=2)
+        >>> posterior(torch.zeros(5, 4)).rsample().shape
+        torch.Size([5, 6])
+    """
+
+    def __init__(
+        self,
+        shape: int | Sequence[int],
+        network: nn.Module | None = None,
+        *,
+        transforms: int = 4,
+        reflections: int = 8,
+        minimum_scale: float = 1e-3,
+        units: tuple[Tensor | float, Tensor | float] | None = None,
+    ) -> None:
+        owner = type(self).__name__
+        number = at_least(transforms, 1, owner, "transforms")
+        mirrors = at_least(reflections, 1, owner, "reflections")
+        elements = event_shape_of(shape, owner).numel()
+        steps = [Sylvester(shape, Reflections(elements, mirrors)) for _ in range(number)]
+        super().__init__(shape, network, steps, minimum_scale=minimum_scale, units=units)
+
+
+class TriangularSylvesterFlow(Flow):
+    r"""A Gaussian draw moved by Sylvester steps whose order of the elements alternates.
+
+    .. math:: z_t = z_{t-1} + Q_t R_t \tanh(\tilde R_t Q_t^T z_{t-1} + b_t), \qquad
+              Q_t = I \text{ or the reversal, in turn}
+
+    :class:`Sylvester` has the determinant. As many hidden units as elements; the triangular R and
+    :math:`\tilde R`, and b come from the network, row by row: d squared outputs a step. The
+    cheapest of the three, as nothing has to be made orthogonal.
+
+    Args:
+        shape: the event shape, of d elements in all.
+        network: maps the parents to features; without one all parameters are free.
+        transforms: number of steps.
+        minimum_scale: lower bound of the first draw's scale.
+        units: mean and standard deviation of the data, broadcastable to ``shape``.
+
+    Shape:
+        Parents of leading shape ``(*particles, batch)`` give that batch shape, event ``shape``.
+
+    Sylvester Normalizing Flows for Variational Inference (van den Berg et al., 2018),
+    https://arxiv.org/abs/1803.05649
+
+    Examples:
+        >>> prior = TriangularSylvesterFlow(3, transforms=2)
+        >>> prior().log_prob(torch.zeros(5, 3)).shape
+        torch.Size([5])
+    """
+
+    def __init__(
+        self,
+        shape: int | Sequence[int],
+        network: nn.Module | None = None,
+        *,
+        transforms: int = 4,
+        minimum_scale: float = 1e-3,
+        units: tuple[Tensor | float, Tensor | float] | None = None,
+    ) -> None:
+        owner = type(self).__name__
+        number = at_least(transforms, 1, owner, "transforms")
+        elements = event_shape_of(shape, owner).numel()
+        steps = [Sylvester(shape, Order(elements, reverse=t % 2 == 1)) for t in range(number)]
+        super().__init__(shape, network, steps, minimum_scale=minimum_scale, units=units)

@@ -1,0 +1,68 @@
+"""Transforms that see an event as one vector of its elements."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from deeplvm.conditionals.flows.flow import Transform
+from deeplvm.conditionals.heads import event_shape_of
+
+
+class VectorTransform(Transform):
+    """An invertible map of the d elements of an event, in row-major order.
+
+    A family gives ``move`` and ``move_back``, in which a value is ``(*leading, d)``.
+
+    Args:
+        shape: the event shape, of d elements in all.
+    """
+
+    def __init__(self, shape: int | Sequence[int]) -> None:
+        super().__init__()
+        self.event_shape = event_shape_of(shape, type(self).__name__)
+        self.features = self.event_shape.numel()
+
+    def forward(self, value: Tensor, context: Tensor) -> tuple[Tensor, Tensor | float]:
+        after, log_det = self.move(self._flat(value), context)
+        return self._as_event(after), log_det
+
+    def inverse(self, value: Tensor, context: Tensor) -> tuple[Tensor, Tensor | float]:
+        before, log_det = self.move_back(self._flat(value), context)
+        return self._as_event(before), log_det
+
+    def move(self, value: Tensor, context: Tensor) -> tuple[Tensor, Tensor | float]:
+        r""":math:`z_t`, and the log-determinant a row."""
+        raise NotImplementedError
+
+    def move_back(self, value: Tensor, context: Tensor) -> tuple[Tensor, Tensor | float]:
+        r""":math:`z_{t-1}`, and the log-determinant of the forward map there."""
+        raise NotImplementedError
+
+    def _flat(self, value: Tensor) -> Tensor:
+        dims = len(self.event_shape)
+        return value if dims == 1 else value.reshape(*value.shape[: value.ndim - dims], -1)
+
+    def _as_event(self, flat: Tensor) -> Tensor:
+        if len(self.event_shape) == 1:
+            return flat
+        return flat.reshape(*flat.shape[:-1], *self.event_shape)
+
+
+def dot(first: Tensor, second: Tensor) -> Tensor:
+    """The inner product over the last dimension, which is kept with size 1."""
+    return (first * second).sum(-1, keepdim=True)
+
+
+def times(matrix: Tensor, vector: Tensor) -> Tensor:
+    """Matrices ``(*batch, n, d)`` times vectors ``(*leading, d)``, in their dtype under autocast.
+
+    Particles that share a matrix do not copy it.
+    """
+    device = vector.device.type
+    if not torch.is_autocast_enabled(device):
+        return torch.einsum("...nd,...d->...n", matrix, vector)
+    with torch.autocast(device, enabled=False):
+        return torch.einsum("...nd,...d->...n", matrix, vector)
