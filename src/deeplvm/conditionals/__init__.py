@@ -3,6 +3,7 @@
 from deeplvm.conditionals.counts import NegativeBinomial, Poisson
 from deeplvm.conditionals.discrete import Bernoulli, Categorical, OneHot, Ordinal
 from deeplvm.conditionals.gaussian import Gaussian, PrecisionWeighted, StandardNormal
+from deeplvm.conditionals.local import Local
 from deeplvm.conditionals.multivariate import FullCovarianceGaussian, LowRankGaussian
 from deeplvm.conditionals.pixels import DiscretizedLogistic
 from deeplvm.conditionals.real import Gamma, Laplace, StudentT
@@ -18,6 +19,7 @@ __all__ = [
     "Gamma",
     "Gaussian",
     "Laplace",
+    "Local",
     "LowRankGaussian",
     "NegativeBinomial",
     "OneHot",

@@ -54,7 +54,12 @@ class Head(nn.Module):
     Shape:
         Parents of leading shape ``(*particles, batch)`` give ``(*particles, batch, outputs,
         *event)``; free parameters have no leading dimensions.
+
+    ``correction``, where it is set, is added to the raw parameters; its shape is that of one row,
+    ``raw_shape``, after ``(batch,)``.
     """
+
+    correction: Tensor | None = None
 
     def __init__(
         self,
@@ -95,6 +100,16 @@ class Head(nn.Module):
         """The dtype of the parameters."""
         return self.free.dtype if self.network is None else self.layer.weight.dtype
 
+    @property
+    def raw_shape(self) -> tuple[int, ...]:
+        """The shape of one row's raw parameters, as a linear map or a convolution gives them."""
+        if self.network is None:
+            return (self.free.numel(),)
+        if isinstance(self.layer, nn.Conv2d):
+            _, height, width = out_shape_of(self.network) or ()
+            return (self.layer.out_channels, height, width)
+        return (self.layer.out_features,)
+
     def forward(self, *parents: Tensor) -> Tensor:
         """Raw parameters, shape ``(*particles, batch, outputs, *event)``."""
         raw, mapped = self._raw(*parents)
@@ -113,6 +128,10 @@ class Head(nn.Module):
 
     def _raw(self, *parents: Tensor) -> tuple[Tensor, int]:
         """All raw parameters, and how many of the last dimensions hold them."""
+        raw, mapped = self._uncorrected(*parents)
+        return raw if self.correction is None else raw + self.correction, mapped
+
+    def _uncorrected(self, *parents: Tensor) -> tuple[Tensor, int]:
         network = self.network
         if network is None:
             if parents:
