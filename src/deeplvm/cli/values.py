@@ -130,7 +130,8 @@ def embedded(
 ) -> dict[str, Tensor]:
     """Posterior means of the latents, and with ``scales`` their standard deviations (``z_sd``).
 
-    A latent whose posterior depends on another latent has the mean given a draw of that one.
+    A latent whose posterior depends on another latent has the mean given a draw of that one; one
+    without a distribution of its own (moved by leapfrog steps, or unrolled) is a draw.
     """
     parts: list[dict[str, Tensor]] = []
     with drawing(seed):
@@ -138,12 +139,13 @@ def embedded(
             trace = model.posterior(given, missing=data.missing & set(given))
             part: dict[str, Tensor] = {}
             for name, site in trace.items():
-                if not site.drawn or site.distribution is None:
+                if not site.drawn:
                     continue
                 shape = site.value.shape
-                part[name] = centre(site.distribution).expand(shape).cpu()
-                if scales:
-                    part[f"{name}_sd"] = site.distribution.stddev.expand(shape).cpu()
+                own = site.distribution
+                part[name] = (site.value if own is None else centre(own)).expand(shape).cpu()
+                if scales and own is not None:
+                    part[f"{name}_sd"] = own.stddev.expand(shape).cpu()
             parts.append(part)
     latents = _joined(parts)
     if not latents:

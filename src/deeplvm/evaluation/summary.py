@@ -231,7 +231,7 @@ def evaluate(
         latents={name: latent.to_dict() for name, latent in use.items()},
         warnings=[
             *likelihood_warnings(estimate),
-            *collapse_warnings(use),
+            *collapse_warnings(_read_by_p(model, use)),
             *_rows_warning(rows.rows),
         ],
         settings={
@@ -274,6 +274,17 @@ def likelihood_warnings(estimate: ImportanceEstimate) -> list[str]:
                 f"more particles."
             )
     return found
+
+
+def _read_by_p(
+    model: LatentVariableModel, use: Mapping[str, LatentUse]
+) -> Mapping[str, LatentUse]:
+    """Latents from which p computes something; an auxiliary one of q is free to say nothing."""
+    parents = getattr(model.p, "parents", None)
+    if parents is None:
+        return use
+    read = {parent.name for name in model.p.names for parent in parents(name)}
+    return {name: latent for name, latent in use.items() if name in read}
 
 
 def collapse_warnings(use: Mapping[str, LatentUse]) -> list[str]:
