@@ -32,7 +32,16 @@ from deeplvm.conditionals import (
     StandardNormal,
     StudentT,
 )
-from deeplvm.conditionals.flows import InverseAutoregressiveFlow
+from deeplvm.conditionals.flows import (
+    HouseholderFlow,
+    HouseholderSylvesterFlow,
+    InverseAutoregressiveFlow,
+    LinearInverseAutoregressiveFlow,
+    OrthogonalSylvesterFlow,
+    PlanarFlow,
+    RadialFlow,
+    TriangularSylvesterFlow,
+)
 from deeplvm.distributions import LowRankPrecisionNormal
 from deeplvm.networks import MLP, ConvolutionalDecoder
 
@@ -178,6 +187,21 @@ MEMBERS: dict[str, Member] = {
         lambda s, n: InverseAutoregressiveFlow(s[0], n or MLP(5), hidden=(8,)),
         shape=(2,),
         moments=False,
+    ),
+    "HouseholderFlow": Member(HouseholderFlow, shape=(2,), moments=False, traced=False),
+    "HouseholderSylvesterFlow": Member(
+        HouseholderSylvesterFlow, shape=(2,), moments=False, traced=False
+    ),
+    "LinearInverseAutoregressiveFlow": Member(
+        LinearInverseAutoregressiveFlow, shape=(2,), moments=False, traced=False
+    ),
+    "OrthogonalSylvesterFlow": Member(
+        OrthogonalSylvesterFlow, shape=(2,), moments=False, traced=False
+    ),
+    "PlanarFlow": Member(PlanarFlow, shape=(2,), moments=False, traced=False),
+    "RadialFlow": Member(RadialFlow, shape=(2,), moments=False, traced=False),
+    "TriangularSylvesterFlow": Member(
+        TriangularSylvesterFlow, shape=(2,), moments=False, traced=False
     ),
     "LowRankGaussian, units": Member(lambda s, n: LowRankGaussian(s, n, units=UNITS)),
     "LowRankGaussian, precision": Member(
