@@ -16,16 +16,24 @@ from torch import Tensor, nn
 from deeplvm import Joint, LatentVariableModel, elbo
 from deeplvm.conditionals import Bernoulli, StandardNormal
 from deeplvm.conditionals.flows import (
+    NICE,
+    ActivationNormalisation,
     Flow,
     HouseholderFlow,
     HouseholderSylvesterFlow,
     InverseAutoregressiveFlow,
+    Inverted,
+    InvertibleLinear,
     LinearInverseAutoregressiveFlow,
+    MaskedAutoregressiveFlow,
     OrthogonalSylvesterFlow,
+    Permutation,
     PlanarFlow,
     RadialFlow,
+    RealNVP,
     Transform,
     TriangularSylvesterFlow,
+    reversal,
 )
 from deeplvm.networks import MLP
 
@@ -57,6 +65,47 @@ class Family:
 FLOWS: dict[str, Family] = {
     "inverse autoregressive": Family(
         lambda s, n: InverseAutoregressiveFlow(s[0], n, hidden=(8,)),
+    ),
+    "inverse autoregressive, linear location": Family(
+        lambda s, n: InverseAutoregressiveFlow(s, n, hidden=(), location_only=True),
+    ),
+    "inverse autoregressive, map": Family(
+        lambda s, n: InverseAutoregressiveFlow(s, n, hidden=(6,)), shape=(2, 2, 2)
+    ),
+    "masked autoregressive": Family(
+        lambda s, n: MaskedAutoregressiveFlow(s, n, transforms=2, hidden=(8,)),
+    ),
+    "masked autoregressive, map": Family(
+        lambda s, n: MaskedAutoregressiveFlow(s, n, transforms=2, hidden=(6,)), shape=(1, 2, 3)
+    ),
+    "NICE": Family(lambda s, n: NICE(s, n, transforms=2, hidden=(8,))),
+    "NICE, map": Family(lambda s, n: NICE(s, n, transforms=2, hidden=(6,)), shape=(1, 2, 2)),
+    "Real NVP": Family(lambda s, n: RealNVP(s, n, transforms=3, hidden=(8,))),
+    "Real NVP, checkerboard": Family(
+        lambda s, n: RealNVP(s, n, transforms=2, mask="checkerboard", hidden=())
+    ),
+    "Real NVP, channels": Family(
+        lambda s, n: RealNVP(s, n, transforms=2, mask="channel", hidden=(6,)), shape=(2, 2, 1)
+    ),
+    "Real NVP, several scales": Family(
+        lambda s, n: RealNVP(s, n, transforms=2, scales=2, hidden=(6,)), shape=(1, 2, 2)
+    ),
+    "permutations and normalisation": Family(
+        lambda s, n: Flow(
+            s,
+            n,
+            [
+                Permutation(s),
+                ActivationNormalisation(s),
+                InvertibleLinear(s),
+                Inverted(InvertibleLinear(s)),
+                reversal(s),
+            ],
+        ),
+    ),
+    "permutations and normalisation, map": Family(
+        lambda s, n: Flow(s, n, [Permutation(s), ActivationNormalisation(s), InvertibleLinear(s)]),
+        shape=(3, 2, 1),
     ),
     "planar": Family(lambda s, n: PlanarFlow(s, n, transforms=2)),
     "planar, matrix": Family(lambda s, n: PlanarFlow(s, n, transforms=2), shape=(2, 2)),

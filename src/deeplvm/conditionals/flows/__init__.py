@@ -1,5 +1,10 @@
 """Normalizing flows as conditionals: posteriors, priors and likelihoods; each family a file."""
 
+from deeplvm.conditionals.flows.activation_normalisation import (
+    ActivationNormalisation,
+    start_from,
+)
+from deeplvm.conditionals.flows.coupling import NICE, RealNVP, coupling_mask
 from deeplvm.conditionals.flows.flow import Flow, Transform
 from deeplvm.conditionals.flows.guarded_zuko import zuko
 from deeplvm.conditionals.flows.householder import HouseholderFlow
@@ -7,6 +12,8 @@ from deeplvm.conditionals.flows.inverse_autoregressive import InverseAutoregress
 from deeplvm.conditionals.flows.linear_inverse_autoregressive import (
     LinearInverseAutoregressiveFlow,
 )
+from deeplvm.conditionals.flows.masked_autoregressive import Inverted, MaskedAutoregressiveFlow
+from deeplvm.conditionals.flows.permutation import InvertibleLinear, Permutation, reversal
 from deeplvm.conditionals.flows.planar import PlanarFlow
 from deeplvm.conditionals.flows.radial import RadialFlow
 from deeplvm.conditionals.flows.sylvester import (
@@ -16,15 +23,25 @@ from deeplvm.conditionals.flows.sylvester import (
 )
 
 __all__ = [
+    "NICE",
+    "ActivationNormalisation",
     "Flow",
     "HouseholderFlow",
     "HouseholderSylvesterFlow",
     "InverseAutoregressiveFlow",
+    "Inverted",
+    "InvertibleLinear",
     "LinearInverseAutoregressiveFlow",
+    "MaskedAutoregressiveFlow",
     "OrthogonalSylvesterFlow",
+    "Permutation",
     "PlanarFlow",
     "RadialFlow",
+    "RealNVP",
     "Transform",
     "TriangularSylvesterFlow",
+    "coupling_mask",
+    "reversal",
+    "start_from",
     "zuko",
 ]

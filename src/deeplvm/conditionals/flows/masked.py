@@ -16,7 +16,7 @@ from torch.nn import functional
 from deeplvm.networks.broadcasting import fold_particles
 
 # The last layer starts with weights so much smaller, so that a step starts near the identity.
-_SMALL = 0.01
+SMALL = 0.01
 
 
 class Perceptron(nn.Module):
@@ -48,9 +48,9 @@ class Perceptron(nn.Module):
             _start(self.weights[layer], mask, context if layer == 0 else 0)
         _start(self.context, torch.ones_like(self.context), int(masks[0].shape[1]))
         with torch.no_grad():
-            self.weights[-1].mul_(_SMALL)
+            self.weights[-1].mul_(SMALL)
             if len(masks) == 1:
-                self.context.mul_(_SMALL)
+                self.context.mul_(SMALL)
 
     def prepare(self, context: Tensor) -> Tensor:
         """The context's part of the first layer, shape ``(*leading, hidden)``."""
@@ -179,9 +179,9 @@ class MaskedConvolutions(nn.Module):
         self.context = nn.Parameter(torch.empty(len(masks[0]), context, 3, 3))
         _start(self.context, torch.ones_like(self.context), 5 * self.shape[0])
         with torch.no_grad():
-            self.weights[-1].mul_(_SMALL)
+            self.weights[-1].mul_(SMALL)
             if len(masks) == 1:
-                self.context.mul_(_SMALL)
+                self.context.mul_(SMALL)
 
     def _taps(self, own: Tensor) -> Tensor:
         """The mask of a kernel, of whose own pixel the channels ``own`` are seen."""

@@ -1,0 +1,406 @@
+"""Coupling flows: NICE and Real NVP, for vectors and maps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Size, Tensor, nn
+from torch.nn.functional import elu, linear, pixel_shuffle, pixel_unshuffle
+
+from deeplvm.conditionals.flows.flow import Flow, Transform, context_width
+from deeplvm.conditionals.flows.masked import SMALL, Perceptron
+from deeplvm.conditionals.heads import at_least, event_shape_of
+from deeplvm.networks.broadcasting import fold_particles
+
+
+def coupling_mask(shape: int | Sequence[int], mask: str, *, swapped: bool = False) -> Tensor:
+    """Which elements a coupling keeps, true in a tensor of the event's shape.
+
+    Args:
+        shape: the event: a number of elements, or a map ``(channels, height, width)``.
+        mask: ``"half"``: the first half of a vector; ``"channel"``: the first half of a map's
+            channels; ``"checkerboard"``: every second element, in a map neighbours in a row and
+            in a column.
+        swapped: keep the others.
+
+    Raises:
+        ValueError: the mask is not known for such an event, or keeps all of it.
+
+    Examples:
+        >>> coupling_mask((1, 2, 3), "checkerboard").int()
+        tensor([[[1, 0, 1],
+                 [0, 1, 0]]], dtype=torch.int32)
+    """
+    sizes = event_shape_of(shape, "A coupling")
+    kinds = {1: ("half", "checkerboard"), 3: ("checkerboard", "channel")}.get(len(sizes), ())
+    if mask not in kinds:
+        raise ValueError(
+            f"A coupling of an event of shape {tuple(sizes)} has no mask {mask!r}; a vector has "
+            "'half' and 'checkerboard', a map (channels, height, width) 'checkerboard' and "
+            "'channel'."
+        )
+    if mask == "checkerboard":
+        places = [torch.arange(size) for size in sizes[-2:]]
+        grid = torch.meshgrid(*places, indexing="ij")
+        kept = torch.stack(grid).sum(0) % 2 == 0
+    else:
+        half = torch.arange(sizes[0]) < (sizes[0] + 1) // 2
+        kept = half.reshape(-1, *[1] * (len(sizes) - 1))
+    kept = kept.expand(sizes) != swapped
+    if bool(kept.all()) or not bool(kept.any()):
+        raise ValueError(
+            f"A coupling with mask {mask!r} has nothing to change in an event of shape "
+            f"{tuple(sizes)}; it needs two elements, or two channels, at least."
+        )
+    return kept.clone()
+
+
+class Dense(nn.Module):
+    """Raw numbers of every element of a vector, by a perceptron of the kept ones and a context.
+
+    Args:
+        kept: which elements it sees, shape ``(features,)``.
+        context: width of the context.
+        hidden: widths of the hidden layers.
+        outputs: raw numbers for each element.
+    """
+
+    def __init__(self, kept: Tensor, context: int, hidden: Sequence[int], outputs: int) -> None:
+        super().__init__()
+        self.outputs = outputs
+        widths = [*hidden, outputs * len(kept)]
+        masks = [kept.expand(widths[0], -1)]
+        masks += [torch.ones(high, low).bool() for low, high in pairwise(widths)]
+        self.network = Perceptron(masks, context)
+
+    def prepare(self, context: Tensor) -> Tensor:
+        """The context's part of the first layer, shape ``(*leading, hidden)``."""
+        return self.network.prepare(context)
+
+    def forward(self, value: Tensor, prepared: Tensor) -> tuple[Tensor, ...]:
+        """``outputs`` tensors, each of the value's shape."""
+        return self.network(value, prepared).chunk(self.outputs, -1)
+
+
+class Convolutions(nn.Module):
+    """Raw numbers of every element of a map, by 3x3 convolutions of the kept ones and a context.
+
+    Args:
+        kept: which elements it sees, shape ``(channels, height, width)``.
+        context: width of the context, a vector.
+        hidden: channels of the hidden layers, one at least.
+        outputs: raw numbers for each element.
+    """
+
+    kept: Tensor
+
+    def __init__(self, kept: Tensor, context: int, hidden: Sequence[int], outputs: int) -> None:
+        super().__init__()
+        at_least(len(hidden), 1, "A coupling of maps", "a number of hidden layers")
+        self.outputs = outputs
+        dtype = torch.get_default_dtype()
+        self.register_buffer("kept", kept.to(dtype), persistent=False)
+        widths = [len(kept), *hidden, outputs * len(kept)]
+        layers = [nn.Conv2d(low, high, 3, padding=1) for low, high in pairwise(widths)]
+        self.layers = nn.ModuleList(layers)
+        self.context = nn.Parameter(torch.empty(hidden[0], context))
+        nn.init.uniform_(self.context, -1.0, 1.0)
+        with torch.no_grad():
+            self.context.div_(max(context, 1) ** 0.5)
+            layers[-1].weight.mul_(SMALL)
+            nn.init.zeros_(layers[-1].bias)  # type: ignore[arg-type]
+
+    def prepare(self, context: Tensor) -> Tensor:
+        """The context's part of the first layer, shape ``(*leading, hidden, 1, 1)``."""
+        return linear(context, self.context)[..., None, None]
+
+    def forward(self, value: Tensor, prepared: Tensor) -> tuple[Tensor, ...]:
+        """``outputs`` tensors, each of the value's shape."""
+        first, *others = self.layers
+        hidden = fold_particles(first, 3)(self.kept * value) + prepared
+        leading = hidden.shape[:-3]
+        hidden = hidden.reshape(-1, *hidden.shape[-3:])
+        for layer in others:
+            hidden = layer(elu(hidden, inplace=True))
+        # under autocast the network computes in bfloat16; the density does not
+        raw = hidden.to(value.dtype).reshape(*leading, *hidden.shape[1:])
+        return raw.chunk(self.outputs, -3)
+
+
+class Coupling(Transform):
+    r"""One step that keeps some elements, and shifts and stretches the others by them.
+
+    With b the kept elements' mask,
+
+    .. math:: z' = b \odot z + (1 - b) \odot \big(z\, e^{s(b \odot z, h)} + t(b \odot z, h)\big),
+              \qquad \log|\det| = \sum_i (1 - b_i)\, s_i
+
+    and without s where it is additive, which preserves volume. Either direction costs one pass.
+
+    Args:
+        kept: b, of the event's shape, true where an element is kept; see :func:`coupling_mask`.
+        context: width of the context h.
+        hidden: widths of the network that gives s and t: units of a vector's, channels of a
+            map's.
+        additive: whether it shifts only.
+    """
+
+    reads_context = True
+    # |s| stays below: a step stretches or shrinks twentyfold at most, and can be inverted
+    limit = 3.0
+    changed: Tensor
+
+    def __init__(
+        self, kept: Tensor, context: int, hidden: Sequence[int], *, additive: bool = False
+    ) -> None:
+        super().__init__()
+        self.event_dims = kept.dim()
+        self.additive = additive
+        changed = (~kept).to(torch.get_default_dtype())
+        self.register_buffer("changed", changed, persistent=False)
+        form = Dense if kept.dim() == 1 else Convolutions
+        self.network = form(kept, context, hidden, 1 if additive else 2)
+
+    def prepare(self, context: Tensor) -> Tensor:
+        """The context's part of the network's first layer."""
+        return self.network.prepare(context)
+
+    def _parts(self, value: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Shift and log-scale, zero where elements are kept."""
+        shift, raw = self.network(value, context)
+        return self.changed * shift, self.changed * self.limit * torch.tanh(raw / self.limit)
+
+    def forward(self, value: Tensor, context: Tensor) -> tuple[Tensor, Tensor | float]:
+        if self.additive:
+            return value + self.changed * self.network(value, context)[0], 0.0
+        shift, log_scale = self._parts(value, context)
+        return value * log_scale.exp() + shift, self._sum(log_scale)
+
+    def inverse(self, value: Tensor, context: Tensor) -> tuple[Tensor, Tensor | float]:
+        if self.additive:
+            return value - self.changed * self.network(value, context)[0], 0.0
+        shift, log_scale = self._parts(value, context)
+        return (value - shift) * (-log_scale).exp(), self._sum(log_scale)
+
+    def _sum(self, each: Tensor) -> Tensor:
+        return each.flatten(-self.event_dims).sum(-1)
+
+
+class MultiScale(Transform):
+    r"""Couplings of a map at several resolutions.
+
+    From data to noise: couplings with checkerboard masks; a squeeze, in which every square of
+    2x2 pixels becomes four channels of one; couplings with channel masks; then half of the
+    channels are done (factored out) and the other half go on to the next scale. A draw goes the
+    other way. Values keep the shape of the map throughout, each element at its place.
+
+    Args:
+        shape: channels, height and width.
+        context: width of the context.
+        hidden: channels of the networks.
+        scales: how many resolutions; height and width are halved from each to the next.
+        transforms: couplings before a squeeze, and again after it.
+
+    Raises:
+        ValueError: an odd height or width would have to be halved.
+    """
+
+    reads_context = True
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        context: int,
+        hidden: Sequence[int],
+        *,
+        scales: int,
+        transforms: int,
+    ) -> None:
+        super().__init__()
+        sizes = tuple(shape)
+        self.squeezed, self.deeper = nn.ModuleList(), nn.ModuleList()
+        if scales > 1:
+            if len(sizes) != 3 or sizes[1] % 2 or sizes[2] % 2:
+                raise ValueError(
+                    f"{scales} scales halve height and width {scales - 1} times, and an event of "
+                    f"shape {sizes} cannot be halved; take fewer scales, or pad the map."
+                )
+            inside = (4 * sizes[0], sizes[1] // 2, sizes[2] // 2)
+            self.squeezed.extend(alternating(inside, context, hidden, "channel", transforms))
+            half = (2 * sizes[0], *inside[1:])
+            self.deeper.append(
+                MultiScale(half, context, hidden, scales=scales - 1, transforms=transforms)
+            )
+        # a single pixel has no neighbours
+        mask = "checkerboard" if Size(sizes[1:]).numel() > 1 else "channel"
+        self.fine = nn.ModuleList(alternating(sizes, context, hidden, mask, transforms))
+
+    def forward(self, value: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        total = value.new_zeros(())
+        if self.deeper:
+            going, done = pixel_unshuffle(value, 2).chunk(2, -3)
+            going, log_det = self.deeper[0](going, context)
+            value, more = through(self.squeezed, torch.cat([going, done], -3), context)
+            value, total = pixel_shuffle(value, 2), log_det + more
+        value, log_det = through(self.fine, value, context)
+        return value, total + log_det
+
+    def inverse(self, value: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        value, total = back(self.fine, value, context)
+        if not self.deeper:
+            return value, total
+        value, log_det = back(self.squeezed, pixel_unshuffle(value, 2), context)
+        going, done = value.chunk(2, -3)
+        going, more = self.deeper[0].inverse(going, context)  # type: ignore[operator]
+        return pixel_shuffle(torch.cat([going, done], -3), 2), total + log_det + more
+
+
+def alternating(
+    shape: Sequence[int],
+    context: int,
+    hidden: Sequence[int],
+    mask: str,
+    transforms: int,
+    *,
+    additive: bool = False,
+) -> list[Transform]:
+    """Couplings of which each changes what the one before kept."""
+    return [
+        Coupling(
+            coupling_mask(shape, mask, swapped=step % 2 == 1), context, hidden, additive=additive
+        )
+        for step in range(transforms)
+    ]
+
+
+def through(steps: nn.ModuleList, value: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+    """A value after transforms, and the sum of their log-determinants."""
+    total = value.new_zeros(())
+    for step in steps:
+        value, log_det = step(value, step.prepare(context))  # type: ignore[operator]
+        total = total + log_det
+    return value, total
+
+
+def back(steps: nn.ModuleList, value: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+    """A value before transforms, and the sum of their log-determinants."""
+    total = value.new_zeros(())
+    for step in reversed(steps):  # type: ignore[call-overload]
+        value, log_det = step.inverse(value, step.prepare(context))  # type: ignore[operator]
+        total = total + log_det
+    return value, total
+
+
+class NICE(Flow):
+    r"""A density by additive couplings: everything but the first draw preserves volume.
+
+    .. math:: z'_2 = z_2 + t(z_1, h)
+
+    and the next step changes :math:`z_1`. The scale of the first draw is the paper's diagonal
+    scaling.
+
+    Args:
+        shape: The event shape: a number of elements, or a map ``(channels, height, width)``.
+        network: Maps the parents to features; without one it is a prior.
+        transforms: Number of couplings; two change every element.
+        mask: ``"half"``, ``"checkerboard"`` or ``"channel"``, see :func:`coupling_mask`; by
+            default half of a vector, the checkerboard of a map.
+        hidden: Widths of the network of each coupling: units, or channels of a map's.
+        context: Width of the context; by default that of the network's features.
+        minimum_scale: Lower bound of the first draw's scale.
+        units: mean and standard deviation of the data, broadcastable to ``shape``.
+
+    NICE: Non-linear Independent Components Estimation (Dinh et al., 2014),
+    https://arxiv.org/abs/1410.8516
+    """
+
+    def __init__(
+        self,
+        shape: int | Sequence[int],
+        network: nn.Module | None = None,
+        *,
+        transforms: int = 4,
+        mask: str | None = None,
+        hidden: Sequence[int] = (64, 64),
+        context: int | None = None,
+        minimum_scale: float = 1e-3,
+        units: tuple[Tensor | float, Tensor | float] | None = None,
+    ) -> None:
+        sizes = event_shape_of(shape, type(self).__name__)
+        width = context_width(network, context)
+        super().__init__(
+            sizes,
+            network,
+            alternating(sizes, width, hidden, mask or usual(sizes), transforms, additive=True),
+            context=width,
+            minimum_scale=minimum_scale,
+            units=units,
+        )
+
+
+class RealNVP(Flow):
+    r"""A density by affine couplings; draws and densities cost one pass of each step.
+
+    .. math:: z'_2 = z_2 \odot e^{s(z_1, h)} + t(z_1, h)
+
+    and the next step changes :math:`z_1`. Of maps it can work at several scales.
+
+    Args:
+        shape: The event shape: a number of elements, or a map ``(channels, height, width)``.
+        network: Maps the parents to features; without one it is a prior.
+        transforms: Number of couplings; two change every element. With several scales, the
+            number at each, before and again after a squeeze (three in the paper).
+        mask: ``"half"``, ``"checkerboard"`` or ``"channel"``, see :func:`coupling_mask`; by
+            default half of a vector, the checkerboard of a map. Several scales have their own.
+        hidden: Widths of the network of each coupling: units, or channels of a map's.
+        scales: Resolutions of a map, see :class:`MultiScale`.
+        context: Width of the context; by default that of the network's features.
+        minimum_scale: Lower bound of the first draw's scale.
+        units: mean and standard deviation of the data, broadcastable to ``shape``.
+
+    Density estimation using Real NVP (Dinh et al., 2017), https://arxiv.org/abs/1605.08803
+
+    Examples:
+        >>> from deeplvm.networks import MLP
+        >>> likelihood = RealNVP((1, 8, 8), MLP(2, 16), scales=2, transforms=2, hidden=(8,))
+        >>> likelihood(torch.zeros(5, 2)).log_prob(torch.zeros(5, 1, 8, 8)).shape
+        torch.Size([5])
+    """
+
+    def __init__(
+        self,
+        shape: int | Sequence[int],
+        network: nn.Module | None = None,
+        *,
+        transforms: int = 4,
+        mask: str | None = None,
+        hidden: Sequence[int] = (64, 64),
+        scales: int = 1,
+        context: int | None = None,
+        minimum_scale: float = 1e-3,
+        units: tuple[Tensor | float, Tensor | float] | None = None,
+    ) -> None:
+        sizes = event_shape_of(shape, type(self).__name__)
+        width = context_width(network, context)
+        if scales > 1 and mask is not None:
+            raise ValueError(f"RealNVP with {scales} scales has masks of its own; leave mask out.")
+        steps: list[Transform] = (
+            [MultiScale(sizes, width, hidden, scales=scales, transforms=transforms)]
+            if scales > 1
+            else alternating(sizes, width, hidden, mask or usual(sizes), transforms)
+        )
+        super().__init__(
+            sizes,
+            network,
+            steps,
+            context=width,
+            minimum_scale=minimum_scale,
+            units=units,
+        )
+
+
+def usual(shape: Size) -> str:
+    """The mask of an event of which nobody said one."""
+    return "half" if len(shape) == 1 else "checkerboard"
