@@ -195,13 +195,13 @@ def _memory(result: dict[str, Any]) -> Iterator[str]:
 
 
 def _streaming(result: dict[str, Any]) -> Iterator[str]:
-    yield f"### Streaming: {result['title']}"
+    yield f"## Streaming: {result['title']}"
     yield ""
     reading = [
         [name, _mib(one["peak, bytes"]), f"{one['rows a second']:,.0f}"]
         for name, one in result["reading"].items()
     ]
-    yield from _rows(["reading", "peak", "rows a second"], reading)
+    yield from _rows(["reading", "peak, MiB", "rows a second"], reading)
     yield ""
     yield f"Ten times the rows, {result['growth of the peak']:.2f} times the peak when streamed."
     yield ""

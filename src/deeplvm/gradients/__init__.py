@@ -8,6 +8,16 @@ from deeplvm.gradients.draws import (
     Reparameterised,
     Sampled,
     Suited,
+    as_measured,
 )
 
-__all__ = ["Draw", "Drawn", "Enumerated", "Held", "Reparameterised", "Sampled", "Suited"]
+__all__ = [
+    "Draw",
+    "Drawn",
+    "Enumerated",
+    "Held",
+    "Reparameterised",
+    "Sampled",
+    "Suited",
+    "as_measured",
+]

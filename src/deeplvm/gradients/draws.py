@@ -120,6 +120,13 @@ class Suited(nn.Module):
         return self.of(distribution)(name, distribution, batch_shape, batch_dims)
 
 
+def as_measured(draw: Draw) -> Draw:
+    """How a latent is drawn while a bound is measured: what the draw says by ``measured``."""
+    if isinstance(draw, Suited):
+        return Suited(as_measured(draw.draw))
+    return getattr(draw, "measured", draw)
+
+
 @dataclass(frozen=True)
 class Enumerated:
     r"""Every value once, weighted by its probability: exact, without variance.

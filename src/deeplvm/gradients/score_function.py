@@ -50,8 +50,8 @@ class RunningMean(Baseline):
         if self.training:
             with torch.no_grad():
                 new = log_weight.mean().to(self.mean)
-                self.mean = self.decay * self.mean + (1 - self.decay) * new
-                self.weight = self.decay * self.weight + (1 - self.decay)
+                self.mean.lerp_(new, 1 - self.decay)
+                self.weight.lerp_(torch.ones_like(new), 1 - self.decay)
         return guess.to(log_weight)
 
 
@@ -218,5 +218,5 @@ class ScoreFunction(nn.Module):
         if self.training:
             with torch.no_grad():
                 now = signal.std(correction=0).to(self.spread)
-                self.spread = 0.9 * self.spread + 0.1 * now
+                self.spread.lerp_(now, 0.1)
         return self.spread.clamp(min=1.0).to(signal)

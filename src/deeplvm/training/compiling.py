@@ -164,7 +164,8 @@ def _seconds(
 @contextmanager
 def unchanged(model: nn.Module, steps: Sequence[Step]) -> Iterator[None]:
     """What steps try inside leaves buffers (running statistics) as before, and no gradient."""
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    modules = [model, *[module for step in steps for module in step.beside]]
+    buffers = [(buffer, buffer.clone()) for module in modules for buffer in module.buffers()]
     try:
         yield
     finally:

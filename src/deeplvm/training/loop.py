@@ -13,7 +13,7 @@ import torch
 from torch import Generator, Tensor
 
 from deeplvm.allocation import keep_freed_memory
-from deeplvm.gradients import Draw
+from deeplvm.gradients import Draw, Suited, as_measured
 from deeplvm.model import LatentVariableModel
 from deeplvm.objectives import elbo
 from deeplvm.processes import processes
@@ -21,6 +21,7 @@ from deeplvm.training.batches import Batches, Rows, Source, Split, Tensors, seed
 from deeplvm.training.callbacks import Callback
 from deeplvm.training.checkpoints import alone
 from deeplvm.training.checks import bfloat16_for, check, device_of, dtype_of
+from deeplvm.training.companions import Companions
 from deeplvm.training.compiling import Compile
 from deeplvm.training.failures import TrainingInterrupted
 from deeplvm.training.folder import Checkpoints
@@ -48,6 +49,7 @@ def fit(
     batch_size: int = 100,
     particles: int | None = None,
     draw: Mapping[str, Draw] | None = None,
+    estimator: Draw | None = None,
     optimizer: OptimizerChoice = "adam",
     learning_rate: float = 1e-3,
     weight_decay: float = 0.0,
@@ -97,7 +99,9 @@ def fit(
         batch_size: Rows a step; the last of an epoch may have fewer, and its objective too is a
             mean per row.
         particles: Draws per row.
-        draw: How latents are drawn, where not by reparameterisation.
+        draw: How latents are drawn, by name, where not by reparameterisation.
+        estimator: How those are drawn that it suits and ``draw`` does not name: an estimator of
+            :mod:`deeplvm.gradients` for latents without a reparameterised draw, say.
         optimizer: ``"adam"``, ``"adamax"``, ``"adamw"``, a torch optimiser class (called with the
             learning rate and weight decay), or a function of the parameters (which decides both).
         learning_rate: Step size.
@@ -191,8 +195,12 @@ def fit(
     first = together.world.first
 
     # A step is a list of phases; the plain one is a list of length one.
-    plain = Phase(objective, None, optimizer, learning_rate, weight_decay, particles, draw)
+    plain = Phase(
+        objective, None, optimizer, learning_rate, weight_decay, particles, draw, estimator
+    )
     listed = [_filled(phase, plain) for phase in phases or [plain]]
+    companions = _companions(model, listed, batches, target, seed)
+    compile = _compilable(compile, listed)  # noqa: A001
     steps = [
         Step(
             model,
@@ -220,6 +228,7 @@ def fit(
         steps,
         rates,
         average,
+        companions,
         target,
         {
             "rows": rows,
@@ -237,6 +246,7 @@ def fit(
             "learning rates": [step.rates for step in steps],
             "optimizers": [type(step.optimizer).__name__ for step in steps],
             "precision": "bfloat16" if bfloat16 else "float32",
+            **({} if estimator is None else {"estimator": type(estimator).__name__}),
         },
     )
     files = Checkpoints(folder if first else None, checkpoint_every, checkpoint_seconds)
@@ -270,7 +280,8 @@ def fit(
             objective=objective,
             bound=bound,
             particles=particles,
-            draw=draw,
+            draw=None if draw is None else {n: as_measured(way) for n, way in draw.items()},
+            default=None if estimator is None else as_measured(Suited(estimator)),
             seed=seed,
             epochs=epochs,
             batch_size=batch_size,
@@ -283,6 +294,12 @@ def fit(
             callbacks=told,
         )
         progress.say(warning)
+        for way in [way for phase in listed for way in _ways(phase)]:
+            if not getattr(way, "bound", True):
+                progress.say(
+                    f"with {type(way).__name__} the objective of training is no bound on "
+                    f"log p(x); what is measured is, with plain draws"
+                )
         try:
             for callback in told:
                 callback.started({**state.run, "epochs": epochs, "epoch": state.epoch})
@@ -300,6 +317,52 @@ def fit(
             for callback in told:
                 callback.ended(history, failure)
     return history
+
+
+def _ways(phase: Phase) -> list[Draw]:
+    """How the latents of a phase are drawn, where that is not by reparameterisation."""
+    ways = [*(phase.draw or {}).values(), phase.estimator]
+    return [way for way in ways if way is not None]
+
+
+def _companions(
+    model: LatentVariableModel,
+    phases: Sequence[Phase],
+    batches: Batches,
+    device: torch.device,
+    seed: int,
+) -> Companions:
+    """What moves beside the model, ready for the optimisers."""
+    ways = [way for phase in phases for way in _ways(phase)]
+    candidates = [*[phase.objective for phase in phases], *ways]
+    companions = Companions(candidates, device, dtype_of(model))
+    if any([hasattr(way, "prepare") for way in ways]):
+        index = torch.arange(min(2, batches.rows("train")))
+        with own_randomness(device, seed):
+            batch = batches("train", index, Generator().manual_seed(seed))
+            for phase in phases:
+                if phase.evidence is None:
+                    model.prepare(
+                        batch,
+                        particles=phase.particles,
+                        draw=phase.draw,
+                        default=None if phase.estimator is None else Suited(phase.estimator),
+                        missing=batches.missing,
+                        rows=batches.rows("train"),
+                    )
+    return companions.train()
+
+
+def _compilable(choice: Compile, phases: Sequence[Phase]) -> Compile:
+    """Whether to compile, where a way of drawing says that it cannot be traced."""
+    ways = [way for phase in phases for way in _ways(phase)]
+    untraceable = [way for way in ways if not getattr(way, "traceable", True)]
+    if untraceable and choice is True:
+        raise ValueError(
+            f"A step with {type(untraceable[0]).__name__} cannot be compiled into one graph; "
+            f"leave out compile."
+        )
+    return False if untraceable else choice
 
 
 def _looked_at(rows: int, held_out: int, seed: int) -> dict[Split, Tensor]:

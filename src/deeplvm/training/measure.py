@@ -45,6 +45,7 @@ def measure(
     batch_size: int,
     particles: int | None,
     draw: Mapping[str, Draw] | None,
+    default: Draw | None,
     rows: int,
     seed: int,
     epoch: int,
@@ -68,7 +69,12 @@ def measure(
 
     def ledger(batch: dict[str, Any]) -> Evidence:
         return model.evidence(
-            batch, particles=particles, draw=draw, missing=batches.missing, rows=rows
+            batch,
+            particles=particles,
+            draw=draw,
+            default=default,
+            missing=batches.missing,
+            rows=rows,
         )
 
     with own_randomness(batches.device, seed):

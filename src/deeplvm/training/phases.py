@@ -13,8 +13,10 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Adam, Adamax, AdamW, Optimizer
 
 from deeplvm.evidence import Evidence
-from deeplvm.gradients import Draw
+from deeplvm.gradients import Draw, Suited
+from deeplvm.gradients.crediting import is_estimator
 from deeplvm.model import LatentVariableModel
+from deeplvm.training.companions import parameters_of
 from deeplvm.training.together import Part, Together
 
 Objective = Callable[[Any], Tensor]
@@ -40,6 +42,7 @@ class Phase:
         weight_decay: For an optimiser given by name or class.
         particles: Draws per row.
         draw: How latents are drawn.
+        estimator: How those are drawn that it suits, where ``draw`` does not say.
         evidence: ``(model, batch) -> what the objective reads``, where it is not
             ``model.evidence(batch)``: a dream of the model for the sleep phase, a batch without
             its labels.
@@ -53,6 +56,7 @@ class Phase:
     weight_decay: float | None = None
     particles: int | None = None
     draw: Mapping[str, Draw] | None = None
+    estimator: Draw | None = None
     evidence: Callable[[LatentVariableModel, dict[str, Any]], Any] | None = None
     repeats: int = 1
 
@@ -127,8 +131,13 @@ class Step:
         together: Together | None = None,
     ) -> None:
         chosen = model.parameters() if phase.parameters is None else phase.parameters(model)
+        ways = [*(phase.draw or {}).values(), phase.estimator]
+        own = parameters_of(phase.objective, *ways)
         # A parameter reached by two names is moved once.
-        self.parameters = list(dict.fromkeys([p for p in chosen if p.requires_grad]))
+        self.parameters = list(dict.fromkeys([p for p in [*chosen, *own] if p.requires_grad]))
+        self.credited = any([is_estimator(way) for way in ways if way is not None])
+        self.default = None if phase.estimator is None else Suited(phase.estimator)
+        self.beside = [each for each in (phase.objective, *ways) if isinstance(each, nn.Module)]
         if not self.parameters:
             raise ValueError(
                 "There is nothing to learn: no parameter of this phase requires a gradient."
@@ -186,13 +195,27 @@ class Step:
         return value, evidence
 
     def _mean(self, batch: dict[str, Any], kl_weight: Tensor | float) -> tuple[Tensor, Any]:
+        evidence: Any
         if self.phase.evidence is not None:
             evidence = self.phase.evidence(self.model, batch)
+        elif self.credited:
+            values, evidence = self.model.estimate(
+                self.objective,
+                batch,
+                particles=self.phase.particles,
+                draw=self.phase.draw,
+                default=self.default,
+                missing=self.missing,
+                rows=self.rows,
+                kl_weight=kl_weight,
+            )
+            return self._with_prior(values.mean()), evidence
         else:
             evidence = self.model.evidence(
                 batch,
                 particles=self.phase.particles,
                 draw=self.phase.draw,
+                default=self.default,
                 missing=self.missing,
                 rows=self.rows,
             )
@@ -200,10 +223,12 @@ class Step:
             isinstance(kl_weight, float) and kl_weight == 1.0
         ):
             evidence = evidence.temper(kl_weight)
-        value = self.objective(evidence).mean()
-        if self.log_prior is not None:
-            value = value + self.log_prior(self.model) / self.rows
-        return value, evidence
+        return self._with_prior(self.objective(evidence).mean()), evidence
+
+    def _with_prior(self, value: Tensor) -> Tensor:
+        if self.log_prior is None:
+            return value
+        return value + self.log_prior(self.model) / self.rows
 
     def _value(self, batch: dict[str, Any], kl_weight: Tensor | float) -> Tensor:
         return self.mean(batch, kl_weight)[0]

@@ -50,6 +50,7 @@ class Run:
         bound: Its name.
         particles: Draws a row while measuring.
         draw: How latents are drawn while measuring.
+        default: How those are that ``draw`` does not name.
         seed: Of everything random.
         epochs: In all.
         batch_size: Rows a batch, of all processes together.
@@ -74,6 +75,7 @@ class Run:
     bound: str
     particles: int | None
     draw: Mapping[str, Draw] | None
+    default: Draw | None
     seed: int
     epochs: int
     batch_size: int
@@ -142,6 +144,7 @@ class Run:
         state, done = self.state, epoch - 1 + self.state.position / self.per_epoch
         self.rates.at(done)
         self.weight.at(done)
+        state.companions.at(done)
         part = self.together.part(index)
         if not self.ready:
             self._prepare(part, done)
@@ -201,7 +204,8 @@ class Run:
             if alone and self.signals.received is not None:
                 raise Stopped
 
-        return {
+        self.state.companions.eval()
+        found: dict[str, dict[str, float]] = {
             split: measure(
                 self.state.model,
                 self.batches,
@@ -210,6 +214,7 @@ class Run:
                 self.objective,
                 particles=self.particles,
                 draw=self.draw,
+                default=self.default,
                 batch_size=max(self.batch_size, 500 // (self.particles or 1)),
                 rows=self.batches.rows("train"),
                 seed=self.seed,
@@ -219,6 +224,8 @@ class Run:
             )
             for split, index in self.look.items()
         }
+        self.state.companions.train()
+        return found
 
     def _finish(self, record: Record, *, better: bool, measuring: float) -> None:
         """An epoch is done: write it down, and be ready for the next."""

@@ -9,6 +9,7 @@ from torch import Generator, Tensor
 
 from deeplvm.model import LatentVariableModel
 from deeplvm.training.checkpoints import CheckpointError, restore, unique_state
+from deeplvm.training.companions import Companions
 from deeplvm.training.history import Record
 from deeplvm.training.phases import Step
 from deeplvm.training.rates import Average, Rates
@@ -23,6 +24,7 @@ class State:
         steps: With their optimisers.
         rates: Of learning.
         average: Of the parameters, or none.
+        companions: What moves beside the model.
         device: Where the model is.
         run: Options that a run cannot go on with if they are other ones.
 
@@ -43,10 +45,12 @@ class State:
         steps: list[Step],
         rates: Rates,
         average: Average | None,
+        companions: Companions,
         device: torch.device,
         run: dict[str, Any],
     ) -> None:
         self.model, self.steps, self.rates, self.average = model, steps, rates, average
+        self.companions = companions
         self.device, self.run = device, run
         self.generator = Generator()  # of what is renewed at every visit of a row
         self.compiled: bool | None = None
@@ -87,7 +91,7 @@ class State:
     def tree(self) -> dict[str, Any]:
         """As nested dicts, for a checkpoint."""
         cuda = self.device.type == "cuda"
-        return {
+        tree = {
             "epoch": self.epoch,
             "position": self.position,
             "total": self.total,
@@ -108,6 +112,7 @@ class State:
             "random_cuda": torch.cuda.get_rng_state(self.device) if cuda else None,
             "history": self.history,
         }
+        return tree | ({"companions": self.companions.state()} if len(self.companions) else {})
 
     def load(self, tree: dict[str, Any], folder: str) -> None:
         """The inverse of :meth:`tree`.
@@ -139,6 +144,8 @@ class State:
             self.average.load_state_dict(tree["average"])
         self.generator.set_state(tree["renewal"])
         torch.set_rng_state(tree["random"])
+        if len(self.companions):
+            self.companions.load(tree["companions"], folder)
         if self.device.type == "cuda" and tree["random_cuda"] is not None:
             torch.cuda.set_rng_state(tree["random_cuda"], self.device)
         self.history.extend(tree["history"])

@@ -1,0 +1,130 @@
+"""Estimators and objectives with a state of their own: trained, saved and resumed with a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from deeplvm import Joint, LatentVariableModel, elbo, iwae
+from deeplvm.conditionals import Bernoulli
+from deeplvm.gradients.score_function import Learned, LeaveOneOut, RunningMean, ScoreFunction
+from deeplvm.networks import MLP
+from deeplvm.training import Phase, fit
+from deeplvm.training.checkpoints import CheckpointError
+
+
+def model() -> LatentVariableModel:
+    torch.manual_seed(0)
+    p = Joint(
+        {"g": Bernoulli(2), "h | g": Bernoulli(3, MLP(2, 6)), "x | h": Bernoulli(4, MLP(3, 6))}
+    )
+    q = Joint({"h | x": Bernoulli(3, MLP(4, 6)), "g | h": Bernoulli(2, MLP(3, 6))})
+    return LatentVariableModel(p, q)
+
+
+def rows() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    code = torch.randint(2, (120, 1), generator=generator).double()
+    flips = torch.rand(120, 4, generator=generator) < 0.05
+    return {"x": (code.expand(-1, 4) - flips.double()).abs()}
+
+
+def test_a_belief_network_learns() -> None:
+    """Two clusters: the bound comes near the entropy of the data, log 2 + 4 * 0.2 nats."""
+    for estimator, particles, epochs in (
+        (ScoreFunction(Learned(hidden=(8,)), normalise=True), None, 120),
+        (ScoreFunction(LeaveOneOut()), 4, 60),
+    ):
+        history = fit(
+            model(),
+            rows(),
+            objective=iwae if particles else elbo,
+            particles=particles,
+            estimator=estimator,
+            epochs=epochs,
+            batch_size=30,
+            learning_rate=0.02,
+            quiet=True,
+        )
+        assert history.values()[0] < -2.7  # four fair coins have 2.77 nats
+        assert history.values()[-1] > -1.6
+
+
+def test_a_resumed_run_goes_on_exactly(tmp_path: Path) -> None:
+    """The learned baseline, the running numbers and their optimiser are in the checkpoint."""
+
+    def run(folder: Path | None, epochs: int, *, resume: bool = False) -> list[torch.Tensor]:
+        trained = model()
+        fit(
+            trained,
+            rows(),
+            estimator=ScoreFunction(Learned(hidden=(8,)), normalise=True),
+            draw={"g": ScoreFunction(RunningMean())},
+            epochs=epochs,
+            folder=folder,
+            resume=resume,
+            quiet=True,
+        )
+        return [p.detach().clone() for p in trained.parameters()]
+
+    whole = run(None, 4)
+    run(tmp_path, 2)
+    resumed = run(tmp_path, 4, resume=True)
+    assert all([torch.equal(a, b) for a, b in zip(whole, resumed, strict=True)])
+
+
+def test_another_estimator_cannot_resume(tmp_path: Path) -> None:
+    fit(model(), rows(), estimator=ScoreFunction(), epochs=1, folder=tmp_path, quiet=True)
+    other = ScoreFunction(Learned(hidden=(8,)))
+    with pytest.raises(CheckpointError, match="estimator"):
+        fit(model(), rows(), estimator=other, epochs=2, folder=tmp_path, resume=True, quiet=True)
+
+
+def test_baselines_learn_while_the_model_does() -> None:
+    estimator = ScoreFunction(Learned(hidden=(8,)))
+    fit(model(), rows(), estimator=estimator, epochs=1, quiet=True)
+    assert set(estimator.own) == {"h", "g"}
+    before = [p.detach().clone() for p in estimator.parameters()]
+    fit(model(), rows(), estimator=estimator, epochs=1, quiet=True)
+    assert not any(
+        [torch.equal(a, b) for a, b in zip(before, estimator.parameters(), strict=True)]
+    )
+
+
+def test_phases_choose_their_own() -> None:
+    parts = [
+        Phase(elbo, lambda m: m.p.parameters(), estimator=ScoreFunction()),
+        Phase(
+            iwae,
+            lambda m: m.q.parameters(),
+            estimator=ScoreFunction(LeaveOneOut()),
+            particles=3,
+        ),
+    ]
+    history = fit(
+        model(), rows(), estimator=ScoreFunction(), phases=parts, epochs=10, learning_rate=0.02,
+        quiet=True,
+    )  # fmt: skip
+    assert history.values()[-1] > history.values()[0]
+
+
+def test_without_an_estimator_the_loss_of_a_gradient_is_refused() -> None:
+    with pytest.raises(ValueError, match="estimator"):
+        fit(model(), rows(), epochs=1, quiet=True)
+
+
+def test_the_step_compiles() -> None:
+    torch._dynamo.reset()
+    trained = model()
+    way = ScoreFunction(LeaveOneOut())
+    x = rows()["x"]
+    trained.prepare({"x": x[:2]}, particles=3, default=way)
+
+    def step(x: torch.Tensor) -> torch.Tensor:
+        return trained.estimate(iwae, {"x": x}, particles=3, default=way, missing=())[0].mean()
+
+    value = torch.compile(step, fullgraph=True, backend="eager")(x)
+    assert value.isfinite()
+    value.backward()
