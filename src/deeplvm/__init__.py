@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from deeplvm.gradients import Enumerated, Reparameterised, Sampled
     from deeplvm.joint import Joint, NotationError
     from deeplvm.model import LatentVariableModel
-    from deeplvm.objectives import beta_elbo, elbo, free_bits, iwae
+    from deeplvm.objectives import beta_elbo, beta_tc_elbo, elbo, free_bits, iwae, renyi
     from deeplvm.recurrent import Plate, Recurrent
     from deeplvm.trace import Site, Trace
 
@@ -32,9 +32,11 @@ _HOME = {
     "Site": "trace",
     "Trace": "trace",
     "beta_elbo": "objectives",
+    "beta_tc_elbo": "objectives",
     "elbo": "objectives",
     "free_bits": "objectives",
     "iwae": "objectives",
+    "renyi": "objectives",
 }
 __all__ = [
     "Enumerated",
@@ -49,9 +51,11 @@ __all__ = [
     "Site",
     "Trace",
     "beta_elbo",
+    "beta_tc_elbo",
     "elbo",
     "free_bits",
     "iwae",
+    "renyi",
 ]
 
 

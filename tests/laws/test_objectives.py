@@ -6,7 +6,7 @@ import inspect
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -239,6 +239,21 @@ def test_traces_as_one_graph(case: Case, particles: int | None) -> None:
     torch.manual_seed(1)
     compiled = torch.compile(step, fullgraph=True, backend="eager")(x)
     assert torch.allclose(compiled, expected)
+
+
+@every_objective
+@every_case
+def test_equal_weights_are_a_monte_carlo_mean(case: Case, objective: Objective) -> None:
+    """A log-measure of -log K for each particle says what the number -log K says."""
+    skip_if_not_factorised(case, objective)
+    if case.draw:
+        pytest.skip("enumerated values have weights of their own")
+    evidence = case.evidence(case.model(), 5)
+    measure = torch.full(evidence.batch_shape, -math.log(5))
+    torch.manual_seed(0)
+    drawn = objective(evidence)
+    torch.manual_seed(0)
+    assert torch.allclose(objective(replace(evidence, log_measure=measure)), drawn)
 
 
 @every_case
