@@ -22,8 +22,10 @@ from deeplvm.conditionals import (
     FullCovarianceGaussian,
     Gamma,
     Gaussian,
+    GaussianMixture,
     Laplace,
     LowRankGaussian,
+    Mixture,
     NegativeBinomial,
     OneHot,
     Ordinal,
@@ -33,13 +35,16 @@ from deeplvm.conditionals import (
     StudentT,
 )
 from deeplvm.conditionals.flows import (
+    NICE,
     HouseholderFlow,
     HouseholderSylvesterFlow,
     InverseAutoregressiveFlow,
     LinearInverseAutoregressiveFlow,
+    MaskedAutoregressiveFlow,
     OrthogonalSylvesterFlow,
     PlanarFlow,
     RadialFlow,
+    RealNVP,
     TriangularSylvesterFlow,
 )
 from deeplvm.distributions import LowRankPrecisionNormal
@@ -195,13 +200,46 @@ MEMBERS: dict[str, Member] = {
     "LinearInverseAutoregressiveFlow": Member(
         LinearInverseAutoregressiveFlow, shape=(2,), moments=False, traced=False
     ),
+    "MaskedAutoregressiveFlow": Member(
+        lambda s, n: MaskedAutoregressiveFlow(s, n, transforms=2, hidden=(8,)),
+        shape=(2,),
+        moments=False,
+        traced=False,
+    ),
+    "NICE": Member(lambda s, n: NICE(s, n, hidden=(8,)), shape=(2,), moments=False, traced=False),
     "OrthogonalSylvesterFlow": Member(
         OrthogonalSylvesterFlow, shape=(2,), moments=False, traced=False
     ),
     "PlanarFlow": Member(PlanarFlow, shape=(2,), moments=False, traced=False),
     "RadialFlow": Member(RadialFlow, shape=(2,), moments=False, traced=False),
+    "RealNVP": Member(
+        lambda s, n: RealNVP(s, n, hidden=(8,)), shape=(2,), moments=False, traced=False
+    ),
     "TriangularSylvesterFlow": Member(
         TriangularSylvesterFlow, shape=(2,), moments=False, traced=False
+    ),
+    "GaussianMixture": Member(
+        lambda s, n: GaussianMixture(s, n, components=3), shape=(2,), moments=False
+    ),
+    "GaussianMixture, image, units": Member(
+        lambda s, n: GaussianMixture(s, n, units=UNITS),
+        shape=(2, 3, 2),
+        moments=False,
+        traced=False,
+    ),
+    "Mixture, free weights": Member(
+        lambda s, n: Mixture([Gaussian(s, n), Gaussian(s, MLP(5, 3, activation=nn.Tanh))]),
+        shape=(2,),
+        moments=False,
+        traced=False,
+    ),
+    "Mixture of any": Member(
+        lambda s, n: Mixture(
+            [FullCovarianceGaussian(s, MLP(5, 3, activation=nn.Tanh)), Laplace(s, n)],
+            MLP(5, 3, activation=nn.Tanh),
+        ),
+        shape=(2,),
+        moments=False,
     ),
     "LowRankGaussian, units": Member(lambda s, n: LowRankGaussian(s, n, units=UNITS)),
     "LowRankGaussian, precision": Member(
