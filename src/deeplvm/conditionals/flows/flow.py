@@ -104,19 +104,32 @@ class Flow(nn.Module):
         elements = self.event_shape.numel()
         own = [int(transform.parameters_per_row) for transform in transforms]
         self.sizes = [elements, elements, *own, width]
-        self.head = Head(network, Size((sum(self.sizes),)), 1, owner)
+        # a column: raw numbers of a row, which a map of features must not share out to its pixels
+        self.head = Head(network, Size((sum(self.sizes), 1)), 1, owner)
         self._start()
 
+    @torch.no_grad()
     def _start(self) -> None:
-        """Transforms say where their raw parameters start, by the bias of the head."""
-        bias: Tensor = self.head.free if self.head.network is None else self.head.layer.bias  # type: ignore[assignment]
-        parts = bias.detach().flatten().split(self.sizes)
-        for transform, raw in zip(self.transforms, parts[2:-1], strict=True):
+        """The raw numbers of transforms start where these say, whatever the parents.
+
+        Their weights start at a tenth of the usual size, so that a transform which starts as the
+        identity is close to it in every row.
+        """
+        own = slice(sum(self.sizes[:2]), sum(self.sizes[:-1]))
+        bias: Tensor
+        if self.head.network is None:
+            bias = self.head.free.flatten()
+        else:
+            bias = self.head.layer.bias  # type: ignore[assignment]
+            self.head.layer.weight[own] *= 0.1
+        bias[own] = 0.0
+        for transform, raw in zip(self.transforms, bias.split(self.sizes)[2:-1], strict=True):
             transform.start(raw)  # type: ignore[operator]
 
     def forward(self, *parents: Tensor) -> TransformedNormal:
         """The distribution given the parents, batch shape ``(*particles, batch)``."""
         (raw,) = self.head.each(*parents)
+        raw = raw.squeeze(-1)
         loc, scale, *own, context = raw.split(self.sizes, -1)
         leading = raw.shape[:-1]
         loc = loc.reshape(*leading, *self.event_shape)

@@ -24,8 +24,8 @@ class Basis:
     parameters_per_row: int = 0
 
     def prepare(self, raw: Tensor) -> Tensor:
-        """What ``project`` and ``lift`` read, from raw numbers ``(*batch, own)``."""
-        raise NotImplementedError
+        """Numbers that ``project`` and ``lift`` read, as many as the raw: once for all draws."""
+        return raw
 
     def project(self, prepared: Tensor, value: Tensor) -> Tensor:
         """:math:`Q^T z`, of ``(*leading, d)`` to ``(*leading, M)``."""
@@ -63,20 +63,23 @@ class NearestOrthonormal(Basis):
 
     def prepare(self, raw: Tensor) -> Tensor:
         q = nn.functional.normalize(raw, dim=-1, eps=1e-20)
-        q = q.reshape(*raw.shape[:-1], self.features, self.columns)
+        q = self._matrix(q)
         identity = torch.eye(self.columns, dtype=raw.dtype, device=raw.device)
         for _ in range(self.steps):
             q = q + 0.5 * product(q, identity - product(q.mT, q))
         found = torch.linalg.matrix_norm(product(q.mT, q) - identity)
         enough = max(self.tolerance, 8 * self.columns * torch.finfo(raw.dtype).eps)
         units = torch.eye(self.features, self.columns, dtype=raw.dtype, device=raw.device)
-        return torch.where((found <= enough)[..., None, None], q, units)
+        return torch.where((found <= enough)[..., None, None], q, units).flatten(-2)
+
+    def _matrix(self, numbers: Tensor) -> Tensor:
+        return numbers.reshape(*numbers.shape[:-1], self.features, self.columns)
 
     def project(self, prepared: Tensor, value: Tensor) -> Tensor:
-        return times(prepared.mT, value)
+        return times(self._matrix(prepared).mT, value)
 
     def lift(self, prepared: Tensor, value: Tensor) -> Tensor:
-        return times(prepared, value)
+        return times(self._matrix(prepared), value)
 
     def start(self, raw: Tensor) -> None:
         """Orthonormal already, with entries of about 1."""
@@ -89,19 +92,15 @@ class Reflections(Basis):
 
     def __init__(self, features: int, number: int) -> None:
         self.features = self.columns = features
-        self.number = number
         self.parameters_per_row = number * features
 
-    def prepare(self, raw: Tensor) -> Tensor:
-        return raw.reshape(*raw.shape[:-1], self.number, self.features)
-
     def project(self, prepared: Tensor, value: Tensor) -> Tensor:
-        for v in prepared.unbind(-2):
+        for v in prepared.split(self.features, -1):
             value = reflect(value, v)
         return value
 
     def lift(self, prepared: Tensor, value: Tensor) -> Tensor:
-        for v in prepared.unbind(-2)[::-1]:
+        for v in prepared.split(self.features, -1)[::-1]:
             value = reflect(value, v)
         return value
 
@@ -116,9 +115,6 @@ class Order(Basis):
     def __init__(self, features: int, *, reverse: bool) -> None:
         self.features = self.columns = features
         self.reverse = reverse
-
-    def prepare(self, raw: Tensor) -> Tensor:
-        return raw
 
     def project(self, prepared: Tensor, value: Tensor) -> Tensor:
         return value.flip(-1) if self.reverse else value

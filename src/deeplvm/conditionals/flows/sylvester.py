@@ -50,13 +50,17 @@ class Sylvester(VectorTransform):
         self.sizes = [basis.parameters_per_row, units * units, units, units]
         self.parameters_per_row = sum(self.sizes)
 
+    def prepare(self, context: Tensor) -> Tensor:
+        own, rest = context.split([self.sizes[0], sum(self.sizes[1:])], -1)
+        return torch.cat([self.basis.prepare(own), rest], -1)
+
     def _read(self, context: Tensor) -> tuple[Tensor, ...]:
         """What the basis reads; R above and on its diagonal, R~ likewise; b."""
         own, square, diagonal, bias = context.split(self.sizes, -1)
         square = square.reshape(*square.shape[:-1], self.basis.columns, self.basis.columns)
         r = _LARGEST * torch.tanh(square.diagonal(dim1=-2, dim2=-1))
         r_tilde = _LARGEST * torch.tanh(diagonal)
-        return self.basis.prepare(own), square.triu(1), r, square.mT.triu(1), r_tilde, bias
+        return own, square.triu(1), r, square.mT.triu(1), r_tilde, bias
 
     def move(self, value: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         prepared, above, r, above_tilde, r_tilde, bias = self._read(context)
