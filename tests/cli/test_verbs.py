@@ -143,6 +143,17 @@ def test_evaluate(deeplvm: Run, table_run: Path, copy_of: Callable[[Path], Path]
     assert "log p(x)" in deeplvm("evaluate", run, "--particles", 30).out
 
 
+def test_evaluate_gaps(deeplvm: Run, table_run: Path, copy_of: Callable[[Path], Path]) -> None:
+    """On the rows asked for; in the file and in the table."""
+    run = copy_of(table_run)
+    words = ("evaluate", run, "--particles", 20, "--gaps", "--gap-rows", 3)
+    assert "amortisation gap" in deeplvm(*words).out
+    gaps = json.loads((run / "evaluation.json").read_text())["gaps"]
+    assert gaps["rows"] == 3
+    assert gaps["amortisation"]["value"] > 0
+    assert "--gap-rows must be at least 1" in deeplvm(*words[:-1], 0).line
+
+
 def test_evaluate_other_data(deeplvm: Run, table_run: Path, table: Table) -> None:
     before = (table_run / "evaluation.json").read_text()
     table(30).to_csv("other.csv", index=False)

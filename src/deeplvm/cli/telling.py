@@ -71,12 +71,13 @@ def evaluate_into(
     split: Split,
     particles: int,
     seed: int = 0,
+    gap_rows: int | None = None,
 ) -> Evaluation:
     """Evaluate, with the work shared among the processes, and write ``evaluation.json``."""
     from deeplvm.evaluation import evaluate
     from deeplvm.run import write_atomically
 
-    evaluation = evaluate(model, data, split, particles=particles, seed=seed)
+    evaluation = evaluate(model, data, split, particles=particles, seed=seed, gap_rows=gap_rows)
     if processes().first:
         write_atomically(run.folder / "evaluation.json", evaluation.to_json().encode())
     return evaluation

@@ -79,6 +79,8 @@ def evaluate(  # noqa: D417 - the types say the rest
     particles: int = 1000,
     split: Split = None,
     seed: int = 0,
+    gaps: bool = False,
+    gap_rows: int = 100,
     device: Device = "auto",
     json: bool = False,
 ) -> None:
@@ -89,25 +91,29 @@ def evaluate(  # noqa: D417 - the types say the rest
     Args:
         particles: Draws a row for the likelihood; more are slower and closer.
         seed: The same seed gives the same numbers.
+        gaps: Also say how much of what the bound loses is lost by the family of q(z | x), and how
+            much by the encoder; takes hundreds of gradient steps a row.
+        gap_rows: For how many rows, from the first on.
         json: Print the contents of evaluation.json instead of the table.
     """
     from deeplvm.cli.values import place
     from deeplvm.run import open_run
 
-    at_least_one(particles=particles)
+    at_least_one(particles=particles, gap_rows=gap_rows)
+    options: dict[str, Any] = {"particles": particles, "seed": seed}
+    if gaps:
+        options["gap_rows"] = gap_rows
     with together(device) as here:
         opened = by_first(here, lambda: open_run(run))
         model = model_of(here, opened).to(place(device))
         rows = data_of(here, lambda: opened.read(data), data or opened.config.data)
         chosen = split or ("test" if rows.rows("test") else "valid")
         if data is None:
-            measured = evaluate_into(
-                opened, model, rows, split=chosen, particles=particles, seed=seed
-            )
+            measured = evaluate_into(opened, model, rows, split=chosen, **options)
         else:
             from deeplvm.evaluation import evaluate as measure
 
-            measured = measure(model, rows, chosen, particles=particles, seed=seed)
+            measured = measure(model, rows, chosen, **options)
         show(measured, json=json)
 
 

@@ -1,6 +1,7 @@
 """Evaluation: what a model learned, in numbers with errors."""
 
 from deeplvm.evaluation.bits import BitsPerDimension, bits_per_dimension
+from deeplvm.evaluation.gaps import InferenceGaps, inference_gaps
 from deeplvm.evaluation.importance import CurvePoint, ImportanceEstimate, importance_sampling
 from deeplvm.evaluation.latent_use import LatentUse, latent_use
 from deeplvm.evaluation.pareto import pareto_k
@@ -11,10 +12,12 @@ __all__ = [
     "CurvePoint",
     "Evaluation",
     "ImportanceEstimate",
+    "InferenceGaps",
     "LatentUse",
     "bits_per_dimension",
     "evaluate",
     "importance_sampling",
+    "inference_gaps",
     "latent_use",
     "pareto_k",
 ]

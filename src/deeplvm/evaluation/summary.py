@@ -14,6 +14,7 @@ from torch import Tensor
 
 from deeplvm.evaluation.batches import batches_of
 from deeplvm.evaluation.bits import bits_per_dimension, count_elements
+from deeplvm.evaluation.gaps import gaps_table, inference_gaps
 from deeplvm.evaluation.importance import (
     ImportanceEstimate,
     finite,
@@ -55,6 +56,8 @@ class Evaluation:
         latents: Everything else about each latent; see :meth:`LatentUse.to_dict`.
         warnings: What a reader should know before trusting these numbers, in words.
         settings: Arguments that give the same numbers again.
+        gaps: What the bound loses to the family of q and what to the encoder, where that was
+            asked for; see :meth:`InferenceGaps.to_dict`.
     """
 
     data: dict[str, Any]
@@ -69,10 +72,14 @@ class Evaluation:
     latents: dict[str, dict[str, Any]]
     warnings: list[str] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
+    gaps: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The object of ``evaluation.json``."""
-        return {item.name: getattr(self, item.name) for item in fields(self)}
+        """The object of ``evaluation.json``; without ``gaps`` where they were not asked for."""
+        plain = {item.name: getattr(self, item.name) for item in fields(self)}
+        if self.gaps is None:
+            del plain["gaps"]
+        return plain
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Evaluation:
@@ -82,7 +89,8 @@ class Evaluation:
             ValueError: If an entry is missing.
         """
         names = [item.name for item in fields(cls)]
-        if absent := [name for name in names[:-2] if name not in plain]:
+        optional = ("warnings", "settings", "gaps")
+        if absent := [name for name in names if name not in plain and name not in optional]:
             raise ValueError(
                 f"This evaluation lacks {', '.join(absent)}: it is damaged, or was written by "
                 f"another version of deeplvm; evaluate again."
@@ -112,6 +120,8 @@ class Evaluation:
                     "E_q log p of the data given the latents",
                 ),
             ]
+        if self.gaps is not None:
+            rows += gaps_table(self.gaps)
         for name, divergence in self.kl.items():
             use = self.latents[name]
             active = self.active_units[name]
@@ -177,6 +187,7 @@ def evaluate(
     chunk: int | None = None,
     draw: Mapping[str, Draw] | None = None,
     seed: int = 0,
+    gap_rows: int | None = None,
 ) -> Evaluation:
     """Everything that is reported about a model on some rows: likelihood, bounds, use of latents.
 
@@ -189,6 +200,9 @@ def evaluate(
         chunk: Particles at a time; chosen by size if left out.
         draw: How a latent is drawn; a name given here is drawn even if the data have it.
         seed: Same seed, same numbers.
+        gap_rows: On how many rows, from the first on, q is refined to see what the bound loses
+            where (:func:`~deeplvm.evaluation.inference_gaps`), which takes hundreds of gradient
+            steps a row; none.
 
     Examples:
         >>> from deeplvm import Joint, LatentVariableModel
@@ -209,6 +223,10 @@ def evaluate(
         seed=seed,
     )
     use = latent_use(model, data, split=split, draw=draw, seed=seed)
+    gaps = None
+    if gap_rows is not None:
+        options: dict[str, Any] = {"split": split, "draw": draw, "seed": seed}
+        gaps = inference_gaps(model, data, rows=gap_rows, particles=particles, **options)
     rows = batches_of(model, data, split, omit=tuple(draw or ()))
     counted = [count_elements(given, estimate.observed) for _, given in rows.each(4096)]
     variables = _variables(data)
@@ -241,6 +259,7 @@ def evaluate(
             "dtype": str(rows.dtype).removeprefix("torch."),
             "torch": str(torch.__version__),
         },
+        gaps=None if gaps is None else gaps.to_dict(),
     )
 
 

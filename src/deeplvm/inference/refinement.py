@@ -62,7 +62,7 @@ def refine(
     model: LatentVariableModel,
     data: Data | Mapping[str, Tensor],
     *,
-    steps: int = 200,
+    steps: int = 300,
     learning_rate: float = 0.05,
     objective: Callable[[Any], Tensor] = elbo,
     particles: int = 16,
