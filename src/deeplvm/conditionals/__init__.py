@@ -2,8 +2,10 @@
 
 from deeplvm.conditionals.counts import NegativeBinomial, Poisson
 from deeplvm.conditionals.discrete import Bernoulli, Categorical, OneHot, Ordinal
+from deeplvm.conditionals.experts import ProductOfExperts
 from deeplvm.conditionals.gaussian import Gaussian, PrecisionWeighted, StandardNormal
 from deeplvm.conditionals.local import Local
+from deeplvm.conditionals.mixture import GaussianMixture, Mixture, Stratified
 from deeplvm.conditionals.multivariate import FullCovarianceGaussian, LowRankGaussian
 from deeplvm.conditionals.pixels import DiscretizedLogistic
 from deeplvm.conditionals.real import Gamma, Laplace, StudentT
@@ -18,14 +20,18 @@ __all__ = [
     "FullCovarianceGaussian",
     "Gamma",
     "Gaussian",
+    "GaussianMixture",
     "Laplace",
     "Local",
     "LowRankGaussian",
+    "Mixture",
     "NegativeBinomial",
     "OneHot",
     "Ordinal",
     "Poisson",
     "PrecisionWeighted",
+    "ProductOfExperts",
     "StandardNormal",
+    "Stratified",
     "StudentT",
 ]

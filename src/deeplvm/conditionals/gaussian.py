@@ -143,27 +143,40 @@ class PrecisionWeighted(nn.Module):
                 f"conditional, then those of its second, found {len(parents)} in all; write more "
                 "after '|', or set first_parents."
             )
-        first = _normal(self.first(*parents[: self.first_parents]), "first")
-        second = _normal(self.second(*parents[self.first_parents :]), "second")
-        # sigma^2 = s1^2 s2^2 / (s1^2 + s2^2), the weight of the second mean is sigma^2 / s2^2
-        first_square, second_square = first.scale.square(), second.scale.square()
-        total = first_square + second_square
-        loc = first.loc + (second.loc - first.loc) * (first_square / total)
-        scale = first.scale * second.scale * total.rsqrt()
-        return DiagonalNormal(loc, scale, len(first.event_shape))
+        first = normal_of(self.first(*parents[: self.first_parents]), _OWNER, "its first part")
+        second = normal_of(self.second(*parents[self.first_parents :]), _OWNER, "its second part")
+        return merged(first, second)
 
     def extra_repr(self) -> str:
         """The division of the parents, for printing."""
         return f"first_parents={self.first_parents}"
 
 
-def _normal(distribution: Distribution, which: str) -> DiagonalNormal:
+_OWNER = "PrecisionWeighted"
+
+
+def merged(first: DiagonalNormal, second: DiagonalNormal) -> DiagonalNormal:
+    """The normalised product of two diagonal normals."""
+    # sigma^2 = s1^2 s2^2 / (s1^2 + s2^2), the weight of the second mean is sigma^2 / s2^2
+    first_square, second_square = first.scale.square(), second.scale.square()
+    total = first_square + second_square
+    loc = first.loc + (second.loc - first.loc) * (first_square / total)
+    scale = first.scale * second.scale * total.rsqrt()
+    return DiagonalNormal(loc, scale, len(first.event_shape))
+
+
+def normal_of(distribution: Distribution, owner: str, which: str) -> DiagonalNormal:
+    """A distribution of independent normals, in the form that :func:`merged` takes.
+
+    Raises:
+        TypeError: it is another one.
+    """
     if isinstance(distribution, DiagonalNormal):
         return distribution
     if isinstance(distribution, Independent) and isinstance(distribution.base_dist, Normal):
         base, dims = distribution.base_dist, len(distribution.event_shape)
         return DiagonalNormal(base.loc, base.scale, dims)
     raise TypeError(
-        f"PrecisionWeighted expects its {which} conditional to return independent normals, found "
+        f"{owner} expects {which} to return independent normals, found "
         f"{type(distribution).__name__}; use Gaussian or StandardNormal."
     )

@@ -8,6 +8,7 @@ from deeplvm.distributions.diagonal_normal import DiagonalNormal
 from deeplvm.distributions.discretized_logistic import DiscretizedLogistic
 from deeplvm.distributions.full_covariance_normal import FullCovarianceNormal
 from deeplvm.distributions.low_rank_normal import LowRankNormal, LowRankPrecisionNormal
+from deeplvm.distributions.mixture import Mixture, NormalMixture
 from deeplvm.distributions.negative_binomial import NegativeBinomial
 from deeplvm.distributions.one_hot_categorical import OneHotCategorical
 from deeplvm.distributions.ordinal import Ordinal, cumulative_logits
@@ -22,7 +23,9 @@ __all__ = [
     "FullCovarianceNormal",
     "LowRankNormal",
     "LowRankPrecisionNormal",
+    "Mixture",
     "NegativeBinomial",
+    "NormalMixture",
     "OneHotCategorical",
     "Ordinal",
     "StudentT",

@@ -1,0 +1,173 @@
+"""Mixtures: of Gaussians by one network, and of any conditionals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Size, Tensor, nn
+from torch.distributions import Distribution
+
+from deeplvm.conditionals.heads import Head, at_least, event_shape_of, optional_units, positive
+from deeplvm.distributions import mixture as distributions
+from deeplvm.distributions.diagonal_normal import DiagonalNormal
+from deeplvm.gradients import Drawn
+from deeplvm.trace import expand_to
+
+
+class GaussianMixture(nn.Module):
+    r"""A mixture of diagonal Gaussians, :math:`\sum_k w_k N(x; \mu_k, \mathrm{diag}(\sigma_k^2))`.
+
+    The network gives weights, means and standard deviations of all components; without one they
+    are free parameters (a mixture prior). A draw carries gradients to all of them by implicit
+    reparameterisation (:class:`~deeplvm.distributions.mixture.NormalMixture`); with
+    ``draw={"z": Stratified()}`` each component is drawn once instead.
+
+    Args:
+        shape: the event shape.
+        network: maps the parents to features; a linear head is added.
+        components: how many Gaussians.
+        minimum_scale: the lower bound of a standard deviation, in standardised units.
+        units: mean and standard deviation of the data, broadcastable to ``shape``.
+
+    Shape:
+        Parents of leading shape ``(*particles, batch)`` give that batch shape, event ``shape``.
+
+    Implicit Reparameterization Gradients (Figurnov et al., 2018),
+    https://arxiv.org/abs/1805.08498
+
+    Examples:
+        >>> from deeplvm.networks import MLP
+        >>> posterior = GaussianMixture(2, MLP(3, 8), components=4)
+        >>> posterior(torch.zeros(5, 3)).rsample().shape
+        torch.Size([5, 2])
+    """
+
+    def __init__(
+        self,
+        shape: int | Sequence[int],
+        network: nn.Module | None = None,
+        *,
+        components: int = 2,
+        minimum_scale: float = 1e-3,
+        units: tuple[Tensor | float, Tensor | float] | None = None,
+    ) -> None:
+        super().__init__()
+        owner = "GaussianMixture"
+        self.event_shape = event_shape_of(shape, owner)
+        self.components = at_least(components, 1, owner, "components")
+        self.minimum_scale = minimum_scale
+        elements = components * self.event_shape.numel()
+        self.sizes = [components, elements, elements]
+        self.head = Head(network, Size((sum(self.sizes),)), 1, owner)
+        self.units = optional_units(units, self.event_shape, owner)
+        # components that start alike would stay alike
+        start = torch.zeros(sum(self.sizes))
+        start[components : components + elements] = torch.randn(elements)
+        self.head.start_at(start)
+
+    def forward(self, *parents: Tensor) -> distributions.NormalMixture:
+        """The distribution of the value given parents of shapes ``(*particles, batch, ...)``."""
+        (raw,) = self.head.each(*parents)
+        logits, loc, scale = raw.split(self.sizes, -1)
+        shape = (*raw.shape[:-1], self.components, *self.event_shape)
+        loc, scale = loc.reshape(shape), positive(scale.reshape(shape), self.minimum_scale)
+        if self.units is not None:
+            loc, scale = self.units.mean + self.units.std * loc, self.units.std * scale
+        return distributions.NormalMixture(logits, loc, scale, len(self.event_shape))
+
+    def embed(self, value: Tensor) -> Tensor:
+        """The value as other networks see it: standardised where it has units."""
+        return value if self.units is None else self.units.standardise(value)
+
+
+class Mixture(nn.Module):
+    r"""A mixture of conditionals of the same parents, :math:`\sum_k w_k(\cdot)\, p_k(x | \cdot)`.
+
+    Only where all components are diagonal Gaussians has it a reparameterised draw, that of
+    :class:`GaussianMixture`. As a latent of any others it is drawn with
+    ``draw={"z": Stratified()}``, if each component has such a draw, or with a score-function
+    estimator; as a prior or a likelihood, which are scored, nothing is needed.
+
+    Args:
+        components: conditionals of one event shape, each with its own network. Components that
+            start with the same parameters stay the same.
+        network: maps the parents to the weights' features; without one the weights are free
+            parameters, the same for all rows.
+
+    Shape:
+        Parents of leading shape ``(*particles, batch)`` give that batch shape.
+
+    Examples:
+        >>> from deeplvm.conditionals import Laplace, StandardNormal
+        >>> one = Mixture([StandardNormal(1), StandardNormal(1)])()
+        >>> one.has_rsample, one.log_prob(torch.zeros(1)).item()  # - log(2 pi) / 2
+        (True, -0.9189385175704956)
+        >>> Mixture([StandardNormal(1), Laplace(1)])().has_rsample
+        False
+    """
+
+    def __init__(self, components: Sequence[nn.Module], network: nn.Module | None = None) -> None:
+        super().__init__()
+        at_least(len(components), 1, "Mixture", "a number of components")
+        shapes = {tuple(getattr(each, "event_shape", ())) for each in components}
+        if len(shapes) > 1:
+            found = ", ".join([str(shape) for shape in sorted(shapes)])
+            raise ValueError(f"Mixture expects components of one event shape, found {found}.")
+        self.event_shape = Size(shapes.pop())
+        self.components = nn.ModuleList(components)
+        self.head = Head(network, Size((len(components),)), 1, "The weights of a mixture")
+
+    def forward(self, *parents: Tensor) -> Distribution:
+        """The distribution of the value given parents of shapes ``(*particles, batch, ...)``."""
+        (logits,) = self.head.each(*parents if self.head.network is not None else ())
+        parts = [each(*parents) for each in self.components]
+        normals = [each for each in parts if isinstance(each, DiagonalNormal)]
+        if len(normals) < len(parts):
+            return distributions.Mixture(logits, parts)
+        dims, at = len(self.event_shape), -1 - len(self.event_shape)
+        loc = torch.stack(torch.broadcast_tensors(*[each.loc for each in normals]), at)
+        scale = torch.stack(torch.broadcast_tensors(*[each.scale for each in normals]), at)
+        return distributions.NormalMixture(logits, loc, scale, dims)
+
+    def embed(self, value: Tensor) -> Tensor:
+        """The value as other networks see it: as the first component's owner would show it."""
+        function = getattr(self.components[0], "embed", None)
+        return value if function is None else function(value)  # type: ignore[operator]
+
+
+@dataclass(frozen=True)
+class Stratified:
+    r"""Every component of a mixture drawn once, weighted by its probability.
+
+    The draws become a new leading particle dimension whose log-measure is :math:`\log w_k(x)`:
+
+    .. math:: L = \sum_k w_k\, E_{q_k}\big[\log p(x, z) - \log q(z | x)\big], \qquad
+              q = \sum_k w_k\, q_k
+
+    and the importance-weighted bound of the same particles is SIWAE. The weights get exact
+    gradients, and components of any reparameterised family may be mixed.
+
+    Automatic Differentiation Variational Inference with Mixtures (Morningstar et al., 2021),
+    https://arxiv.org/abs/2003.01687
+
+    Raises:
+        ValueError: the distribution is not a mixture, or repeats inside a row.
+    """
+
+    def __call__(
+        self, name: str, distribution: Distribution, batch_shape: tuple[int, ...], batch_dims: int
+    ) -> Drawn:
+        """Lay a draw of each component along a new leading dimension."""
+        mixtures = (distributions.Mixture, distributions.NormalMixture)
+        if not isinstance(distribution, mixtures) or len(distribution.batch_shape) > batch_dims:
+            raise ValueError(
+                f"{name!r} is drawn from a {type(distribution).__name__}; Stratified() is for a "
+                f"Mixture or a GaussianMixture that does not repeat inside a row."
+            )
+        expanded = expand_to(distribution, batch_shape, batch_dims)
+        value = expanded.stratified()  # type: ignore[attr-defined]
+        shape = (len(value), *batch_shape)
+        weight = distribution.log_weights.expand(*batch_shape, -1).movedim(-1, 0)
+        return Drawn(value, expanded.log_prob(value), shape, weight)
