@@ -1,5 +1,7 @@
 """Conditionals: maps from parents to a distribution, each a factor of a joint."""
 
+from deeplvm.conditionals.batch_normalised import BatchNormalisedGaussian
+from deeplvm.conditionals.committed import CommittedGaussian
 from deeplvm.conditionals.counts import NegativeBinomial, Poisson
 from deeplvm.conditionals.discrete import Bernoulli, Categorical, OneHot, Ordinal
 from deeplvm.conditionals.experts import ProductOfExperts
@@ -12,9 +14,11 @@ from deeplvm.conditionals.real import Gamma, Laplace, StudentT
 from deeplvm.conditionals.unit_interval import Beta, ContinuousBernoulli
 
 __all__ = [
+    "BatchNormalisedGaussian",
     "Bernoulli",
     "Beta",
     "Categorical",
+    "CommittedGaussian",
     "ContinuousBernoulli",
     "DiscretizedLogistic",
     "FullCovarianceGaussian",

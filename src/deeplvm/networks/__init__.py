@@ -5,6 +5,7 @@ from deeplvm.networks.convolutional import ConvolutionalDecoder, ConvolutionalEn
 from deeplvm.networks.features import Features, out_shape_of
 from deeplvm.networks.mlp import MLP, glorot
 from deeplvm.networks.recurrent import GRU
+from deeplvm.networks.skip import SkipMLP
 
 __all__ = [
     "GRU",
@@ -13,6 +14,7 @@ __all__ = [
     "ConvolutionalEncoder",
     "Features",
     "Residual",
+    "SkipMLP",
     "fold_particles",
     "glorot",
     "join",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from deeplvm.training import schedules
+from deeplvm.training.aggressive import aggressive
 from deeplvm.training.batches import Source, Tensors
 from deeplvm.training.callbacks import Callback, TensorBoard
 from deeplvm.training.checkpoints import CheckpointError, load_model_into, save_model
@@ -21,6 +22,7 @@ from deeplvm.training.schedules import (
     tripling,
     warm_up,
 )
+from deeplvm.training.wake_sleep import dream, reweighted_wake_sleep, wake_sleep
 
 __all__ = [
     "Callback",
@@ -33,16 +35,20 @@ __all__ = [
     "TensorBoard",
     "Tensors",
     "TrainingInterrupted",
+    "aggressive",
     "constant",
     "cosine",
     "cyclical",
+    "dream",
     "exponential",
     "fit",
     "linear",
     "load_model_into",
     "logistic",
+    "reweighted_wake_sleep",
     "save_model",
     "schedules",
     "tripling",
+    "wake_sleep",
     "warm_up",
 ]
