@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
-from deeplvm import Enumerated, Joint, LatentVariableModel, elbo
+from deeplvm import Enumerated, Joint, LatentVariableModel, Plate, elbo
 from deeplvm.conditionals import (
     Bernoulli,
     Categorical,
@@ -56,7 +57,7 @@ def test_steps_are_gradient_ascent(tb1: Any, nodes: dict[str, Any]) -> None:
     energy = residual.square().sum(1) / tb1.variance + raw[:, 0].square().sum(1)
     bound = q.entropy() - 0.5 * (energy + (tb1.precision.diagonal() * scale.square()).sum(1))
     (gradient,) = torch.autograd.grad(bound.sum(), [raw])
-    corrections = model.q.ascend({"x": tb1.x}, 6, nodes, frozenset())
+    corrections = model.q.ascend({"x": tb1.x}, 6, draw=nodes)
     assert torch.allclose(corrections[0], 0.2 * gradient.flatten(1), atol=1e-12)
 
 
@@ -91,7 +92,7 @@ def test_first_order_takes_the_steps_for_a_constant(tb1: Any, nodes: dict[str, A
     bounds = [elbo(m.evidence(given, draw=nodes)).mean() for m in (whole, first)]
     assert torch.equal(bounds[0], bounds[1])
     sites = {"x": tb1.x}
-    corrections = first.q.ascend(sites, 6, nodes, frozenset())
+    corrections = first.q.ascend(sites, 6, draw=nodes)
     with corrected(first.q.heads, corrections):
         fixed = elbo(first.q.amortised[0].evidence(given, draw=nodes)).mean()
     for parameter in first.parameters():
@@ -121,15 +122,15 @@ def test_its_weights_are_importance_weights(tb1: Any) -> None:
     """The noise of the steps is not that of the draws that follow: log p(x) is met.
 
     Every chunk of 16 draws has steps of its own. If these took the noise of the draws, q would
-    fit them, and the estimate be 11 of its errors too high; the limit is 4 (of the sum of 6 rows;
+    fit them, and the estimate be 8 of its errors too high; the limit is 4 (of the sum of 6 rows;
     one seed in 15,000 fails).
     """
     model = semi(tb1, steps=4, learning_rate=0.1, particles=8)
-    estimate = importance_sampling(model, {"x": tb1.x}, particles=3200, chunk=16)
+    estimate = importance_sampling(model, {"x": tb1.x}, particles=1600, chunk=16)
     error = (estimate.log_px - tb1.log_px) / estimate.log_px_stderr
     assert error.sum().abs() < 4 * math.sqrt(6)
-    assert estimate.log_px_stderr.max() < 0.03
-    again = importance_sampling(model, {"x": tb1.x}, particles=3200, chunk=16)
+    assert estimate.log_px_stderr.max() < 0.05
+    again = importance_sampling(model, {"x": tb1.x}, particles=1600, chunk=16)
     assert torch.equal(again.log_px, estimate.log_px)
 
 
@@ -178,9 +179,30 @@ def test_labels_and_nodes_and_holes() -> None:
     assert str(model.q) == "q(y | x) q(z | x, y) q(d | z)"
 
 
+def test_a_copy_is_whole(tb1: Any) -> None:
+    """A deep copy improves its own q by its own p, and shares nothing."""
+    model = semi(tb1, steps=2)
+    twin = copy.deepcopy(model)
+    assert twin.q.amortised[0].p is twin.p
+    assert twin.q.heads[0] is twin.q["z"].head
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.zero_()
+    torch.manual_seed(0)
+    before = elbo(model.evidence({"x": tb1.x}))
+    torch.manual_seed(0)
+    assert not torch.equal(elbo(twin.evidence({"x": tb1.x})), before)
+
+
 def test_errors(tb1: Any) -> None:
     p = tb1.p()
     with pytest.raises(ValueError, match="at least 0"):
         SemiAmortised(Joint({"z | x": Gaussian(2, MLP(4))}), p, steps=-1)
     with pytest.raises(ValueError, match="parameters that heads give"):
         SemiAmortised(Joint({"z": StandardNormal(2)}), p)
+    members = Plate({"z": StandardNormal(2), "x | z": Gaussian(3, MLP(2))})
+    model = LatentVariableModel(
+        members, SemiAmortised(Joint({"z | x": Gaussian(2, MLP(3))}), members, steps=1)
+    )
+    with pytest.raises(ValueError, match="repeats inside a row"):
+        model.evidence({"x": torch.zeros(4, 4, 3)})

@@ -94,8 +94,8 @@ def refine(
         learning_rate: Adam's at the start.
         objective: Evidence to one number per row; higher is better.
         particles: Draws per row and step.
-        draw: How a latent is drawn; a name given here is drawn even if the data have it. A
-            discrete one is enumerated: ``{"y": Enumerated()}``.
+        draw: How a latent is drawn and credited; a name given here is drawn even if the data have
+            it. A discrete one is best enumerated: ``{"y": Enumerated()}``.
         split: Which split of Data.
         rows: How many, from the first on; all.
         batch_size: Rows at a time.
@@ -159,12 +159,14 @@ class _Ascent:
     ) -> None:
         count = len(next(iter(given.values())))
         self.model = localised(model, count, row).eval()
-        some = model.evidence(given, draw=draw, missing=taken.missing, rows=taken.data_rows)
-        check_latents(self.model.q, some)
         self.given = given | {row: torch.arange(count, device=taken.device)}
-        self.taken, self.objective = taken, objective
-        self.particles, self.draw = particles, draw
+        self.taken, self.objective, self.particles = taken, objective, particles
         self.corrections = _tables(self.model)
+
+        self.options: dict[str, Any] = {"missing": taken.missing, "rows": taken.data_rows}
+        self.options |= {"draw": draw}
+        with torch.no_grad():
+            check_latents(self.model.q, model.evidence(given, **self.options))
 
     def __call__(self, steps: int, learning_rate: float) -> dict[str, Tensor]:
         """Refine; the corrections, and the objective before and after from the same noise."""
@@ -173,7 +175,7 @@ class _Ascent:
         optimizer = Adam(self.corrections, lr=learning_rate)
         for step in range(steps):
             optimizer.param_groups[0]["lr"] = learning_rate * (1 - step / steps)
-            total = self.objective(self.evidence()).sum()
+            total = self.value().sum()
             gradients = torch.autograd.grad(total, self.corrections, materialize_grads=True)
             for table, gradient in zip(self.corrections, gradients, strict=True):
                 table.grad = -gradient
@@ -181,21 +183,19 @@ class _Ascent:
         tables = {f"table/{i}": table.detach() for i, table in enumerate(self.corrections)}
         return {"before": before, "after": self.measure(noise), **tables}
 
-    def evidence(self) -> Evidence:
-        return self.model.evidence(
-            self.given,
-            particles=self.particles,
-            draw=self.draw,
-            missing=self.taken.missing,
-            rows=self.taken.data_rows,
+    def value(self) -> Tensor:
+        """The objective of each row, from fresh draws, shape ``(batch,)``."""
+        value, _ = self.model.estimate(
+            self.objective, self.given, particles=self.particles, **self.options
         )
+        return value
 
     @torch.no_grad()
     def measure(self, noise: int) -> Tensor:
         """Mean of the objective over draws that the noise decides, shape ``(batch,)``."""
         with torch.random.fork_rng(_devices(self.taken.device), device_type="cuda"):
             torch.manual_seed(noise)
-            values = [self.objective(self.evidence()) for _ in range(_MEASURES)]
+            values = [self.value() for _ in range(_MEASURES)]
         return torch.stack(values).mean(0)
 
 

@@ -31,8 +31,10 @@ class SemiAmortised(nn.Module):
     what the steps added for a constant.
 
     The steps draw from q with the same ``draw`` as the caller; given the noise of the steps,
-    :math:`q(z; \lambda_T)` is an ordinary density, so every bound stays a bound. A training step
-    is not one graph for ``torch.compile``, which cannot trace a gradient inside a gradient.
+    :math:`q(z; \lambda_T)` is an ordinary density, so every bound stays a bound. Second
+    derivatives are those of reparameterised and enumerated draws; with draws credited by their
+    score take ``first_order``. A training step is not one graph for ``torch.compile``, which does
+    not trace a gradient inside a gradient.
 
     Args:
         q: A joint of conditionals with heads.
@@ -105,50 +107,55 @@ class SemiAmortised(nn.Module):
         batch_shape: tuple[int, ...],
         *,
         draw: Mapping[str, Draw] | None = None,
+        default: Draw | None = None,
         missing: frozenset[str] = frozenset(),
         **options: Any,
     ) -> Trace:
         """Improve q for these rows, then score what is given and draw the rest."""
         read = {*self.q.names, *self.q.inputs}
         inputs = {name: site for name, site in given.items() if name in read}
+        options |= {"draw": draw, "default": default, "missing": missing}
         if not self.steps:
-            return self.q(inputs, batch_shape, draw=draw, missing=missing, **options)
-        corrections = self.ascend(given, batch_shape[-1], draw, missing)
+            return self.q(inputs, batch_shape, **options)
+        corrections = self.ascend(
+            given, batch_shape[-1], draw=draw, default=default, missing=missing
+        )
         with corrected(self.heads, corrections):
-            return self.q(inputs, batch_shape, draw=draw, missing=missing, **options)
+            return self.q(inputs, batch_shape, **options)
 
-    def ascend(
-        self,
-        given: Mapping[str, Any],
-        batch: int,
-        draw: Mapping[str, Draw] | None,
-        missing: frozenset[str],
-    ) -> list[Tensor]:
-        r""":math:`\lambda_T - \lambda_0` of each head, shapes ``(batch, *raw_shape)``."""
+    def ascend(self, given: Mapping[str, Any], batch: int, **options: Any) -> list[Tensor]:
+        r""":math:`\lambda_T - \lambda_0` of each head, shapes ``(batch, *raw_shape)``.
+
+        ``options`` are those of :meth:`~deeplvm.LatentVariableModel.estimate`.
+        """
         through = torch.is_grad_enabled() and not self.first_order
         (model,) = self.amortised
-        with torch.inference_mode(mode=False), torch.enable_grad():
-            given = {name: _recordable(value) for name, value in given.items()}
-            if not self.checked:
-                check_latents(self.q, model.evidence(given, draw=draw, missing=missing))
-                self.checked = True
+        with torch.inference_mode(False), torch.enable_grad():  # noqa: FBT003 - for torch.compile
+            if not torch.compiler.is_compiling():
+                given = {name: _recordable(value) for name, value in given.items()}
+            self._check(given, options)
             corrections = [no_correction(head, batch).requires_grad_() for head in self.heads]
-            for _ in range(self.steps):
+            for _step in range(self.steps):
                 with corrected(self.heads, corrections):
-                    evidence = model.evidence(
-                        given, particles=self.particles, draw=draw, missing=missing
+                    value, _ = model.estimate(
+                        self.objective, given, particles=self.particles, **options
                     )
                 gradients = torch.autograd.grad(
-                    self.objective(evidence).sum(),
-                    corrections,
-                    create_graph=through,
-                    materialize_grads=True,
+                    value.sum(), corrections, create_graph=through, materialize_grads=True
                 )
                 corrections = [
                     self._moved(correction, gradient, through=through)
                     for correction, gradient in zip(corrections, gradients, strict=True)
                 ]
         return corrections if through else [each.detach() for each in corrections]
+
+    @torch.no_grad()
+    def _check(self, given: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+        """At the first call, that every latent has parameters of its row."""
+        if not self.checked:
+            (model,) = self.amortised
+            check_latents(self.q, model.evidence(given, **options))
+            self.checked = True
 
     def _moved(self, correction: Tensor, gradient: Tensor, *, through: bool) -> Tensor:
         moved = correction + self.learning_rate * gradient
