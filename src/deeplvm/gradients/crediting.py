@@ -186,7 +186,7 @@ def mixes_rows(objective: Objective, evidence: Evidence) -> bool:
     Raises:
         ValueError: If the objective reads more of the ledger than its terms.
     """
-    known = _PROBED.get(_key(objective))
+    known = _PROBED.get(objective_key(objective))
     if known is not None:
         return known
     training = getattr(objective, "training", False)
@@ -202,11 +202,12 @@ def mixes_rows(objective: Objective, evidence: Evidence) -> bool:
     finally:
         if isinstance(objective, torch.nn.Module):
             objective.train(training)
-    _PROBED[_key(objective)] = found
+    _PROBED[objective_key(objective)] = found
     return found
 
 
-def _key(objective: Any) -> Any:
+def objective_key(objective: Any) -> Any:
+    """What tells objectives apart: for a partial, its function and arguments."""
     if not hasattr(objective, "func"):
         return objective
     return (objective.func, objective.args, tuple(sorted(objective.keywords.items())))
