@@ -204,7 +204,7 @@ class MultiScale(Transform):
         transforms: couplings before a squeeze, and again after it.
 
     Raises:
-        ValueError: an odd height or width would have to be halved.
+        ValueError: height and width cannot be halved as often.
     """
 
     reads_context = True
@@ -222,10 +222,12 @@ class MultiScale(Transform):
         sizes = tuple(shape)
         self.squeezed, self.deeper = nn.ModuleList(), nn.ModuleList()
         if scales > 1:
-            if len(sizes) != 3 or sizes[1] % 2 or sizes[2] % 2:
+            squares = 2 ** (scales - 1)
+            if len(sizes) != 3 or sizes[1] % squares or sizes[2] % squares:
                 raise ValueError(
-                    f"{scales} scales halve height and width {scales - 1} times, and an event of "
-                    f"shape {sizes} cannot be halved; take fewer scales, or pad the map."
+                    f"{scales} scales need a map whose height and width are multiples of "
+                    f"{squares}, and an event of shape {sizes} is none; take fewer scales, or pad "
+                    "the map."
                 )
             inside = (4 * sizes[0], sizes[1] // 2, sizes[2] // 2)
             self.squeezed.extend(alternating(inside, context, hidden, "channel", transforms))
