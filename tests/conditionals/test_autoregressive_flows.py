@@ -301,8 +301,8 @@ def test_four_points() -> None:
     """R3.4c, as figure 3.2 of the monograph: posteriors that share out a prior among four points.
 
     By symmetry log p(x) = -log 4 for each point, which no bound exceeds (but for the noise of
-    20,000 draws), and each posterior is a wedge of the normal density. An inverse autoregressive flow
-    is more than 0.1 nats a datum above the diagonal Gaussian (with four seeds 0.12 to 0.24).
+    20,000 draws), and each posterior is a wedge of the normal density. An inverse autoregressive
+    flow is more than 0.1 nats a datum above the diagonal Gaussian (with four seeds 0.12 to 0.24).
     """
     torch.manual_seed(0)
     diagonal = four_points(Gaussian(2, OneHot()))
