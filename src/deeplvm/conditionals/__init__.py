@@ -11,6 +11,7 @@ from deeplvm.conditionals.mixture import GaussianMixture, Mixture, Stratified
 from deeplvm.conditionals.multivariate import FullCovarianceGaussian, LowRankGaussian
 from deeplvm.conditionals.pixels import DiscretizedLogistic
 from deeplvm.conditionals.real import Gamma, Laplace, StudentT
+from deeplvm.conditionals.simplex import Dirichlet
 from deeplvm.conditionals.unit_interval import Beta, ContinuousBernoulli
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Categorical",
     "CommittedGaussian",
     "ContinuousBernoulli",
+    "Dirichlet",
     "DiscretizedLogistic",
     "FullCovarianceGaussian",
     "Gamma",

@@ -5,6 +5,7 @@ from deeplvm.distributions.bernoulli import Bernoulli
 from deeplvm.distributions.beta import Beta
 from deeplvm.distributions.continuous_bernoulli import ContinuousBernoulli
 from deeplvm.distributions.diagonal_normal import DiagonalNormal
+from deeplvm.distributions.dirichlet import Dirichlet
 from deeplvm.distributions.discretized_logistic import DiscretizedLogistic
 from deeplvm.distributions.full_covariance_normal import FullCovarianceNormal
 from deeplvm.distributions.low_rank_normal import LowRankNormal, LowRankPrecisionNormal
@@ -19,6 +20,7 @@ __all__ = [
     "Beta",
     "ContinuousBernoulli",
     "DiagonalNormal",
+    "Dirichlet",
     "DiscretizedLogistic",
     "FullCovarianceNormal",
     "LowRankNormal",

@@ -1,0 +1,39 @@
+"""Dirichlet distribution that can be traced, with draws off the faces of the simplex."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Size, Tensor, distributions
+
+
+class Dirichlet(distributions.Dirichlet):
+    r"""Density :math:`\propto \prod_k x_k^{a_k - 1}` of shares that sum to one.
+
+    The same law as torch's. Drawn as :math:`g_k / \sum_j g_j` from gamma variables, which are
+    reparameterised implicitly, so that it can be traced, and kept off 0, where the density is
+    zero or infinite.
+
+    Implicit Reparameterization Gradients (Figurnov, Mohamed & Mnih, 2018),
+    https://arxiv.org/abs/1805.08498
+
+    Args:
+        concentration: a > 0, shape ``(*batch, K)``.
+    """
+
+    def __init__(self, concentration: Tensor) -> None:
+        super().__init__(concentration, validate_args=False)
+
+    def expand(self, batch_shape: Sequence[int], _instance: object = None) -> Dirichlet:
+        return Dirichlet(self.concentration.expand(Size(batch_shape) + self.event_shape))
+
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        shape = self._extended_shape(Size(sample_shape))
+        least = torch.finfo(self.concentration.dtype).tiny
+        parts = torch._standard_gamma(self.concentration.expand(shape)).clamp_min(least)
+        return (parts / parts.sum(-1, keepdim=True)).clamp_min(least)
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        with torch.no_grad():
+            return self.rsample(sample_shape)
