@@ -50,7 +50,6 @@ def test_one_with_a_state_is_made(text: str, kind: type, name: str) -> None:
 @pytest.mark.parametrize(
     "text, said",
     [
-        ("beta_tc_elbo", "rows"),  # the number of rows must be given
         ("constrained", "most"),
         ("resample", "cannot be 'resample'"),  # reads evidence, but is no objective
         ("divergence_parts(10)", "cannot be"),

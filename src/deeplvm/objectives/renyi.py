@@ -58,7 +58,7 @@ def alpha_energy(evidence: Evidence, alpha: float = 0.5) -> Tensor:
     :math:`(q(w)/p(w))^{1/N}` up to a constant, and the energy is
 
     .. math:: -\frac{1}{\alpha} \sum_{n=1}^N \log
-              E_q\Big[\big(p(x_n | w)\, (p(w)/q(w))^{1/N}\big)^\alpha\Big],
+              E_q\left[\left(p(x_n | w)\, (p(w)/q(w))^{1/N}\right)^\alpha\right],
 
     which is the same function of the ledger, where the term of a shared name counts 1/N a row.
     It is then a sum of N logarithms, where the Rényi bound of the data set is one logarithm of a

@@ -89,8 +89,8 @@ def beta_tc_elbo(
 ) -> Tensor:
     r"""ELBO whose total correlation is weighted, for dimensions that are independent of another.
 
-    .. math:: E_q[\log p(x|z)] - \alpha\, I_q(x; z) - \beta\, KL\big(q(z) \| \textstyle\prod_j
-              q(z_j)\big) - \gamma \sum_j KL(q(z_j) \| p(z_j))
+    .. math:: E_q[\log p(x|z)] - \alpha\, I_q(x; z) - \beta\, KL\left(q(z) \| \prod_j
+              q(z_j)\right) - \gamma \sum_j KL(q(z_j) \| p(z_j))
 
     With all three weights 1 it is the sampled ELBO, exactly. See :func:`divergence_parts` for the
     estimates; other latents keep their terms.
