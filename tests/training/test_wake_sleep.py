@@ -207,6 +207,23 @@ def test_wake_phases_agree_with_the_ledger() -> None:
     assert all([torch.equal(a, b) for a, b in zip(one, other, strict=True)])
 
 
+def test_each_phase_traces_as_one_graph() -> None:
+    """What `fit(compile=True)` needs of the dream, of held draws and of their weights."""
+    model = binary()
+    x = every(3)
+
+    def step(x: Tensor) -> Tensor:
+        held = reweighted_wake_sleep(model)[1].draw
+        awake = model.evidence({"x": x}, particles=4, draw=held, missing=())
+        return torch.stack([wake_phi(awake), sleep(dream(model, {"x": x}))])
+
+    torch._dynamo.reset()
+    torch.manual_seed(1)
+    expected = step(x)
+    torch.manual_seed(1)
+    assert torch.allclose(torch.compile(step, fullgraph=True, backend="eager")(x), expected)
+
+
 def test_aggressive_takes_more_steps_of_q() -> None:
     """Four steps of q for one of p, on the same batch, seen by their optimisers' counts."""
     p = Joint({"z": StandardNormal(1), "x | z": Gaussian(2, MLP(1))})
