@@ -16,8 +16,10 @@ from deeplvm.training.batches import seed_of
 if TYPE_CHECKING:
     from deeplvm.data.records import Data, Description, Split
     from deeplvm.model import LatentVariableModel
+    from deeplvm.trace import Site
 
 _ROWS = 500  # at a time
+_DRAWS = 64  # for the moments of a posterior that has none in closed form
 
 
 def place(device: str) -> torch.device:
@@ -131,7 +133,8 @@ def embedded(
     """Posterior means of the latents, and with ``scales`` their standard deviations (``z_sd``).
 
     A latent whose posterior depends on another latent has the mean given a draw of that one; one
-    without a distribution of its own (moved by leapfrog steps, or unrolled) is a draw.
+    without a distribution of its own (moved by leapfrog steps, or unrolled) is a draw. A flow,
+    whose mean has no closed form, has that of some draws.
     """
     parts: list[dict[str, Tensor]] = []
     with drawing(seed):
@@ -142,15 +145,26 @@ def embedded(
                 if not site.drawn:
                     continue
                 shape = site.value.shape
-                own = site.distribution
-                part[name] = (site.value if own is None else centre(own)).expand(shape).cpu()
-                if scales and own is not None:
-                    part[f"{name}_sd"] = own.stddev.expand(shape).cpu()
+                told = _moments(name, site, scales=scales)
+                part |= {each: value.expand(shape).cpu() for each, value in told.items()}
             parts.append(part)
     latents = _joined(parts)
     if not latents:
         raise ValueError("The model draws no latents, so there is nothing to embed in.")
     return latents
+
+
+def _moments(name: str, site: Site, *, scales: bool) -> dict[str, Tensor]:
+    """The mean of a drawn latent and its standard deviation, where there are any."""
+    own = site.distribution
+    if own is None:
+        return {name: site.value}
+    try:
+        mean, spread = centre(own), own.stddev if scales else None
+    except NotImplementedError:  # a flow has no moments in closed form
+        draws = own.sample(torch.Size((_DRAWS,)))
+        mean, spread = draws.mean(0), draws.std(0)
+    return {name: mean} if not scales or spread is None else {name: mean, f"{name}_sd": spread}
 
 
 def reconstructed(
