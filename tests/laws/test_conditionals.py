@@ -18,6 +18,7 @@ from deeplvm.conditionals import (
     Beta,
     Categorical,
     ContinuousBernoulli,
+    Dirichlet,
     DiscretizedLogistic,
     FullCovarianceGaussian,
     Gamma,
@@ -41,6 +42,8 @@ from deeplvm.conditionals.flows import (
     InverseAutoregressiveFlow,
     LinearInverseAutoregressiveFlow,
     MaskedAutoregressiveFlow,
+    NeuralAutoregressiveFlow,
+    NeuralSplineFlow,
     OrthogonalSylvesterFlow,
     PlanarFlow,
     RadialFlow,
@@ -193,6 +196,18 @@ MEMBERS: dict[str, Member] = {
         shape=(2,),
         moments=False,
     ),
+    "NeuralAutoregressiveFlow": Member(
+        lambda s, n: NeuralAutoregressiveFlow(s, n, sigmoids=3, layers=2, hidden=(8,)),
+        shape=(2,),
+        moments=False,
+        traced=False,
+    ),
+    "NeuralSplineFlow": Member(
+        lambda s, n: NeuralSplineFlow(s, n, bins=3, hidden=(8,)),
+        shape=(2,),
+        moments=False,
+        traced=False,
+    ),
     "HouseholderFlow": Member(HouseholderFlow, shape=(2,), moments=False, traced=False),
     "HouseholderSylvesterFlow": Member(
         HouseholderSylvesterFlow, shape=(2,), moments=False, traced=False
@@ -307,6 +322,7 @@ MEMBERS: dict[str, Member] = {
         lambda s, n: ContinuousBernoulli(s), "unit", network=None, traced=False
     ),
     "Beta": Member(lambda s, n: Beta(s, n), "unit", beta),
+    "Dirichlet": Member(lambda s, n: Dirichlet(s[0], n), "simplex", moments=False),
     "Laplace": Member(
         lambda s, n: Laplace(s, n),
         twin=lambda d: stats.laplace(elements(d).loc.detach(), elements(d).scale.detach()),

@@ -26,6 +26,8 @@ from deeplvm.conditionals.flows import (
     InvertibleLinear,
     LinearInverseAutoregressiveFlow,
     MaskedAutoregressiveFlow,
+    NeuralAutoregressiveFlow,
+    NeuralSplineFlow,
     OrthogonalSylvesterFlow,
     Permutation,
     PlanarFlow,
@@ -45,13 +47,15 @@ class Family:
     """A flow by its constructor ``make(shape, network)``, and the event it is tried with.
 
     ``inverse`` is whether values drawn elsewhere can be scored; ``free`` whether it can do
-    without a network (a prior).
+    without a network (a prior); ``points`` the side of the grid on which it is integrated, fewer
+    where an inverse is costly.
     """
 
     make: Callable[[tuple[int, ...], nn.Module | None], Flow]
     shape: tuple[int, ...] = (4,)
     inverse: bool = True
     free: bool = True
+    points: int = 481
 
     def build(self, shape: tuple[int, ...] | None = None, *, free: bool = False) -> Flow:
         torch.manual_seed(0)
@@ -120,6 +124,24 @@ FLOWS: dict[str, Family] = {
     ),
     "Sylvester, Householder": Family(
         lambda s, n: HouseholderSylvesterFlow(s, n, transforms=2, reflections=2)
+    ),
+    "neural autoregressive, sigmoidal": Family(
+        lambda s, n: NeuralAutoregressiveFlow(s, n, sigmoids=4, hidden=(8,)), points=97
+    ),
+    "neural autoregressive, dense": Family(
+        lambda s, n: NeuralAutoregressiveFlow(
+            s, n, transforms=1, sigmoids=3, layers=2, hidden=(8,)
+        ),
+        points=97,
+    ),
+    "neural spline, coupling": Family(
+        lambda s, n: NeuralSplineFlow(s, n, bins=4, bound=3.0, hidden=(8,)), points=241
+    ),
+    "neural spline, autoregressive": Family(
+        lambda s, n: NeuralSplineFlow(s, n, bins=4, passes=None, hidden=(8,)), points=241
+    ),
+    "Sylvester, triangular, unbounded": Family(
+        lambda s, n: TriangularSylvesterFlow(s, n, transforms=2, bounded=False)
     ),
     "Sylvester, triangular": Family(lambda s, n: TriangularSylvesterFlow(s, n, transforms=2)),
 }
@@ -204,7 +226,7 @@ def test_density_integrates_to_one(family: Family) -> None:
     """TB6 on a grid of two dimensions, to 1e-3."""
     if len(family.shape) > 1:
         pytest.skip("a map of features has too many elements for a grid")
-    axis = torch.linspace(-12, 12, 481)
+    axis = torch.linspace(-12, 12, family.points)
     grid = torch.cartesian_prod(axis, axis)
     density = family.build((2,))(torch.zeros(1, 5)).log_prob(grid).exp()
     assert abs((density.sum() * (axis[1] - axis[0]) ** 2).item() - 1) < 1e-3
@@ -237,6 +259,22 @@ def test_gradient_of_a_draw_is_the_finite_difference(family: Family) -> None:
 
     leaves = tuple([p.detach().clone().requires_grad_() for p in flow.parameters()])
     assert torch.autograd.gradcheck(draw, leaves, fast_mode=True)
+
+
+@invertible
+def test_gradient_of_a_log_density_is_the_finite_difference(family: Family) -> None:
+    """Of a value drawn elsewhere: by the value, and through the inverse by every parameter."""
+    shape = (2,) if len(family.shape) == 1 else family.shape
+    flow = family.build(shape)
+    names = [name for name, _ in flow.named_parameters()]
+    x, value = torch.randn(1, 5), torch.randn(1, *shape).requires_grad_()
+
+    def log_prob(value: Tensor, *parameters: Tensor) -> Tensor:
+        named = dict(zip(names, parameters, strict=True))
+        return torch.func.functional_call(flow, named, (x,)).log_prob(value)
+
+    leaves = tuple([p.detach().clone().requires_grad_() for p in flow.parameters()])
+    assert torch.autograd.gradcheck(log_prob, (value, *leaves), fast_mode=True)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -13,9 +13,11 @@ from deeplvm.conditionals.flows.linear_inverse_autoregressive import (
     LinearInverseAutoregressiveFlow,
 )
 from deeplvm.conditionals.flows.masked_autoregressive import Inverted, MaskedAutoregressiveFlow
+from deeplvm.conditionals.flows.neural_autoregressive import NeuralAutoregressiveFlow
 from deeplvm.conditionals.flows.permutation import InvertibleLinear, Permutation, reversal
 from deeplvm.conditionals.flows.planar import PlanarFlow
 from deeplvm.conditionals.flows.radial import RadialFlow
+from deeplvm.conditionals.flows.spline import NeuralSplineFlow
 from deeplvm.conditionals.flows.sylvester import (
     HouseholderSylvesterFlow,
     OrthogonalSylvesterFlow,
@@ -33,6 +35,8 @@ __all__ = [
     "InvertibleLinear",
     "LinearInverseAutoregressiveFlow",
     "MaskedAutoregressiveFlow",
+    "NeuralAutoregressiveFlow",
+    "NeuralSplineFlow",
     "OrthogonalSylvesterFlow",
     "Permutation",
     "PlanarFlow",
