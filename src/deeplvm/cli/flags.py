@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import functools
 import importlib
 import inspect
@@ -17,10 +16,13 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from cyclopts import Group, Parameter
 from docstring_parser import parse
 
+from deeplvm.spelled import SpellingError, read
+
 # What can be written as one word.
 _WORDS = (int, float, str, bool, Path)
 # Options that take a function: written by name, or as a call, `free_bits(minimum=0.5)`.
 NAMED = {
+    "estimator": "deeplvm.gradients.named",
     "objective": "deeplvm.objectives",
     "kl_weight": "deeplvm.training.schedules",
     "schedule": "deeplvm.training.schedules",
@@ -107,28 +109,22 @@ def meant(name: str, value: Any) -> Any:
     if name == "schedule" and value.isidentifier():
         return value  # fit knows these by name, and how many epochs there are
     try:
-        tree = ast.parse(value, mode="eval").body
-        call = tree if isinstance(tree, ast.Call) else None
-        callee = call.func if call else tree
-        if not isinstance(callee, ast.Name):
-            raise ValueError
-        arguments = [ast.literal_eval(each) for each in call.args] if call else []
-        keywords = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords} if call else {}
-    except (SyntaxError, ValueError):
+        call = read(value, functions, what="known")
+    except SpellingError:
         raise ValueError(_unreadable(name, value)) from None
-    if callee.id not in functions:
-        raise ValueError(_unreadable(name, value))
-    function = functions[callee.id]
     try:
-        if name != "objective" or inspect.isclass(function):
-            return function(*arguments, **keywords)
-        inspect.signature(function).bind(None, *arguments, **keywords)
-        if call is None:
-            return function
-    except TypeError as error:
+        if name != "objective" or inspect.isclass(call.function):
+            return call()
+        signature = inspect.signature(call.function)
+        later = {"rows": 1} if "rows" in signature.parameters else {}  # fit knows how many
+        signature.bind(None, *call.arguments, **(later | call.keywords))
+    except (SpellingError, TypeError) as error:
         raise ValueError(f"{_flag(name)} {value}: {error}.") from error
-    options = list(inspect.signature(function).parameters)[1 : 1 + len(arguments)]
-    return functools.partial(function, **dict(zip(options, arguments, strict=True)), **keywords)
+    if call.bare:
+        return call.function
+    options = list(signature.parameters)[1 : 1 + len(call.arguments)]
+    by_place = dict(zip(options, call.arguments, strict=True))
+    return functools.partial(call.function, **by_place, **call.keywords)
 
 
 def known_functions(name: str) -> dict[str, Callable[..., Any]]:
@@ -138,6 +134,8 @@ def known_functions(name: str) -> dict[str, Callable[..., Any]]:
     ['alpha_energy', 'beta_elbo', 'beta_tc_elbo']
     """
     module = importlib.import_module(NAMED[name])
+    if name == "estimator":
+        return module.known()
     own = {
         key: value
         for key, value in vars(module).items()
@@ -181,6 +179,7 @@ def _choices(name: str) -> str:
 # Objectives that teach q alone, or want dreams: parts of phases, of no use by themselves.
 _OF_PHASES = "deeplvm.objectives.wake_sleep"
 _EXAMPLES = {
+    "estimator": "nvil(hidden=(200,))",
     "objective": "free_bits(minimum=0.5)",
     "kl_weight": "linear(10)",
     "schedule": "exponential(epochs=100)",
@@ -195,6 +194,9 @@ def _written(default: Any) -> Any:
     """A default as it would be written: functions by their names, schedules by their text."""
     if inspect.isfunction(default):
         return default.__name__
+    if isinstance(default, functools.partial):
+        options = ", ".join([f"{key}={value!r}" for key, value in default.keywords.items()])
+        return f"{default.func.__name__}({options})"
     if isinstance(default, list):
         return tuple(default)
     is_word = default is None or isinstance(default, (*_WORDS, tuple))

@@ -5,6 +5,7 @@ the data are (``data.variables``, ``data.classes``), so a finished run is rebuil
 """
 
 from deeplvm.recipes.auxiliary import auxiliary_vae, hierarchical_variational_vae
+from deeplvm.recipes.belief_networks import helmholtz_machine, sigmoid_belief_network
 from deeplvm.recipes.catalogue import (
     Entry,
     Recipe,
@@ -18,10 +19,17 @@ from deeplvm.recipes.catalogue import (
 )
 from deeplvm.recipes.conditional import conditional_vae
 from deeplvm.recipes.convolutional import convolutional_vae
+from deeplvm.recipes.flow_posteriors import (
+    householder_flow_vae,
+    inverse_autoregressive_flow_vae,
+    normalizing_flow_vae,
+    sylvester_vae,
+)
 from deeplvm.recipes.gaussian_process import variational_gaussian_process
 from deeplvm.recipes.hamiltonian import hamiltonian_vae
 from deeplvm.recipes.importance_weighted import iwae
 from deeplvm.recipes.linear import factor_analysis
+from deeplvm.recipes.objectives import beta_tc_vae, beta_vae, renyi_vae
 from deeplvm.recipes.plain import full_covariance_vae, vae
 
 PUBLISHED = (
@@ -35,6 +43,15 @@ PUBLISHED = (
     "hierarchical_variational_vae",
     "hamiltonian_vae",
     "variational_gaussian_process",
+    "normalizing_flow_vae",
+    "inverse_autoregressive_flow_vae",
+    "sylvester_vae",
+    "householder_flow_vae",
+    "beta_vae",
+    "beta_tc_vae",
+    "renyi_vae",
+    "sigmoid_belief_network",
+    "helmholtz_machine",
 )
 
 __all__ = [
@@ -43,6 +60,8 @@ __all__ = [
     "Recipe",
     "RecipeError",
     "auxiliary_vae",
+    "beta_tc_vae",
+    "beta_vae",
     "conditional_vae",
     "convolutional_vae",
     "describe",
@@ -50,10 +69,17 @@ __all__ = [
     "find",
     "full_covariance_vae",
     "hamiltonian_vae",
+    "helmholtz_machine",
     "hierarchical_variational_vae",
+    "householder_flow_vae",
+    "inverse_autoregressive_flow_vae",
     "iwae",
     "name_of",
+    "normalizing_flow_vae",
     "published",
+    "renyi_vae",
+    "sigmoid_belief_network",
+    "sylvester_vae",
     "trained_with",
     "training_of",
     "vae",

@@ -14,6 +14,7 @@ from torch import Generator, Tensor
 
 from deeplvm.allocation import keep_freed_memory
 from deeplvm.gradients import Draw, Suited, as_measured
+from deeplvm.gradients.named import estimator_of
 from deeplvm.model import LatentVariableModel
 from deeplvm.objectives import elbo
 from deeplvm.processes import processes
@@ -27,7 +28,7 @@ from deeplvm.training.failures import TrainingInterrupted
 from deeplvm.training.folder import Checkpoints
 from deeplvm.training.history import History
 from deeplvm.training.kl_weight import KLWeight
-from deeplvm.training.measure import name_of, own_randomness
+from deeplvm.training.measure import for_rows, name_of, own_randomness
 from deeplvm.training.phases import Objective, OptimizerChoice, Phase, Step
 from deeplvm.training.progress import Progress
 from deeplvm.training.rates import Average, Rates, RateSchedule
@@ -49,7 +50,7 @@ def fit(
     batch_size: int = 100,
     particles: int | None = None,
     draw: Mapping[str, Draw] | None = None,
-    estimator: Draw | None = None,
+    estimator: Draw | str | None = None,
     optimizer: OptimizerChoice = "adam",
     learning_rate: float = 1e-3,
     weight_decay: float = 0.0,
@@ -101,7 +102,8 @@ def fit(
         particles: Draws per row.
         draw: How latents are drawn, by name, where not by reparameterisation.
         estimator: How those are drawn that it suits and ``draw`` does not name: an estimator of
-            :mod:`deeplvm.gradients` for latents without a reparameterised draw, say.
+            :mod:`deeplvm.gradients` for latents without a reparameterised draw, say, or its name
+            in :mod:`deeplvm.gradients.named`.
         optimizer: ``"adam"``, ``"adamax"``, ``"adamw"``, a torch optimiser class (called with the
             learning rate and weight decay), or a function of the parameters (which decides both).
         learning_rate: Step size.
@@ -195,9 +197,9 @@ def fit(
     first = together.world.first
 
     # A step is a list of phases; the plain one is a list of length one.
-    plain = Phase(
-        objective, None, optimizer, learning_rate, weight_decay, particles, draw, estimator
-    )
+    way = None if estimator is None else estimator_of(estimator)
+    objective = for_rows(objective, rows)
+    plain = Phase(objective, None, optimizer, learning_rate, weight_decay, particles, draw, way)
     listed = [_filled(phase, plain) for phase in phases or [plain]]
     companions = _companions(model, listed, batches, target, seed)
     compile = _compilable(compile, listed)  # noqa: A001
@@ -246,7 +248,7 @@ def fit(
             "learning rates": [step.rates for step in steps],
             "optimizers": [type(step.optimizer).__name__ for step in steps],
             "precision": "bfloat16" if bfloat16 else "float32",
-            **({} if estimator is None else {"estimator": type(estimator).__name__}),
+            **({} if way is None else {"estimator": type(way).__name__}),
         },
     )
     files = Checkpoints(folder if first else None, checkpoint_every, checkpoint_seconds)
@@ -281,7 +283,7 @@ def fit(
             bound=bound,
             particles=particles,
             draw=None if draw is None else {n: as_measured(way) for n, way in draw.items()},
-            default=None if estimator is None else as_measured(Suited(estimator)),
+            default=None if way is None else as_measured(Suited(way)),
             seed=seed,
             epochs=epochs,
             batch_size=batch_size,
@@ -294,10 +296,10 @@ def fit(
             callbacks=told,
         )
         progress.say(warning)
-        for way in [way for phase in listed for way in _ways(phase)]:
-            if not getattr(way, "bound", True):
+        for each in [each for phase in listed for each in _ways(phase)]:
+            if not getattr(each, "bound", True):
                 progress.say(
-                    f"with {type(way).__name__} the objective of training is no bound on "
+                    f"with {type(each).__name__} the objective of training is no bound on "
                     f"log p(x); what is measured is, with plain draws"
                 )
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -32,6 +33,16 @@ def name_of(objective: Objective) -> str:
         objective = objective.func
     name = getattr(objective, "__name__", in_snake_case(type(objective).__name__))
     return name if name.isidentifier() else "objective"
+
+
+def for_rows(objective: Objective, rows: int) -> Objective:
+    """An objective that must be told the number of rows of the data, told."""
+    bare = objective.func if isinstance(objective, functools.partial) else objective
+    given = objective.keywords if isinstance(objective, functools.partial) else {}
+    asks = inspect.signature(bare).parameters.get("rows") if inspect.isroutine(bare) else None
+    if asks is None or asks.default is not asks.empty or "rows" in given:
+        return objective
+    return functools.partial(objective, rows=rows)  # pyrefly: ignore
 
 
 @torch.no_grad()

@@ -1,0 +1,73 @@
+"""Networks of binary units: the sigmoid belief network and the Helmholtz machine."""
+
+from __future__ import annotations
+
+from deeplvm.conditionals import Bernoulli
+from deeplvm.data import likelihood_of
+from deeplvm.data.records import Data, Description
+from deeplvm.gradients.named import nvil
+from deeplvm.joint import Joint
+from deeplvm.model import LatentVariableModel
+from deeplvm.networks import MLP, glorot
+from deeplvm.recipes.catalogue import trained_with
+from deeplvm.recipes.reading import at_least_one, observed, seen
+
+
+@trained_with(estimator=nvil, learning_rate=3e-4)
+def sigmoid_belief_network(
+    data: Data | Description, *, units: tuple[int, ...] = (200,)
+) -> LatentVariableModel:
+    r"""Layers of binary units, each a logistic regression on the layer above.
+
+    Neural Variational Inference and Learning in Belief Networks (Mnih & Gregor, 2014),
+    https://arxiv.org/abs/1402.0030
+
+    .. math:: p(z_1, \dots, z_L, x) = p(z_L) \prod_l p(z_{l-1} | z_l), \qquad
+              q(z_1, \dots, z_L | x) = \prod_l q(z_l | z_{l-1}), \qquad z_0 = x
+
+    The gradient of the binary units is estimated with a learned baseline; others are ``--estimator
+    vimco`` with ``--objective iwae --particles 5``, ``--estimator muprop``, or ``--phases
+    wake_sleep``.
+
+    Args:
+        data: What is modelled; its kind decides the likelihood.
+        units: Number of units of each layer, from x upwards.
+    """
+    at_least_one(units=units)
+    x = observed(data)
+    names = [f"z{layer}" for layer in range(1, len(units) + 1)]
+
+    def linear(features: int | tuple[int, ...]) -> MLP:
+        return MLP(features, initialization=glorot)  # no hidden layer: the head is the map
+
+    p = {names[-1]: Bernoulli(units[-1])}
+    q = {}
+    for layer, name in enumerate(names):
+        below = "x" if layer == 0 else names[layer - 1]
+        likelihood = (
+            likelihood_of(x, linear(units[0]))
+            if layer == 0
+            else Bernoulli(units[layer - 1], linear(units[layer]))
+        )
+        p[f"{below} | {name}"] = likelihood
+        q[f"{name} | {below}"] = Bernoulli(
+            units[layer], linear(seen(x) if layer == 0 else units[layer - 1])
+        )
+    return LatentVariableModel(Joint(p), Joint(q))
+
+
+@trained_with(phases="wake_sleep", learning_rate=1e-3)
+def helmholtz_machine(
+    data: Data | Description, *, units: tuple[int, ...] = (100, 30)
+) -> LatentVariableModel:
+    """A sigmoid belief network that learns awake to explain and asleep to recognise.
+
+    The Helmholtz Machine (Dayan et al., 1995), https://doi.org/10.1162/neco.1995.7.5.889, trained
+    by The wake-sleep algorithm for unsupervised neural networks (Hinton et al., 1995),
+    https://doi.org/10.1126/science.7761831
+
+    Args:
+        data: What is modelled; its kind decides the likelihood.
+        units: Number of units of each layer, from x upwards.
+    """
+    return sigmoid_belief_network(data, units=units)
