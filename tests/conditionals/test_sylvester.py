@@ -16,7 +16,7 @@ from deeplvm.conditionals.flows.orthogonal_bases import (
     Order,
     Reflections,
 )
-from deeplvm.conditionals.flows.planar import planar
+from deeplvm.conditionals.flows.planar import NO_STEP, invertible_direction, planar
 from deeplvm.conditionals.flows.sylvester import Sylvester
 from deeplvm.networks import MLP
 
@@ -29,13 +29,19 @@ BASES: dict[str, Basis] = {
 }
 
 
-def test_one_hidden_unit_is_a_planar_step() -> None:
-    step = Sylvester(4, NearestOrthonormal(4, 1))
+@pytest.mark.parametrize("bounded", [True, False])
+def test_one_hidden_unit_is_a_planar_step(bounded: bool) -> None:
+    """Without the bound, of the planar step with the same raw numbers in its direction."""
+    step = Sylvester(4, NearestOrthonormal(4, 1), bounded=bounded)
     context = step.prepare(torch.randn(5, step.parameters_per_row))
     q, r, r_tilde, b = context.split([4, 1, 1, 1], -1)
-    bound = math.sqrt(0.999)
-    z = torch.randn(7, 5, 4)
-    expected = planar(z, q * bound * r.tanh(), q * bound * r_tilde.tanh(), b)
+    z, bound = torch.randn(7, 5, 4), math.sqrt(0.999)
+    if bounded:
+        u, w = q * bound * r.tanh(), q * bound * r_tilde.tanh()
+    else:
+        w = q * r_tilde
+        u = invertible_direction(q * r, w, NO_STEP)
+    expected = planar(z, u, w, b)
     torch.testing.assert_close(step(z, context), expected, rtol=1e-12, atol=1e-12)
 
 

@@ -15,7 +15,7 @@ from deeplvm.conditionals.flows.vectors import VectorTransform, dot
 from deeplvm.conditionals.heads import at_least
 
 # The paper's m(a) is zero here: an offset to a, so that a raw u of 0 makes no step at all.
-_NO_STEP = math.log(math.expm1(1.0))
+NO_STEP = math.log(math.expm1(1.0))
 # w^T u stays this far above -1, where the step would stop being invertible; m(a) goes below it
 # for a < -14 only.
 _MARGIN = 1e-6
@@ -50,7 +50,7 @@ def planar_inverse(value: Tensor, u: Tensor, w: Tensor, b: Tensor) -> tuple[Tens
     Along w it is the equation :math:`s + w^T u \tanh(s) = w^T z' + b` in
     :math:`s = w^T z + b`, and the step's length follows from s.
     """
-    hidden = torch.tanh(solve_tanh_equation(dot(w, value) + b, _strength(u, w)))
+    hidden = torch.tanh(solve_tanh_equation(dot(w, value) + b, inner_above_minus_one(u, w)))
     return value - u * hidden, _log_det(u, w, hidden)
 
 
@@ -70,13 +70,13 @@ def invertible_direction(u: Tensor, w: Tensor, offset: float = 0.0) -> Tensor:
     return u + (wanted - along) * w / dot(w, w).clamp_min(_SHORT)
 
 
-def _strength(u: Tensor, w: Tensor) -> Tensor:
-    """The inner product of u and w; rounding must not carry it below the margin."""
+def inner_above_minus_one(u: Tensor, w: Tensor) -> Tensor:
+    """The inner product of w and an invertible u, which rounding must not carry to -1."""
     return dot(w, u).clamp_min(_MARGIN - 1)
 
 
 def _log_det(u: Tensor, w: Tensor, hidden: Tensor) -> Tensor:
-    return torch.log1p(_strength(u, w) * (1 - hidden.square())).squeeze(-1)
+    return torch.log1p(inner_above_minus_one(u, w) * (1 - hidden.square())).squeeze(-1)
 
 
 class Planar(VectorTransform):
@@ -92,7 +92,7 @@ class Planar(VectorTransform):
 
     def _read(self, context: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         u, w, b = context.split([self.features, self.features, 1], -1)
-        return invertible_direction(u, w, _NO_STEP), w, b
+        return invertible_direction(u, w, NO_STEP), w, b
 
     def move(self, value: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         return planar(value, *self._read(context))

@@ -14,12 +14,17 @@ from deeplvm.conditionals.flows.orthogonal_bases import (
     Order,
     Reflections,
 )
+from deeplvm.conditionals.flows.planar import (
+    NO_STEP,
+    inner_above_minus_one,
+    invertible_direction,
+)
 from deeplvm.conditionals.flows.tanh_equation import solve_tanh_equation
 from deeplvm.conditionals.flows.vectors import VectorTransform, dot, times
 from deeplvm.conditionals.heads import at_least, event_shape_of
 
-# A diagonal entry of R and of R~ at most, so that r r~ > -0.999: a step is invertible, and its
-# inverse no steeper than 1000.
+# A bounded diagonal entry of R and of R~ at most, so that r r~ > -0.999: a step is invertible, and
+# its inverse no steeper than 1000.
 _LARGEST = 0.999**0.5
 
 
@@ -29,10 +34,13 @@ class Sylvester(VectorTransform):
     .. math:: \log|\det| = \sum_{i=1}^M \log\big(1 + r_{ii} \tilde r_{ii}
               (1 - \tanh^2(s_i))\big), \qquad s = \tilde R Q^T z + b
 
-    R and :math:`\tilde R` are upper triangular, with diagonals by tanh, so that
-    :math:`r_{ii} \tilde r_{ii} > -1`. Its raw numbers are those of Q, a square of M squared whose
-    upper half and diagonal are R and whose lower half is :math:`\tilde R` transposed, the diagonal
-    of :math:`\tilde R` and b.
+    R and :math:`\tilde R` are upper triangular, with diagonals such that
+    :math:`r_{ii} \tilde r_{ii} > -1`: both by tanh, as in the paper, so that no unit bends more
+    sharply than :math:`\tanh` itself or by more than 1 along its own direction; or
+    :math:`\tilde r` as it is and r as the u of a planar step.
+
+    Its raw numbers are those of Q, a square of M squared whose upper half and diagonal are R and
+    whose lower half is :math:`\tilde R` transposed, the diagonal of :math:`\tilde R` and b.
 
     In the coordinates :math:`y = Q^T z` the step is triangular: its inverse finds one element
     after the other, from the last, each by one scalar equation
@@ -41,11 +49,13 @@ class Sylvester(VectorTransform):
     Args:
         shape: the event shape, of d elements in all.
         basis: how Q is said.
+        bounded: whether the diagonals are between -1 and 1, by tanh.
     """
 
-    def __init__(self, shape: int | Sequence[int], basis: Basis) -> None:
+    def __init__(self, shape: int | Sequence[int], basis: Basis, *, bounded: bool = True) -> None:
         super().__init__(shape)
         self.basis = basis
+        self.bounded = bounded
         units = basis.columns
         self.sizes = [basis.parameters_per_row, units * units, units, units]
         self.parameters_per_row = sum(self.sizes)
@@ -58,8 +68,11 @@ class Sylvester(VectorTransform):
         """What the basis reads; R above and on its diagonal, R~ likewise; b."""
         own, square, diagonal, bias = context.split(self.sizes, -1)
         square = square.reshape(*square.shape[:-1], self.basis.columns, self.basis.columns)
-        r = _LARGEST * torch.tanh(square.diagonal(dim1=-2, dim2=-1))
-        r_tilde = _LARGEST * torch.tanh(diagonal)
+        r, r_tilde = square.diagonal(dim1=-2, dim2=-1), diagonal
+        if self.bounded:
+            r, r_tilde = _LARGEST * torch.tanh(r), _LARGEST * torch.tanh(r_tilde)
+        else:
+            r = invertible_direction(r.unsqueeze(-1), r_tilde.unsqueeze(-1), NO_STEP).squeeze(-1)
         return own, square.triu(1), r, square.mT.triu(1), r_tilde, bias
 
     def move(self, value: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
@@ -67,13 +80,15 @@ class Sylvester(VectorTransform):
         y = self.basis.project(prepared, value)
         hidden = torch.tanh(r_tilde * y + times(above_tilde, y) + bias)
         step = self.basis.lift(prepared, r * hidden + times(above, hidden))
-        return value + step, _log_det(r * r_tilde, hidden)
+        return value + step, _log_det(_strength(r, r_tilde), hidden)
 
     def move_back(self, value: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         prepared, above, r, above_tilde, r_tilde, bias = self._read(context)
-        hidden = _hidden(self.basis.project(prepared, value), above, r, above_tilde, r_tilde, bias)
+        y = self.basis.project(prepared, value)
+        iterations = 12 if self.bounded else 20
+        hidden = _hidden(y, above, r, above_tilde, r_tilde, bias, iterations)
         step = self.basis.lift(prepared, r * hidden + times(above, hidden))
-        return value - step, _log_det(r * r_tilde, hidden)
+        return value - step, _log_det(_strength(r, r_tilde), hidden)
 
     def start(self, raw: Tensor) -> None:
         """R = 0, no step, and the diagonal of R~ large: R then has a gradient."""
@@ -89,21 +104,26 @@ def _hidden(
     above_tilde: Tensor,
     r_tilde: Tensor,
     bias: Tensor,
+    iterations: int,
 ) -> Tensor:
     r"""The hidden units of the y with :math:`y' = y + R \tanh(\tilde R y + b)`."""
     units = after.shape[-1]
+    strength = _strength(r, r_tilde)
     # one column a unit; those of the units not found yet are left out of every product
     y, hidden = after[..., units:], after[..., units:]
     for i in reversed(range(units)):
         # y_i + r_ii tanh(r~_ii y_i + known) = rest
         rest = after[..., i : i + 1] - dot(above[..., i, i + 1 :], hidden)
         known = bias[..., i : i + 1] + dot(above_tilde[..., i, i + 1 :], y)
-        here, there = r[..., i : i + 1], r_tilde[..., i : i + 1]
-        s = solve_tanh_equation(there * rest + known, here * there, iterations=12)
-        found = torch.tanh(s)
+        target = r_tilde[..., i : i + 1] * rest + known
+        found = torch.tanh(solve_tanh_equation(target, strength[..., i : i + 1], iterations))
         hidden = torch.cat([found, hidden.expand(*found.shape[:-1], -1)], -1)
-        y = torch.cat([rest - here * found, y.expand(*found.shape[:-1], -1)], -1)
+        y = torch.cat([rest - r[..., i : i + 1] * found, y.expand(*found.shape[:-1], -1)], -1)
     return hidden
+
+
+def _strength(r: Tensor, r_tilde: Tensor) -> Tensor:
+    return inner_above_minus_one(r.unsqueeze(-1), r_tilde.unsqueeze(-1)).squeeze(-1)
 
 
 def _log_det(strength: Tensor, hidden: Tensor) -> Tensor:
@@ -126,6 +146,8 @@ class OrthogonalSylvesterFlow(Flow):
         network: maps the parents to features; without one all parameters are free.
         transforms: number of steps.
         columns: M; by default d, and 16 at most.
+        bounded: whether the diagonals of R and R~ are between -1 and 1, as in the paper; without
+            that bound a unit can bend as sharply as a planar step does.
         minimum_scale: lower bound of the first draw's scale.
         units: mean and standard deviation of the data, broadcastable to ``shape``.
 
@@ -152,6 +174,7 @@ class OrthogonalSylvesterFlow(Flow):
         *,
         transforms: int = 4,
         columns: int | None = None,
+        bounded: bool = True,
         minimum_scale: float = 1e-3,
         units: tuple[Tensor | float, Tensor | float] | None = None,
     ) -> None:
@@ -164,7 +187,10 @@ class OrthogonalSylvesterFlow(Flow):
                 f"{owner} expects at most as many columns as elements, found {m} columns of "
                 f"{elements} elements; leave columns out for the largest that is usual."
             )
-        steps = [Sylvester(shape, NearestOrthonormal(elements, m)) for _ in range(number)]
+        steps = [
+            Sylvester(shape, NearestOrthonormal(elements, m), bounded=bounded)
+            for _ in range(number)
+        ]
         super().__init__(shape, network, steps, minimum_scale=minimum_scale, units=units)
 
 
@@ -183,6 +209,8 @@ class HouseholderSylvesterFlow(Flow):
         network: maps the parents to features; without one all parameters are free.
         transforms: number of steps.
         reflections: H.
+        bounded: whether the diagonals of R and R~ are between -1 and 1, as in the paper; without
+            that bound a unit can bend as sharply as a planar step does.
         minimum_scale: lower bound of the first draw's scale.
         units: mean and standard deviation of the data, broadcastable to ``shape``.
 
@@ -205,6 +233,7 @@ class HouseholderSylvesterFlow(Flow):
         *,
         transforms: int = 4,
         reflections: int = 8,
+        bounded: bool = True,
         minimum_scale: float = 1e-3,
         units: tuple[Tensor | float, Tensor | float] | None = None,
     ) -> None:
@@ -212,7 +241,10 @@ class HouseholderSylvesterFlow(Flow):
         number = at_least(transforms, 1, owner, "transforms")
         mirrors = at_least(reflections, 1, owner, "reflections")
         elements = event_shape_of(shape, owner).numel()
-        steps = [Sylvester(shape, Reflections(elements, mirrors)) for _ in range(number)]
+        steps = [
+            Sylvester(shape, Reflections(elements, mirrors), bounded=bounded)
+            for _ in range(number)
+        ]
         super().__init__(shape, network, steps, minimum_scale=minimum_scale, units=units)
 
 
@@ -230,6 +262,8 @@ class TriangularSylvesterFlow(Flow):
         shape: the event shape, of d elements in all.
         network: maps the parents to features; without one all parameters are free.
         transforms: number of steps.
+        bounded: whether the diagonals of R and R~ are between -1 and 1, as in the paper; without
+            that bound a unit can bend as sharply as a planar step does.
         minimum_scale: lower bound of the first draw's scale.
         units: mean and standard deviation of the data, broadcastable to ``shape``.
 
@@ -251,11 +285,15 @@ class TriangularSylvesterFlow(Flow):
         network: nn.Module | None = None,
         *,
         transforms: int = 4,
+        bounded: bool = True,
         minimum_scale: float = 1e-3,
         units: tuple[Tensor | float, Tensor | float] | None = None,
     ) -> None:
         owner = type(self).__name__
         number = at_least(transforms, 1, owner, "transforms")
         elements = event_shape_of(shape, owner).numel()
-        steps = [Sylvester(shape, Order(elements, reverse=t % 2 == 1)) for t in range(number)]
+        steps = [
+            Sylvester(shape, Order(elements, reverse=t % 2 == 1), bounded=bounded)
+            for t in range(number)
+        ]
         super().__init__(shape, network, steps, minimum_scale=minimum_scale, units=units)
