@@ -95,3 +95,8 @@ def test_it_starts_as_the_identity(family: type[Flow]) -> None:
             moved, _ = transform.forward(moved, transform.context)
         assert ((moved - value).norm(dim=-1) / value.norm(dim=-1)).mean() < most
         assert moved.isfinite().all()
+
+
+def test_no_step_at_all_is_refused() -> None:
+    with pytest.raises(ValueError, match="PlanarFlow expects transforms of at least 1, found 0"):
+        PlanarFlow(3, transforms=0)

@@ -44,7 +44,9 @@ class Sylvester(VectorTransform):
 
     In the coordinates :math:`y = Q^T z` the step is triangular: its inverse finds one element
     after the other, from the last, each by one scalar equation
-    :math:`s_i + r_{ii} \tilde r_{ii} \tanh(s_i) = t_i`.
+    :math:`s_i + r_{ii} \tilde r_{ii} \tanh(s_i) = t_i`. As in every triangular system
+    rounding errors grow where R is large and has many columns: score values drawn elsewhere in
+    float64 then. A draw's own density does not need the inverse.
 
     Args:
         shape: the event shape, of d elements in all.
