@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Distribution, Independent, OneHotCategorical
 from torch.nn.functional import softplus
 
-from deeplvm.trace import expand_to
+from deeplvm.trace import Site, expand_to
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,26 @@ def relaxation_of(
     Raises:
         ValueError: If it is neither Bernoulli nor one-hot.
     """
-    elements = _elements(expand_to(distribution, tuple(batch_shape), batch_dims))
+    return _relaxation(name, expand_to(distribution, tuple(batch_shape), batch_dims))
+
+
+def relaxation_at(name: str, site: Site) -> Relaxation:
+    """The relaxation of a latent that was drawn, with logits of the shape of its value.
+
+    Raises:
+        ValueError: If it is neither Bernoulli nor one-hot, or was drawn step by step.
+    """
+    if site.distribution is None:
+        raise ValueError(
+            f"{name!r} has one distribution a step, which this estimator cannot relax; choose "
+            f"ScoreFunction()."
+        )
+    relaxation = _relaxation(name, site.distribution)
+    return Relaxation(relaxation.logits.expand(site.value.shape), relaxation.binary)
+
+
+def _relaxation(name: str, distribution: Distribution) -> Relaxation:
+    elements = _elements(distribution)
     if not isinstance(elements, Bernoulli | OneHotCategorical):
         kind = type(elements).__name__
         hint = (
