@@ -12,6 +12,7 @@ from deeplvm.conditionals.multivariate import FullCovarianceGaussian, LowRankGau
 from deeplvm.conditionals.pixels import DiscretizedLogistic
 from deeplvm.conditionals.real import Gamma, Laplace, StudentT
 from deeplvm.conditionals.simplex import Dirichlet
+from deeplvm.conditionals.sphere import UniformSphere, VonMisesFisher
 from deeplvm.conditionals.unit_interval import Beta, ContinuousBernoulli
 
 __all__ = [
@@ -40,4 +41,6 @@ __all__ = [
     "StandardNormal",
     "Stratified",
     "StudentT",
+    "UniformSphere",
+    "VonMisesFisher",
 ]

@@ -14,6 +14,7 @@ from deeplvm.distributions.negative_binomial import NegativeBinomial
 from deeplvm.distributions.one_hot_categorical import OneHotCategorical
 from deeplvm.distributions.ordinal import Ordinal, cumulative_logits
 from deeplvm.distributions.student_t import StudentT
+from deeplvm.distributions.von_mises_fisher import UniformSphere, VonMisesFisher
 
 __all__ = [
     "Bernoulli",
@@ -31,5 +32,7 @@ __all__ = [
     "OneHotCategorical",
     "Ordinal",
     "StudentT",
+    "UniformSphere",
+    "VonMisesFisher",
     "cumulative_logits",
 ]
