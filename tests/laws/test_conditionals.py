@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from deeplvm.conditionals import (
+    BatchNormalisedGaussian,
     Bernoulli,
     Beta,
     Categorical,
+    CommittedGaussian,
     ContinuousBernoulli,
     Dirichlet,
     DiscretizedLogistic,
@@ -162,6 +164,13 @@ MEMBERS: dict[str, Member] = {
     ),
     "Gaussian, fixed scale": Member(lambda s, n: Gaussian(s, n, scale=0.3), twin=normal),
     "Gaussian, units": Member(lambda s, n: Gaussian(s, n, units=UNITS), twin=normal),
+    "CommittedGaussian": Member(lambda s, n: CommittedGaussian(s, n, minimum=0.2), twin=normal),
+    "CommittedGaussian, free": Member(
+        lambda s, n: CommittedGaussian(s), twin=normal, network=None, traced=False
+    ),
+    "BatchNormalisedGaussian": Member(
+        lambda s, n: BatchNormalisedGaussian(s, n).eval(), twin=normal
+    ),
     "PrecisionWeighted": Member(
         lambda s, n: PrecisionWeighted(
             Gaussian(s, MLP(2, 4, activation=nn.Tanh)), Gaussian(s, MLP(3, 4, activation=nn.Tanh))
