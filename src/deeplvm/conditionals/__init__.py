@@ -6,7 +6,10 @@ from deeplvm.conditionals.counts import NegativeBinomial, Poisson
 from deeplvm.conditionals.discrete import Bernoulli, Categorical, OneHot, Ordinal
 from deeplvm.conditionals.experts import ProductOfExperts
 from deeplvm.conditionals.gaussian import Gaussian, PrecisionWeighted, StandardNormal
+from deeplvm.conditionals.gaussian_process import GaussianProcess
+from deeplvm.conditionals.hamiltonian import Hamiltonian
 from deeplvm.conditionals.local import Local
+from deeplvm.conditionals.mean_field import MeanField
 from deeplvm.conditionals.mixture import GaussianMixture, Mixture, Stratified
 from deeplvm.conditionals.multivariate import FullCovarianceGaussian, LowRankGaussian
 from deeplvm.conditionals.pixels import DiscretizedLogistic
@@ -28,9 +31,12 @@ __all__ = [
     "Gamma",
     "Gaussian",
     "GaussianMixture",
+    "GaussianProcess",
+    "Hamiltonian",
     "Laplace",
     "Local",
     "LowRankGaussian",
+    "MeanField",
     "Mixture",
     "NegativeBinomial",
     "OneHot",
