@@ -3,6 +3,10 @@
 from deeplvm.networks.broadcasting import fold_particles, join
 from deeplvm.networks.convolutional import ConvolutionalDecoder, ConvolutionalEncoder, Residual
 from deeplvm.networks.features import Features, out_shape_of
+from deeplvm.networks.local_reparameterisation import (
+    LocallyReparameterisedLinear,
+    weights_divergence,
+)
 from deeplvm.networks.mlp import MLP, glorot
 from deeplvm.networks.recurrent import GRU
 from deeplvm.networks.skip import SkipMLP
@@ -13,10 +17,12 @@ __all__ = [
     "ConvolutionalDecoder",
     "ConvolutionalEncoder",
     "Features",
+    "LocallyReparameterisedLinear",
     "Residual",
     "SkipMLP",
     "fold_particles",
     "glorot",
     "join",
     "out_shape_of",
+    "weights_divergence",
 ]
