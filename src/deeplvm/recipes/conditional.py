@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from deeplvm.conditionals import Gaussian, StandardNormal
+from deeplvm.conditionals import StandardNormal
 from deeplvm.data import likelihood_of
 from deeplvm.data.records import Data, Description
 from deeplvm.joint import Joint
 from deeplvm.model import LatentVariableModel
 from deeplvm.networks import MLP
+from deeplvm.posteriors import posterior_of
 from deeplvm.recipes.catalogue import RecipeError, trained_with
 from deeplvm.recipes.reading import at_least_one, observed, seen
 
@@ -31,7 +32,11 @@ class Indicator(nn.Module):
 
 @trained_with(averaging=0.99)
 def conditional_vae(
-    data: Data | Description, *, latent: int = 16, hidden: tuple[int, ...] = (256, 256)
+    data: Data | Description,
+    *,
+    latent: int = 16,
+    hidden: tuple[int, ...] = (256, 256),
+    posterior: str = "gaussian",
 ) -> LatentVariableModel:
     """Variational autoencoder of x given its label, p(x | y).
 
@@ -44,6 +49,8 @@ def conditional_vae(
         data: What is modelled, with labels.
         latent: Dimensions of z.
         hidden: Widths of the hidden layers of q, from x and y to z; those of p in reverse.
+        posterior: Family of q(z | x, y), by its name, with options in parentheses if any:
+            ``"iaf(transforms=4)"``; :func:`~deeplvm.posteriors.known` has them all.
 
     Raises:
         RecipeError: If the data have no labels.
@@ -69,7 +76,9 @@ def conditional_vae(
             {
                 "c | y": label,
                 "h | x": MLP(seen(x), first),
-                "z | h, c": Gaussian(latent, MLP(first + classes, *(further or (first,)))),
+                "z | h, c": posterior_of(
+                    posterior, latent, MLP(first + classes, *(further or (first,)))
+                ),
             }
         ),
     )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from deeplvm.conditionals import Gaussian, StandardNormal
+from deeplvm.conditionals import StandardNormal
 from deeplvm.data import likelihood_of
 from deeplvm.data.records import Data, Description
 from deeplvm.joint import Joint
 from deeplvm.model import LatentVariableModel
 from deeplvm.networks import ConvolutionalDecoder, ConvolutionalEncoder
+from deeplvm.posteriors import posterior_of
 from deeplvm.recipes.catalogue import RecipeError, trained_with
 from deeplvm.recipes.reading import at_least_one, observed, seen
 
@@ -19,6 +20,7 @@ def convolutional_vae(
     latent: int = 32,
     channels: tuple[int, ...] = (32, 64),
     features: int = 256,
+    posterior: str = "gaussian",
 ) -> LatentVariableModel:
     """Variational autoencoder for images of any size, with residual convolutions.
 
@@ -31,6 +33,8 @@ def convolutional_vae(
         latent: Dimensions of z.
         channels: Width of each stage; a stage halves height and width.
         features: Width of the layer between the last stage and z.
+        posterior: Family of q(z | x), by its name, with options in parentheses if any:
+            ``"iaf(transforms=4)"``; :func:`~deeplvm.posteriors.known` has them all.
 
     Raises:
         RecipeError: If the data are not images.
@@ -46,5 +50,5 @@ def convolutional_vae(
     encoder = ConvolutionalEncoder(x.shape, channels, features)
     return LatentVariableModel(
         Joint({"z": StandardNormal(latent), "x | z": likelihood_of(x, decoder)}),
-        Joint({"z | x": Gaussian(latent, encoder)}),
+        Joint({"z | x": posterior_of(posterior, latent, encoder)}),
     )

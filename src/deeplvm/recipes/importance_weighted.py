@@ -13,6 +13,7 @@ from deeplvm.data.records import Data, Description
 from deeplvm.joint import Joint
 from deeplvm.model import LatentVariableModel
 from deeplvm.networks import MLP, glorot
+from deeplvm.posteriors import posterior_of
 from deeplvm.recipes.catalogue import trained_with
 from deeplvm.recipes.reading import at_least_one, observed, seen
 
@@ -20,7 +21,12 @@ from deeplvm.recipes.reading import at_least_one, observed, seen
 # The paper trains with 1, 5 and 50 particles; 5 is what a CPU bears.
 @trained_with(objective=objectives.iwae, particles=5)
 def iwae(
-    data: Data | Description, *, layers: Literal[1, 2] = 1, latent: int = 50, hidden: int = 200
+    data: Data | Description,
+    *,
+    layers: Literal[1, 2] = 1,
+    latent: int = 50,
+    hidden: int = 200,
+    posterior: str = "gaussian",
 ) -> LatentVariableModel:
     """Importance weighted autoencoder, with one or two layers of latents.
 
@@ -34,6 +40,8 @@ def iwae(
         layers: How many layers of latents, 1 or 2.
         latent: Dimensions of the highest latent.
         hidden: Width of the two hidden layers of each network next to x.
+        posterior: Family of each layer of q, by its name, with options in parentheses if any:
+            ``"iaf(transforms=4)"``; :func:`~deeplvm.posteriors.known` has them all.
     """
     at_least_one(latent=latent, hidden=hidden)
     x = observed(data)
@@ -49,7 +57,7 @@ def iwae(
                     "x | z": likelihood_of(x, network(latent, hidden)),
                 }
             ),
-            Joint({"z | x": Gaussian(latent, network(seen(x), hidden))}),
+            Joint({"z | x": posterior_of(posterior, latent, network(seen(x), hidden))}),
         )
     lower, narrow = 2 * latent, max(1, hidden // 2)
     return LatentVariableModel(
@@ -62,8 +70,8 @@ def iwae(
         ),
         Joint(
             {
-                "z1 | x": Gaussian(lower, network(seen(x), hidden)),
-                "z2 | z1": Gaussian(latent, network(lower, narrow)),
+                "z1 | x": posterior_of(posterior, lower, network(seen(x), hidden)),
+                "z2 | z1": posterior_of(posterior, latent, network(lower, narrow)),
             }
         ),
     )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from deeplvm.conditionals import FullCovarianceGaussian, Gaussian, StandardNormal
+from deeplvm.conditionals import FullCovarianceGaussian, StandardNormal
 from deeplvm.data import likelihood_of
 from deeplvm.data.records import Data, Description
 from deeplvm.joint import Joint
 from deeplvm.model import LatentVariableModel
 from deeplvm.networks import MLP
+from deeplvm.posteriors import posterior_of
 from deeplvm.recipes.catalogue import trained_with
 from deeplvm.recipes.reading import at_least_one, observed, seen
 
@@ -15,7 +16,11 @@ from deeplvm.recipes.reading import at_least_one, observed, seen
 # Averaged weights cost nothing and are about a nat better on digits.
 @trained_with(averaging=0.99)
 def vae(
-    data: Data | Description, *, latent: int = 16, hidden: tuple[int, ...] = (256, 256)
+    data: Data | Description,
+    *,
+    latent: int = 16,
+    hidden: tuple[int, ...] = (256, 256),
+    posterior: str = "gaussian",
 ) -> LatentVariableModel:
     """Variational autoencoder with multilayer perceptrons, for any kind of data.
 
@@ -25,6 +30,8 @@ def vae(
         data: What is modelled; its kind decides the likelihood.
         latent: Dimensions of z.
         hidden: Widths of the hidden layers of q, from x to z; those of p in reverse.
+        posterior: Family of q(z | x), by its name, with options in parentheses if any:
+            ``"iaf(transforms=4)"``; :func:`~deeplvm.posteriors.known` has them all.
     """
     at_least_one(latent=latent, hidden=hidden)
     x = observed(data)
@@ -32,7 +39,7 @@ def vae(
         Joint(
             {"z": StandardNormal(latent), "x | z": likelihood_of(x, MLP(latent, *hidden[::-1]))}
         ),
-        Joint({"z | x": Gaussian(latent, MLP(seen(x), *hidden))}),
+        Joint({"z | x": posterior_of(posterior, latent, MLP(seen(x), *hidden))}),
     )
 
 
