@@ -22,7 +22,7 @@ def process(network: nn.Module | None = None, *, noise: float = 1e-4) -> Gaussia
     torch.manual_seed(0)
     made = GaussianProcess(FUNCTIONS, INPUTS, network, points=POINTS, noise=noise)
     with torch.no_grad():
-        made.lengths.copy_(torch.tensor([0.5, 1.0, -0.5]))
+        made.lengths.copy_(torch.tensor([-1.5, -1.0, -2.0]))
         made.amplitude.fill_(0.7)
         if network is None:
             made.head.free.normal_()
@@ -34,7 +34,7 @@ def test_it_is_the_posterior_of_a_gaussian_process() -> None:
     made = process()
     xi = 1.5 * torch.randn(ROWS, INPUTS)
     found = made(xi)
-    amplitude, lengths = positive(made.amplitude, 1e-3), positive(made.lengths, 1e-3)
+    amplitude, lengths = made._amplitude(), made._lengths()
     square = float(amplitude.detach()) ** 2
     kernel = ConstantKernel(square) * RBF(lengths.tolist())
     exact: Any = GaussianProcessRegressor(kernel, alpha=made.noise * square, optimizer=None)
@@ -58,7 +58,7 @@ def test_each_row_has_its_functions_and_each_particle_its_input() -> None:
 
 def test_near_the_data_it_is_sure_and_far_away_it_is_not() -> None:
     made = process()
-    amplitude = positive(made.amplitude, 1e-3)
+    amplitude = made._amplitude()
     near, far = made(made.locations), made(made.locations + 100)
     torch.testing.assert_close(near.mean, made.head.free[0], rtol=0.02, atol=0.02)
     assert (near.stddev < 0.02 * amplitude).all()
@@ -72,7 +72,7 @@ def test_single_precision_keeps_the_variance_positive() -> None:
     with torch.no_grad():
         made.locations.mul_(1e-4)
     drawn = made(made.locations)
-    least = positive(made.amplitude, 1e-3) * (made.noise / (made.noise + POINTS)) ** 0.5
+    least = made._amplitude() * (made.noise / (made.noise + POINTS)) ** 0.5
     assert (drawn.stddev >= least * (1 - 1e-6)).all()
     (drawn.rsample().sum() + drawn.stddev.sum()).backward()
     assert all([bool(p.grad.isfinite().all()) for p in made.parameters() if p.grad is not None])
@@ -106,5 +106,11 @@ def test_sizes_that_cannot_be_are_said() -> None:
         GaussianProcess(2, 2, points=0)
     with pytest.raises(ValueError, match="noise above 0, found 0"):
         GaussianProcess(2, 2, noise=0.0)
+    with pytest.raises(ValueError, match="amplitude above 0, found -1"):
+        GaussianProcess(2, 2, amplitude=-1.0)
+    with pytest.raises(
+        TypeError, match=r"first of its parents, 2 wide, found shapes \[\(5, 3\)\]"
+    ):
+        GaussianProcess(2, 2)(torch.zeros(5, 3))
     with pytest.raises(ValueError, match="features of at least 1"):
         MeanField(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -40,13 +41,16 @@ class GaussianProcess(nn.Module):
         points: m, the number of variational data; a factorisation of an m by m matrix a step.
         noise: :math:`\nu`, relative to :math:`a^2`; it keeps the matrix well-conditioned in single
             precision.
+        amplitude: the first a. It spreads the values about their mean, so a posterior starts
+            with a small one. The first lengths are the distance of two draws of
+            :math:`N(0, I)`, :math:`\sqrt{2 \cdot \text{inputs}}`.
 
     Shape:
         Parents :math:`\xi` ``(*particles, batch, inputs)`` and any others of leading shape
         ``(*particles, batch)`` give that batch shape, event ``(features,)``.
 
     Raises:
-        ValueError: a size is below 1, or the noise is not positive.
+        ValueError: a size is below 1, or the noise or the amplitude is not positive.
 
     Examples:
         >>> from deeplvm.networks import MLP
@@ -63,23 +67,31 @@ class GaussianProcess(nn.Module):
         *,
         points: int = 10,
         noise: float = 1e-4,
+        amplitude: float = 0.1,
     ) -> None:
         super().__init__()
         owner = "GaussianProcess"
         self.event_shape = Size((at_least(features, 1, owner, "features"),))
         self.inputs = at_least(inputs, 1, owner, "inputs")
         self.points = at_least(points, 1, owner, "points")
-        if not noise > 0:
-            raise ValueError(f"GaussianProcess expects noise above 0, found {noise}.")
-        self.noise = noise
+        for name, number in (("noise", noise), ("amplitude", amplitude)):
+            if not number > 0:
+                raise ValueError(f"GaussianProcess expects {name} above 0, found {number}.")
+        self.noise, self.first = noise, amplitude
         self.locations = nn.Parameter(torch.randn(points, inputs))  # as the inputs are spread
         self.lengths = nn.Parameter(torch.zeros(inputs))
         self.amplitude = nn.Parameter(torch.zeros(()))
         self.head = Head(network, Size((points, features)), 1, owner)
 
-    def forward(self, inputs: Tensor, *parents: Tensor) -> DiagonalNormal:
-        """The distribution of the functions' values at the inputs."""
-        (values,) = self.head.each(*parents)  # (*particles, batch, m, D)
+    def forward(self, *parents: Tensor) -> DiagonalNormal:
+        """The distribution of the functions' values, given the inputs and then other parents."""
+        if not parents or parents[0].shape[-1] != self.inputs:
+            raise TypeError(
+                f"GaussianProcess reads its inputs from the first of its parents, "
+                f"{self.inputs} wide, found shapes {[tuple(each.shape) for each in parents]}."
+            )
+        inputs, *others = parents
+        (values,) = self.head.each(*others)  # (*particles, batch, m, D)
         weights, reduction = self._weights(self._correlations(inputs))
         mean = product(weights.unsqueeze(-2), values).squeeze(-2)
         # the variance is never below a^2 nu / (nu + m); rounding must not take it there
@@ -88,11 +100,14 @@ class GaussianProcess(nn.Module):
         return DiagonalNormal(mean, scale.unsqueeze(-1), 1)
 
     def _amplitude(self) -> Tensor:
-        return positive(self.amplitude, 1e-3)
+        return positive(self.amplitude, 1e-3 * self.first, self.first)
+
+    def _lengths(self) -> Tensor:
+        return positive(self.lengths, 1e-3, math.sqrt(2 * self.inputs))
 
     def _correlations(self, inputs: Tensor) -> Tensor:
         r""":math:`k(\xi, s_i) / a^2`, shape ``(*leading, m)``."""
-        offsets = (inputs.unsqueeze(-2) - self.locations) / positive(self.lengths, 1e-3)
+        offsets = (inputs.unsqueeze(-2) - self.locations) / self._lengths()
         return (-0.5 * offsets.square().sum(-1)).exp()
 
     def _weights(self, correlations: Tensor) -> tuple[Tensor, Tensor]:
