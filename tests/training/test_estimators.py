@@ -93,6 +93,47 @@ def test_baselines_learn_while_the_model_does() -> None:
     )
 
 
+def test_phases_have_names() -> None:
+    history = fit(
+        model(), rows(), phases="wake_sleep", epochs=30, batch_size=30, learning_rate=0.02,
+        quiet=True,
+    )  # fmt: skip
+    assert history.values()[-1] > history.values()[0]
+    with pytest.raises(ValueError, match="wake_sleep, reweighted_wake_sleep, aggressive"):
+        fit(model(), rows(), phases="dreaming", epochs=1, quiet=True)
+
+
+def test_estimators_have_names() -> None:
+    fit(model(), rows(), estimator="vimco", particles=2, epochs=1, quiet=True)
+    with pytest.raises(ValueError, match="vimco"):
+        fit(model(), rows(), estimator="vinco", particles=2, epochs=1, quiet=True)
+    with pytest.raises(ValueError, match="hiden"):
+        fit(model(), rows(), estimator="nvil(hiden=3)", epochs=1, quiet=True)
+
+
+def test_a_baseline_reads_images_and_labels() -> None:
+    """Whatever shapes the parents have."""
+    p = Joint({"h | y": Bernoulli(2, MLP(3, 4)), "x | h": Bernoulli((1, 2, 2), MLP(2, 4))})
+    q = Joint({"h | x, y": Bernoulli(2, Both())})
+    x = rows()["x"].reshape(-1, 1, 2, 2)
+    given = {"x": x, "y": torch.eye(3)[torch.arange(len(x)) % 3]}
+    history = fit(LatentVariableModel(p, q), given, estimator="nvil", epochs=2, quiet=True)
+    assert len(history.values()) == 2
+
+
+class Both(torch.nn.Module):
+    """An image and a label to features."""
+
+    out_features = 5
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(7, 5)
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return self.layer(torch.cat([x.flatten(-3), y], -1))
+
+
 def test_phases_choose_their_own() -> None:
     parts = [
         Phase(elbo, lambda m: m.p.parameters(), estimator=ScoreFunction()),

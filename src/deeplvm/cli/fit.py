@@ -40,7 +40,7 @@ DEFAULT_RECIPE = "vae"
 # What code can pass to these functions and a command line cannot, or what a run decides itself.
 _NOT_OF_LOAD = ("like",)
 _NOT_OF_FIT = (
-    "valid", "draw", "log_prior", "phases", "missing", "folder", "resume", "callbacks", "quiet",
+    "valid", "draw", "log_prior", "missing", "folder", "resume", "callbacks", "quiet",
 )  # fmt: skip
 _TENSORBOARD = "tensorboard"
 _TABLES = ("data_options", "recipe_options", "training")

@@ -24,7 +24,9 @@ _WORDS = (int, float, str, bool, Path)
 NAMED = {
     "estimator": "deeplvm.gradients.named",
     "objective": "deeplvm.objectives",
+    "phases": "deeplvm.training.programs",
     "kl_weight": "deeplvm.training.schedules",
+    "posterior": "deeplvm.posteriors",
     "schedule": "deeplvm.training.schedules",
 }
 
@@ -113,6 +115,8 @@ def meant(name: str, value: Any) -> Any:
     except SpellingError:
         raise ValueError(_unreadable(name, value)) from None
     try:
+        if name == "phases":
+            return value  # fit knows the model that they want
         if name != "objective" or inspect.isclass(call.function):
             return call()
         signature = inspect.signature(call.function)
@@ -134,7 +138,7 @@ def known_functions(name: str) -> dict[str, Callable[..., Any]]:
     ['alpha_energy', 'beta_elbo', 'beta_tc_elbo']
     """
     module = importlib.import_module(NAMED[name])
-    if name == "estimator":
+    if name in ("estimator", "phases", "posterior"):
         return module.known()
     own = {
         key: value
@@ -182,6 +186,8 @@ _EXAMPLES = {
     "estimator": "nvil(hidden=(200,))",
     "objective": "free_bits(minimum=0.5)",
     "kl_weight": "linear(10)",
+    "phases": "aggressive(repeats=5)",
+    "posterior": "iaf(transforms=4)",
     "schedule": "exponential(epochs=100)",
 }
 

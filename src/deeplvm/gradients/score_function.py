@@ -74,6 +74,7 @@ class Learned(Baseline):
     ) -> None:
         super().__init__()
         self.hidden = hidden
+        self.event_dims: list[int] | None = None  # of the parents of a network of our own
         self.network: nn.Module | None = None
         if network is not None:
             self._attach(network)
@@ -95,6 +96,7 @@ class Learned(Baseline):
             int(torch.Size(each.shape[each.dim() - dims :]).numel())
             for each, dims in zip(features, event_dims, strict=True)
         ]
+        self.event_dims = event_dims
         like = features[0]
         self._attach(MLP(sum(sizes), *self.hidden))
         self.to(dtype=like.dtype, device=like.device)
@@ -108,6 +110,11 @@ class Learned(Baseline):
             )
         with torch.enable_grad():
             features = [each.detach() for each in account.features(name)]
+            if self.event_dims is not None:
+                features = [
+                    each.flatten(each.dim() - dims) if dims else each.unsqueeze(-1)
+                    for each, dims in zip(features, self.event_dims, strict=True)
+                ]
             return self.last(self.network(*features)).squeeze(-1).to(log_weight)
 
     def learn(self, guess: Tensor | float, log_weight: Tensor) -> Tensor:

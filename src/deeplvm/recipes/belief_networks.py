@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import nn
+
 from deeplvm.conditionals import Bernoulli
 from deeplvm.data import likelihood_of
 from deeplvm.data.records import Data, Description
@@ -40,8 +42,8 @@ def sigmoid_belief_network(
     def linear(features: int | tuple[int, ...]) -> MLP:
         return MLP(features, initialization=glorot)  # no hidden layer: the head is the map
 
-    p = {names[-1]: Bernoulli(units[-1])}
-    q = {}
+    p: dict[str, nn.Module] = {names[-1]: Bernoulli(units[-1])}
+    q: dict[str, nn.Module] = {}
     for layer, name in enumerate(names):
         below = "x" if layer == 0 else names[layer - 1]
         likelihood = (

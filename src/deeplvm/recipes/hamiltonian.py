@@ -10,7 +10,7 @@ from deeplvm.data import likelihood_of
 from deeplvm.data.records import Data, Description
 from deeplvm.joint import Joint
 from deeplvm.model import LatentVariableModel
-from deeplvm.networks import MLP
+from deeplvm.networks import MLP, glorot
 from deeplvm.recipes.catalogue import trained_with
 from deeplvm.recipes.reading import at_least_one, observed, seen
 
@@ -44,7 +44,7 @@ def hamiltonian_vae(
     first, *further = hidden or (latent,)
 
     def network(features: int | tuple[int, ...], *widths: int) -> MLP:
-        return MLP(features, *widths, activation=nn.Softplus)
+        return MLP(features, *widths, activation=nn.Softplus, initialization=glorot)
 
     p = Joint(
         {

@@ -30,6 +30,7 @@ from deeplvm.training.history import History
 from deeplvm.training.kl_weight import KLWeight
 from deeplvm.training.measure import for_rows, name_of, own_randomness
 from deeplvm.training.phases import Objective, OptimizerChoice, Phase, Step
+from deeplvm.training.programs import phases_of
 from deeplvm.training.progress import Progress
 from deeplvm.training.rates import Average, Rates, RateSchedule
 from deeplvm.training.running import Run, Stopped
@@ -61,7 +62,7 @@ def fit(
     averaging: float = 0.0,
     patience: int | None = None,
     log_prior: Callable[[LatentVariableModel], Tensor] | None = None,
-    phases: Sequence[Phase] | None = None,
+    phases: Sequence[Phase] | str | None = None,
     missing: Sequence[str] | None = None,
     seed: int = 0,
     device: str | torch.device = "auto",
@@ -122,7 +123,8 @@ def fit(
             that the start is forgotten.
         patience: Stop after so many epochs without a better held-out bound.
         log_prior: Log-density of the parameters, for maximum a posteriori (monograph, A.2.1).
-        phases: The parts of a step, where it is not one.
+        phases: The parts of a step, where it is not one, or their name in
+            :mod:`deeplvm.training.programs`.
         missing: Names with NaN elements, for named tensors; by default they are looked at once.
         seed: Of the order of rows, all draws, and renewed randomness. Two runs with one seed are
             the same bit for bit on a CPU; torch's own stream of random numbers is left as it was.
@@ -200,7 +202,7 @@ def fit(
     way = None if estimator is None else estimator_of(estimator)
     objective = for_rows(objective, rows)
     plain = Phase(objective, None, optimizer, learning_rate, weight_decay, particles, draw, way)
-    listed = [_filled(phase, plain) for phase in phases or [plain]]
+    listed = [_filled(phase, plain) for phase in phases_of(phases or [plain], model)]
     companions = _companions(model, listed, batches, target, seed)
     compile = _compilable(compile, listed)  # noqa: A001
     steps = [
