@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from deeplvm.evaluation import variance_of_gradient
     from deeplvm.evidence import Evidence
     from deeplvm.gradients import Enumerated, Reparameterised, Sampled
     from deeplvm.joint import Joint, NotationError
@@ -37,6 +38,7 @@ _HOME = {
     "free_bits": "objectives",
     "iwae": "objectives",
     "renyi": "objectives",
+    "variance_of_gradient": "evaluation",
 }
 __all__ = [
     "Enumerated",
@@ -56,6 +58,7 @@ __all__ = [
     "free_bits",
     "iwae",
     "renyi",
+    "variance_of_gradient",
 ]
 
 

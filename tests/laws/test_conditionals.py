@@ -36,6 +36,8 @@ from deeplvm.conditionals import (
     PrecisionWeighted,
     StandardNormal,
     StudentT,
+    UniformSphere,
+    VonMisesFisher,
 )
 from deeplvm.conditionals.flows import (
     NICE,
@@ -331,6 +333,19 @@ MEMBERS: dict[str, Member] = {
         lambda s, n: ContinuousBernoulli(s), "unit", network=None, traced=False
     ),
     "Beta": Member(lambda s, n: Beta(s, n), "unit", beta),
+    "UniformSphere": Member(
+        lambda s, _: UniformSphere(s[0]), "sphere", network=None, moments=False
+    ),
+    "VonMisesFisher": Member(lambda s, n: VonMisesFisher(s[0], n), "sphere", moments=False),
+    "VonMisesFisher, global": Member(
+        lambda s, n: VonMisesFisher(s[0], n, concentration="global"),
+        "sphere",
+        moments=False,
+        traced=False,
+    ),
+    "VonMisesFisher, free": Member(
+        lambda s, n: VonMisesFisher(s[0]), "sphere", network=None, moments=False, traced=False
+    ),
     "Dirichlet": Member(lambda s, n: Dirichlet(s[0], n), "simplex", moments=False),
     "Laplace": Member(
         lambda s, n: Laplace(s, n),
@@ -579,7 +594,7 @@ def test_every_parameter_gets_a_gradient(member: Member) -> None:
     distribution, value = member.draw(module, member.parents())
     log_prob = distribution.log_prob(value).sum()
     if not list(module.parameters()):
-        assert isinstance(module, StandardNormal)
+        assert isinstance(module, StandardNormal | UniformSphere)
         return
     log_prob.backward()
     used = {name: p for name, p in module.named_parameters() if p.numel()}

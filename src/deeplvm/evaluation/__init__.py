@@ -2,6 +2,11 @@
 
 from deeplvm.evaluation.bits import BitsPerDimension, bits_per_dimension
 from deeplvm.evaluation.gaps import InferenceGaps, inference_gaps
+from deeplvm.evaluation.gradient_variance import (
+    GradientNoise,
+    GradientVariance,
+    variance_of_gradient,
+)
 from deeplvm.evaluation.importance import CurvePoint, ImportanceEstimate, importance_sampling
 from deeplvm.evaluation.latent_use import LatentUse, latent_use
 from deeplvm.evaluation.pareto import pareto_k
@@ -11,6 +16,8 @@ __all__ = [
     "BitsPerDimension",
     "CurvePoint",
     "Evaluation",
+    "GradientNoise",
+    "GradientVariance",
     "ImportanceEstimate",
     "InferenceGaps",
     "LatentUse",
@@ -20,4 +27,5 @@ __all__ = [
     "inference_gaps",
     "latent_use",
     "pareto_k",
+    "variance_of_gradient",
 ]
