@@ -12,7 +12,7 @@ from torch.distributions import Distribution, Independent
 from deeplvm.distributions.beta import Beta
 from deeplvm.gradients.crediting import Account, neutral, over_particles
 from deeplvm.gradients.draws import Drawn
-from deeplvm.gradients.score_function import Baseline, RunningMean
+from deeplvm.gradients.score_function import Baseline, RunningMean, ScoreFunction
 from deeplvm.trace import expand_to, sum_right
 
 
@@ -72,7 +72,7 @@ class GeneralisedReparameterised(nn.Module):
                 f"{augmentation}."
             )
         self.augmentation = augmentation
-        self.baseline = RunningMean() if baseline is None else baseline
+        self.score = ScoreFunction(RunningMean() if baseline is None else baseline)
         self._densities: dict[str, Tensor] = {}
 
     def suits(self, distribution: Distribution) -> bool:
@@ -97,12 +97,22 @@ class GeneralisedReparameterised(nn.Module):
         log_prob = sum_right(expanded.log_prob(value), len(batch_shape))
         return Drawn(value, log_prob, batch_shape, 0.0)
 
+    def prepare(self, name: str, account: Account) -> None:
+        """A baseline for a latent of its own, with all its parameters."""
+        self.score.prepare(name, account)
+
     def credit(self, name: str, account: Account) -> Tensor:
         """The signals times the log-densities of the accepted noise, value-neutral."""
-        guess = self.baseline.guess(name, account.log_weight(name), account)
+        baseline: Any = self.score.own[name] if name in self.score.own else self.score.baseline  # noqa: SIM401 - a ModuleDict has no get
+        log_weight = account.log_weight(name)
+        guess = baseline.guess(name, log_weight, account)
         still = guess.detach() if isinstance(guess, Tensor) else guess
         signal = account.signal(name, still)
-        return over_particles(signal * neutral(self._densities.pop(name)))
+        total = over_particles(signal * neutral(self._densities.pop(name)))
+        learned = baseline.learn(guess, log_weight)
+        if isinstance(learned, Tensor):
+            total = total + account.evidence.expectation(learned.expand(log_weight.shape))
+        return total
 
 
 _FAMILIES = (distributions.Gamma, distributions.Beta, Beta, distributions.Dirichlet)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 
+from deeplvm.gradients.doubly import DoublyReparameterised
 from deeplvm.gradients.draws import Draw
+from deeplvm.gradients.generalised import GeneralisedReparameterised
 from deeplvm.gradients.score_function import Learned, LeaveOneOut, RunningMean, ScoreFunction
+from deeplvm.gradients.sticking import StickingTheLanding
 from deeplvm.spelled import SpellingError, read
 
 
@@ -40,6 +43,36 @@ def vimco() -> ScoreFunction:
     https://arxiv.org/abs/1602.06725
     """
     return ScoreFunction(LeaveOneOut())
+
+
+def sticking_the_landing() -> StickingTheLanding:
+    """Reparameterised without the score; unbiased for the ELBO, not for weights of particles.
+
+    Sticking the Landing: Simple, Lower-Variance Gradient Estimators for Variational Inference
+    (Roeder, Wu & Duvenaud, 2017), https://arxiv.org/abs/1703.09194
+    """
+    return StickingTheLanding()
+
+
+def doubly_reparameterised() -> DoublyReparameterised:
+    """Reparameterised, the score too: for the importance-weighted and Rényi bounds.
+
+    Doubly Reparameterized Gradient Estimators for Monte Carlo Objectives (Tucker et al., 2019),
+    https://arxiv.org/abs/1810.04152
+    """
+    return DoublyReparameterised()
+
+
+def generalised(*, augmentation: int = 10) -> GeneralisedReparameterised:
+    """Gamma, Beta and Dirichlet latents by the noise of a rejection sampler.
+
+    Reparameterization Gradients through Acceptance-Rejection Sampling Algorithms (Naesseth et
+    al., 2017), https://arxiv.org/abs/1610.05683
+
+    Args:
+        augmentation: By how much the concentration is raised, in steps of one.
+    """
+    return GeneralisedReparameterised(augmentation)
 
 
 def known() -> dict[str, Callable[..., Draw]]:
