@@ -18,7 +18,12 @@ from deeplvm.conditionals.flows import (
     MaskedAutoregressiveFlow,
 )
 from deeplvm.conditionals.flows.inverse_autoregressive import InverseAutoregressive
-from deeplvm.conditionals.flows.masked import MaskedConvolutions, MaskedNetwork
+from deeplvm.conditionals.flows.masked import (
+    MaskedConvolutions,
+    MaskedLinear,
+    MaskedNetwork,
+    spread,
+)
 from deeplvm.distributions.transformed_normal import Bound
 from deeplvm.networks import MLP
 
@@ -319,3 +324,26 @@ def test_a_step_of_zeros_is_the_gate_alone() -> None:
     bound = Bound(step, step.inverse, step.prepare(torch.zeros(5, 0)))
     after, _ = bound.forward(value, bound.context)
     torch.testing.assert_close(after, torch.sigmoid(torch.tensor(1.5)) * value)
+
+
+def test_bands_leave_out_nothing() -> None:
+    """A large layer, computed in bands, is the dense one with its mask: value and gradient."""
+    torch.manual_seed(0)
+    degrees = spread(300, 7, 1)
+    mask = degrees <= degrees[:, None]
+    layer = MaskedLinear(mask)
+    assert len(layer.weights) == 2
+    dense = torch.zeros(300, 300)
+    for weight, rows, (first, last) in zip(
+        layer.weights, torch.arange(300).chunk(2), layer.columns, strict=True
+    ):
+        dense[rows[:, None], torch.arange(first, last)] = weight.detach()
+    assert sum([weight.numel() for weight in layer.weights]) < 0.8 * mask.numel()
+    dense.requires_grad_()
+    x = torch.randn(5, 300)
+    expected = torch.nn.functional.linear(x, dense * mask, layer.bias)
+    torch.testing.assert_close(layer(x), expected)
+    weighted = torch.randn(5, 300)
+    (own,) = torch.autograd.grad((layer(x) * weighted).sum(), [layer.weights[0]])
+    (theirs,) = torch.autograd.grad((expected * weighted).sum(), [dense])
+    torch.testing.assert_close(own, theirs[:150, : own.shape[1]])

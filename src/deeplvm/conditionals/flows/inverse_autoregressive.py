@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Size, Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from deeplvm.conditionals.flows.flow import Flow, Transform, context_width
-from deeplvm.conditionals.flows.masked import MaskedConvolutions, MaskedNetwork
+from deeplvm.conditionals.flows.masked import MaskedConvolutions, MaskedNetwork, in_place_elu
 from deeplvm.conditionals.heads import event_shape_of
 from deeplvm.networks.features import out_shape_of
 
 
 def autoregressive_network(
-    shape: int | Sequence[int], context: int, hidden: Sequence[int], outputs: int, *, reverse: bool
+    shape: int | Sequence[int],
+    context: int,
+    hidden: Sequence[int],
+    outputs: int,
+    *,
+    reverse: bool,
+    activation: Callable[[], nn.Module] = in_place_elu,
 ) -> MaskedNetwork | MaskedConvolutions:
     """The masked network of an event: MADE for a vector, convolutions for a map.
 
@@ -24,9 +30,13 @@ def autoregressive_network(
     """
     sizes = event_shape_of(shape, "An autoregressive step")
     if len(sizes) == 1:
-        return MaskedNetwork(sizes[0], context, hidden, outputs, reverse=reverse)
+        return MaskedNetwork(
+            sizes[0], context, hidden, outputs, reverse=reverse, activation=activation
+        )
     if len(sizes) == 3:
-        return MaskedConvolutions(sizes, context, hidden, outputs, reverse=reverse)
+        return MaskedConvolutions(
+            sizes, context, hidden, outputs, reverse=reverse, activation=activation
+        )
     raise ValueError(
         f"An autoregressive step expects a vector, or a map (channels, height, width), found an "
         f"event of shape {tuple(sizes)}; write a matrix as a map of one channel."
@@ -60,6 +70,7 @@ class InverseAutoregressive(Transform):
         forget_bias: where s starts. The gate starts nearly open, as an LSTM's forget gate does:
             the step is close to the identity.
         location_only: whether the step shifts only.
+        activation: of the masked network, a module class or function without arguments.
     """
 
     reads_context = True
@@ -75,13 +86,16 @@ class InverseAutoregressive(Transform):
         reverse: bool = False,
         forget_bias: float = 1.5,
         location_only: bool = False,
+        activation: Callable[[], nn.Module] = in_place_elu,
     ) -> None:
         super().__init__()
         self.event_dims = len(event_shape_of(shape, type(self).__name__))
         self.forget_bias = forget_bias
         self.location_only = location_only
         outputs = 1 if location_only else 2
-        self.network = autoregressive_network(shape, context, hidden, outputs, reverse=reverse)
+        self.network = autoregressive_network(
+            shape, context, hidden, outputs, reverse=reverse, activation=activation
+        )
 
     def prepare(self, context: Tensor) -> Tensor:
         """The context's part of the network's first layer."""
@@ -143,6 +157,8 @@ class InverseAutoregressiveFlow(Flow):
             is a map of as many channels: those of the network's features, if they are maps, or 8.
         forget_bias: Where the raw gate s of every step starts; +1 to +2 in the paper.
         location_only: Whether steps only shift, :math:`z_t = z_{t-1} + m_t`.
+        activation: Of the masked networks, a module class or function without arguments; the
+            paper's ELU by default. ``nn.SiLU`` costs a third of the ELU's time on a CPU.
         minimum_scale: Lower bound of the first draw's scale.
         units: mean and standard deviation of the data, broadcastable to ``shape``.
 
@@ -167,6 +183,7 @@ class InverseAutoregressiveFlow(Flow):
         context: int | None = None,
         forget_bias: float = 1.5,
         location_only: bool = False,
+        activation: Callable[[], nn.Module] = in_place_elu,
         minimum_scale: float = 1e-3,
         units: tuple[Tensor | float, Tensor | float] | None = None,
     ) -> None:
@@ -180,6 +197,7 @@ class InverseAutoregressiveFlow(Flow):
                 reverse=step % 2 == 1,
                 forget_bias=forget_bias,
                 location_only=location_only,
+                activation=activation,
             )
             for step in range(transforms)
         ]

@@ -6,17 +6,86 @@ parameters (weight decay, averaging, noise, a loaded file), an element never see
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+from torch.nn.functional import conv2d, linear
 
 from deeplvm.networks.broadcasting import fold_particles
 
 # The last layer starts with weights so much smaller, so that a step starts near the identity.
 SMALL = 0.01
+
+
+def in_place_elu() -> nn.Module:
+    """The activation of the papers, written over its argument, which nothing else reads."""
+    return nn.ELU(inplace=True)
+
+
+class MaskedLinear(nn.Module):
+    r"""A linear layer some of whose weights are not there, :math:`y = (M \odot W) x + b`.
+
+    The rows of a large layer are cut into bands, each with the columns that its part of the mask
+    has something in and no others: of a triangular mask a quarter of the products is never
+    computed.
+
+    Args:
+        mask: M, shape ``(out, in)``, true where a weight is.
+        beside: how many further inputs a unit has, elsewhere; for the size of first weights.
+        bias: whether there is a b.
+
+    Shape:
+        ``(*leading, in)`` gives ``(*leading, out)``.
+    """
+
+    # smaller products (below 256 x 256) and more bands cost as much in calls as they save
+    large, bands = 2**16, 2
+
+    def __init__(self, mask: Tensor, *, beside: int = 0, bias: bool = True) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(len(mask))) if bias else None
+        self.weights = nn.ParameterList()
+        self.columns: list[tuple[int, int]] = []
+        rows = mask.chunk(self.bands if mask.numel() >= self.large else 1)
+        self.sizes = [len(band) for band in rows]
+        for band, part in enumerate(rows):
+            found = part.any(0).nonzero().flatten().tolist() or [0]
+            first, last = found[0], found[-1] + 1
+            own = part[:, first:last]
+            weight = nn.Parameter(torch.empty(own.shape))
+            start_uniform(weight, own, beside)
+            self.columns.append((first, last))
+            self.weights.append(weight)
+            kept = None if bool(own.all()) else own.to(weight.dtype)
+            self.register_buffer(f"mask_{band}", kept, persistent=False)
+
+    def forward(self, x: Tensor, plus: Tensor | None = None) -> Tensor:
+        """The layer's units; ``plus`` is added to them."""
+        biases = (
+            [None] * len(self.sizes) if self.bias is None else list(self.bias.split(self.sizes))
+        )
+        if len(biases) == 1 and plus is not None and x.dim() == 2 == plus.dim():
+            first, last = self.columns[0]
+            total = torch.addmm(plus, x[:, first:last], self._weight(0).t())
+            return total if biases[0] is None else total + biases[0]
+        parts = [
+            linear(x[..., first:last], self._weight(band), biases[band])
+            for band, (first, last) in enumerate(self.columns)
+        ]
+        units = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+        return units if plus is None else units + plus
+
+    def _weight(self, band: int) -> Tensor:
+        weight, mask = self.weights[band], getattr(self, f"mask_{band}")
+        return weight if mask is None else weight * mask
+
+    @torch.no_grad()
+    def shrink(self, factor: float) -> None:
+        """Multiply all weights."""
+        for weight in self.weights:
+            weight.mul_(factor)
 
 
 class Perceptron(nn.Module):
@@ -25,54 +94,50 @@ class Perceptron(nn.Module):
     .. math:: h_1 = a((M_1 \odot W_1) z + V h + b_1), \qquad
               h_{l+1} = a((M_{l+1} \odot W_{l+1}) h_l + b_{l+1})
 
-    with a the ELU, and none after the last layer.
+    and no activation after the last layer.
 
     Args:
         masks: M of each layer, shape ``(out, in)``, true where a weight is.
-        context: width of the context, which is not masked.
+        context: width of the context h, which is not masked.
+        activation: a, a module class or function without arguments.
 
     Shape:
         A value ``(*leading, in)`` and a prepared context ``(*leading, hidden)`` that broadcast
         give ``(*leading, out)``.
     """
 
-    def __init__(self, masks: Sequence[Tensor], context: int) -> None:
+    def __init__(
+        self,
+        masks: Sequence[Tensor],
+        context: int,
+        activation: Callable[[], nn.Module] = in_place_elu,
+    ) -> None:
         super().__init__()
-        self.context = nn.Parameter(torch.empty(len(masks[0]), context))
-        self.weights = nn.ParameterList([torch.empty(mask.shape) for mask in masks])
-        self.biases = nn.ParameterList([torch.zeros(len(mask)) for mask in masks])
-        self.masked = [not bool(mask.all()) for mask in masks]
-        for layer, mask in enumerate(masks):
-            dtype = self.context.dtype
-            self.register_buffer(f"mask_{layer}", mask.to(dtype), persistent=False)
-            _start(self.weights[layer], mask, context if layer == 0 else 0)
-        _start(self.context, torch.ones_like(self.context), int(masks[0].shape[1]))
-        with torch.no_grad():
-            self.weights[-1].mul_(SMALL)
-            if len(masks) == 1:
-                self.context.mul_(SMALL)
+        first, *others = masks
+        self.context = nn.Linear(context, len(first)) if context else None
+        self.first = MaskedLinear(first, beside=context, bias=not context)
+        self.others = nn.ModuleList([MaskedLinear(mask) for mask in others])
+        self.activation = activation()
+        (self.others[-1] if others else self.first).shrink(SMALL)  # type: ignore[operator]
+        if self.context is not None:
+            start_uniform(
+                self.context.weight, torch.ones_like(self.context.weight), first.shape[1]
+            )
+            nn.init.zeros_(self.context.bias)
+            with torch.no_grad():
+                self.context.weight.mul_(1.0 if others else SMALL)
 
     def prepare(self, context: Tensor) -> Tensor:
-        """The context's part of the first layer, shape ``(*leading, hidden)``."""
-        return functional.linear(context, self.context, self.biases[0])
+        """The context's part of the first layer, shape ``(*leading, hidden)``, or no columns."""
+        return context if self.context is None else self.context(context)
 
     def forward(self, value: Tensor, prepared: Tensor) -> Tensor:
         """The raw numbers; ``prepared`` is what :meth:`prepare` made."""
-        first = self._weight(0)
-        if value.dim() == 2 == prepared.dim():
-            hidden = torch.addmm(prepared, value, first.t())
-        else:
-            hidden = functional.linear(value, first) + prepared
-        for layer in range(1, len(self.weights)):
-            hidden = functional.linear(
-                functional.elu(hidden, inplace=True), self._weight(layer), self.biases[layer]
-            )
+        hidden = self.first(value, None if self.context is None else prepared)
+        for layer in self.others:
+            hidden = layer(self.activation(hidden))
         # under autocast the network computes in bfloat16; the density does not
         return hidden.to(value.dtype)
-
-    def _weight(self, layer: int) -> Tensor:
-        weight = self.weights[layer]
-        return weight * getattr(self, f"mask_{layer}") if self.masked[layer] else weight
 
 
 class MaskedNetwork(nn.Module):
@@ -91,6 +156,7 @@ class MaskedNetwork(nn.Module):
         passes: groups of neighbouring elements that depend on earlier groups only, and so how
             many passes an inverse needs; 2 for coupling layers, as many as elements by default.
         reverse: whether the last element is the first in order.
+        activation: a module class or function without arguments.
 
     Raises:
         ValueError: there are more groups than elements, or none.
@@ -105,6 +171,7 @@ class MaskedNetwork(nn.Module):
         passes: int | None = None,
         *,
         reverse: bool = False,
+        activation: Callable[[], nn.Module] = in_place_elu,
     ) -> None:
         super().__init__()
         self.outputs = outputs
@@ -119,7 +186,7 @@ class MaskedNetwork(nn.Module):
         degrees = [order, *[spread(width, self.passes, context) for width in hidden]]
         masks = [low <= high[:, None] for low, high in pairwise(degrees)]
         masks.append((degrees[-1] < order[:, None]).repeat(outputs, 1))
-        self.network = Perceptron(masks, context)
+        self.network = Perceptron(masks, context, activation)
 
     def prepare(self, context: Tensor) -> Tensor:
         """The context's part of the first layer, shape ``(*leading, hidden)``."""
@@ -148,6 +215,7 @@ class MaskedConvolutions(nn.Module):
         hidden: channels of the hidden layers; without any the numbers are linear in the map.
         outputs: raw numbers for each element.
         reverse: whether the last pixel's last channel is the first in order.
+        activation: a module class or function without arguments.
     """
 
     def __init__(
@@ -158,12 +226,14 @@ class MaskedConvolutions(nn.Module):
         outputs: int,
         *,
         reverse: bool = False,
+        activation: Callable[[], nn.Module] = in_place_elu,
     ) -> None:
         super().__init__()
         self.shape = tuple(shape)
         self.outputs = outputs
         self.reverse = reverse
         self.channels = context
+        self.activation = activation()
         order = torch.arange(self.shape[0])
         order = order.flip(0) if reverse else order
         # earlier pixels are always there, so that some channels may see nothing of their own
@@ -175,9 +245,9 @@ class MaskedConvolutions(nn.Module):
         for layer, mask in enumerate(masks):
             dtype = self.biases[0].dtype
             self.register_buffer(f"mask_{layer}", mask.to(dtype), persistent=False)
-            _start(self.weights[layer], mask, 9 * context if layer == 0 else 0)
+            start_uniform(self.weights[layer], mask, 9 * context if layer == 0 else 0)
         self.context = nn.Parameter(torch.empty(len(masks[0]), context, 3, 3))
-        _start(self.context, torch.ones_like(self.context), 5 * self.shape[0])
+        start_uniform(self.context, torch.ones_like(self.context), 5 * self.shape[0])
         with torch.no_grad():
             self.weights[-1].mul_(SMALL)
             if len(masks) == 1:
@@ -197,9 +267,7 @@ class MaskedConvolutions(nn.Module):
         if not self.channels:
             return bias[:, None, None].expand(*context.shape[:-1], -1, *self.shape[1:])
         maps = context.unflatten(-1, (self.channels, *self.shape[1:]))
-        return fold_particles(lambda m: functional.conv2d(m, self.context, bias, padding=1), 3)(
-            maps
-        )
+        return fold_particles(lambda m: conv2d(m, self.context, bias, padding=1), 3)(maps)
 
     def forward(self, value: Tensor, prepared: Tensor) -> tuple[Tensor, ...]:
         """``outputs`` tensors, each of the value's shape."""
@@ -209,16 +277,14 @@ class MaskedConvolutions(nn.Module):
         leading = hidden.shape[:-3]
         hidden = hidden.reshape(-1, *hidden.shape[-3:])
         for layer in range(1, len(self.weights)):
-            hidden = self._convolve(
-                functional.elu(hidden, inplace=True), layer, self.biases[layer]
-            )
+            hidden = self._convolve(self.activation(hidden), layer, self.biases[layer])
         raw = hidden.to(value.dtype).reshape(*leading, *hidden.shape[1:])
         return raw.chunk(self.outputs, -3)
 
     def _convolve(self, maps: Tensor, layer: int, bias: Tensor | None) -> Tensor:
         """Rows r - 1 and r give row r; in reverse, rows r and r + 1."""
         weight = self.weights[layer] * getattr(self, f"mask_{layer}")
-        rows = functional.conv2d(maps, weight, bias, padding=1)
+        rows = conv2d(maps, weight, bias, padding=1)
         return rows[..., 1:, :] if self.reverse else rows[..., :-1, :]
 
 
@@ -232,9 +298,9 @@ def spread(width: int, features: int, context: int) -> Tensor:
 
 
 @torch.no_grad()
-def _start(weight: Tensor, mask: Tensor, more: int) -> None:
+def start_uniform(weight: Tensor, mask: Tensor, beside: int) -> None:
     """Uniform weights, bounded by one over the root of how many of them a unit has."""
-    many = mask.flatten(1).sum(1) + more
+    many = mask.flatten(1).sum(1) + beside
     bound = many.clamp(min=1).to(weight.dtype).rsqrt()
     nn.init.uniform_(weight, -1.0, 1.0)
     weight.mul_(bound.reshape(-1, *[1] * (weight.dim() - 1)))
