@@ -17,7 +17,7 @@ from harness import Workers
 from machine import RESULTS, keep
 
 HERE = Path(__file__).parent
-NAMES = ("step", "parts", "likelihood", "startup", "memory", "scaling", "streaming")
+NAMES = ("step", "parts", "likelihood", "startup", "memory", "scaling", "streaming", "flows")
 
 
 def main() -> None:

@@ -35,6 +35,7 @@ def tables(folder: Path) -> str:
         "startup": _startup,
         "memory": _memory,
         "scaling": _scaling,
+        "flows": _flows,
         "streaming": _streaming,
     }
     texts = []
@@ -236,6 +237,26 @@ def _scaling(result: dict[str, Any]) -> Iterator[str]:
                 )
             )
     yield from _rows(("what", "side", "sizes", "intercept, ms", "slope, µs each", "R²"), rows)
+
+
+def _flows(result: dict[str, Any]) -> Iterator[str]:
+    yield "## A flow\n"
+    yield (
+        f"{result['title']}: a draw with its density. Milliseconds, the fastest of many, and the "
+        "ratio to its matrix products by hand, of the same shapes, with nothing between them."
+    )
+    yield ""
+    workloads = result["workloads"]
+    names = dict.fromkeys([name for each in workloads.values() for name in each["sides"]])
+    rows = []
+    for title, each in workloads.items():
+        cells = [title]
+        for name in names:
+            row = each["sides"].get(name)
+            ms, ratio = ("milliseconds, minimum", "ratio of minima")
+            cells.append("" if row is None else f"{row[ms]:.2f} ({row[ratio]:.2f})")
+        rows.append(cells)
+    yield from _rows(("what", *names), rows)
 
 
 if __name__ == "__main__":

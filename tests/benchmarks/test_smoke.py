@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 RUN = ROOT / "benchmarks" / "run.py"
-NAMES = ("step", "parts", "likelihood", "startup", "memory", "scaling")
+NAMES = ("step", "parts", "likelihood", "startup", "memory", "scaling", "flows")
 
 
 def test_every_benchmark_runs(tmp_path: Path) -> None:
@@ -21,5 +21,11 @@ def test_every_benchmark_runs(tmp_path: Path) -> None:
     for found in results["step"]["workloads"].values():
         assert {"deeplvm, eager", "by hand, eager"} <= set(found["sides"])
         assert "measured without peers" in found["absent"].values()
-    for title in ("A training step", "An importance-sampled likelihood", "Start-up", "Growth"):
+    for title in (
+        "A training step",
+        "An importance-sampled likelihood",
+        "Start-up",
+        "Growth",
+        "A flow",
+    ):
         assert f"## {title}" in done.stdout
