@@ -136,7 +136,7 @@ def test_unbiased_where_latents_depend_on_each_other(
 def test_they_vary_less_than_the_score() -> None:
     """Total variance of one row's gradient, as a part of the plain score function's.
 
-    Measured: MuProp 0.06, REBAR 0.09; the standard error of such a ratio of 10,000 rows is a few
+    Measured: MuProp 0.05, REBAR 0.09; the standard error of such a ratio of 10,000 rows is a few
     per cent of it.
     """
     spread = {}
@@ -154,7 +154,7 @@ def test_they_vary_less_than_the_score() -> None:
 
 
 def test_mu_prop_is_exact_where_the_objective_is_linear() -> None:
-    """Nothing remains for the score: every draw has the credit of the mean."""
+    """Nothing remains for the score: every draw has the exact gradient."""
     torch.manual_seed(0)
     p = Joint({"h": OneHot(3), "x | h": Bernoulli(3, MLP(3, 4))})
     model = LatentVariableModel(p, Joint({"h | x": OneHot(3, MLP(3, 4))}))
@@ -165,9 +165,7 @@ def test_mu_prop_is_exact_where_the_objective_is_linear() -> None:
     parameters = list(model.q.parameters())
 
     def of_q(draw: Draw) -> list[Tensor]:
-        value, evidence = model.estimate(elbo, x, draw={"h": draw})
-        if isinstance(draw, MuProp):
-            value = value - elbo(evidence)  # that gradient is the score alone, of mean zero
+        value, _ = model.estimate(elbo, x, draw={"h": draw})
         return list(torch.autograd.grad(value.mean(), parameters))
 
     for _ in range(5):

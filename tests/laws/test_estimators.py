@@ -21,6 +21,7 @@ from deeplvm.gradients import Draw, Reparameterised, Sampled, Suited
 from deeplvm.gradients.crediting import Objective, ledger_alone
 from deeplvm.gradients.mean_field import MuProp
 from deeplvm.gradients.rebar import Rebar
+from deeplvm.gradients.regression import RegressedScore
 from deeplvm.gradients.relax import relax
 from deeplvm.gradients.score_function import Learned, LeaveOneOut, RunningMean, ScoreFunction
 from deeplvm.networks import MLP
@@ -88,6 +89,7 @@ ESTIMATORS: dict[str, Member] = {
     "MuProp": Member(lambda: MuProp(LeaveOneOut()), particles=(2,), objectives=("elbo", "iwae")),
     "REBAR": Member(lambda: Rebar(learn=False), particles=(2,), objectives=("elbo", "iwae")),
     "RELAX": Member(lambda: relax(hidden=(4,)), particles=(None,), objectives=("elbo",)),
+    "regressed score": Member(RegressedScore, particles=(3,), objectives=("elbo", "iwae")),
 }
 
 every_estimator = pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from deeplvm.gradients.crediting import Account
@@ -35,6 +36,17 @@ def log_weight_at(name: str, value: Tensor, account: Account, otherwise: Draw) -
         ways[each] = _anew(each, name, account, otherwise)
     again = account.again(ways)
     return again.total([again.weighted(n, again.terms[n]) for n in account.dependents[name]])
+
+
+def own_score(name: str, account: Account) -> Tensor:
+    r"""What a guess may be lowered by, so that :math:`-\nabla \log q` of the draw cancels.
+
+    The objective's own gradient has it, through :math:`-\log q` in the latent's term. For the
+    ELBO its mean is zero, and it is nothing but noise; lowering the guess of a log-weight w by
+    one nat, which leaves every objective's gradient unbiased, turns the whole
+    :math:`(w - \hat w - 1) \nabla \log q` into :math:`(w - \hat w) \nabla \log q`.
+    """
+    return account.evidence.weighted(name, torch.ones_like(account.value.detach()))
 
 
 def _anew(later: str, name: str, account: Account, otherwise: Draw) -> Draw:

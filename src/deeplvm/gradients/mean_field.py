@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 
 from deeplvm.gradients.crediting import Account, neutral, over_particles
 from deeplvm.gradients.draws import Drawn
-from deeplvm.gradients.elsewhere import log_weight_at
+from deeplvm.gradients.elsewhere import log_weight_at, own_score
 from deeplvm.gradients.relaxation import relaxation_at, relaxation_of
 from deeplvm.gradients.score_function import Baseline, ScoreFunction
 from deeplvm.trace import expand_to, sum_right
@@ -98,7 +98,7 @@ class MuProp(nn.Module):
         guess = baseline.guess(name, remaining, account)
         still = guess.detach() if isinstance(guess, Tensor) else guess
 
-        reference = (expected.detach() + still).clone().requires_grad_()
+        reference = (expected.detach() + still - own_score(name, account)).requires_grad_()
         signal = account.signal(name, reference)
         (worth,) = torch.autograd.grad(-signal.sum(), reference)
         (slope,) = torch.autograd.grad((worth * expected).sum(), point)

@@ -14,7 +14,7 @@ from torch.distributions import Distribution
 
 from deeplvm.gradients.crediting import Account, neutral, over_particles
 from deeplvm.gradients.draws import Drawn
-from deeplvm.gradients.elsewhere import log_weight_at
+from deeplvm.gradients.elsewhere import log_weight_at, own_score
 from deeplvm.gradients.relaxation import Relaxation, relaxation_at, relaxation_of
 from deeplvm.gradients.score_function import Baseline, ScoreFunction
 from deeplvm.networks import MLP
@@ -156,7 +156,8 @@ class Rebar(nn.Module):
         baseline: Any = self.score.own[name] if name in self.score.own else self.score.baseline  # noqa: SIM401 - a ModuleDict has no get
         log_weight = account.log_weight(name)
         guess = baseline.guess(name, log_weight, account)
-        plain = account.signal(name, guess.detach() if isinstance(guess, Tensor) else guess)
+        still = guess.detach() if isinstance(guess, Tensor) else guess
+        plain = account.signal(name, still - own_score(name, account))
 
         relaxation = relaxation_at(name, site)
         control: Any = self.own[name] if name in self.own else self.control  # noqa: SIM401 - a ModuleDict has no get
@@ -183,7 +184,8 @@ class Rebar(nn.Module):
         perturbed = relaxation.perturbed_given(hard).requires_grad_()
         temperature = control.log_temperature.exp().to(perturbed)
         soft = relaxation.soft(perturbed, temperature)
-        relaxed = account.signal(name, log_weight_at(name, soft, account, Relaxed(temperature)))
+        weight = log_weight_at(name, soft, account, Relaxed(temperature))
+        relaxed = account.signal(name, weight - own_score(name, account))
         free = control.function(name, _inputs(name, perturbed, account))
         variate = control.weight.to(plain) * (plain - relaxed) + free
         (slope,) = torch.autograd.grad(variate.sum(), perturbed, create_graph=self.learn)
