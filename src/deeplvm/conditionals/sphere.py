@@ -16,7 +16,7 @@ from deeplvm.distributions.von_mises_fisher import (
 
 
 class VonMisesFisher(nn.Module):
-    r"""A direction about a mean direction, :math:`p(x) \propto e^{\kappa \mu^\top x}`, |x| = 1.
+    r"""A direction about a mean direction, :math:`p(x) \propto e^{\kappa \mu^\top x}`.
 
     As a posterior beside :class:`UniformSphere` its divergence has a closed form, and does not
     depend on the direction: where :math:`\kappa` is fixed it is a constant.

@@ -17,7 +17,7 @@ class LocallyReparameterisedLinear(nn.Module):
     With independent weights :math:`w_{ij} \sim N(m_{ij}, v_{ij})` and bias
     :math:`b_i \sim N(a_i, c_i)` the result for features x is
 
-    .. math:: y_i \sim N\Big(\sum_j m_{ij} x_j + a_i, \; \sum_j v_{ij} x_j^2 + c_i\Big),
+    .. math:: y_i \sim N\left(\sum_j m_{ij} x_j + a_i, \; \sum_j v_{ij} x_j^2 + c_i\right),
 
     so a draw of y for each row and particle stands for a draw of all weights for it. It costs two
     products instead of one weight matrix a row, and the gradient of a minibatch's mean has less
