@@ -29,8 +29,8 @@ def hamiltonian_vae(
     the last momentum back by p(v | x, z). Markov Chain Monte Carlo and Variational Inference:
     Bridging the Gap (Salimans et al., 2015), https://arxiv.org/abs/1410.6460
 
-    Softplus units, because the steps follow a gradient. Each step costs about two passes of
-    p(x | z) forward and four backward.
+    Smooth units, because the steps follow a gradient. Each step costs about two passes of p(x | z)
+    forward and four backward.
 
     Args:
         data: What is modelled; its kind decides the likelihood.
@@ -44,7 +44,8 @@ def hamiltonian_vae(
     first, *further = hidden or (latent,)
 
     def network(features: int | tuple[int, ...], *widths: int) -> MLP:
-        return MLP(features, *widths, activation=nn.Softplus, initialization=glorot)
+        # softplus units are as smooth, but ignore z for the first thousand steps
+        return MLP(features, *widths, activation=nn.SiLU, initialization=glorot)
 
     p = Joint(
         {
