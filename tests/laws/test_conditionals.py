@@ -39,6 +39,7 @@ from deeplvm.conditionals import (
     UniformSphere,
     VonMisesFisher,
 )
+from deeplvm.conditionals.concrete import BinaryConcrete, Concrete
 from deeplvm.conditionals.flows import (
     NICE,
     HouseholderFlow,
@@ -345,6 +346,11 @@ MEMBERS: dict[str, Member] = {
     ),
     "VonMisesFisher, free": Member(
         lambda s, n: VonMisesFisher(s[0]), "sphere", network=None, moments=False, traced=False
+    ),
+    "Concrete": Member(lambda s, n: Concrete(s[-1], n, s[:-1]), "simplex", moments=False),
+    "BinaryConcrete": Member(
+        lambda s, n: BinaryConcrete(s, n),
+        twin=lambda d: stats.logistic(elements(d).loc.detach(), elements(d).scale.detach()),
     ),
     "Dirichlet": Member(lambda s, n: Dirichlet(s[0], n), "simplex", moments=False),
     "Laplace": Member(

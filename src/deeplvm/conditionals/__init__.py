@@ -2,6 +2,7 @@
 
 from deeplvm.conditionals.batch_normalised import BatchNormalisedGaussian
 from deeplvm.conditionals.committed import CommittedGaussian
+from deeplvm.conditionals.concrete import BinaryConcrete, Concrete
 from deeplvm.conditionals.counts import NegativeBinomial, Poisson
 from deeplvm.conditionals.discrete import Bernoulli, Categorical, OneHot, Ordinal
 from deeplvm.conditionals.experts import ProductOfExperts
@@ -22,8 +23,10 @@ __all__ = [
     "BatchNormalisedGaussian",
     "Bernoulli",
     "Beta",
+    "BinaryConcrete",
     "Categorical",
     "CommittedGaussian",
+    "Concrete",
     "ContinuousBernoulli",
     "Dirichlet",
     "DiscretizedLogistic",

@@ -3,11 +3,13 @@
 import deeplvm.distributions.divergences  # noqa: F401  (registers the closed forms)
 from deeplvm.distributions.bernoulli import Bernoulli
 from deeplvm.distributions.beta import Beta
+from deeplvm.distributions.concrete import Concrete
 from deeplvm.distributions.continuous_bernoulli import ContinuousBernoulli
 from deeplvm.distributions.diagonal_normal import DiagonalNormal
 from deeplvm.distributions.dirichlet import Dirichlet
 from deeplvm.distributions.discretized_logistic import DiscretizedLogistic
 from deeplvm.distributions.full_covariance_normal import FullCovarianceNormal
+from deeplvm.distributions.logistic import Logistic
 from deeplvm.distributions.low_rank_normal import LowRankNormal, LowRankPrecisionNormal
 from deeplvm.distributions.mixture import Mixture, NormalMixture
 from deeplvm.distributions.negative_binomial import NegativeBinomial
@@ -19,11 +21,13 @@ from deeplvm.distributions.von_mises_fisher import UniformSphere, VonMisesFisher
 __all__ = [
     "Bernoulli",
     "Beta",
+    "Concrete",
     "ContinuousBernoulli",
     "DiagonalNormal",
     "Dirichlet",
     "DiscretizedLogistic",
     "FullCovarianceNormal",
+    "Logistic",
     "LowRankNormal",
     "LowRankPrecisionNormal",
     "Mixture",

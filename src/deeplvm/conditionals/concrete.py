@@ -1,0 +1,115 @@
+"""Relaxed discrete values, as random variables of their own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Size, Tensor, nn
+from torch.distributions import Distribution, Independent
+
+from deeplvm.conditionals.heads import Head, at_least, event_shape_of
+from deeplvm.distributions.concrete import Concrete as ConcreteDistribution
+from deeplvm.distributions.logistic import Logistic
+
+
+class Concrete(nn.Module):
+    r"""A relaxed one-hot vector, a point of the simplex with the density of the paper.
+
+    In p and q both, it makes a continuous model with a true bound of its own, trained by
+    reparameterisation; p and q may have different temperatures. (A discrete model with relaxed
+    draws is :class:`~deeplvm.conditionals.OneHot` drawn by
+    :class:`~deeplvm.gradients.relaxed.GumbelSoftmax`, whose value is no bound.)
+
+    Args:
+        classes: the number of categories, the last axis of a value.
+        network: maps the parents to features; ``None`` for free logits, uniform at first.
+        shape: the shape of the categories; ``()`` for one, whose value has shape ``(classes,)``.
+        temperature: :math:`\tau`; below :math:`1 / (K - 1)` the density has no mode inside the
+            simplex.
+
+    The Concrete Distribution: A Continuous Relaxation of Discrete Random Variables (Maddison, Mnih
+    & Teh, 2017), https://arxiv.org/abs/1611.00712
+
+    Examples:
+        >>> _ = torch.manual_seed(0)
+        >>> Concrete(4, shape=3)().sample().sum(-1)
+        tensor([1., 1., 1.])
+    """
+
+    temperature: Tensor
+
+    def __init__(
+        self,
+        classes: int,
+        network: nn.Module | None = None,
+        shape: int | Sequence[int] = (),
+        *,
+        temperature: float = 0.5,
+    ) -> None:
+        super().__init__()
+        self._shape = event_shape_of(shape, "Concrete")
+        self.classes = at_least(classes, 2, "Concrete", "classes")
+        self.event_shape = Size((*self._shape, classes))
+        self.head = Head(network, self._shape, classes, "Concrete")
+        self.register_buffer("temperature", _temperature(temperature, "Concrete"))
+
+    def forward(self, *parents: Tensor) -> Distribution:
+        """The distribution of the value given parents of shapes ``(*particles, batch, ...)``."""
+        logits = self.head(*parents).movedim(-1 - len(self._shape), -1)
+        one = ConcreteDistribution(logits.log_softmax(-1), self.temperature)
+        return Independent(one, len(self._shape), validate_args=False) if self._shape else one
+
+
+class BinaryConcrete(nn.Module):
+    r"""Relaxed binary elements :math:`\sigma(y)`, :math:`y = (\eta + l) / \tau`, by their logits.
+
+    The value is y, with its logistic density: :math:`\sigma(y)` itself would round to 1, where
+    its density cannot be told. Other networks see :math:`\sigma(y)`, which exceeds 1/2 with
+    probability :math:`\sigma(\eta)`. Divergences and bounds are those of the relaxed elements,
+    as p and q change the variable alike. As with :class:`Concrete`, p and q both have it.
+
+    Args:
+        shape: the event shape.
+        network: maps the parents to features; ``None`` for free logits.
+        temperature: :math:`\tau`.
+
+    The Concrete Distribution: A Continuous Relaxation of Discrete Random Variables (Maddison, Mnih
+    & Teh, 2017), https://arxiv.org/abs/1611.00712
+
+    Examples:
+        >>> bit = BinaryConcrete(1, temperature=0.1)
+        >>> bit.embed(torch.tensor([-20.0, 20.0]))
+        tensor([2.0612e-09, 1.0000e+00])
+    """
+
+    temperature: Tensor
+
+    def __init__(
+        self,
+        shape: int | Sequence[int],
+        network: nn.Module | None = None,
+        *,
+        temperature: float = 0.5,
+    ) -> None:
+        super().__init__()
+        self.event_shape = event_shape_of(shape, "BinaryConcrete")
+        self.head = Head(network, self.event_shape, 1, "BinaryConcrete")
+        self.register_buffer("temperature", _temperature(temperature, "BinaryConcrete"))
+
+    def forward(self, *parents: Tensor) -> Independent:
+        """The distribution of y given parents of shapes ``(*particles, batch, ...)``."""
+        (logits,) = self.head.each(*parents)
+        elements = Logistic(logits / self.temperature, 1.0 / self.temperature)
+        return Independent(elements, len(self.event_shape), validate_args=False)
+
+    def embed(self, value: Tensor) -> Tensor:
+        r"""The relaxed elements :math:`\sigma(y)`."""
+        return value.sigmoid()
+
+
+def _temperature(temperature: float, owner: str) -> Tensor:
+    if not 0.0 < temperature < math.inf:
+        raise ValueError(f"{owner} expects a positive temperature, found {temperature}.")
+    return torch.tensor(float(temperature))
