@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -39,6 +41,7 @@ from deeplvm.gradients.sticking import StickingTheLanding
 from deeplvm.joint import embed
 from deeplvm.networks import MLP
 from deeplvm.objectives import free_bits, renyi
+from deeplvm.recurrent import Plate, Recurrent
 from deeplvm.trace import Site
 
 BOTH = [StickingTheLanding(), DoublyReparameterised()]
@@ -280,6 +283,125 @@ def test_the_gradient_is_that_of_the_path(name: str) -> None:
     )
     for each, truth in zip(found, expected, strict=True):
         torch.testing.assert_close(each, truth, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, -1.0])
+def test_the_weights_of_the_path(alpha: float) -> None:
+    r"""Draw by draw: :math:`\alpha \tilde w + (1 - \alpha) \tilde w^2` into q, w̃ into p (R2.6b).
+
+    Against the gradient of the log-weights by a copy of q whose parameters are constants.
+    """
+    torch.manual_seed(0)
+    model, x = one_latent(), torch.randn(6, 1)
+    objective = partial(renyi, alpha=alpha) if alpha else iwae
+    torch.manual_seed(1)
+    value, _ = model.estimate(objective, {"x": x}, particles=4, default=BOTH[1])
+    found = torch.autograd.grad(value.sum(), list(model.parameters()))
+    torch.manual_seed(1)
+    plain = model.evidence({"x": x}, particles=4)
+    z, still = plain.q["z"].value, copy.deepcopy(model.q["z"]).requires_grad_(False)
+    site = Site(z, batch_dims=2, features=z)
+    log_weight = model.p({"x": x, "z": site}, (4, 6)).log_prob - still(x).log_prob(z)
+    share = ((1 - alpha) * log_weight).softmax(0).detach()
+    parts = [
+        ((share * log_weight).sum(), list(model.p.parameters())),
+        (((alpha * share + (1 - alpha) * share**2) * log_weight).sum(), [*model.q.parameters()]),
+    ]
+    expected = [
+        gradient
+        for total, parameters in parts
+        for gradient in torch.autograd.grad(total, parameters, retain_graph=True)
+    ]
+    torch.testing.assert_close(value, objective(plain))
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+    # and the plain gradient is that of the log-weights by their shares
+    by_hand = torch.autograd.grad(
+        (share * plain.log_weight).sum(), [*model.parameters()], retain_graph=True
+    )
+    for one, other in zip(
+        torch.autograd.grad(objective(plain).sum(), [*model.parameters()]), by_hand, strict=True
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+
+
+def test_one_particle_is_the_elbo() -> None:
+    model, x = one_latent(), {"x": torch.randn(6, 1)}
+    found = []
+    for objective, way in ((elbo, BOTH[0]), (elbo, BOTH[1]), (iwae, BOTH[1])):
+        torch.manual_seed(0)
+        value, _ = model.estimate(objective, x, particles=1, default=way)
+        found.append(torch.autograd.grad(value.sum(), list(model.parameters())))
+    for one, other, third in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(one, third, rtol=1e-12, atol=1e-14)
+
+
+def test_a_latent_that_all_rows_share() -> None:
+    """Its score counts as its term does, 1/N of the data a row; of the doubly it is refused."""
+    torch.manual_seed(0)
+    p = Joint({"w": StandardNormal(1), "x | w": Gaussian(1, network(1))}, shared=["w"])
+    q = Joint({"w": Gaussian(1)}, shared=["w"])
+    model, x = LatentVariableModel(p, q), torch.randn(6, 1)
+    torch.manual_seed(1)
+    value, _ = model.estimate(elbo, {"x": x}, particles=2, default=BOTH[0], rows=50)
+    found = torch.autograd.grad(value.mean(), list(q.parameters()))
+    torch.manual_seed(1)
+    plain = model.evidence({"x": x}, particles=2, rows=50)
+    w = plain.q["w"].value
+    still = copy.deepcopy(q["w"]).requires_grad_(False)
+    terms = plain.terms["x"] + (p["w"]().log_prob(w) - still().log_prob(w)) / 50
+    expected = torch.autograd.grad(terms.mean(), list(q.parameters()))
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+    with pytest.raises(ValueError, match="All rows share w"):
+        model.estimate(elbo, {"x": x}, particles=2, default=BOTH[1], rows=50)
+
+
+def path_oracle(
+    model: LatentVariableModel, given: dict[str, Tensor], particles: int
+) -> tuple[Tensor, Tensor]:
+    """Log-weights of draws by a copy of q whose parameters are constants, and with whole q."""
+    evidence = model.evidence(given, particles=particles)
+    drawn = {n: Site(evidence.q[n].value, batch_dims=2) for n in evidence.latents}
+    drawn = {n: replace(site, features=site.value) for n, site in drawn.items()}
+    still: Any = copy.deepcopy(model.q).requires_grad_(False)
+    log_p = sum([evidence.p[n].log_prob for n in evidence.terms])  # type: ignore[misc]
+    return log_p - still({**given, **drawn}, (particles, 2)).log_prob, evidence.log_weight
+
+
+def members() -> LatentVariableModel:
+    p = Plate({"z": StandardNormal(1), "x | z": Gaussian(1, network(1), scale=0.8)}, length="n")
+    return LatentVariableModel(p, Plate({"z | x": Gaussian(1, network(1))}, length="n"))
+
+
+def steps() -> LatentVariableModel:
+    p = Recurrent(
+        {"z | z[-1]": Gaussian(1, network(1)), "x | z": Gaussian(1, network(1), scale=0.8)},
+        start={"z": 1},
+        length="n",
+    )
+    q = Recurrent({"z | x, z[-1]": Gaussian(1, network(2))}, start={"z": 1}, length="n")
+    return LatentVariableModel(p, q)
+
+
+@pytest.mark.parametrize("build", [members, steps])
+def test_repetitions_of_unequal_lengths(build: Callable[[], LatentVariableModel]) -> None:
+    """Members of a set and steps of a sequence, of which some rows have fewer."""
+    torch.manual_seed(0)
+    model = build()
+    given = {"x": torch.randn(2, 3, 1), "n": torch.tensor([3, 1])}
+    parameters = list(model.q.parameters())
+    for way, objective, power in ((BOTH[0], elbo, 0), (BOTH[1], elbo, 0), (BOTH[1], iwae, 2)):
+        torch.manual_seed(1)
+        value, _ = model.estimate(objective, given, particles=4, default=way)
+        found = torch.autograd.grad(value.sum(), parameters)
+        torch.manual_seed(1)
+        path, whole = path_oracle(model, given, 4)
+        weight = whole.softmax(0).detach() ** power if power else torch.full_like(whole, 0.25)
+        expected = torch.autograd.grad((weight * path).sum(), parameters)
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-11)
 
 
 class EachRow(nn.Module):

@@ -10,7 +10,13 @@ from torch.distributions import Distribution
 
 from deeplvm.gradients.crediting import Account, neutral, over_particles
 from deeplvm.gradients.draws import Drawn, Enumerated, Reparameterised
-from deeplvm.gradients.sticking import drawn_by, fixed_log_probs, refuse_mixed_rows, value_of_terms
+from deeplvm.gradients.sticking import (
+    drawn_by,
+    fixed_log_probs,
+    held_fixed,
+    refuse_mixed_rows,
+    value_of_terms,
+)
 
 _MEASURE = ""  # no name of a joint
 
@@ -92,7 +98,7 @@ class DoublyReparameterised:
             total = total + slopes[each] * neutral(log_prob.expand(shape))
         if curvatures is None:
             return over_particles(total)
-        held = account.again({})
+        held = held_fixed(account)
         for each, weight in curvatures.items():
             if each == _MEASURE:
                 path = evidence.log_measure - held.log_measure

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from deeplvm.evidence import density
+from deeplvm.evidence import Evidence, density
 from deeplvm.gradients.crediting import Account, ledger_alone, mixes_rows, neutral, objective_key
-from deeplvm.gradients.draws import Drawn, Reparameterised
-from deeplvm.trace import expand_to, sum_right
+from deeplvm.gradients.draws import Draw, Drawn, Enumerated, Held, Reparameterised
+from deeplvm.trace import expand_to
 
 
 @dataclass(frozen=True)
@@ -91,17 +91,11 @@ def fixed_log_probs(account: Account, names: Iterable[str]) -> dict[str, Tensor]
     Its gradient is the direct score: through the parameters of q, and not through a draw.
     """
     evidence, names = account.evidence, list(names)
-    for name in names:
-        if evidence.q[name].distribution is None:
-            raise ValueError(
-                f"{name!r} is drawn step by step, so its score cannot be told apart; draw it with "
-                f"Reparameterised()."
-            )
     moving = [n for n in evidence.latents if evidence.q[n].value.requires_grad]
     try:
-        if set(moving) <= set(names[:1]):
+        if set(moving) <= set(names[:1]) and not any([_repeats(n, account) for n in names]):
             return {name: _rescored(name, account) for name in names}
-        held = account.again({})
+        held = held_fixed(account)
     except NotImplementedError as error:
         raise ValueError(
             f"The density of {', '.join(names)} cannot be evaluated at a draw ({error}), so the "
@@ -110,16 +104,51 @@ def fixed_log_probs(account: Account, names: Iterable[str]) -> dict[str, Tensor]
     return {name: density(held.q[name]) for name in names}
 
 
+class _Replayed:
+    """A value that is there already, of all steps where it is drawn step by step."""
+
+    def __init__(self, value: Tensor) -> None:
+        self.value, self.step = value, 0
+
+    def __call__(
+        self, name: str, distribution: Distribution, batch_shape: tuple[int, ...], batch_dims: int
+    ) -> Drawn:
+        """The value, or the next step of it, with its log-density here."""
+        right = len(distribution.batch_shape) - batch_dims
+        value = self.value
+        if value.dim() > len(batch_shape) + right + len(distribution.event_shape):
+            value = value.select(len(batch_shape), self.step)
+            self.step += 1
+        return Held(value)(name, distribution, batch_shape, batch_dims)
+
+
+def held_fixed(account: Account) -> Evidence:
+    """The ledger of the same draws as constants: what its gradient has is the direct part."""
+    evidence = account.evidence
+    ways: dict[str, Draw] = {}
+    for name in evidence.latents:
+        way = account.draws[name]
+        still = evidence.q[name].value.detach()
+        ways[name] = way if isinstance(way, Enumerated) else _Replayed(still)
+    return account.redraw(ways)
+
+
+def _repeats(name: str, account: Account) -> bool:
+    """Whether a latent has members inside a row, some of which may be left out by a mask."""
+    site = account.evidence.q[name]
+    distribution: Any = site.distribution
+    if distribution is None:
+        return True
+    return site.value.dim() - len(distribution.event_shape) > account.log_prob(name).dim()
+
+
 def _rescored(name: str, account: Account) -> Tensor:
     """The density of a latent that reads no other draw, from its distribution as it is."""
     site = account.evidence.q[name]
     distribution: Any = site.distribution
-    log_prob = account.log_prob(name)
-    # its parents' batch dimensions, of which the draw may have more
-    right = site.value.dim() - len(distribution.event_shape) - log_prob.dim()
-    dims = len(distribution.batch_shape) - right
-    expanded = expand_to(distribution, tuple(log_prob.shape), dims)
-    return sum_right(expanded.log_prob(site.value.detach()), log_prob.dim())
+    shape = tuple(account.log_prob(name).shape)
+    expanded = expand_to(distribution, shape, len(distribution.batch_shape))
+    return expanded.log_prob(site.value.detach())
 
 
 def value_of_terms(
