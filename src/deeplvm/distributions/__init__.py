@@ -1,6 +1,5 @@
 """Distributions that torch lacks, or computes without the accuracy or the speed needed here."""
 
-import deeplvm.distributions.divergences  # noqa: F401  (registers the closed forms)
 from deeplvm.distributions.bernoulli import Bernoulli
 from deeplvm.distributions.beta import Beta
 from deeplvm.distributions.concrete import Concrete
@@ -8,6 +7,7 @@ from deeplvm.distributions.continuous_bernoulli import ContinuousBernoulli
 from deeplvm.distributions.diagonal_normal import DiagonalNormal
 from deeplvm.distributions.dirichlet import Dirichlet
 from deeplvm.distributions.discretized_logistic import DiscretizedLogistic
+from deeplvm.distributions.divergences import remember
 from deeplvm.distributions.full_covariance_normal import FullCovarianceNormal
 from deeplvm.distributions.logistic import Logistic
 from deeplvm.distributions.low_rank_normal import LowRankNormal, LowRankPrecisionNormal
@@ -40,3 +40,5 @@ __all__ = [
     "VonMisesFisher",
     "cumulative_logits",
 ]
+
+remember()  # after the last registration

@@ -77,19 +77,23 @@ def _remember(*distributions: torch.distributions.Distribution) -> None:
 
 
 _ONE = torch.ones(1)
-_remember(
-    DiagonalNormal(_ONE, _ONE, 1),
-    FullCovarianceNormal(_ONE, _ONE.unsqueeze(-1)),
-    LowRankNormal(_ONE, _ONE.unsqueeze(-1), _ONE),
-    LowRankPrecisionNormal(_ONE, _ONE.unsqueeze(-1), _ONE),
-    Bernoulli(logits=_ONE, validate_args=False),
-    Beta(_ONE, _ONE),
-    ContinuousBernoulli(_ONE),
-    OneHotCategorical(_ONE),
-    Ordinal(logits=_ONE, validate_args=False),
-    torch.distributions.Categorical(logits=_ONE, validate_args=False),
-    torch.distributions.Gamma(_ONE, _ONE, validate_args=False),
-    torch.distributions.Laplace(_ONE, _ONE, validate_args=False),
-    torch.distributions.Normal(_ONE, _ONE, validate_args=False),
-    torch.distributions.Poisson(_ONE, validate_args=False),
-)
+
+
+def remember() -> None:
+    """Use every closed form once; torch forgets them all where another one is registered."""
+    _remember(
+        DiagonalNormal(_ONE, _ONE, 1),
+        FullCovarianceNormal(_ONE, _ONE.unsqueeze(-1)),
+        LowRankNormal(_ONE, _ONE.unsqueeze(-1), _ONE),
+        LowRankPrecisionNormal(_ONE, _ONE.unsqueeze(-1), _ONE),
+        Bernoulli(logits=_ONE, validate_args=False),
+        Beta(_ONE, _ONE),
+        ContinuousBernoulli(_ONE),
+        OneHotCategorical(_ONE),
+        Ordinal(logits=_ONE, validate_args=False),
+        torch.distributions.Categorical(logits=_ONE, validate_args=False),
+        torch.distributions.Gamma(_ONE, _ONE, validate_args=False),
+        torch.distributions.Laplace(_ONE, _ONE, validate_args=False),
+        torch.distributions.Normal(_ONE, _ONE, validate_args=False),
+        torch.distributions.Poisson(_ONE, validate_args=False),
+    )
