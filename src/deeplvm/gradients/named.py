@@ -8,8 +8,14 @@ from collections.abc import Callable
 from deeplvm.gradients.doubly import DoublyReparameterised
 from deeplvm.gradients.draws import Draw
 from deeplvm.gradients.generalised import GeneralisedReparameterised
+from deeplvm.gradients.mean_field import MuProp
+from deeplvm.gradients.rebar import Rebar
+from deeplvm.gradients.regression import RegressedScore
+from deeplvm.gradients.relax import relax as rebar_with_network
+from deeplvm.gradients.relaxed import GumbelSoftmax
 from deeplvm.gradients.score_function import Learned, LeaveOneOut, RunningMean, ScoreFunction
 from deeplvm.gradients.sticking import StickingTheLanding
+from deeplvm.gradients.straight_through import StraightThrough
 from deeplvm.spelled import SpellingError, read
 
 
@@ -73,6 +79,74 @@ def generalised(*, augmentation: int = 10) -> GeneralisedReparameterised:
         augmentation: By how much the concentration is raised, in steps of one.
     """
     return GeneralisedReparameterised(augmentation)
+
+
+def muprop(*, hidden: tuple[int, ...] | None = None) -> MuProp:
+    """A Taylor expansion at the mean and the score of what remains; Bernoulli and OneHot latents.
+
+    MuProp: Unbiased Backpropagation for Stochastic Neural Networks (Gu et al., 2016),
+    https://arxiv.org/abs/1511.05176
+
+    Args:
+        hidden: Widths of the layers of a learned baseline; none by default.
+    """
+    return MuProp(None if hidden is None else Learned(hidden=hidden))
+
+
+def rebar(*, temperature: float = 0.5, weight: float = 1.0, learn: bool = True) -> Rebar:
+    """The score function with a relaxation as control variate; Bernoulli and OneHot latents.
+
+    REBAR: Low-variance, unbiased gradient estimates for discrete latent variable models (Tucker et
+    al., 2017), https://arxiv.org/abs/1703.07370
+
+    Args:
+        temperature: Of the relaxation, where it starts.
+        weight: Of the control variate, where it starts.
+        learn: Whether both learn to lower the variance.
+    """
+    return Rebar(temperature=temperature, weight=weight, learn=learn)
+
+
+def relax(*, hidden: tuple[int, ...] = (100,), temperature: float = 0.5) -> Rebar:
+    """REBAR with a network in its control variate; Bernoulli and OneHot latents.
+
+    Backpropagation through the Void (Grathwohl et al., 2018), https://arxiv.org/abs/1711.00123
+
+    Args:
+        hidden: Widths of the network's layers.
+        temperature: Of the relaxation, where it starts.
+    """
+    return rebar_with_network(hidden=hidden, temperature=temperature)
+
+
+def regressed_score() -> RegressedScore:
+    """The score function with control variates fitted to the other particles; needs three or more.
+
+    Black Box Variational Inference (Ranganath et al., 2014), https://arxiv.org/abs/1401.0118
+    """
+    return RegressedScore()
+
+
+def gumbel_softmax(*, temperature: float = 0.5, straight_through: bool = False) -> GumbelSoftmax:
+    """Relaxed draws of Bernoulli and OneHot latents; biased, less at a low temperature.
+
+    Categorical Reparameterization with Gumbel-Softmax (Jang et al., 2017),
+    https://arxiv.org/abs/1611.01144
+
+    Args:
+        temperature: Of the relaxation.
+        straight_through: Pass on the discrete value, with the gradient of the relaxed one.
+    """
+    return GumbelSoftmax(temperature, straight_through=straight_through)
+
+
+def straight_through() -> StraightThrough:
+    """Discrete draws with the gradient of their mean, for Bernoulli and OneHot latents; biased.
+
+    Estimating or Propagating Gradients Through Stochastic Neurons for Conditional Computation
+    (Bengio et al., 2013), https://arxiv.org/abs/1308.3432
+    """
+    return StraightThrough()
 
 
 def known() -> dict[str, Callable[..., Draw]]:
