@@ -102,13 +102,23 @@ class GeneralisedReparameterised(nn.Module):
         self.score.prepare(name, account)
 
     def credit(self, name: str, account: Account) -> Tensor:
-        """The signals times the log-densities of the accepted noise, value-neutral."""
+        """The signals times the log-densities of the accepted noise, value-neutral.
+
+        Raises:
+            ValueError: If the latent is drawn step by step, or rows have unequal lengths.
+        """
+        if account.evidence.q[name].distribution is None:
+            raise ValueError(
+                f"{name!r} is drawn step by step or with unequal lengths, where the noise of a "
+                f"draw is not kept; draw it with Reparameterised()."
+            )
         baseline: Any = self.score.own[name] if name in self.score.own else self.score.baseline  # noqa: SIM401 - a ModuleDict has no get
         log_weight = account.log_weight(name)
         guess = baseline.guess(name, log_weight, account)
         still = guess.detach() if isinstance(guess, Tensor) else guess
         signal = account.signal(name, still)
-        total = over_particles(signal * neutral(self._densities.pop(name)))
+        density = sum_right(self._densities.pop(name), signal.dim())
+        total = over_particles(signal * neutral(density))
         learned = baseline.learn(guess, log_weight)
         if isinstance(learned, Tensor):
             total = total + account.evidence.expectation(learned.expand(log_weight.shape))
