@@ -44,7 +44,9 @@ def own_score(name: str, account: Account) -> Tensor:
     The objective's own gradient has it, through :math:`-\log q` in the latent's term. For the
     ELBO its mean is zero, and it is nothing but noise; lowering the guess of a log-weight w by
     one nat, which leaves every objective's gradient unbiased, turns the whole
-    :math:`(w - \hat w - 1) \nabla \log q` into :math:`(w - \hat w) \nabla \log q`.
+    :math:`(w - \hat w - 1) \nabla \log q` into :math:`(w - \hat w) \nabla \log q`. Where the
+    objective has the divergence in closed form there is no such score, and this is one nat of
+    noise itself.
     """
     return account.evidence.weighted(name, torch.ones_like(account.value.detach()))
 
