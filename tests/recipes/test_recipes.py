@@ -65,6 +65,10 @@ SMALL: dict[str, tuple[str, dict[str, Any]]] = {
     "renyi_vae": ("renyi_vae", {"latent": 2, "hidden": (8, 6)}),
     "sigmoid_belief_network": ("sigmoid_belief_network", {"units": (5,)}),
     "sigmoid_belief_network, deep": ("sigmoid_belief_network", {"units": (5, 3)}),
+    "gumbel_softmax_vae": (
+        "gumbel_softmax_vae",
+        {"categories": 2, "classes": 3, "hidden": (8,)},
+    ),
     "helmholtz_machine": ("helmholtz_machine", {"units": (5, 3)}),
     "factor_analysis": ("factor_analysis", {"latent": 2}),
     "factor_analysis, one noise": ("factor_analysis", {"latent": 2, "noise": "global"}),

@@ -12,7 +12,7 @@ from deeplvm.gradients.mean_field import MuProp
 from deeplvm.gradients.rebar import Rebar
 from deeplvm.gradients.regression import RegressedScore
 from deeplvm.gradients.relax import relax as rebar_with_network
-from deeplvm.gradients.relaxed import GumbelSoftmax
+from deeplvm.gradients.relaxed import Annealed, GumbelSoftmax
 from deeplvm.gradients.score_function import Learned, LeaveOneOut, RunningMean, ScoreFunction
 from deeplvm.gradients.sticking import StickingTheLanding
 from deeplvm.gradients.straight_through import StraightThrough
@@ -127,17 +127,26 @@ def regressed_score() -> RegressedScore:
     return RegressedScore()
 
 
-def gumbel_softmax(*, temperature: float = 0.5, straight_through: bool = False) -> GumbelSoftmax:
+def gumbel_softmax(
+    *,
+    temperature: float = 1.0,
+    rate: float = 0.05,
+    least: float = 0.5,
+    straight_through: bool = False,
+) -> GumbelSoftmax:
     """Relaxed draws of Bernoulli and OneHot latents; biased, less at a low temperature.
 
     Categorical Reparameterization with Gumbel-Softmax (Jang et al., 2017),
     https://arxiv.org/abs/1611.01144
 
     Args:
-        temperature: Of the relaxation.
+        temperature: Of the relaxation, where it starts.
+        rate: How fast it falls, per epoch.
+        least: Where it stops falling.
         straight_through: Pass on the discrete value, with the gradient of the relaxed one.
     """
-    return GumbelSoftmax(temperature, straight_through=straight_through)
+    annealed = Annealed(temperature, rate, least)
+    return GumbelSoftmax(annealed, straight_through=straight_through)
 
 
 def straight_through() -> StraightThrough:

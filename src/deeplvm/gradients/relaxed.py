@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +13,25 @@ from torch.distributions import Distribution
 from deeplvm.gradients.draws import Drawn, Sampled
 from deeplvm.gradients.relaxation import relaxation_of
 from deeplvm.trace import expand_to, sum_right
+
+
+@dataclass(frozen=True)
+class Annealed:
+    r"""A temperature :math:`\max(l, \tau_0 e^{-r t})` that falls with the epochs t.
+
+    Attributes:
+        temperature: :math:`\tau_0`.
+        rate: r, per epoch.
+        least: l.
+    """
+
+    temperature: float = 1.0
+    rate: float = 0.05
+    least: float = 0.5
+
+    def __call__(self, epoch: float) -> float:
+        """The temperature after so many epochs."""
+        return max(self.least, self.temperature * math.exp(-self.rate * epoch))
 
 
 class GumbelSoftmax(nn.Module):

@@ -5,7 +5,6 @@ the data are (``data.variables``, ``data.classes``), so a finished run is rebuil
 """
 
 from deeplvm.recipes.auxiliary import auxiliary_vae, hierarchical_variational_vae
-from deeplvm.recipes.belief_networks import helmholtz_machine, sigmoid_belief_network
 from deeplvm.recipes.catalogue import (
     Entry,
     Recipe,
@@ -19,6 +18,11 @@ from deeplvm.recipes.catalogue import (
 )
 from deeplvm.recipes.conditional import conditional_vae
 from deeplvm.recipes.convolutional import convolutional_vae
+from deeplvm.recipes.discrete import (
+    gumbel_softmax_vae,
+    helmholtz_machine,
+    sigmoid_belief_network,
+)
 from deeplvm.recipes.flow_posteriors import (
     householder_flow_vae,
     inverse_autoregressive_flow_vae,
@@ -52,6 +56,7 @@ PUBLISHED = (
     "renyi_vae",
     "sigmoid_belief_network",
     "helmholtz_machine",
+    "gumbel_softmax_vae",
 )
 
 __all__ = [
@@ -68,6 +73,7 @@ __all__ = [
     "factor_analysis",
     "find",
     "full_covariance_vae",
+    "gumbel_softmax_vae",
     "hamiltonian_vae",
     "helmholtz_machine",
     "hierarchical_variational_vae",

@@ -9,25 +9,17 @@ from torch import nn
 
 from deeplvm.conditionals.flows import (
     HouseholderFlow,
-    HouseholderSylvesterFlow,
     InverseAutoregressiveFlow,
-    OrthogonalSylvesterFlow,
     PlanarFlow,
     RadialFlow,
-    TriangularSylvesterFlow,
 )
 from deeplvm.data.records import Data, Description
 from deeplvm.model import LatentVariableModel
+from deeplvm.posteriors import sylvester
 from deeplvm.recipes.catalogue import trained_with
 from deeplvm.recipes.one_latent import one_latent
 from deeplvm.recipes.reading import at_least_one
 from deeplvm.training.schedules import linear
-
-SYLVESTER = {
-    "orthogonal": OrthogonalSylvesterFlow,
-    "householder": HouseholderSylvesterFlow,
-    "triangular": TriangularSylvesterFlow,
-}
 
 
 # KL annealing over 10,000 steps of 100 rows of 50,000, from 0.01.
@@ -121,7 +113,7 @@ def sylvester_vae(
         latent: Dimensions of z.
         hidden: Widths of the hidden layers of q, from x to z; those of p in reverse.
     """
-    posterior = partial(SYLVESTER[kind], transforms=transforms)
+    posterior = partial(sylvester, kind=kind, transforms=transforms)
     return one_latent(data, posterior, latent=latent, hidden=hidden)
 
 

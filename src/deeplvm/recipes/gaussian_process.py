@@ -12,9 +12,11 @@ from deeplvm.model import LatentVariableModel
 from deeplvm.networks import MLP
 from deeplvm.recipes.catalogue import trained_with
 from deeplvm.recipes.reading import at_least_one, observed, seen
+from deeplvm.training.schedules import linear
 
 
-@trained_with(averaging=0.99)
+# At full weight from the start the reverse model holds the functions where they are.
+@trained_with(kl_weight=linear(20), averaging=0.99)
 def variational_gaussian_process(
     data: Data | Description,
     *,

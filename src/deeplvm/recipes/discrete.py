@@ -1,16 +1,19 @@
-"""Networks of binary units: the sigmoid belief network and the Helmholtz machine."""
+"""Models of discrete latents: belief networks, the Helmholtz machine, relaxed categories."""
 
 from __future__ import annotations
 
+from functools import partial
+
 from torch import nn
 
-from deeplvm.conditionals import Bernoulli
+from deeplvm.conditionals import Bernoulli, OneHot
 from deeplvm.data import likelihood_of
 from deeplvm.data.records import Data, Description
-from deeplvm.gradients.named import nvil
+from deeplvm.gradients.named import gumbel_softmax, nvil
 from deeplvm.joint import Joint
 from deeplvm.model import LatentVariableModel
 from deeplvm.networks import MLP, glorot
+from deeplvm.objectives import elbo
 from deeplvm.recipes.catalogue import trained_with
 from deeplvm.recipes.reading import at_least_one, observed, seen
 
@@ -73,3 +76,35 @@ def helmholtz_machine(
         units: Number of units of each layer, from x upwards.
     """
     return sigmoid_belief_network(data, units=units)
+
+
+# The divergence in closed form and the annealing are the paper's.
+@trained_with(estimator=gumbel_softmax, objective=partial(elbo, form="analytic"))
+def gumbel_softmax_vae(
+    data: Data | Description,
+    *,
+    categories: int = 20,
+    classes: int = 10,
+    hidden: tuple[int, ...] = (200,),
+) -> LatentVariableModel:
+    """Variational autoencoder with categorical latents, trained by relaxed draws.
+
+    Categorical Reparameterization with Gumbel-Softmax (Jang et al., 2017),
+    https://arxiv.org/abs/1611.01144
+
+    Trained, the latents are relaxed; measured and used, they are discrete. The straight-through
+    form is ``--estimator "gumbel_softmax(straight_through=True)"``.
+
+    Args:
+        data: What is modelled; its kind decides the likelihood.
+        categories: Number of latent variables.
+        classes: Values of each.
+        hidden: Widths of the hidden layers of q, from x to z; those of p in reverse.
+    """
+    at_least_one(categories=categories, classes=classes, hidden=hidden)
+    x = observed(data)
+    decoder = MLP((categories, classes), *hidden[::-1])
+    return LatentVariableModel(
+        Joint({"z": OneHot(classes, shape=(categories,)), "x | z": likelihood_of(x, decoder)}),
+        Joint({"z | x": OneHot(classes, MLP(seen(x), *hidden), (categories,))}),
+    )
