@@ -24,8 +24,8 @@ def process(network: nn.Module | None = None, *, noise: float = 1e-4) -> Gaussia
     with torch.no_grad():
         made.lengths.copy_(torch.tensor([-1.5, -1.0, -2.0]))
         made.amplitude.fill_(0.7)
-        if network is None:
-            made.head.free.normal_()
+        for parameter in made.head.parameters():
+            parameter.normal_()
     return made
 
 
@@ -38,9 +38,11 @@ def test_it_is_the_posterior_of_a_gaussian_process() -> None:
     square = float(amplitude.detach()) ** 2
     kernel = ConstantKernel(square) * RBF(lengths.tolist())
     exact: Any = GaussianProcessRegressor(kernel, alpha=made.noise * square, optimizer=None)
-    exact.fit(made.locations.detach().numpy(), made.head.free[0].detach().numpy())
+    centre, offsets = made.head.free[0, 0].detach(), made.head.free[0, 1:].detach()
+    exact.fit(made.locations.detach().numpy(), offsets.numpy())
     mean, spread = exact.predict(xi.numpy(), return_std=True)
-    torch.testing.assert_close(found.mean.detach(), torch.tensor(mean), rtol=1e-9, atol=1e-9)
+    expected = centre + torch.tensor(mean)
+    torch.testing.assert_close(found.mean.detach(), expected, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(found.stddev.detach(), torch.tensor(spread), rtol=1e-7, atol=1e-9)
 
 
@@ -54,15 +56,25 @@ def test_each_row_has_its_functions_and_each_particle_its_input() -> None:
     torch.testing.assert_close(together.mean[3, 2:3], one.mean)
     torch.testing.assert_close(together.stddev[3, 2:3], one.stddev)
     assert (together.mean[0, 0] - together.mean[0, 1]).abs().min() > 1e-4
+    assert (together.mean - together.mean[0]).abs().max() > 1e-4
+
+
+def test_at_first_the_functions_of_a_row_are_constant() -> None:
+    torch.manual_seed(0)
+    made = GaussianProcess(FUNCTIONS, INPUTS, MLP(5, 7), points=POINTS)
+    mean = made(torch.randn(8, ROWS, INPUTS), torch.randn(ROWS, 5)).mean
+    torch.testing.assert_close(mean, mean[:1].expand_as(mean))
+    assert (mean[0, 0] - mean[0, 1]).abs().min() > 1e-4
 
 
 def test_near_the_data_it_is_sure_and_far_away_it_is_not() -> None:
     made = process()
     amplitude = made._amplitude()
     near, far = made(made.locations), made(made.locations + 100)
-    torch.testing.assert_close(near.mean, made.head.free[0], rtol=0.02, atol=0.02)
+    centre, offsets = made.head.free[0, 0], made.head.free[0, 1:]
+    torch.testing.assert_close(near.mean, centre + offsets, rtol=0.02, atol=0.02)
     assert (near.stddev < 0.02 * amplitude).all()
-    torch.testing.assert_close(far.mean, torch.zeros(POINTS, FUNCTIONS))
+    torch.testing.assert_close(far.mean, centre.expand(POINTS, FUNCTIONS))
     torch.testing.assert_close(far.stddev, amplitude.expand(POINTS, FUNCTIONS))
 
 

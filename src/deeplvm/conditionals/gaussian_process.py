@@ -16,7 +16,7 @@ from deeplvm.distributions.multivariate_normal import product
 class GaussianProcess(nn.Module):
     r"""Values :math:`f(\xi)` of random functions that pass near learned points.
 
-    Each of the D functions is a Gaussian process with the kernel
+    Each of the D functions is a Gaussian process with a constant mean c and the kernel
 
     .. math:: k(\xi, \xi') = a^2 \exp\Big(-\tfrac12 \sum_j (\xi_j - \xi'_j)^2 / \ell_j^2\Big)
 
@@ -24,11 +24,12 @@ class GaussianProcess(nn.Module):
     :math:`t_1, \dots, t_m`, up to noise of variance :math:`\nu a^2`. At one input its value is
     normal, and the D functions are independent:
 
-    .. math:: f_d(\xi) \sim N\big(k_\xi^T (K + \nu a^2 I)^{-1} t_d,\;
+    .. math:: f_d(\xi) \sim N\big(c_d + k_\xi^T (K + \nu a^2 I)^{-1} (t_d - c_d),\;
               a^2 - k_\xi^T (K + \nu a^2 I)^{-1} k_\xi\big)
 
-    The inputs s, the lengths and the amplitude are learned for all rows; the values t are computed
-    from the parents, so that each row has functions of its own.
+    The inputs s, the lengths and the amplitude are learned for all rows; c and t - c are computed
+    from the parents, so that each row has functions of its own. At first t = c: the functions of a
+    row are constant, and what reads them sees little more than c.
 
     The Variational Gaussian Process (Tran, Ranganath & Blei, 2016),
     https://arxiv.org/abs/1511.06499
@@ -36,14 +37,16 @@ class GaussianProcess(nn.Module):
     Args:
         features: D, the number of functions.
         inputs: dimensions of :math:`\xi`.
-        network: maps the parents after :math:`\xi` to features, from which a linear head makes t;
-            ``None`` for values that are learned directly.
+        network: maps the parents after :math:`\xi` to features, from which a linear head makes
+            c and t - c; ``None`` for numbers that are learned directly.
         points: m, the number of variational data; a factorisation of an m by m matrix a step.
         noise: :math:`\nu`, relative to :math:`a^2`; it keeps the matrix well-conditioned in single
             precision.
-        amplitude: the first a. It spreads the values about their mean, so a posterior starts
-            with a small one. The first lengths are the distance of two draws of
-            :math:`N(0, I)`, :math:`\sqrt{2 \cdot \text{inputs}}`.
+        amplitude: the first a. A reverse model is as narrow as the functions are sure, and what
+            it cannot yet follow does not grow: a small amplitude learns slowly.
+
+    The first lengths are the distance of two draws of :math:`N(0, I)`,
+    :math:`\sqrt{2 \cdot \text{inputs}}`.
 
     Shape:
         Parents :math:`\xi` ``(*particles, batch, inputs)`` and any others of leading shape
@@ -67,7 +70,7 @@ class GaussianProcess(nn.Module):
         *,
         points: int = 10,
         noise: float = 1e-4,
-        amplitude: float = 0.1,
+        amplitude: float = 1.0,
     ) -> None:
         super().__init__()
         owner = "GaussianProcess"
@@ -81,7 +84,11 @@ class GaussianProcess(nn.Module):
         self.locations = nn.Parameter(torch.randn(points, inputs))  # as the inputs are spread
         self.lengths = nn.Parameter(torch.zeros(inputs))
         self.amplitude = nn.Parameter(torch.zeros(()))
-        self.head = Head(network, Size((points, features)), 1, owner)
+        self.head = Head(network, Size((1 + points, features)), 1, owner)
+        if network is not None and isinstance(self.head.layer, nn.Linear):
+            with torch.no_grad():
+                self.head.layer.weight[features:].zero_()
+                self.head.layer.bias[features:].zero_()
 
     def forward(self, *parents: Tensor) -> DiagonalNormal:
         """The distribution of the functions' values, given the inputs and then other parents."""
@@ -91,9 +98,10 @@ class GaussianProcess(nn.Module):
                 f"{self.inputs} wide, found shapes {[tuple(each.shape) for each in parents]}."
             )
         inputs, *others = parents
-        (values,) = self.head.each(*others)  # (*particles, batch, m, D)
+        (values,) = self.head.each(*others)  # (*particles, batch, 1 + m, D)
         weights, reduction = self._weights(self._correlations(inputs))
-        mean = product(weights.unsqueeze(-2), values).squeeze(-2)
+        centre, offsets = values[..., 0, :], values[..., 1:, :]
+        mean = centre + product(weights.unsqueeze(-2), offsets).squeeze(-2)
         # the variance is never below a^2 nu / (nu + m); rounding must not take it there
         least = self.noise / (self.noise + self.points)
         scale = self._amplitude() * (1 - reduction).clamp(min=least).sqrt()
