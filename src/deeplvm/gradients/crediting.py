@@ -108,7 +108,9 @@ class Account:
 
         Args:
             name: The latent.
-            guess: Of its :meth:`log_weight`, broadcastable to ``(*particles, batch)``.
+            guess: Of its :meth:`log_weight`, broadcastable to ``(*particles, batch)``; the same
+                for all values of a latent that is enumerated after it, whose weights q(. | draw)
+                it would else bring in.
             local: Whether only the terms that depend on it are replaced.
 
         Returns:

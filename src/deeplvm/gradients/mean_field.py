@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -94,7 +93,7 @@ class MuProp(nn.Module):
         own = log_prob.numel() / log_weight.numel()
         (slope,) = torch.autograd.grad(own * expected.sum(), point, retain_graph=True)
         remaining = log_weight - expected.detach() - linear(slope)
-        baseline: Any = self.score.own[name] if name in self.score.own else self.score.baseline  # noqa: SIM401 - a ModuleDict has no get
+        baseline = self.score.baseline_of(name)
         guess = baseline.guess(name, remaining, account)
         still = guess.detach() if isinstance(guess, Tensor) else guess
 

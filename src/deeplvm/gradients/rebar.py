@@ -153,7 +153,7 @@ class Rebar(nn.Module):
     def credit(self, name: str, account: Account) -> Tensor:
         """The gradient of the logits times the logits, and what the control variate learns."""
         site, dims = account.evidence.q[name], account.log_prob(name).dim()
-        baseline: Any = self.score.own[name] if name in self.score.own else self.score.baseline  # noqa: SIM401 - a ModuleDict has no get
+        baseline = self.score.baseline_of(name)
         log_weight = account.log_weight(name)
         guess = baseline.guess(name, log_weight, account)
         still = guess.detach() if isinstance(guess, Tensor) else guess

@@ -130,7 +130,7 @@ class LeaveOneOut(Baseline):
     """
 
     def guess(self, name: str, log_weight: Tensor, account: Account) -> Tensor:
-        """For each particle of its own."""
+        """For each particle of its own, shape ``(*own particles, batch)``."""
         own = account.log_prob(name).shape[:-1]
         count = torch.Size(own).numel()
         if count < 2:
@@ -138,7 +138,14 @@ class LeaveOneOut(Baseline):
                 f"A leave-one-out baseline for {name!r} compares particles, and there is one; "
                 f"use particles=2 or more."
             )
-        dims = tuple(range(log_weight.dim() - 1 - len(own), log_weight.dim() - 1))
+        lead = tuple(range(log_weight.dim() - 1 - len(own)))
+        measure = account.evidence.log_measure
+        if lead and isinstance(measure, Tensor):
+            # values enumerated later weigh q(. | this very draw): only their mean tells nothing
+            weight = measure.detach().expand(log_weight.shape)
+            weight = (weight - weight.logsumexp(lead, keepdim=True)).exp()
+            log_weight = (weight * log_weight).sum(lead)
+        dims = tuple(range(len(own)))
         return (log_weight.sum(dims, keepdim=True) - log_weight) / (count - 1)
 
 
@@ -203,9 +210,13 @@ class ScoreFunction(nn.Module):
             baseline.prepare(account.features(name), dims)
         self.own[name] = baseline
 
+    def baseline_of(self, name: str) -> Any:
+        """The baseline of a latent: its own, once that was made."""
+        return self.own[name] if name in self.own else self.baseline  # noqa: SIM401 - no get
+
     def credit(self, name: str, account: Account) -> Tensor:
         """The signals times the log-probabilities of the draws, value-neutral."""
-        baseline: Any = self.own[name] if name in self.own else self.baseline  # noqa: SIM401 - a ModuleDict has no get
+        baseline = self.baseline_of(name)
         log_weight = account.log_weight(name, local=self.local)
         guess = baseline.guess(name, log_weight, account)
         still = guess.detach() if isinstance(guess, Tensor) else guess
