@@ -61,7 +61,7 @@ def jacobians(flow: Flow, shape: tuple[int, ...]) -> list[tuple[Tensor, Tensor]]
 
 @shapes
 @pytest.mark.parametrize("family", [InverseAutoregressiveFlow, MaskedAutoregressiveFlow])
-def test_the_jacobian_is_triangular(family: type[Flow], shape: tuple[int, ...]) -> None:
+def test_the_jacobian_is_triangular(family: Callable[..., Flow], shape: tuple[int, ...]) -> None:
     """Exactly: also where weights under the masks are not zero; in turns from either end."""
     flow = shaken(family(shape, MLP(6, 8), transforms=2, hidden=(9, 7)))
     sign = -1.0 if family is MaskedAutoregressiveFlow else 1.0

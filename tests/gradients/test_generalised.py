@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -96,7 +97,8 @@ def gradients(
     model, x = LatentVariableModel(p, q), torch.ones(rows, 1)
     torch.manual_seed(1)
     value, _ = model.estimate(objective, {"x": x}, particles=particles, draw={"z": way})
-    return torch.autograd.grad(value.sum(), q["z"].parameter)[0]
+    parameter: Any = q["z"].parameter
+    return torch.autograd.grad(value.sum(), parameter)[0]
 
 
 @pytest.mark.parametrize("objective, particles", [(elbo, None), (elbo, 2), (iwae, 2)])

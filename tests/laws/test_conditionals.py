@@ -172,7 +172,7 @@ MEMBERS: dict[str, Member] = {
         lambda s, n: CommittedGaussian(s), twin=normal, network=None, traced=False
     ),
     "BatchNormalisedGaussian": Member(
-        lambda s, n: BatchNormalisedGaussian(s, n).eval(), twin=normal
+        lambda s, n: BatchNormalisedGaussian(s, n or MLP(5)).eval(), twin=normal
     ),
     "PrecisionWeighted": Member(
         lambda s, n: PrecisionWeighted(

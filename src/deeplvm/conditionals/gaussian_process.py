@@ -18,14 +18,14 @@ class GaussianProcess(nn.Module):
 
     Each of the D functions is a Gaussian process with a constant mean c and the kernel
 
-    .. math:: k(\xi, \xi') = a^2 \exp\Big(-\tfrac12 \sum_j (\xi_j - \xi'_j)^2 / \ell_j^2\Big)
+    .. math:: k(\xi, \xi') = a^2 \exp(-\tfrac12 \sum_j (\xi_j - \xi'_j)^2 / \ell_j^2)
 
     given its variational data: at the inputs :math:`s_1, \dots, s_m` it takes the values
     :math:`t_1, \dots, t_m`, up to noise of variance :math:`\nu a^2`. At one input its value is
     normal, and the D functions are independent:
 
-    .. math:: f_d(\xi) \sim N\big(c_d + k_\xi^T (K + \nu a^2 I)^{-1} (t_d - c_d),\;
-              a^2 - k_\xi^T (K + \nu a^2 I)^{-1} k_\xi\big)
+    .. math:: f_d(\xi) \sim N(c_d + k_\xi^T (K + \nu a^2 I)^{-1} (t_d - c_d),\;
+              a^2 - k_\xi^T (K + \nu a^2 I)^{-1} k_\xi)
 
     The inputs s, the lengths and the amplitude are learned for all rows; c and t - c are computed
     from the parents, so that each row has functions of its own. At first t = c: the functions of a

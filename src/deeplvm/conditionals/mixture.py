@@ -143,7 +143,7 @@ class Stratified:
 
     The draws become a new leading particle dimension whose log-measure is :math:`\log w_k(x)`:
 
-    .. math:: L = \sum_k w_k\, E_{q_k}\big[\log p(x, z) - \log q(z | x)\big], \qquad
+    .. math:: L = \sum_k w_k\, E_{q_k}[\log p(x, z) - \log q(z | x)], \qquad
               q = \sum_k w_k\, q_k
 
     and the importance-weighted bound of the same particles is SIWAE. The weights get exact

@@ -14,7 +14,7 @@ class Concrete(Distribution):
     r"""A point of the simplex near its corners, :math:`y = \mathrm{softmax}((\eta + g) / \tau)`.
 
     .. math:: \log p(y) = \log (K - 1)! + (K - 1) \log \tau
-              + \sum_k \bigl( \eta_k - (\tau + 1) \log y_k \bigr)
+              + \sum_k ( \eta_k - (\tau + 1) \log y_k )
               - K \log \sum_k e^{\eta_k} y_k^{-\tau}
 
     with Gumbel noise g, a density by the first :math:`K - 1` elements. The largest element is the

@@ -128,7 +128,7 @@ class NormalMixture(Distribution):
     N(z_j; \mu_{kj}, \sigma_{kj}^2)`,
 
     .. math:: \frac{\mathrm{d} z}{\mathrm{d} \theta} =
-              -\Big(\frac{\partial F}{\partial z}\Big)^{-1} \frac{\partial F}{\partial \theta}
+              -(\frac{\partial F}{\partial z})^{-1} \frac{\partial F}{\partial \theta}
 
     where the matrix is lower triangular. The gradient of an expectation is unbiased; its cost is
     the square of the number of elements a row, so it is for some hundreds of them at most.

@@ -34,7 +34,7 @@ class MuProp(nn.Module):
 
     With f the log-weight as a function of the draw z, and :math:`\mu = E[z]`,
 
-    .. math:: \bigl( f(z) - f(\mu) - f'(\mu)^T (z - \mu) \bigr) \nabla \log q(z)
+    .. math:: ( f(z) - f(\mu) - f'(\mu)^T (z - \mu) ) \nabla \log q(z)
               + f'(\mu)^T \nabla \mu
 
     and for any other objective the slope is that of the objective at the mean-field log-weight.

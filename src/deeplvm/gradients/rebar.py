@@ -82,7 +82,7 @@ class Rebar(nn.Module):
     With :math:`b = H(z)` the draw of perturbed logits z, :math:`\tilde z \sim p(z | b)`, f the
     objective as a function of the draw, and :math:`c(z) = \eta f(\sigma(z / \tau))`,
 
-    .. math:: \bigl( f(b) - c(\tilde z) \bigr) \nabla \log q(b) + \nabla c(z) - \nabla c(\tilde z).
+    .. math:: ( f(b) - c(\tilde z) ) \nabla \log q(b) + \nabla c(z) - \nabla c(\tilde z).
 
     z and :math:`\tilde z` share their noise, so that they have one value and two gradients, and a
     latent costs one more evaluation of the model. Unbiased for every objective, every

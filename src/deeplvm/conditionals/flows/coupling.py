@@ -134,7 +134,7 @@ class Coupling(Transform):
 
     With b the kept elements' mask,
 
-    .. math:: z' = b \odot z + (1 - b) \odot \big(z\, e^{s(b \odot z, h)} + t(b \odot z, h)\big),
+    .. math:: z' = b \odot z + (1 - b) \odot (z\, e^{s(b \odot z, h)} + t(b \odot z, h)),
               \qquad \log|\det| = \sum_i (1 - b_i)\, s_i
 
     and without s where it is additive, which preserves volume. Either direction costs one pass.

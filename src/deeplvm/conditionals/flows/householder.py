@@ -52,7 +52,7 @@ class Householder(VectorTransform):
 class HouseholderFlow(Flow):
     r"""A Gaussian draw turned by Householder reflections: a posterior of correlated elements.
 
-    .. math:: z_t = \Big(I - 2 \frac{v_t v_t^T}{\|v_t\|^2}\Big) z_{t-1}, \qquad \log|\det| = 0
+    .. math:: z_t = (I - 2 \frac{v_t v_t^T}{\|v_t\|^2}) z_{t-1}, \qquad \log|\det| = 0
 
     Any orthogonal U is a product of at most d reflections, so d of them give every covariance
     :math:`U \mathrm{diag}(\sigma^2) U^T`; a step costs d operations. All :math:`v_t` come from

@@ -133,8 +133,8 @@ class InverseAutoregressiveFlow(Flow):
 
     .. math:: z_0 = \mu + \sigma_0\, \epsilon, \qquad
               z_t = \sigma_t\, z_{t-1} + (1 - \sigma_t)\, m_t, \qquad
-              \log q(z_T) = -\sum_i \Big(\tfrac12 \epsilon_i^2 + \tfrac12 \log 2\pi
-              + \sum_{t=0}^T \log \sigma_{t,i}\Big)
+              \log q(z_T) = -\sum_i (\tfrac12 \epsilon_i^2 + \tfrac12 \log 2\pi
+              + \sum_{t=0}^T \log \sigma_{t,i})
 
     The network's features give :math:`\mu, \sigma_0` and the context of every step. The sum over
     t starts at 0, the Gaussian's own scale. A draw and its density cost one pass of each step,

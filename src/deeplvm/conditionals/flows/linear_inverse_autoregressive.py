@@ -66,7 +66,7 @@ class LinearInverseAutoregressive(VectorTransform):
 class LinearInverseAutoregressiveFlow(Flow):
     r"""A Gaussian draw after one linear step: every Gaussian, and combinations of them.
 
-    .. math:: z = \Big(\sum_{k=1}^K y_k(x)\, L_k(x)\Big) z_0, \qquad \sum_k y_k = 1,\ y_k \ge 0,
+    .. math:: z = (\sum_{k=1}^K y_k(x)\, L_k(x)) z_0, \qquad \sum_k y_k = 1,\ y_k \ge 0,
               \qquad \log|\det| = 0
 
     Each :math:`L_k` is lower triangular with a unit diagonal, so their convex combination is, and

@@ -179,7 +179,7 @@ _HALVINGS, _NEWTON = 30, 5
 class NeuralAutoregressiveFlow(Flow):
     r"""A density bent by monotonic networks, element by element: any shape, given enough sigmoids.
 
-    .. math:: z'_i = \mathrm{logit}\Big(\sum_j w_{ij}\, \sigma(a_{ij} z_i + b_{ij})\Big), \qquad
+    .. math:: z'_i = \mathrm{logit}(\sum_j w_{ij}\, \sigma(a_{ij} z_i + b_{ij})), \qquad
               a > 0, \quad w \ge 0, \quad \sum_j w_{ij} = 1
 
     with (a, b, w) of an element from a masked network that sees earlier elements and the context.

@@ -42,7 +42,7 @@ class Basis:
 class NearestOrthonormal(Basis):
     r"""The orthonormal columns nearest to a raw d x M matrix, by Björck's iteration.
 
-    .. math:: Q_{k+1} = Q_k \big(I + \tfrac12 (I - Q_k^T Q_k)\big)
+    .. math:: Q_{k+1} = Q_k (I + \tfrac12 (I - Q_k^T Q_k))
 
     from the matrix divided by its Frobenius norm. It converges from every matrix of full rank,
     by a factor of 1.5 a step while a singular value is small and quadratically at the end; the

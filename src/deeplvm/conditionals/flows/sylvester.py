@@ -31,8 +31,8 @@ _LARGEST = 0.999**0.5
 class Sylvester(VectorTransform):
     r"""One step, :math:`z' = z + Q R \tanh(\tilde R Q^T z + b)`, with M hidden units.
 
-    .. math:: \log|\det| = \sum_{i=1}^M \log\big(1 + r_{ii} \tilde r_{ii}
-              (1 - \tanh^2(s_i))\big), \qquad s = \tilde R Q^T z + b
+    .. math:: \log|\det| = \sum_{i=1}^M \log(1 + r_{ii} \tilde r_{ii}
+              (1 - \tanh^2(s_i))), \qquad s = \tilde R Q^T z + b
 
     R and :math:`\tilde R` are upper triangular, with diagonals such that
     :math:`r_{ii} \tilde r_{ii} > -1`: both by tanh, as in the paper, so that no unit bends more
@@ -200,7 +200,7 @@ class HouseholderSylvesterFlow(Flow):
     r"""A Gaussian draw moved by Sylvester steps in a basis that reflections turn.
 
     .. math:: z_t = z_{t-1} + Q_t R_t \tanh(\tilde R_t Q_t^T z_{t-1} + b_t), \qquad
-              Q_t = \prod_{h=1}^H \Big(I - 2 \frac{v_h v_h^T}{\|v_h\|^2}\Big)
+              Q_t = \prod_{h=1}^H (I - 2 \frac{v_h v_h^T}{\|v_h\|^2})
 
     :class:`Sylvester` has the determinant. As many hidden units as elements; the v, the
     triangular R and :math:`\tilde R`, and b come from the network, row by row: d squared outputs
