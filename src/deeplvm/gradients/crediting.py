@@ -10,7 +10,8 @@ which is added to the objective after it was computed. No objective knows of it.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeGuard
 
@@ -40,6 +41,20 @@ def is_estimator(draw: Any) -> TypeGuard[Estimator]:
 def neutral(value: Tensor) -> Tensor:
     """Zero, with the gradient of ``value``."""
     return value - value.detach()
+
+
+@contextmanager
+def unmoved(objective: Objective) -> Iterator[None]:
+    """An objective that remembers things forgets what it is asked meanwhile."""
+    if not isinstance(objective, torch.nn.Module):
+        yield
+        return
+    training = objective.training
+    objective.eval()
+    try:
+        yield
+    finally:
+        objective.train(training)
 
 
 def over_particles(value: Tensor) -> Tensor:
@@ -138,7 +153,8 @@ class Account:
             terms = flat | {
                 n: torch.where(mask, guess if n == first else 0.0, flat[n]) for n in replaced
             }
-            values.append(self.objective(ledger_alone(evidence, terms)))
+            with unmoved(self.objective):
+                values.append(self.objective(ledger_alone(evidence, terms)))
         rows = values[0].shape
         return self.value.detach() - torch.stack(values).reshape(*own, *rows)
 
@@ -191,19 +207,14 @@ def mixes_rows(objective: Objective, evidence: Evidence) -> bool:
     known = _PROBED.get(objective_key(objective))
     if known is not None:
         return known
-    training = getattr(objective, "training", False)
-    if isinstance(objective, torch.nn.Module):
-        objective.eval()  # a state that moves is not moved by a probe
     try:
-        found = _probe(objective, evidence)
+        with unmoved(objective):
+            found = _probe(objective, evidence)
     except KeyError as error:
         raise ValueError(
             "This objective reads values or distributions, and not the terms of the ledger alone, "
             "so a latent that is not reparameterised cannot be credited; use its sampled form."
         ) from error
-    finally:
-        if isinstance(objective, torch.nn.Module):
-            objective.train(training)
     _PROBED[objective_key(objective)] = found
     return found
 

@@ -11,7 +11,14 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from deeplvm.evidence import Evidence, density
-from deeplvm.gradients.crediting import Account, ledger_alone, mixes_rows, neutral, objective_key
+from deeplvm.gradients.crediting import (
+    Account,
+    ledger_alone,
+    mixes_rows,
+    neutral,
+    objective_key,
+    unmoved,
+)
 from deeplvm.gradients.draws import Draw, Drawn, Enumerated, Held, Reparameterised
 from deeplvm.trace import expand_to
 
@@ -162,17 +169,12 @@ def value_of_terms(
         ValueError: If the objective is not a function of the terms.
     """
     objective = account.objective
-    training = getattr(objective, "training", False)
-    if isinstance(objective, torch.nn.Module):
-        objective.eval()
+    alone = ledger_alone(account.evidence, terms)
     try:
-        alone = ledger_alone(account.evidence, terms)
-        value = objective(alone if measure is None else replace(alone, log_measure=measure))
+        with unmoved(objective):
+            value = objective(alone if measure is None else replace(alone, log_measure=measure))
     except KeyError as error:
         raise ValueError(_NOT_THE_TERMS) from error
-    finally:
-        if isinstance(objective, torch.nn.Module):
-            objective.train(training)
     if not torch.compiler.is_compiling():  # looked at by the first, uncompiled step
         _check_value(account, value)
     return value
