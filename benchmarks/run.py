@@ -18,11 +18,12 @@ from machine import RESULTS, keep
 
 HERE = Path(__file__).parent
 NAMES = ("step", "parts", "likelihood", "startup", "memory", "scaling", "streaming", "flows")
+ALONE = ("posteriors",)  # takes hours, so only by name
 
 
 def main() -> None:
     """Each benchmark, its result, and after a full effort the tables of the documentation."""
-    there = [name for name in NAMES if (HERE / f"{name}.py").exists()]
+    there = [name for name in (*NAMES, *ALONE) if (HERE / f"{name}.py").exists()]
     parser = argparse.ArgumentParser(description="Run the benchmarks.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(there)}")
     parser.add_argument("--effort", choices=EFFORTS, default="full")
@@ -41,7 +42,7 @@ def main() -> None:
         else (RESULTS if kept else HERE.parent / "runs" / "benchmarks")
     )
     with Workers(effort.peers, lasting=effort.smoke) as workers:
-        for name in options.names or there:
+        for name in options.names or [name for name in there if name not in ALONE]:
             began = time.perf_counter()
             print(f"== {name}", flush=True)
             result = importlib.import_module(name).run(effort, workers)

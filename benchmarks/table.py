@@ -37,6 +37,7 @@ def tables(folder: Path) -> str:
         "scaling": _scaling,
         "flows": _flows,
         "streaming": _streaming,
+        "posteriors": _posteriors,
     }
     texts = []
     for name, maker in makers.items():
@@ -211,6 +212,57 @@ def _streaming(result: dict[str, Any]) -> Iterator[str]:
         for name, one in result["training"].items()
     ]
     yield from _rows(["training", "rows a second", "time, to in memory"], training)
+
+
+def _posteriors(result: dict[str, Any]) -> Iterator[str]:
+    yield "## Posteriors\n"
+    toy, mnist = result["toy"], result["mnist"]
+    yield (
+        f"**Four posteriors that are known**, of two dimensions, learned by one encoder in "
+        f"{toy['steps']:,} steps: $KL(q(z|x) \\| p(z|x))$ in nats, as log p(x) by quadrature less "
+        f"the bound. An auxiliary variable can only be measured by a bound of it.\n"
+    )
+    shapes = list(toy["log p(x)"])
+    rows = []
+    for name, found in sorted(toy["families"].items(), key=lambda one: one[1]["kl"]["value"]):
+        each = [f"{found['kl of rows'][shape]:.2f}" for shape in shapes]
+        cost = f"{found['milliseconds a step']:.1f}"
+        rows.append((name, f"{found['kl']['value']:.3f}", *each, cost, f"`{found['posterior']}`"))
+    yield from _rows(("family", "KL, mean", *shapes, "ms a step", "posterior"), rows)
+    yield from _absent(toy)
+    likelihoods = [found["log_px"] for found in mnist["families"].values()] or [{}]
+    particles, tested = likelihoods[0].get("particles", 0), likelihoods[0].get("rows", 0)
+    yield (
+        f"\n**Binarized MNIST**, {mnist['seconds']:g} seconds of training on "
+        f"{mnist['threads']} threads for each. "
+        f"{mnist['model']}. {mnist['training']}. The bound is of all test rows; *above gaussian* "
+        f"is the mean difference of the same rows, with its standard error, which says nothing "
+        f"about another seed of training. log p(x) is importance-sampled with {particles} "
+        f"particles on {tested:,} rows.\n"
+    )
+    rows = []
+    by_bound = sorted(mnist["families"].items(), key=lambda one: -one[1]["elbo"]["value"])
+    for name, found in by_bound:
+        above, log_px = found.get("elbo above gaussian"), found["log_px"]
+        rows.append(
+            (
+                name,
+                _plus_minus(found["elbo"]),
+                "" if above is None else _plus_minus(above),
+                _plus_minus(log_px),
+                f"{log_px['value'] - log_px['elbo']:.2f}",
+                f"{found['steps']:,}",
+                f"{found['milliseconds a step']:.1f}",
+                f"`{found['posterior']}`",
+            )
+        )
+    head = ("family", "elbo", "above gaussian", "log p(x)", "less elbo, same rows", "steps")
+    yield from _rows((*head, "ms a step", "posterior"), rows)
+    yield from _absent(mnist)
+
+
+def _plus_minus(estimate: dict[str, float]) -> str:
+    return f"{estimate['value']:.2f} ± {estimate['stderr']:.2f}"
 
 
 def _mib(count: int) -> str:

@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pytest
+
 ROOT = Path(__file__).parents[2]
 RUN = ROOT / "benchmarks" / "run.py"
-NAMES = ("step", "parts", "likelihood", "startup", "memory", "scaling", "flows")
+NAMES = ("step", "parts", "likelihood", "startup", "memory", "scaling", "flows", "posteriors")
 
 
 def test_every_benchmark_runs(tmp_path: Path) -> None:
@@ -27,5 +30,26 @@ def test_every_benchmark_runs(tmp_path: Path) -> None:
         "Start-up",
         "Growth",
         "A flow",
+        "Posteriors",
     ):
         assert f"## {title}" in done.stdout
+    posteriors = results["posteriors"]
+    exact = evidence_by_one_integral()
+    found = {name: posteriors["toy"]["log p(x)"][name] for name in exact}
+    assert found == pytest.approx(exact, abs=1e-7)
+    for part in ("toy", "mnist"):
+        assert list(posteriors[part]["families"]) == ["gaussian", "planar"]
+        assert not posteriors[part]["absent"]
+
+
+def evidence_by_one_integral() -> dict[str, float]:
+    """log p(x) of two of the known posteriors: their second coordinate integrates by hand."""
+    z = np.linspace(-10, 10, 4001)
+    prior = np.exp(-0.5 * z**2)
+    variance = 1 + 0.15**2
+
+    def log_px(mean: np.ndarray) -> float:
+        density = np.exp(-0.5 * mean**2 / variance) / np.sqrt(2 * np.pi * variance)
+        return float(np.log(density @ prior / prior.sum()))
+
+    return {"banana": log_px(1 - z**2), "wave": log_px(np.sin(3 * z))}
