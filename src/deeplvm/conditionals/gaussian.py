@@ -143,8 +143,12 @@ class PrecisionWeighted(nn.Module):
                 f"conditional, then those of its second, found {len(parents)} in all; write more "
                 "after '|', or set first_parents."
             )
-        first = normal_of(self.first(*parents[: self.first_parents]), _OWNER, "its first part")
-        second = normal_of(self.second(*parents[self.first_parents :]), _OWNER, "its second part")
+        first = normal_of(
+            self.first(*parents[: self.first_parents]), _OWNER, "its first conditional"
+        )
+        second = normal_of(
+            self.second(*parents[self.first_parents :]), _OWNER, "its second conditional"
+        )
         return merged(first, second)
 
     def extra_repr(self) -> str:
