@@ -31,7 +31,7 @@ from harness import HERE, SideError, Worker, Workers
 
 THREADS = 2
 SECONDS = {"full": 600.0, "quick": 150.0, "smoke": 0.3}
-STEPS = {"full": 10_000, "quick": 2_000, "smoke": 20}  # of the toy
+STEPS = {"full": 10_000, "quick": 1_500, "smoke": 20}  # of the toy
 BATCH = 100
 LATENT, HIDDEN = 40, (300, 300)
 SEED = 0
