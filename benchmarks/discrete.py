@@ -7,7 +7,7 @@ measured is the bound of the test rows with discrete draws, from the epoch that 
 validation rows. Needs `binarized-mnist` (see `deeplvm datasets`).
 
     python benchmarks/discrete.py [--effort full|quick|smoke] [--models NAME ...]
-        [--estimators NAME ...]
+        [--estimators NAME ...] [--epochs N] [--out FOLDER]
 
 The full effort has the settings of the paper: stochastic gradient descent with momentum 0.9, the
 best of five learning rates, a million steps (days on two cores). The quick one has Adam and 30
@@ -20,7 +20,7 @@ import argparse
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -242,9 +242,12 @@ def main() -> None:
     parser.add_argument("--effort", choices=SETTINGS, default="full")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--estimators", nargs="+", choices=ESTIMATORS, default=list(ESTIMATORS))
+    parser.add_argument("--epochs", type=int, help="instead of those of the effort")
     parser.add_argument("--out", type=Path, help="folder of the result")
     options = parser.parse_args()
     settings = SETTINGS[options.effort]
+    if options.epochs:
+        settings = replace(settings, epochs=options.epochs)
     images = images_of(settings)
     found: dict[str, dict[str, Any]] = {}
     for name in options.models:
