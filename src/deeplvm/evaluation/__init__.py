@@ -1,5 +1,11 @@
 """Evaluation: what a model learned, in numbers with errors."""
 
+from deeplvm.evaluation.annealing import (
+    AnnealedEstimate,
+    Sandwich,
+    annealed_importance_sampling,
+    sandwich,
+)
 from deeplvm.evaluation.bits import BitsPerDimension, bits_per_dimension
 from deeplvm.evaluation.gaps import InferenceGaps, inference_gaps
 from deeplvm.evaluation.gradient_variance import (
@@ -13,6 +19,7 @@ from deeplvm.evaluation.pareto import pareto_k
 from deeplvm.evaluation.summary import Evaluation, evaluate
 
 __all__ = [
+    "AnnealedEstimate",
     "BitsPerDimension",
     "CurvePoint",
     "Evaluation",
@@ -21,11 +28,14 @@ __all__ = [
     "ImportanceEstimate",
     "InferenceGaps",
     "LatentUse",
+    "Sandwich",
+    "annealed_importance_sampling",
     "bits_per_dimension",
     "evaluate",
     "importance_sampling",
     "inference_gaps",
     "latent_use",
     "pareto_k",
+    "sandwich",
     "variance_of_gradient",
 ]
