@@ -149,10 +149,10 @@ class TestStop:
     def test_the_second_signal_acts_at_once(self):
         before = signal.getsignal(signal.SIGINT)
         with Signals() as signals:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
             assert signals.received == signal.SIGINT
             with pytest.raises(KeyboardInterrupt):
-                os.kill(os.getpid(), signal.SIGINT)
+                signal.raise_signal(signal.SIGINT)
         assert signal.getsignal(signal.SIGINT) == before
 
     def test_in_another_thread_nothing_is_listened_for(self):
