@@ -133,7 +133,7 @@ def annealed_importance_sampling(
 
     Along :math:`f_t = f_0^{1 - \beta_t}\, p(x, z)^{\beta_t}`, with :math:`f_0 = p(z)` or
     :math:`q(z | x)`, a chain's weight is
-    :math:`\prod_t \big(p(x, z_{t-1}) / f_0(z_{t-1})\big)^{\beta_t - \beta_{t-1}}`, whose mean is
+    :math:`\prod_t (p(x, z_{t-1}) / f_0(z_{t-1}))^{\beta_t - \beta_{t-1}}`, whose mean is
     :math:`p(x)` whatever the transitions; the slower the walk, the less it varies. Transitions
     are Hamiltonian, with step sizes for each row and temperature that a pilot run finds and that
     then stay fixed, so that the estimate is exactly unbiased.
