@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from deeplvm.evaluation.batches import batches_of, evaluating
-from deeplvm.evaluation.hamiltonian import Evaluate, Point, adapted, transition
+from deeplvm.evaluation.hamiltonian import Point, adapted, transition
 from deeplvm.evaluation.importance import finite, number, stderr_of
 from deeplvm.evaluation.latent_space import LatentSpace
 from deeplvm.model import LatentVariableModel
@@ -339,11 +339,7 @@ class Walk:
         draw = self.space.prior if self.start == "prior" else self.space.posterior
         return draw(particles)
 
-    @property
-    def _evaluate(self) -> Evaluate:
-        return self._point
-
-    def _point(self, free: Tensor) -> Point:
+    def _evaluate(self, free: Tensor) -> Point:
         """Both log-densities and their gradients: one pass there and one back."""
         with torch.enable_grad():
             free = free.detach().requires_grad_()

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
 
 from deeplvm.gradients.crediting import Account, neutral, over_particles
-from deeplvm.gradients.draws import Drawn, Enumerated, Reparameterised
+from deeplvm.gradients.draws import Enumerated, Reparameterised
 from deeplvm.gradients.sticking import (
     drawn_by,
     fixed_log_probs,
@@ -22,7 +21,7 @@ _MEASURE = ""  # no name of a joint
 
 
 @dataclass(frozen=True)
-class DoublyReparameterised:
+class DoublyReparameterised(Reparameterised):
     r"""A reparameterised draw whose score is reparameterised too, for any objective of the terms.
 
     Let :math:`F(t)` be the objective as a function of the terms :math:`t_{n,k}` of the ledger and
@@ -73,16 +72,6 @@ class DoublyReparameterised:
     """
 
     traceable = False
-
-    def __call__(
-        self, name: str, distribution: Distribution, batch_shape: tuple[int, ...], batch_dims: int
-    ) -> Drawn:
-        """Draw with ``rsample``."""
-        return Reparameterised()(name, distribution, batch_shape, batch_dims)
-
-    def suits(self, distribution: Distribution) -> bool:
-        """Every latent that has a reparameterised draw."""
-        return distribution.has_rsample
 
     def credit(self, name: str, account: Account) -> Tensor:
         """What replaces the scores of all latents drawn so, settled at the first of them."""

@@ -60,6 +60,10 @@ class Reparameterised:
         value, log_prob = draw_with_log_prob(expand_to(distribution, batch_shape, batch_dims))
         return Drawn(value, sum_right(log_prob, len(batch_shape)), batch_shape, 0.0)
 
+    def suits(self, distribution: Distribution) -> bool:
+        """Every latent that has a reparameterised draw."""
+        return distribution.has_rsample
+
 
 @dataclass(frozen=True)
 class Sampled:

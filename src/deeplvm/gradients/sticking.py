@@ -24,7 +24,7 @@ from deeplvm.trace import expand_to
 
 
 @dataclass(frozen=True)
-class StickingTheLanding:
+class StickingTheLanding(Reparameterised):
     r"""A reparameterised draw whose gradient goes through its value alone.
 
     The gradient of :math:`\log q_\phi(z_\phi)` has a part through the draw and a part
@@ -61,16 +61,6 @@ class StickingTheLanding:
         >>> value.shape
         torch.Size([5])
     """
-
-    def __call__(
-        self, name: str, distribution: Distribution, batch_shape: tuple[int, ...], batch_dims: int
-    ) -> Drawn:
-        """Draw with ``rsample``."""
-        return Reparameterised()(name, distribution, batch_shape, batch_dims)
-
-    def suits(self, distribution: Distribution) -> bool:
-        """Every latent that has a reparameterised draw."""
-        return distribution.has_rsample
 
     def credit(self, name: str, account: Account) -> Tensor:
         """Minus the scores of all latents drawn so, settled at the first of them."""

@@ -35,8 +35,6 @@ def one_latent(
     at_least_one(latent=latent, hidden=hidden)
     x = observed(data)
     decoder = MLP(latent, *hidden[::-1], activation=activation)
+    p = Joint({"z": StandardNormal(latent), "x | z": likelihood_of(x, decoder)})
     encoder = MLP(seen(x), *hidden, activation=activation)
-    return LatentVariableModel(
-        Joint({"z": StandardNormal(latent), "x | z": likelihood_of(x, decoder)}),
-        Joint({"z | x": posterior(latent, encoder)}),
-    )
+    return LatentVariableModel(p, Joint({"z | x": posterior(latent, encoder)}))

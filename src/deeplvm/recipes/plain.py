@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from deeplvm.conditionals import FullCovarianceGaussian, StandardNormal
-from deeplvm.data import likelihood_of
+from functools import partial
+
+from deeplvm.conditionals import FullCovarianceGaussian
 from deeplvm.data.records import Data, Description
-from deeplvm.joint import Joint
 from deeplvm.model import LatentVariableModel
-from deeplvm.networks import MLP
 from deeplvm.posteriors import posterior_of
 from deeplvm.recipes.catalogue import trained_with
-from deeplvm.recipes.reading import at_least_one, observed, seen
+from deeplvm.recipes.one_latent import one_latent
 
 
 # Averaged weights cost nothing and are about a nat better on digits.
@@ -33,14 +32,7 @@ def vae(
         posterior: Family of q(z | x), by its name, with options in parentheses if any:
             ``"iaf(transforms=4)"``; :func:`~deeplvm.posteriors.known` has them all.
     """
-    at_least_one(latent=latent, hidden=hidden)
-    x = observed(data)
-    return LatentVariableModel(
-        Joint(
-            {"z": StandardNormal(latent), "x | z": likelihood_of(x, MLP(latent, *hidden[::-1]))}
-        ),
-        Joint({"z | x": posterior_of(posterior, latent, MLP(seen(x), *hidden))}),
-    )
+    return one_latent(data, partial(posterior_of, posterior), latent=latent, hidden=hidden)
 
 
 @trained_with(averaging=0.99)
@@ -58,11 +50,4 @@ def full_covariance_vae(
         latent: Dimensions of z; the network has a square number of outputs.
         hidden: Widths of the hidden layers of q, from x to z; those of p in reverse.
     """
-    at_least_one(latent=latent, hidden=hidden)
-    x = observed(data)
-    return LatentVariableModel(
-        Joint(
-            {"z": StandardNormal(latent), "x | z": likelihood_of(x, MLP(latent, *hidden[::-1]))}
-        ),
-        Joint({"z | x": FullCovarianceGaussian(latent, MLP(seen(x), *hidden))}),
-    )
+    return one_latent(data, FullCovarianceGaussian, latent=latent, hidden=hidden)
