@@ -13,7 +13,7 @@ from deeplvm import Enumerated, Joint, LatentVariableModel
 from deeplvm.conditionals import Bernoulli, Categorical, Gaussian, StandardNormal
 from deeplvm.data import load
 from deeplvm.evaluation import Evaluation, bits_per_dimension, evaluate, importance_sampling
-from deeplvm.evaluation.bits import offset_of
+from deeplvm.evaluation.likelihood.bits import offset_of
 from deeplvm.evaluation.summary import likelihood_warnings
 from deeplvm.networks import MLP
 from deeplvm.recipes import vae

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from deeplvm.evaluation.streams import generator_of
+from deeplvm.evaluation.likelihood.streams import generator_of
 from deeplvm.model import LatentVariableModel
 
 if TYPE_CHECKING:

@@ -13,16 +13,11 @@ from rich.cells import cell_len
 from torch import Tensor
 
 from deeplvm.evaluation.batches import batches_of
-from deeplvm.evaluation.bits import bits_per_dimension, count_elements
-from deeplvm.evaluation.gaps import gaps_table, inference_gaps
-from deeplvm.evaluation.importance import (
-    ImportanceEstimate,
-    finite,
-    importance_sampling,
-    number,
-    stderr_of,
-)
-from deeplvm.evaluation.latent_use import ACTIVE, LatentUse, latent_use
+from deeplvm.evaluation.bound.gaps import gaps_table, inference_gaps
+from deeplvm.evaluation.latents.latent_use import ACTIVE, LatentUse, latent_use
+from deeplvm.evaluation.likelihood.bits import bits_per_dimension, count_elements
+from deeplvm.evaluation.likelihood.importance import ImportanceEstimate, importance_sampling
+from deeplvm.evaluation.numbers import finite, number, stderr_of
 from deeplvm.gradients import Draw
 from deeplvm.model import LatentVariableModel
 

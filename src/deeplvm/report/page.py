@@ -287,7 +287,7 @@ def _cards(
 
 
 def _value(estimate: Mapping[str, Any]) -> str:
-    from deeplvm.evaluation.importance import number
+    from deeplvm.evaluation.numbers import number
 
     error = math.nan if estimate["stderr"] is None else estimate["stderr"]
     return _minus(number(estimate["value"], error))

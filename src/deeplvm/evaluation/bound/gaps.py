@@ -8,13 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from deeplvm.evaluation.importance import (
-    ImportanceEstimate,
-    finite,
-    importance_sampling,
-    number,
-    stderr_of,
-)
+from deeplvm.evaluation.likelihood.importance import ImportanceEstimate, importance_sampling
+from deeplvm.evaluation.numbers import finite, number, stderr_of
 from deeplvm.gradients import Draw
 from deeplvm.model import LatentVariableModel
 

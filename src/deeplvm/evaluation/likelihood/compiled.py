@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from deeplvm.evaluation.chunks import Chunks
+from deeplvm.evaluation.likelihood.chunks import Chunks
 from deeplvm.model import LatentVariableModel
 from deeplvm.processes import processes
 from deeplvm.trace import Site, Trace

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from deeplvm.evaluation.pareto import pareto_k, tail_length
+from deeplvm.evaluation.likelihood.pareto import pareto_k, tail_length
 from deeplvm.evidence import Evidence
 
 # Log-weights wait until there are so many particles, and are then taken in together: the dozen

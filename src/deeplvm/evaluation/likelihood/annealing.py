@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from deeplvm.evaluation.batches import batches_of, evaluating
-from deeplvm.evaluation.hamiltonian import Point, adapted, transition
-from deeplvm.evaluation.importance import finite, number, stderr_of
-from deeplvm.evaluation.latent_space import LatentSpace
+from deeplvm.evaluation.numbers import finite, number, stderr_of
+from deeplvm.inference.hamiltonian import Point, adapted, transition
+from deeplvm.inference.latent_space import LatentSpace
 from deeplvm.model import LatentVariableModel
 from deeplvm.processes import processes
 

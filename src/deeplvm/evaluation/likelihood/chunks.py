@@ -3,13 +3,13 @@ r"""Particles of a batch, chunk by chunk: encoded once, in memory independent of
 :func:`plan` looks at the model on one row and decides how many rows and particles go through it
 at once, by what the processor's caches hold. :class:`Chunks` then yields the evidence of each
 chunk, every draw from its own stream, scored by p as it is or by p compiled
-(:mod:`deeplvm.evaluation.compiled`).
+(:mod:`deeplvm.evaluation.likelihood.compiled`).
 
 An estimator needs no more than the log-weights of a chunk. Importance sampling reads them from the
 evidence. Annealed importance sampling would start its chains from the same chunks: the latents of
 ``evidence.q`` are the first states, ``evidence.terms`` their two ends of the path, further noise
 comes from streams of other names, and the log-weights that the chains end with go into the same
-sums (:class:`deeplvm.evaluation.totals.Totals`).
+sums (:class:`deeplvm.evaluation.likelihood.totals.Totals`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from deeplvm.allocation import keep_freed_memory
 from deeplvm.evaluation.batches import Batches
-from deeplvm.evaluation.streams import Streams
+from deeplvm.evaluation.likelihood.streams import Streams
 from deeplvm.evidence import Evidence
 from deeplvm.gradients import Draw, Enumerated
 from deeplvm.model import LatentVariableModel

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from deeplvm.evaluation.batches import batches_of, evaluating
-from deeplvm.evaluation.importance import finite, number, stderr_of
+from deeplvm.evaluation.numbers import finite, number, stderr_of
 from deeplvm.evidence import Evidence
 from deeplvm.gradients import Draw
 from deeplvm.model import LatentVariableModel

@@ -17,8 +17,12 @@ from deeplvm.conditionals import (
     Poisson,
     StandardNormal,
 )
-from deeplvm.evaluation.annealing import annealed_importance_sampling, sandwich, schedule
-from deeplvm.evaluation.hamiltonian import Point, transition
+from deeplvm.evaluation.likelihood.annealing import (
+    annealed_importance_sampling,
+    sandwich,
+    schedule,
+)
+from deeplvm.inference.hamiltonian import Point, transition
 from deeplvm.networks import MLP
 
 

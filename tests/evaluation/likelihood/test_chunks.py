@@ -16,8 +16,8 @@ from deeplvm import Joint, LatentVariableModel
 from deeplvm.conditionals import Bernoulli, Categorical, Gaussian, StandardNormal
 from deeplvm.evaluation import importance_sampling
 from deeplvm.evaluation.batches import batches_of, evaluating
-from deeplvm.evaluation.chunks import BLOCK, Chunks, Plan, plan
-from deeplvm.evaluation.totals import Totals
+from deeplvm.evaluation.likelihood.chunks import BLOCK, Chunks, Plan, plan
+from deeplvm.evaluation.likelihood.totals import Totals
 from deeplvm.gradients import Enumerated
 from deeplvm.networks import MLP
 

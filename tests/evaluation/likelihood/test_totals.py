@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from deeplvm.evaluation.pareto import pareto_k, tail_length
-from deeplvm.evaluation.totals import Totals
+from deeplvm.evaluation.likelihood.pareto import pareto_k, tail_length
+from deeplvm.evaluation.likelihood.totals import Totals
 
 ROWS = 3
 

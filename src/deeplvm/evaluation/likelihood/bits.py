@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from deeplvm.evaluation.importance import stderr_of
+from deeplvm.evaluation.numbers import stderr_of
 
 if TYPE_CHECKING:
     from deeplvm.data.records import Variable

@@ -12,10 +12,11 @@ from torch.distributions import Distribution
 
 from deeplvm import Joint, LatentVariableModel
 from deeplvm.conditionals import Bernoulli, Gaussian, StandardNormal
-from deeplvm.evaluation import compiled, importance_sampling
+from deeplvm.evaluation import importance_sampling
 from deeplvm.evaluation.batches import batches_of, evaluating
-from deeplvm.evaluation.chunks import Chunks, plan
-from deeplvm.evaluation.compiled import CompiledJoint, choose
+from deeplvm.evaluation.likelihood import compiled
+from deeplvm.evaluation.likelihood.chunks import Chunks, plan
+from deeplvm.evaluation.likelihood.compiled import CompiledJoint, choose
 from deeplvm.networks import MLP
 
 ROWS = torch.tensor([[0.0, 1.0, 1.0], [1.0, 0.0, 1.0], [1.0, 1.0, 0.0]])

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from deeplvm.evaluation.batches import batches_of
-from deeplvm.evaluation.streams import generator_of
+from deeplvm.evaluation.likelihood.streams import generator_of
 from deeplvm.evidence import Evidence
 from deeplvm.gradients import Draw, Enumerated, Sampled, Suited
 from deeplvm.gradients.crediting import ledger_alone, mixes_rows

@@ -3,7 +3,7 @@ r"""Importance sampling: an estimate of :math:`\log p(x)` with its errors, in bo
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from deeplvm.evaluation.batches import batches_of, evaluating
-from deeplvm.evaluation.chunks import Chunks, plan
-from deeplvm.evaluation.compiled import Compile, choose
-from deeplvm.evaluation.pareto import TOO_HEAVY
-from deeplvm.evaluation.totals import Totals
+from deeplvm.evaluation.likelihood.chunks import Chunks, plan
+from deeplvm.evaluation.likelihood.compiled import Compile, choose
+from deeplvm.evaluation.likelihood.pareto import TOO_HEAVY
+from deeplvm.evaluation.likelihood.totals import Totals
+from deeplvm.evaluation.numbers import finite, number, stderr_of
 from deeplvm.gradients import Draw
 from deeplvm.model import LatentVariableModel
 from deeplvm.processes import processes
@@ -304,21 +305,3 @@ def _refuse_broken(log_px: Tensor, terms: Mapping[str, Tensor], row: Tensor) -> 
         f"in {len(found)} rows of this batch (rows {shown}{', …' if len(found) > 5 else ''}); "
         f"look at these rows, or at a model that was trained until it broke."
     )
-
-
-def stderr_of(values: Tensor) -> float:
-    """Standard error of the mean over rows; NaN for one row."""
-    return float(values.std() / math.sqrt(len(values))) if len(values) > 1 else math.nan
-
-
-def finite(value: float) -> float | None:
-    """A number that JSON can hold, or ``None``."""
-    return value if math.isfinite(value) else None
-
-
-def number(value: float, stderr: float, digits: Sequence[int] = (2, 6)) -> str:
-    """``-91.24 ± 0.35``: as many decimals as two figures of the error need."""
-    if not math.isfinite(stderr) or stderr <= 0:
-        return f"{value:.4f}"
-    decimals = min(max(1 - math.floor(math.log10(stderr)), digits[0]), digits[1])
-    return f"{value:.{decimals}f} ± {stderr:.{decimals}f}"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from deeplvm.evaluation.pareto import pareto_k, tail_length
+from deeplvm.evaluation.likelihood.pareto import pareto_k, tail_length
 
 
 def tail(log_weights: torch.Tensor) -> torch.Tensor:

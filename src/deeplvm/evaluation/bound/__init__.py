@@ -1,0 +1,1 @@
+"""What the evidence lower bound loses, and where."""

@@ -1,0 +1,1 @@
+"""How likely data are under a model, with errors."""

@@ -1,0 +1,1 @@
+"""How draws of a model compare with data."""
