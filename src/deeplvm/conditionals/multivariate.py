@@ -12,13 +12,17 @@ from deeplvm.distributions.full_covariance_normal import FullCovarianceNormal
 from deeplvm.distributions.low_rank_normal import LowRankNormal
 from deeplvm.distributions.multivariate_normal import MultivariateNormal
 
+_STEP = 0.1  # of an element of L', in units of its row's scale
+
 
 class FullCovarianceGaussian(nn.Module):
     r"""Gaussian :math:`N(\mu, L L^T)` with :math:`L = L_{mask} \odot L' + \mathrm{diag}(\sigma)`.
 
-    The mask has ones strictly below the diagonal. :math:`(\mu, \sigma, L')` come from the
-    network, or :math:`(\sigma, L')` are learned once for all rows. A head of d squared outputs,
-    and scoring costs d squared a row: for some hundreds of elements at most.
+    The mask has ones strictly below the diagonal, and row i of L' is :math:`\sigma_i / 10` times
+    raw numbers: a step of the optimiser moves hundreds of them at once, which would drown the
+    small scales of a posterior otherwise. They and :math:`(\mu, \sigma)` come from the network, or
+    all but :math:`\mu` are learned once for all rows. A head of d squared outputs, and scoring
+    costs d squared a row: for some hundreds of elements at most.
 
     Args:
         shape: the event shape, of d elements in all.
@@ -63,7 +67,8 @@ class FullCovarianceGaussian(nn.Module):
         elements = self.event_shape.numel()
         loc, raw, below = _split(self.head, self.free, parents, [elements, elements**2])
         below = below.reshape(*below.shape[:-1], elements, elements)
-        factor = below.tril(-1) + torch.diag_embed(positive(raw, self.minimum_scale))
+        scale = positive(raw, self.minimum_scale)
+        factor = torch.diag_embed(scale) + scale.unsqueeze(-1) * (_STEP * below.tril(-1))
         loc = loc.reshape(*loc.shape[:-1], *self.event_shape)
         if self.units is not None:
             loc = self.units.mean + self.units.std * loc
