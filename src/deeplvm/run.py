@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import os
 import platform
@@ -11,6 +12,7 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from inspect import Parameter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -237,23 +239,36 @@ def build(
 ) -> LatentVariableModel:
     """A model from a recipe, with weights that the seed decides; torch's own state is untouched.
 
+    Somebody's own function may take no data, and may return a pair of a p and a q.
+
     Raises:
         RunError: If the recipe returns something else.
     """
     import torch
 
+    from deeplvm.joint import Joint
+    from deeplvm.model import LatentVariableModel
     from deeplvm.recipes import name_of
     from deeplvm.suited import within_memory
 
     with torch.random.fork_rng(devices=[]), within_memory(name_of(recipe), RunError):
         torch.manual_seed(seed)
-        model = recipe(data, **options)
+        model = recipe(data, **options) if _takes_data(recipe) else recipe(**options)
+    if isinstance(model, tuple) and all([isinstance(part, Joint) for part in model]):
+        model = LatentVariableModel(*model)
     if not isinstance(model, torch.nn.Module) or not hasattr(model, "evidence"):
         raise RunError(
             f"The recipe {name_of(recipe)} returned a {type(model).__name__}; it must return a "
-            f"LatentVariableModel."
+            f"LatentVariableModel, or a pair of a p and a q."
         )
     return model  # type: ignore[return-value]
+
+
+def _takes_data(recipe: Any) -> bool:
+    """Whether a function has a parameter by position."""
+    by_position = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+    found = inspect.signature(recipe).parameters.values()
+    return any([each.kind in (*by_position, Parameter.VAR_POSITIONAL) for each in found])
 
 
 def create_run(folder: Path, config: Config, data: Data) -> Run:

@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 # `(data, *, options) -> LatentVariableModel`; nothing more is asked of it
@@ -102,7 +103,7 @@ def find(name: str) -> Recipe:
     """A published recipe by its name, or anybody's own as ``package.module:function``.
 
     The current folder is searched for modules first, so a file ``mine.py`` with a function
-    ``model`` is ``mine:model``.
+    ``model`` is ``mine:model``; a file elsewhere is ``folder/mine.py:model``.
 
     Raises:
         RecipeError: If there is no such recipe, with those whose names are close.
@@ -126,6 +127,9 @@ def _own(name: str) -> Recipe:
     if not module_name or not attribute:
         raise RecipeError(f"{name!r} is not package.module:function; both sides need a name.")
     here = os.getcwd()
+    if module_name.endswith(".py"):
+        file = Path(module_name).absolute()
+        here, module_name = str(file.parent), file.stem
     if here not in sys.path:
         sys.path.insert(0, here)
     try:
