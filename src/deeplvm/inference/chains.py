@@ -156,19 +156,19 @@ class PosteriorDraws:
         }
 
     def __str__(self) -> str:
-        lines = [
+        about = (
             f"{self.method.upper()}, {self.rows:,} rows, {self.chains} chains of {self.length:,} "
             f"draws after {self.warmup:,} of warm-up; acceptance "
-            f"{float(self.acceptance.mean()):.2f}, {float(self.evaluations.mean()):,.0f} gradients "
-            f"a chain, {int(self.divergences.sum())} divergences"
-        ]
-        lines += [
+            f"{float(self.acceptance.mean()):.2f}, {float(self.evaluations.mean()):,.0f} "
+            f"gradients a chain, {int(self.divergences.sum())} divergences"
+        )
+        latents = [
             f"{name}: largest R-hat {float(self.rhat[name].max()):.3f}, fewest effective "
             f"draws {float(self.bulk_ess[name].min()):,.0f} (bulk), "
             f"{float(self.tail_ess[name].min()):,.0f} (tails)"
             for name in self.draws
         ]
-        return "\n".join([*lines, *[f"warning: {each}" for each in self.warnings]])
+        return "\n".join([about, *latents, *[f"warning: {each}" for each in self.warnings]])
 
 
 def sample_posterior(
