@@ -1,0 +1,203 @@
+"""Exact EM: iterates, optima and likelihoods against other people's formulas and code."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.decomposition import FactorAnalysis
+from sklearn.mixture import GaussianMixture as SklearnMixture
+from torch import Tensor
+
+from deeplvm import Joint, LatentVariableModel, elbo
+from deeplvm.conditionals import Categorical, Gaussian, OneHot, StandardNormal
+from deeplvm.data import load
+from deeplvm.evaluation import importance_sampling
+from deeplvm.gradients import Enumerated
+from deeplvm.learning.exact_em import exact_em
+from deeplvm.learning.gaussian_mixture import mixture_of
+from deeplvm.learning.linear_gaussian import linear_gaussian_of
+from deeplvm.networks import MLP
+from deeplvm.recipes import factor_analysis
+
+
+def rising(history: tuple[float, ...]) -> bool:
+    return all([after >= before - 1e-10 for before, after in pairwise(history)])
+
+
+def test_principal_components_reach_the_maximum(tb1: Any) -> None:
+    model = tb1.model()
+    learned = exact_em(model, {"x": tb1.x}, iterations=2000, tolerance=1e-12)
+    assert learned.converged
+    assert rising(learned.log_likelihood)
+    assert learned.log_likelihood[-1] == pytest.approx(tb1.maximum, abs=1e-7)
+    assert float(tb1.log_px(model).detach().mean()) == pytest.approx(
+        learned.log_likelihood[-1], abs=1e-10
+    )
+    # q is the posterior now: every draw gives log p(x)
+    bound = elbo(model.evidence({"x": tb1.x}, particles=3))
+    assert torch.allclose(bound, tb1.log_px(model), atol=1e-10)
+
+
+def test_the_iterates_are_those_of_roweis(tb1: Any) -> None:
+    """Sensible PCA (Roweis 1998, section 4), on centred data, written as he does."""
+    x = (tb1.x - tb1.x.mean(0)).T  # (D, N)
+    model = tb1.model()
+    with torch.no_grad():
+        model.p["x"].head.layer.bias.zero_()
+    linear: Any = linear_gaussian_of(model)
+    c, _, variance = linear.parameters()
+    noise, count = float(variance[0]), x.shape[1]
+    for _ in range(7):
+        beta = c.T @ torch.linalg.inv(c @ c.T + noise * torch.eye(5))
+        mean = beta @ x
+        second = count * (torch.eye(2) - beta @ c) + mean @ mean.T
+        c = x @ mean.T @ torch.linalg.inv(second)
+        noise = float((x @ x.T - c @ mean @ x.T).trace()) / (count * 5)
+    exact_em(model, {"x": x.T}, iterations=7, tolerance=-1.0)
+    weight, bias, variance = linear.parameters()
+    assert torch.allclose(weight, c, atol=1e-10)
+    assert float(variance[0]) == pytest.approx(noise, abs=1e-10)
+    assert float(bias.abs().max()) < 1e-10
+
+
+def test_factor_analysis_is_that_of_scikit_learn(tb1: Any) -> None:
+    model = tb1.model("dimension")
+    learned = exact_em(model, {"x": tb1.x}, iterations=5000, tolerance=1e-12)
+    other = FactorAnalysis(2, tol=1e-10, max_iter=5000, svd_method="lapack").fit(tb1.x.numpy())
+    assert learned.log_likelihood[-1] == pytest.approx(other.score(tb1.x.numpy()), abs=1e-5)
+
+
+def test_a_fixed_noise_stays(tb1: Any) -> None:
+    model = tb1.model(0.5)
+    learned = exact_em(model, {"x": tb1.x})
+    assert rising(learned.log_likelihood)
+    assert linear_gaussian_of(model).parameters()[2].sqrt().tolist() == [0.5] * 5  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("scale", ["global", "dimension"])
+def test_missing_elements_are_left_out_exactly(tb1: Any, scale: str) -> None:
+    """At the end the gradient of the marginal likelihood of what is observed is zero."""
+    x = tb1.x.clone()
+    x[torch.rand(x.shape) < 0.25] = math.nan
+    x[3] = math.nan  # a row of which nothing is known
+    model = tb1.model(scale)
+    learned = exact_em(model, {"x": x}, iterations=20_000, tolerance=1e-13)
+    assert rising(learned.log_likelihood)
+    seen = ~x.isnan().all(1)
+    value = tb1.log_px(model, x[seen]).sum() / 60
+    assert value.item() == pytest.approx(learned.log_likelihood[-1], abs=1e-10)
+    gradients = torch.autograd.grad(value, list(model.p.parameters()))
+    assert max([float(each.abs().max()) for each in gradients]) < 1e-5
+
+
+@pytest.mark.parametrize("noise", ["global", "dimension"])
+def test_the_recipe_with_its_units_is_learned_and_evaluated(
+    tb1: Any, tmp_path: Path, noise: Any
+) -> None:
+    """In the data's own units, by the same evaluation as every model."""
+    x = tb1.x * torch.tensor([1.0, 10.0, 0.1, 3.0, 1.0])
+    np.save(tmp_path / "x.npy", x.numpy())
+    data = load(tmp_path / "x.npy", likelihood="gaussian")
+    model = factor_analysis(data, latent=2, noise=noise)
+    learned = exact_em(model, data, iterations=200)
+    estimate = importance_sampling(model, data, particles=2000, split="train")
+    assert float(estimate.log_px.mean()) == pytest.approx(learned.log_likelihood[-1], abs=1e-3)
+    assert float((estimate.log_px - estimate.elbo).abs().max()) < 1e-4
+
+
+def mixture(
+    components: int, scale: str, prior: Any = Categorical, dims: int = 2
+) -> LatentVariableModel:
+    p = Joint(
+        {
+            "y": prior(components),
+            "x | y": Gaussian(dims, MLP(components), scale=scale, minimum_scale=1e-6),
+        }
+    )
+    return LatentVariableModel(p, Joint({"y | x": prior(components, MLP(dims))}))
+
+
+def lumps() -> Tensor:
+    torch.manual_seed(0)
+    centres = torch.tensor([[0.0, 0.0], [3.0, 1.0], [-1.0, 4.0]])
+    scales = torch.tensor([[1.0, 0.5], [0.3, 0.8], [0.7, 0.7]])
+    y = torch.multinomial(torch.tensor([0.5, 0.2, 0.3]), 150, replacement=True)
+    return centres[y] + scales[y] * torch.randn(150, 2)
+
+
+@pytest.mark.parametrize("prior", [Categorical, OneHot])
+def test_mixtures_are_those_of_scikit_learn(prior: Any) -> None:
+    """From the same start, the same iterates."""
+    x = lumps()
+    model = mixture(3, "network", prior)
+    first = exact_em(model, {"x": x}, start="data", iterations=1, tolerance=-1.0)
+    assert first.iterations == 1
+    law: Any = mixture_of(model)
+    log_weights, means, variances = (each.numpy() for each in law.parameters())
+    other = SklearnMixture(
+        3, covariance_type="diag", tol=0.0, reg_covar=0.0, max_iter=25,
+        weights_init=np.exp(log_weights), means_init=means, precisions_init=1 / variances,
+    )  # fmt: skip
+    with pytest.warns(match="did not converge"):
+        other.fit(x.numpy())
+    learned = exact_em(model, {"x": x}, iterations=25, tolerance=-1.0)
+    assert rising(learned.log_likelihood)
+    _, means, variances = law.parameters()
+    assert np.allclose(means, other.means_, atol=1e-6)
+    assert np.allclose(variances, other.covariances_, atol=1e-6)
+    assert learned.log_likelihood[-1] == pytest.approx(other.score(x.numpy()), abs=1e-6)
+    exact = importance_sampling(model, {"x": x}, draw={"y": Enumerated()})
+    assert float(exact.log_px.mean()) == pytest.approx(learned.log_likelihood[-1], abs=1e-10)
+
+
+@pytest.mark.parametrize("scale", ["network", "dimension", "global"])
+def test_mixtures_with_holes_rise_to_a_stationary_point(scale: str) -> None:
+    x = lumps()
+    x[torch.rand(x.shape) < 0.2] = math.nan
+    model = mixture(2, scale)
+    learned = exact_em(model, {"x": x}, start="data", iterations=5000, tolerance=1e-13)
+    assert rising(learned.log_likelihood)
+    value = importance_like(model, x)
+    assert value.item() == pytest.approx(learned.log_likelihood[-1], abs=1e-10)
+    gradients = torch.autograd.grad(value, list(model.p.parameters()))
+    assert max([float(each.abs().max()) for each in gradients]) < 1e-5
+
+
+def importance_like(model: LatentVariableModel, x: Tensor) -> Tensor:
+    """The marginal by summing p over y, through the model's own joint."""
+    values = [
+        model.p({"y": torch.full((len(x),), float(k)), "x": x}, missing=frozenset("x")).log_prob
+        for k in range(model.p["y"].classes)
+    ]
+    return torch.logsumexp(torch.stack(values), 0).mean()
+
+
+def test_what_is_not_known_is_refused(tb1: Any) -> None:
+    p = Joint({"z": StandardNormal(2), "x | z": Gaussian(5, MLP(2, 8), scale="global")})
+    deep = LatentVariableModel(p, Joint({"z | x": Gaussian(2, MLP(5))}))
+    with pytest.raises(ValueError, match="not known in closed form here"):
+        exact_em(deep, {"x": tb1.x})
+    x = tb1.x.clone()
+    x[:, 2] = math.nan
+    with pytest.raises(ValueError, match="1 elements of 'x' are missing in every row"):
+        exact_em(tb1.model(), {"x": x})
+    with pytest.raises(ValueError, match="'model' or 'data', not 'zero'"):
+        exact_em(tb1.model(), {"x": tb1.x}, start="zero")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="iterations is at least 1"):
+        exact_em(tb1.model(), {"x": tb1.x}, iterations=0)
+
+
+def test_a_q_of_another_form_is_left_alone(tb1: Any) -> None:
+    model = tb1.model(posterior=Gaussian(2, MLP(5, 4)))
+    before = [each.clone() for each in model.q.parameters()]
+    learned = exact_em(model, {"x": tb1.x}, iterations=3)
+    assert not learned.exact_posterior
+    assert all(map(torch.equal, before, model.q.parameters()))
+    assert learned.to_dict()["iterations"] == 3
+    assert "not converged" in str(learned)
