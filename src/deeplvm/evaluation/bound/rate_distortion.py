@@ -1,0 +1,333 @@
+r"""Rate and distortion of a model, and the curve of what its prior and likelihood allow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from deeplvm.evaluation.batches import Batches, batches_of, evaluating
+from deeplvm.evaluation.latents.scoring import reads_of
+from deeplvm.evaluation.numbers import finite, number, stderr_of
+from deeplvm.evidence import Evidence
+from deeplvm.gradients import Draw, Sampled
+from deeplvm.inference.hamiltonian import Point, adapted, transition
+from deeplvm.inference.latent_space import LatentSpace
+from deeplvm.model import LatentVariableModel
+
+if TYPE_CHECKING:
+    from deeplvm.data.records import Data, Split
+
+BETAS = (0.03, 0.1, 0.2, 0.35, 0.6, 1.0, 1.7, 3.0)
+_TARGET = 0.65  # of the acceptance, the optimum of Hamiltonian transitions in many dimensions
+_PILOT_CHAINS = 4
+_GAIN = 0.3
+
+
+@dataclass(frozen=True, eq=False)
+class TemperedPoint:
+    r"""A point of the curve, from :math:`p_\beta(z|x) \propto p(z)\, p(x|z)^\beta`; nats.
+
+    Attributes:
+        beta: The inverse temperature; the slope of the curve here is :math:`-\beta`.
+        rate: :math:`KL(p_\beta(z|x) \| p(z))` of each row, shape ``(rows,)``: in expectation no
+            lower than the lowest rate at this distortion.
+        distortion: :math:`-E_{p_\beta} \log p(x|z)`, shape ``(rows,)``.
+        ess: Effective number of chains, shape ``(rows,)``.
+    """
+
+    beta: float
+    rate: Tensor
+    distortion: Tensor
+    ess: Tensor
+
+    def to_dict(self) -> dict[str, Any]:
+        """Means over rows with their standard errors."""
+        return {
+            "beta": self.beta,
+            "rate": _mean(self.rate),
+            "distortion": _mean(self.distortion),
+            "ess": float(self.ess.mean()),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class RateDistortion:
+    r"""Rate R and distortion D of q, nats a row; :math:`-L(q) = R + D`.
+
+    Attributes:
+        rate: :math:`KL(q(z|x) \| p(z))` of each row, shape ``(rows,)``.
+        distortion: :math:`-E_q \log p(x|z)` of each row, shape ``(rows,)``.
+        curve: Points of the curve, by rising :math:`\beta`; of the first rows only, if it was
+            asked for fewer.
+        particles: Draws a row for q, and chains a row for the curve.
+        temperatures: Densities of the walk.
+    """
+
+    rate: Tensor
+    distortion: Tensor
+    curve: tuple[TemperedPoint, ...]
+    particles: int
+    temperatures: int
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return len(self.rate)
+
+    @property
+    def elbo(self) -> Tensor:
+        r""":math:`-(R + D)` of each row, shape ``(rows,)``."""
+        return -(self.rate + self.distortion)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Means over rows with their standard errors."""
+        return {
+            "rate": _mean(self.rate),
+            "distortion": _mean(self.distortion),
+            "elbo": _mean(self.elbo),
+            "curve": [point.to_dict() for point in self.curve],
+            "rows": self.rows,
+            "particles": self.particles,
+            "temperatures": self.temperatures,
+        }
+
+    def table(self) -> list[tuple[str, ...]]:
+        """The header, the model's own point, and the curve."""
+        points = [("q", self.rate, self.distortion)]
+        points += [(f"β = {p.beta:g}", p.rate, p.distortion) for p in self.curve]
+        cells = [(name, _shown(r), _shown(d), _shown(r + d)) for name, r, d in points]
+        return [("", "rate", "distortion", "rate + distortion"), *cells]
+
+    def __str__(self) -> str:
+        table = self.table()
+        widths = [max([len(row[i]) for row in table]) for i in range(4)]
+        lines = [
+            "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])])
+            for row in table
+        ]
+        return "\n".join([*lines, f"nats a row, ± one standard error over {self.rows:,} rows"])
+
+    def _repr_html_(self) -> str:
+        from deeplvm.report.tables import html_table
+
+        header, *rows = self.table()
+        return html_table(list(header), rows)
+
+
+def rate_distortion(
+    model: LatentVariableModel,
+    data: Data | Mapping[str, Tensor],
+    *,
+    betas: Sequence[float] = BETAS,
+    particles: int = 16,
+    temperatures: int = 300,
+    steps: int = 5,
+    split: Split = "test",
+    rows: int | None = None,
+    batch_size: int = 100,
+    draw: Mapping[str, Draw] | None = None,
+    seed: int = 0,
+) -> RateDistortion:
+    r"""Where the model is in the plane of rate and distortion, and where it could be.
+
+    The rate is what the latents cost, the distortion what is lost with them. For p(z) and p(x|z)
+    as they are, no q is below the curve of the tempered posteriors
+    :math:`p_\beta(z|x) \propto p(z)\, p(x|z)^\beta`. Its slope is :math:`-\beta`; at
+    :math:`\beta = 1` it touches the line :math:`R + D = -\log p(x)`, and the model's own point is
+    on :math:`R + D = -L(q)`, above by :math:`KL(q(z|x) \| p(z|x))`.
+
+    Chains start in the prior and walk through rising :math:`\beta` by Hamiltonian transitions,
+    whose step sizes a pilot run finds. With weights :math:`w` and their mean :math:`\hat Z_\beta`,
+
+    .. math:: \hat D_\beta = -\frac{\sum_k w_k \log p(x|z_k)}{\sum_k w_k}, \qquad
+              \hat R_\beta = -\log \hat Z_\beta - \beta \hat D_\beta .
+
+    In expectation this point is on or above the curve, whatever the walk: it is that of the
+    distribution from which weighted chains are picked, whose rate :math:`\hat R` exceeds. Slower
+    walks come nearer. One walk gives all points.
+
+    Fixing a Broken ELBO (Alemi et al., 2018), https://arxiv.org/abs/1711.00464; Evaluating Lossy
+    Compression Rates of Deep Generative Models (Huang et al., 2020),
+    https://arxiv.org/abs/2008.06653
+
+    Args:
+        model: Evaluated in ``eval()`` mode; left as it was.
+        data: Data, or named tensors of shape ``(rows, *event)``.
+        betas: Where the curve is wanted; none for the model's own point alone, which any model
+            has.
+        particles: Draws a row, and chains a row.
+        temperatures: Densities of the walk, at least; dense near the prior.
+        steps: Leapfrog steps a transition.
+        split: Which split of Data.
+        rows: How many, from the first on; all. The walk costs ``temperatures * steps`` gradients
+            a chain.
+        batch_size: Rows at a time.
+        draw: How a latent is drawn from q.
+        seed: Same seed, same numbers.
+
+    Raises:
+        ValueError: If a curve is wanted and a latent is discrete, shared, or has a prior that
+            reads an observed name; or a number is below its least.
+
+    Examples:
+        >>> from deeplvm import Joint
+        >>> from deeplvm.conditionals import Gaussian, StandardNormal
+        >>> from deeplvm.networks import MLP
+        >>> p = Joint({"z": StandardNormal(1), "x | z": Gaussian(2, MLP(1), scale=0.5)})
+        >>> model = LatentVariableModel(p, Joint({"z": StandardNormal(1)}))
+        >>> found = rate_distortion(model, {"x": torch.ones(3, 2)}, betas=[1.0], temperatures=20)
+        >>> float(found.rate.mean()), len(found.curve)
+        (0.0, 1)
+    """
+    least = min(particles, temperatures, steps, batch_size, 1 if rows is None else rows)
+    if least < 1 or any([not 0 < beta < math.inf for beta in betas]):
+        raise ValueError(
+            f"particles, temperatures, steps, rows and batch_size are at least 1, and betas above "
+            f"0; found {particles}, {temperatures}, {steps}, {rows}, {batch_size}, {list(betas)}."
+        )
+    taken = batches_of(model, data, split, omit=tuple(draw or ()))
+    count = taken.rows if rows is None else min(rows, taken.rows)
+    parts: dict[str, list[Tensor]] = {}
+    with evaluating(model, seed):
+        for start in range(0, count, batch_size):
+            given = taken[slice(start, min(start + batch_size, count))]
+            own, evidence = _own(model, given, taken, particles, draw)
+            if betas:
+                own |= _curve(model, given, taken, evidence, sorted(set(betas)), particles,
+                              temperatures, steps, seed + start)  # fmt: skip
+            for key, value in own.items():
+                parts.setdefault(key, []).append(value.double().cpu())
+    joined = {key: torch.cat(values).clone() for key, values in parts.items()}
+    curve = [
+        TemperedPoint(beta, *[joined[f"{key}/{beta}"] for key in ("rate", "distortion", "ess")])
+        for beta in sorted(set(betas))
+    ]
+    return RateDistortion(
+        joined["rate"], joined["distortion"], tuple(curve), particles, temperatures
+    )
+
+
+def _own(
+    model: LatentVariableModel,
+    given: Mapping[str, Tensor],
+    taken: Batches,
+    particles: int,
+    draw: Mapping[str, Draw] | None,
+) -> tuple[dict[str, Tensor], Evidence]:
+    """Rate and distortion of q, each ``(batch,)``; the rate in closed form where there is one."""
+    evidence = model.evidence(
+        given, particles=particles, draw=draw, default=Sampled(), missing=taken.missing,
+        rows=taken.data_rows,
+    )  # fmt: skip
+    if not evidence.latents:
+        raise ValueError("Everything is given: without a latent there is no rate.")
+    rate = evidence.total([evidence.divergence(name) for name in evidence.latents])
+    distortion = evidence.total([-evidence.terms[name] for name in evidence.observed])
+    means = {"rate": evidence.expectation(rate), "distortion": evidence.expectation(distortion)}
+    return means, evidence
+
+
+def _curve(
+    model: LatentVariableModel,
+    given: Mapping[str, Tensor],
+    taken: Batches,
+    evidence: Evidence,
+    betas: list[float],
+    particles: int,
+    temperatures: int,
+    steps: int,
+    seed: int,
+) -> dict[str, Tensor]:
+    read = {name for each in evidence.latents for name in reads_of(model.p, evidence, each)}
+    if guilty := sorted(read & set(evidence.observed)):
+        raise ValueError(
+            f"The prior of the latents reads {', '.join(guilty)}, which is observed, so chains "
+            f"cannot start in it; ask for the model's own point alone, betas=()."
+        )
+    discrete = [name for name in evidence.latents if _is_discrete(evidence.p[name].distribution)]
+    if discrete:  # a sum over its values would be another, smaller rate than the one of q
+        raise ValueError(
+            f"{', '.join(discrete)}: a discrete latent has no chains that follow a gradient, so "
+            f"no curve; ask for the model's own point alone, betas=()."
+        )
+    with torch.inference_mode(mode=False), torch.no_grad():
+        torch.manual_seed(seed)
+        plain = {name: value.clone() for name, value in given.items()}
+        space = LatentSpace(model, plain, taken.missing)
+        return _Tempering(space, betas, temperatures, steps).points(particles)
+
+
+class _Tempering:
+    """The walk from the prior through rising inverse temperatures, for some rows."""
+
+    def __init__(
+        self, space: LatentSpace, betas: list[float], temperatures: int, steps: int
+    ) -> None:
+        self.space, self.steps, self.marked = space, steps, set(betas)
+        # Far from the prior a density changes as its temperature by a share: steps that grow with
+        # the temperature. The fourth power does that, and begins gently.
+        path = [betas[-1] * (t / temperatures) ** 4 for t in range(1, temperatures)]
+        self.betas = sorted({*path, *betas})
+        self.sizes = self._pilot()
+
+    def points(self, particles: int) -> dict[str, Tensor]:
+        """Rate, distortion and effective chains at every marked temperature, ``(rows,)``."""
+        found: dict[str, Tensor] = {}
+        point = self._evaluate(self.space.prior(particles))
+        log_weight = torch.zeros_like(point.start, dtype=torch.float64)
+        before = 0.0
+        for beta, size in zip(self.betas, self.sizes, strict=True):
+            log_weight += (beta - before) * _log_likelihood(point)
+            point, _ = transition(self._evaluate, point, beta, size, self.steps)
+            before = beta
+            if beta in self.marked:
+                share = log_weight.softmax(0)
+                distortion = -(share * _log_likelihood(point)).sum(0)
+                log_z = torch.logsumexp(log_weight, 0) - math.log(particles)
+                found[f"distortion/{beta}"] = distortion
+                found[f"rate/{beta}"] = -log_z - beta * distortion
+                found[f"ess/{beta}"] = 1 / share.square().sum(0)
+        return found
+
+    def _pilot(self) -> list[Tensor]:
+        """A step size of each row, for each temperature."""
+        point = self._evaluate(self.space.prior(_PILOT_CHAINS))
+        size = 0.5 * torch.ones_like(point.start[0]) / max(1.0, self.space.size**0.25)
+        found = []
+        for beta in [self.betas[0]] * 10 + self.betas:  # the first until a step size fits it
+            point, moved = transition(self._evaluate, point, beta, size, self.steps)
+            size = adapted(size, moved, _TARGET, _GAIN)
+            found.append(size)
+        return found[10:]
+
+    def _evaluate(self, free: Tensor) -> Point:
+        """The densities of prior and posterior, and their gradients."""
+        with torch.enable_grad():
+            free = free.detach().requires_grad_()
+            prior, likelihood = self.space.log_joint(free)
+            (slope,) = torch.autograd.grad(prior.sum(), free, retain_graph=True)
+            (rest,) = torch.autograd.grad(likelihood.sum(), free)
+        prior, likelihood = prior.detach(), likelihood.detach()
+        return Point(free.detach(), prior, prior + likelihood, slope, slope + rest)
+
+
+def _log_likelihood(point: Point) -> Tensor:
+    return (point.end - point.start).double()
+
+
+def _is_discrete(distribution: Any) -> bool:
+    support = None if distribution is None else distribution.support
+    return support is not None and support.is_discrete
+
+
+def _mean(values: Tensor) -> dict[str, Any]:
+    return {"value": finite(float(values.mean())), "stderr": finite(stderr_of(values))}
+
+
+def _shown(values: Tensor) -> str:
+    return number(float(values.mean()), stderr_of(values))
