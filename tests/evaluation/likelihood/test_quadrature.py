@@ -215,7 +215,7 @@ def test_a_ring_in_two_dimensions() -> None:
     for row in range(3):
         value = stats.expon(scale=2.0).pdf(size) * stats.norm(size, 1.0).pdf(float(x[row]))
         error = abs(float(found.log_px[row]) - math.log(np.trapezoid(value, size)))
-        assert error < 1e-3
+        assert error < 1e-2
         assert error < 2 * float(found.log_px_stderr[row]) + 1e-7
 
 
