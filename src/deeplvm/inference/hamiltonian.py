@@ -73,7 +73,8 @@ def transition(
 
     A momentum :math:`v \sim N(0, I)`, L leapfrog steps, and acceptance with probability
     :math:`\min(1, e^{H - H'})`, :math:`H = -\log f_\beta(u) + \tfrac12 |v|^2`. It is reversible.
-    It costs L evaluations.
+    It costs L evaluations. Each chain takes steps of its own, uniform between half and one and a
+    half of the size given: with one length for all, a chain may return to where it began.
 
     MCMC using Hamiltonian dynamics (Neal, 2011), https://arxiv.org/abs/1206.1901
 
@@ -81,10 +82,10 @@ def transition(
         evaluate: The point at free numbers.
         point: Where the chains stand.
         beta: Of the density.
-        step_size: Shape ``(rows,)`` or broadcastable to ``(particles, rows)``.
+        step_size: Their mean, shape ``(rows,)`` or broadcastable to ``(particles, rows)``.
         steps: L.
     """
-    size = step_size.unsqueeze(-1)
+    size = (step_size * (0.5 + torch.rand_like(point.start))).unsqueeze(-1)
     momentum = torch.randn_like(point.free)
     before = point.log_density(beta) - 0.5 * momentum.square().sum(-1)
     there, free = point, point.free

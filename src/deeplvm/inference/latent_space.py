@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 from torch import Size, Tensor
-from torch.distributions import Distribution, biject_to
+from torch.distributions import Distribution, Independent, biject_to
 
-from deeplvm.gradients import Sampled
+from deeplvm.gradients import Draw, Enumerated, Sampled
 from deeplvm.joint import as_site, batch_shape_of, embed, owner_of
 from deeplvm.model import LatentVariableModel
-from deeplvm.trace import Site
+from deeplvm.trace import Site, Trace
 
 
 @dataclass(frozen=True)
@@ -39,19 +39,27 @@ class LatentSpace:
     r"""The latents of some rows, :math:`u \in R^D` for each particle, and :math:`\log p(x, z(u))`.
 
     A latent with a constraint (a rate above zero, shares that sum to one) is the image of free
-    numbers, and densities are those of the free numbers: the Jacobian is counted.
+    numbers, and densities are those of the free numbers: the Jacobian is counted. A discrete
+    latent y is no part of u: densities are sums over its values, :math:`p(z) = \sum_y p(y, z)`
+    and :math:`p(x, z) = \sum_y p(x, y, z)`, exactly.
 
     Args:
         model: Whose latents these are.
         given: Values of the rows.
         missing: Given names with NaN elements.
+        draw: How a discrete latent is enumerated, where it is not by ``Enumerated()``.
 
     Raises:
-        ValueError: If a latent is discrete, shared by all rows, or has no density of its own.
+        ValueError: If the values of a discrete latent cannot be listed, or a latent is shared by
+            all rows or has no density of its own.
     """
 
     def __init__(
-        self, model: LatentVariableModel, given: Mapping[str, Any], missing: frozenset[str]
+        self,
+        model: LatentVariableModel,
+        given: Mapping[str, Any],
+        missing: frozenset[str],
+        draw: Mapping[str, Draw] | None = None,
     ) -> None:
         self.model, self.missing = model, missing
         self.given = {
@@ -59,16 +67,31 @@ class LatentSpace:
             for name, value in given.items()
         }
         self.rows = batch_shape_of(self.given)[-1]
-        self.latents = [name for name in model.p.names if name not in given]
         self.places: list[Place] = []
+        self.summed: dict[str, Draw] = {}
         start = 0
+        _refuse_shared(model, self.given)
         for name, site in self._drawn(1).items():
-            bijection = biject_to(_support(name, site))
+            support = _support(name, site)
+            if support.is_discrete:
+                self.summed[name] = (draw or {}).get(name, Enumerated())
+                continue
+            bijection = _bijection(name, support)
             free = bijection.inv(site.value)
             shape = free.shape[2:]
             self.places.append(Place(name, start, shape.numel(), shape, bijection))
             start += shape.numel()
         self.size = start
+        if kept := sorted(set(draw or {}) - set(self.summed)):
+            raise ValueError(
+                f"Only discrete latents are enumerated, here {', '.join(self.summed) or 'none'}; "
+                f"leave out {', '.join(kept)}."
+            )
+
+    def nowhere(self) -> Tensor:
+        """The one point of a space without dimensions, shape ``(1, rows, 0)``."""
+        like = next(s.value for s in self.given.values() if isinstance(s.value, Tensor))
+        return torch.zeros(1, self.rows, 0, device=like.device)
 
     def prior(self, particles: int) -> Tensor:
         """Draws of p given the inputs, free numbers of shape ``(particles, rows, D)``."""
@@ -88,26 +111,27 @@ class LatentSpace:
         Both ``(particles, rows)``, nats.
         """
         latents, volume = self._sites(free)
-        shape = tuple(free.shape[:-1])
-        trace = self.model.p({**self._for(self.model.p), **latents}, shape, missing=self.missing)
-        prior, likelihood = volume, torch.zeros(shape, dtype=free.dtype, device=free.device)
+        trace = self._scored(self.model.p, latents, free)
+        prior, likelihood = volume, torch.zeros_like(volume)
         for name, site in trace.items():
             if site.log_prob is None:
                 continue
-            if name in latents:
+            if name in latents or name in self.summed:
                 prior = prior + site.log_prob
             else:
                 likelihood = likelihood + site.log_prob
-        return prior, likelihood
+        if not self.summed:
+            return prior, likelihood
+        # log p(z) and log p(x, z) - log p(z): each value of y has its own term in both
+        marginal = _over_values(prior, trace)
+        return marginal, _over_values(prior + likelihood, trace) - marginal
 
     def log_posterior(self, free: Tensor) -> Tensor:
         """Log-density of q, of the free numbers, ``(particles, rows)``."""
         latents, volume = self._sites(free)
-        trace = self.model.q(
-            {**self._for(self.model.q), **latents}, tuple(free.shape[:-1]), missing=self.missing
-        )
-        terms = [trace[place.name].log_prob for place in self.places]
-        return torch.stack([volume.expand(free.shape[:-1]), *terms]).sum(0)  # type: ignore[list-item]
+        trace = self._scored(self.model.q, latents, free)
+        terms = [trace[name].log_prob for name in (*latents, *self.summed)]
+        return _over_values(sum(terms, volume), trace)  # type: ignore[arg-type]
 
     def values(self, free: Tensor) -> dict[str, Tensor]:
         """The latents themselves, each ``(particles, rows, *event)``."""
@@ -137,11 +161,18 @@ class LatentSpace:
         return torch.cat(parts, -1)
 
     def _drawn(self, particles: int) -> dict[str, Site]:
-        inputs = {n: s for n, s in self._for(self.model.p).items() if n in self.model.p.inputs}
-        trace = self.model.p(inputs, (particles, self.rows), default=Sampled())
-        return {
-            name: site for name, site in trace.items() if site.drawn and name not in self.given
-        }
+        # what is given stays: a latent may have observed parents
+        trace = self.model.p(
+            self._for(self.model.p), (particles, self.rows), default=Sampled(),
+            missing=self.missing,
+        )  # fmt: skip
+        return {name: site for name, site in trace.items() if site.drawn}
+
+    def _scored(self, joint: Any, latents: Mapping[str, Site], free: Tensor) -> Trace:
+        return joint(
+            {**self._for(joint), **latents}, tuple(free.shape[:-1]), draw=self.summed,
+            missing=self.missing,
+        )  # fmt: skip
 
     def _for(self, joint: Any) -> dict[str, Site]:
         return {n: s for n, s in self.given.items() if n in joint.names or n in joint.inputs}
@@ -159,9 +190,41 @@ def _support(name: str, site: Site) -> Any:
             f"space; use importance sampling."
         )
     support = distribution.support
-    if support is None or support.is_discrete:
+    if support is None or (support.is_discrete and not _base(distribution).has_enumerate_support):
         raise ValueError(
-            f"{name!r} is discrete, and chains that follow a gradient need continuous latents; "
-            f"sum over its values, by importance sampling with draw={{{name!r}: Enumerated()}}."
+            f"{name!r} is discrete, and chains that follow a gradient need continuous latents, or "
+            f"discrete ones that Enumerated() sums over; the values of its "
+            f"{type(_base(distribution)).__name__} cannot be listed, so use importance sampling."
         )
     return support
+
+
+def _bijection(name: str, support: Any) -> Any:
+    try:
+        return biject_to(support)
+    except NotImplementedError:
+        raise ValueError(
+            f"{name!r} lives on {support}, which is not the image of a space of free numbers in "
+            f"which chains could move; use importance sampling."
+        ) from None
+
+
+def _base(distribution: Distribution) -> Distribution:
+    while isinstance(distribution, Independent):
+        distribution = distribution.base_dist
+    return distribution
+
+
+def _over_values(log_prob: Tensor, trace: Trace) -> Tensor:
+    """The log of the sum over enumerated values, ``(particles, rows)``."""
+    outer = tuple(range(len(trace.batch_shape) - 2))
+    return torch.logsumexp(log_prob.expand(trace.batch_shape), outer) if outer else log_prob
+
+
+def _refuse_shared(model: LatentVariableModel, given: Mapping[str, Any]) -> None:
+    shared = sorted(set(getattr(model.p, "shared", ())) - set(given))
+    if shared:
+        raise ValueError(
+            f"All rows share {', '.join(shared)}, and chains are of each row by itself; use "
+            f"importance sampling."
+        )

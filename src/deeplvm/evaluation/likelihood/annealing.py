@@ -7,17 +7,25 @@ posterior, which simulated data come with, the same walk gives an upper bound.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from deeplvm.evaluation.batches import batches_of, evaluating
+from deeplvm.evaluation.likelihood.walk import (
+    Start,
+    Walk,
+    check,
+    effective,
+    exactly,
+    log_mean,
+    relative_stderr,
+)
 from deeplvm.evaluation.numbers import finite, number, stderr_of
-from deeplvm.inference.hamiltonian import Point, adapted, transition
+from deeplvm.gradients import Draw
 from deeplvm.inference.latent_space import LatentSpace
 from deeplvm.model import LatentVariableModel
 from deeplvm.processes import processes
@@ -25,43 +33,50 @@ from deeplvm.processes import processes
 if TYPE_CHECKING:
     from deeplvm.data.records import Data, Split
 
-Start = Literal["prior", "posterior"]
-_TARGET = 0.65  # of the acceptance, the optimum of Hamiltonian transitions in many dimensions
-_PILOT = 100  # temperatures at which step sizes are found
-_PILOT_CHAINS = 4
-_GAIN = 0.3
-
 
 @dataclass(frozen=True, eq=False)
 class AnnealedEstimate:
     r"""Log-likelihood of each row by annealed importance sampling; nats.
 
     Attributes:
-        log_px: :math:`\log \hat p(x)`, shape ``(rows,)``: a lower bound in expectation.
-        log_px_stderr: Its Monte-Carlo standard error by the delta method, shape ``(rows,)``.
-        ess: Effective number of chains, shape ``(rows,)``.
-        acceptance: Mean probability of moving, shape ``(rows,)``.
+        log_weight: Log-weight of each chain, shape ``(rows, particles)``.
+        acceptance: Mean probability of moving, shape ``(rows,)``; NaN where nothing moved.
         step_size: Leapfrog step size, mean over temperatures, shape ``(rows,)``.
         particles: Chains a row.
         temperatures: Densities between the ends, the last end counted.
         steps: Leapfrog steps a transition.
         evaluations: Of log p and its gradient, for each chain, pilot not counted.
+        exact: Whether nothing was drawn: no latents, or all of them summed over.
     """
 
-    log_px: Tensor
-    log_px_stderr: Tensor
-    ess: Tensor
+    log_weight: Tensor
     acceptance: Tensor
     step_size: Tensor
     particles: int
     temperatures: int
     steps: int
     evaluations: int
+    exact: bool
+
+    @property
+    def log_px(self) -> Tensor:
+        r""":math:`\log \hat p(x)`, shape ``(rows,)``: a lower bound in expectation."""
+        return log_mean(self.log_weight.T)
+
+    @property
+    def log_px_stderr(self) -> Tensor:
+        """Its Monte-Carlo standard error by the delta method, shape ``(rows,)``."""
+        return torch.zeros_like(self.log_px) if self.exact else relative_stderr(self.log_weight.T)
+
+    @property
+    def ess(self) -> Tensor:
+        """Effective number of chains, shape ``(rows,)``."""
+        return effective(self.log_weight.T)
 
     @property
     def rows(self) -> int:
         """Number of rows."""
-        return len(self.log_px)
+        return len(self.log_weight)
 
     @property
     def mean(self) -> float:
@@ -72,6 +87,44 @@ class AnnealedEstimate:
     def stderr(self) -> float:
         """Standard error of :attr:`mean` over rows."""
         return stderr_of(self.log_px)
+
+    def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
+        r"""An interval for :math:`\log p(x)` of each row by its own chains; two of ``(rows,)``.
+
+        The hull of two t intervals: of the logarithm of the mean weight, by the delta method; and
+        of :math:`m + s^2 / 2`, m and :math:`s^2` the mean and variance of the log-weights, as for
+        a log-normal weight, which weights of a slow walk are. The first alone is too short above
+        where weights are uneven, as a few chains seldom hold a large one. Both are the same
+        where weights are even.
+
+        Confidence Intervals for the Log-Normal Mean (Zhou & Gao, 1997), Cox's method,
+        https://doi.org/10.1002/(SICI)1097-0258(19970415)16:7%3C783::AID-SIM488%3E3.0.CO;2-2
+
+        Args:
+            level: The share of such intervals that hold the truth.
+
+        Raises:
+            ValueError: If the level is not between 0 and 1, or there is one chain a row.
+        """
+        if not 0.0 < level < 1.0:
+            raise ValueError(f"level is between 0 and 1, found {level}.")
+        if self.exact:
+            return self.log_px, self.log_px
+        if self.particles < 2:
+            raise ValueError("One chain a row says nothing of its error; take particles=16.")
+        from scipy.special import stdtrit
+
+        count = self.particles
+        quantile = float(stdtrit(count - 1, 0.5 + level / 2))
+        variance = self.log_weight.var(1)
+        centre = self.log_weight.mean(1) + variance / 2
+        width = quantile * (variance / count + variance.square() / (2 * (count - 1))).sqrt()
+        delta = quantile * self.log_px_stderr
+        # fmin and fmax: a weight of zero has no logarithm, and leaves the first interval alone
+        return (
+            torch.fmin(self.log_px - delta, centre - width),
+            torch.fmax(self.log_px + delta, centre + width),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, means over rows; what is not a number is ``None``."""
@@ -85,35 +138,21 @@ class AnnealedEstimate:
             "temperatures": self.temperatures,
             "leapfrog_steps": self.steps,
             "rows": self.rows,
-            "ess": float(self.ess.mean()),
-            "ess_minimum": float(self.ess.min()),
-            "acceptance": float(self.acceptance.mean()),
-            "acceptance_minimum": float(self.acceptance.min()),
+            "exact": self.exact,
+            "ess": finite(float(self.ess.mean())),
+            "ess_minimum": finite(float(self.ess.min())),
+            "acceptance": finite(float(self.acceptance.mean())),
+            "acceptance_minimum": finite(float(self.acceptance.min())),
         }
 
     def __str__(self) -> str:
+        value = f"log p(x)  {number(self.mean, self.stderr)} nats a row over {self.rows:,} rows"
+        if self.exact:
+            return f"{value}, exact: every latent is summed over"
         return (
-            f"log p(x)  {number(self.mean, self.stderr)} nats a row over {self.rows:,} rows, "
-            f"{self.particles} chains, {self.temperatures:,} temperatures; acceptance "
-            f"{float(self.acceptance.mean()):.2f}"
+            f"{value}, {self.particles} chains, {self.temperatures:,} temperatures; acceptance "
+            f"{float(self.acceptance.mean()):.2f}, effective chains {float(self.ess.mean()):.1f}"
         )
-
-
-def schedule(temperatures: int, steepness: float = 4.0) -> list[float]:
-    r""":math:`\beta_0 = 0 < \dots < \beta_T = 1`, dense at both ends (a logistic curve).
-
-    On the Quantitative Analysis of Decoder-Based Generative Models (Wu et al., 2017),
-    https://arxiv.org/abs/1611.04273
-
-    >>> [round(beta, 3) for beta in schedule(4)]
-    [0.0, 0.105, 0.5, 0.895, 1.0]
-    """
-    raw = [
-        1.0 / (1.0 + math.exp(-steepness * (2.0 * t / temperatures - 1.0)))
-        for t in range(temperatures + 1)
-    ]
-    inner = [(each - raw[0]) / (raw[-1] - raw[0]) for each in raw[1:-1]]
-    return [0.0, *inner, 1.0]
 
 
 def annealed_importance_sampling(
@@ -124,6 +163,7 @@ def annealed_importance_sampling(
     *,
     steps: int = 10,
     start: Start = "prior",
+    draw: Mapping[str, Draw] | None = None,
     split: Split = "test",
     rows: int | None = None,
     batch_size: int = 100,
@@ -138,25 +178,31 @@ def annealed_importance_sampling(
     are Hamiltonian, with step sizes for each row and temperature that a pilot run finds and that
     then stay fixed, so that the estimate is exactly unbiased.
 
+    A discrete latent is summed over inside these densities, at the cost of p for each of its
+    values; where all of them are discrete the result is exact, and there are no chains.
+
     Annealed Importance Sampling (Neal, 2001), https://arxiv.org/abs/physics/9803008; for deep
     models On the Quantitative Analysis of Decoder-Based Generative Models (Wu et al., 2017),
     https://arxiv.org/abs/1611.04273
 
     Args:
-        model: Evaluated in ``eval()`` mode; left as it was. Its latents are continuous.
+        model: Evaluated in ``eval()`` mode; left as it was.
         data: Data, or named tensors of shape ``(rows, *event)``.
         particles: Chains a row.
         temperatures: T.
         steps: Leapfrog steps a transition.
         start: Where chains begin: ``"prior"`` owes nothing to q, ``"posterior"`` needs fewer
             temperatures where q is good.
+        draw: ``{"y": Enumerated(most=...)}`` for a discrete latent of many values. A name given
+            here is summed over even if the data have it.
         split: Which split of Data.
         rows: How many, from the first on; all.
         batch_size: Rows at a time.
         seed: Same seed, same numbers; torch's own random state is left as it was.
 
     Raises:
-        ValueError: If a latent is discrete or a number is below one.
+        ValueError: If the values of a discrete latent cannot be listed, a latent is shared by all
+            rows, or a number is below one.
 
     Examples:
         >>> from deeplvm import Joint
@@ -167,8 +213,11 @@ def annealed_importance_sampling(
         >>> annealed_importance_sampling(model, {"x": torch.zeros(3, 2)}, 4, 20).log_px.shape
         torch.Size([3])
     """
-    _at_least_one(particles=particles, temperatures=temperatures, steps=steps, rows=rows)
-    taken = batches_of(model, data, split)
+    check(
+        start, draw, particles=particles, temperatures=temperatures, steps=steps, rows=rows,
+        batch_size=batch_size,
+    )  # fmt: skip
+    taken = batches_of(model, data, split, omit=tuple(draw or ()))
     count = taken.rows if rows is None else min(rows, taken.rows)
     group = processes()
     starts = range(0, count, batch_size)
@@ -177,16 +226,24 @@ def annealed_importance_sampling(
         for first in starts[group.part(len(starts))]:
             torch.manual_seed(seed + first)
             given = taken[slice(first, min(first + batch_size, count))]
-            walk = Walk(LatentSpace(model, given, taken.missing), start, temperatures, steps)
-            parts.append(walk.forward(particles))
+            space = LatentSpace(model, given, taken.missing, draw)
+            if space.size:
+                found = Walk(space, start, temperatures, steps).forward(particles)
+            else:
+                found = exactly(space)
+            found["log_weight"] = found["log_weight"].T
+            found["exact"] = torch.full((space.rows,), not space.size)
+            parts.append(found)
     mine = {key: torch.cat([part[key] for part in parts]) for key in parts[0]} if parts else {}
     joined = group.gather(mine)
+    exact = bool(joined.pop("exact").all())
     return AnnealedEstimate(
         **joined,
-        particles=particles,
+        particles=1 if exact else particles,
         temperatures=temperatures,
         steps=steps,
-        evaluations=1 + (temperatures - 1) * steps,
+        evaluations=1 if exact else 1 + (temperatures - 1) * steps,
+        exact=exact,
     )
 
 
@@ -197,20 +254,55 @@ class Sandwich:
     Attributes:
         lower: From the prior (or q) to the posterior, shape ``(rows,)``.
         upper: From the exact posterior draw back, shape ``(rows,)``.
+        lower_stderr: Monte-Carlo standard error of it by the delta method, shape ``(rows,)``.
+        upper_stderr: The same of ``upper``: as if its chains, which all leave from the one draw,
+            were independent.
+        ess: Effective number of chains there, shape ``(rows,)``.
+        ess_back: Effective number of chains on the way back, shape ``(rows,)``.
+        acceptance: Mean probability of moving there, shape ``(rows,)``; NaN where nothing moved.
+        acceptance_back: The same on the way back.
+        particles: Chains a row, in each direction.
+        temperatures: Densities between the ends, the last end counted.
+        steps: Leapfrog steps a transition.
     """
 
     lower: Tensor
     upper: Tensor
+    lower_stderr: Tensor
+    upper_stderr: Tensor
+    ess: Tensor
+    ess_back: Tensor
+    acceptance: Tensor
+    acceptance_back: Tensor
+    particles: int
+    temperatures: int
+    steps: int
 
     @property
     def gap(self) -> float:
-        """Mean difference: at least how far both bounds together are from the truth."""
+        """Mean difference: in expectation what both bounds together are away from the truth."""
         return float((self.upper - self.lower).mean())
 
     @property
     def gap_stderr(self) -> float:
         """Standard error of it over rows."""
         return stderr_of(self.upper - self.lower)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, means over rows; what is not a number is ``None``."""
+        return {
+            "lower": _mean(self.lower),
+            "upper": _mean(self.upper),
+            "gap": {"value": finite(self.gap), "stderr": finite(self.gap_stderr)},
+            "ess": finite(float(self.ess.mean())),
+            "ess_back": finite(float(self.ess_back.mean())),
+            "acceptance": finite(float(self.acceptance.mean())),
+            "acceptance_back": finite(float(self.acceptance_back.mean())),
+            "particles": self.particles,
+            "temperatures": self.temperatures,
+            "leapfrog_steps": self.steps,
+            "rows": len(self.lower),
+        }
 
     def __str__(self) -> str:
         return (
@@ -227,6 +319,7 @@ def sandwich(
     *,
     steps: int = 10,
     start: Start = "prior",
+    draw: Mapping[str, Draw] | None = None,
     given: Mapping[str, Tensor] | None = None,
     seed: int = 0,
 ) -> Sandwich:
@@ -240,135 +333,55 @@ def sandwich(
     Adams, 2015), https://arxiv.org/abs/1511.02543
 
     Args:
-        model: Whose likelihood is estimated; its latents are continuous.
+        model: Whose likelihood is estimated.
         rows: How many rows are simulated.
         particles: Chains a row, in each direction.
         temperatures: Densities between the ends.
         steps: Leapfrog steps a transition.
         start: The other end of the walk.
+        draw: As in :func:`annealed_importance_sampling`.
         given: Inputs of p, as many rows as simulated.
         seed: Same seed, same numbers.
 
     Raises:
-        ValueError: If a latent is discrete or a number is below one.
+        ValueError: As :func:`annealed_importance_sampling`.
     """
-    _at_least_one(particles=particles, temperatures=temperatures, steps=steps, rows=rows)
+    check(start, draw, particles=particles, temperatures=temperatures, steps=steps, rows=rows)
     with evaluating(model, seed), torch.inference_mode(mode=False), torch.no_grad():
-        trace = model.sample(rows, dict(given or {}))
-        latents = {name for name in model.q.names if name in model.p.names}
+        inputs = dict(given or {})
         values = {
             name: site.value
-            for name, site in trace.items()
+            for name, site in model.sample(rows, inputs).items()
             if site.drawn and site.distribution is not None
         }
+        latents = {name: values[name] for name in model.q.names if name in values}
         observed = {name: value for name, value in values.items() if name not in latents}
-        space = LatentSpace(model, {**observed, **dict(given or {})}, frozenset())
-        walk = Walk(space, start, temperatures, steps)
-        lower = walk.forward(particles)["log_px"]
-        exact = {n: v.expand(particles, *v.shape) for n, v in values.items() if n in latents}
-        upper = walk.backward(exact)
-    return Sandwich(lower, upper)
+        space = LatentSpace(model, observed | inputs, frozenset(), draw)
+        if space.size:
+            walk = Walk(space, start, temperatures, steps)
+            there = walk.forward(particles)
+            back = walk.backward({n: v.expand(particles, *v.shape) for n, v in latents.items()})
+        else:
+            there = back = exactly(space)
+    lower, upper = there["log_weight"], -back["log_weight"]
+    errors = [
+        relative_stderr(each) if space.size else torch.zeros_like(each[0])
+        for each in (lower, upper)
+    ]
+    return Sandwich(
+        lower=log_mean(lower),
+        upper=-log_mean(upper),
+        lower_stderr=errors[0],
+        upper_stderr=errors[1],
+        ess=effective(lower),
+        ess_back=effective(upper),
+        acceptance=there["acceptance"],
+        acceptance_back=back["acceptance"],
+        particles=particles,
+        temperatures=temperatures,
+        steps=steps,
+    )
 
 
-class Walk:
-    """From one end of the path to the other, and back.
-
-    Args:
-        space: The latents of some rows.
-        start: The density at the first end.
-        temperatures: How many steps there are between them.
-        steps: Leapfrog steps a transition.
-    """
-
-    def __init__(self, space: LatentSpace, start: Start, temperatures: int, steps: int) -> None:
-        if start not in ("prior", "posterior"):
-            raise ValueError(f"start is 'prior' or 'posterior', not {start!r}.")
-        self.space, self.start, self.steps = space, start, steps
-        self.betas = schedule(temperatures)
-        self.sizes = self._pilot()  # (temperatures, rows)
-
-    def forward(self, particles: int) -> dict[str, Tensor]:
-        """Quantities of each row, shape ``(rows,)``."""
-        point = self._evaluate(self._first(particles))
-        log_weight = torch.zeros_like(point.start, dtype=torch.float64)
-        accepted = torch.zeros(point.start.shape[-1:], dtype=torch.float64)
-        for t in range(1, len(self.betas)):
-            log_weight += (self.betas[t] - self.betas[t - 1]) * (point.end - point.start).double()
-            if t < len(self.betas) - 1:
-                size = self.sizes[t - 1]
-                point, moved = transition(self._evaluate, point, self.betas[t], size, self.steps)
-                accepted += moved.double().mean(0).to(accepted)
-        count = max(1, len(self.betas) - 2)
-        return summed(log_weight) | {
-            "acceptance": accepted / count,
-            "step_size": self.sizes.double().mean(0),
-        }
-
-    def backward(self, exact: Mapping[str, Tensor]) -> Tensor:
-        """The upper bound of each row from exact draws of the posterior, shape ``(rows,)``."""
-        point = self._evaluate(self.space.free_of(exact))
-        log_weight = torch.zeros_like(point.start, dtype=torch.float64)
-        for t in range(len(self.betas) - 1, 0, -1):
-            log_weight += (self.betas[t] - self.betas[t - 1]) * (point.end - point.start).double()
-            if t > 1:
-                size = self.sizes[t - 2]
-                point, _ = transition(self._evaluate, point, self.betas[t - 1], size, self.steps)
-        return math.log(len(log_weight)) - torch.logsumexp(-log_weight, 0)
-
-    def _pilot(self) -> Tensor:
-        """A step size for each temperature that has a transition, and each row."""
-        inner = self.betas[1:-1]
-        point = self._evaluate(self._first(_PILOT_CHAINS))
-        size = 0.5 * torch.ones_like(point.start[0]) / max(1.0, self.space.size**0.25)
-        if not inner:
-            return size.unsqueeze(0)
-        chosen = torch.linspace(0, len(inner) - 1, min(_PILOT, len(inner))).round().long()
-        found = []
-        for repeat in range(10):  # at the first density, until the step size fits it
-            point, moved = transition(self._evaluate, point, inner[0], size, self.steps)
-            size = adapted(size, moved, _TARGET, 2 * _GAIN if repeat < 5 else _GAIN)
-        for index in chosen.tolist():
-            point, moved = transition(self._evaluate, point, inner[index], size, self.steps)
-            size = adapted(size, moved, _TARGET, _GAIN)
-            found.append(size)
-        known = torch.stack(found)
-        nearest = torch.searchsorted(chosen.to(known.device), torch.arange(len(inner)))
-        return known[nearest.clamp(max=len(known) - 1)]
-
-    def _first(self, particles: int) -> Tensor:
-        draw = self.space.prior if self.start == "prior" else self.space.posterior
-        return draw(particles)
-
-    def _evaluate(self, free: Tensor) -> Point:
-        """Both log-densities and their gradients: one pass there and one back."""
-        with torch.enable_grad():
-            free = free.detach().requires_grad_()
-            prior, likelihood = self.space.log_joint(free)
-            if self.start == "prior":
-                (slope,) = torch.autograd.grad(prior.sum(), free, retain_graph=True)
-                (rest,) = torch.autograd.grad(likelihood.sum(), free)
-                begin, end, end_slope = prior, prior + likelihood, slope + rest
-            else:
-                begin, end = self.space.log_posterior(free), prior + likelihood
-                (slope,) = torch.autograd.grad(begin.sum(), free)
-                (end_slope,) = torch.autograd.grad(end.sum(), free)
-        return Point(free.detach(), begin.detach(), end.detach(), slope, end_slope)
-
-
-def summed(log_weight: Tensor) -> dict[str, Tensor]:
-    """The estimate of each row from its chains' log-weights ``(particles, rows)``."""
-    count = len(log_weight)
-    log_px = torch.logsumexp(log_weight, 0) - math.log(count)
-    relative = (log_weight - log_px).exp()
-    spread = relative.std(0) if count > 1 else torch.full_like(log_px, math.nan)
-    return {
-        "log_px": log_px,
-        "log_px_stderr": spread / math.sqrt(count),
-        "ess": relative.sum(0).square() / relative.square().sum(0),
-    }
-
-
-def _at_least_one(**numbers: int | None) -> None:
-    for name, value in numbers.items():
-        if value is not None and value < 1:
-            raise ValueError(f"{name} is at least 1, found {value}.")
+def _mean(values: Tensor) -> dict[str, float | None]:
+    return {"value": finite(float(values.mean())), "stderr": finite(stderr_of(values))}
