@@ -1,0 +1,311 @@
+r"""Features in which draws and data are compared: of a small network trained here, or columns."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from deeplvm.evaluation.numbers import finite, number
+from deeplvm.evaluation.samples.feature_networks import (
+    BATCH,
+    CHUNK,
+    FEATURES,
+    Columns,
+    accuracy,
+    complete,
+    learn,
+    network_for,
+)
+
+if TYPE_CHECKING:
+    from deeplvm.data.records import Data, Variable
+
+_VERSION = 1  # of all that decides the features besides data and seed
+_CLASSIFIER, _ROTATIONS, _COLUMNS = "classifier", "rotations", "columns"
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureMap:
+    r"""A fixed map :math:`\phi` from rows to features, and where it came from.
+
+    Distances in different features cannot be compared: two numbers belong side by side only if
+    their ``fingerprint`` is the same, and none of them is comparable with published ones, which
+    are of an Inception network trained on ImageNet.
+
+    Attributes:
+        kind: ``"classifier"`` (penultimate layer of a network that tells the labels apart),
+            ``"rotations"`` (of one that tells how an image was turned) or ``"columns"``
+            (standardised columns, nothing is learned).
+        network: Rows ``(rows, *shape)`` to features ``(rows, dimensions)``.
+        shape: Event shape of a row.
+        dimensions: Number of features.
+        fingerprint: SHA-256 of the kind, the version of the procedure, the seed, the budget and
+            the training rows.
+        seed: Of the initialisation and the order of rows.
+        rows: Training rows that it was learned from.
+        accuracy: Share of held-out rows that the network tells right; ``None`` if nothing is
+            learned, or nothing was held out. Features of a network near ``chance`` say little.
+        accuracy_stderr: Its standard error; ``None`` with it.
+        chance: Share of the most frequent class in the held-out rows; ``None`` with them.
+    """
+
+    kind: str
+    network: nn.Module
+    shape: tuple[int, ...]
+    dimensions: int
+    fingerprint: str
+    seed: int
+    rows: int
+    accuracy: float | None = None
+    accuracy_stderr: float | None = None
+    chance: float | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        r""":math:`\phi(x)` in float64 on the CPU, shape ``(rows, dimensions)``.
+
+        Raises:
+            ValueError: If rows have another shape, or missing values.
+        """
+        if tuple(x.shape[1:]) != self.shape:
+            raise ValueError(
+                f"These features are of rows of shape {self.shape}, found {tuple(x.shape[1:])}."
+            )
+        complete(x, "the rows")
+        with torch.inference_mode():
+            parts = [self.network(part.detach().cpu().float()) for part in x.split(CHUNK)]
+        return torch.cat(parts).double().clone()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers and strings, without the network."""
+        return {
+            "kind": self.kind,
+            "dimensions": self.dimensions,
+            "fingerprint": self.fingerprint,
+            "seed": self.seed,
+            "rows": self.rows,
+            "accuracy": _plain(self.accuracy),
+            "accuracy_stderr": _plain(self.accuracy_stderr),
+            "chance": _plain(self.chance),
+        }
+
+    def __str__(self) -> str:
+        return features_line(self.to_dict())
+
+
+def features_line(plain: Mapping[str, Any]) -> str:
+    """What the features are in one line, from :meth:`FeatureMap.to_dict`."""
+    mark = f"fingerprint {plain['fingerprint'][:12]}"
+    if plain["kind"] == _COLUMNS:
+        return f"features: the {plain['dimensions']} standardised columns; {mark}"
+    task = "the labels apart" if plain["kind"] == _CLASSIFIER else "how an image was turned"
+    told = ""
+    if plain["accuracy"] is not None:
+        right = number(100 * plain["accuracy"], 100 * plain["accuracy_stderr"], (1, 2))
+        told = f", right in {right} % of held-out rows (chance {100 * plain['chance']:.0f} %)"
+    return (
+        f"features: {plain['dimensions']} of a network trained here on {plain['rows']:,} rows to "
+        f"tell {task}{told}; {mark}"
+    )
+
+
+def classifier_features(
+    x: Tensor,
+    labels: Tensor,
+    *,
+    held_out: tuple[Tensor, Tensor] | None = None,
+    counts: bool = False,
+    seed: int = 0,
+) -> FeatureMap:
+    r"""The penultimate layer of a small classifier: convolutional for images, else an MLP.
+
+    A fixed budget of at most 500 steps of 100 rows and at most 10 epochs.
+
+    Args:
+        x: Training rows, shape ``(rows, *event)``; an event (channels, height, width) is an image.
+        labels: Their classes 0, 1, ..., shape ``(rows,)``.
+        held_out: Rows and classes on which the accuracy is measured.
+        counts: Whether log(1 + x) is what the network sees.
+        seed: Same seed, same features.
+
+    Raises:
+        ValueError: If there are fewer than two classes, or values are missing.
+
+    Examples:
+        >>> x = torch.randn(200, 3)
+        >>> features = classifier_features(x, (x[:, 0] > 0).long(), held_out=(x, x[:, 0] > 0))
+        >>> features(x).shape, features.accuracy > 0.9
+        (torch.Size([200, 64]), True)
+    """
+    classes = int(labels.max()) + 1 if len(labels) else 0
+    if len(labels.unique()) < 2:
+        raise ValueError(
+            "A classifier needs rows of at least two classes; without labels use "
+            "rotation_features for images or standardised_columns."
+        )
+    network, last = network_for(
+        _prepared(x, "the training rows"), classes, counts=counts, seed=seed
+    )
+    y = labels.cpu().long()
+    steps = learn(network, last, x, lambda part, index, _: (part, y[index]), seed)
+    told = (None, None, None)
+    if held_out is not None:
+        told = accuracy(network, last, held_out[0], held_out[1].cpu().long())
+    mark = _fingerprint(_CLASSIFIER, seed, steps, x, y)
+    shape = tuple(x.shape[1:])
+    return FeatureMap(_CLASSIFIER, network, shape, FEATURES, mark, seed, len(x), *told)
+
+
+def rotation_features(x: Tensor, *, held_out: Tensor | None = None, seed: int = 0) -> FeatureMap:
+    r"""The penultimate layer of a network that tells by which quarter turn an image was rotated.
+
+    For images without labels: the network, the loss and the cost are those of
+    :func:`classifier_features`, and telling the turn asks for the shapes in the image. An
+    autoencoder's features would follow the variance of the pixels, and favour models that were
+    trained in the same way as it was. An image that is not square is mirrored upside down, left
+    to right, or both, instead of turned.
+
+    Unsupervised Representation Learning by Predicting Image Rotations (Gidaris, Singh &
+    Komodakis, 2018), https://arxiv.org/abs/1803.07728
+
+    Args:
+        x: Training rows, shape ``(rows, channels, height, width)``.
+        held_out: Rows on which the accuracy is measured, in all four positions.
+        seed: Same seed, same features.
+
+    Raises:
+        ValueError: If they are no images, or values are missing.
+    """
+    if x.dim() != 4:
+        raise ValueError(
+            f"Only an image (rows, channels, height, width) can be turned, found shape "
+            f"{tuple(x.shape)}; use standardised_columns."
+        )
+    network, last = network_for(_prepared(x, "the training rows"), 4, counts=False, seed=seed)
+
+    def turned(part: Tensor, _: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        turns = torch.randint(4, (len(part),), generator=generator)
+        return _positions(part)[turns, torch.arange(len(part))], turns
+
+    steps = learn(network, last, x, turned, seed)
+    told = (None, None, None)
+    if held_out is not None:
+        turns = torch.arange(4).repeat_interleave(len(held_out))
+        told = accuracy(network, last, _positions(held_out).flatten(0, 1), turns, groups=4)
+    mark = _fingerprint(_ROTATIONS, seed, steps, x)
+    shape = tuple(x.shape[1:])
+    return FeatureMap(_ROTATIONS, network, shape, FEATURES, mark, seed, len(x), *told)
+
+
+def standardised_columns(
+    x: Tensor, variable: Variable | None = None, *, counts: bool = False
+) -> FeatureMap:
+    r"""The columns themselves, each less its mean over its standard deviation; nothing is learned.
+
+    A category of L values becomes L columns of :math:`1/\sqrt 2` and 0, so that two categories
+    are 1 apart. A column that does not vary is left as it is, less its mean.
+
+    Args:
+        x: Training rows, shape ``(rows, *event)``.
+        variable: What the columns are, so that categories are known.
+        counts: Whether log(1 + x) is standardised.
+
+    Raises:
+        ValueError: If values are missing.
+    """
+    values = _prepared(x, "the training rows")
+    levels = _levels(variable, values.flatten(1).shape[1])
+    network = Columns(values, levels, counts=counts)
+    mark = _fingerprint(_COLUMNS, 0, 0, x)
+    width = network.dimensions
+    return FeatureMap(_COLUMNS, network, tuple(x.shape[1:]), width, mark, 0, len(x))
+
+
+def features_of(
+    data: Data | Mapping[str, Tensor],
+    name: str | None = None,
+    *,
+    held_out: Mapping[str, Tensor] | None = None,
+    rows: int = 10_000,
+    seed: int = 0,
+) -> FeatureMap:
+    """The features that suit the data: learned from the training rows where that can be done.
+
+    ========================  ==========================================
+    data                      features
+    ========================  ==========================================
+    images with labels        :func:`classifier_features`, convolutional
+    images without labels     :func:`rotation_features`
+    counts with labels        :func:`classifier_features`, MLP
+    everything else           :func:`standardised_columns`
+    ========================  ==========================================
+
+    Args:
+        data: Data, or named tensors of training rows; ``y`` are the labels.
+        name: The variable; the first of the data by default.
+        held_out: Named tensors on which the accuracy is measured; of Data the test rows are.
+        rows: Training rows to learn from, at most, the first ones.
+        seed: Same seed, same features.
+
+    Raises:
+        ValueError: If there is no such variable, or values are missing.
+    """
+    if isinstance(data, Mapping):
+        variable, train, held = None, {n: v[:rows] for n, v in data.items()}, held_out or {}
+        name = name or next((each for each in train if each != "y"), "x")
+    else:
+        name = name or next(iter(data.variables))
+        variable, train = data.variables.get(name), data.batch("train", slice(0, rows))
+        held = held_out or (data.batch("test", slice(0, rows)) if data.rows("test") else {})
+    if name not in train:
+        raise ValueError(f"The training rows have no {name!r}; they have {', '.join(train)}.")
+    x, labels = train[name], train.get("y")
+    labelled = labels is not None and not labels.is_floating_point() and len(labels.unique()) > 1
+    counts = variable is not None and variable.kind == "counts"
+    image = x.dim() == 4
+    held = {each: value[:rows] for each, value in held.items()}
+    if labels is not None and labelled and (image or counts):
+        pair = (held[name], held["y"]) if name in held and "y" in held else None
+        return classifier_features(x, labels, held_out=pair, counts=counts, seed=seed)
+    if image:
+        return rotation_features(x, held_out=held.get(name), seed=seed)
+    return standardised_columns(x, variable, counts=counts)
+
+
+def _levels(variable: Variable | None, columns: int) -> list[int | None]:
+    """How many values each column that is a category has; ``None`` for numbers."""
+    if variable is None:
+        return [None] * columns
+    if variable.parts:
+        return [part.levels if part.kind == "category" else None for part in variable.parts]
+    return [variable.levels if variable.kind == "category" else None] * columns
+
+
+def _prepared(x: Tensor, what: str) -> Tensor:
+    complete(x, what)
+    return x.detach().cpu().float()
+
+
+def _positions(images: Tensor) -> Tensor:
+    """Four positions of each image, shape ``(4, rows, channels, height, width)``."""
+    if images.shape[-1] == images.shape[-2]:
+        return torch.stack([images.rot90(turn, (-2, -1)) for turn in range(4)])
+    return torch.stack([images, images.flip(-1), images.flip(-2), images.flip(-2, -1)])
+
+
+def _fingerprint(kind: str, seed: int, steps: int, *rows: Tensor) -> str:
+    digest = hashlib.sha256(f"{_VERSION} {kind} {seed} {steps} {BATCH} {FEATURES}".encode())
+    for tensor in rows:
+        wide = tensor.detach().cpu()
+        wide = wide.float() if wide.is_floating_point() else wide.long()
+        digest.update(f" {tuple(wide.shape)} ".encode())
+        digest.update(wide.contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def _plain(value: float | None) -> float | None:
+    return None if value is None else finite(value)
