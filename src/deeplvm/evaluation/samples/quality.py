@@ -1,0 +1,386 @@
+r"""Draws of a model against data, as one record, each number beside that of fresh data."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from deeplvm.evaluation.batches import Batches, batches_of
+from deeplvm.evaluation.numbers import number
+from deeplvm.evaluation.samples.distances import (
+    FrechetEstimate,
+    KernelEstimate,
+    frechet_distance,
+    kernel_distance,
+)
+from deeplvm.evaluation.samples.drawing import draws
+from deeplvm.evaluation.samples.feature_networks import complete
+from deeplvm.evaluation.samples.features import (
+    FeatureMap,
+    features_line,
+    features_of,
+    standardised_columns,
+)
+from deeplvm.evaluation.samples.manifolds import MEASURES, ManifoldEstimate, manifold_estimate
+from deeplvm.evaluation.samples.memorisation import CLOSE, Memorisation, memorisation
+from deeplvm.model import LatentVariableModel
+
+if TYPE_CHECKING:
+    from deeplvm.data.records import Data, Split
+
+_SEARCHED = 1_000  # rows whose nearest training row is looked for
+_SHOWN = 12
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Two clouds of features, compared in all ways.
+
+    Attributes:
+        manifold: Precision, recall, density, coverage.
+        frechet: Fréchet distance.
+        kernel: Kernel distance.
+    """
+
+    manifold: ManifoldEstimate
+    frechet: FrechetEstimate
+    kernel: KernelEstimate
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers."""
+        return {
+            "manifold": self.manifold.to_dict(),
+            "frechet": self.frechet.to_dict(),
+            "kernel": self.kernel.to_dict(),
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbours:
+    """Some samples and their nearest training rows.
+
+    Attributes:
+        samples: The first twelve, then the twelve that are nearest to a training row in the
+            features, shape ``(24, *event)``, or as many as there are.
+        nearest: The nearest training rows in each space, of the same shape.
+        first: How many of them are the first ones.
+    """
+
+    samples: Tensor
+    nearest: Mapping[str, Tensor]
+    first: int
+
+
+@dataclass(frozen=True, eq=False)
+class SampleQuality:
+    """Draws of a model against training rows, and fresh rows against the same training rows.
+
+    Fresh rows are the floor: a model that draws from the distribution of the data has their
+    numbers, so read each number against theirs. None is comparable between different features
+    (see the fingerprint), or between different numbers of rows.
+
+    Attributes:
+        name: The variable.
+        drawn: What the samples are, in words.
+        features: What they are compared in.
+        samples: Samples against training rows.
+        fresh: Held-out rows against the same training rows.
+        copying: The test of data-copying by space: ``"pixels"`` (of images) or ``"columns"``, and
+            ``"features"`` where a network was trained.
+        neighbours: Samples with their nearest training rows, to look at.
+        rows: Rows of each cloud.
+        split: Which rows the fresh ones are.
+        seed: Of all draws, choices and the features.
+    """
+
+    name: str
+    drawn: str
+    features: FeatureMap
+    samples: Comparison
+    fresh: Comparison
+    copying: Mapping[str, Memorisation]
+    neighbours: Neighbours
+    rows: int
+    split: str
+    seed: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, strings and dicts, without the rows themselves."""
+        return {
+            "name": self.name,
+            "drawn": self.drawn,
+            "features": self.features.to_dict(),
+            "samples": self.samples.to_dict(),
+            "fresh": self.fresh.to_dict(),
+            "copying": {space: each.to_dict() for space, each in self.copying.items()},
+            "rows": self.rows,
+            "split": self.split,
+            "seed": self.seed,
+        }
+
+    def table(self) -> list[tuple[str, str, str, str]]:
+        """Rows of name, value of the samples, value of fresh rows, and what the number means."""
+        return quality_table(self.to_dict())
+
+    def __str__(self) -> str:
+        table = [("", "samples", self.split + " rows", ""), *self.table()]
+        wide = [max([len(row[i]) for row in table]) for i in range(3)]
+        lines = [
+            f"{n.ljust(wide[0])}  {s.rjust(wide[1])}  {f.rjust(wide[2])}  {what}".rstrip()
+            for n, s, f, what in table
+        ]
+        return "\n".join([*lines, *quality_notes(self.to_dict())])
+
+    def _repr_html_(self) -> str:
+        from deeplvm.report.tables import html_table
+
+        header = ["", "samples", f"{self.split} rows", "what it means"]
+        return html_table(header, self.table(), " ".join(quality_notes(self.to_dict())))
+
+
+def quality_table(plain: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Rows of a printed table, from :meth:`SampleQuality.to_dict`."""
+    samples, fresh = plain["samples"], plain["fresh"]
+    manifold = samples["manifold"]
+    meaning = {
+        "precision": "share of the samples that lie where training rows lie",
+        "recall": "share of the training rows that lie where samples lie",
+        "density": "how many training rows' neighbourhoods a sample lies in, over k; 1 if equal",
+        "coverage": "share of the training rows with a sample in their neighbourhood; "
+        f"{manifold['coverage_if_equal']:.3f} if equal",
+    }
+    table = [
+        (each, _shown(manifold[each], 3), _shown(fresh["manifold"][each], 3), meaning[each])
+        for each in MEASURES
+    ]
+    one, two = samples["frechet"], fresh["frechet"]
+    at = f"at {plain['rows']:,} rows of each"
+    table.append(("Fréchet distance", _shown(one), _shown(two), at))
+    if one["extrapolated"] is not None:
+        ends = [
+            _shown({"value": each["extrapolated"], "stderr": each["extrapolated_stderr"]})
+            for each in (one, two)
+        ]
+        beyond = "the same at infinitely many rows; 0 if equal"
+        table.append(("Fréchet distance, N → ∞", ends[0], ends[1], beyond))
+    kernel = [_shown(part["kernel"]) for part in (samples, fresh)]
+    table.append(("kernel distance", kernel[0], kernel[1], "unbiased; 0 if equal"))
+    for space, each in plain["copying"].items():
+        searched = f"of {each['samples']:,} samples to the nearest of {each['train_rows']:,}"
+        table += [
+            (
+                f"nearness in {space}",
+                _shown(each["ratio"]),
+                "1",
+                f"median distance {searched} training rows, over that of fresh rows",
+            ),
+            (
+                f"close in {space}",
+                _shown(each["close"], 3),
+                f"{CLOSE:.3f}",
+                "share as near to a training row as the nearest 5 % of fresh rows",
+            ),
+            (
+                f"copying in {space}, C_T",
+                "–" if each["statistic"] is None else f"{each['statistic']:.2f}",
+                "0",
+                f"below 0 is copying: p = {each['p_value']:.2g} if there is none",
+            ),
+        ]
+    return table
+
+
+def quality_notes(plain: Mapping[str, Any]) -> list[str]:
+    """What belongs below the table, from :meth:`SampleQuality.to_dict`."""
+    notes = [
+        f"{plain['drawn']}; ± one standard error",
+        features_line(plain["features"]),
+        "Compare these numbers only with numbers of the same fingerprint and as many rows.",
+    ]
+    for space, each in plain["copying"].items():
+        if each["exact"] > each["exact_fresh"]:
+            notes.append(
+                f"! {100 * each['exact']:.1f} % of the samples are equal to a training row in "
+                f"{space}; of fresh rows {100 * each['exact_fresh']:.1f} %."
+            )
+        elif each["p_value"] is not None and each["p_value"] < 1e-3:
+            notes.append(
+                f"! In {space} the samples are nearer to training rows than fresh rows are "
+                f"(p = {each['p_value']:.1g}): the model may copy. Look at the neighbours."
+            )
+    return notes
+
+
+def sample_quality(
+    model: LatentVariableModel,
+    data: Data | Mapping[str, Tensor],
+    *,
+    train: Mapping[str, Tensor] | None = None,
+    name: str | None = None,
+    rows: int = 2_000,
+    split: Split = "test",
+    mean: bool = False,
+    features: FeatureMap | None = None,
+    neighbours: int = 5,
+    seed: int = 0,
+) -> SampleQuality:
+    r"""Draws x ~ p(x) against training rows, with held-out rows against the same as the floor.
+
+    Samples are draws :math:`z \sim p(z), x \sim p(x \mid z)`, noise of the likelihood included,
+    for that is what the model says the data are. ``mean=True`` takes the means of
+    :math:`p(x \mid z)`, which look better and are no draws: where pixels are drawn as 0 or 1, or
+    with the noise of a Gaussian, the two differ much. What a model of x needs to draw from (a
+    label) is taken from training rows, chosen at random.
+
+    Args:
+        model: Its x is drawn in ``eval()`` mode; left as it was.
+        data: Data, or named tensors of held-out rows, shape ``(rows, *event)``.
+        train: Named tensors of the training rows, where ``data`` are tensors too.
+        name: The variable; the first that p draws by default.
+        rows: Samples, training rows and fresh rows to compare, at most, as many of each; fewer if
+            a split has fewer. 1,000 of them are looked up among all training rows.
+        split: Which rows of Data are the fresh ones; they must not have been trained on.
+        mean: Whether means of p(x | z) are taken for draws.
+        features: What to compare in; of :func:`features_of` by default.
+        neighbours: k of :func:`manifold_estimate`.
+        seed: Same seed, same numbers.
+
+    Raises:
+        ValueError: If there are no training rows to compare with, p draws no variable of the data,
+            values are missing, or fewer rows than k + 2.
+
+    Examples:
+        >>> from deeplvm import Joint
+        >>> from deeplvm.conditionals import Gaussian, StandardNormal
+        >>> from deeplvm.networks import MLP
+        >>> p = Joint({"z": StandardNormal(1), "x | z": Gaussian(2, MLP(1), scale=0.5)})
+        >>> model = LatentVariableModel(p, Joint({"z | x": Gaussian(1, MLP(2))}))
+        >>> drawn = [{"x": model.sample(300)["x"].value} for _ in range(2)]
+        >>> quality = sample_quality(model, drawn[0], train=drawn[1])
+        >>> abs(quality.samples.manifold.density - quality.fresh.manifold.density) < 0.3
+        True
+        >>> quality.copying["columns"].p_value > 0.001
+        True
+    """
+    held, known = _readers(model, data, train, split, name)
+    name = held.names[0] if name is None else name
+    count = min(rows, held.rows, known.rows)
+    if count < neighbours + 2:
+        raise ValueError(
+            f"{count} rows are too few for {neighbours} neighbours; give more rows, or fewer "
+            "neighbours."
+        )
+    generator = torch.Generator().manual_seed(seed)
+    everything = known[slice(None)]
+    chosen = torch.randperm(known.rows, generator=generator)[:count]
+    other = torch.randperm(held.rows, generator=generator)[:count]
+    reference = everything[name].cpu()
+    fresh = held[slice(None)][name].cpu()[other]
+    complete(reference, "the training rows")
+    kept = "held-out" if isinstance(data, Mapping) else split
+    complete(fresh, f"the {kept} rows")
+    if features is None:
+        features = (
+            features_of(train, name, held_out=data, seed=seed)
+            if isinstance(data, Mapping) and train is not None
+            else features_of(data, name, seed=seed)
+        )
+    drawn = draws(model, count, everything, name, mean=mean, seed=seed)
+    complete(drawn, "the samples")
+
+    at = features(reference[chosen])
+    of_samples, of_fresh = [
+        Comparison(
+            manifold_estimate(at, each, neighbours=neighbours, seed=seed),
+            frechet_distance(at, each, seed=seed),
+            kernel_distance(at, each),
+        )
+        for each in (features(drawn), features(fresh))
+    ]
+    copying = {
+        space: memorisation(
+            seen(drawn[:_SEARCHED]), seen(reference), seen(fresh[:_SEARCHED]), seed=seed
+        )
+        for space, seen in _spaces(features, reference, data, name).items()
+    }
+    words = f"means of p({name} | …), which are no draws" if mean else f"draws {name} ~ p({name})"
+    return SampleQuality(
+        name=name,
+        drawn=f"{words}, {count:,} of them",
+        features=features,
+        samples=of_samples,
+        fresh=of_fresh,
+        copying=copying,
+        neighbours=_shown_neighbours(drawn, reference, copying),
+        rows=count,
+        split=kept,
+        seed=seed,
+    )
+
+
+def _readers(
+    model: LatentVariableModel,
+    data: Data | Mapping[str, Tensor],
+    train: Mapping[str, Tensor] | None,
+    split: Split,
+    name: str | None,
+) -> tuple[Batches, Batches]:
+    """The held-out rows and the training rows, the variable's name first."""
+    if isinstance(data, Mapping):
+        if train is None:
+            raise ValueError(
+                "Samples are compared with training rows: give them too, train={'x': ...}; the "
+                "data are the rows that were held out."
+            )
+        held, known = batches_of(model, data), batches_of(model, train)
+    else:
+        held, known = batches_of(model, data, split), batches_of(model, data, "train")
+    drawn = [each for each in held.names if each in model.p.names and each in known.names]
+    if name is not None and name not in drawn:
+        raise ValueError(
+            f"There is no {name!r} that p draws and both training and held-out rows have; there "
+            f"are {', '.join(drawn) or 'none'}."
+        )
+    if not drawn:
+        raise ValueError(f"p draws none of {', '.join(held.names)}: there is nothing to compare.")
+    if name is None:  # a label that p draws too is not what samples are judged by
+        name = next((each for each in drawn if each != "y"), drawn[0])
+    return _first(held, name), _first(known, name)
+
+
+def _first(batches: Batches, name: str) -> Batches:
+    others = tuple([each for each in batches.names if each != name])
+    return dataclasses.replace(batches, names=(name, *others))
+
+
+def _spaces(
+    features: FeatureMap, reference: Tensor, data: Data | Mapping[str, Tensor], name: str
+) -> dict[str, Any]:
+    """The spaces in which neighbours are looked for, by name."""
+    if features.kind == "columns":
+        return {"columns": features}
+    if reference.dim() == 4:
+        return {"pixels": lambda x: x.flatten(1).double(), "features": features}
+    variable = None if isinstance(data, Mapping) else data.variables.get(name)
+    return {"columns": standardised_columns(reference, variable), "features": features}
+
+
+def _shown_neighbours(
+    drawn: Tensor, reference: Tensor, copying: Mapping[str, Memorisation]
+) -> Neighbours:
+    last = list(copying.values())[-1]
+    first = torch.arange(min(_SHOWN, len(last.distance)))
+    chosen = torch.cat([first, last.distance.argsort()[:_SHOWN]])
+    nearest = {space: reference[each.nearest[chosen]] for space, each in copying.items()}
+    return Neighbours(drawn[chosen].clone(), nearest, len(first))
+
+
+def _shown(estimate: Mapping[str, Any], least: int = 2) -> str:
+    if estimate["value"] is None:
+        return "–"
+    return number(estimate["value"], estimate["stderr"] or 0.0, (least, 6))
