@@ -1,0 +1,17 @@
+"""What is wrong with a model, in words, and what to try."""
+
+from deeplvm.diagnosis.diagnose import Diagnosis, diagnose
+from deeplvm.diagnosis.examination import CannotMeasure, Effort, Examination
+from deeplvm.diagnosis.rules import RULES, Rule
+from deeplvm.diagnosis.verdict import Verdict
+
+__all__ = [
+    "RULES",
+    "CannotMeasure",
+    "Diagnosis",
+    "Effort",
+    "Examination",
+    "Rule",
+    "Verdict",
+    "diagnose",
+]

@@ -1,0 +1,153 @@
+"""What is wrong with a model, in words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from deeplvm.diagnosis.examination import CannotMeasure, Effort, Examination
+from deeplvm.diagnosis.rules import RULES, Rule
+from deeplvm.diagnosis.verdict import Verdict
+from deeplvm.model import LatentVariableModel
+
+if TYPE_CHECKING:
+    from deeplvm.data.records import Data, Split
+
+
+@dataclass(frozen=True, eq=False)
+class Diagnosis:
+    """What the rules found, and what they looked at.
+
+    Attributes:
+        verdicts: The faults, in the order in which to mend them.
+        sound: What was looked for and not found, by the rules' first lines.
+        impossible: What could not be measured, and why.
+        title: Which model and rows.
+        examination: The measurements themselves, for figures.
+    """
+
+    verdicts: tuple[Verdict, ...]
+    sound: tuple[str, ...]
+    impossible: Mapping[str, str]
+    title: str
+    examination: Examination
+
+    @property
+    def healthy(self) -> bool:
+        """Whether no fault was found."""
+        return not self.verdicts
+
+    def __getitem__(self, name: str) -> Verdict:
+        """The verdict of a name.
+
+        Raises:
+            KeyError: If that fault was not found.
+        """
+        for verdict in self.verdicts:
+            if verdict.name == name:
+                return verdict
+        raise KeyError(name)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the faults that were found."""
+        return tuple([verdict.name for verdict in self.verdicts])
+
+    def to_dict(self) -> dict[str, Any]:
+        """The object of ``diagnosis.json``."""
+        measured = self.examination.measured
+        plain = {
+            name: value.to_dict() for name, value in measured.items() if hasattr(value, "to_dict")
+        }
+        return {
+            "title": self.title,
+            "healthy": self.healthy,
+            "verdicts": [verdict.to_dict() for verdict in self.verdicts],
+            "looked_for_in_vain": list(self.sound),
+            "impossible": dict(self.impossible),
+            "measured": plain,
+        }
+
+    def to_json(self) -> str:
+        """The text of ``diagnosis.json``."""
+        return json.dumps(self.to_dict(), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+
+    def __str__(self) -> str:
+        lines = [self.title, ""]
+        for number, verdict in enumerate(self.verdicts, 1):
+            lines += [f"{number}. {verdict.name}: {verdict.seen}", f"   {verdict.remedy}", ""]
+        if self.healthy:
+            lines += ["No fault was found.", ""]
+        if self.sound:
+            lines.append("Looked for and not found:")
+            lines += [f"   {line}" for line in self.sound]
+        if self.impossible:
+            lines += ["", "Could not be measured:"]
+            lines += [f"   {name}: {why}" for name, why in self.impossible.items()]
+        return "\n".join(lines)
+
+
+def diagnose(
+    model: LatentVariableModel,
+    data: Data,
+    metrics: Sequence[Mapping[str, Any]] = (),
+    *,
+    settings: Mapping[str, Any] | None = None,
+    split: Split | None = None,
+    effort: Effort | None = None,
+    rules: Sequence[Rule] = RULES,
+    seed: int = 0,
+    progress: Callable[[str], None] | None = None,
+) -> Diagnosis:
+    """Look for what commonly goes wrong: with the data, in training, with latents and samples.
+
+    A rule speaks only if what it sees is clear (several standard errors) and large enough to
+    matter, so that a sound model hears nothing. Rules are functions from an
+    :class:`~deeplvm.diagnosis.Examination` to a :class:`~deeplvm.diagnosis.Verdict` or ``None``;
+    measurements are made when a rule first asks for them, and those that are impossible for a
+    model are listed with the reason.
+
+    Args:
+        model: A fitted model; left as it was.
+        data: What it was fitted to.
+        metrics: Records of the epochs, as in ``metrics.jsonl``; without them the curves of
+            training are not looked at.
+        settings: Options of training, which remedies refer to.
+        split: The rows that training did not see; test if there are any.
+        effort: How many rows and draws are spent.
+        rules: Which faults are looked for, in the order in which they are told.
+        seed: Same seed, same words.
+        progress: Told what is looked for next.
+
+    Raises:
+        ValueError: If there are no held-out rows.
+    """
+    chosen: Split | None = split or next(
+        (each for each in ("test", "valid") if data.rows(each)), None
+    )
+    if chosen is None or not data.rows(chosen):
+        raise ValueError(
+            f"A diagnosis needs rows that training did not see, and {data.name} has none; split "
+            f"it: --split 0.8 0.1 0.1"
+        )
+    seen = Examination(model, data, chosen, metrics, settings or {}, effort or Effort(), seed)
+    verdicts: list[Verdict] = []
+    sound: list[str] = []
+    not_asked: dict[str, str] = {}
+    for rule in rules:
+        what = (rule.__doc__ or rule.__name__).split("\n")[0].rstrip(".")
+        if progress is not None:
+            progress(what)
+        try:
+            verdict = rule(seen)
+        except CannotMeasure as error:
+            not_asked[what] = str(error)
+            continue
+        if verdict is None:
+            sound.append(what)
+        else:
+            verdicts.append(verdict)
+    title = f"{data.name}: {data.rows(chosen):,} {chosen} rows, {data.rows('train'):,} of training"
+    return Diagnosis(tuple(verdicts), tuple(sound), not_asked, title, seen)

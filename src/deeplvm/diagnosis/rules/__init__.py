@@ -1,0 +1,35 @@
+"""The rules of a diagnosis: each finds one fault, or says nothing."""
+
+from collections.abc import Callable
+
+from deeplvm.diagnosis.examination import Examination
+from deeplvm.diagnosis.rules import data, latents, likelihood, samples, training
+from deeplvm.diagnosis.verdict import Verdict
+
+Rule = Callable[[Examination], Verdict | None]
+
+# In the order in which a reader should mend: what spoils everything after it comes first.
+RULES: tuple[Rule, ...] = (
+    data.impossible_rows,
+    data.constant_columns,
+    data.few_values,
+    data.repeated_rows,
+    data.scale_at_its_floor,
+    training.unstable,
+    training.still_rising,
+    training.over_fitting,
+    latents.collapse,
+    latents.too_many_latents,
+    latents.too_few_latents,
+    likelihood.unreliable_weights,
+    likelihood.unsettled_estimate,
+    likelihood.family_too_narrow,
+    likelihood.encoder_too_weak,
+    samples.encoder_over_fits,
+    samples.hollow_prior,
+    samples.unlike_data,
+    samples.miscalibrated,
+    samples.copies,
+)
+
+__all__ = ["RULES", "Rule"]

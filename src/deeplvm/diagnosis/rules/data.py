@@ -1,0 +1,160 @@
+"""Faults of the data, and of the likelihood that was chosen for them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deeplvm.diagnosis.examination import SEARCHED, CannotMeasure, Examination
+from deeplvm.diagnosis.verdict import Verdict
+from deeplvm.evaluation.samples.quality import draws
+
+_FEW_VALUES = 10  # under a density a column of fewer is not continuous
+_MANY_ROWS = 200
+_DENSITIES = ("gaussian", "laplace", "student-t", "beta", "gamma", "continuous-bernoulli")
+
+
+def repeated_rows(seen: Examination) -> Verdict | None:
+    """Held-out rows that are training rows too flatter the likelihood."""
+    name = seen.variable.name
+    held, train = (
+        _rows(seen, split, name, count)
+        for split, count in ((seen.held_out, seen.effort.rows), ("train", SEARCHED))
+    )
+    again = _found(held, train)
+    by_chance = 0.0
+    if bool((held.nan_to_num() == held.nan_to_num().round()).all()):
+        # whole numbers meet by chance: as often as new draws do, or training rows each other
+        some = train[: len(held)]
+        by_chance = max(
+            _found(_drawn(seen, name, len(held)).to(train), train),
+            _found(some, train[len(some) :]) if len(train) > len(some) else 0.0,
+        )
+    if again - by_chance <= max(0.01, 4 * math.sqrt(by_chance * (1 - by_chance) / len(held))):
+        return None
+    return Verdict(
+        "rows in two splits",
+        f"{100 * again:.1f} % of {len(held)} {seen.held_out} rows are training rows too (by "
+        f"chance {100 * by_chance:.1f} %), so the likelihood flatters the model.",
+        "Remove repeated rows from the file before it is split.",
+        {"share": again, "by_chance": by_chance, "rows": len(held)},
+    )
+
+
+def _found(rows: Tensor, train: Tensor) -> float:
+    """Share of rows that are training rows."""
+    known = {row.tobytes() for row in train.numpy()}
+    return sum([row.tobytes() in known for row in rows.numpy()]) / len(rows)
+
+
+def _drawn(seen: Examination, name: str, count: int) -> Tensor:
+    try:
+        train = seen.first("train", SEARCHED)
+        return draws(seen.model, count, train, name, seed=seen.seed).flatten(1).contiguous()
+    except ValueError as error:
+        raise CannotMeasure(str(error)) from error
+
+
+def constant_columns(seen: Examination) -> Verdict | None:
+    """Columns of a table that never change; a density of them has no bound but the floor."""
+    names = _columns(seen)
+    values = _rows(seen, "train", seen.variable.name, SEARCHED)
+    same = [
+        name
+        for name, column in zip(names, values.unbind(1), strict=True)
+        if len(column[~column.isnan()].unique()) < 2
+    ]
+    if not same:
+        return None
+    return Verdict(
+        "constant columns",
+        f"{_listed(same)} never change in the training rows: a density of them is as high as the "
+        f"likelihood's scale may become narrow, and says nothing about the model.",
+        f"Leave them out: --drop {' '.join(same[:5])}",
+        {"columns": same},
+    )
+
+
+def few_values(seen: Examination) -> Verdict | None:
+    """Whole numbers or codes under a density of reals."""
+    names = _columns(seen)
+    kinds = [part.likelihood for part in seen.variable.parts] or [seen.variable.likelihood] * len(
+        names
+    )
+    values = _rows(seen, "train", seen.variable.name, SEARCHED)
+    if len(values) < _MANY_ROWS:
+        raise CannotMeasure(f"{len(values)} training rows are too few to tell codes from reals.")
+    found = {}
+    for name, kind, column in zip(names, kinds, values.unbind(1), strict=True):
+        distinct = len(column[~column.isnan()].unique())
+        if kind in _DENSITIES and 2 <= distinct <= _FEW_VALUES:
+            found[name] = distinct
+    if not found or seen.variable.dequantized:
+        return None
+    return Verdict(
+        "codes under a density",
+        f"{_listed(found)} take {min(found.values())} to {max(found.values())} different values "
+        f"only, and are modelled as real numbers: the density grows without bound on values that "
+        f"repeat.",
+        f"If they are codes: --categories {' '.join(list(found)[:5])}; if whole numbers: "
+        f"--dequantize uniform, or --likelihood poisson for counts.",
+        {"distinct": found},
+    )
+
+
+def scale_at_its_floor(seen: Examination) -> Verdict | None:
+    """The likelihood is as narrow as it may be: its density is the floor's doing."""
+    worst: tuple[float, str, float] = (0.0, "", 0.0)
+    for name, (scale, floor) in seen.scales.items():
+        share = float((scale < 2 * floor).double().mean()) if floor > 0 else 0.0
+        worst = max(worst, (share, name, floor))
+    share, name, floor = worst
+    if share <= 0.01:
+        return None
+    return Verdict(
+        "scale at its floor",
+        f"In {100 * share:.0f} % of the elements the standard deviation of p({name} | z) is "
+        f"within a factor of two of its lower bound, {floor:g} in units of the data's spread: the "
+        f"density there is what the bound allows, not what the model knows.",
+        "Look for elements that repeat exactly (--drop, --dequantize uniform), or give the "
+        "likelihood one scale an element (scale='dimension') or a larger minimum_scale.",
+        {"share": share, "floor": floor},
+    )
+
+
+def impossible_rows(seen: Examination) -> Verdict | None:
+    """Held-out rows outside the support of the likelihood."""
+    estimate = seen.estimate(seen.held_out)
+    count = int(estimate.log_px.isneginf().sum())
+    if not count:
+        return None
+    return Verdict(
+        "impossible rows",
+        f"{count} of {estimate.rows} {seen.held_out} rows have probability zero under the model.",
+        "Their values lie outside the support of the likelihood: choose another with "
+        "--likelihood, or look for values that training rows never have.",
+        {"rows": count},
+    )
+
+
+def _rows(seen: Examination, split: Any, name: str, count: int) -> Tensor:
+    """Values of a split, shape ``(rows, elements)``, as they rest."""
+    held = getattr(seen.data, split)
+    if name not in held or len(held[name]) == 0:
+        raise CannotMeasure(f"There are no {split} rows.")
+    return torch.as_tensor(held[name][0:count]).flatten(1).contiguous().cpu()
+
+
+def _columns(seen: Examination) -> list[str]:
+    if not seen.variable.columns:
+        raise CannotMeasure("The data are no table.")
+    return list(seen.variable.columns)
+
+
+def _listed(names: Any, most: int = 5) -> str:
+    shown = [str(name) for name in list(names)[:most]]
+    rest = len(names) - len(shown)
+    return ", ".join(shown) + (f" and {rest} more columns" if rest else "")

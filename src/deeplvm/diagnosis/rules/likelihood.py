@@ -1,0 +1,82 @@
+"""What makes the reported likelihood doubtful, and where the bound loses."""
+
+from __future__ import annotations
+
+from deeplvm.diagnosis.examination import Examination
+from deeplvm.diagnosis.verdict import Verdict
+from deeplvm.evaluation.numbers import number, stderr_of
+
+_LOSS = 1.0  # nats a row that a bound may lose without a word
+_UNSETTLED = 0.2  # nats a row below annealing
+_SHARE = 0.02  # of the likelihood's size
+
+
+def unreliable_weights(seen: Examination) -> Verdict | None:
+    """A few draws carry all the weight."""
+    estimate = seen.estimate(seen.held_out)
+    if estimate.exact or estimate.heavy <= 0.2:
+        return None
+    return Verdict(
+        "unreliable importance weights",
+        f"In {100 * estimate.heavy:.0f} % of the {seen.held_out} rows Pareto k̂ of "
+        f"{estimate.particles:,} importance weights is above 0.7: their likelihood is probably "
+        f"underestimated.",
+        "Confirm the number with: deeplvm evaluate RUN --ais. A posterior that fits better makes "
+        "the weights even: --posterior iaf, or --objective iwae --particles 8.",
+        {"share": estimate.heavy, "particles": estimate.particles},
+    )
+
+
+def unsettled_estimate(seen: Examination) -> Verdict | None:
+    """Importance sampling stays below what annealing finds on the same rows."""
+    estimate, annealed = seen.estimate(seen.held_out), seen.annealed
+    if estimate.exact:
+        return None
+    below = annealed.log_px - estimate.log_px[: annealed.rows].to(annealed.log_px)
+    mean, error = float(below.mean()), stderr_of(below)
+    if not (mean > 4 * error and mean > _UNSETTLED):
+        return None
+    return Verdict(
+        "likelihood not settled",
+        f"The {estimate.particles:,}-particle estimate is {number(mean, error)} nats a row below "
+        f"annealing with {annealed.temperatures:,} temperatures, on {annealed.rows} rows: it is "
+        f"a lower bound that has not arrived.",
+        "Report the annealed number: deeplvm evaluate RUN --ais. More particles come closer "
+        "slowly: --particles 50000.",
+        {"below": mean, "stderr": error},
+    )
+
+
+def family_too_narrow(seen: Examination) -> Verdict | None:
+    """The approximation gap is large: no member of q's family is close to the posterior."""
+    gap = seen.gaps.approximation
+    mean, error = float(gap.mean()), stderr_of(gap)
+    if not _large(mean, error, float(seen.gaps.log_px.mean())):
+        return None
+    return Verdict(
+        "posterior family too narrow",
+        f"The best q(z | x) of its family for each row still loses {number(mean, error)} nats a "
+        f"row (approximation gap).",
+        "Try a richer family: --posterior full_covariance or --posterior iaf.",
+        {"gap": mean, "stderr": error},
+    )
+
+
+def encoder_too_weak(seen: Examination) -> Verdict | None:
+    """The amortisation gap is large: the encoder does not find the best of its family."""
+    gap = seen.gaps.amortisation
+    mean, error = float(gap.mean()), stderr_of(gap)
+    if not _large(mean, error, float(seen.gaps.log_px.mean())):
+        return None
+    return Verdict(
+        "encoder too weak",
+        f"Refining q(z | x) for each row by itself wins {number(mean, error)} nats a row "
+        f"(amortisation gap).",
+        "Try a larger encoder (--hidden 512 512), longer training, or --phases aggressive; "
+        "deeplvm.inference.SemiAmortised refines each row.",
+        {"gap": mean, "stderr": error},
+    )
+
+
+def _large(mean: float, error: float, log_px: float) -> bool:
+    return mean > 4 * error and mean > max(_LOSS, _SHARE * abs(log_px))

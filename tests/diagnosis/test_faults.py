@@ -1,0 +1,292 @@
+"""A fault of each kind is planted, and seen."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.distributions import Independent, Uniform
+
+from deeplvm import Joint, LatentVariableModel
+from deeplvm.conditionals import Gaussian, Poisson
+from deeplvm.data import Data
+from deeplvm.diagnosis import Effort, Verdict, diagnose
+from deeplvm.diagnosis.rules import data, latents, likelihood, samples, training
+
+from .patients import (
+    COLUMNS,
+    HELD_OUT,
+    ROWS,
+    Kernels,
+    Recalled,
+    curve,
+    drawn,
+    linear,
+    loadings,
+    normal,
+    rows_of,
+    set_linear,
+    table,
+)
+
+SMALL = Effort(rows=400, particles=200, gap_rows=40, chain_rows=20, temperatures=100, chains=4)
+
+
+def seen(
+    rule: Any, model: LatentVariableModel, rows: Data, metrics: Any = (), effort: Effort = SMALL
+) -> Verdict:
+    """What the one rule says; it must not be that it cannot measure."""
+    found = diagnose(model, rows, metrics, rules=[rule], effort=effort)
+    assert not found.impossible
+    assert len(found.verdicts) == 1
+    return found.verdicts[0]
+
+
+def test_collapse() -> None:
+    """q is the prior and p does without z."""
+    weight = torch.zeros(COLUMNS, 2, dtype=torch.float64)
+    verdict = seen(latents.collapse, linear(weight), rows_of(weight))
+    assert verdict.name == "posterior collapse"
+    assert "free_bits" in verdict.remedy
+
+
+def test_more_latents_than_used() -> None:
+    weight = torch.cat([loadings(2), torch.zeros(COLUMNS, 4)], 1)
+    verdict = seen(latents.too_many_latents, linear(weight), rows_of(weight))
+    assert verdict.name == "more latents than used"
+    assert verdict.numbers["active"] == 2
+    assert "--latent 2" in verdict.remedy
+
+
+def test_too_few_latents() -> None:
+    """Three factors, of which the model has one."""
+    weight = loadings(3)
+    model = linear(weight[:, :1], noise=math.sqrt(2.0))
+    verdict = seen(latents.too_few_latents, model, rows_of(weight))
+    assert verdict.name == "too few latents"
+    assert verdict.numbers["eigenvalue"] > 1.5
+    assert verdict.numbers["by_chance"] < 1.3
+    assert "--latent 2" in verdict.remedy
+
+
+def test_constant_columns() -> None:
+    weight = loadings(2)
+    rows = [drawn(weight, count, seed) for count, seed in ((ROWS, 10), (HELD_OUT, 20))]
+    for each in rows:
+        each[:, 4] = 7.0
+    verdict = seen(data.constant_columns, linear(weight), table(*rows))
+    assert verdict.numbers["columns"] == ["c4"]
+    assert "--drop c4" in verdict.remedy
+
+
+def test_codes_under_a_density() -> None:
+    weight = loadings(2)
+    rows = [drawn(weight, count, seed) for count, seed in ((ROWS, 10), (HELD_OUT, 20))]
+    for each in rows:
+        each[:, 1] = each[:, 1].round().clamp(-2, 2)
+    verdict = seen(data.few_values, linear(weight), table(*rows))
+    assert verdict.numbers["distinct"] == {"c1": 5}
+    assert "--categories c1" in verdict.remedy
+
+
+def test_rows_in_two_splits() -> None:
+    weight = loadings(2)
+    train, test = drawn(weight, ROWS, 10), drawn(weight, HELD_OUT, 20)
+    test[:40] = train[100:140]
+    verdict = seen(data.repeated_rows, linear(weight), table(train, test))
+    assert verdict.numbers["share"] == 0.1
+
+
+def test_whole_numbers_in_two_splits() -> None:
+    """Counts meet by chance; these meet more often."""
+    train = torch.poisson(normal(1_000, 6, seed=1).exp(), torch.Generator().manual_seed(2))
+    test = torch.poisson(normal(400, 6, seed=3).exp(), torch.Generator().manual_seed(4))
+    model = LatentVariableModel(Joint({"x": Poisson(6, mean=train.mean(0))}))
+    suited: dict[str, Any] = {"likelihood": "poisson", "kind": "counts"}
+    chance = diagnose(model, table(train, test, **suited), rules=[data.repeated_rows])
+    assert chance.healthy
+    test[:100] = train[:100]
+    verdict = seen(data.repeated_rows, model, table(train, test, **suited))
+    assert verdict.numbers["share"] > 0.2
+
+
+def test_a_scale_at_its_floor() -> None:
+    """One element of six has nothing to its name but the floor."""
+    model = LatentVariableModel(Joint({"x": Gaussian(COLUMNS, scale="dimension")}))
+    with torch.no_grad():
+        model.p["x"].scale.raw[2] = -30.0  # type: ignore[union-attr, index]
+    verdict = seen(
+        data.scale_at_its_floor, model, table(normal(90, 6, seed=0), normal(50, 6, seed=1))
+    )
+    assert abs(verdict.numbers["share"] - 1 / 6) < 1e-9
+
+
+def test_impossible_rows() -> None:
+    class Unit(nn.Module):
+        event_shape = torch.Size((3,))
+
+        def forward(self) -> Independent:
+            limits = torch.zeros(3, dtype=torch.float64), torch.ones(3, dtype=torch.float64)
+            return Independent(Uniform(*limits, validate_args=False), 1, validate_args=False)
+
+    train, test = normal(100, 3, seed=0).sigmoid(), normal(60, 3, seed=1).sigmoid()
+    test[:4, 0] = 1.5
+    model = LatentVariableModel(Joint({"x": Unit()}))
+    verdict = seen(data.impossible_rows, model, table(train, test))
+    assert verdict.numbers["rows"] == 4
+
+
+def test_training_that_ended_early() -> None:
+    values = [-100.0 * 0.95**epoch - 50 for epoch in range(30)]
+    verdict = seen(training.still_rising, linear(loadings(2)), rows_of(loadings(2)), curve(values))
+    assert verdict.name == "training ended early"
+    assert "--epochs 60" in verdict.remedy
+
+
+@pytest.mark.parametrize("broken", [-400.0, math.nan])
+def test_unstable_training(broken: float) -> None:
+    noise = 0.05 * normal(40, seed=5)
+    values = [-50.0 - 30.0 * 0.8**epoch + float(noise[epoch]) for epoch in range(40)]
+    train = values.copy()
+    train[25] = broken
+    metrics = curve(values, train)
+    verdict = seen(training.unstable, linear(loadings(2)), rows_of(loadings(2)), metrics)
+    assert verdict.name == "unstable training"
+    assert "--clip" in verdict.remedy
+
+
+def test_over_fitting_and_memorised_rows() -> None:
+    """A kernel on each of the training rows, far narrower than their distances."""
+    weight = loadings(2)
+    rows = table(drawn(weight, 400, 10), drawn(weight, 400, 20))
+    model = LatentVariableModel(Joint({"x": Kernels(rows.train["x"], 0.2)}))
+    verdict = seen(training.over_fitting, model, rows)
+    assert verdict.numbers["gap"] > 5
+    verdict = seen(samples.copies, model, rows)
+    assert verdict.name == "memorised rows"
+    assert verdict.numbers["close"] > 0.2
+
+
+def test_unreliable_weights() -> None:
+    """q has a third of the posterior's standard deviation: weights have no variance."""
+    weight = loadings(2)
+    model = linear(weight, spread=0.15)
+    verdict = seen(likelihood.unreliable_weights, model, rows_of(weight))
+    assert verdict.numbers["share"] > 0.5
+    assert "--ais" in verdict.remedy
+
+
+def test_a_likelihood_that_has_not_settled() -> None:
+    """Six latents, each three standard deviations from where the posterior is."""
+    weight = loadings(6)
+    model = linear(weight, encoder=torch.zeros(6, 6), spread=0.4)
+    verdict = seen(likelihood.unsettled_estimate, model, rows_of(weight))
+    assert verdict.name == "likelihood not settled"
+    assert verdict.numbers["below"] > 0.5
+
+
+def test_a_family_that_is_too_narrow() -> None:
+    r"""Two pairs of latents with a posterior correlation of -0.91; the gap has a closed form.
+
+    :math:`\tfrac12 (\sum \log (S^{-1})_{ii} + \log \det S)`, S the posterior's covariance.
+    """
+    u = loadings(4) / 2.0
+    weight = torch.stack(
+        [4 * u[:, 0], 4 * u[:, 0] + u[:, 1], 4 * u[:, 2], 4 * u[:, 2] + u[:, 3]], 1
+    )
+    precision = torch.eye(4, dtype=torch.float64) + weight.T @ weight
+    gap = float(0.5 * (precision.diagonal().log().sum() - torch.logdet(precision)))
+    encoder = torch.linalg.solve(precision, weight.T)
+    model = linear(weight, encoder=encoder, spread=precision.diagonal().rsqrt())
+    many = replace(SMALL, particles=5_000)  # fewer see less of the gap
+    verdict = seen(likelihood.family_too_narrow, model, rows_of(weight), effort=many)
+    assert "--posterior" in verdict.remedy
+    assert 1.0 < verdict.numbers["gap"] < gap + 4 * verdict.numbers["stderr"]
+    assert 1.7 < gap < 1.9
+
+
+def test_an_encoder_that_is_too_weak() -> None:
+    weight = loadings(2)
+    model = linear(weight, encoder=torch.zeros(2, COLUMNS), spread=1.0)
+    verdict = seen(likelihood.encoder_too_weak, model, rows_of(weight))
+    assert "--hidden" in verdict.remedy
+
+
+def test_an_encoder_that_over_fits() -> None:
+    weight = loadings(2)
+    rows = rows_of(weight, train=500)
+    model = linear(weight)
+    model.q = Joint({"z | x": Gaussian(2, Recalled(weight, rows.train["x"]), minimum_scale=0.0)})
+    set_linear(model.q["z"], torch.eye(4))
+    verdict = seen(samples.encoder_over_fits, model, rows)
+    assert verdict.name == "encoder over-fits"
+
+
+def on_a_ring(rows: int, seed: int) -> Tensor:
+    """Points at distance 2 from the middle, with little noise."""
+    angle = math.pi * normal(rows, seed=seed).mul(math.sqrt(0.5)).erf()
+    ring = 2.0 * torch.stack([angle.cos(), angle.sin()], 1)
+    return ring + 0.1 * normal(rows, 2, seed=seed + 1)
+
+
+def test_holes_in_the_prior() -> None:
+    """x is z with little noise, and lies on a ring; the prior fills the middle."""
+    weight = torch.eye(2, dtype=torch.float64)
+    rows = table(on_a_ring(2_000, 1), on_a_ring(400, 5))
+    verdict = seen(samples.hollow_prior, linear(weight, noise=0.1), rows)
+    assert verdict.numbers["value"] > 0.4
+
+
+@pytest.mark.parametrize(
+    "values, model, expected",
+    [
+        ("overdispersed", "poisson", "negative-binomial"),
+        ("zero-inflated", "gaussian", "Zeros"),
+        ("skewed", "gaussian", "logarithm"),
+    ],
+)
+def test_a_likelihood_that_does_not_suit(values: str, model: str, expected: str) -> None:
+    def rows(count: int, seed: int) -> Tensor:
+        base = normal(count, 3, seed=seed)
+        if values == "overdispersed":
+            generator = torch.Generator().manual_seed(seed)
+            return torch.poisson((1.0 + base).exp(), generator=generator)
+        if values == "zero-inflated":
+            return torch.where(normal(count, 3, seed=seed + 1) > 0, base + 3.0, 0.0)
+        return base.exp()
+
+    train, test = rows(2_000, 1), rows(400, 5)
+    if model == "poisson":
+        conditional: nn.Module = Poisson(3, mean=train.mean(0))
+        suited = {"likelihood": "poisson", "kind": "counts"}
+    else:
+        conditional = Gaussian(3, scale="dimension", units=(train.mean(0), train.std(0)))
+        suited = {}
+    patient = LatentVariableModel(Joint({"x": conditional}))
+    verdict = seen(samples.unlike_data, patient, table(train, test, **suited))  # type: ignore[arg-type]
+    assert expected in verdict.remedy
+
+
+@pytest.mark.parametrize("scale, word", [(0.5, "too narrow"), (2.5, "too wide")])
+def test_miscalibrated_predictions(scale: float, word: str) -> None:
+    model = LatentVariableModel(Joint({"x": Gaussian(4, scale=scale)}))
+    rows = table(normal(300, 4, seed=1), normal(400, 4, seed=2))
+    assert word in seen(samples.miscalibrated, model, rows).seen
+
+
+def test_a_model_without_held_out_rows_is_refused() -> None:
+    rows = table(normal(30, 6, seed=0), normal(0, 6, seed=1))
+    with pytest.raises(ValueError, match="--split"):
+        diagnose(linear(loadings(2)), rows)
+
+
+def test_what_cannot_be_measured_is_told() -> None:
+    weight = loadings(2)
+    found = diagnose(linear(weight), rows_of(weight), rules=[training.still_rising])
+    assert not found.verdicts
+    assert "0 epochs" in next(iter(found.impossible.values()))
+    assert "Could not be measured" in str(found)
