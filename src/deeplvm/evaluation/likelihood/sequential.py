@@ -247,14 +247,17 @@ class _Sampler:
 
     def _evaluate(self, free: Tensor) -> Point:
         """Both log-densities and their gradients."""
+        # a chain thrown out of the numbers stands at zero until its move is refused
+        lost = ~free.isfinite().all(-1)
         with torch.enable_grad():
-            free = free.detach().requires_grad_()
+            free = free.detach().masked_fill(lost.unsqueeze(-1), 0.0).requires_grad_()
             prior, likelihood = self.space.log_joint(free)
             end = prior + likelihood
             begin = prior if self.start == "prior" else self.space.log_posterior(free)
             (slope,) = torch.autograd.grad(begin.sum(), free, retain_graph=True)
             (end_slope,) = torch.autograd.grad(end.sum(), free)
-        return Point(free.detach(), begin.detach(), end.detach(), slope, end_slope)
+        begin, end = [each.detach().masked_fill(lost, -torch.inf) for each in (begin, end)]
+        return Point(free.detach(), begin, end, slope, end_slope)
 
 
 class Population:
