@@ -15,7 +15,9 @@ from torch.distributions import Distribution, Independent, Normal
 from deeplvm import Joint, LatentVariableModel
 from deeplvm.conditionals import Categorical, Gaussian, StandardNormal
 from deeplvm.evaluation.latents.holes import Holes, holes, share_below
+from deeplvm.inference import SemiAmortised
 from deeplvm.networks import MLP
+from deeplvm.recurrent import Plate
 
 
 class Around(nn.Module):
@@ -71,6 +73,10 @@ def test_the_own_row_is_left_out() -> None:
     found = holes(model_of(Around(1), 1), {"x": x}, draws=100)
     assert bool((found.aggregate_at_posterior < -1_000).all())
     assert len(found.aggregate_at_posterior) == 100
+    # two rows with one posterior: the other's density is it, whose mean is minus its entropy
+    found = holes(model_of(Around(1), 1), {"x": torch.zeros(2, 1)})
+    entropy = float(Normal(0.0, 0.3).entropy())
+    assert float(found.aggregate_at_posterior.mean()) == pytest.approx(-entropy, abs=0.1)
 
 
 def test_no_hole_where_the_aggregate_is_the_prior() -> None:
@@ -188,11 +194,26 @@ def test_inputs_go_with_the_worst_draws_and_an_open_prior_has_no_density() -> No
     assert "uncovered" not in str(found)
 
 
+def test_members_of_a_plate_are_one_draw() -> None:
+    """Latents of a set: densities are sums over members, of p too, though p draws x with them."""
+    members = Plate({"z": StandardNormal(1), "x | z": Gaussian(1, MLP(1))}, repeats=2)
+    q = Joint({"z | x": Plate({"z | x": Around(1)})})
+    model = LatentVariableModel(Joint({"z, x": members}), q)
+    x = torch.randn(20, 2, 1)
+    found = holes(model, {"x": x}, draws=100, worst=100)
+    z = found.worst["z"]
+    expected = Normal(x, 0.3).log_prob(z[:, None]).sum((-1, -2)).logsumexp(1) - math.log(20)
+    assert torch.allclose(found.worst_log_density, expected, atol=1e-10)
+    assert found.prior_at_prior is not None
+    log_p = torch.from_numpy(stats.norm.logpdf(z.numpy()).sum((-1, -2)))
+    assert torch.allclose(found.prior_at_prior[found.aggregate_at_prior.argsort()], log_p)
+
+
 def test_share_below_is_exact_and_its_error_is_told() -> None:
     values, reference = torch.arange(1_000.0), torch.arange(1_000.0)
     assert share_below(values, reference, 0.01).value == 0.01
     shares = [
-        share_below(torch.randn(500), torch.randn(500) + 0.5, 0.05, seed) for seed in range(60)
+        share_below(torch.randn(500), torch.randn(100) + 0.5, 0.05, seed) for seed in range(60)
     ]
     spread = torch.tensor([each.value for each in shares]).std()
     told = sum([each.stderr for each in shares]) / 60
@@ -224,6 +245,10 @@ def test_what_has_no_answer_is_refused() -> None:
         holes(model, {"x": torch.zeros(1, 2)})
     with pytest.raises(ValueError, match="at least 1 / level"):
         holes(model, {"x": torch.zeros(9, 2)}, draws=50)
+    p = Joint({"z": StandardNormal(2), "x | z": Gaussian(2, MLP(2))})
+    semi = SemiAmortised(Joint({"z | x": Gaussian(2, MLP(2))}), p, steps=1, learning_rate=0.1)
+    with pytest.raises(ValueError, match="look at its encoder"):
+        holes(LatentVariableModel(p, semi), {"x": torch.zeros(20, 2)})
     plain = LatentVariableModel(Joint({"x": Gaussian(2)}))
     with pytest.raises(ValueError, match="q draws nothing"):
         holes(plain, {"x": torch.zeros(20, 2)})

@@ -117,13 +117,25 @@ def prior_of(model: LatentVariableModel, latents: Sequence[str]) -> Any:
     """The joint of the latents and of what they are drawn from, cut out of p: no x is drawn."""
     if not isinstance(model.p, Joint):
         return model.p
-    needed = set(latents)
-    factors = {}
-    for factor in reversed(model.p.order):
-        if needed & set(factor.names):
-            needed |= {parent.name for parent in factor.parents}
-            factors[str(factor)] = model.p.factors[factor.key]
+    needed = {*latents, *ancestors_of(model.p, latents)}
+    factors = {
+        str(factor): model.p.factors[factor.key]
+        for factor in model.p.order
+        if needed & set(factor.names)
+    }
     return Joint(factors, shared=model.p.shared & needed)
+
+
+def ancestors_of(joint: Any, names: Sequence[str]) -> set[str]:
+    """Every name from which these are drawn, directly or not."""
+    found: set[str] = set()
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        parents = {parent.name for parent in joint.parents(name)} if name in joint else set()
+        waiting += parents - found
+        found |= parents
+    return found
 
 
 def _traces(

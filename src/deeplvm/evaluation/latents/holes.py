@@ -11,9 +11,16 @@ import torch
 from torch import Tensor
 
 from deeplvm.evaluation.batches import Batches, evaluating
-from deeplvm.evaluation.latents.draws import latents_of, prior_of, prior_trace, rows_of, seed_of
+from deeplvm.evaluation.latents.draws import (
+    ancestors_of,
+    latents_of,
+    prior_of,
+    prior_trace,
+    rows_of,
+    seed_of,
+)
 from deeplvm.evaluation.numbers import finite, number, stderr_of
-from deeplvm.joint import Joint, as_site, embed, owner_of
+from deeplvm.joint import as_site, embed, owner_of
 from deeplvm.model import LatentVariableModel
 from deeplvm.trace import Site
 
@@ -305,10 +312,10 @@ def _draw(
         shared = getattr(model.q, "shared", frozenset())
         open_names = [
             name
-            for name, site in ancestral.items()
-            if site.drawn and name not in names and name not in shared
+            for name in ancestors_of(prior, names) - {*names, *shared}
+            if name in ancestral and ancestral[name].drawn
         ]
-        if open_names and isinstance(prior, Joint):
+        if open_names:
             continue
         held = {name: posterior[name] for name in (*names, *shared) if name in prior.names}
         scored = prior(known | held, (len(inside),), missing=taken.missing & set(known))
