@@ -14,9 +14,11 @@ from deeplvm.data import DataError, datasets, load
 from deeplvm.data.named import NAMED
 
 HERE = {item.name for item in datasets() if item.found is not None}
-INSIDE = ("digits", "iris", "wine", "breast-cancer", "diabetes")
+INSIDE = ("digits", "sprites", "shapes3d", "iris", "wine", "breast-cancer", "diabetes")
 SIZES = {
     "digits": ((1, 8, 8), (1437, 180, 180), "discretized-logistic"),
+    "sprites": ((1, 64, 64), (16_000, 2_000, 2_000), "bernoulli"),
+    "shapes3d": ((3, 64, 64), (16_000, 2_000, 2_000), "discretized-logistic"),
     "mnist": ((1, 28, 28), (50_000, 10_000, 10_000), "discretized-logistic"),
     "binarized-mnist": ((1, 28, 28), (50_000, 10_000, 10_000), "bernoulli"),
     "fashion-mnist": ((1, 28, 28), (50_000, 10_000, 10_000), "discretized-logistic"),

@@ -28,6 +28,7 @@ _IDX_FILES = (
     "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte",
 )  # fmt: skip
 _AMAT_FILES = tuple(f"binarized_mnist_{split}.amat" for split in ("train", "valid", "test"))
+_DRAWN_ROWS = 20_000
 _HIVAE = {
     "adult": (32_561, 12), "breast": (699, 10), "wine": (6_497, 13),
     "defaultcredit": (30_000, 24), "letter": (20_000, 17), "spam": (4_601, 58),
@@ -58,9 +59,10 @@ class NamedSet:
         licence: The licence of the data.
         origin: Where it comes from.
         alternatives: Groups of files, relative to a search folder; the first group that is
-            complete is read. Empty for sets inside scikit-learn.
+            complete is read. Empty for sets that need no files.
         read: From the files found to the arrays.
         download: Public files, if there are any with known checksums.
+        without_files: Where a set that needs no files comes from.
     """
 
     name: str
@@ -71,6 +73,7 @@ class NamedSet:
     read: Callable[[tuple[Path, ...]], Raw]
     alternatives: tuple[tuple[str, ...], ...] = ()
     download: Download | None = None
+    without_files: str = "inside scikit-learn"
 
 
 @dataclass(frozen=True)
@@ -147,7 +150,7 @@ def _cache() -> Path:
 
 def _found(item: NamedSet) -> str | None:
     if not item.alternatives:
-        return "inside scikit-learn"
+        return item.without_files
     paths = _locate(item)
     return None if paths is None else str(paths[0].parent)
 
@@ -284,6 +287,28 @@ def _digits(_: tuple[Path, ...]) -> Raw:
         levels=17,
         image=True,
     )
+
+
+def _drawn(name: str) -> Callable[[tuple[Path, ...]], Raw]:
+    """Random rows of a set with known factors, labelled by shape; always the same rows."""
+
+    def read(_: tuple[Path, ...]) -> Raw:
+        import torch
+
+        from deeplvm.data.shapes import shapes3d
+        from deeplvm.data.sprites import sprites
+
+        factors = {"sprites": sprites, "shapes3d": shapes3d}[name]()
+        values = factors.sample(_DRAWN_ROWS, torch.Generator().manual_seed(0))
+        return Raw(
+            name=name,
+            values={"all": factors.draw(values).numpy()},
+            labels={"all": values[:, factors.number("shape")].numpy()},
+            classes=(factors.values or {})["shape"],
+            image=True,
+        )
+
+    return read
 
 
 def _image_pair(classes: tuple[str, ...]) -> Callable[[tuple[Path, ...]], Raw]:
@@ -502,6 +527,24 @@ _SETS = (
         licence="CC BY 4.0",
         origin="UCI optdigits, in scikit-learn",
         read=_digits,
+    ),
+    NamedSet(
+        name="sprites",
+        what="shapes of known scale, angle and place, 1x64x64 bits, labelled by shape",
+        rows=f"{_DRAWN_ROWS:,}, random ones of 737,280",
+        licence="Apache 2.0",
+        origin="drawn by deeplvm, with the factors of dSprites (Matthey et al., 2017)",
+        read=_drawn("sprites"),
+        without_files="drawn when asked for",
+    ),
+    NamedSet(
+        name="shapes3d",
+        what="solids of known hues, scale and angle, 3x64x64 8-bit levels, labelled by shape",
+        rows=f"{_DRAWN_ROWS:,}, random ones of 480,000",
+        licence="Apache 2.0",
+        origin="drawn by deeplvm, with the factors of 3D Shapes (Burgess and Kim, 2018)",
+        read=_drawn("shapes3d"),
+        without_files="drawn when asked for",
     ),
     NamedSet(
         name="mnist",
