@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from deeplvm.processes import processes
 
@@ -71,13 +71,16 @@ def evaluate_into(
     split: Split,
     particles: int,
     seed: int = 0,
-    gap_rows: int | None = None,
+    **options: Any,
 ) -> Evaluation:
-    """Evaluate, with the work shared among the processes, and write ``evaluation.json``."""
+    """Evaluate, with the work shared among the processes, and write ``evaluation.json``.
+
+    ``options`` are those of :func:`deeplvm.evaluation.evaluate`.
+    """
     from deeplvm.evaluation import evaluate
     from deeplvm.run import write_atomically
 
-    evaluation = evaluate(model, data, split, particles=particles, seed=seed, gap_rows=gap_rows)
+    evaluation = evaluate(model, data, split, particles=particles, seed=seed, **options)
     if processes().first:
         write_atomically(run.folder / "evaluation.json", evaluation.to_json().encode())
     return evaluation

@@ -12,6 +12,13 @@ from deeplvm.cli.telling import at_least_one, evaluate_into, finish, note, show,
 from deeplvm.processes import processes
 
 Folder = Annotated[Path, Parameter(help="A RUN folder, which deeplvm fit made.")]
+Model = Annotated[
+    str,
+    Parameter(
+        help="A RUN folder, which deeplvm fit made; or a function of your own that returns a p "
+        "and a q, as package.module:function or file.py:function."
+    ),
+]
 Rows = Annotated[
     str | None,
     Parameter(help="Other data, read as the run's own were; the run's own if none is named."),
@@ -72,13 +79,18 @@ def resume(  # noqa: D417 - the types say the rest
 
 
 def evaluate(  # noqa: D417 - the types say the rest
-    run: Folder,
+    run: Model,
     data: Rows = None,
     /,
     *,
     particles: int = 1000,
     split: Split = None,
     seed: int = 0,
+    ais: bool = False,
+    sandwich: bool = False,
+    temperatures: int = 1000,
+    chains: int = 16,
+    chain_rows: int = 100,
     gaps: bool = False,
     gap_rows: int = 100,
     device: Device = "auto",
@@ -86,35 +98,72 @@ def evaluate(  # noqa: D417 - the types say the rest
 ) -> None:
     """Measure the likelihood, the bound and the use of latents: a table and RUN/evaluation.json.
 
-    With other DATA the table is shown and RUN/evaluation.json stays as it is.
+    With other DATA the table is shown and RUN/evaluation.json stays as it is. Of a function of
+    your own, which returns a p and a q, the table is shown.
 
     Args:
         particles: Draws a row for the likelihood; more are slower and closer.
         seed: The same seed gives the same numbers.
+        ais: Also estimate the likelihood by annealed importance sampling, and say in words which
+            estimate has settled; takes minutes.
+        sandwich: Also bound the error of annealing from both sides, on rows that are drawn from
+            the model.
+        temperatures: Of annealing; more are slower and closer.
+        chains: Of annealing, a row.
+        chain_rows: For how many rows, from the first on; as many are simulated.
         gaps: Also say how much of what the bound loses is lost by the family of q(z | x), and how
             much by the encoder; takes hundreds of gradient steps a row.
         gap_rows: For how many rows, from the first on.
         json: Print the contents of evaluation.json instead of the table.
     """
     from deeplvm.cli.values import place
-    from deeplvm.run import open_run
 
-    at_least_one(particles=particles, gap_rows=gap_rows)
+    at_least_one(
+        particles=particles, gap_rows=gap_rows, temperatures=temperatures, chains=chains,
+        chain_rows=chain_rows,
+    )  # fmt: skip
     options: dict[str, Any] = {"particles": particles, "seed": seed}
     if gaps:
         options["gap_rows"] = gap_rows
+    if ais:
+        options["annealed_rows"] = chain_rows
+    if sandwich:
+        options["simulated_rows"] = chain_rows
+    options |= {"temperatures": temperatures, "chains": chains}
     with together(device) as here:
-        opened = by_first(here, lambda: open_run(run))
-        model = model_of(here, opened).to(place(device))
-        rows = data_of(here, lambda: opened.read(data), data or opened.config.data)
+        opened, model, rows = _model_and_rows(here, run, data)
+        model = model.to(place(device))
         chosen = split or ("test" if rows.rows("test") else "valid")
-        if data is None:
+        if opened is not None and data is None:
             measured = evaluate_into(opened, model, rows, split=chosen, **options)
         else:
             from deeplvm.evaluation import evaluate as measure
 
             measured = measure(model, rows, chosen, **options)
         show(measured, json=json)
+
+
+def _model_and_rows(here: Any, run: str, data: str | None) -> tuple[Any, Any, Any]:
+    """The run, if it is one, the model, and the rows to judge it by."""
+    if ":" not in run or Path(run).exists():
+        from deeplvm.run import open_run
+
+        opened = by_first(here, lambda: open_run(Path(run)))
+        model = model_of(here, opened)
+        rows = data_of(here, lambda: opened.read(data), data or opened.config.data)
+        return opened, model, rows
+    from deeplvm.data import load
+    from deeplvm.recipes import find
+    from deeplvm.run import build
+
+    function = find(run)
+    if data is None:
+        raise ValueError(
+            f"{run} is a function, which has no data of its own; name them: "
+            f"deeplvm evaluate {run} DATA"
+        )
+    rows = data_of(here, lambda: load(data), data)
+    return None, build(function, rows, {}, 0).eval(), rows
 
 
 def sample(  # noqa: D417 - the types say the rest

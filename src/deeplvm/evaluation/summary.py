@@ -15,7 +15,9 @@ from torch import Tensor
 from deeplvm.evaluation.batches import batches_of
 from deeplvm.evaluation.bound.gaps import gaps_table, inference_gaps
 from deeplvm.evaluation.latents.latent_use import ACTIVE, LatentUse, latent_use
+from deeplvm.evaluation.likelihood.annealing import sandwich
 from deeplvm.evaluation.likelihood.bits import bits_per_dimension, count_elements
+from deeplvm.evaluation.likelihood.convergence import convergence
 from deeplvm.evaluation.likelihood.importance import ImportanceEstimate, importance_sampling
 from deeplvm.evaluation.numbers import finite, number, stderr_of
 from deeplvm.gradients import Draw
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 _RISE = 0.05
 # A few such rows in a hundred move the mean by less than its error.
 _HEAVY = 0.01
+# Entries of evaluation.json that are there only where they were asked for.
+_ASKED = ("gaps", "annealing", "sandwich")
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,10 @@ class Evaluation:
         settings: Arguments that give the same numbers again.
         gaps: What the bound loses to the family of q and what to the encoder, where that was
             asked for; see :meth:`InferenceGaps.to_dict`.
+        annealing: The likelihood by annealing beside that by importance sampling, and which of
+            them has settled, where that was asked for; see :meth:`Convergence.to_dict`.
+        sandwich: Both bounds of annealing on simulated rows, where that was asked for; see
+            :meth:`Sandwich.to_dict`.
     """
 
     data: dict[str, Any]
@@ -68,13 +76,15 @@ class Evaluation:
     warnings: list[str] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
     gaps: dict[str, Any] | None = None
+    annealing: dict[str, Any] | None = None
+    sandwich: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The object of ``evaluation.json``; without ``gaps`` where they were not asked for."""
+        """The object of ``evaluation.json``, without what was not asked for."""
         plain = {item.name: getattr(self, item.name) for item in fields(self)}
-        if self.gaps is None:
-            del plain["gaps"]
-        return plain
+        return {
+            name: value for name, value in plain.items() if value is not None or name not in _ASKED
+        }
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Evaluation:
@@ -84,7 +94,7 @@ class Evaluation:
             ValueError: If an entry is missing.
         """
         names = [item.name for item in fields(cls)]
-        optional = ("warnings", "settings", "gaps")
+        optional = ("warnings", "settings", *_ASKED)
         if absent := [name for name in names if name not in plain and name not in optional]:
             raise ValueError(
                 f"This evaluation lacks {', '.join(absent)}: it is damaged, or was written by "
@@ -115,6 +125,10 @@ class Evaluation:
                     "E_q log p of the data given the latents",
                 ),
             ]
+        if self.annealing is not None:
+            rows.append(_annealing_row(self.annealing))
+        if self.sandwich is not None:
+            rows.append(_sandwich_row(self.sandwich))
         if self.gaps is not None:
             rows += gaps_table(self.gaps)
         for name, divergence in self.kl.items():
@@ -160,7 +174,9 @@ class Evaluation:
         lines = [
             f"{n}{' ' * (width - cell_len(n))}  {v.rjust(value)}  {what}" for n, v, what in table
         ]
-        return "\n".join([self.title(), *lines, *[f"! {text}" for text in self.warnings]])
+        verdict = [] if self.annealing is None else [self.annealing["verdict"]]
+        warnings = [f"! {text}" for text in self.warnings]
+        return "\n".join([self.title(), *lines, *verdict, *warnings])
 
     def _repr_html_(self) -> str:
         from html import escape
@@ -183,6 +199,10 @@ def evaluate(
     draw: Mapping[str, Draw] | None = None,
     seed: int = 0,
     gap_rows: int | None = None,
+    annealed_rows: int | None = None,
+    simulated_rows: int | None = None,
+    temperatures: int = 1_000,
+    chains: int = 16,
 ) -> Evaluation:
     """Everything that is reported about a model on some rows: likelihood, bounds, use of latents.
 
@@ -198,6 +218,13 @@ def evaluate(
         gap_rows: On how many rows, from the first on, q is refined to see what the bound loses
             where (:func:`~deeplvm.evaluation.inference_gaps`), which takes hundreds of gradient
             steps a row; none.
+        annealed_rows: On how many rows, from the first on, importance sampling is compared with
+            annealing (:func:`~deeplvm.evaluation.convergence`), which takes ten gradients a
+            temperature, chain and row, and half as many again; none.
+        simulated_rows: How many rows are drawn from p to have both bounds of annealing
+            (:func:`~deeplvm.evaluation.sandwich`); none.
+        temperatures: Of annealing.
+        chains: Of annealing, a row.
 
     Examples:
         >>> from deeplvm import Joint, LatentVariableModel
@@ -222,6 +249,17 @@ def evaluate(
     if gap_rows is not None:
         options: dict[str, Any] = {"split": split, "draw": draw, "seed": seed}
         gaps = inference_gaps(model, data, rows=gap_rows, particles=particles, **options)
+    annealing = both = None
+    if annealed_rows is not None:
+        annealing = convergence(
+            model, data, _steps_to(particles), _steps_to(temperatures), chains=chains, draw=draw,
+            split=split, rows=annealed_rows, seed=seed,
+        )  # fmt: skip
+    if simulated_rows is not None:
+        both = sandwich(
+            model, simulated_rows, chains, temperatures, draw=draw,
+            given=_inputs(model, data, split, simulated_rows), seed=seed,
+        )  # fmt: skip
     rows = batches_of(model, data, split, omit=tuple(draw or ()))
     counted = [count_elements(given, estimate.observed) for _, given in rows.each(4096)]
     variables = _variables(data)
@@ -255,7 +293,26 @@ def evaluate(
             "torch": str(torch.__version__),
         },
         gaps=None if gaps is None else gaps.to_dict(),
+        annealing=None if annealing is None else annealing.to_dict(),
+        sandwich=None if both is None else both.to_dict(),
     )
+
+
+def _steps_to(most: int) -> list[int]:
+    """Rising numbers whose last is the one given: three a decade, over two decades."""
+    return sorted({max(1, round(most / part)) for part in (100, 30, 10, 3, 1)})
+
+
+def _inputs(
+    model: LatentVariableModel, data: Data | Mapping[str, Tensor], split: Split, rows: int
+) -> dict[str, Tensor] | None:
+    """Values of p's inputs to simulate rows for, those of the first rows in turn."""
+    names = [name for name in model.p.inputs if name not in model.p.names]
+    if not names:
+        return None
+    some = batches_of(model, data, split)[slice(0, rows)]
+    turns = torch.arange(rows) % len(next(iter(some.values())))
+    return {name: some[name][turns.to(some[name].device)] for name in names}
 
 
 def likelihood_warnings(estimate: ImportanceEstimate) -> list[str]:
@@ -390,6 +447,32 @@ def _value(estimate: Mapping[str, Any]) -> str:
     if value is None:
         return "−∞"
     return number(value, math.nan if error is None else error)
+
+
+def _annealing_row(plain: Mapping[str, Any]) -> tuple[str, str, str]:
+    last, importance = plain["annealing"][-1], plain["importance"][-1]
+    how = (
+        "exact sum"
+        if plain["exact"]
+        else f"{plain['chains']} chains, {last['temperatures']:,} temperatures"
+    )
+    return (
+        "log p(x), annealed",
+        _value(last),
+        f"{how}, first {plain['rows']:,} rows; importance sampling there {_value(importance)}",
+    )
+
+
+def _sandwich_row(plain: Mapping[str, Any]) -> tuple[str, str, str]:
+    lower, upper = (_value(plain[side]) for side in ("lower", "upper"))
+    return (
+        "sandwich gap",
+        _value(plain["gap"]),
+        (
+            f"between both bounds of annealing, {lower} and {upper}, on {plain['rows']:,} simulated "
+            f"rows: how wrong it is at most"
+        ),
+    )
 
 
 def _log_px_meaning(estimate: Mapping[str, Any]) -> str:
