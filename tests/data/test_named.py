@@ -17,8 +17,8 @@ HERE = {item.name for item in datasets() if item.found is not None}
 INSIDE = ("digits", "sprites", "shapes3d", "iris", "wine", "breast-cancer", "diabetes")
 SIZES = {
     "digits": ((1, 8, 8), (1437, 180, 180), "discretized-logistic"),
-    "sprites": ((1, 64, 64), (16_000, 2_000, 2_000), "bernoulli"),
-    "shapes3d": ((3, 64, 64), (16_000, 2_000, 2_000), "discretized-logistic"),
+    "sprites": ((1, 64, 64), (320, 40, 40), "bernoulli"),
+    "shapes3d": ((3, 64, 64), (320, 40, 40), "discretized-logistic"),
     "mnist": ((1, 28, 28), (50_000, 10_000, 10_000), "discretized-logistic"),
     "binarized-mnist": ((1, 28, 28), (50_000, 10_000, 10_000), "bernoulli"),
     "fashion-mnist": ((1, 28, 28), (50_000, 10_000, 10_000), "discretized-logistic"),
@@ -52,7 +52,8 @@ def test_every_set_has_its_expectation() -> None:
 
 
 @pytest.mark.parametrize("name", [needs(name) for name in SIZES])
-def test_named_set(name: str) -> None:
+def test_named_set(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deeplvm.data.named._DRAWN_ROWS", 400)  # of those that are drawn
     shape, rows, likelihood = SIZES[name]
     data = load(name)
     assert data.variables["x"].shape == shape
