@@ -119,11 +119,19 @@ def test_kernel_distance_is_unbiased_and_its_error_right(shift: float) -> None:
     assert 0.75 < told / float(found.std()) < (1.25 if shift else 1.6)
 
 
+def test_error_of_the_kernel_distance_between_equals() -> None:
+    """In 20 dimensions, where all of it comes from pairs; the spread of 150 is known to 6 %."""
+    many = [kernel_distance(torch.randn(100, 20), torch.randn(100, 20)) for _ in range(150)]
+    told = math.sqrt(np.mean([each.stderr**2 for each in many]))
+    spread = float(torch.tensor([each.value for each in many]).std())
+    assert told / spread == pytest.approx(1, abs=0.25)
+
+
 def test_refusals() -> None:
     x = torch.randn(9, 2)
     with pytest.raises(ValueError, match="9 rows of data and 8 samples"):
         kernel_distance(x, x[:8])
-    with pytest.raises(ValueError, match="at least 3"):
+    with pytest.raises(ValueError, match="at least 5"):
         kernel_distance(x[:2], x[:2])
     with pytest.raises(ValueError, match="at least 2"):
         frechet_distance(x[:1], x)

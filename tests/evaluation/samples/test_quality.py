@@ -129,6 +129,9 @@ def test_printed(truth: tuple) -> None:
     assert "Compare these numbers only with numbers of the same fingerprint" in text
     assert [row[0] for row in found.table()][:4] == ["precision", "recall", "density", "coverage"]
     assert "<table" in found._repr_html_()
+    few = sample_quality(model, test, train=train, rows=40)
+    assert "40 rows are too few for the errors that are left out" in str(few)
+    assert "left out" not in text
     copies = replace(found.copying["columns"], exact=0.5)
     assert "50.0 % of the samples are equal" in str(replace(found, copying={"columns": copies}))
 

@@ -175,7 +175,7 @@ def kernel_distance(data: Tensor, samples: Tensor) -> KernelEstimate:
     U-statistic of order two, :math:`\frac{4 (n-2)}{n (n-1)} \zeta_1 + \frac{2}{n (n-1)} \zeta_2`,
     :math:`\zeta_1 = \operatorname{Var} E[h \mid i]`, :math:`\zeta_2 = \operatorname{Var} h`; for
     two equal distributions the first term is zero, but never estimated below it, so that there
-    the error is told up to half too large.
+    the error is told too large, by up to a half where there are few features.
 
     Demystifying MMD GANs (Bińkowski et al., 2018), https://arxiv.org/abs/1801.01401
 
@@ -184,7 +184,7 @@ def kernel_distance(data: Tensor, samples: Tensor) -> KernelEstimate:
         samples: Features of samples, as many rows.
 
     Raises:
-        ValueError: If there are fewer than three rows, or not as many of both.
+        ValueError: If there are fewer than five rows, or not as many of both.
 
     Examples:
         >>> x, y = torch.randn(2, 300, 4)
@@ -192,7 +192,7 @@ def kernel_distance(data: Tensor, samples: Tensor) -> KernelEstimate:
         >>> abs(near.value) < 4 * near.stderr, far.value > 5 * far.stderr
         (True, True)
     """
-    check_clouds(data, samples, 3)
+    check_clouds(data, samples, 5)
     if len(data) != len(samples):
         raise ValueError(
             f"There are {len(data)} rows of data and {len(samples)} samples; give as many of both."
@@ -209,8 +209,8 @@ def kernel_distance(data: Tensor, samples: Tensor) -> KernelEstimate:
     means = torch.cat(sums) / (n - 1)  # of h over the partners of each row
     value = float(means.mean())
     zeta_2 = max(squares / (n * (n - 1)) - value**2, 0.0)
-    # a mean over n-1 partners varies by ζ1 + (ζ2 - ζ1) / (n-1)
-    zeta_1 = max((float(means.var()) - zeta_2 / (n - 1)) * (n - 1) / (n - 2), 0.0)
+    # E[s²] of these means is (n-2) / (n-1)² · ((n-4) ζ1 + ζ2)
+    zeta_1 = max((float(means.var()) * (n - 1) ** 2 / (n - 2) - zeta_2) / (n - 4), 0.0)
     variance = (4 * (n - 2) * zeta_1 + 2 * zeta_2) / (n * (n - 1))
     return KernelEstimate(value, math.sqrt(variance), n, x.shape[1])
 

@@ -202,6 +202,8 @@ def quality_notes(plain: Mapping[str, Any]) -> list[str]:
         features_line(plain["features"]),
         "Compare these numbers only with numbers of the same fingerprint and as many rows.",
     ]
+    if plain["samples"]["manifold"]["precision"]["stderr"] is None:
+        notes.append(f"{plain['rows']} rows are too few for the errors that are left out.")
     for space, each in plain["copying"].items():
         if each["exact"] > each["exact_fresh"]:
             notes.append(
