@@ -11,7 +11,7 @@ from torch import Tensor
 from deeplvm.evaluation.batches import batches_of
 from deeplvm.evaluation.numbers import finite
 from deeplvm.learning.gaussian_mixture import MixtureOfGaussians, mixture_of
-from deeplvm.learning.linear_gaussian import LinearGaussian, linear_gaussian_of
+from deeplvm.learning.linear_gaussian import LinearGaussian, in_units, linear_gaussian_of
 from deeplvm.model import LatentVariableModel
 
 if TYPE_CHECKING:
@@ -104,6 +104,7 @@ def exact_em(
         ValueError: If p is none of these models, or an element of x is never observed.
 
     Examples:
+        >>> import torch
         >>> from deeplvm import Joint
         >>> from deeplvm.conditionals import FullCovarianceGaussian, Gaussian, StandardNormal
         >>> from deeplvm.networks import MLP
@@ -203,8 +204,7 @@ def _read(
     if name not in taken.names:
         raise ValueError(f"The data have no {name!r} to learn from; they have {taken.names}.")
     x = taken[slice(0, rows if rows is not None else taken.rows)][name]
-    units = likelihood.units
-    u = (x if units is None else units.standardise(x)).flatten(1).double()
+    u, units = in_units(likelihood, x), likelihood.units
     there = ~u.isnan()
     if not bool(there.any(0).all()):
         raise ValueError(

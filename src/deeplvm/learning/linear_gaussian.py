@@ -179,6 +179,12 @@ def linear_gaussian_of(model: LatentVariableModel) -> LinearGaussian | None:
     return LinearGaussian(latent, observed, likelihood) if linear else None  # type: ignore[arg-type]
 
 
+def in_units(likelihood: Gaussian, x: Tensor) -> Tensor:
+    """Data in the units of the likelihood, flat, shape ``(rows, D)``, float64."""
+    units = likelihood.units
+    return (x if units is None else units.standardise(x)).flatten(1).double()
+
+
 def is_linear(head: Any) -> bool:
     """Whether a head is a linear map of its parent: a network without hidden layers."""
     network = head.network
