@@ -23,6 +23,7 @@ from deeplvm import Enumerated, Joint, LatentVariableModel, elbo
 from deeplvm.conditionals import Bernoulli, FullCovarianceGaussian, Gaussian, StandardNormal
 from deeplvm.evaluation.bound.surgery import elbo_surgery
 from deeplvm.evaluation.likelihood.importance import importance_sampling
+from deeplvm.inference.semi_amortised import SemiAmortised
 from deeplvm.networks import MLP
 
 WEIGHT = torch.tensor([[1.0, 0.5], [-0.3, 0.8]])
@@ -208,6 +209,7 @@ def test_several_latents() -> None:
 def test_printed_and_kept() -> None:
     """Readable by people, and by JSON, without a word of NaN."""
     found = elbo_surgery(linear(), {"x": 30 * torch.randn(40, 2)})
+    assert not found["z"].kl.is_inference()
     text = json.dumps(found.to_dict(), allow_nan=False)
     assert "leave_one_out" in text
     assert "mutual information" in str(found)
@@ -220,5 +222,18 @@ def test_a_prior_of_each_row() -> None:
     p = Joint({"z | c": Gaussian(2, MLP(1)), "x | z": Gaussian(2, MLP(2))})
     model = LatentVariableModel(p, Joint({"z | x, c": Gaussian(2, MLP(3))}))
     data = {"x": torch.randn(5, 2), "c": torch.randn(5, 1)}
-    with pytest.raises(ValueError, match="prior of z reads something that is given"):
+    with pytest.raises(ValueError, match="prior of z reads c, which is given"):
         elbo_surgery(model, data)
+
+
+def test_single_precision_and_refining() -> None:
+    """float32 and holes sum to the same identity; a q that refines itself is refused."""
+    p = Joint({"z": StandardNormal(2), "x | z": Gaussian(2, MLP(2))})
+    encoder = Joint({"z | x": Gaussian(2, MLP(2, 8))})
+    data = {"x": torch.randn(12, 2)}
+    with pytest.raises(ValueError, match="with its encoder as q"):
+        elbo_surgery(LatentVariableModel(p, SemiAmortised(encoder, p, steps=2)), data)
+    data["x"][0, 1] = torch.nan
+    part = elbo_surgery(LatentVariableModel(p, encoder).float(), data)["z"]
+    assert part.kl.dtype == torch.float64
+    assert torch.allclose(part.kl, part.mutual_information + part.marginal, atol=1e-10)

@@ -212,10 +212,11 @@ def elbo_surgery(
     )
     *_, joint = scores.groups.values()
     if joint.prior is None:
+        names, read = (", ".join(each) for each in (joint.latents, sorted(joint.reads)))
         raise ValueError(
-            f"The prior of {', '.join(joint.latents)} reads something that is given, so each row "
-            f"has its own and the aggregate posterior none to be compared with; "
-            f"mutual_information needs no prior."
+            f"The prior of {names} reads {read}, which is given, so each row has a prior of its "
+            f"own, and the aggregate posterior none to be compared with; mutual_information needs "
+            f"no prior."
         )
     parts = {key: _part(scores, key) for key, g in scores.groups.items() if g.prior is not None}
     return ElboSurgery(parts, scores.rows, particles)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -34,6 +34,7 @@ class Group:
         prior: :math:`\log p(z)`; ``None`` where p's density reads more than these latents.
         others: :math:`\log \sum_{m \ne n} q(z | x_m)` over all rows.
         near: The same over the rows of the minibatch.
+        reads: What p's density of them reads beside them.
     """
 
     latents: tuple[str, ...]
@@ -41,6 +42,7 @@ class Group:
     prior: Tensor | None
     others: Tensor
     near: Tensor
+    reads: frozenset[str] = frozenset()
 
     @property
     def aggregate(self) -> Tensor:
@@ -115,14 +117,15 @@ def scores_of(
     multiply the time.
 
     Raises:
-        ValueError: If there are fewer than two rows, no latents, a latent that all rows share, or
-            a number below its least.
+        ValueError: If there are fewer than two rows, no latents, a latent that all rows share, a
+            q that refines itself as it draws, or a number below its least.
     """
     if particles < 1 or minibatch < 2 or (rows is not None and rows < 2):
         raise ValueError(
             f"particles is at least 1, minibatch and rows at least 2; found {particles}, "
             f"{minibatch}, {rows}."
         )
+    _refuse_refining(model.q)
     taken = batches_of(model, data, split, omit=tuple(draw or ()))
     count = taken.rows if rows is None else min(rows, taken.rows)
     if count < 2:
@@ -134,7 +137,7 @@ def scores_of(
         drawn.draw(particles, draw)
         drawn.score(batch_of.to(taken.device))
         weight, groups, dimensions = drawn.result()
-        sizes = torch.bincount(batch_of)[batch_of].clone()
+        sizes = torch.bincount(batch_of)[batch_of]
     return Scores(groups, dimensions, weight, sizes, particles)
 
 
@@ -194,9 +197,9 @@ class _Drawn:
         self.values = {n: joined[f"value/{n}"].flatten(0, 1) for n in self.latents}
         for names in dict.fromkeys([*[(n,) for n in single], self.latents]):
             own, prior = (_sum([joined[f"{key}/{n}"] for n in names]) for key in ("own", "prior"))
-            alone = set.union(*[reads[n] for n in names]) <= set(names)
+            beside = frozenset().union(*[reads[n] for n in names]) - set(names)
             others, near = (torch.full_like(own, -math.inf) for _ in range(2))
-            group = Group(names, own, prior if alone else None, others, near)
+            group = Group(names, own, None if beside else prior, others, near, beside)
             self.groups[", ".join(names)] = group
         for name in single:
             own = joined.get(f"each_q/{name}")
@@ -233,14 +236,16 @@ class _Drawn:
     def result(self) -> tuple[Tensor, dict[str, Group], dict[str, Dimensions]]:
         """Weights, groups and dimensions on the host."""
         groups = {
-            key: Group(g.latents, *[_host(t) for t in (g.own, g.prior, g.others, g.near)])  # type: ignore[arg-type]
+            key: replace(
+                g, own=g.own.cpu(), prior=_host(g.prior), others=g.others.cpu(), near=g.near.cpu()
+            )
             for key, g in self.groups.items()
         }
         dimensions = {
-            name: Dimensions(*[_host(t) for t in (d.own, d.prior, d.total)])  # type: ignore[arg-type]
+            name: Dimensions(d.own.cpu(), _host(d.prior), d.total.cpu())
             for name, d in self.dimensions.items()
         }
-        return self.weight.cpu().clone(), groups, dimensions
+        return self.weight.cpu(), groups, dimensions
 
     def _under(
         self, given: Mapping[str, Any], ready: Mapping[str, Site], part: slice, rows: int
@@ -324,12 +329,22 @@ def _sum(terms: list[Tensor]) -> Tensor:
 
 
 def _host(values: Tensor | None) -> Tensor | None:
-    # outside inference mode: plain tensors, that anything may be done with
-    return None if values is None else values.cpu().clone()
+    return None if values is None else values.cpu()
 
 
 def _owner(model: LatentVariableModel, name: str) -> Any:
     return next((joint for joint in (model.q, model.p) if name in joint.names), None)
+
+
+def _refuse_refining(q: Any) -> None:
+    # here: the functions that refine read rows as those of this package do
+    from deeplvm.inference.semi_amortised import SemiAmortised
+
+    if isinstance(q, SemiAmortised):
+        raise ValueError(
+            "A semi-amortised q refines itself as it draws, and cannot score the draws of other "
+            "rows; give the model with its encoder as q."
+        )
 
 
 def _check(evidence: Evidence) -> None:
