@@ -181,7 +181,7 @@ def _histograms(axes: Axes, each: Detection) -> None:
             np.clip(values, bins[0], bins[-1]),
             np.full(len(values), 1 / len(values)),
         )
-        axes.hist(clipped, bins, weights=weights, color=colour, alpha=0.55, label=name)
+        axes.hist(clipped, bins.tolist(), weights=weights, color=colour, alpha=0.55, label=name)
     axes.set_title(f"{each.name}, AUROC {each.auroc:.3f}", loc="left")
     axes.set_xlabel("score, higher is stranger")
     axes.set_yticks([])
