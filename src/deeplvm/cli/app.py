@@ -119,8 +119,8 @@ def application(words: Sequence[str]) -> App:
     else:
         app.command(verbs.fit, name="fit")
     for verb in (
-        verbs.resume, verbs.evaluate, verbs.sample, verbs.embed, verbs.reconstruct, verbs.score,
-        verbs.impute, verbs.report, verbs.recipes, verbs.datasets,
+        verbs.resume, verbs.evaluate, verbs.diagnose, verbs.sample, verbs.embed,
+        verbs.reconstruct, verbs.score, verbs.impute, verbs.report, verbs.recipes, verbs.datasets,
     ):  # fmt: skip
         app.command(verb)
     return app

@@ -376,6 +376,56 @@ def impute(  # noqa: D417 - the types say the rest
     carry_out(run, data, output, device, work)
 
 
+def diagnose(  # noqa: D417 - the types say the rest
+    run: Folder,
+    /,
+    *,
+    rows: Annotated[int, Parameter(name=("--rows", "-n"))] = 500,
+    particles: int = 500,
+    split: Split = None,
+    quick: bool = False,
+    seed: int = 0,
+    device: Device = "auto",
+    json: bool = False,
+) -> None:
+    """Look for faults of the data, the training, the latents and the samples, and say what to try.
+
+    Writes RUN/diagnosis.json and RUN/figures, and the report with both.
+
+    Args:
+        rows: How many of each split are looked at, from the first on.
+        particles: Draws a row for likelihoods.
+        split: Which rows training did not see; test if there are any.
+        quick: Look for faults only; leave what is measured for the figures alone.
+        seed: The same seed gives the same words.
+        json: Print the contents of diagnosis.json instead of the words.
+    """
+    from deeplvm.cli.values import place
+    from deeplvm.diagnosis import Effort
+    from deeplvm.diagnosis import diagnose as look
+    from deeplvm.report.page import read_metrics
+    from deeplvm.run import open_run
+
+    at_least_one(rows=rows, particles=particles)
+    opened = open_run(run)
+    found = look(
+        opened.model.to(place(device)),
+        opened.data,
+        read_metrics(opened.folder / "metrics.jsonl"),
+        settings=opened.config.training,
+        split=split,
+        effort=Effort(rows=rows, particles=particles),
+        everything=not quick,
+        seed=seed,
+        progress=lambda what: note(f"  {what[0].lower()}{what[1:]}"),
+    )
+    found.write(opened.folder)
+    write_report(opened)
+    tell(found.to_json().rstrip() if json else found.words(str(run)))
+    if not json:
+        tell(f"\n{opened.folder / 'report.html'}  the report, with figures")
+
+
 def report(run: Folder, /) -> None:
     """Write RUN/report.html anew: one page with everything that was learned and measured."""
     from deeplvm.run import open_run

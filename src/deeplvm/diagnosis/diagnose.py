@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deeplvm.diagnosis.examination import CannotMeasure, Effort, Examination
+from deeplvm.diagnosis.figures import Figure, drawn
 from deeplvm.diagnosis.rules import RULES, Rule
 from deeplvm.diagnosis.verdict import Verdict
 from deeplvm.model import LatentVariableModel
@@ -68,16 +71,42 @@ class Diagnosis:
             "looked_for_in_vain": list(self.sound),
             "impossible": dict(self.impossible),
             "measured": plain,
+            "figures": [
+                {
+                    "file": f"figures/{figure.name}.svg",
+                    "topic": figure.topic,
+                    "caption": figure.caption,
+                }
+                for figure in self.figures()
+            ],
         }
+
+    def figures(self) -> list[Figure]:
+        """A figure of each measurement that was made."""
+        return list(drawn(self.examination.measured))
+
+    def write(self, folder: Path) -> None:
+        """Write ``diagnosis.json`` and its figures into a RUN folder; older ones go."""
+        from deeplvm.run import write_atomically
+
+        beside = folder / "figures"
+        beside.mkdir(exist_ok=True)
+        for old in beside.glob("*.svg"):
+            old.unlink()
+        for figure in self.figures():
+            write_atomically(beside / f"{figure.name}.svg", figure.image.encode())
+        write_atomically(folder / "diagnosis.json", self.to_json().encode())
 
     def to_json(self) -> str:
         """The text of ``diagnosis.json``."""
         return json.dumps(self.to_dict(), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
-    def __str__(self) -> str:
+    def words(self, run: str = "RUN") -> str:
+        """All of it to read; ``run`` is what commands call the model's folder."""
         lines = [self.title, ""]
         for number, verdict in enumerate(self.verdicts, 1):
-            lines += [f"{number}. {verdict.name}: {verdict.seen}", f"   {verdict.remedy}", ""]
+            lines.append(f"{number}. {verdict.name}: {verdict.seen}")
+            lines += [f"   {verdict.remedy.replace('RUN', run)}", ""]
         if self.healthy:
             lines += ["No fault was found.", ""]
         if self.sound:
@@ -87,6 +116,9 @@ class Diagnosis:
             lines += ["", "Could not be measured:"]
             lines += [f"   {name}: {why}" for name, why in self.impossible.items()]
         return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return self.words()
 
 
 def diagnose(
@@ -98,6 +130,7 @@ def diagnose(
     split: Split | None = None,
     effort: Effort | None = None,
     rules: Sequence[Rule] = RULES,
+    everything: bool = False,
     seed: int = 0,
     progress: Callable[[str], None] | None = None,
 ) -> Diagnosis:
@@ -118,6 +151,8 @@ def diagnose(
         split: The rows that training did not see; test if there are any.
         effort: How many rows and draws are spent.
         rules: Which faults are looked for, in the order in which they are told.
+        everything: Whether what no rule needs is measured too, for the figures: mutual
+            information, rate and distortion, the aggregate posterior, probes, sample quality.
         seed: Same seed, same words.
         progress: Told what is looked for next.
 
@@ -149,5 +184,21 @@ def diagnose(
             sound.append(what)
         else:
             verdicts.append(verdict)
+    for what, measure in _BESIDE.items() if everything else ():
+        if progress is not None:
+            progress(what)
+        with contextlib.suppress(CannotMeasure):  # kept in seen.impossible
+            measure(seen)
+    told = set(not_asked.values())
+    impossible = not_asked | {n: why for n, why in seen.impossible.items() if why not in told}
     title = f"{data.name}: {data.rows(chosen):,} {chosen} rows, {data.rows('train'):,} of training"
-    return Diagnosis(tuple(verdicts), tuple(sound), not_asked, title, seen)
+    return Diagnosis(tuple(verdicts), tuple(sound), impossible, title, seen)
+
+
+_BESIDE: dict[str, Callable[[Examination], Any]] = {
+    "What the latents say about a row": lambda seen: seen.surgery,
+    "Rate and distortion": lambda seen: seen.rate_distortion,
+    "The aggregate posterior against the prior": lambda seen: seen.aggregate,
+    "Labels read from the latents": lambda seen: seen.probes,
+    "Draws against data, in features": lambda seen: seen.quality,
+}

@@ -14,17 +14,18 @@ from torch.distributions import Distribution
 from deeplvm.evaluation.batches import Batches, batches_of, evaluating
 from deeplvm.evaluation.bound.gaps import InferenceGaps
 from deeplvm.evaluation.bound.generalisation import GeneralisationGap, generalisation_gap
+from deeplvm.evaluation.bound.rate_distortion import RateDistortion, rate_distortion
+from deeplvm.evaluation.bound.surgery import ElboSurgery, elbo_surgery
+from deeplvm.evaluation.latents.aggregate import AggregateAgainstPrior, aggregate_against_prior
 from deeplvm.evaluation.latents.holes import Holes, holes
 from deeplvm.evaluation.latents.latent_use import LatentUse, latent_use
-from deeplvm.evaluation.likelihood.annealing import (
-    AnnealedEstimate,
-    annealed_importance_sampling,
-)
+from deeplvm.evaluation.latents.probes import Probes, probes
+from deeplvm.evaluation.likelihood.convergence import Convergence, convergence, steps_to
 from deeplvm.evaluation.likelihood.importance import ImportanceEstimate, importance_sampling
 from deeplvm.evaluation.samples.calibration import Calibration, calibration
 from deeplvm.evaluation.samples.memorisation import Memorisation, memorisation
 from deeplvm.evaluation.samples.predictive_checks import PredictiveChecks, predictive_checks
-from deeplvm.evaluation.samples.quality import draws
+from deeplvm.evaluation.samples.quality import SampleQuality, draws, sample_quality
 from deeplvm.model import LatentVariableModel
 
 if TYPE_CHECKING:
@@ -174,18 +175,20 @@ class Examination:
         return self.generalisation.test
 
     @property
-    def annealed(self) -> AnnealedEstimate:
-        """Likelihood of a few held-out rows by chains from q to the posterior."""
+    def convergence(self) -> Convergence:
+        """Importance sampling beside chains from q to the posterior, on a few held-out rows."""
         effort = self.effort
         return self.once(
-            "annealing",
-            lambda: annealed_importance_sampling(
+            "convergence",
+            lambda: convergence(
                 self.model,
                 self.first(self.held_out, effort.chain_rows),
-                effort.chains,
-                effort.temperatures,
+                steps_to(effort.particles),
+                steps_to(effort.temperatures),
+                chains=effort.chains,
                 steps=5,
                 start="posterior",
+                rows=None,
                 seed=self.seed,
             ),
         )
@@ -230,6 +233,69 @@ class Examination:
                 self.data,
                 split="train",
                 rows=4 * self.effort.rows,
+                seed=self.seed,
+            ),
+        )
+
+    @property
+    def surgery(self) -> ElboSurgery:
+        """The averaged divergence, split into mutual information and marginal divergence."""
+        return self.once(
+            "surgery of the bound",
+            lambda: elbo_surgery(
+                self.model, self.data, split="train", rows=2 * self.effort.rows, seed=self.seed
+            ),
+        )
+
+    @property
+    def rate_distortion(self) -> RateDistortion:
+        """Rate and distortion of q, and the curve below which no q is."""
+        return self.once(
+            "rate and distortion",
+            lambda: rate_distortion(
+                self.model,
+                self.first(self.held_out, self.effort.chain_rows),
+                particles=self.effort.chains,
+                temperatures=self.effort.temperatures,
+                seed=self.seed,
+            ),
+        )
+
+    @property
+    def aggregate(self) -> AggregateAgainstPrior:
+        """Whether q(z) of all rows is the prior: two-sample tests."""
+        return self.once(
+            "aggregate posterior",
+            lambda: aggregate_against_prior(
+                self.model, self.data, split=self.held_out, rows=self.effort.rows, seed=self.seed
+            ),
+        )
+
+    @property
+    def probes(self) -> Probes:
+        """How well labels are read from the latents."""
+        return self.once(
+            "probes",
+            lambda: probes(
+                self.model,
+                self.data,
+                split=self.held_out,
+                rows=self.effort.rows,
+                train_rows=4 * self.effort.rows,
+                seed=self.seed,
+            ),
+        )
+
+    @property
+    def quality(self) -> SampleQuality:
+        """Draws against training rows, in features of a network that is trained for it."""
+        return self.once(
+            "sample quality",
+            lambda: sample_quality(
+                self.model,
+                self.data,
+                split=self.held_out,
+                rows=2 * self.effort.rows,
                 seed=self.seed,
             ),
         )

@@ -17,7 +17,7 @@ from deeplvm.evaluation.bound.gaps import gaps_table, inference_gaps
 from deeplvm.evaluation.latents.latent_use import ACTIVE, LatentUse, latent_use
 from deeplvm.evaluation.likelihood.annealing import sandwich
 from deeplvm.evaluation.likelihood.bits import bits_per_dimension, count_elements
-from deeplvm.evaluation.likelihood.convergence import convergence
+from deeplvm.evaluation.likelihood.convergence import convergence, steps_to
 from deeplvm.evaluation.likelihood.importance import ImportanceEstimate, importance_sampling
 from deeplvm.evaluation.numbers import finite, number, stderr_of
 from deeplvm.gradients import Draw
@@ -252,7 +252,7 @@ def evaluate(
     annealing = both = None
     if annealed_rows is not None:
         annealing = convergence(
-            model, data, _steps_to(particles), _steps_to(temperatures), chains=chains, draw=draw,
+            model, data, steps_to(particles), steps_to(temperatures), chains=chains, draw=draw,
             split=split, rows=annealed_rows, seed=seed,
         )  # fmt: skip
     if simulated_rows is not None:
@@ -296,11 +296,6 @@ def evaluate(
         annealing=None if annealing is None else annealing.to_dict(),
         sandwich=None if both is None else both.to_dict(),
     )
-
-
-def _steps_to(most: int) -> list[int]:
-    """Rising numbers whose last is the one given: three a decade, over two decades."""
-    return sorted({max(1, round(most / part)) for part in (100, 30, 10, 3, 1)})
 
 
 def _inputs(
@@ -469,7 +464,7 @@ def _sandwich_row(plain: Mapping[str, Any]) -> tuple[str, str, str]:
         "sandwich gap",
         _value(plain["gap"]),
         (
-            f"between both bounds of annealing, {lower} and {upper}, on {plain['rows']:,} simulated "
+            f"between both bounds, {lower} and {upper}, on {plain['rows']:,} simulated "
             f"rows: how wrong it is at most"
         ),
     )

@@ -61,6 +61,8 @@ def report(
     recipe: str = "",
     settings: Mapping[str, Any] | None = None,
     split: Split | None = None,
+    diagnosis: Mapping[str, Any] | None = None,
+    figures_of: Mapping[str, Markup] | None = None,
     seed: int = 0,
 ) -> str:
     """A self-contained page: what was learned from what, how well, and what it looks like.
@@ -77,6 +79,8 @@ def report(
         recipe: Name of the recipe.
         settings: Options of the recipe and of training, by name.
         split: The rows that are shown; test if there are any.
+        diagnosis: What :func:`deeplvm.diagnosis.diagnose` found, as in ``diagnosis.json``.
+        figures_of: Its figures, by their files.
         seed: Of every draw on the page.
     """
     shown: Split = split or _held_out(data)
@@ -92,6 +96,7 @@ def report(
         *_traversed(material, variable, plain, notes),
         *_latents(plain),
         *_space(material, data, plain, notes),
+        *_diagnosed(diagnosis, figures_of or {}),
     ]
     parameters = sum([parameter.numel() for parameter in model.parameters()])
     heading = title or " · ".join([part for part in (recipe, data.name) if part])
@@ -99,6 +104,8 @@ def report(
         "title": heading,
         "lead": _lead(model, data, recipe, metrics, parameters),
         "cards": _cards(plain, metrics, parameters),
+        "verdicts": diagnosis["verdicts"] if diagnosis else [],
+        "diagnosed": _diagnosed_in_words(diagnosis),
         "warnings": [*(plain["warnings"] if plain else [_NOT_EVALUATED]), *notes.warnings],
         "likelihood": _likelihood_table(evaluation),
         "about_rows": evaluation.title() if evaluation is not None else "",
@@ -154,13 +161,16 @@ def write_report(run: Run | str | Path) -> Path:
                 f"deeplvm evaluate {opened.folder}"
             ) from error
     config = opened.config
+    diagnosis = _read_diagnosis(opened.folder / "diagnosis.json")
     page = report(
         opened.model,
         opened.data,
         evaluation,
-        _read_metrics(opened.folder / "metrics.jsonl"),
+        read_metrics(opened.folder / "metrics.jsonl"),
         recipe=(config.recipe or "").rpartition(":")[2],
         settings={**config.data_options, **config.recipe_options, **config.training},
+        diagnosis=diagnosis,
+        figures_of=_read_figures(opened.folder, diagnosis),
     )
     path = opened.folder / "report.html"
     write_atomically(path, page.encode())
@@ -194,7 +204,7 @@ def _held_out(data: Data) -> Split:
     return "test" if data.rows("test") else "valid" if data.rows("valid") else "train"
 
 
-def _read_metrics(path: Path) -> list[dict[str, Any]]:
+def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The records of the epochs; a last line cut short is left."""
     records: list[dict[str, Any]] = []
     if not path.exists():
@@ -205,6 +215,33 @@ def _read_metrics(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return records
+
+
+def _read_diagnosis(path: Path) -> dict[str, Any] | None:
+    """What ``deeplvm diagnose`` left.
+
+    Raises:
+        ValueError: If it is damaged.
+    """
+    if not path.exists():
+        return None
+    try:
+        plain = json.loads(path.read_text("utf-8"))
+        known = {"verdicts", "looked_for_in_vain", "title", "figures"}
+        if not isinstance(plain, dict) or not known <= set(plain):
+            raise ValueError("entries are missing")
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is damaged ({error}); write it again with: deeplvm diagnose {path.parent}"
+        ) from error
+    return plain
+
+
+def _read_figures(folder: Path, diagnosis: Mapping[str, Any] | None) -> dict[str, Markup]:
+    """The figures that are there, by their files."""
+    files = [each["file"] for each in diagnosis["figures"]] if diagnosis else []
+    paths = {name: folder / name for name in files}
+    return {name: Markup(p.read_text("utf-8")) for name, p in paths.items() if p.exists()}
 
 
 def _bound(metrics: Sequence[Mapping[str, Any]]) -> str:
@@ -316,6 +353,32 @@ def _data_table(data: Data) -> Markup:
     if data.classes:
         rows.append(["labels", _listed(data.classes, 20)])
     return Markup(html_table([], rows))
+
+
+def _diagnosed(diagnosis: Mapping[str, Any] | None, images: Mapping[str, Markup]) -> list[Section]:
+    """The figures of a diagnosis, by topic."""
+    topics: dict[str, list[tuple[Markup, str]]] = {}
+    for figure in diagnosis["figures"] if diagnosis else ():
+        if figure["file"] in images:
+            pair = (images[figure["file"]], figure["caption"])
+            topics.setdefault(figure["topic"], []).append(pair)
+    return [
+        Section(topic, f"diagnosis-{number}", "", tuple(pairs))
+        for number, (topic, pairs) in enumerate(topics.items(), 1)
+    ]
+
+
+def _diagnosed_in_words(diagnosis: Mapping[str, Any] | None) -> str:
+    """What was looked for, and how it ended."""
+    if diagnosis is None:
+        return ""
+    found, vain = len(diagnosis["verdicts"]), len(diagnosis["looked_for_in_vain"])
+    what = (
+        f"{found} of {found + vain} faults that were looked for were found"
+        if found
+        else (f"{vain} faults were looked for, and none was found")
+    )
+    return f"{what}, on {diagnosis['title']}."
 
 
 def _training(metrics: Sequence[Mapping[str, Any]], notes: _Notes) -> list[Section]:
