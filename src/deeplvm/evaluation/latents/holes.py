@@ -139,7 +139,7 @@ class Holes:
         ):
             if ratio is not None:
                 shown = number(float(ratio.mean()), stderr_of(ratio))
-                rows.append((name, shown, "nats, mean; 0 if q(z) = p(z)"))
+                rows.append((name, shown, "nats, mean; 0 if q(z) = p(z) and rows are many"))
         return rows
 
     def __str__(self) -> str:
