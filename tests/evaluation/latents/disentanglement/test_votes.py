@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from sklearn.tree import DecisionTreeClassifier
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
@@ -103,6 +106,11 @@ def test_refusals(score: object) -> None:
             score(**arguments)  # type: ignore[operator]
 
 
+def one_tree(z: np.ndarray, v: np.ndarray, seed: int) -> tuple[np.ndarray, Callable[..., Any]]:
+    fitted = DecisionTreeClassifier(random_state=seed).fit(z, v)
+    return fitted.feature_importances_, fitted.predict
+
+
 class Exact(nn.Module):
     """q(z | x) with the mean 2 x, in training mode moved by noise."""
 
@@ -128,7 +136,13 @@ def test_everything_on_a_model_of_the_factors() -> None:
     model = model_of(Joint({"z | x": Exact()}))
     model.train()
     before = torch.get_rng_state()
-    options = {"rows": 300, "groups": 40, "group": 12, "seed": 1}
+    options: dict[str, Any] = {
+        "rows": 300,
+        "groups": 40,
+        "group": 12,
+        "seed": 1,
+        "predictor": one_tree,
+    }
     found = disentanglement(model, GRID, **options)
     assert list(found.scores) == list(METRICS)
     for name in METRICS:

@@ -109,7 +109,7 @@ def beta_vae_score(
 
     held, new = (_held(factors, count, generator) for count in (train, test))
     points = differences(held)
-    fitted = LogisticRegression(max_iter=1000).fit(points, held)
+    fitted = LogisticRegression(max_iter=10_000).fit(points, held)
     trained = fitted.predict(points) == held
     return _result("β-VAE score", fitted.predict(differences(new)) == new, new, trained, None)
 
