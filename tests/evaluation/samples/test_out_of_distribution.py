@@ -117,6 +117,16 @@ def test_error_of_the_area() -> None:
     assert np.mean(areas) == pytest.approx(expected, abs=5 * np.std(areas) / 20)
 
 
+def test_delong_by_its_definition() -> None:
+    """From the matrix of all pairs, with many more rows on one side."""
+    inside, outside = RNG.normal(size=9).round(1), RNG.normal(1.0, size=70).round(1)
+    pairs = (inside[:, None] < outside) + 0.5 * (inside[:, None] == outside)
+    area, error = delong(inside, outside)
+    assert area == pytest.approx(pairs.mean())
+    variance = pairs.mean(1).var(ddof=1) / 9 + pairs.mean(0).var(ddof=1) / 70
+    assert error == pytest.approx(math.sqrt(variance))
+
+
 def test_errors_of_the_bootstrap() -> None:
     """Of the other two areas, against the spread of 40 samples, within half."""
     samples = [
