@@ -1,7 +1,7 @@
 """Chains: laws that a transition obeys, exact posteriors, and what tells good chains from bad.
 
-The statistical tests fix the seed. They allow 4 standard errors, which a right sampler exceeds once
-in 16,000 comparisons; no test makes more than 24 of them.
+The statistical tests fix the seed. They allow 4 standard errors, which a right sampler exceeds in
+one of 16,000 comparisons; no test makes more than 24 of them.
 """
 
 from __future__ import annotations
