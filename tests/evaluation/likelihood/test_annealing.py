@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ from deeplvm.evaluation.likelihood.annealing import (
     annealed_importance_sampling,
     sandwich,
 )
+from deeplvm.evaluation.likelihood.importance import importance_sampling
 from deeplvm.evaluation.likelihood.walk import Walk
 from deeplvm.gradients import Enumerated, Sampled
 from deeplvm.inference.hamiltonian import Point, transition
@@ -251,19 +253,33 @@ def test_observed_parents_of_a_latent_are_kept() -> None:
     assert torch.equal(summed.log_px, free.log_px)
 
 
-@pytest.mark.parametrize("temperatures", [5, 30, 300])
+@pytest.mark.parametrize("temperatures", [3, 5, 30, 300])
 def test_intervals_hold_the_truth(temperatures: int) -> None:
-    """Intervals of 95 % hold it in 90 to 99 % of 200 repetitions, those of 80 % in 72 to 92 %.
+    """Intervals of 95 % hold it in 90 to 99 % of 200 repetitions, those of 80 % in 74 to 96 %.
 
-    With a share of 96 % that is so in all but 1 of 100 seeds.
+    True shares, from 1,000 repetitions: 0.96 to 0.98 and 0.85 to 0.91; a count outside has a
+    chance of 1 in 10 at the worst of them, so the seed is fixed.
     """
     estimate = annealed_importance_sampling(
         linear_gaussian(), {"x": torch.ones(200, 2)}, 16, temperatures, steps=3, batch_size=200
     )
-    for level, least, most in ((0.95, 0.90, 0.99), (0.8, 0.72, 0.92)):
+    for level, least, most in ((0.95, 0.90, 0.99), (0.8, 0.74, 0.96)):
         low, high = estimate.interval(level)
         held = ((low < -2.707313885885) & (high > -2.707313885885)).double().mean()
         assert least <= held <= most, (level, held)
+
+
+@pytest.mark.parametrize("spread", [0.3, 1.0, 1.5])
+def test_intervals_of_log_normal_weights(spread: float) -> None:
+    """Weights of a slow walk, drawn here: 2,000 repetitions, 90 to 99 % for any seed.
+
+    The delta method alone holds 80 % of them at the largest spread.
+    """
+    torch.manual_seed(0)
+    estimate = annealed_importance_sampling(linear_gaussian(), {"x": torch.ones(2, 2)}, 16, 3)
+    weights = spread * torch.randn(2_000, 16) - 0.5 * spread**2
+    low, high = replace(estimate, log_weight=weights).interval()
+    assert 0.90 <= ((low < 0.0) & (high > 0.0)).double().mean() <= 0.99
 
 
 def test_intervals_refuse() -> None:
@@ -431,3 +447,17 @@ def test_seeds_and_batches() -> None:
     assert torch.equal(state, torch.get_rng_state())
     one = annealed_importance_sampling(model, x, 1, 1)
     assert one.log_px.shape == (5,)
+
+
+@pytest.mark.parametrize("particles", [16, 200])
+def test_intervals_of_importance_sampling_hold_the_truth(particles: int) -> None:
+    """By its standard error, where q is good (k̂ below 0.7): 90 to 99 % of 200 repetitions."""
+    model = linear_gaussian()
+    with torch.no_grad():
+        layer = model.q["z"].head.layer
+        layer.weight.copy_(torch.tensor([[1.0, 2.0], [0.0, 0.0]]) / 5.5)
+        layer.bias.copy_(torch.tensor([0.0, -0.9]))  # a scale of 0.37, the posterior's is 0.30
+    found = importance_sampling(model, {"x": torch.ones(200, 2)}, particles)
+    wide = stats.t.ppf(0.975, particles - 1) * found.log_px_stderr
+    held = ((found.log_px + 2.707313885885).abs() < wide).double().mean()
+    assert 0.90 <= held <= 0.99, held

@@ -91,11 +91,16 @@ class AnnealedEstimate:
     def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
         r"""An interval for :math:`\log p(x)` of each row by its own chains; two of ``(rows,)``.
 
-        The hull of two t intervals: of the logarithm of the mean weight, by the delta method; and
-        of :math:`m + s^2 / 2`, m and :math:`s^2` the mean and variance of the log-weights, as for
-        a log-normal weight, which weights of a slow walk are. The first alone is too short above
-        where weights are uneven, as a few chains seldom hold a large one. Both are the same
-        where weights are even.
+        Below, a t interval of the logarithm of the mean weight by the delta method. Above, that
+        is too short where weights are uneven, as a few chains seldom hold a large one; there it
+        reaches as far as Cox's interval does, if that is further, whose centre is
+        :math:`m + s^2 / 2`, m and :math:`s^2` the mean and variance of the log-weights: right for
+        a log-normal weight, which weights of a slow walk are. Log-weights with a long tail to
+        the left have a larger :math:`s^2` than their weights tell, so at most
+        :math:`2 \log(1 + c^2)` counts, c the weights' coefficient of variation.
+
+        Where one chain has all the weight, no interval by the chains themselves holds what it
+        says: see :attr:`ess`, and take more temperatures.
 
         Confidence Intervals for the Log-Normal Mean (Zhou & Gao, 1997), Cox's method,
         https://doi.org/10.1002/(SICI)1097-0258(19970415)16:7%3C783::AID-SIM488%3E3.0.CO;2-2
@@ -114,17 +119,16 @@ class AnnealedEstimate:
             raise ValueError("One chain a row says nothing of its error; take particles=16.")
         from scipy.special import stdtrit
 
-        count = self.particles
+        count, log_px = self.particles, self.log_px
         quantile = float(stdtrit(count - 1, 0.5 + level / 2))
-        variance = self.log_weight.var(1)
-        centre = self.log_weight.mean(1) + variance / 2
-        width = quantile * (variance / count + variance.square() / (2 * (count - 1))).sqrt()
         delta = quantile * self.log_px_stderr
-        # fmin and fmax: a weight of zero has no logarithm, and leaves the first interval alone
-        return (
-            torch.fmin(self.log_px - delta, centre - width),
-            torch.fmax(self.log_px + delta, centre + width),
-        )
+        spread = self.log_weight.var(1)
+        uneven = 2 * torch.log1p(count * self.log_px_stderr.square())
+        variance = torch.minimum(spread, uneven)
+        centre = torch.minimum(self.log_weight.mean(1) + spread / 2, log_px + variance / 2)
+        width = quantile * (variance / count + variance.square() / (2 * (count - 1))).sqrt()
+        # fmax: a weight of zero has no logarithm, and leaves the first interval alone
+        return log_px - delta, torch.fmax(log_px + delta, centre + width)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, means over rows; what is not a number is ``None``."""
