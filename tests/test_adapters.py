@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.distributions import Independent, Poisson
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy, binary_cross_entropy_with_logits
 
 from deeplvm.adapters import encoder_decoder
 from deeplvm.evaluation import importance_sampling
@@ -92,6 +92,62 @@ def test_images_are_scored_as_by_hand(decoded: Any) -> None:
     drawn = model.sample(5)["x"].value
     assert drawn.shape == (5, 1, 4, 3)
     assert set(drawn.unique().tolist()) <= {0.0, 1.0}
+
+
+class ModelOutput(OrderedDict[str, Any]):
+    """What pythae's modules return: attributes as well, and a tuple to whom asks by number."""
+
+    def __getitem__(self, key: Any) -> Any:
+        plain = dict(self.items())
+        return plain[key] if isinstance(key, str) else tuple(plain.values())[key]
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        super().__setitem__(key, value)
+        super().__setattr__(key, value)
+
+
+class PythaeEncoder(nn.Module):
+    """Of flattened images, as pythae's own; the log-variance is named first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.log_var = nn.Linear(784, 3), nn.Linear(784, 3)
+
+    def forward(self, x: Tensor) -> ModelOutput:
+        flat = x.reshape(-1, 784)
+        return ModelOutput(log_covariance=self.log_var(flat), embedding=self.embedding(flat))
+
+
+class PythaeDecoder(nn.Module):
+    """To probabilities of image shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 784)
+
+    def forward(self, z: Tensor) -> ModelOutput:
+        raw = self.layer(z)
+        return ModelOutput(raw=raw, reconstruction=raw.sigmoid().reshape(len(z), 1, 28, 28))
+
+
+def test_a_pair_of_pythae_is_scored_by_its_own_loss() -> None:
+    torch.manual_seed(0)
+    encoder, decoder = PythaeEncoder(), PythaeDecoder()
+    images = (torch.rand(4, 1, 28, 28) < 0.3).to(torch.get_default_dtype())
+    model = encoder_decoder(encoder, decoder, latent=3, shape=(1, 28, 28), decoded="probabilities")
+    evidence = model.evidence({"x": images}, particles=6)
+    z = evidence.q["z"].value
+    assert z.shape == (6, 4, 3)
+    code = encoder(images)
+    mean, log_variance = code.embedding, code.log_covariance
+    # its get_nll: normal densities without log 2π, which the prior and q have alike
+    log_q = -0.5 * (log_variance + (z - mean).square() / log_variance.exp()).sum(-1)
+    log_prior = -0.5 * z.square().sum(-1)
+    recon = decoder(z.reshape(-1, 3))["reconstruction"].reshape(6, 4, 784)
+    loss = binary_cross_entropy(recon, images.reshape(4, 784).expand_as(recon), reduction="none")
+    by_hand = log_prior - log_q - loss.sum(-1)
+    assert torch.allclose(evidence.log_weight, by_hand, atol=1e-10)
+    assert model.sample(5)["x"].value.shape == (5, 1, 28, 28)
 
 
 def test_flat_encoders_take_images() -> None:
