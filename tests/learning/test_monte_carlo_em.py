@@ -98,5 +98,5 @@ def test_what_makes_no_sense_is_refused(tb1: Any) -> None:
         monte_carlo_em(tb1.model(), {"x": tb1.x}, epochs=0)
     p = Joint({"y": Categorical(3), "x | y": Gaussian(2, MLP(3))})
     discrete = LatentVariableModel(p, Joint({"y | x": Categorical(3, MLP(2))}))
-    with pytest.raises(ValueError, match=r"discrete|no continuous"):
+    with pytest.raises(ValueError, match="no continuous latent"):
         monte_carlo_em(discrete, {"x": torch.zeros(2, 2)})

@@ -89,7 +89,8 @@ def windows(warmup: int) -> tuple[int, list[int]]:
     >>> windows(300)
     (45, [70, 120, 270])
     """
-    start, stop = int(_FIRST * warmup), warmup - int(_LAST * warmup)
+    last = max(int(_LAST * warmup), min(_WINDOW, warmup // 3))
+    start, stop = int(_FIRST * warmup), warmup - last
     ends, length, at = [], _WINDOW, start
     while at + length <= stop:
         # the last window takes what is left, rather than leave a short one
