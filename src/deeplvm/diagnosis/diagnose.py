@@ -200,5 +200,6 @@ _BESIDE: dict[str, Callable[[Examination], Any]] = {
     "Rate and distortion": lambda seen: seen.rate_distortion,
     "The aggregate posterior against the prior": lambda seen: seen.aggregate,
     "Labels read from the latents": lambda seen: seen.probes,
+    "Factors of the data in the latents": lambda seen: seen.disentanglement,
     "Draws against data, in features": lambda seen: seen.quality,
 }

@@ -11,12 +11,15 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from deeplvm.data.shapes import shapes3d
+from deeplvm.data.sprites import sprites
 from deeplvm.evaluation.batches import Batches, batches_of, evaluating
 from deeplvm.evaluation.bound.gaps import InferenceGaps
 from deeplvm.evaluation.bound.generalisation import GeneralisationGap, generalisation_gap
 from deeplvm.evaluation.bound.rate_distortion import RateDistortion, rate_distortion
 from deeplvm.evaluation.bound.surgery import ElboSurgery, elbo_surgery
 from deeplvm.evaluation.latents.aggregate import AggregateAgainstPrior, aggregate_against_prior
+from deeplvm.evaluation.latents.disentanglement.scores import Disentanglement, disentanglement
 from deeplvm.evaluation.latents.holes import Holes, holes
 from deeplvm.evaluation.latents.latent_use import LatentUse, latent_use
 from deeplvm.evaluation.latents.probes import Probes, probes
@@ -285,6 +288,26 @@ class Examination:
                 seed=self.seed,
             ),
         )
+
+    @property
+    def disentanglement(self) -> Disentanglement:
+        """Whether each latent is about one factor, for data that are drawn from factors."""
+
+        def measure() -> Disentanglement:
+            drawn_here = {"sprites": sprites, "shapes3d": shapes3d}
+            if self.data.source not in drawn_here:
+                raise ValueError("these data come without the factors they were drawn from")
+            rows = self.effort.rows
+            return disentanglement(
+                self.model,
+                drawn_here[self.data.source](),
+                rows=4 * rows,
+                groups=rows // 2,
+                group=32,
+                seed=self.seed,
+            )
+
+        return self.once("disentanglement", measure)
 
     @property
     def quality(self) -> SampleQuality:

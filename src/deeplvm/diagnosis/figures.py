@@ -11,6 +11,7 @@ from markupsafe import Markup
 from deeplvm.report import (
     bound_figures,
     check_figures,
+    disentanglement_figures,
     latent_figures,
     likelihood_figures,
     sample_figures,
@@ -34,6 +35,12 @@ class Figure(NamedTuple):
 
 
 Drawn = Callable[[Any], Markup]
+
+
+def _factors(found: Any) -> Markup:
+    information = found["mutual_information_gap"].information
+    return disentanglement_figures.factor_matrix_figure(information, found.factors)
+
 
 # measurement -> name of the figure, its topic, what is to be seen, how it is drawn
 _FIGURES: tuple[tuple[str, str, str, str, Drawn], ...] = (
@@ -91,6 +98,13 @@ _FIGURES: tuple[tuple[str, str, str, str, Drawn], ...] = (
         "What the latents do",
         "How well labels are read from the latents, and from the values themselves.",
         latent_figures.probes_figure,
+    ),
+    (
+        "disentanglement",
+        "factors",
+        "What the latents do",
+        "What each latent says about each factor that the data were drawn from, nats.",
+        _factors,
     ),
     (
         "predictive checks",
