@@ -327,7 +327,7 @@ def test_a_discrete_latent_is_summed_out() -> None:
             each.head.layer.bias.zero_()
     p = Joint({"y": Categorical(2), "z | y": prior, "x | z": likelihood})
     x = torch.tensor([[0.3], [-1.0]])
-    found = sample_posterior(LatentVariableModel(p, Joint({})), {"x": x}, warmup=60, draws=150)
+    found = sample_posterior(LatentVariableModel(p, Joint({})), {"x": x}, warmup=50, draws=70)
     assert set(found.draws) == {"z"}
     grid = torch.linspace(-5, 5, 4001).unsqueeze(1)
     weight = sum([Normal(mean, 0.5).log_prob(grid).exp() for mean in (-0.5, 1.0)])

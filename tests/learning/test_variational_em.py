@@ -87,8 +87,8 @@ def test_it_reaches_the_maximum_likelihood(tb1: Any, family: str, batch_size: in
 def test_gradient_m_steps_reach_it_too(tb1: Any) -> None:
     model = tb1.model(posterior=full())
     variational_em(
-        model, {"x": tb1.x}, iterations=60, steps=5, particles=2,
-        m_step="gradient", m_steps=10, m_learning_rate=0.15,
+        model, {"x": tb1.x}, iterations=45, steps=5, particles=2,
+        m_step="gradient", m_steps=8, m_learning_rate=0.2,
     )  # fmt: skip
     assert float(tb1.log_px(model).detach().mean()) > tb1.maximum - 0.01
 
