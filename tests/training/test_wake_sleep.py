@@ -229,7 +229,7 @@ def test_aggressive_takes_more_steps_of_q() -> None:
     p = Joint({"z": StandardNormal(1), "x | z": Gaussian(2, MLP(1))})
     model = LatentVariableModel(p, Joint({"z | x": Gaussian(1, MLP(2))}))
     taken: dict[str, list[torch.optim.Adam]] = {"q": [], "p": []}
-    phases = aggressive(repeats=4)
+    phases = aggressive(repeats=4, stop=False)
 
     def kept(name: str) -> Callable[[list[torch.nn.Parameter]], torch.optim.Adam]:
         def make(parameters: list[torch.nn.Parameter]) -> torch.optim.Adam:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -14,10 +14,13 @@ from deeplvm.training.checkpoints import CheckpointError, restore
 class Companions(nn.Module):
     """The baselines of estimators, the multipliers of objectives: trained, moved and saved along.
 
-    A companion that has a method ``at(epoch)`` is told the progress before each step.
+    A companion that has a method ``at(epoch)`` is told the progress before each step. One with
+    ``judge(model, take)`` is shown the model after each epoch, with ``take(n)`` the first n rows
+    that are held out (where none are, of those measured); what it returns is told to the user.
 
     Args:
-        candidates: Objectives and ways of drawing; those that are modules are companions.
+        candidates: Objectives, ways of drawing, conditions of phases; those that are modules are
+            companions.
         device: Where they go.
         dtype: Of their numbers.
     """
@@ -29,6 +32,7 @@ class Companions(nn.Module):
         found = [each for each in candidates if isinstance(each, nn.Module)]
         self.members = nn.ModuleList(dict.fromkeys(found)).to(device=device, dtype=dtype)
         self.told = [each for each in self.members.modules() if hasattr(each, "at")]
+        self.judges = [each for each in self.members.modules() if hasattr(each, "judge")]
 
     def __len__(self) -> int:
         return len(self.members)
@@ -37,6 +41,11 @@ class Companions(nn.Module):
         """Tell those that anneal the progress of training."""
         for each in self.told:
             each.at(epoch)  # type: ignore[operator]
+
+    def judge(self, model: nn.Module, take: Callable[[int], dict[str, Any]]) -> list[str]:
+        """Let those look that do; what they say, if anything."""
+        said = [each.judge(model, take) for each in self.judges]  # type: ignore[operator]
+        return [text for text in said if text]
 
     def state(self) -> dict[str, Tensor]:
         """For a checkpoint."""

@@ -275,7 +275,7 @@ def fit(
         run = Run(
             state=state,
             batches=batches,
-            program=[step for step in steps for _ in range(step.phase.repeats)],
+            steps=steps,
             rates=rates,
             weight=weight,
             average=average,
@@ -338,7 +338,8 @@ def _companions(
 ) -> Companions:
     """What moves beside the model, ready for the optimisers."""
     ways = [way for phase in phases for way in _ways(phase)]
-    candidates = [*[phase.objective for phase in phases], *ways]
+    conditions = [phase.when for phase in phases]
+    candidates = [*[phase.objective for phase in phases], *ways, *conditions]
     companions = Companions(candidates, device, dtype_of(model))
     if any([hasattr(way, "prepare") for way in ways]):
         index = torch.arange(min(2, batches.rows("train")))

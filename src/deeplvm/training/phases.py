@@ -47,6 +47,9 @@ class Phase:
             ``model.evidence(batch)``: a dream of the model for the sleep phase, a batch without
             its labels.
         repeats: Steps in a row on the same batch.
+        when: Asked before the first batch of each epoch whether the phase is done in it; always.
+            A module is saved in checkpoints, and may look at the model after each epoch (see
+            :class:`~deeplvm.training.companions.Companions`).
     """
 
     objective: Objective | None = None
@@ -59,6 +62,7 @@ class Phase:
     estimator: Draw | None = None
     evidence: Callable[[LatentVariableModel, dict[str, Any]], Any] | None = None
     repeats: int = 1
+    when: Callable[[], bool] | None = None
 
 
 def make_optimizer(

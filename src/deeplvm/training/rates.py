@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -66,7 +67,10 @@ class Rates:
         for scheduler in self.schedulers:
             if isinstance(scheduler, ReduceLROnPlateau):
                 scheduler.step(-bound)  # its default is to lower something
-            else:
+                continue
+            with warnings.catch_warnings():
+                # the optimiser of a phase that waits has not moved yet, and its rate goes along
+                warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
                 scheduler.step()
 
     def state_dict(self) -> list[dict[str, Any]]:

@@ -40,7 +40,7 @@ class Run:
     Attributes:
         state: What changes, and what a checkpoint holds; the rest is fixed.
         batches: Where rows are from.
-        program: The steps of one batch, in order.
+        steps: One of each phase, in order.
         rates: Learning rates.
         weight: Weight of the latents' terms.
         average: Of the parameters, or none.
@@ -65,7 +65,7 @@ class Run:
 
     state: State
     batches: Batches
-    program: list[Step]
+    steps: list[Step]
     rates: Rates
     weight: KLWeight
     average: Average | None
@@ -86,6 +86,7 @@ class Run:
     progress: Progress
     signals: Signals
     callbacks: tuple[Callback, ...]
+    program: list[Step] = field(init=False, default_factory=list)  # of one batch, in this epoch
     tally: Tally = field(init=False)
     per_epoch: int = field(init=False)
     ready: bool = field(init=False, default=False)  # compiled or not, for the first batch
@@ -113,6 +114,7 @@ class Run:
             try:
                 with self.average.in_place() if self.average is not None else nullcontext():
                     record |= self._measured(epoch)
+                    self._judge()
                     better = state.keep_if_better(epoch, record, self.bound)
             except Stopped:
                 self.save()
@@ -123,6 +125,7 @@ class Run:
     def _steps(self, epoch: int) -> None:
         """The batches of an epoch that are not done yet."""
         state, together = self.state, self.together
+        self._choose_program(epoch)
         state.model.train()
         began = time.perf_counter() - state.seconds
         for index in self.batches.order(epoch, self.seed, self.batch_size, state.position):
@@ -139,6 +142,33 @@ class Run:
                 raise Stopped
         self.tally.look()
         state.seconds = time.perf_counter() - began
+
+    def _choose_program(self, epoch: int) -> None:
+        """The steps of this epoch's batches."""
+        wanted = [step for step in self.steps if step.phase.when is None or step.phase.when()]
+        program = [step for step in wanted for _ in range(step.phase.repeats)]
+        if not program:
+            raise ValueError(f"No phase is to be done in epoch {epoch}: each waits for its when.")
+        if self.program and program != self.program:
+            self.ready, self.state.flops = False, None
+        self.program = program
+
+    def _judge(self) -> None:
+        """Let companions look at the model: one process does, and the others hear of it."""
+        companions, world = self.state.companions, self.together.world
+        if not companions.judges:
+            return
+        split: Split = "valid" if "valid" in self.look else "train"
+
+        def take(rows: int) -> dict[str, Any]:
+            return self.batches(split, self.look[split][:rows])
+
+        said = companions.judge(self.state.model, take) if world.first else []
+        if not world.alone:
+            state = {name: value.cpu() for name, value in companions.state().items()}
+            companions.load(world.from_first(state), "")
+        for text in said:
+            self.progress.say(text)
 
     def _step(self, epoch: int, index: Tensor) -> None:
         state, done = self.state, epoch - 1 + self.state.position / self.per_epoch
