@@ -17,7 +17,10 @@ from harness import Workers
 from machine import RESULTS, keep
 
 HERE = Path(__file__).parent
-NAMES = ("step", "parts", "likelihood", "startup", "memory", "scaling", "streaming", "flows")
+NAMES = (
+    "step", "parts", "likelihood", "startup", "memory", "scaling", "streaming", "flows",
+    "annealing",
+)  # fmt: skip
 ALONE = ("posteriors",)  # takes hours, so only by name
 
 

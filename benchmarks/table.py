@@ -37,6 +37,7 @@ def tables(folder: Path) -> str:
         "scaling": _scaling,
         "flows": _flows,
         "streaming": _streaming,
+        "annealing": _annealing,
         "posteriors": _posteriors,
     }
     texts = []
@@ -309,6 +310,28 @@ def _flows(result: dict[str, Any]) -> Iterator[str]:
             cells.append("" if row is None else f"{row[ms]:.2f} ({row[ratio]:.2f})")
         rows.append(cells)
     yield from _rows(("what", *names), rows)
+
+
+def _annealing(result: dict[str, Any]) -> Iterator[str]:
+    yield "## Annealing\n"
+    walk = result["settings"]
+    yield (
+        f"{result['title']}, beside the evaluations of log p and its gradient that it needs, by "
+        f"hand. Measured on {walk['rows']:,} rows and {walk['temperatures']} temperatures; the "
+        f"whole is as many times as long. With the pilot runs that find the step sizes the ratio "
+        f"is {result['ratio with pilots']:.2f}."
+    )
+    yield ""
+    rows = [
+        (
+            name,
+            f"{row['milliseconds, minimum']:.2f}",
+            f"{row['ratio of minima']:.3f}",
+            f"{result['whole, seconds'][name]:,.0f}",
+        )
+        for name, row in result["sides"].items()
+    ]
+    yield from _rows(("side", "ms an evaluation", "ratio", "the whole, s"), rows)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,10 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 RUN = ROOT / "benchmarks" / "run.py"
-NAMES = ("step", "parts", "likelihood", "startup", "memory", "scaling", "flows", "posteriors")
+NAMES = (
+    "step", "parts", "likelihood", "startup", "memory", "scaling", "flows", "annealing",
+    "posteriors",
+)  # fmt: skip
 
 
 def test_every_benchmark_runs(tmp_path: Path) -> None:
@@ -30,6 +33,7 @@ def test_every_benchmark_runs(tmp_path: Path) -> None:
         "Start-up",
         "Growth",
         "A flow",
+        "Annealing",
         "Posteriors",
     ):
         assert f"## {title}" in done.stdout
