@@ -301,8 +301,8 @@ class Examination:
             return disentanglement(
                 self.model,
                 drawn_here[self.data.source](),
-                rows=4 * rows,
-                groups=rows // 2,
+                rows=max(2_000, 4 * rows),
+                groups=max(100, rows // 2),
                 group=32,
                 seed=self.seed,
             )

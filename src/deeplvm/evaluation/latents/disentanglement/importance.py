@@ -2,8 +2,10 @@ r"""Disentanglement, completeness and informativeness, from what a predictor loo
 
 from __future__ import annotations
 
+import contextlib
+import warnings
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,7 +64,8 @@ def boosted_trees(z: Array, v: Array, seed: int) -> tuple[Array, Callable[[Array
     """Gradient-boosted trees, scikit-learn's defaults: 100 rounds of one tree a value."""
     from sklearn.ensemble import GradientBoostingClassifier
 
-    fitted = GradientBoostingClassifier(random_state=seed).fit(z, v)
+    with _many_values():
+        fitted = GradientBoostingClassifier(random_state=seed).fit(z, v)
     return fitted.feature_importances_, fitted.predict
 
 
@@ -70,8 +73,17 @@ def random_forest(z: Array, v: Array, seed: int) -> tuple[Array, Callable[[Array
     """A random forest of 100 trees: much quicker where factors have many values."""
     from sklearn.ensemble import RandomForestClassifier
 
-    fitted = RandomForestClassifier(100, max_features=1.0, random_state=seed).fit(z, v)
+    with _many_values():
+        fitted = RandomForestClassifier(100, max_features=1.0, random_state=seed).fit(z, v)
     return fitted.feature_importances_, fitted.predict
+
+
+@contextlib.contextmanager
+def _many_values() -> Iterator[None]:
+    """A factor may have as many values as a part of the rows is long; that is no regression."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
+        yield
 
 
 def importance_scores(
