@@ -9,6 +9,7 @@ import os
 import platform
 import tempfile
 import tomllib
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -29,6 +30,10 @@ FORMAT = 1
 
 class RunError(ValueError):
     """A RUN folder cannot be made, or is not what it should be; the message says what to do."""
+
+
+class RecipeFailed(RunError):
+    """Somebody's own recipe raised an error, which is the cause."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +171,9 @@ class Run:
         options = self.config.recipe_options
         try:
             return build(recipe, self.description, options, seed)
-        except AttributeError:
+        except RecipeFailed as error:
+            if not isinstance(error.__cause__, AttributeError):
+                raise
             # somebody's own recipe that reads rows, which a description does not have
             return build(recipe, self.data, options, seed)
 
@@ -243,6 +250,7 @@ def build(
 
     Raises:
         RunError: If the recipe returns something else.
+        RecipeFailed: If somebody's own raises an error.
     """
     import torch
 
@@ -253,21 +261,63 @@ def build(
 
     with torch.random.fork_rng(devices=[]), within_memory(name_of(recipe), RunError):
         torch.manual_seed(seed)
-        model = recipe(data, **options) if _takes_data(recipe) else recipe(**options)
+        model = _call(recipe, data, options)
     if isinstance(model, tuple) and all([isinstance(part, Joint) for part in model]):
         model = LatentVariableModel(*model)
     if not isinstance(model, torch.nn.Module) or not hasattr(model, "evidence"):
         raise RunError(
-            f"The recipe {name_of(recipe)} returned a {type(model).__name__}; it must return a "
-            f"LatentVariableModel, or a pair of a p and a q."
+            f"The recipe {name_of(recipe)} must return a LatentVariableModel, or a pair of "
+            f"Joints, p and q; it returned {_what(model)}."
         )
     return model  # type: ignore[return-value]
 
 
+def _call(recipe: Any, data: Data | Description, options: Mapping[str, Any]) -> Any:
+    """What a recipe returns; an error of somebody's own is told with the place in its file."""
+    from deeplvm.recipes import name_of
+
+    name = name_of(recipe)
+    try:
+        return recipe(data, **options) if _takes_data(recipe) else recipe(**options)
+    except RunError:
+        raise
+    except (Exception, SystemExit) as error:
+        # ours say what to do, and a lack of memory is told apart
+        if ":" not in name or name.startswith("deeplvm.") or _short_of_memory(error):
+            raise
+        problem = " ".join(str(error).split())
+        raise RecipeFailed(
+            f"The recipe {name} failed: {type(error).__name__}: {problem}{_place(recipe, error)}"
+        ) from error
+
+
+def _short_of_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+
+
+def _place(recipe: Any, error: BaseException) -> str:
+    """The line of the recipe's file on which the error came up."""
+    code = getattr(inspect.unwrap(recipe), "__code__", None)
+    steps = traceback.extract_tb(error.__traceback__)
+    lines = [step.lineno for step in steps if code and step.filename == code.co_filename]
+    return f" (line {lines[-1]} of {code.co_filename})" if code and lines else ""
+
+
+def _what(model: Any) -> str:
+    """What somebody returned, in a few words."""
+    if isinstance(model, tuple | list):
+        parts = ", ".join([type(part).__name__ for part in model])
+        return f"a {type(model).__name__} of {parts or 'nothing'}"
+    return "nothing" if model is None else f"an object of type {type(model).__name__}"
+
+
 def _takes_data(recipe: Any) -> bool:
-    """Whether a function has a parameter by position."""
+    """Whether a function has a parameter by position; one in C does not say."""
     by_position = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
-    found = inspect.signature(recipe).parameters.values()
+    try:
+        found = inspect.signature(recipe).parameters.values()
+    except ValueError:
+        return True
     return any([each.kind in (*by_position, Parameter.VAR_POSITIONAL) for each in found])
 
 

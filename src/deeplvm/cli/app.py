@@ -165,7 +165,7 @@ def _complain(message: str, code: int, error: BaseException, *, debug: bool) -> 
 
 
 def _unexpected(error: BaseException, *, debug: bool) -> int:
-    """An error that is ours: one line, and the traceback in a file."""
+    """An error that is ours, or of somebody's own function: one line, the traceback in a file."""
     text = "".join(traceback.format_exception(error))
     summary = " ".join(f"{type(error).__name__}: {error}".split())
     if debug:
@@ -178,8 +178,26 @@ def _unexpected(error: BaseException, *, debug: bool) -> int:
         where = f"the traceback is in {Path(name)}"
     except OSError:
         where = "--debug shows the traceback"
-    _say(f"deeplvm: an error of ours, {summary[:300]}; {where}")
+    place = _elsewhere(error)
+    what = f"an error of ours, {summary[:300]}" if place is None else f"{summary[:300]} ({place})"
+    _say(f"deeplvm: {what}; {where}")
     return 1
+
+
+def _elsewhere(error: BaseException) -> str | None:
+    """The line where an error came up in code that is neither ours nor installed."""
+    import sysconfig
+
+    paths = sysconfig.get_paths()
+    installed = [Path(paths[name]) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    ours = Path(__file__).parents[1]
+    for step in reversed(traceback.extract_tb(error.__traceback__)):
+        file = Path(step.filename)
+        if file.is_relative_to(ours):
+            return None
+        if file.is_file() and not any([file.is_relative_to(path) for path in installed]):
+            return f"line {step.lineno} of {file}"
+    return None
 
 
 def _leave_for_torchrun(line: str) -> None:

@@ -86,11 +86,11 @@ def batches_of(
     if not names:
         raise ValueError(
             f"The data have {', '.join(tensors) or 'nothing'}, of which the model reads none; its "
-            f"names are {', '.join(sorted(model.names))}."
+            f"names are {', '.join(sorted(model.names))}: call one of them as the data do."
         )
     rows = len(tensors[names[0]])
     if rows == 0:
-        raise ValueError(f"There are no rows to evaluate; {split!r} is empty.")
+        raise ValueError(f"There are no rows to evaluate: {split!r} is empty; name another split.")
     if isinstance(data, Mapping):
         holes = frozenset([name for name in names if _has_nan(data[name])])
         data_rows = rows

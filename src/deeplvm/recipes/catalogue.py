@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.util
 import inspect
 import os
 import re
@@ -11,6 +12,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeVar
 
 # `(data, *, options) -> LatentVariableModel`; nothing more is asked of it
@@ -126,14 +128,16 @@ def _own(name: str) -> Recipe:
     module_name, _, attribute = name.partition(":")
     if not module_name or not attribute:
         raise RecipeError(f"{name!r} is not package.module:function; both sides need a name.")
-    here = os.getcwd()
+    here, file = os.getcwd(), None
     if module_name.endswith(".py"):
-        file = Path(module_name).absolute()
-        here, module_name = str(file.parent), file.stem
+        file = Path(module_name).expanduser().absolute()
+        if not file.is_file():
+            raise RecipeError(f"There is no file {file} for the recipe {name!r}.")
+        here = str(file.parent)
     if here not in sys.path:
         sys.path.insert(0, here)
     try:
-        module = importlib.import_module(module_name)
+        module = importlib.import_module(module_name) if file is None else _module_of(file)
     except ModuleNotFoundError as error:
         if error.name is None or not module_name.startswith(error.name):
             raise RecipeError(
@@ -143,10 +147,11 @@ def _own(name: str) -> Recipe:
             f"There is no module {module_name!r} for the recipe {name!r}; it is looked for in "
             f"{here} and among the installed packages."
         ) from error
-    except (SyntaxError, ValueError, TypeError, NameError, AttributeError, ImportError) as error:
+    except (Exception, SystemExit) as error:
         problem = " ".join(str(error).split())
+        written = module_name if file is not None else f"{module_name}.py"
         raise RecipeError(
-            f"{module_name}.py of the recipe {name!r} cannot be imported: "
+            f"{written} of the recipe {name!r} cannot be imported: "
             f"{type(error).__name__}: {problem}"
         ) from error
     recipe = getattr(module, attribute, None)
@@ -157,6 +162,27 @@ def _own(name: str) -> Recipe:
             f"{', '.join(functions) or 'none at all'}."
         )
     return recipe
+
+
+def _module_of(file: Path) -> ModuleType:
+    """A file as a module, whatever other modules have its name; called by its whole path.
+
+    So :func:`name_of` finds it from any folder.
+    """
+    known = sys.modules.get(str(file))
+    if known is not None:
+        return known
+    specification = importlib.util.spec_from_file_location(str(file), file)
+    if specification is None or specification.loader is None:
+        raise ImportError(f"{file} is no file of Python")
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[str(file)] = module  # dataclasses look their module up
+    try:
+        specification.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[str(file)]
+        raise
+    return module
 
 
 def name_of(recipe: Recipe) -> str:
