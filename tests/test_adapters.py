@@ -150,6 +150,20 @@ def test_a_pair_of_pythae_is_scored_by_its_own_loss() -> None:
     assert model.sample(5)["x"].value.shape == (5, 1, 28, 28)
 
 
+def test_a_likelihood_can_be_compiled() -> None:
+    torch.manual_seed(0)
+    decoder = nn.Sequential(nn.Linear(2, 3), nn.Sigmoid())
+    model = encoder_decoder(nn.Linear(3, 4), decoder, latent=2, shape=3, decoded="probabilities")
+    x = torch.tensor([[0.0, 1.0, 1.0], [1.0, 0.0, 1.0]])
+    compiled, plain = (
+        importance_sampling(model, {"x": x}, 50, compile=each).log_px for each in (True, False)
+    )
+    assert torch.allclose(compiled, plain, atol=1e-10)
+    x[1, 2] = 0.5  # seen by what is compiled only
+    with pytest.raises(ValueError, match=r"log q of x is not a number, or \+inf, in 1 rows"):
+        importance_sampling(model, {"x": x}, 50, compile=True, batch_size=1)
+
+
 def test_flat_encoders_take_images() -> None:
     encoder, decoder = nn.Linear(12, 4), nn.Linear(2, 12)
     model = encoder_decoder(encoder, decoder, latent=2, shape=(1, 4, 3), takes=12)
@@ -185,6 +199,17 @@ def test_probabilities_rounded_to_one_stay_finite() -> None:
     assert scores.isfinite().all()
     assert scores.flatten()[0] > -1e-6
     assert scores.flatten()[1] < -15
+
+
+@pytest.mark.parametrize("value", [0.4, 16.0, -1.0])
+def test_grey_values_have_no_bernoulli(value: float) -> None:
+    model = encoder_decoder(nn.Linear(3, 4), nn.Linear(2, 3), latent=2, shape=3)
+    x = torch.zeros(5, 3)
+    assert model.evidence({"x": x}).log_weight.isfinite().all()
+    x[3, 1] = value
+    for particles in (1, 4):
+        with pytest.raises(ValueError, match=r"0 and 1, and x has values from .* Binarize"):
+            model.evidence({"x": x}, particles=particles)
 
 
 @pytest.mark.parametrize(

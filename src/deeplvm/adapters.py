@@ -63,7 +63,8 @@ def encoder_decoder(
         prior: a conditional without parents, if other than the standard normal.
 
     Raises:
-        ValueError: ``likelihood`` or ``decoded`` is none of these, or ``scale`` is not positive.
+        ValueError: ``likelihood`` or ``decoded`` is none of these, or ``scale`` is not positive;
+            when x is scored, it has other values than 0 and 1 under ``"bernoulli"``.
 
     Examples:
         >>> encoder, decoder = nn.Linear(6, 4), nn.Linear(2, 6)
@@ -194,7 +195,9 @@ class _Binary:
         raw = _named(answer, _VALUES)
         raw = raw.reshape(len(raw), *self.shape)
         if self.probabilities:
-            if bool(((raw < 0) | (raw > 1)).any()):
+            # what is compiled has been called as it is before
+            checked = not torch.compiler.is_compiling()
+            if checked and bool(((raw < 0) | (raw > 1)).any()):
                 raise ValueError(
                     "The decoder's probabilities are not all between 0 and 1; if they are logits, "
                     "say decoded='logits'."
@@ -202,8 +205,24 @@ class _Binary:
             # in float32 a logit above 17 is a probability of 1: the largest below it is 1 - 6e-8
             eps = torch.finfo(raw.dtype).eps / 2
             raw = raw.clamp(torch.finfo(raw.dtype).tiny, 1.0 - eps).logit()
-        elements = Bernoulli(logits=raw, validate_args=False)
+        elements = _Bits(logits=raw, validate_args=False)
         return Independent(elements, len(self.shape), validate_args=False)
+
+
+class _Bits(Bernoulli):
+    """A Bernoulli that refuses other values, for which the cross entropy is a number too."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        other = (value != 0) & (value != 1)
+        if torch.compiler.is_compiling():  # nothing can be raised there
+            return torch.where(other, torch.nan, super().log_prob(value))
+        if bool(other.any()):
+            raise ValueError(
+                f"A Bernoulli is of values 0 and 1, and x has values from {float(value.min()):g} "
+                f"to {float(value.max()):g}, whose cross entropy is no likelihood. Binarize them, "
+                f"load(..., binarize='static'), or say which likelihood= they have."
+            )
+        return super().log_prob(value)
 
 
 class _Real:
