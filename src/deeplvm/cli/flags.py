@@ -247,7 +247,8 @@ def _words(hint: Any, name: str, default: Any) -> Any:
     if hint in _WORDS or origin is Literal:
         return hint
     if origin in (tuple, list) or (inspect.isclass(origin) and issubclass(origin, Sequence)):
-        words = [_words(each, name, default) for each in inner if each is not Ellipsis]
+        # a name stands for all of it: for the list of phases, not for one of them
+        words = [_words(each, "", default) for each in inner if each is not Ellipsis]
         if None in words or not words:
             return None
         fixed = origin is tuple and Ellipsis not in inner
