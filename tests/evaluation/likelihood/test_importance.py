@@ -184,7 +184,7 @@ def test_float32_models_are_summed_in_float64() -> None:
 
 def test_what_is_refused() -> None:
     model = small()
-    with pytest.raises(ValueError, match="at least 1; found 0"):
+    with pytest.raises(ValueError, match="particles is at least 1, found 0"):
         importance_sampling(model, {"x": torch.zeros(2, 3)}, particles=0)
     with pytest.raises(ValueError, match="The data have y, of which the model reads none"):
         importance_sampling(model, {"y": torch.zeros(2)})

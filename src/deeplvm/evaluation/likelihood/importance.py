@@ -14,6 +14,7 @@ from deeplvm.evaluation.batches import batches_of, evaluating
 from deeplvm.evaluation.likelihood.chunks import Chunks, plan
 from deeplvm.evaluation.likelihood.compiled import Compile, choose
 from deeplvm.evaluation.likelihood.pareto import TOO_HEAVY
+from deeplvm.evaluation.likelihood.rowwise import at_least
 from deeplvm.evaluation.likelihood.totals import Totals
 from deeplvm.evaluation.numbers import finite, number, stderr_of
 from deeplvm.gradients import Draw
@@ -225,15 +226,7 @@ def importance_sampling(
         >>> bool((estimate.log_px >= estimate.elbo).all()), [p.particles for p in estimate.curve]
         (True, [1, 5, 10, 50, 100, 500, 1000])
     """
-    if (
-        particles < 1
-        or (chunk is not None and chunk < 1)
-        or (batch_size is not None and batch_size < 1)
-    ):
-        raise ValueError(
-            f"particles, chunk and batch_size are at least 1; found {particles}, {chunk}, "
-            f"{batch_size}."
-        )
+    at_least(1, particles=particles, chunk=chunk, batch_size=batch_size)
     rows = batches_of(model, data, split, omit=tuple(draw or ()))
     group = processes()
     with evaluating(model, seed):

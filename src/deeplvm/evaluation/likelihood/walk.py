@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from deeplvm.evaluation.likelihood.rowwise import at_least
 from deeplvm.gradients import Draw, Enumerated
 from deeplvm.inference.hamiltonian import Point, adapted, transition
 from deeplvm.inference.latent_space import LatentSpace
@@ -175,9 +176,7 @@ def exactly(space: LatentSpace) -> dict[str, Tensor]:
 
 def check(start: Start, draw: Mapping[str, Draw] | None, **numbers: int | None) -> None:
     """Refuse what is no walk."""
-    for name, value in numbers.items():
-        if value is not None and value < 1:
-            raise ValueError(f"{name} is at least 1, found {value}.")
+    at_least(1, **numbers)
     if start not in ("prior", "posterior"):
         raise ValueError(f"start is 'prior' or 'posterior', not {start!r}.")
     for name, way in (draw or {}).items():
