@@ -3,8 +3,8 @@ r"""Disentanglement, completeness and informativeness, from what a predictor loo
 from __future__ import annotations
 
 import contextlib
-import warnings
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
