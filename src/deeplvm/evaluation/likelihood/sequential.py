@@ -108,7 +108,7 @@ def sequential_monte_carlo(
     where their effective number is small, and moved by a Hamiltonian transition:
 
     .. math:: \hat p(x) = \prod_t \sum_k W_{t-1}^k\,
-              \Big(\frac{p(x, z_{t-1}^k)}{f_0(z_{t-1}^k)}\Big)^{\beta_t - \beta_{t-1}}
+              \left(\frac{p(x, z_{t-1}^k)}{f_0(z_{t-1}^k)}\right)^{\beta_t - \beta_{t-1}}
 
     Resampling takes chains from where they are lost to where they count, so far fewer
     temperatures are needed than without.
