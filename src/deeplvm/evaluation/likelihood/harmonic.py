@@ -148,7 +148,7 @@ def harmonic_likelihood(
     batch_size: int = 100,
     seed: int = 0,
 ) -> HarmonicEstimate:
-    r""":math:`\hat p(x) = \left(\frac1L \sum_l \frac{\hat q(z_l)}{p(z_l)\, p(x | z_l)}\right)^{-1}`.
+    r""":math:`1 / \hat p(x) = \frac1L \sum_l \hat q(z_l) / (p(z_l)\, p(x | z_l))`.
 
     The :math:`z_l` are draws of the posterior by Hamiltonian Monte Carlo, :math:`\hat q` is a
     density that was fitted to other draws of it, by chains of their own. The mean in brackets
