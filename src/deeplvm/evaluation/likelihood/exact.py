@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.distributions import Independent
 
 from deeplvm.evaluation.batches import batches_of, evaluating
-from deeplvm.evaluation.likelihood.rowwise import RowEstimate, at_least, row_by_row
+from deeplvm.evaluation.likelihood.estimate import RowEstimate
+from deeplvm.evaluation.likelihood.rowwise import at_least, row_by_row
 from deeplvm.gradients import Enumerated, Sampled
 from deeplvm.joint import as_site, embed, owner_of
 from deeplvm.model import LatentVariableModel

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from deeplvm.evaluation.likelihood.rowwise import RowEstimate, at_least, row_by_row
+from deeplvm.evaluation.likelihood.estimate import RowEstimate
+from deeplvm.evaluation.likelihood.rowwise import at_least, row_by_row
 from deeplvm.evaluation.likelihood.sequential import Population
 from deeplvm.gradients import Sampled
 from deeplvm.joint import Joint

@@ -17,8 +17,8 @@ from torch.distributions import (
     MultivariateNormal,
 )
 
+from deeplvm.evaluation.likelihood.estimate import RowEstimate
 from deeplvm.evaluation.likelihood.rowwise import (
-    RowEstimate,
     at_least,
     latent_dimensions,
     row_by_row,

@@ -13,6 +13,7 @@ from torch import Tensor
 from deeplvm.evaluation.batches import batches_of, evaluating
 from deeplvm.evaluation.likelihood.chunks import Chunks, plan
 from deeplvm.evaluation.likelihood.compiled import Compile, choose
+from deeplvm.evaluation.likelihood.estimate import RowEstimate
 from deeplvm.evaluation.likelihood.pareto import TOO_HEAVY
 from deeplvm.evaluation.likelihood.rowwise import at_least
 from deeplvm.evaluation.likelihood.totals import Totals
@@ -45,7 +46,7 @@ class CurvePoint:
 
 
 @dataclass(frozen=True, eq=False)
-class ImportanceEstimate:
+class ImportanceEstimate(RowEstimate):
     r"""Log-likelihood of each row, estimated by importance sampling; nats, higher is better.
 
     With draws :math:`z_k \sim q(z | x)` and :math:`w_k = p(x, z_k) / q(z_k | x)`,
@@ -71,8 +72,6 @@ class ImportanceEstimate:
             :meth:`to_dict`.
     """
 
-    log_px: Tensor
-    log_px_stderr: Tensor
     elbo: Tensor
     terms: dict[str, Tensor]
     ess: Tensor
@@ -83,26 +82,6 @@ class ImportanceEstimate:
     observed: tuple[str, ...]
     latents: tuple[str, ...]
     compile_seconds: float = 0.0
-
-    @property
-    def rows(self) -> int:
-        """Number of rows."""
-        return len(self.log_px)
-
-    @property
-    def mean(self) -> float:
-        """Mean of ``log_px`` over rows."""
-        return float(self.log_px.mean())
-
-    @property
-    def stderr(self) -> float:
-        """Standard error of :attr:`mean` over rows, with Monte-Carlo noise; NaN for one row."""
-        return stderr_of(self.log_px)
-
-    @property
-    def monte_carlo_stderr(self) -> float:
-        """The part of :attr:`stderr` that more particles would remove."""
-        return float(self.log_px_stderr.square().sum().sqrt() / self.rows)
 
     @property
     def heavy(self) -> float:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
+from deeplvm.evaluation.likelihood.estimate import RowEstimate
 from deeplvm.evaluation.likelihood.rowwise import (
-    RowEstimate,
     at_least,
     latent_dimensions,
     row_by_row,

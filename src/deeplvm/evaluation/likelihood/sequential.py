@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from deeplvm.evaluation.likelihood.estimate import RowEstimate
 from deeplvm.evaluation.likelihood.rowwise import (
-    RowEstimate,
     at_least,
     latent_dimensions,
     row_by_row,
