@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from torch.distributions import Independent, Uniform
 
 from deeplvm import Joint, LatentVariableModel
 from deeplvm.conditionals import Gaussian, Poisson
+from deeplvm.conditionals.columns import Columns
 from deeplvm.data import Data
 from deeplvm.diagnosis import Effort, Verdict, diagnose
 from deeplvm.diagnosis.rules import data, latents, likelihood, samples, training
@@ -83,6 +85,16 @@ def test_constant_columns() -> None:
     assert "--drop c4" in verdict.remedy
 
 
+def test_constant_columns_of_counts_have_no_density() -> None:
+    model = LatentVariableModel(Joint({"x": Poisson(COLUMNS)}))
+    rows = [normal(count, 6, seed=count).abs().round() for count in (ROWS, HELD_OUT)]
+    for each in rows:
+        each[:, 2] = 0.0
+    verdict = seen(data.constant_columns, model, table(*rows, likelihood="poisson", kind="counts"))
+    assert verdict.numbers["columns"] == ["c2"]
+    assert "density" not in verdict.seen
+
+
 def test_codes_under_a_density() -> None:
     weight = loadings(2)
     rows = [drawn(weight, count, seed) for count, seed in ((ROWS, 10), (HELD_OUT, 20))]
@@ -123,6 +135,21 @@ def test_a_scale_at_its_floor() -> None:
         data.scale_at_its_floor, model, table(normal(90, 6, seed=0), normal(50, 6, seed=1))
     )
     assert abs(verdict.numbers["share"] - 1 / 6) < 1e-9
+
+
+def test_a_scale_at_its_floor_among_columns_of_several_kinds() -> None:
+    """Of three reals beside three counts one has nothing to its name but the floor."""
+    real = partial(Gaussian, 3, scale="dimension")
+    groups = [((0, 2, 4), real), ((1, 3, 5), partial(Poisson, 3))]
+    model = LatentVariableModel(Joint({"x": Columns(groups)}))
+    with torch.no_grad():
+        model.p["x"].groups[0].scale.raw[1] = -30.0  # type: ignore[union-attr, index]
+    rows = [normal(count, 6, seed=count) for count in (90, 50)]
+    for each in rows:
+        each[:, 1::2] = each[:, 1::2].abs().round()
+    verdict = seen(data.scale_at_its_floor, model, table(*rows))
+    assert abs(verdict.numbers["share"] - 1 / 3) < 1e-9
+    assert "p(c0, c2, c4 | z)" in verdict.seen
 
 
 def test_impossible_rows() -> None:
@@ -282,6 +309,13 @@ def test_a_model_without_held_out_rows_is_refused() -> None:
     rows = table(normal(30, 6, seed=0), normal(0, 6, seed=1))
     with pytest.raises(ValueError, match="--split"):
         diagnose(linear(loadings(2)), rows)
+
+
+def test_a_model_with_few_rows_is_refused() -> None:
+    for train, held, rows in ((30, 4, 400), (4, 30, 400), (30, 30, 4)):
+        few = table(normal(train, 6, seed=0), normal(held, 6, seed=1))
+        with pytest.raises(ValueError, match="needs 5 or more"):
+            diagnose(linear(loadings(2)), few, effort=replace(SMALL, rows=rows))
 
 
 def test_what_cannot_be_measured_is_told() -> None:

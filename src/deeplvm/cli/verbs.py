@@ -133,7 +133,12 @@ def evaluate(  # noqa: D417 - the types say the rest
     with together(device) as here:
         opened, model, rows = _model_and_rows(here, run, data)
         model = model.to(place(device))
-        chosen = split or ("test" if rows.rows("test") else "valid")
+        chosen = _chosen(rows, split)
+        if ais and min(chain_rows, rows.rows(chosen)) < 2:
+            raise ValueError(
+                f"--ais compares estimates row by row, and needs 2 rows or more; --chain-rows is "
+                f"{chain_rows}, and {rows.name} has {rows.rows(chosen)} {chosen} rows."
+            )
         if opened is not None and data is None:
             measured = evaluate_into(opened, model, rows, split=chosen, **options)
         else:
@@ -412,7 +417,7 @@ def diagnose(  # noqa: D417 - the types say the rest
         opened.model.to(place(device)),
         opened.data,
         read_metrics(opened.folder / "metrics.jsonl"),
-        settings=opened.config.training,
+        settings={**opened.config.recipe_options, **opened.config.training},
         split=split,
         effort=Effort(rows=rows, particles=particles),
         everything=not quick,

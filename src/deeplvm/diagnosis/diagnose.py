@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +15,9 @@ from deeplvm.diagnosis.examination import CannotMeasure, Effort, Examination
 from deeplvm.diagnosis.figures import Figure, drawn
 from deeplvm.diagnosis.rules import RULES, Rule
 from deeplvm.diagnosis.verdict import Verdict
+from deeplvm.evaluation.summary import FEWEST_ROWS
 from deeplvm.model import LatentVariableModel
+from deeplvm.run import write_atomically
 
 if TYPE_CHECKING:
     from deeplvm.data.records import Data, Split
@@ -54,7 +58,7 @@ class Diagnosis:
         raise KeyError(name)
 
     @property
-    def names(self) -> tuple[str, ...]:
+    def faults(self) -> tuple[str, ...]:
         """The names of the faults that were found."""
         return tuple([verdict.name for verdict in self.verdicts])
 
@@ -83,19 +87,29 @@ class Diagnosis:
 
     def figures(self) -> list[Figure]:
         """A figure of each measurement that was made."""
+        return self._figures
+
+    @cached_property
+    def _figures(self) -> list[Figure]:
         return list(drawn(self.examination.measured))
 
     def write(self, folder: Path) -> None:
-        """Write ``diagnosis.json`` and its figures into a RUN folder; older ones go."""
-        from deeplvm.run import write_atomically
+        """Write ``diagnosis.json`` and its figures into a RUN folder; older ones go.
 
-        beside = folder / "figures"
-        beside.mkdir(exist_ok=True)
-        for old in beside.glob("*.svg"):
-            old.unlink()
-        for figure in self.figures():
-            write_atomically(beside / f"{figure.name}.svg", figure.image.encode())
-        write_atomically(folder / "diagnosis.json", self.to_json().encode())
+        All are written beside their places first, so that a full disk leaves the older ones.
+        """
+        beside, figures = folder / "figures", self.figures()
+        with tempfile.TemporaryDirectory(prefix=".diagnosis-", dir=folder) as name:
+            fresh = Path(name)
+            for figure in figures:
+                write_atomically(fresh / f"{figure.name}.svg", figure.image.encode())
+            write_atomically(fresh / "diagnosis.json", self.to_json().encode())
+            beside.mkdir(exist_ok=True)
+            for old in beside.glob("*.svg"):
+                old.unlink()
+            for figure in figures:
+                (fresh / f"{figure.name}.svg").replace(beside / f"{figure.name}.svg")
+            (fresh / "diagnosis.json").replace(folder / "diagnosis.json")
 
     def to_json(self) -> str:
         """The text of ``diagnosis.json``."""
@@ -114,7 +128,10 @@ class Diagnosis:
             lines += [f"   {line}" for line in self.sound]
         if self.impossible:
             lines += ["", "Could not be measured:"]
-            lines += [f"   {name}: {why}" for name, why in self.impossible.items()]
+            # what has the same reason is told together
+            for why in dict.fromkeys(self.impossible.values()):
+                lines += [f"   {name}" for name, each in self.impossible.items() if each == why]
+                lines.append(f"      {why}")
         return "\n".join(lines)
 
     def __str__(self) -> str:
@@ -157,7 +174,7 @@ def diagnose(
         progress: Told what is looked for next.
 
     Raises:
-        ValueError: If there are no held-out rows.
+        ValueError: If there are no held-out rows, or fewer than five of any.
     """
     chosen: Split | None = split or next(
         (each for each in ("test", "valid") if data.rows(each)), None
@@ -167,7 +184,15 @@ def diagnose(
             f"A diagnosis needs rows that training did not see, and {data.name} has none; split "
             f"it: --split 0.8 0.1 0.1"
         )
-    seen = Examination(model, data, chosen, metrics, settings or {}, effort or Effort(), seed)
+    effort = effort or Effort()
+    for each in ("train", chosen):
+        if min(data.rows(each), effort.rows) < FEWEST_ROWS:
+            raise ValueError(
+                f"A diagnosis compares rows: it needs {FEWEST_ROWS} or more (--rows), and of "
+                f"training and held-out rows as many; {data.name} has {data.rows(each)} {each} "
+                f"rows, of which {effort.rows} would be looked at."
+            )
+    seen = Examination(model, data, chosen, metrics, settings or {}, effort, seed)
     verdicts: list[Verdict] = []
     sound: list[str] = []
     not_asked: dict[str, str] = {}

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from deeplvm.conditionals.columns import Columns
 from deeplvm.data.shapes import shapes3d
 from deeplvm.data.sprites import sprites
+from deeplvm.distributions.product import Product
 from deeplvm.evaluation.batches import Batches, batches_of, evaluating
 from deeplvm.evaluation.bound.gaps import InferenceGaps
 from deeplvm.evaluation.bound.generalisation import GeneralisationGap, generalisation_gap
@@ -110,6 +112,18 @@ class Examination:
     def measured(self) -> Mapping[str, Any]:
         """What has been measured so far, by name."""
         return self._kept
+
+    def takes(self, option: str) -> bool:
+        """Whether the recipe has an option, so that a remedy may name its flag.
+
+        Where nothing is known of the settings, it may.
+        """
+        return not self.settings or option in self.settings
+
+    def flag(self, text: str) -> str:
+        """A flag in brackets, where the recipe has it; else nothing."""
+        name = text.split()[0].removeprefix("--").replace("-", "_")
+        return f" ({text})" if self.takes(name) else ""
 
     @cached_property
     def variable(self) -> Variable:
@@ -292,11 +306,11 @@ class Examination:
     @property
     def disentanglement(self) -> Disentanglement:
         """Whether each latent is about one factor, for data that are drawn from factors."""
+        drawn_here = {"sprites": sprites, "shapes3d": shapes3d}
+        if self.data.source not in drawn_here:  # of few data it could be expected: no word of it
+            raise CannotMeasure("These data come without the factors they were drawn from.")
 
         def measure() -> Disentanglement:
-            drawn_here = {"sprites": sprites, "shapes3d": shapes3d}
-            if self.data.source not in drawn_here:
-                raise ValueError("these data come without the factors they were drawn from")
             rows = self.effort.rows
             return disentanglement(
                 self.model,
@@ -369,7 +383,7 @@ class Examination:
         r"""Standard deviations of p(x | z) in the network's units, and their lower bound, by name.
 
         Of conditionals of observed names that learn a scale above a ``minimum``; shape
-        ``(rows, elements)``.
+        ``(rows, elements)``. Of a table of columns of several kinds, by the columns' names.
         """
 
         def measure() -> dict[str, tuple[Tensor, float]]:
@@ -381,21 +395,42 @@ class Examination:
                 for name in given:
                     if name not in self.model.p.names:
                         continue
-                    bound = _floor(self.model.p[name])
-                    site = trace[name]
-                    if bound is None or site.distribution is None or _is_mass(site.distribution):
-                        continue
-                    scale = site.distribution.stddev
-                    units = getattr(self.model.p[name], "units", None)
-                    if units is not None:
-                        scale = scale / units.std
-                    shape = given[name].shape
-                    found[name] = (scale.expand(shape).flatten(1).clone(), bound)
+                    for label, conditional, distribution in self._parts_of(name, trace[name]):
+                        bound = _floor(conditional)
+                        if bound is None or distribution is None or _is_mass(distribution):
+                            continue
+                        scale = distribution.stddev
+                        units = getattr(conditional, "units", None)
+                        if units is not None:
+                            scale = scale / units.std
+                        shape = (len(given[name]), *distribution.event_shape)
+                        found[label] = (scale.expand(shape).flatten(1).clone(), bound)
             if not found:
                 raise ValueError("No observed name has a scale that is learned above a bound.")
             return found
 
         return self.once("learned scales", measure)
+
+    def _parts_of(self, name: str, site: Any) -> list[tuple[str, torch.nn.Module, Any]]:
+        """What a name is made of: itself, or groups of columns, each with its distribution."""
+        conditional, distribution = self.model.p[name], site.distribution
+        if not isinstance(conditional, Columns) or not isinstance(distribution, Product):
+            return [(name, conditional, distribution)]
+        variable = self.data.variables.get(name)
+        columns = variable.columns if variable is not None else ()
+        parts = []
+        places = distribution.order.split(distribution.sizes)
+        for group, part, where in zip(conditional.groups, distribution.parts, places, strict=True):
+            names = [columns[i] if columns else f"{name}[{i}]" for i in where.tolist()]
+            parts.append((listed(names), group, part))
+        return parts
+
+
+def listed(names: Any, most: int = 5) -> str:
+    """Some names, and how many more there are."""
+    shown = [str(name) for name in list(names)[:most]]
+    rest = len(names) - len(shown)
+    return ", ".join(shown) + (f" and {rest} more columns" if rest else "")
 
 
 def _is_mass(distribution: Distribution) -> bool:

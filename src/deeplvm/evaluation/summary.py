@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
 _RISE = 0.05
 # A few such rows in a hundred move the mean by less than its error.
 _HEAVY = 0.01
+FEWEST_ROWS = 5
+"""In fewer rows whatever is said to vary, or not to vary, over rows is chance."""
+LITTLE = 0.5
+"""Nats; a latent that costs less can say no more about a row."""
 # Entries of evaluation.json that are there only where they were asked for.
 _ASKED = ("gaps", "annealing", "sandwich")
 
@@ -234,6 +239,25 @@ def evaluate(
         >>> print(f"{evaluation.log_px['value']:.4f}")  # - log 2 pi
         -1.8379
     """
+    rows = batches_of(model, data, split, omit=tuple(draw or ()))
+    # first what may be impossible for a model: it is refused before anything takes its time
+    gaps = annealing = both = None
+    if gap_rows is not None:
+        with _asked_for("gap_rows (--gaps)"):
+            options: dict[str, Any] = {"split": split, "draw": draw, "seed": seed}
+            gaps = inference_gaps(model, data, rows=gap_rows, particles=particles, **options)
+    if annealed_rows is not None:
+        with _asked_for("annealed_rows (--ais)"):
+            annealing = convergence(
+                model, data, steps_to(particles), steps_to(temperatures), chains=chains, draw=draw,
+                split=split, rows=annealed_rows, seed=seed,
+            )  # fmt: skip
+    if simulated_rows is not None:
+        with _asked_for("simulated_rows (--sandwich)"):
+            both = sandwich(
+                model, simulated_rows, chains, temperatures, draw=draw,
+                given=_inputs(model, data, split, simulated_rows), seed=seed,
+            )  # fmt: skip
     estimate = importance_sampling(
         model,
         data,
@@ -245,22 +269,6 @@ def evaluate(
         seed=seed,
     )
     use = latent_use(model, data, split=split, draw=draw, seed=seed)
-    gaps = None
-    if gap_rows is not None:
-        options: dict[str, Any] = {"split": split, "draw": draw, "seed": seed}
-        gaps = inference_gaps(model, data, rows=gap_rows, particles=particles, **options)
-    annealing = both = None
-    if annealed_rows is not None:
-        annealing = convergence(
-            model, data, steps_to(particles), steps_to(temperatures), chains=chains, draw=draw,
-            split=split, rows=annealed_rows, seed=seed,
-        )  # fmt: skip
-    if simulated_rows is not None:
-        both = sandwich(
-            model, simulated_rows, chains, temperatures, draw=draw,
-            given=_inputs(model, data, split, simulated_rows), seed=seed,
-        )  # fmt: skip
-    rows = batches_of(model, data, split, omit=tuple(draw or ()))
     counted = [count_elements(given, estimate.observed) for _, given in rows.each(4096)]
     variables = _variables(data)
     known = {name: variables[name] for name in estimate.observed if name in variables}
@@ -282,7 +290,7 @@ def evaluate(
         latents={name: latent.to_dict() for name, latent in use.items()},
         warnings=[
             *likelihood_warnings(estimate),
-            *collapse_warnings(_read_by_p(model, use)),
+            *(collapse_warnings(_read_by_p(model, use)) if rows.rows >= FEWEST_ROWS else []),
             *_rows_warning(rows.rows),
         ],
         settings={
@@ -296,6 +304,17 @@ def evaluate(
         annealing=None if annealing is None else annealing.to_dict(),
         sandwich=None if both is None else both.to_dict(),
     )
+
+
+@contextlib.contextmanager
+def _asked_for(what: str) -> Iterator[None]:
+    """Say of an error which of the measurements it is about, and that the others go without it."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(
+            f"{what} cannot be had here: {error} Leave it out for the rest."
+        ) from error
 
 
 def _inputs(
@@ -357,7 +376,14 @@ def collapse_warnings(use: Mapping[str, LatentUse]) -> list[str]:
     """Which latents carry nothing about a row, in words."""
     found = []
     for name, latent in use.items():
-        if latent.collapsed:
+        if latent.collapsed and latent.kl >= LITTLE:
+            found.append(
+                f"In none of the {latent.dimensions} dimensions of {name} does the posterior mean "
+                f"vary over the data by more than {ACTIVE:g}, and yet it costs {latent.kl:.1f} "
+                f"nats: each says very little, or the posterior is the same for all rows and not "
+                f"the prior. Train longer, or try a smaller {name}."
+            )
+        elif latent.collapsed:
             found.append(
                 f"{name} has collapsed: in none of its {latent.dimensions} dimensions does the "
                 f"posterior mean vary over the data by more than {ACTIVE:g}, so the model ignores "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from deeplvm.limits import parse_json
 from deeplvm.report import figures
 from deeplvm.report.material import STEPS, Material, Traversal
 from deeplvm.report.tables import html_table
@@ -154,8 +154,8 @@ def write_report(run: Run | str | Path) -> Path:
     evaluation = None
     if measured.exists():
         try:
-            evaluation = Evaluation.from_dict(json.loads(measured.read_text("utf-8")))
-        except (json.JSONDecodeError, TypeError) as error:
+            evaluation = Evaluation.from_dict(parse_json(measured.read_bytes()))
+        except (ValueError, TypeError) as error:
             raise ValueError(
                 f"{measured} is damaged ({error}); write it again with: "
                 f"deeplvm evaluate {opened.folder}"
@@ -209,11 +209,14 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     records: list[dict[str, Any]] = []
     if not path.exists():
         return records
-    for line in path.read_text("utf-8").splitlines():
+    for line in path.read_text("utf-8", errors="replace").splitlines():
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
+            record = parse_json(line)
+        except ValueError:
             break
+        if not isinstance(record, dict) or "epoch" not in record:
+            break
+        records.append(record)
     return records
 
 
@@ -226,15 +229,34 @@ def _read_diagnosis(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        plain = json.loads(path.read_text("utf-8"))
-        known = {"verdicts", "looked_for_in_vain", "title", "figures"}
-        if not isinstance(plain, dict) or not known <= set(plain):
+        plain = parse_json(path.read_bytes())
+        if not isinstance(plain, dict) or not _is_whole(plain):
             raise ValueError("entries are missing")
     except ValueError as error:
         raise ValueError(
             f"{path} is damaged ({error}); write it again with: deeplvm diagnose {path.parent}"
         ) from error
-    return plain
+    run = str(path.parent)
+    told = [
+        each | {"remedy": str(each["remedy"]).replace("RUN", run)} for each in plain["verdicts"]
+    ]
+    return plain | {"verdicts": told}
+
+
+def _is_whole(plain: Mapping[str, Any]) -> bool:
+    """Whether a diagnosis has what the page shows of it."""
+    lists = {
+        "verdicts": ("name", "seen", "remedy"),
+        "figures": ("file", "topic", "caption"),
+        "looked_for_in_vain": (),
+    }
+    for name, needed in lists.items():
+        if not isinstance(plain.get(name), list):
+            return False
+        for each in plain[name] if needed else ():
+            if not isinstance(each, dict) or not set(needed) <= set(each):
+                return False
+    return "title" in plain
 
 
 def _read_figures(folder: Path, diagnosis: Mapping[str, Any] | None) -> dict[str, Markup]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deeplvm.diagnosis.examination import SEARCHED, CannotMeasure, Examination
+from deeplvm.diagnosis.examination import SEARCHED, CannotMeasure, Examination, listed
 from deeplvm.diagnosis.verdict import Verdict
 from deeplvm.evaluation.samples.quality import draws
 
@@ -59,7 +59,7 @@ def _drawn(seen: Examination, name: str, count: int) -> Tensor:
 
 
 def constant_columns(seen: Examination) -> Verdict | None:
-    """Columns of a table that never change; a density of them has no bound but the floor."""
+    """Columns of a table that never change: there is nothing to learn of them."""
     names = _columns(seen)
     values = _rows(seen, "train", seen.variable.name, SEARCHED)
     same = [
@@ -69,10 +69,16 @@ def constant_columns(seen: Examination) -> Verdict | None:
     ]
     if not same:
         return None
+    kinds = dict(zip(names, _kinds(seen, names), strict=True))
+    why = (
+        "a density of them is as high as the likelihood's scale may become narrow, and says "
+        "nothing about the model"
+        if any([kinds[name] in _DENSITIES for name in same])
+        else "there is nothing to learn of them, and a new row that differs in one costs dearly"
+    )
     return Verdict(
         "constant columns",
-        f"{_listed(same)} never change in the training rows: a density of them is as high as the "
-        f"likelihood's scale may become narrow, and says nothing about the model.",
+        f"{listed(same)} never change in the training rows: {why}.",
         f"Leave them out: --drop {' '.join(same[:5])}",
         {"columns": same},
     )
@@ -81,9 +87,7 @@ def constant_columns(seen: Examination) -> Verdict | None:
 def few_values(seen: Examination) -> Verdict | None:
     """Whole numbers or codes under a density of reals."""
     names = _columns(seen)
-    kinds = [part.likelihood for part in seen.variable.parts] or [seen.variable.likelihood] * len(
-        names
-    )
+    kinds = _kinds(seen, names)
     values = _rows(seen, "train", seen.variable.name, SEARCHED)
     if len(values) < _MANY_ROWS:
         raise CannotMeasure(f"{len(values)} training rows are too few to tell codes from reals.")
@@ -96,7 +100,7 @@ def few_values(seen: Examination) -> Verdict | None:
         return None
     return Verdict(
         "codes under a density",
-        f"{_listed(found)} take {min(found.values())} to {max(found.values())} different values "
+        f"{listed(found)} take {min(found.values())} to {max(found.values())} different values "
         f"only, and are modelled as real numbers: the density grows without bound on values that "
         f"repeat.",
         f"If they are codes: --categories {' '.join(list(found)[:5])}; if whole numbers: "
@@ -106,7 +110,7 @@ def few_values(seen: Examination) -> Verdict | None:
 
 
 def scale_at_its_floor(seen: Examination) -> Verdict | None:
-    """The likelihood is as narrow as it may be: its density is the floor's doing."""
+    """A likelihood as narrow as it may be: its density is the floor's doing."""
     worst: tuple[float, str, float] = (0.0, "", 0.0)
     for name, (scale, floor) in seen.scales.items():
         share = float((scale < 2 * floor).double().mean()) if floor > 0 else 0.0
@@ -140,6 +144,12 @@ def impossible_rows(seen: Examination) -> Verdict | None:
     )
 
 
+def _kinds(seen: Examination, names: list[str]) -> list[str]:
+    """The likelihood of each column."""
+    parts = [part.likelihood for part in seen.variable.parts]
+    return parts or [seen.variable.likelihood] * len(names)
+
+
 def _rows(seen: Examination, split: Any, name: str, count: int) -> Tensor:
     """Values of a split, shape ``(rows, elements)``, as they rest."""
     held = getattr(seen.data, split)
@@ -152,9 +162,3 @@ def _columns(seen: Examination) -> list[str]:
     if not seen.variable.columns:
         raise CannotMeasure("The data are no table.")
     return list(seen.variable.columns)
-
-
-def _listed(names: Any, most: int = 5) -> str:
-    shown = [str(name) for name in list(names)[:most]]
-    rest = len(names) - len(shown)
-    return ", ".join(shown) + (f" and {rest} more columns" if rest else "")

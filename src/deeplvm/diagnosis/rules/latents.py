@@ -7,6 +7,7 @@ from torch import Tensor
 
 from deeplvm.diagnosis.examination import CannotMeasure, Examination
 from deeplvm.diagnosis.verdict import Verdict
+from deeplvm.evaluation.summary import LITTLE
 
 _SHUFFLES = 20
 _MOST_ELEMENTS = 400
@@ -15,7 +16,9 @@ _BUSY = 0.5  # nats; a dimension that says more is in full use
 
 def collapse(seen: Examination) -> Verdict | None:
     """A latent that says nothing about a row."""
-    dead = [name for name, latent in seen.use.items() if latent.collapsed]
+    still = [name for name, latent in seen.use.items() if latent.collapsed]
+    # many dimensions that say very little each may say much together
+    dead = [name for name in still if seen.use[name].kl < LITTLE or _says_nothing(seen, name)]
     if not dead:
         return None
     divergence = max([seen.use[name].kl for name in dead])
@@ -24,9 +27,15 @@ def collapse(seen: Examination) -> Verdict | None:
         f"{', '.join(dead)} carries nothing about a row (KL {divergence:.3f} nats, no active "
         f"dimension): p(x | z) does without it.",
         'Try --objective "free_bits(minimum=0.5)", a slow rise --kl-weight "linear(epochs=20)", '
-        "--phases aggressive, or a weaker network of p (--hidden).",
+        f"--phases aggressive, or a weaker network of p{seen.flag('--hidden')}.",
         {"latents": dead, "kl": divergence},
     )
+
+
+def _says_nothing(seen: Examination, name: str) -> bool:
+    """Whether the posterior of a latent is the same for every row, though it is not the prior."""
+    parts = seen.surgery.parts
+    return name in parts and float(parts[name].mutual_information.mean()) < LITTLE / 5
 
 
 def too_many_latents(seen: Examination) -> Verdict | None:
@@ -40,7 +49,7 @@ def too_many_latents(seen: Examination) -> Verdict | None:
                 "more latents than used",
                 f"{active} of the {latent.dimensions} dimensions of {name} are active; the others "
                 f"stay at the prior.",
-                f"--latent {active} would do as well. If more should be used: "
+                f"{_of_size(seen, name, active)} would do as well. If more should be used: "
                 f'--kl-weight "linear(epochs=20)" or --objective "free_bits(minimum=0.1)".',
                 {"latent": name, "active": active, "dimensions": latent.dimensions},
             )
@@ -56,7 +65,8 @@ def too_few_latents(seen: Examination) -> Verdict | None:
     A Rationale and Test for the Number of Factors in Factor Analysis (Horn, 1965),
     https://doi.org/10.1007/BF02289447
     """
-    busy = [latent for latent in seen.use.values() if latent.kl_by_dimension is not None]
+    names = [n for n, latent in seen.use.items() if latent.kl_by_dimension is not None]
+    busy = [seen.use[name] for name in names]
     if not busy:
         raise CannotMeasure("No latent has a divergence of each dimension.")
     least = min([float(latent.kl_by_dimension.min()) for latent in busy])  # type: ignore[union-attr]
@@ -75,9 +85,16 @@ def too_few_latents(seen: Examination) -> Verdict | None:
         f"All {dimensions} dimensions are in full use ({least:.1f} nats or more each), and what "
         f"they leave of x goes together: the largest eigenvalue of its correlations is "
         f"{found:.1f}, by chance {chance:.1f}.",
-        f"Try --latent {2 * dimensions}.",
+        f"Try {_of_size(seen, ' and '.join(names), 2 * dimensions)}.",
         {"eigenvalue": found, "by_chance": chance, "least_kl": least},
     )
+
+
+def _of_size(seen: Examination, name: str, size: int) -> str:
+    """A latent of another size: by its flag, where that is about this one alone."""
+    if len(seen.use) == 1 and seen.takes("latent"):
+        return f"--latent {size}"
+    return f"{name} of {size} dimension{'s' * (size != 1)}"
 
 
 def complete(residuals: Tensor) -> Tensor:

@@ -21,8 +21,8 @@ def unreliable_weights(seen: Examination) -> Verdict | None:
         f"In {100 * estimate.heavy:.0f} % of the {seen.held_out} rows Pareto k̂ of "
         f"{estimate.particles:,} importance weights is above 0.7: their likelihood is probably "
         f"underestimated.",
-        "Confirm the number with: deeplvm evaluate RUN --ais. A posterior that fits better makes "
-        "the weights even: --posterior iaf, or --objective iwae --particles 8.",
+        f"Confirm the number with: deeplvm evaluate RUN --ais. A posterior that fits better makes "
+        f"the weights even: {_richer(seen, 'iaf')}, or --objective iwae --particles 8.",
         {"share": estimate.heavy, "particles": estimate.particles},
     )
 
@@ -54,7 +54,7 @@ def family_too_narrow(seen: Examination) -> Verdict | None:
         "posterior family too narrow",
         f"The best q(z | x) of its family for each row still loses {number(mean, error)} nats a "
         f"row (approximation gap).",
-        "Try a richer family: --posterior full_covariance or --posterior iaf.",
+        f"Try a richer family: {_richer(seen, 'full_covariance', 'iaf')}.",
         {"gap": mean, "stderr": error},
     )
 
@@ -69,10 +69,16 @@ def encoder_too_weak(seen: Examination) -> Verdict | None:
         "encoder too weak",
         f"Refining q(z | x) for each row by itself wins {number(mean, error)} nats a row "
         f"(amortisation gap).",
-        "Try a larger encoder (--hidden 512 512), longer training, or --phases aggressive; "
-        "deeplvm.inference.SemiAmortised refines each row.",
+        f"Try a larger encoder{seen.flag('--hidden 512 512')}, longer training, or --phases "
+        f"aggressive; deeplvm.inference.SemiAmortised refines each row.",
         {"gap": mean, "stderr": error},
     )
+
+
+def _richer(seen: Examination, *families: str) -> str:
+    """Families of q, by their flags; of a recipe that has but one, where there are others."""
+    flags = " or ".join([f"--posterior {family}" for family in families])
+    return flags if seen.takes("posterior") else f"as --recipe vae has with {flags}"
 
 
 def _large(mean: float, error: float, log_px: float) -> bool:

@@ -97,7 +97,7 @@ def hollow_prior(seen: Examination) -> Verdict | None:
         f"{share} of the prior's draws lie where the posteriors of the training rows hardly are "
         f"({100 * share.expected:g} % would be right), so many samples decode latents that the "
         f"decoder has never seen.",
-        "Train longer, use fewer latents (--latent), or learn the prior: in Python, "
+        f"Train longer, use fewer latents{seen.flag('--latent')}, or learn the prior: in Python, "
         '{"z": MaskedAutoregressiveFlow(16)} in place of StandardNormal.',
         share.to_dict(),
     )
@@ -116,8 +116,8 @@ def copies(seen: Examination) -> Verdict | None:
     return Verdict(
         "memorised rows",
         f"Samples lie nearer to training rows than new rows do: {found}.",
-        "Try fewer units (--hidden), --weight-decay 1e-4, earlier stopping (--patience 10), or "
-        "more rows; do not publish samples if rows are private.",
+        f"Try fewer units{seen.flag('--hidden')}, --weight-decay 1e-4, earlier stopping "
+        f"(--patience 10), or more rows; do not publish samples if rows are private.",
         {"ratio": finite(found.ratio), "close": found.close, "exact": found.exact},
     )
 

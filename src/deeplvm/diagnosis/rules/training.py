@@ -81,8 +81,8 @@ def over_fitting(seen: Examination) -> Verdict | None:
         "over-fitting",
         f"Training rows have {gap:.2f} ± {error:.2f} nats more than {seen.held_out} rows: the "
         f"model has learned rows by heart.",
-        f"Try fewer units (--hidden), --weight-decay 1e-4 with --optimizer adamw, or more "
-        f"rows.{stop}",
+        f"Try fewer units{seen.flag('--hidden')}, --weight-decay 1e-4 with --optimizer adamw, or "
+        f"more rows.{stop}",
         {"gap": gap, "stderr": error},
     )
 
