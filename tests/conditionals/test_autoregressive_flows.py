@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 from collections.abc import Callable
 
 import pytest
@@ -16,6 +18,8 @@ from deeplvm.conditionals.flows import (
     InverseAutoregressiveFlow,
     Inverted,
     MaskedAutoregressiveFlow,
+    NeuralAutoregressiveFlow,
+    NeuralSplineFlow,
 )
 from deeplvm.conditionals.flows.inverse_autoregressive import InverseAutoregressive
 from deeplvm.conditionals.flows.masked import (
@@ -26,6 +30,7 @@ from deeplvm.conditionals.flows.masked import (
 )
 from deeplvm.distributions.transformed_normal import Bound
 from deeplvm.networks import MLP
+from deeplvm.training.rates import Average
 
 SHAPES = {"vector": (5,), "map": (2, 3, 3)}
 shapes = pytest.mark.parametrize("shape", list(SHAPES.values()), ids=list(SHAPES))
@@ -324,6 +329,119 @@ def test_a_step_of_zeros_is_the_gate_alone() -> None:
     bound = Bound(step, step.inverse, step.prepare(torch.zeros(5, 0)))
     after, _ = bound.forward(value, bound.context)
     torch.testing.assert_close(after, torch.sigmoid(torch.tensor(1.5)) * value)
+
+
+FAMILIES: dict[str, Callable[[], Flow]] = {
+    "iaf": lambda: InverseAutoregressiveFlow(4, MLP(6, 8), transforms=2, hidden=(8,)),
+    "location only": lambda: InverseAutoregressiveFlow(
+        4, MLP(6, 8), hidden=(8,), location_only=True
+    ),
+    "map": lambda: InverseAutoregressiveFlow((1, 2, 2), MLP(6, 8), hidden=(4,)),
+    "maf": lambda: MaskedAutoregressiveFlow(4, MLP(6, 8), transforms=2, hidden=(8,)),
+    "spline": lambda: NeuralSplineFlow(4, MLP(6, 8), transforms=2, hidden=(8,)),
+    "neural": lambda: NeuralAutoregressiveFlow(4, MLP(6, 8), transforms=1, hidden=(8,)),
+}
+
+
+def beside_autograd(flow: Flow) -> None:
+    for parameter in flow.parameters():
+        parameter.data.mul_(1.5)
+
+
+def loaded(flow: Flow) -> None:
+    flow.load_state_dict({name: 1.5 * value for name, value in flow.state_dict().items()})
+
+
+def an_optimiser_step(flow: Flow) -> None:
+    """Of the one that training takes: its kernel leaves the version of a tensor as it was."""
+    optimizer = torch.optim.Adam(flow.parameters(), lr=0.1, fused=True)
+    sum([p.square().sum() for p in flow.parameters()]).backward()  # type: ignore[union-attr]
+    optimizer.step()
+
+
+def an_average_in_place(flow: Flow) -> None:
+    average = Average(flow, 0.5)
+    an_optimiser_step(flow)
+    average.update()
+    average.in_place().__enter__()
+
+
+CHANGES: dict[str, Callable[[Flow], Flow | None]] = {
+    "in place": lambda flow: shaken(flow),
+    "data": beside_autograd,
+    "loaded": loaded,
+    "float32": lambda flow: flow.float(),
+    "an optimiser's step": an_optimiser_step,
+    "an average in place": an_average_in_place,
+    "deep copy": lambda flow: shaken(copy.deepcopy(flow)),
+    "pickled": lambda flow: shaken(pickle.loads(pickle.dumps(flow))),  # noqa: S301 - our own
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_pass_reads_weights_of_before(family: str, change: str) -> None:
+    """After any change of its parameters a used flow is a new one with the same parameters."""
+    torch.manual_seed(0)
+    flow = FAMILIES[family]()
+    x, given = torch.randn(3, *flow.event_shape), torch.randn(3, 6)
+
+    @torch.no_grad()
+    def both_ways(flow: Flow) -> tuple[Tensor, Tensor]:
+        torch.manual_seed(1)
+        dtype = next(flow.parameters()).dtype
+        distribution = flow(given.to(dtype))
+        return distribution.log_prob(x.to(dtype)), distribution.sample()
+
+    names = list(flow.state_dict())
+    before = both_ways(flow)
+    flow = CHANGES[change](flow) or flow
+    assert list(flow.state_dict()) == names
+    new = FAMILIES[family]().to(next(flow.parameters()).dtype)
+    new.load_state_dict(flow.state_dict())
+    after = both_ways(flow)
+    for found, expected, old in zip(after, both_ways(new), before, strict=True):
+        assert torch.equal(found, expected)
+        assert found.dtype != old.dtype or not torch.equal(found, old)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_inverse_multiplies_its_masks_once(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For all passes of a step; value and gradient are those of a product for each pass."""
+    flow = shaken(FAMILIES[family]())
+    (network, *_) = [
+        each for each in flow.modules() if isinstance(each, MaskedNetwork | MaskedConvolutions)
+    ]
+    distribution = flow(torch.randn(3, 6))
+    step, x = distribution.transforms[0], torch.randn(3, *flow.event_shape)
+    slow = step.forward if family == "maf" else step.inverse
+    counted: list[int] = []
+    kernels = MaskedConvolutions.masked if family == "map" else MaskedLinear.masked
+
+    def counting(self: MaskedLinear | MaskedConvolutions) -> list[Tensor]:
+        counted.append(1)
+        return kernels(self)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(type(network) if family == "map" else MaskedLinear, "masked", counting)
+
+    def gradients() -> tuple[Tensor, ...]:
+        y, log_det = slow(x, step.context)
+        value = (y.sin().flatten(1).sum(-1) + log_det).sum()
+        learned = [*network.parameters()]
+        return value, *torch.autograd.grad(
+            value, learned, retain_graph=True, allow_unused=True, materialize_grads=True
+        )
+
+    once = gradients()
+    layers = 1 if family == "map" else 2
+    assert len(counted) == layers
+    forward = network.forward
+    monkeypatch.setattr(network, "forward", lambda value, prepared, _: forward(value, prepared))
+    for one, other in zip(once, gradients(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+    assert len(counted) > 3 * layers  # the first time, and then once a pass
 
 
 def test_bands_leave_out_nothing() -> None:

@@ -48,7 +48,7 @@ def test_golden_step() -> None:
 
     class Golden(InverseAutoregressive):
         def _gates(
-            self, value: torch.Tensor, context: torch.Tensor
+            self, value: torch.Tensor, context: torch.Tensor, weights: object = None
         ) -> tuple[torch.Tensor, torch.Tensor]:
             first = value[..., 0]
             m = torch.stack([torch.full_like(first, 0.3), 0.5 * first - 0.2], -1)

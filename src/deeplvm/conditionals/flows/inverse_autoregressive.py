@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Size, Tensor, nn
@@ -101,8 +102,8 @@ class InverseAutoregressive(Transform):
         """The context's part of the network's first layer."""
         return self.network.prepare(context)
 
-    def _gates(self, value: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        m, s = self.network(value, context)
+    def _gates(self, value: Tensor, context: Tensor, weights: Any = None) -> tuple[Tensor, Tensor]:
+        m, s = self.network(value, context, weights)
         return m, self.forget_bias + self.limit * torch.tanh(s / self.limit)
 
     def forward(self, value: Tensor, context: Tensor) -> tuple[Tensor, Tensor | float]:
@@ -114,14 +115,15 @@ class InverseAutoregressive(Transform):
     def inverse(self, value: Tensor, context: Tensor) -> tuple[Tensor, Tensor | float]:
         before = torch.zeros_like(value)
         passes = value.shape[value.dim() - self.event_dims :].numel()
+        weights = self.network.masked()
         if self.location_only:
             for _ in range(passes):
-                before = value - self.network(before, context)[0]
+                before = value - self.network(before, context, weights)[0]
             return before, 0.0
         for _ in range(passes):  # each pass settles one more element
-            m, s = self._gates(before, context)
+            m, s = self._gates(before, context, weights)
             before = m + (value - m) / torch.sigmoid(s)
-        _, s = self._gates(before, context)
+        _, s = self._gates(before, context, weights)
         return before, self._sum(logsigmoid(s))
 
     def _sum(self, each: Tensor) -> Tensor:

@@ -1,7 +1,10 @@
 """Networks of a value and a context; masked, what they say of element i rests on earlier ones.
 
 A masked weight is multiplied by its mask at every pass, not set to zero once: whatever moves the
-parameters (weight decay, averaging, noise, a loaded file), an element never sees a later one.
+parameters (weight decay, averaging, noise, a loaded file), an element never sees a later one. An
+inverse takes many passes at the same parameters and multiplies once: they are handed what
+``masked()`` returned. Nothing outlives the call, as no mark of a tensor tells all of its changes
+(a fused optimiser, ``.data`` and shared memory leave its version as it was).
 """
 
 from __future__ import annotations
@@ -61,25 +64,33 @@ class MaskedLinear(nn.Module):
             kept = None if bool(own.all()) else own.to(weight.dtype)
             self.register_buffer(f"mask_{band}", kept, persistent=False)
 
-    def forward(self, x: Tensor, plus: Tensor | None = None) -> Tensor:
-        """The layer's units; ``plus`` is added to them."""
+    def forward(
+        self,
+        x: Tensor,
+        plus: Tensor | None = None,
+        weights: Sequence[Tensor] | None = None,
+    ) -> Tensor:
+        """The layer's units; ``plus`` is added to them, ``weights`` are of :meth:`masked`."""
+        weights = self.masked() if weights is None else weights
         biases = (
             [None] * len(self.sizes) if self.bias is None else list(self.bias.split(self.sizes))
         )
         if len(biases) == 1 and plus is not None and x.dim() == 2 == plus.dim():
             first, last = self.columns[0]
-            total = torch.addmm(plus, x[:, first:last], self._weight(0).t())
+            total = torch.addmm(plus, x[:, first:last], weights[0].t())
             return total if biases[0] is None else total + biases[0]
         parts = [
-            linear(x[..., first:last], self._weight(band), biases[band])
+            linear(x[..., first:last], weights[band], biases[band])
             for band, (first, last) in enumerate(self.columns)
         ]
         units = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
         return units if plus is None else units + plus
 
-    def _weight(self, band: int) -> Tensor:
-        weight, mask = self.weights[band], getattr(self, f"mask_{band}")
-        return weight if mask is None else weight * mask
+    def masked(self) -> list[Tensor]:
+        r""":math:`M \odot W`, band by band."""
+        masks = [getattr(self, f"mask_{band}") for band in range(len(self.sizes))]
+        pairs = zip(self.weights, masks, strict=True)
+        return [weight if mask is None else weight * mask for weight, mask in pairs]
 
     @torch.no_grad()
     def shrink(self, factor: float) -> None:
@@ -131,11 +142,21 @@ class Perceptron(nn.Module):
         """The context's part of the first layer, shape ``(*leading, hidden)``, or no columns."""
         return context if self.context is None else self.context(context)
 
-    def forward(self, value: Tensor, prepared: Tensor) -> Tensor:
-        """The raw numbers; ``prepared`` is what :meth:`prepare` made."""
-        hidden = self.first(value, None if self.context is None else prepared)
-        for layer in self.others:
-            hidden = layer(self.activation(hidden))
+    def masked(self) -> list[list[Tensor]]:
+        """The weights of every layer with their masks."""
+        return [layer.masked() for layer in (self.first, *self.others)]  # type: ignore[operator]
+
+    def forward(
+        self,
+        value: Tensor,
+        prepared: Tensor,
+        weights: Sequence[Sequence[Tensor]] | None = None,
+    ) -> Tensor:
+        """The raw numbers; ``prepared`` and ``weights`` are of :meth:`prepare`, :meth:`masked`."""
+        first, *others = self.masked() if weights is None else weights
+        hidden = self.first(value, None if self.context is None else prepared, first)
+        for layer, own in zip(self.others, others, strict=True):
+            hidden = layer(self.activation(hidden), weights=own)
         # under autocast the network computes in bfloat16; the density does not
         return hidden.to(value.dtype)
 
@@ -192,9 +213,18 @@ class MaskedNetwork(nn.Module):
         """The context's part of the first layer, shape ``(*leading, hidden)``."""
         return self.network.prepare(context)
 
-    def forward(self, value: Tensor, prepared: Tensor) -> tuple[Tensor, ...]:
+    def masked(self) -> list[list[Tensor]]:
+        """The weights of every layer with their masks, for many passes."""
+        return self.network.masked()
+
+    def forward(
+        self,
+        value: Tensor,
+        prepared: Tensor,
+        weights: Sequence[Sequence[Tensor]] | None = None,
+    ) -> tuple[Tensor, ...]:
         """``outputs`` tensors, each of the value's shape."""
-        return self.network(value, prepared).chunk(self.outputs, -1)
+        return self.network(value, prepared, weights).chunk(self.outputs, -1)
 
 
 class MaskedConvolutions(nn.Module):
@@ -269,21 +299,27 @@ class MaskedConvolutions(nn.Module):
         maps = context.unflatten(-1, (self.channels, *self.shape[1:]))
         return fold_particles(lambda m: conv2d(m, self.context, bias, padding=1), 3)(maps)
 
-    def forward(self, value: Tensor, prepared: Tensor) -> tuple[Tensor, ...]:
+    def masked(self) -> list[Tensor]:
+        """The kernels of every layer with their masks, for many passes."""
+        return [kernel * getattr(self, f"mask_{i}") for i, kernel in enumerate(self.weights)]
+
+    def forward(
+        self, value: Tensor, prepared: Tensor, weights: Sequence[Tensor] | None = None
+    ) -> tuple[Tensor, ...]:
         """``outputs`` tensors, each of the value's shape."""
+        weights = self.masked() if weights is None else weights
         folded = value.reshape(-1, *self.shape)
-        first = self._convolve(folded, 0, None)
+        first = self._convolve(folded, weights[0], None)
         hidden = first.reshape(*value.shape[:-3], *first.shape[1:]) + prepared
         leading = hidden.shape[:-3]
         hidden = hidden.reshape(-1, *hidden.shape[-3:])
-        for layer in range(1, len(self.weights)):
-            hidden = self._convolve(self.activation(hidden), layer, self.biases[layer])
+        for layer in range(1, len(weights)):
+            hidden = self._convolve(self.activation(hidden), weights[layer], self.biases[layer])
         raw = hidden.to(value.dtype).reshape(*leading, *hidden.shape[1:])
         return raw.chunk(self.outputs, -3)
 
-    def _convolve(self, maps: Tensor, layer: int, bias: Tensor | None) -> Tensor:
+    def _convolve(self, maps: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Rows r - 1 and r give row r; in reverse, rows r and r + 1."""
-        weight = self.weights[layer] * getattr(self, f"mask_{layer}")
         rows = conv2d(maps, weight, bias, padding=1)
         return rows[..., 1:, :] if self.reverse else rows[..., :-1, :]
 

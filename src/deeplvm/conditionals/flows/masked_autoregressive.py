@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Size, Tensor, nn
@@ -81,15 +82,18 @@ class MaskedAutoregressive(Transform):
         """The context's part of the network's first layer."""
         return self.network.prepare(context)
 
-    def _parts(self, value: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        shift, raw = self.network(value, context)
+    def _parts(self, value: Tensor, context: Tensor, weights: Any = None) -> tuple[Tensor, Tensor]:
+        shift, raw = self.network(value, context, weights)
         return shift, self.limit * torch.tanh(raw / self.limit)
 
     def forward(self, value: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         after = torch.zeros_like(value)
         log_scale = after
+        weights = self.network.masked()
         for _ in range(value.shape[value.dim() - self.event_dims :].numel()):
-            shift, log_scale = self._parts(after, context)  # each pass settles one more element
+            shift, log_scale = self._parts(
+                after, context, weights
+            )  # each pass settles one more element
             after = shift + value * log_scale.exp()
         return after, self._sum(log_scale)
 

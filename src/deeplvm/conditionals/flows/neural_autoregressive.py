@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -112,9 +113,9 @@ class DeepSigmoidal(Transform):
     def prepare(self, context: Tensor) -> Tensor:
         return self.network.prepare(context)
 
-    def _raw(self, value: Tensor, context: Tensor) -> Tensor:
+    def _raw(self, value: Tensor, context: Tensor, weights: Any = None) -> Tensor:
         """What the layers of each element read, shape ``(..., features, sum of sizes)``."""
-        return torch.stack(self.network(value, context), -1)
+        return torch.stack(self.network(value, context, weights), -1)
 
     def bent(self, value: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
         """Elements of any shape through their layers, and the logarithms of the slopes there."""
@@ -134,11 +135,12 @@ class DeepSigmoidal(Transform):
     def inverse(self, value: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         leading = torch.broadcast_shapes(value.shape[:-1], context.shape[:-1])
         settled = list(value.expand(*leading, value.shape[-1]).unbind(-1))
+        weights = self.network.masked()
         for index in self.order:  # each pass settles one more element
-            raw = self._raw(torch.stack(settled, -1), context)[..., index, :]
+            raw = self._raw(torch.stack(settled, -1), context, weights)[..., index, :]
             settled[index] = self.straightened(settled[index], raw)
         before = torch.stack(settled, -1)
-        _, log_slope = self.bent(before, self._raw(before, context))
+        _, log_slope = self.bent(before, self._raw(before, context, weights))
         return before, log_slope.sum(-1)
 
     def straightened(self, value: Tensor, raw: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -58,8 +59,8 @@ class MonotonicSpline(Transform):
     def prepare(self, context: Tensor) -> Tensor:
         return self.network.prepare(context)
 
-    def _spline(self, value: Tensor, context: Tensor) -> Spline:
-        raw = torch.stack(self.network(value, context), -1)
+    def _spline(self, value: Tensor, context: Tensor, weights: Any = None) -> Spline:
+        raw = torch.stack(self.network(value, context, weights), -1)
         widths, heights, slopes = raw.split([self.bins, self.bins, self.bins - 1], -1)
         return Spline(widths, heights, slopes, bound=self.bound, slope=self.least_slope)
 
@@ -69,9 +70,10 @@ class MonotonicSpline(Transform):
 
     def inverse(self, value: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         before = torch.zeros_like(value)
+        weights = self.network.masked()
         for _ in range(self.network.passes):  # each settles one more group
-            before = self._spline(before, context)._inverse(value)
-        _, log_slope = self._spline(before, context).call_and_ladj(before)
+            before = self._spline(before, context, weights)._inverse(value)
+        _, log_slope = self._spline(before, context, weights).call_and_ladj(before)
         return before, log_slope.sum(-1)
 
 
