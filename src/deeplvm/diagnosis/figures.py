@@ -52,7 +52,7 @@ _FIGURES: tuple[tuple[str, str, str, str, Drawn], ...] = (
             "Both are lower bounds in expectation: the higher is the better one, and one that "
             "still rises is not there yet."
         ),
-        likelihood_figures.convergence_figure,
+        lambda found: likelihood_figures.convergence_figure(found.to_dict()),
     ),
     (
         "inference gaps",

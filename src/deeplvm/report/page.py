@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from deeplvm.limits import parse_json
 from deeplvm.report import figures
+from deeplvm.report.likelihood_figures import convergence_figure
 from deeplvm.report.material import STEPS, Material, Traversal
 from deeplvm.report.tables import html_table
 
@@ -91,6 +92,7 @@ def report(
     sections = [
         *_training(metrics, notes),
         *_likelihood_curve(plain),
+        *_annealed(plain),
         *_drawn(material, variable, notes),
         *_reconstructed(material, variable, plain, notes),
         *_traversed(material, variable, plain, notes),
@@ -453,6 +455,25 @@ def _likelihood_curve(plain: Mapping[str, Any] | None) -> list[Section]:
             "particles",
             lead,
             ((figures.particle_curve(curve), caption),),
+        )
+    ]
+
+
+def _annealed(plain: Mapping[str, Any] | None) -> list[Section]:
+    """Importance sampling beside annealing, where that was asked for."""
+    if plain is None or not plain.get("annealing"):
+        return []
+    both = plain["annealing"]
+    caption = (
+        f"Both are lower bounds in expectation, on the same {both['rows']:,} rows; bands are two "
+        f"standard errors of the differences from the last point of annealing."
+    )
+    return [
+        Section(
+            "Annealing beside importance sampling",
+            "annealing",
+            both["verdict"],
+            ((convergence_figure(both), caption),),
         )
     ]
 

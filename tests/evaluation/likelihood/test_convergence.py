@@ -245,7 +245,7 @@ def test_what_is_refused() -> None:
 
 def test_the_figure_shows_both_curves() -> None:
     found = convergence(linear_gaussian(0.5), rows(6)[0], (1, 40), (2, 5), chains=2, steps=2)
-    svg = str(convergence_figure(found))
+    svg = str(convergence_figure(found.to_dict()))
     assert svg.startswith("<svg")
     for text in (
         "particles",
