@@ -161,6 +161,32 @@ def test_a_diagnosis_of_no_run(deeplvm: Run, table_run: Path, copy_of: Copy) -> 
     assert f"deeplvm resume {run}" in deeplvm("diagnose", run).line
 
 
+@pytest.mark.parametrize("verb", ["evaluate", "diagnose"])
+def test_a_folder_that_cannot_be_written_to_is_refused_at_once(
+    deeplvm: Run, table_run: Path, monkeypatch: Any, verb: str
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refused)
+    outcome = deeplvm(verb, table_run)
+    assert outcome.code == 2
+    assert f"{table_run} cannot be written to (Read-only file system)" in outcome.line
+    assert outcome.err.count("\n") == 1  # nothing was measured
+
+
+def test_a_limit_of_the_shell_on_files_is_one_line(
+    deeplvm: Run, table_run: Path, monkeypatch: Any
+) -> None:
+    def limited(*_: object, **__: object) -> None:
+        raise OSError(27, "File too large")
+
+    monkeypatch.setattr("deeplvm.run.write_atomically", limited)
+    outcome = deeplvm("evaluate", table_run, "--particles", 2)
+    assert outcome.code == 2
+    assert "ulimit -f" in outcome.line
+
+
 def _without(entry: str, inner: str = "") -> Callable[[str], str]:
     def damage(text: str) -> str:
         plain = json.loads(text)

@@ -144,8 +144,13 @@ def _usage(error: CycloptsError, words: Sequence[str]) -> str:
 
 def _system(error: OSError) -> str:
     """An error of the system: which file, what is wrong with it."""
-    if error.errno == errno.ENOSPC:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"The disk is full{_at(error)}; make room, or write elsewhere."
+    if error.errno == errno.EFBIG:
+        return (
+            f"A file would be larger than is allowed{_at(error)}, by the shell (ulimit -f) or by "
+            f"the file system; raise the limit, or write elsewhere."
+        )
     reason = (error.strerror or str(error) or type(error).__name__).rstrip(".")
     return f"{error.filename}: {reason}." if error.filename else f"{reason}."
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deeplvm.processes import processes
@@ -114,6 +116,22 @@ def _where(run: Run) -> str:
     present = [(name, what) for name, what in _FILES.items() if (run.folder / name).exists()]
     width = max([len(str(run.folder / name)) for name, _ in present])
     return "\n".join([f"{run.folder / name!s:<{width}}  {what}" for name, what in present])
+
+
+def may_write(folder: Path) -> None:
+    """Refuse a folder that cannot be written to, before there is anything to write.
+
+    Raises:
+        ValueError: With the reason.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"{folder} cannot be written to ({error.strerror}), and what is measured is kept "
+            f"there; copy it to another place, and name the copy."
+        ) from error
 
 
 def at_least_one(**numbers: int | None) -> None:

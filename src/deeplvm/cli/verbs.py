@@ -8,7 +8,16 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from deeplvm.cli.joining import by_first, data_of, model_of, together
-from deeplvm.cli.telling import at_least_one, evaluate_into, finish, note, show, tell, write_report
+from deeplvm.cli.telling import (
+    at_least_one,
+    evaluate_into,
+    finish,
+    may_write,
+    note,
+    show,
+    tell,
+    write_report,
+)
 from deeplvm.processes import processes
 
 Folder = Annotated[Path, Parameter(help="A RUN folder, which deeplvm fit made.")]
@@ -140,6 +149,7 @@ def evaluate(  # noqa: D417 - the types say the rest
                 f"{chain_rows}, and {rows.name} has {rows.rows(chosen)} {chosen} rows."
             )
         if opened is not None and data is None:
+            by_first(here, lambda: may_write(opened.folder))
             measured = evaluate_into(opened, model, rows, split=chosen, **options)
         else:
             from deeplvm.evaluation import evaluate as measure
@@ -413,6 +423,7 @@ def diagnose(  # noqa: D417 - the types say the rest
 
     at_least_one(rows=rows, particles=particles)
     opened = open_run(run)
+    may_write(opened.folder)
     found = look(
         opened.model.to(place(device)),
         opened.data,

@@ -25,7 +25,7 @@ def collapse(seen: Examination) -> Verdict | None:
     return Verdict(
         "posterior collapse",
         f"{', '.join(dead)} carries nothing about a row (KL {divergence:.3f} nats, no active "
-        f"dimension): p(x | z) does without it.",
+        f"dimension): its q is the same for every row.",
         'Try --objective "free_bits(minimum=0.5)", a slow rise --kl-weight "linear(epochs=20)", '
         f"--phases aggressive, or a weaker network of p{seen.flag('--hidden')}.",
         {"latents": dead, "kl": divergence},

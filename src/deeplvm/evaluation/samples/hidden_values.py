@@ -47,7 +47,7 @@ def hidden_columns(
         )
     if not wanted:
         raise ValueError(
-            f"p draws other names from every one of {', '.join(scored)}; nothing can be hidden."
+            f"p draws other names given {', '.join(scored)}, so no value of these can be hidden."
         )
     return [column for column in columns if column.name in wanted]
 
