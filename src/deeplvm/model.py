@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from deeplvm.evidence import Evidence
-from deeplvm.gradients import Draw, Drawn, Reparameterised, Sampled, Suited
-from deeplvm.gradients.crediting import Account, dependents_of, is_estimator, settle
+from deeplvm.gradients import Draw, Drawn, Sampled
+from deeplvm.gradients.crediting import account_of, prepare, refuse_credit, settle, ways_of
 from deeplvm.joint import Joint, NotationError, as_site, call, is_joint, owner_of
 from deeplvm.trace import Site, Trace
 
@@ -154,7 +154,7 @@ class LatentVariableModel(nn.Module):
                 gradient only :meth:`estimate` completes.
         """
         if torch.is_grad_enabled():
-            _refuse_credit({**(draw or {}), "every latent": default or _REPARAMETERISED})
+            refuse_credit({**(draw or {}), "every latent": default})
         holes = self._holes(given, missing)
         sites = self._sites(given, holes)
         return self._evidence(sites, holes, particles, draw, default, rows, ready)
@@ -203,7 +203,8 @@ class LatentVariableModel(nn.Module):
         value = objective(evidence)
         if not torch.is_grad_enabled():
             return value, evidence
-        account = self._account(evidence, objective, value, sites, redraw, draw, default)
+        ways = ways_of(evidence, draw, default)
+        account = account_of(self.p, self.q, evidence, objective, value, sites, redraw, ways)
         return settle(account), evidence
 
     def prepare(
@@ -224,45 +225,7 @@ class LatentVariableModel(nn.Module):
             holes = self._holes(given, missing)
             sites = self._sites(given, holes)
             evidence = self._evidence(sites, holes, particles, draw, default, rows, None)
-            account = self._account(
-                evidence, _nothing, _nothing(evidence), sites, _no_redraw, draw, default
-            )
-        for name, way in account.draws.items():
-            prepare = getattr(way, "prepare", None)
-            if prepare is not None:
-                prepare(name, account)
-
-    def _account(
-        self,
-        evidence: Evidence,
-        objective: Callable[[Evidence], Tensor],
-        value: Tensor,
-        sites: Mapping[str, Site],
-        redraw: Callable[[Mapping[str, Draw]], Evidence],
-        draw: Mapping[str, Draw] | None,
-        default: Draw | None,
-    ) -> Account:
-        """What estimators may look at."""
-        latents = evidence.latents
-        readers = getattr(self.q, "parents", None)
-        return Account(
-            evidence=evidence,
-            objective=objective,
-            value=value,
-            given=sites,
-            dependents=dependents_of(self.p, self.q, latents, evidence.observed),
-            parents={
-                name: tuple(sites)
-                if readers is None
-                else tuple([parent.name for parent in readers(name)])
-                for name in latents
-            },
-            redraw=redraw,
-            draws={
-                name: _way_of((draw or {}).get(name, default), evidence.q[name])
-                for name in latents
-            },
-        )
+        prepare(self.p, self.q, evidence, sites, ways_of(evidence, draw, default))
 
     def _evidence(
         self,
@@ -460,35 +423,6 @@ class LatentVariableModel(nn.Module):
         return html_table(
             ["factor", "conditional", "shape", f"parameters ({total:,})"], rows, self.factorisation
         )
-
-
-_REPARAMETERISED = Reparameterised()
-
-
-def _nothing(evidence: Evidence) -> Tensor:
-    """An objective that is zero for every row."""
-    return torch.zeros(evidence.batch_shape[-1])
-
-
-def _no_redraw(_: Mapping[str, Draw]) -> Evidence:
-    raise RuntimeError("An estimator is only being prepared: nothing is drawn again.")
-
-
-def _way_of(draw: Draw | None, site: Site) -> Draw:
-    """How a latent was drawn."""
-    way = draw or _REPARAMETERISED
-    return way.of(site.distribution) if isinstance(way, Suited) else way
-
-
-def _refuse_credit(draws: Mapping[str, Draw]) -> None:
-    for name, draw in draws.items():
-        if is_estimator(draw):
-            raise ValueError(
-                f"{type(draw).__name__} completes the gradient of {name} after the objective is "
-                f"known, so the evidence alone would have a wrong one: use "
-                f"model.estimate(objective, given, draw={{...}}), or evaluate under "
-                f"torch.no_grad()."
-            )
 
 
 @dataclass(frozen=True)

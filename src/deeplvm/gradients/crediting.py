@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from deeplvm.evidence import Evidence
-from deeplvm.gradients.draws import Draw, Enumerated, Held, Suited
+from deeplvm.gradients.draws import Draw, Enumerated, Held, Reparameterised, Suited
 from deeplvm.trace import Site, Trace
 
 Objective = Callable[[Evidence], Tensor]
@@ -243,6 +243,87 @@ def _probe(objective: Objective, evidence: Evidence) -> bool:
         before, after = [objective(ledger_alone(evidence, each)) for each in (terms, other)]
         found = found or not torch.equal(before[1:], after[1:])
     return found
+
+
+def refuse_credit(draws: Mapping[str, Draw | None]) -> None:
+    """Refuse ways of drawing whose gradient the evidence alone would leave incomplete.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    for name, draw in draws.items():
+        if is_estimator(draw):
+            raise ValueError(
+                f"{type(draw).__name__} completes the gradient of {name} after the objective is "
+                f"known, so the evidence alone would have a wrong one: use "
+                f"model.estimate(objective, given, draw={{...}}), or evaluate under "
+                f"torch.no_grad()."
+            )
+
+
+def ways_of(
+    evidence: Evidence, draw: Mapping[str, Draw] | None, default: Draw | None
+) -> dict[str, Draw]:
+    """How each latent of the evidence was drawn."""
+    ways = {name: (draw or {}).get(name, default) or _PLAIN for name in evidence.latents}
+    return {
+        name: way.of(evidence.q[name].distribution) if isinstance(way, Suited) else way
+        for name, way in ways.items()
+    }
+
+
+def account_of(
+    p: Any,
+    q: Any,
+    evidence: Evidence,
+    objective: Objective,
+    value: Tensor,
+    given: Mapping[str, Site],
+    redraw: Callable[[Mapping[str, Draw]], Evidence],
+    draws: Mapping[str, Draw],
+) -> Account:
+    """What estimators may look at, of a model of p and q; the rest as in :class:`Account`."""
+    latents = evidence.latents
+    readers = getattr(q, "parents", None)
+    return Account(
+        evidence=evidence,
+        objective=objective,
+        value=value,
+        given=given,
+        dependents=dependents_of(p, q, latents, evidence.observed),
+        parents={
+            name: tuple(given)
+            if readers is None
+            else tuple([parent.name for parent in readers(name)])
+            for name in latents
+        },
+        redraw=redraw,
+        draws=draws,
+    )
+
+
+def prepare(
+    p: Any, q: Any, evidence: Evidence, given: Mapping[str, Site], draws: Mapping[str, Draw]
+) -> None:
+    """Let estimators make what they learn, of evidence that counts for nothing else."""
+    value = _nothing(evidence)
+    account = account_of(p, q, evidence, _nothing, value, given, _no_redraw, draws)
+    for name, way in draws.items():
+        make = getattr(way, "prepare", None)
+        if make is not None:
+            make(name, account)
+
+
+_PLAIN = Reparameterised()
+
+
+def _nothing(evidence: Evidence) -> Tensor:
+    """An objective that is zero for every row."""
+    return torch.zeros(evidence.batch_shape[-1])
+
+
+def _no_redraw(_: Mapping[str, Draw]) -> Evidence:
+    raise RuntimeError("An estimator is only being prepared: nothing is drawn again.")
 
 
 def settle(account: Account) -> Tensor:
