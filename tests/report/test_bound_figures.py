@@ -77,3 +77,14 @@ def test_figures(name: str) -> None:
     for word in words:
         assert word in figure
     assert draw(json.loads(json.dumps(result.to_dict()))) == figure
+
+
+def test_labels_of_the_curve_do_not_lie_on_each_other() -> None:
+    plain = rate_distortion(one_latent(), ROWS, temperatures=5, particles=3).to_dict()
+    apart = str(bound_figures.rate_distortion_figure(plain))
+    for place, point in enumerate(plain["curve"]):
+        # all in one place but the first
+        for name in ("rate", "distortion"):
+            point[name]["value"] = 1.0 + (place == 0)
+    together = str(bound_figures.rate_distortion_figure(plain))
+    assert together.count("β = ") == 2 < apart.count("β = ")

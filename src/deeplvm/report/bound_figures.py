@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 _MOST_DIMENSIONS = 40
+_APART = 0.06  # of the picture, by which one label is from the next
 
 
 def rate_distortion_figure(result: Any) -> Markup:
@@ -42,7 +43,12 @@ def rate_distortion_figure(result: Any) -> Markup:
                 distortion, rate, color=_FIRST, marker="o", ms=4,
                 label="tempered posteriors: no q is below",
             )  # fmt: skip
+            spans = np.ptp(distortion) or 1.0, np.ptp(rate) or 1.0
+            last = (np.inf, np.inf)
             for d, r, beta in points:  # below the curve, where nothing else is
+                if max(abs(d - last[0]) / spans[0], abs(r - last[1]) / spans[1]) < _APART:
+                    continue  # it would lie on the label before
+                last = (d, r)
                 axes.annotate(
                     f"β = {beta:g}", (d, r), xytext=(-4, -4), textcoords="offset points",
                     ha="right", va="top", fontsize=8, color=_MUTED,
