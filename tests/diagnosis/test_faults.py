@@ -298,6 +298,20 @@ def test_a_likelihood_that_does_not_suit(values: str, model: str, expected: str)
     assert expected in verdict.remedy
 
 
+def test_correlations_that_are_lost() -> None:
+    """Independent columns for rows of two factors, with the right variance of each."""
+    weight = loadings(2)
+    rows = rows_of(weight)
+    spread = (1.0 + weight.square().sum(1)).sqrt()
+    model = LatentVariableModel(
+        Joint({"x": Gaussian(COLUMNS, scale=1.0, units=(torch.zeros(COLUMNS), spread))})
+    )
+    verdict = seen(samples.lost_correlations, model, rows)
+    true = weight @ weight.T / torch.outer(spread, spread)
+    off = true.square().sum() - true.diagonal().square().sum()
+    assert verdict.numbers["typical"] == pytest.approx(float((off / 30).sqrt()), abs=0.05)
+
+
 @pytest.mark.parametrize("scale, word", [(0.5, "too narrow"), (2.5, "too wide")])
 def test_miscalibrated_predictions(scale: float, word: str) -> None:
     model = LatentVariableModel(Joint({"x": Gaussian(4, scale=scale)}))

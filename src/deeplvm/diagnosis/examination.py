@@ -137,6 +137,14 @@ class Examination:
                 return variable
         raise CannotMeasure(f"The model scores none of {', '.join(self.data.variables)}.")
 
+    @property
+    def numbers_a_row(self) -> int:
+        """Elements of the variable that are numbers, and no codes of categories."""
+        parts = self.variable.parts
+        if not parts:
+            return self.variable.elements
+        return len([part for part in parts if part.kind != "category"])
+
     def batches(self, split: Split) -> Batches:
         """The rows of a split."""
         return batches_of(self.model, self.data, split)

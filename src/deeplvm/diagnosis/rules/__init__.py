@@ -28,6 +28,7 @@ RULES: tuple[Rule, ...] = (
     samples.encoder_over_fits,
     samples.hollow_prior,
     samples.unlike_data,
+    samples.lost_correlations,
     samples.miscalibrated,
     samples.copies,
 )

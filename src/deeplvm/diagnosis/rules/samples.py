@@ -7,11 +7,14 @@ import math
 from deeplvm.diagnosis.examination import CannotMeasure, Examination
 from deeplvm.diagnosis.verdict import Verdict
 from deeplvm.evaluation.numbers import finite
+from deeplvm.evaluation.samples.data_statistics import CORRELATIONS
 from deeplvm.evaluation.samples.predictive_checks import Check
 
 _LEVEL = 0.01  # family-wise
 _SHARE = 0.1  # by which a share may be off
 _RELATIVE = 0.25  # by which anything else may be off, of its own size
+_CORRELATION = 0.3  # by which one pair of columns may be off
+_EACH_CORRELATION = 0.05  # by which all may be
 _COVERAGE = 0.05  # by which an interval's coverage may be off
 
 
@@ -59,6 +62,30 @@ def _other_likelihood(found: list[Check]) -> str:
             "for positive ones, student-t for heavy tails."
         )
     return "Try another --likelihood, or train longer: the spread is not learned yet."
+
+
+def lost_correlations(seen: Examination) -> Verdict | None:
+    """Columns that go together in the data and not in draws, or the other way round."""
+    found = [check for check in seen.checks.checks if check.statistic == CORRELATIONS]
+    if not found:
+        raise CannotMeasure("There are not two columns of numbers, or far too many.")
+    (check,) = found
+    columns = seen.numbers_a_row
+    # both halves of the matrix count, and what chance alone does is taken off
+    excess = max(0.0, check.observed**2 - check.mean**2)
+    typical = math.sqrt(excess / (columns * (columns - 1)))
+    clear = check.family_wise <= _LEVEL
+    if not (clear and excess > 2 * _CORRELATION**2 and typical > _EACH_CORRELATION):
+        return None
+    return Verdict(
+        "correlations unlike the data",
+        f"The correlations of {columns} columns of {seen.held_out} rows differ from those of "
+        f"draws by {typical:.2f} on average (root mean square; as one pair off by "
+        f"{math.sqrt(excess / 2):.2f}).",
+        f"Train longer, or with more units{seen.flag('--hidden')} or latents"
+        f"{seen.flag('--latent')}; see that the latents have not collapsed.",
+        {"typical": typical, "one_pair": math.sqrt(excess / 2), "columns": columns},
+    )
 
 
 def miscalibrated(seen: Examination) -> Verdict | None:

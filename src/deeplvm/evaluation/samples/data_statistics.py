@@ -85,13 +85,14 @@ def standard_statistics(
     if 1 < len(numeric) <= _MOST_CORRELATED:
         middle = np.mean([correlations(each[:, numeric]) for each in references], 0)
         add(
-            [("all columns", "distance of the correlations from those of draws")],
+            [("all columns", CORRELATIONS)],
             lambda values: np.array([np.linalg.norm(correlations(values) - middle)]),
             numeric,
         )
     return Statistics(tuple(titles), tuple(functions))
 
 
+CORRELATIONS = "distance of the correlations from those of draws"
 REAL = ("mean", "standard deviation", "skewness", *_QUANTILES, "share of zeros")
 COUNTS = ("mean", "variance-to-mean ratio", "maximum", "share of zeros")
 BY_ROW = (
