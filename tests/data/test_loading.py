@@ -507,3 +507,21 @@ def test_limit(tmp_path: Path) -> None:
 def test_moving_keeps_everything() -> None:
     data = load("digits", binarize="dynamic")
     assert data.to("cpu").fingerprint == data.fingerprint
+
+
+def test_a_sample_of_rows_keeps_names_together() -> None:
+    """Rows of a random order, each with its label; a smaller split is only reordered."""
+    digits = load("digits")
+    some = digits.sampled({"train": 50, "test": 10_000}, seed=3)
+    assert (some.rows("train"), some.rows("valid"), some.rows("test")) == (50, 180, 180)
+    labels = {
+        row.numpy().tobytes(): int(label)
+        for row, label in zip(digits.train["x"], digits.train["y"], strict=True)
+    }
+    found = [labels[row.numpy().tobytes()] for row in some.train["x"]]
+    assert found == some.train["y"].tolist()
+    assert torch.equal(some.valid["x"], digits.valid["x"])
+    first, again = some.test["x"].flatten(1).double(), digits.test["x"].flatten(1).double()
+    assert not torch.equal(first, again)
+    assert torch.equal(first.sum(0), again.sum(0))
+    assert torch.equal(digits.sampled(50, seed=3).train["x"], some.train["x"])

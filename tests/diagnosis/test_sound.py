@@ -52,6 +52,15 @@ def exact() -> tuple[LatentVariableModel, Data]:
     return linear(loadings(3)), rows_of(loadings(3))
 
 
+def sorted_rows() -> tuple[LatentVariableModel, Data]:
+    """Files that are sorted: the likely rows first in training, last in the test."""
+    weight = loadings(3)
+    train, test = drawn(weight, ROWS, 10), drawn(weight, 2_000, 20)
+    up = train[train.square().sum(1).argsort()]
+    down = test[test.square().sum(1).argsort(descending=True)]
+    return linear(weight), table(up, down)
+
+
 def independent() -> tuple[LatentVariableModel, Data]:
     """No latents at all."""
     model = LatentVariableModel(Joint({"x": Gaussian(4, scale=1.0)}))
@@ -127,7 +136,9 @@ def learned() -> tuple[LatentVariableModel, Data]:
     return model, rows
 
 
-@pytest.mark.parametrize("patient", [exact, independent, counts, mixture, regression, learned])
+@pytest.mark.parametrize(
+    "patient", [exact, sorted_rows, independent, counts, mixture, regression, learned]
+)
 def test_a_sound_model_hears_nothing(patient) -> None:  # type: ignore[no-untyped-def]
     found = examined(*patient())
     assert found.healthy, str(found)

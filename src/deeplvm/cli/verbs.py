@@ -408,7 +408,7 @@ def diagnose(  # noqa: D417 - the types say the rest
     Writes RUN/diagnosis.json and RUN/figures, and the report with both.
 
     Args:
-        rows: How many of each split are looked at, from the first on.
+        rows: How many of each split are looked at, chosen at random.
         particles: Draws a row for likelihoods.
         split: Which rows training did not see; test if there are any.
         quick: Look for faults only; leave what is measured for the figures alone.

@@ -405,6 +405,33 @@ class Data:
             batch[name] = taken.to(wide)
         return batch
 
+    def sampled(self, most: int | Mapping[Split, int], seed: int = 0) -> Self:
+        """Rows of each split in a random order, and of a larger one so many: they stand for it.
+
+        The first rows of a file need not: files are sorted by date, by class, by who wrote them.
+        Renewed values are those of the one fixed draw. The rows are held in memory.
+
+        Args:
+            most: Rows of each split, or of those that are named; others stay as they are.
+            seed: Same seed, same rows.
+
+        >>> from deeplvm.data import load
+        >>> some = load("digits").sampled({"train": 100})
+        >>> some.rows("train"), some.rows("test")
+        (100, 180)
+        """
+        wanted = dict.fromkeys(SPLITS, most) if isinstance(most, int) else most
+        generator = torch.Generator().manual_seed(seed)
+        chosen: dict[str, Columns] = {}
+        for split, count in wanted.items():
+            columns = self._split(split)
+            order = torch.randperm(_length(columns), generator=generator)[:count]
+            chosen[split] = {
+                name: _take(column, order.to(getattr(column, "device", "cpu")))
+                for name, column in columns.items()
+            }
+        return dataclasses.replace(self, **chosen, renewals={})  # type: ignore[arg-type]
+
     def to(self, device: torch.device | str) -> Self:
         """The same data on another device; the generator of :meth:`batch` may stay where it is."""
 

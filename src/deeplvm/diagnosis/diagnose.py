@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deeplvm.diagnosis.examination import CannotMeasure, Effort, Examination
+from deeplvm.diagnosis.examination import SEARCHED, CannotMeasure, Effort, Examination
 from deeplvm.diagnosis.figures import Figure, drawn
 from deeplvm.diagnosis.rules import RULES, Rule
 from deeplvm.diagnosis.verdict import Verdict
@@ -166,7 +166,7 @@ def diagnose(
             training are not looked at.
         settings: Options of training, which remedies refer to.
         split: The rows that training did not see; test if there are any.
-        effort: How many rows and draws are spent.
+        effort: How many rows, chosen at random, and draws are spent.
         rules: Which faults are looked for, in the order in which they are told.
         everything: Whether what no rule needs is measured too, for the figures: mutual
             information, rate and distortion, the aggregate posterior, probes, sample quality.
@@ -192,7 +192,9 @@ def diagnose(
                 f"training and held-out rows as many; {data.name} has {data.rows(each)} {each} "
                 f"rows, of which {effort.rows} would be looked at."
             )
-    seen = Examination(model, data, chosen, metrics, settings or {}, effort, seed)
+    # the first rows of a file need not be like the others
+    some = data.sampled({"train": SEARCHED, chosen: 4 * effort.rows}, seed)
+    seen = Examination(model, some, chosen, metrics, settings or {}, effort, seed)
     verdicts: list[Verdict] = []
     sound: list[str] = []
     not_asked: dict[str, str] = {}

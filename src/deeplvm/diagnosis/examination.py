@@ -49,7 +49,7 @@ class Effort:
     """How much is spent on each measurement.
 
     Attributes:
-        rows: Of each split, from the first on, for likelihoods and latents.
+        rows: Of each split, chosen at random, for likelihoods and latents.
         particles: Draws a row for likelihoods.
         gap_rows: Rows whose q is refined by itself.
         chain_rows: Rows for which chains are run.

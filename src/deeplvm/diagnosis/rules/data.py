@@ -24,15 +24,14 @@ def repeated_rows(seen: Examination) -> Verdict | None:
         _rows(seen, split, name, count)
         for split, count in ((seen.held_out, seen.effort.rows), ("train", SEARCHED))
     )
-    again = _found(held, train)
     by_chance = 0.0
     if bool((held.nan_to_num() == held.nan_to_num().round()).all()):
         # whole numbers meet by chance: as often as new draws do, or training rows each other
-        some = train[: len(held)]
-        by_chance = max(
-            _found(_drawn(seen, name, len(held)).to(train), train),
-            _found(some, train[len(some) :]) if len(train) > len(some) else 0.0,
-        )
+        by_chance = _found(_drawn(seen, name, len(held)).to(train), train)
+        if len(train) > 2 * len(held):
+            some, train = train[: len(held)], train[len(held) :]
+            by_chance = max(by_chance, _found(some, train))
+    again = _found(held, train)
     if again - by_chance <= max(0.01, 4 * math.sqrt(by_chance * (1 - by_chance) / len(held))):
         return None
     return Verdict(

@@ -170,7 +170,7 @@ def generalisation_gap(
     Args:
         model: Evaluated in ``eval()`` mode; left as it was.
         data: Data with a training split.
-        rows: How many of each split, from the first on; ``None`` for all.
+        rows: How many of each split, chosen at random; ``None`` for all.
         split: Which held-out split.
         particles: Draws a row for the bounds and for log p(x).
         steps: Gradient steps of the refinement.
@@ -192,11 +192,11 @@ def generalisation_gap(
     for each in ("train", split):
         if data.rows(each) == 0:
             raise ValueError(f"There are no rows in {each!r} to compare; it is empty.")
+    some = data if rows is None else data.sampled({"train": rows, split: rows}, seed)
     train, test = (
         inference_gaps(
             model,
-            data,
-            rows=rows,
+            some,
             split=each,
             particles=particles,
             steps=steps,
