@@ -70,3 +70,14 @@ def test_what_is_told() -> None:
     assert "likelihood, AUROC" in text
     assert "typicality" in text
     assert "adjusted p = " in FIGURES["one check"]()
+
+
+def test_many_columns_of_probabilities_are_one_line() -> None:
+    """A hundred columns with ten values each: bins of one value are no line to look at."""
+    torch.manual_seed(0)
+    p = torch.rand(200, 20)
+    model = LatentVariableModel(Joint({"x": Bernoulli(20, mean=p.mean(0))}))
+    found = calibration(model, {"x": torch.bernoulli(p)}, particles=20)
+    figure = str(calibration_figure(found))
+    assert "all 20 columns" in figure
+    assert "x[3]" not in figure

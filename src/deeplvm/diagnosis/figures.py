@@ -117,7 +117,7 @@ _FIGURES: tuple[tuple[str, str, str, str, Drawn], ...] = (
         "calibration",
         "calibration",
         "Draws against data",
-        "How often intervals for hidden values hold, and where the values fall in them.",
+        "Hidden values: how often intervals hold them, or what was said to be likely came.",
         check_figures.calibration_figure,
     ),
     (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from markupsafe import Markup
 
 from deeplvm.report.figures import (
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
     from deeplvm.evaluation.samples.out_of_distribution import Detection, OutOfDistribution
     from deeplvm.evaluation.samples.predictive_checks import PredictiveChecks
     from deeplvm.evaluation.samples.reliability import Reliability
+
+_MANY = 12  # columns of probabilities
+_FEW = 10  # values of a bin
+_PARTS = ("probability", "outcome")
 
 
 def checks_figure(checks: PredictiveChecks, most: int = 8) -> Markup:
@@ -126,18 +131,23 @@ def _transforms(axes: Axes, calibration: Calibration) -> None:
 
 
 def _reliability(axes: Axes, columns: tuple[Reliability, ...]) -> None:
+    """The worst columns, or, where there are many, all in one: their bins would be empty."""
     axes.plot([0, 1], [0, 1], color=_RULE, lw=1.2, zorder=0)
-    for colour, each in zip(CLASSES, columns[:6], strict=False):
-        p, y = each.probability.numpy(), each.outcome.numpy()
+    lines = {_legible(each.title): (each.probability, each.outcome) for each in columns[:6]}
+    if len(columns) > _MANY:
+        pooled = [torch.cat([getattr(each, part) for each in columns]) for part in _PARTS]
+        lines = {f"all {len(columns):,} columns": (pooled[0], pooled[1])}
+    for colour, (title, pair) in zip(CLASSES, lines.items(), strict=False):
+        p, y = (part.numpy() for part in pair)
         bins = np.minimum((p * 10).astype(int), 9)
         counts = np.bincount(bins, minlength=10)
-        shown = counts > 0
+        shown = counts >= min(_FEW, counts.max())  # a share of three values says nothing
         means = [
             np.bincount(bins, values, minlength=10)[shown] / counts[shown] for values in (p, y)
         ]
         size = 8 + 60 * counts[shown] / counts.max()
         axes.plot(*means, color=colour, lw=0.9)
-        axes.scatter(*means, s=size, color=colour, linewidths=0, label=_legible(each.title))
+        axes.scatter(*means, s=size, color=colour, linewidths=0, label=title)
     axes.set_xlim(0, 1.02)
     axes.set_ylim(0, 1.02)
     axes.set_xlabel("probability said")
