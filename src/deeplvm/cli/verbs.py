@@ -99,6 +99,7 @@ def evaluate(  # noqa: D417 - the types say the rest
     sandwich: bool = False,
     temperatures: int = 1000,
     chains: int = 16,
+    start: Literal["prior", "posterior"] = "prior",
     chain_rows: int = 100,
     gaps: bool = False,
     gap_rows: int = 100,
@@ -119,6 +120,8 @@ def evaluate(  # noqa: D417 - the types say the rest
             the model.
         temperatures: Of annealing; more are slower and closer.
         chains: Of annealing, a row.
+        start: Where the chains begin: the prior owes nothing to q; from the posterior, q(z | x), they
+            need fewer temperatures where q is good.
         chain_rows: For how many rows, from the first on; as many are simulated.
         gaps: Also say how much of what the bound loses is lost by the family of q(z | x), and how
             much by the encoder; takes hundreds of gradient steps a row.
@@ -138,7 +141,7 @@ def evaluate(  # noqa: D417 - the types say the rest
         options["annealed_rows"] = chain_rows
     if sandwich:
         options["simulated_rows"] = chain_rows
-    options |= {"temperatures": temperatures, "chains": chains}
+    options |= {"temperatures": temperatures, "chains": chains, "start": start}
     with together(device) as here:
         opened, model, rows = _model_and_rows(here, run, data)
         model = model.to(place(device))

@@ -20,6 +20,7 @@ from deeplvm.evaluation.likelihood.annealing import sandwich
 from deeplvm.evaluation.likelihood.bits import bits_per_dimension, count_elements
 from deeplvm.evaluation.likelihood.convergence import convergence, steps_to
 from deeplvm.evaluation.likelihood.importance import ImportanceEstimate, importance_sampling
+from deeplvm.evaluation.likelihood.walk import Start
 from deeplvm.evaluation.numbers import finite, number, stderr_of
 from deeplvm.gradients import Draw
 from deeplvm.model import LatentVariableModel
@@ -208,6 +209,7 @@ def evaluate(
     simulated_rows: int | None = None,
     temperatures: int = 1_000,
     chains: int = 16,
+    start: Start = "prior",
 ) -> Evaluation:
     """Everything that is reported about a model on some rows: likelihood, bounds, use of latents.
 
@@ -230,6 +232,8 @@ def evaluate(
             (:func:`~deeplvm.evaluation.sandwich`); none.
         temperatures: Of annealing.
         chains: Of annealing, a row.
+        start: Where they begin: ``"prior"`` owes nothing to q, ``"posterior"`` is quicker where q
+            is good.
 
     Examples:
         >>> from deeplvm import Joint, LatentVariableModel
@@ -249,13 +253,13 @@ def evaluate(
     if annealed_rows is not None:
         with _asked_for("annealed_rows (--ais)"):
             annealing = convergence(
-                model, data, steps_to(particles), steps_to(temperatures), chains=chains, draw=draw,
-                split=split, rows=annealed_rows, seed=seed,
+                model, data, steps_to(particles), steps_to(temperatures), chains=chains,
+                start=start, draw=draw, split=split, rows=annealed_rows, seed=seed,
             )  # fmt: skip
     if simulated_rows is not None:
         with _asked_for("simulated_rows (--sandwich)"):
             both = sandwich(
-                model, simulated_rows, chains, temperatures, draw=draw,
+                model, simulated_rows, chains, temperatures, start=start, draw=draw,
                 given=_inputs(model, data, split, simulated_rows), seed=seed,
             )  # fmt: skip
     estimate = importance_sampling(

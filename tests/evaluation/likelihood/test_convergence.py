@@ -123,7 +123,7 @@ def test_annealing_that_has_not_settled() -> None:
     assert re.match(
         r"Annealing has not settled: it rose by [\d.]+ ± [\d.]+ nats from 2 to 4 temperatures, "
         r"which leaves about [\d.]+ ± [\d.]+ to come; take more temperatures or "
-        r"start='posterior'. The 10-particle estimate is [\d.]+ ± [\d.]+"
+        r"start from q \(start='posterior'\). The 10-particle estimate is [\d.]+ ± [\d.]+"
         r" nats below it\.",
         found.verdict,
     )
@@ -184,7 +184,8 @@ def test_verdicts_on_planted_curves() -> None:
     below = planted([-88.0, -87.6], [-88.6, -88.6], 0.1)
     assert below.startswith("Annealing with 1,000 temperatures is 1.000 ± 0.0")
     assert below.endswith(
-        "its chains mix badly (acceptance 0.20): take more leapfrog steps or start='posterior'."
+        "its chains mix badly (acceptance 0.20): take more leapfrog steps or start from "
+        "q (start='posterior')."
     )
     assert planted([-88.0, -87.6], [-87.5, -87.5], 2.0).startswith("Not told apart")
     assert "the exact sum" in planted([-88.0, -87.7], [-87.6], 0.1, exact=True)

@@ -48,9 +48,15 @@ def _matters(check: Check) -> bool:
 
 
 def _other_likelihood(found: list[Check]) -> str:
-    named = {check.statistic for check in found}
+    named = {check.statistic: check for check in reversed(found)}
     if "variance-to-mean ratio" in named:
-        return "Counts vary more than the likelihood can: try --likelihood negative-binomial."
+        check = named["variance-to-mean ratio"]
+        if check.observed > check.mean:
+            return "Counts vary more than the likelihood can: try --likelihood negative-binomial."
+        return (
+            f"{check.column} varies less than counts do: if it is a grade or a code, try "
+            f"--categories {check.column}."
+        )
     if "share of zeros" in named:
         return (
             "Zeros are values of their own: try --likelihood poisson or negative-binomial for "

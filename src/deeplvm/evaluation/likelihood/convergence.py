@@ -22,6 +22,8 @@ from deeplvm.model import LatentVariableModel
 if TYPE_CHECKING:
     from deeplvm.data.records import Data, Split
 
+_MIXING = 0.5  # acceptance below which chains hardly move
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -139,12 +141,17 @@ class Convergence:
         below = Difference(-gap.value, gap.stderr)
         rising = left is not None and left.above(self.tolerance)
         if below.above(self.tolerance) and not self.exact:
-            cause = (
-                f"it still rose by {rise} from {self.temperatures[-2]:,} temperatures: take more"
-                if rising
-                else f"its chains mix badly (acceptance {float(self.acceptance[-1]):.2f}): take "
-                f"more leapfrog steps{self._from_q}"
-            )
+            accepted = float(self.acceptance[-1])
+            if rising:
+                before = f"{self.temperatures[-2]:,} temperatures"
+                cause = f"it still rose by {rise} from {before}: take more"
+            elif accepted < _MIXING:
+                cause = (
+                    f"its chains mix badly (acceptance {accepted:.2f}): take more leapfrog "
+                    f"steps{self._from_q}"
+                )
+            else:
+                cause = f"take more temperatures{self._from_q}"
             return f"{_sentence(other)} is {below} nats below {draws}; {cause}."
         if rising:
             return (
@@ -176,7 +183,7 @@ class Convergence:
 
     @property
     def _from_q(self) -> str:
-        return " or start='posterior'" if self.start == "prior" else ""
+        return " or start from q (start='posterior')" if self.start == "prior" else ""
 
     @staticmethod
     def _apart(gap: Difference) -> str:
