@@ -39,6 +39,7 @@ def tables(folder: Path) -> str:
         "streaming": _streaming,
         "annealing": _annealing,
         "posteriors": _posteriors,
+        "discrete": _discrete,
     }
     texts = []
     for name, maker in makers.items():
@@ -310,6 +311,34 @@ def _flows(result: dict[str, Any]) -> Iterator[str]:
             cells.append("" if row is None else f"{row[ms]:.2f} ({row[ratio]:.2f})")
         rows.append(cells)
     yield from _rows(("what", *names), rows)
+
+
+def _discrete(result: dict[str, Any]) -> Iterator[str]:
+    yield "## Estimators of discrete latents\n"
+    settings = result["settings"]
+    source, published = next(iter(result["published"].items()))
+    yield (
+        f"Statically binarized MNIST, {settings['epochs']} epochs; the bound on the test rows "
+        f"with one draw, nats, higher is better, and that of {settings['particles']} draws. In "
+        f"parentheses what {source} reports after a million steps: of the order, not of the "
+        f"numbers, this is a check."
+    )
+    yield ""
+    rows = []
+    for model, estimators in result["models"].items():
+        for name, found in estimators.items():
+            one, many = found["test"]["elbo"], found["test"]["iwae"]
+            theirs = published[model].get(name)
+            rows.append(
+                (
+                    model,
+                    name,
+                    f"{one['value']:.2f} ± {one['stderr']:.2f}",
+                    f"{many['value']:.2f} ± {many['stderr']:.2f}",
+                    "" if theirs is None else f"({-theirs:.1f})",
+                )
+            )
+    yield from _rows(("model", "estimator", "bound", "of several draws", "published"), rows)
 
 
 def _annealing(result: dict[str, Any]) -> Iterator[str]:
