@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from deeplvm.distributions.centre import centre
 from deeplvm.processes import processes
 from deeplvm.training.batches import seed_of
 
@@ -40,16 +41,6 @@ def drawing(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(seed)
         yield
-
-
-def centre(distribution: Distribution) -> Tensor:
-    """The mean of a distribution; the mode where values have no mean, as categories."""
-    try:
-        mean = distribution.mean
-    except NotImplementedError:
-        return distribution.mode
-    lacks = mean.isnan()
-    return torch.where(lacks, distribution.mode.to(mean), mean) if bool(lacks.any()) else mean
 
 
 def sampled(

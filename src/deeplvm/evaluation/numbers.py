@@ -24,3 +24,13 @@ def number(value: float, stderr: float, digits: Sequence[int] = (2, 6)) -> str:
         return f"{value:.4f}"
     decimals = min(max(1 - math.floor(math.log10(stderr)), digits[0]), digits[1])
     return f"{value:.{decimals}f} ± {stderr:.{decimals}f}"
+
+
+def mean_of(values: Tensor) -> dict[str, float | None]:
+    """``value`` and ``stderr`` of the mean over rows, as JSON can hold them."""
+    return {"value": finite(float(values.mean())), "stderr": finite(stderr_of(values))}
+
+
+def shown_mean(values: Tensor) -> str:
+    """The mean over rows with its standard error."""
+    return number(float(values.mean()), stderr_of(values))

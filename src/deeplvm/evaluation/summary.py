@@ -21,7 +21,7 @@ from deeplvm.evaluation.likelihood.bits import bits_per_dimension, count_element
 from deeplvm.evaluation.likelihood.convergence import convergence, steps_to
 from deeplvm.evaluation.likelihood.importance import ImportanceEstimate, importance_sampling
 from deeplvm.evaluation.likelihood.walk import Start
-from deeplvm.evaluation.numbers import finite, number, stderr_of
+from deeplvm.evaluation.numbers import finite, mean_of, number
 from deeplvm.gradients import Draw
 from deeplvm.model import LatentVariableModel
 
@@ -283,12 +283,12 @@ def evaluate(
     )
     return Evaluation(
         data=_data(data, split, estimate, rows.names, variables),
-        elbo=_estimate(estimate.elbo),
+        elbo=mean_of(estimate.elbo),
         log_px=estimate.to_dict(),
         bits_per_dim=finite(bits.value),
         bits_per_dim_stderr=finite(bits.stderr),
         bits_per_dim_offset=bits.explanation,
-        reconstruction=_estimate(estimate.reconstruction),
+        reconstruction=mean_of(estimate.reconstruction),
         kl={name: latent.kl for name, latent in use.items()},
         active_units={name: latent.active_units for name, latent in use.items()},
         latents={name: latent.to_dict() for name, latent in use.items()},
@@ -461,10 +461,6 @@ def _binarization(data: Data) -> str | None:
 
 def _dequantized(variable: Variable) -> bool:
     return variable.dequantized or any([part.dequantized for part in variable.parts])
-
-
-def _estimate(values: Tensor) -> dict[str, Any]:
-    return {"value": finite(float(values.mean())), "stderr": finite(stderr_of(values))}
 
 
 def _value(estimate: Mapping[str, Any]) -> str:

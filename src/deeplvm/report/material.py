@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from deeplvm.distributions.centre import centre
 from deeplvm.evaluation.batches import Batches, batches_of, evaluating
 from deeplvm.gradients import Drawn
 from deeplvm.model import LatentVariableModel
@@ -74,16 +75,6 @@ class LatentSpace:
     dimensions: int
     labels: Tensor | None
     split: Split
-
-
-def centre(distribution: Distribution) -> Tensor:
-    """The mean of a distribution; the mode where there is none, as of categories."""
-    try:
-        mean = distribution.mean
-    except NotImplementedError:
-        return distribution.mode
-    lacks = mean.isnan()
-    return torch.where(lacks, distribution.mode.to(mean), mean) if bool(lacks.any()) else mean
 
 
 class Material:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from deeplvm.evaluation.likelihood.importance import ImportanceEstimate, importance_sampling
-from deeplvm.evaluation.numbers import finite, number, stderr_of
+from deeplvm.evaluation.numbers import mean_of, number
 from deeplvm.gradients import Draw
 from deeplvm.model import LatentVariableModel
 
@@ -62,12 +62,12 @@ class InferenceGaps:
         """Means over rows with their standard errors, as in ``evaluation.json``."""
         heavy = {"pareto_k_above_0.7": self.local.heavy}
         return {
-            "log_px": _mean(self.log_px) | heavy,
-            "elbo_local": _mean(self.local.elbo),
-            "elbo": _mean(self.amortised.elbo),
-            "approximation": _mean(self.approximation),
-            "amortisation": _mean(self.amortisation),
-            "total": _mean(self.total),
+            "log_px": mean_of(self.log_px) | heavy,
+            "elbo_local": mean_of(self.local.elbo),
+            "elbo": mean_of(self.amortised.elbo),
+            "approximation": mean_of(self.approximation),
+            "amortisation": mean_of(self.amortisation),
+            "total": mean_of(self.total),
             "rows": self.local.rows,
             "particles": self.local.particles,
             "steps": self.steps,
@@ -171,10 +171,6 @@ def gaps_table(plain: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         ("approximation gap", _shown(plain["approximation"]), approximation),
         ("amortisation gap", _shown(plain["amortisation"]), amortisation),
     ]
-
-
-def _mean(values: Tensor) -> dict[str, Any]:
-    return {"value": finite(float(values.mean())), "stderr": finite(stderr_of(values))}
 
 
 def _shown(estimate: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from deeplvm.evaluation.batches import Batches, batches_of, evaluating
 from deeplvm.evaluation.latents.scoring import reads_of
-from deeplvm.evaluation.numbers import finite, number, stderr_of
+from deeplvm.evaluation.numbers import mean_of, shown_mean
 from deeplvm.evidence import Evidence
 from deeplvm.gradients import Draw, Sampled
 from deeplvm.inference.hamiltonian import Point, adapted, transition
@@ -49,8 +49,8 @@ class TemperedPoint:
         """Means over rows with their standard errors."""
         return {
             "beta": self.beta,
-            "rate": _mean(self.rate),
-            "distortion": _mean(self.distortion),
+            "rate": mean_of(self.rate),
+            "distortion": mean_of(self.distortion),
             "ess": float(self.ess.mean()),
         }
 
@@ -87,9 +87,9 @@ class RateDistortion:
     def to_dict(self) -> dict[str, Any]:
         """Means over rows with their standard errors."""
         return {
-            "rate": _mean(self.rate),
-            "distortion": _mean(self.distortion),
-            "elbo": _mean(self.elbo),
+            "rate": mean_of(self.rate),
+            "distortion": mean_of(self.distortion),
+            "elbo": mean_of(self.elbo),
             "curve": [point.to_dict() for point in self.curve],
             "rows": self.rows,
             "particles": self.particles,
@@ -100,7 +100,7 @@ class RateDistortion:
         """The header, the model's own point, and the curve."""
         points = [("q", self.rate, self.distortion)]
         points += [(f"β = {p.beta:g}", p.rate, p.distortion) for p in self.curve]
-        cells = [(name, _shown(r), _shown(d), _shown(r + d)) for name, r, d in points]
+        cells = [(name, shown_mean(r), shown_mean(d), shown_mean(r + d)) for name, r, d in points]
         return [("", "rate", "distortion", "rate + distortion"), *cells]
 
     def __str__(self) -> str:
@@ -323,11 +323,3 @@ def _log_likelihood(point: Point) -> Tensor:
 def _is_discrete(distribution: Any) -> bool:
     support = None if distribution is None else distribution.support
     return support is not None and support.is_discrete
-
-
-def _mean(values: Tensor) -> dict[str, Any]:
-    return {"value": finite(float(values.mean())), "stderr": finite(stderr_of(values))}
-
-
-def _shown(values: Tensor) -> str:
-    return number(float(values.mean()), stderr_of(values))

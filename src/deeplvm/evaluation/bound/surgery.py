@@ -10,7 +10,7 @@ from torch import Tensor
 
 from deeplvm.evaluation.latents.mutual_information import MutualInformation, information_of
 from deeplvm.evaluation.latents.scoring import Dimensions, Scores, scores_of
-from deeplvm.evaluation.numbers import finite, number, stderr_of
+from deeplvm.evaluation.numbers import finite, mean_of, shown_mean
 from deeplvm.gradients import Draw
 from deeplvm.model import LatentVariableModel
 
@@ -72,9 +72,9 @@ class SurgeryPart:
             }
         return {
             "latents": list(self.latents),
-            "kl": _mean(self.kl),
-            "mutual_information": _mean(self.mutual_information),
-            "marginal": _mean(self.marginal),
+            "kl": mean_of(self.kl),
+            "mutual_information": mean_of(self.mutual_information),
+            "marginal": mean_of(self.marginal),
             "total_correlation": self.total_correlation,
             "by_dimension": dimensions,
             "information": self.information.to_dict(),
@@ -117,7 +117,7 @@ class ElboSurgery:
         return [
             header,
             *[
-                (key, *[_shown(each) for each in (p.kl, p.mutual_information, p.marginal)])
+                (key, *[shown_mean(each) for each in (p.kl, p.mutual_information, p.marginal)])
                 for key, p in self.parts.items()
             ],
         ]
@@ -243,11 +243,3 @@ def _by_dimension(scores: Scores, each: Dimensions | None) -> SurgeryByDimension
     return SurgeryByDimension(
         scores.mean(each.own - aggregate).mean(0), scores.mean(aggregate - each.prior).mean(0)
     )
-
-
-def _mean(values: Tensor) -> dict[str, Any]:
-    return {"value": finite(float(values.mean())), "stderr": finite(stderr_of(values))}
-
-
-def _shown(values: Tensor) -> str:
-    return number(float(values.mean()), stderr_of(values))

@@ -19,7 +19,7 @@ from deeplvm.evaluation.latents.draws import (
     rows_of,
     seed_of,
 )
-from deeplvm.evaluation.numbers import finite, number, stderr_of
+from deeplvm.evaluation.numbers import finite, mean_of, number, stderr_of
 from deeplvm.joint import as_site, embed, owner_of
 from deeplvm.model import LatentVariableModel
 from deeplvm.trace import Site
@@ -400,6 +400,4 @@ def _cat(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def _mean(values: Tensor | None) -> dict[str, float | None] | None:
-    if values is None:
-        return None
-    return {"value": finite(float(values.mean())), "stderr": finite(stderr_of(values))}
+    return None if values is None else mean_of(values)

@@ -24,7 +24,7 @@ from deeplvm.evaluation.likelihood.walk import (
     log_mean,
     relative_stderr,
 )
-from deeplvm.evaluation.numbers import finite, number, stderr_of
+from deeplvm.evaluation.numbers import finite, mean_of, number, stderr_of
 from deeplvm.gradients import Draw
 from deeplvm.inference.latent_space import LatentSpace
 from deeplvm.model import LatentVariableModel
@@ -295,8 +295,8 @@ class Sandwich:
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, means over rows; what is not a number is ``None``."""
         return {
-            "lower": _mean(self.lower),
-            "upper": _mean(self.upper),
+            "lower": mean_of(self.lower),
+            "upper": mean_of(self.upper),
             "gap": {"value": finite(self.gap), "stderr": finite(self.gap_stderr)},
             "ess": finite(float(self.ess.mean())),
             "ess_back": finite(float(self.ess_back.mean())),
@@ -385,7 +385,3 @@ def sandwich(
         temperatures=temperatures,
         steps=steps,
     )
-
-
-def _mean(values: Tensor) -> dict[str, float | None]:
-    return {"value": finite(float(values.mean())), "stderr": finite(stderr_of(values))}

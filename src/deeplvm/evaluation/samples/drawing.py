@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from deeplvm.distributions.centre import centre
 from deeplvm.evaluation.batches import evaluating
 from deeplvm.model import LatentVariableModel
 
@@ -35,8 +36,6 @@ def draws(
     Raises:
         ValueError: If p has inputs that the training rows have not.
     """
-    from deeplvm.report.material import centre  # here: the report reads this package
-
     inputs = [each for each in model.p.inputs if each not in model.p.names]
     if absent := [each for each in inputs if each not in train]:
         raise ValueError(
