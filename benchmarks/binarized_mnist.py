@@ -19,7 +19,7 @@ from torch import nn
 from deeplvm import Joint, LatentVariableModel, elbo
 from deeplvm.conditionals import Bernoulli, Gaussian, StandardNormal
 from deeplvm.data import load
-from deeplvm.evaluation import importance_sampling
+from deeplvm.likelihood import importance_sampling
 from deeplvm.networks import MLP, glorot
 from deeplvm.training import fit
 from machine import keep

@@ -32,11 +32,10 @@ from deeplvm import Joint, LatentVariableModel, elbo, iwae
 from deeplvm.conditionals import Bernoulli, OneHot
 from deeplvm.data import load
 from deeplvm.gradients import Draw, Sampled, Suited
-from deeplvm.gradients.mean_field import MuProp
+from deeplvm.gradients.gumbel_softmax import GumbelSoftmax, StraightThrough
+from deeplvm.gradients.muprop import MuProp
 from deeplvm.gradients.rebar import Rebar
-from deeplvm.gradients.relaxed import GumbelSoftmax
 from deeplvm.gradients.score_function import Learned, ScoreFunction
-from deeplvm.gradients.straight_through import StraightThrough
 from deeplvm.networks import MLP
 from deeplvm.training import fit
 from deeplvm.training.schedules import Schedule

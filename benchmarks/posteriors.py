@@ -24,8 +24,8 @@ from torch.distributions import Independent, Normal
 
 from deeplvm import Joint, LatentVariableModel, elbo
 from deeplvm.conditionals import Bernoulli, Gaussian, StandardNormal
+from deeplvm.conditionals.posteriors import posterior_of
 from deeplvm.networks import MLP
-from deeplvm.posteriors import posterior_of
 from effort import Effort
 from harness import HERE, SideError, Worker, Workers
 
@@ -316,7 +316,7 @@ def toy(posterior: str, steps: int, draws: int) -> dict[str, Any]:
 
 def mnist(posterior: str, seconds: float, *, few: bool) -> dict[str, Any]:
     """Learn binarized MNIST for so many seconds; bound and likelihood of rows not seen."""
-    from deeplvm.evaluation import importance_sampling
+    from deeplvm.likelihood import importance_sampling
 
     rows = _random_rows() if few else _rows()
     torch.manual_seed(SEED)
@@ -364,7 +364,7 @@ def _train(
     model: LatentVariableModel, rows: dict[str, Tensor], seconds: float, *, compiled: bool
 ) -> dict[str, Any]:
     """Ascend the bound until the time is over; the model ends with the best weights looked at."""
-    from deeplvm.allocation import keep_freed_memory
+    from deeplvm.devices import keep_freed_memory
 
     keep_freed_memory(torch.device("cpu"))
     optimizer = torch.optim.Adam(model.parameters(), fused=True)

@@ -6,7 +6,7 @@ Importance Weighted Autoencoders (Burda et al., 2016), https://arxiv.org/abs/150
 from deeplvm import Joint, LatentVariableModel, elbo, iwae
 from deeplvm.conditionals import Bernoulli, Gaussian, StandardNormal
 from deeplvm.data import load
-from deeplvm.evaluation import importance_sampling
+from deeplvm.likelihood import importance_sampling
 from deeplvm.networks import MLP
 from deeplvm.training import fit
 

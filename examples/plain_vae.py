@@ -6,7 +6,7 @@ Auto-Encoding Variational Bayes (Kingma & Welling, 2014), https://arxiv.org/abs/
 from deeplvm import Joint, LatentVariableModel
 from deeplvm.conditionals import Bernoulli, Gaussian, StandardNormal
 from deeplvm.data import load
-from deeplvm.evaluation import importance_sampling
+from deeplvm.likelihood import importance_sampling
 from deeplvm.networks import MLP
 from deeplvm.training import fit
 

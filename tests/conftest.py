@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
+
+sys.path.append(
+    str(Path(__file__).parent)
+)  # for models that tests share: importlib mode adds no path
 
 
 @pytest.fixture(autouse=True)

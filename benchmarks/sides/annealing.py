@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from deeplvm.allocation import keep_freed_memory
-from deeplvm.evaluation.likelihood.walk import Walk
+from deeplvm.devices import keep_freed_memory
 from deeplvm.inference.latent_space import LatentSpace
+from deeplvm.inference.tempering import Walk
 from sides.by_hand import Vae, log_standard
 from sides.ours import model_of
 from workloads import Workload, pixels

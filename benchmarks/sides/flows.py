@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from deeplvm.allocation import keep_freed_memory
 from deeplvm.conditionals.flows import InverseAutoregressiveFlow
 from deeplvm.conditionals.flows.masked import in_place_elu
+from deeplvm.devices import keep_freed_memory
 
 STEPS, CONTEXT, BATCH = 4, 320, 100
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from deeplvm import Joint, LatentVariableModel, elbo, iwae
 from deeplvm.conditionals import Bernoulli, Gaussian, PrecisionWeighted, StandardNormal
-from deeplvm.evaluation import importance_sampling
+from deeplvm.likelihood import importance_sampling
 from deeplvm.networks import MLP, ConvolutionalDecoder, ConvolutionalEncoder, Features
 from deeplvm.training import fit
 from deeplvm.training.batches import Tensors

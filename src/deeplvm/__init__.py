@@ -9,57 +9,43 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from deeplvm.evaluation import variance_of_gradient
-    from deeplvm.evidence import Evidence
-    from deeplvm.gradients import Enumerated, Reparameterised, Sampled
-    from deeplvm.joint import Joint, NotationError
-    from deeplvm.model import LatentVariableModel
+    from deeplvm.core.draws import Enumerated, Reparameterised, Sampled
+    from deeplvm.core.evidence import Evidence
+    from deeplvm.core.joint import Joint, NotationError
+    from deeplvm.core.model import LatentVariableModel
+    from deeplvm.core.recurrent import Plate, Recurrent
+    from deeplvm.core.trace import Site, Trace
+    from deeplvm.data import load
+    from deeplvm.evaluation import evaluate, variance_of_gradient
     from deeplvm.objectives import beta_elbo, beta_tc_elbo, elbo, free_bits, iwae, renyi
-    from deeplvm.recurrent import Plate, Recurrent
-    from deeplvm.trace import Site, Trace
+    from deeplvm.training import fit
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "Enumerated": "gradients",
-    "Evidence": "evidence",
-    "Joint": "joint",
-    "LatentVariableModel": "model",
-    "NotationError": "joint",
-    "Plate": "recurrent",
-    "Recurrent": "recurrent",
-    "Reparameterised": "gradients",
-    "Sampled": "gradients",
-    "Site": "trace",
-    "Trace": "trace",
+    "Enumerated": "core.draws",
+    "Evidence": "core.evidence",
+    "Joint": "core.joint",
+    "LatentVariableModel": "core.model",
+    "NotationError": "core.joint",
+    "Plate": "core.recurrent",
+    "Recurrent": "core.recurrent",
+    "Reparameterised": "core.draws",
+    "Sampled": "core.draws",
+    "Site": "core.trace",
+    "Trace": "core.trace",
     "beta_elbo": "objectives",
     "beta_tc_elbo": "objectives",
     "elbo": "objectives",
+    "evaluate": "evaluation",
+    "fit": "training",
     "free_bits": "objectives",
     "iwae": "objectives",
+    "load": "data",
     "renyi": "objectives",
     "variance_of_gradient": "evaluation",
 }
-__all__ = [
-    "Enumerated",
-    "Evidence",
-    "Joint",
-    "LatentVariableModel",
-    "NotationError",
-    "Plate",
-    "Recurrent",
-    "Reparameterised",
-    "Sampled",
-    "Site",
-    "Trace",
-    "beta_elbo",
-    "beta_tc_elbo",
-    "elbo",
-    "free_bits",
-    "iwae",
-    "renyi",
-    "variance_of_gradient",
-]
+__all__ = [*_HOME]
 
 
 def __getattr__(name: str) -> Any:

@@ -164,7 +164,7 @@ def test_full_disk_is_one_line(deeplvm: Run, table_run: Path, monkeypatch: Any) 
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device", "draws.csv")
 
-    monkeypatch.setattr("deeplvm.cli.files.save_table", full)
+    monkeypatch.setattr("deeplvm.cli.outputs.save_table", full)
     outcome = deeplvm("sample", table_run, "-o", "draws.csv")
     assert outcome.code == 2
     assert "The disk is full" in outcome.line
@@ -313,7 +313,7 @@ def test_interrupt_is_one_line(deeplvm: Run, csv: Path, monkeypatch: Any) -> Non
 def test_an_interrupted_fit_keeps_its_best_model(
     deeplvm: Run, csv: Path, monkeypatch: Any
 ) -> None:
-    from deeplvm.training.progress import Progress
+    from deeplvm.training.callbacks import Progress
 
     said = Progress.epoch
 

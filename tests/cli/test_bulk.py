@@ -11,7 +11,7 @@ import pandas
 import pytest
 
 from deeplvm.cli.bulk import Job, jobs_of
-from deeplvm.cli.files import FileError
+from deeplvm.cli.outputs import FileError
 
 Run = Callable[..., Any]
 

@@ -13,7 +13,7 @@ import pytest
 
 from deeplvm.cli import main
 from deeplvm.report.page import read_metrics
-from deeplvm.run import open_run
+from deeplvm.runs.run import open_run
 
 Run = Callable[..., Any]
 Copy = Callable[[Path], Path]
@@ -181,7 +181,7 @@ def test_a_limit_of_the_shell_on_files_is_one_line(
     def limited(*_: object, **__: object) -> None:
         raise OSError(27, "File too large")
 
-    monkeypatch.setattr("deeplvm.run.write_atomically", limited)
+    monkeypatch.setattr("deeplvm.files.write_atomically", limited)
     outcome = deeplvm("evaluate", table_run, "--particles", 2)
     assert outcome.code == 2
     assert "ulimit -f" in outcome.line
@@ -245,7 +245,7 @@ def test_metrics_cut_short_or_damaged(table_run: Path, here: Path, tail: bytes) 
 
 def test_flags_are_those_of_the_recipe(image_run: Path) -> None:
     """A remedy does not name a flag that `fit` would refuse."""
-    from deeplvm.diagnosis import examination
+    from deeplvm.evaluation import examination
 
     seen = examination.Examination(open_run(image_run).model, open_run(image_run).data, "test")
     assert seen.flag("--hidden 512 512") == " (--hidden 512 512)"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from deeplvm import objectives
-from deeplvm.cli.flags import known_functions, meant
+from deeplvm.cli.options import known_functions, meant
 from deeplvm.training.measure import name_of
 
 

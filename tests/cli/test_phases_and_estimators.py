@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from deeplvm.cli.flags import known_functions, meant
+from deeplvm.cli.options import known_functions, meant
 from deeplvm.gradients.score_function import Learned, LeaveOneOut, ScoreFunction
 
 Run = Callable[..., Any]

@@ -14,9 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
-from deeplvm.cli.files import save_pictures
+from deeplvm.cli.outputs import save_pictures
 from deeplvm.data.records import Variable
-from deeplvm.run import open_run
+from deeplvm.runs.run import open_run
 
 Run = Callable[..., Any]
 Table = Callable[[int], pandas.DataFrame]

@@ -30,7 +30,7 @@ from deeplvm.conditionals.flows.masked import (
 )
 from deeplvm.distributions.transformed_normal import Bound
 from deeplvm.networks import MLP
-from deeplvm.training.rates import Average
+from deeplvm.training.schedules import Average
 
 SHAPES = {"vector": (5,), "map": (2, 3, 3)}
 shapes = pytest.mark.parametrize("shape", list(SHAPES.values()), ids=list(SHAPES))

@@ -10,9 +10,9 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, ConstantKernel
 from torch import Tensor, nn
 
+from deeplvm.conditionals.gaussian import MeanField
 from deeplvm.conditionals.gaussian_process import GaussianProcess
 from deeplvm.conditionals.heads import positive
-from deeplvm.conditionals.mean_field import MeanField
 from deeplvm.networks import MLP
 
 ROWS, INPUTS, FUNCTIONS, POINTS = 4, 3, 2, 6

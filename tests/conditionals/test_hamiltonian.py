@@ -12,10 +12,10 @@ from torch import Size, Tensor, nn
 from deeplvm import Joint, LatentVariableModel, elbo
 from deeplvm.conditionals import Bernoulli, Categorical, Gaussian, StandardNormal
 from deeplvm.conditionals.hamiltonian import Hamiltonian, Leapfrog
+from deeplvm.core.joint import NotationError
 from deeplvm.gradients import Enumerated
-from deeplvm.joint import NotationError
 from deeplvm.networks import MLP
-from deeplvm.training.checkpoints import load_model_into, save_model
+from deeplvm.training.checkpoint import load_model_into, save_model
 
 
 def model_of(steps: int = 3, step_size: float = 0.1, width: int = 2) -> LatentVariableModel:

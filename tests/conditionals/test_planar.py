@@ -18,7 +18,7 @@ from deeplvm.conditionals.flows import (
 )
 from deeplvm.conditionals.flows.flow import Flow
 from deeplvm.conditionals.flows.planar import NO_STEP, invertible_direction, planar, planar_inverse
-from deeplvm.conditionals.flows.tanh_equation import solve_tanh_equation
+from deeplvm.conditionals.flows.vectors import solve_tanh_equation
 from deeplvm.networks import MLP, Features
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from deeplvm.conditionals.flows.radial import Radial, radial, radial_inverse
+from deeplvm.conditionals.flows.planar import Radial, radial, radial_inverse
 
 
 def test_golden_step() -> None:

@@ -10,14 +10,14 @@ import torch
 from deeplvm import Joint, LatentVariableModel, elbo
 from deeplvm.conditionals import Gaussian, StandardNormal
 from deeplvm.conditionals.flows import OrthogonalSylvesterFlow, TriangularSylvesterFlow
-from deeplvm.conditionals.flows.orthogonal_bases import (
+from deeplvm.conditionals.flows.planar import NO_STEP, invertible_direction, planar
+from deeplvm.conditionals.flows.sylvester import (
     Basis,
     NearestOrthonormal,
     Order,
     Reflections,
+    Sylvester,
 )
-from deeplvm.conditionals.flows.planar import NO_STEP, invertible_direction, planar
-from deeplvm.conditionals.flows.sylvester import Sylvester
 from deeplvm.networks import MLP
 
 BASES: dict[str, Basis] = {

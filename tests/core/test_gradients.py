@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Categorical, Distribution, Independent, Normal, Poisson
 
+from deeplvm.core.joint import Joint
+from deeplvm.core.model import LatentVariableModel
 from deeplvm.gradients import Enumerated, Reparameterised, Sampled
-from deeplvm.joint import Joint
-from deeplvm.model import LatentVariableModel
 from deeplvm.objectives import elbo, iwae
 
 

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
 from deeplvm.conditionals import Categorical, Gaussian, StandardNormal
+from deeplvm.core.joint import Joint, NotationError, parse
 from deeplvm.gradients import Sampled
-from deeplvm.joint import Joint, NotationError, parse
 from deeplvm.networks import MLP, Features
 
 

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
 from deeplvm.conditionals import Bernoulli, Categorical, Gaussian, StandardNormal
-from deeplvm.evidence import Evidence
+from deeplvm.core.evidence import Evidence
+from deeplvm.core.joint import Joint, NotationError
+from deeplvm.core.model import LatentVariableModel
 from deeplvm.gradients import Enumerated
-from deeplvm.joint import Joint, NotationError
-from deeplvm.model import LatentVariableModel
 from deeplvm.networks import MLP, Features
 from deeplvm.objectives import elbo, iwae
 
@@ -321,7 +321,7 @@ def test_temper_weights_latent_terms_only() -> None:
 
 def test_a_program_may_be_ordinary_code() -> None:
     """The escape hatch: names, inputs and forward(given, batch_shape) are the whole protocol."""
-    from deeplvm.trace import Site, Trace
+    from deeplvm.core.trace import Site, Trace
 
     class Program(nn.Module):
         names = ("z", "x")

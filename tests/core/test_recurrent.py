@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
 from deeplvm.conditionals import Bernoulli, Categorical, Gaussian, StandardNormal
+from deeplvm.core.joint import Joint, NotationError
+from deeplvm.core.model import LatentVariableModel
+from deeplvm.core.recurrent import Plate, Recurrent
 from deeplvm.gradients import Enumerated, Sampled
-from deeplvm.joint import Joint, NotationError
-from deeplvm.model import LatentVariableModel
 from deeplvm.networks import MLP, Features
 from deeplvm.objectives import elbo
-from deeplvm.recurrent import Plate, Recurrent
 
 
 class Scaled(nn.Module):

@@ -16,7 +16,7 @@ from torch.distributions import Normal
 from deeplvm.conditionals import Categorical, Gaussian
 from deeplvm.conditionals.columns import Columns
 from deeplvm.data import Data, DataError, likelihood_of, load
-from deeplvm.evaluation.likelihood.bits import offset_of
+from deeplvm.likelihood.bits_per_dimension import offset_of
 from deeplvm.networks import MLP
 
 

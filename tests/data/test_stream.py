@@ -20,11 +20,11 @@ import torch
 from PIL import Image
 
 from deeplvm.cli.app import main
-from deeplvm.data import Data, DataError, Description, load, shuffling
-from deeplvm.data.dividing import Places, carved
+from deeplvm.data import Data, DataError, Description, load
+from deeplvm.data import stream as shuffling
 from deeplvm.data.records import SPLITS, Split
-from deeplvm.data.shuffling import Plan
-from deeplvm.data.stream import Stream, noise_of
+from deeplvm.data.split import Places, carved
+from deeplvm.data.stream import Plan, Stream, noise_of
 from deeplvm.data.streaming import reopen
 from deeplvm.recipes import vae
 from deeplvm.training import Callback, TrainingInterrupted, fit
@@ -669,7 +669,7 @@ class TestFit:
             np.save(folder / f"{number}.npy", np.full((4096, 1024), number / 7, np.float32))
         program = textwrap.dedent("""
             import resource, sys
-            from deeplvm.data import load, shuffling
+            from deeplvm.data import load, stream as shuffling
             shuffling.POOL, shuffling.PIECE = 2 << 20, 1 << 15
             options = {"stream": True, "likelihood": "laplace"}
             load(sys.argv[1], limit=100, **options)

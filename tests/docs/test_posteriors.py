@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from deeplvm.posteriors import known
+from deeplvm.conditionals.posteriors import known
 
 PAGE = Path(__file__).parents[2] / "docs" / "flows.md"
 

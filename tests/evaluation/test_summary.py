@@ -12,9 +12,10 @@ import torch
 from deeplvm import Enumerated, Joint, LatentVariableModel
 from deeplvm.conditionals import Bernoulli, Categorical, Gaussian, StandardNormal
 from deeplvm.data import load
-from deeplvm.evaluation import Evaluation, bits_per_dimension, evaluate, importance_sampling
-from deeplvm.evaluation.likelihood.bits import offset_of
+from deeplvm.evaluation import Evaluation, evaluate
 from deeplvm.evaluation.summary import likelihood_warnings
+from deeplvm.likelihood import bits_per_dimension, importance_sampling
+from deeplvm.likelihood.bits_per_dimension import offset_of
 from deeplvm.networks import MLP
 from deeplvm.recipes import vae
 

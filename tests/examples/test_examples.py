@@ -14,8 +14,8 @@ from torch import Tensor
 
 import deeplvm.evaluation
 import deeplvm.training
+from deeplvm.core.model import LatentVariableModel
 from deeplvm.gradients import Enumerated
-from deeplvm.model import LatentVariableModel
 from deeplvm.objectives import elbo
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))

@@ -22,10 +22,11 @@ import tomli_w
 import torch
 from PIL import Image
 
-from deeplvm import limits
+from deeplvm import files as limits
 from deeplvm.data import load
-from deeplvm.run import FORMAT, open_run
-from deeplvm.training import checkpoints, fit
+from deeplvm.runs.run import FORMAT, open_run
+from deeplvm.training import checkpoint as checkpoints
+from deeplvm.training import fit
 
 ROOM = 4 << 30  # more than deeplvm may believe that it has, below
 BELIEVED = 1 << 28

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from deeplvm.cli import main
-from deeplvm.run import FORMAT, open_run
-from deeplvm.training.checkpoints import VERSION
+from deeplvm.runs.run import FORMAT, open_run
+from deeplvm.training.checkpoint import VERSION
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FOLDERS = sorted(path.name for path in GOLDEN.glob("run-*"))

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from deeplvm.cli import main
-from deeplvm.run import FORMAT, open_run
+from deeplvm.runs.run import FORMAT, open_run
 
 HERE = Path(__file__).parent
 OPTIONS = (

@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from deeplvm import Enumerated, Joint, LatentVariableModel, elbo, iwae
 from deeplvm.conditionals import Bernoulli, Categorical, Gaussian, OneHot, Poisson
 from deeplvm.gradients import Draw, Reparameterised, Sampled, Suited
-from deeplvm.gradients.crediting import Objective
-from deeplvm.gradients.mean_field import MuProp
-from deeplvm.gradients.rebar import Rebar
-from deeplvm.gradients.relax import relax
+from deeplvm.gradients.credit import Objective
+from deeplvm.gradients.muprop import MuProp
+from deeplvm.gradients.rebar import Rebar, relax
 from deeplvm.gradients.score_function import Learned, LeaveOneOut, ScoreFunction
 from deeplvm.networks import MLP
 

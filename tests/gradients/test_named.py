@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from deeplvm.gradients.crediting import is_estimator
+from deeplvm.core.draws import is_estimator
+from deeplvm.gradients.gumbel_softmax import GumbelSoftmax
 from deeplvm.gradients.named import estimator_of, known
-from deeplvm.gradients.relaxed import GumbelSoftmax
-from deeplvm.spelled import SpellingError
+from deeplvm.registry import SpellingError
 
 
 @pytest.mark.parametrize("name", list(known()))

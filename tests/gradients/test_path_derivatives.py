@@ -31,18 +31,17 @@ from deeplvm.conditionals.flows import (
     Transform,
 )
 from deeplvm.conditionals.flows.planar import Planar
+from deeplvm.core.evidence import Evidence
+from deeplvm.core.joint import embed
+from deeplvm.core.recurrent import Plate, Recurrent
+from deeplvm.core.trace import Site
 from deeplvm.distributions import DiagonalNormal
-from deeplvm.evidence import Evidence
 from deeplvm.gradients import Draw, Reparameterised
-from deeplvm.gradients.crediting import Objective
-from deeplvm.gradients.doubly import DoublyReparameterised
+from deeplvm.gradients.credit import Objective
+from deeplvm.gradients.path_derivatives import DoublyReparameterised, StickingTheLanding
 from deeplvm.gradients.score_function import ScoreFunction
-from deeplvm.gradients.sticking import StickingTheLanding
-from deeplvm.joint import embed
 from deeplvm.networks import MLP
 from deeplvm.objectives import free_bits, renyi
-from deeplvm.recurrent import Plate, Recurrent
-from deeplvm.trace import Site
 
 BOTH = [StickingTheLanding(), DoublyReparameterised()]
 both = pytest.mark.parametrize("way", BOTH, ids=["sticking", "doubly"])

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from deeplvm import Enumerated, Joint, LatentVariableModel, elbo
 from deeplvm.conditionals import Bernoulli, FullCovarianceGaussian, Gaussian, StandardNormal
 from deeplvm.gradients import Draw, Reparameterised
-from deeplvm.gradients.crediting import Account
+from deeplvm.gradients.credit import Account
 from deeplvm.gradients.regression import RegressedScore
 from deeplvm.gradients.score_function import LeaveOneOut, ScoreFunction
 from deeplvm.networks import MLP

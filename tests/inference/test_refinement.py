@@ -18,9 +18,9 @@ from deeplvm.conditionals import (
     StandardNormal,
 )
 from deeplvm.conditionals.flows import InverseAutoregressiveFlow
-from deeplvm.evaluation import importance_sampling
 from deeplvm.gradients.score_function import LeaveOneOut, ScoreFunction
 from deeplvm.inference import localised, refine
+from deeplvm.likelihood import importance_sampling
 from deeplvm.networks import MLP, Features
 
 FAMILIES: dict[str, Callable[[], nn.Module]] = {

@@ -21,8 +21,8 @@ from deeplvm.conditionals import (
     StandardNormal,
 )
 from deeplvm.conditionals.local import corrected
-from deeplvm.evaluation import importance_sampling
 from deeplvm.inference import SemiAmortised
+from deeplvm.likelihood import importance_sampling
 from deeplvm.networks import MLP, Features
 from deeplvm.training import fit
 

@@ -731,7 +731,7 @@ def test_it_prints(member: Member) -> None:
 @members(accept=lambda m: m.domain != "one-hot" and m.shape not in ((), (2, 2)) and m.moments)
 def test_missing_elements_are_integrated_out(member: Member) -> None:
     """NaN leaves an element out exactly, and no gradient turns NaN."""
-    trace = pytest.importorskip("deeplvm.trace")
+    trace = pytest.importorskip("deeplvm.core.trace")
     module = member.build()
     parents = member.parents(particles=False)
     distribution, value = member.draw(module, parents)

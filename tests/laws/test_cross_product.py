@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from deeplvm import Evidence, Joint, LatentVariableModel
-from deeplvm.cli.flags import known_functions
+from deeplvm.cli.options import known_functions
 from deeplvm.conditionals import Bernoulli, Gamma, Gaussian, StandardNormal
+from deeplvm.core.draws import is_estimator
 from deeplvm.gradients import Suited, named
-from deeplvm.gradients.crediting import Objective, is_estimator
+from deeplvm.gradients.credit import Objective
 from deeplvm.networks import MLP
 
 ROWS, PARTICLES = 6, 4

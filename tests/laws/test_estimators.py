@@ -16,13 +16,12 @@ from torch import Tensor
 
 from deeplvm import Enumerated, Joint, LatentVariableModel, elbo, free_bits, iwae
 from deeplvm.conditionals import Bernoulli, Gaussian, OneHot, StandardNormal
-from deeplvm.evidence import Evidence
+from deeplvm.core.evidence import Evidence
 from deeplvm.gradients import Draw, Reparameterised, Sampled, Suited
-from deeplvm.gradients.crediting import Objective, ledger_alone
-from deeplvm.gradients.mean_field import MuProp
-from deeplvm.gradients.rebar import Rebar
+from deeplvm.gradients.credit import Objective, ledger_alone
+from deeplvm.gradients.muprop import MuProp
+from deeplvm.gradients.rebar import Rebar, relax
 from deeplvm.gradients.regression import RegressedScore
-from deeplvm.gradients.relax import relax
 from deeplvm.gradients.score_function import Learned, LeaveOneOut, RunningMean, ScoreFunction
 from deeplvm.networks import MLP
 from deeplvm.objectives import renyi

@@ -21,7 +21,6 @@ from torch.distributions import (
 from deeplvm import Joint, LatentVariableModel
 from deeplvm.conditionals import Beta as BetaConditional
 from deeplvm.conditionals import Gaussian, StandardNormal
-from deeplvm.evaluation import importance_sampling
 from deeplvm.learning.bayes import (
     held,
     make_random,
@@ -29,6 +28,7 @@ from deeplvm.learning.bayes import (
     posterior_predictive,
     posteriors,
 )
+from deeplvm.likelihood import importance_sampling
 from deeplvm.networks import MLP
 from deeplvm.training import fit
 

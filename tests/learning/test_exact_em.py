@@ -17,11 +17,10 @@ from torch import Tensor
 from deeplvm import Joint, LatentVariableModel, elbo
 from deeplvm.conditionals import Categorical, Gaussian, OneHot, StandardNormal
 from deeplvm.data import load
-from deeplvm.evaluation import importance_sampling
 from deeplvm.gradients import Enumerated
-from deeplvm.learning.exact_em import exact_em
-from deeplvm.learning.gaussian_mixture import mixture_of
-from deeplvm.learning.linear_gaussian import linear_gaussian_of
+from deeplvm.learning.closed_forms import linear_gaussian_of, mixture_of
+from deeplvm.learning.em import exact_em
+from deeplvm.likelihood import importance_sampling
 from deeplvm.networks import MLP
 from deeplvm.recipes import factor_analysis
 

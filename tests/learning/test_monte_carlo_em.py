@@ -11,8 +11,8 @@ import torch
 from deeplvm import Joint, LatentVariableModel, elbo
 from deeplvm.conditionals import Categorical, Gaussian
 from deeplvm.inference.latent_space import LatentSpace
-from deeplvm.learning.linear_gaussian import linear_gaussian_of
-from deeplvm.learning.monte_carlo_em import _Chains, monte_carlo_em
+from deeplvm.learning.closed_forms import linear_gaussian_of
+from deeplvm.learning.em import _Chains, monte_carlo_em
 from deeplvm.networks import MLP
 
 

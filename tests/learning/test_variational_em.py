@@ -15,11 +15,10 @@ from deeplvm.conditionals import (
     Gaussian,
     StandardNormal,
 )
-from deeplvm.evaluation import importance_sampling
 from deeplvm.gradients import Enumerated
-from deeplvm.learning.exact_em import exact_em
-from deeplvm.learning.linear_gaussian import linear_gaussian_of
-from deeplvm.learning.variational_em import variational_em
+from deeplvm.learning.closed_forms import linear_gaussian_of
+from deeplvm.learning.em import exact_em, variational_em
+from deeplvm.likelihood import importance_sampling
 from deeplvm.networks import MLP
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Normal
 
 from deeplvm import Joint, LatentVariableModel, elbo, iwae
-from deeplvm.evaluation import importance_sampling
+from deeplvm.likelihood import importance_sampling
 
 LOG_PX = -1.515512123485
 ELBO = -1.918938533205

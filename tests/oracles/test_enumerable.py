@@ -12,7 +12,8 @@ from torch import Tensor
 
 from deeplvm import Enumerated, Joint, LatentVariableModel, elbo, iwae
 from deeplvm.conditionals import Bernoulli, Categorical, Gaussian, StandardNormal
-from deeplvm.evaluation import importance_sampling, latent_use
+from deeplvm.evaluation import latent_use
+from deeplvm.likelihood import importance_sampling
 from deeplvm.networks import MLP
 
 

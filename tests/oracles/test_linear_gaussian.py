@@ -13,7 +13,8 @@ from torch.distributions import MultivariateNormal, kl_divergence
 from deeplvm import Joint, LatentVariableModel, elbo, iwae
 from deeplvm.conditionals import Gaussian, StandardNormal
 from deeplvm.distributions import DiagonalNormal
-from deeplvm.evaluation import evaluate, importance_sampling, latent_use
+from deeplvm.evaluation import evaluate, latent_use
+from deeplvm.likelihood import importance_sampling
 from deeplvm.networks import MLP
 
 LOG_PX = -2.707313885885  # W = (1, 2), b = 0, s2 = 0.5, x = (1, 1)

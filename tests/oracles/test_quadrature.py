@@ -12,7 +12,7 @@ from torch import Tensor
 
 from deeplvm import Joint, LatentVariableModel, elbo
 from deeplvm.conditionals import Bernoulli, Gaussian, StandardNormal
-from deeplvm.evaluation import importance_sampling
+from deeplvm.likelihood import importance_sampling
 from deeplvm.networks import MLP
 from deeplvm.objectives import Form
 

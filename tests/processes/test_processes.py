@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from deeplvm.processes import Processes, announcement, joined, processes
+from deeplvm.parallel.processes import Processes, announcement, joined, processes
 
 Found = list[dict[str, Any]]
 COUNT = 3
@@ -161,7 +161,7 @@ def test_an_announcement_that_is_wrong(change: dict[str, Any], message: str) -> 
 
 def test_nobody_is_imported_before_there_are_several() -> None:
     code = (
-        "import sys; from deeplvm.processes import joined, processes;"
+        "import sys; from deeplvm.parallel.processes import joined, processes;"
         "assert processes().alone; joined().__enter__();"
         "sys.exit('torch' in sys.modules)"
     )

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from torch import nn
 
-from deeplvm.training.sharding import gathered, shard
+from deeplvm.parallel.sharding import gathered, shard
 
 
 def test_a_sharded_model_learns_the_same(starting: Any, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from deeplvm.processes import Processes, ProcessesError, apart, joined, processes
+from deeplvm.parallel.processes import Processes, ProcessesError, apart, joined, processes
 
 torch.set_num_threads(1)
 
@@ -84,9 +84,9 @@ def shards(here: Processes) -> dict[str, Any]:
     """Train a model, sharded where there are several processes."""
     from deeplvm import elbo
     from deeplvm.data import load
+    from deeplvm.parallel.sharding import gathered, shard
+    from deeplvm.parallel.steps import Together
     from deeplvm.recipes import convolutional_vae
-    from deeplvm.training.sharding import gathered, shard
-    from deeplvm.training.together import Together
 
     torch.manual_seed(0)
     data = load("digits", limit=200)

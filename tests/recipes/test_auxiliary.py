@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from deeplvm.cli.values import embedded
+from deeplvm.cli.outputs import embedded
 from deeplvm.data import Data, load
 from deeplvm.evaluation import evaluate
 from deeplvm.recipes import find
-from deeplvm.run import build
-from deeplvm.training.metering import flops_of
+from deeplvm.runs.run import build
+from deeplvm.training.callbacks import flops_of
 
 RECIPES: dict[str, dict[str, Any]] = {
     "auxiliary_vae": {"auxiliary": 3},

@@ -9,9 +9,9 @@ from torch import nn
 from deeplvm import elbo, recipes
 from deeplvm.conditionals import Gaussian
 from deeplvm.conditionals.flows import InverseAutoregressiveFlow, TriangularSylvesterFlow
+from deeplvm.conditionals.posteriors import known, posterior_of
 from deeplvm.data import Data, load
 from deeplvm.networks import MLP
-from deeplvm.posteriors import known, posterior_of
 
 SMALL = {"latent": 4, "hidden": (8,)}
 

@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 
 from deeplvm import recipes
+from deeplvm.core.joint import Joint
+from deeplvm.core.model import LatentVariableModel
+from deeplvm.core.trace import Site
 from deeplvm.data import Data, Description, likelihood_of, load
 from deeplvm.gradients import Suited
 from deeplvm.gradients.score_function import LeaveOneOut, ScoreFunction
-from deeplvm.joint import Joint
-from deeplvm.model import LatentVariableModel
 from deeplvm.objectives import elbo, free_bits, iwae
 from deeplvm.recipes import RecipeError, describe, find, published, training_of
-from deeplvm.run import build
-from deeplvm.trace import Site
+from deeplvm.runs.run import build
 from deeplvm.training import fit
 from deeplvm.training.measure import for_rows
 
@@ -200,7 +200,7 @@ def test_published_recipes_cite_their_paper_and_document_their_options() -> None
         assert entry.title, name
         assert 1990 < entry.year < 2100
         assert entry.link.startswith("https://")
-        from deeplvm.cli.flags import options_of
+        from deeplvm.cli.options import options_of
 
         for option in options_of(recipe).values():
             assert option.help, f"{name}: {option.name}"

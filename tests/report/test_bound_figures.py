@@ -18,7 +18,7 @@ from deeplvm.evaluation.bound.generalisation import GeneralisationGap
 from deeplvm.evaluation.bound.rate_distortion import rate_distortion
 from deeplvm.evaluation.bound.surgery import elbo_surgery
 from deeplvm.networks import MLP
-from deeplvm.report import bound_figures
+from deeplvm.report.figures import bound as bound_figures
 
 
 def one_latent() -> LatentVariableModel:

@@ -12,10 +12,10 @@ from markupsafe import Markup
 
 from deeplvm import Joint, LatentVariableModel
 from deeplvm.conditionals import Bernoulli, Gaussian, Poisson
-from deeplvm.evaluation.samples.calibration import calibration
-from deeplvm.evaluation.samples.out_of_distribution import out_of_distribution
-from deeplvm.evaluation.samples.predictive_checks import predictive_checks
-from deeplvm.report.check_figures import calibration_figure, checks_figure, scores_figure
+from deeplvm.evaluation.predictive.calibration import calibration
+from deeplvm.evaluation.predictive.checks import predictive_checks
+from deeplvm.evaluation.predictive.out_of_distribution import out_of_distribution
+from deeplvm.report.figures.predictive import calibration_figure, checks_figure, scores_figure
 
 
 def model(names: str = "xbn") -> LatentVariableModel:

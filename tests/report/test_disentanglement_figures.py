@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from deeplvm.report.disentanglement_figures import factor_matrix_figure
+from deeplvm.report.figures.latents import factor_matrix_figure
 
 MATRIX = np.array([[1.25, 0.0], [0.1, 0.5], [0.0, 0.02]])
 

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from deeplvm.data import load
-from deeplvm.report import figures
+from deeplvm.report.figures import style as figures
 
 METRICS = [
     {"epoch": e, "train": {"elbo": -100 / e}, "valid": {"elbo": -110 / e}} for e in range(1, 31)

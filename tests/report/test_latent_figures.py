@@ -15,10 +15,10 @@ from sklearn.neighbors import KNeighborsClassifier
 from deeplvm import Joint, LatentVariableModel
 from deeplvm.conditionals import Categorical, Gaussian, OneHot, StandardNormal
 from deeplvm.evaluation.latents.aggregate import aggregate_against_prior
-from deeplvm.evaluation.latents.holes import holes
+from deeplvm.evaluation.latents.prior_holes import holes
 from deeplvm.evaluation.latents.probes import probes
 from deeplvm.networks import MLP
-from deeplvm.report.latent_figures import aggregate_figure, holes_figure, probes_figure
+from deeplvm.report.figures.latents import aggregate_figure, holes_figure, probes_figure
 
 
 def model(**latents: Any) -> LatentVariableModel:

@@ -12,7 +12,7 @@ from deeplvm.conditionals import Bernoulli
 from deeplvm.gradients.score_function import Learned, LeaveOneOut, RunningMean, ScoreFunction
 from deeplvm.networks import MLP
 from deeplvm.training import Phase, fit
-from deeplvm.training.checkpoints import CheckpointError
+from deeplvm.training.checkpoint import CheckpointError
 
 
 def model() -> LatentVariableModel:

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import nn
 from torch.distributions import Independent, Normal
-from training_models import Linear, OnEpoch, gaussian_rows, linear_gaussian, same, weights
 
 from deeplvm.conditionals import StandardNormal
-from deeplvm.joint import Joint
-from deeplvm.model import LatentVariableModel
+from deeplvm.core.joint import Joint
+from deeplvm.core.model import LatentVariableModel
 from deeplvm.training import NonFiniteError, fit
-from deeplvm.training.checkpoints import load_checkpoint
+from deeplvm.training.checkpoint import load_checkpoint
+from training_models import Linear, OnEpoch, gaussian_rows, linear_gaussian, same, weights
 
 quietly = functools.partial(fit, quiet=True)
 

@@ -12,6 +12,16 @@ import torch
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.distributions import Bernoulli, Independent, Normal
+
+from deeplvm.conditionals import Gaussian, StandardNormal
+from deeplvm.core.joint import Joint
+from deeplvm.core.model import LatentVariableModel
+from deeplvm.core.randomness import seed_of
+from deeplvm.networks import MLP
+from deeplvm.objectives import elbo, free_bits, iwae
+from deeplvm.training import Phase, cosine, fit, linear
+from deeplvm.training.callbacks import TIMINGS
+from deeplvm.training.step import Step, make_optimizer
 from training_models import (
     Linear,
     OnEpoch,
@@ -23,16 +33,6 @@ from training_models import (
     untimed,
     weights,
 )
-
-from deeplvm.conditionals import Gaussian, StandardNormal
-from deeplvm.joint import Joint
-from deeplvm.model import LatentVariableModel
-from deeplvm.networks import MLP
-from deeplvm.objectives import elbo, free_bits, iwae
-from deeplvm.training import Phase, cosine, fit, linear
-from deeplvm.training.batches import seed_of
-from deeplvm.training.history import TIMINGS
-from deeplvm.training.phases import Step, make_optimizer
 
 quietly = functools.partial(fit, quiet=True)
 

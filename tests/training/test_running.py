@@ -12,6 +12,33 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+
+from deeplvm.conditionals import Gaussian, StandardNormal
+from deeplvm.core.joint import Joint
+from deeplvm.core.model import LatentVariableModel
+from deeplvm.core.randomness import seed_of
+from deeplvm.networks import MLP
+from deeplvm.objectives import elbo
+from deeplvm.parallel.noise import SharedNoise
+from deeplvm.parallel.processes import Processes
+from deeplvm.parallel.steps import Together, whole
+from deeplvm.training import (
+    Callback,
+    TensorBoard,
+    TrainingInterrupted,
+    fit,
+)
+from deeplvm.training import (
+    callbacks as metering,
+)
+from deeplvm.training import checkpoint as files_of_a_run
+from deeplvm.training import (
+    step as compiling,
+)
+from deeplvm.training.batches import Batches, Tensors
+from deeplvm.training.callbacks import TIMINGS, Signals
+from deeplvm.training.checkpoint import load_checkpoint
+from deeplvm.training.step import Phase, Step
 from training_models import (
     digits,
     digits_vae,
@@ -21,22 +48,6 @@ from training_models import (
     untimed,
     weights,
 )
-
-from deeplvm.conditionals import Gaussian, StandardNormal
-from deeplvm.joint import Joint
-from deeplvm.model import LatentVariableModel
-from deeplvm.networks import MLP
-from deeplvm.objectives import elbo
-from deeplvm.processes import Processes
-from deeplvm.training import Callback, TensorBoard, TrainingInterrupted, compiling, fit, metering
-from deeplvm.training import folder as files_of_a_run
-from deeplvm.training.batches import Batches, Tensors, seed_of
-from deeplvm.training.checkpoints import load_checkpoint
-from deeplvm.training.history import TIMINGS
-from deeplvm.training.noise import SharedNoise
-from deeplvm.training.phases import Phase, Step
-from deeplvm.training.signals import Signals
-from deeplvm.training.together import Together, whole
 
 quietly = functools.partial(fit, quiet=True)
 
@@ -390,7 +401,7 @@ class TestCompiling:
             asked.append(wanted)
             return compiling.Choice(compiled=False, by_clock=True)
 
-        monkeypatch.setattr("deeplvm.training.running.choose", choose)
+        monkeypatch.setattr("deeplvm.training.loop.choose", choose)
         for epochs in (1, 2):
             quietly(
                 linear_gaussian(),

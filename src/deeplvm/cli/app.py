@@ -18,14 +18,14 @@ from typing import Any
 from cyclopts import App, CycloptsError
 
 from deeplvm.cli import verbs
-from deeplvm.cli.joining import (
+from deeplvm.cli.parallel import (
     EndedTogether,
     Terminated,
     in_company,
     is_first,
     silent_unless_first,
 )
-from deeplvm.processes import ProcessesError
+from deeplvm.parallel.processes import ProcessesError
 
 # What a shell expects of a program that its user interrupted (128 + SIGINT).
 INTERRUPTED = 130
@@ -127,7 +127,7 @@ def application(words: Sequence[str]) -> App:
 
 
 def _version() -> str:
-    from deeplvm.run import version
+    from deeplvm.runs.run import version
 
     return version()
 

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deeplvm.cli.files import TABLES, FileError, check_output
-from deeplvm.cli.joining import by_first, data_of, model_of, together
-from deeplvm.cli.telling import note
-from deeplvm.processes import Processes, apart
+from deeplvm.cli.console import note
+from deeplvm.cli.outputs import TABLES, FileError, check_output
+from deeplvm.cli.parallel import by_first, data_of, model_of, together
+from deeplvm.parallel.processes import Processes, apart
 
 if TYPE_CHECKING:
+    from deeplvm.core.model import LatentVariableModel
     from deeplvm.data.records import Data
-    from deeplvm.model import LatentVariableModel
-    from deeplvm.run import Run
+    from deeplvm.runs.run import Run
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,8 @@ def carry_out(
         work: Makes one output; of one file, all processes call it, and the first writes.
         prepare: Makes, with all processes, what every file needs.
     """
-    from deeplvm.cli.values import place
-    from deeplvm.run import open_run
+    from deeplvm.devices import place
+    from deeplvm.runs.run import open_run
 
     with together(device) as here:
         opened = by_first(here, lambda: open_run(run))

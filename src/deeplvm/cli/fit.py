@@ -16,25 +16,17 @@ from cyclopts import App, Group, Parameter
 from cyclopts.config import Dict
 from cyclopts.exceptions import CycloptsError, UnknownOptionError
 
-from deeplvm.cli.flags import Option, meant, options_of
-from deeplvm.cli.joining import by_first, data_of, together
-from deeplvm.cli.telling import at_least_one, finish, note
-from deeplvm.processes import ProcessesError, processes
+from deeplvm.cli.console import at_least_one, finish, note
+from deeplvm.cli.options import Option, meant, options_of
+from deeplvm.cli.parallel import by_first, data_of, together
+from deeplvm.files import write_atomically
+from deeplvm.parallel.processes import ProcessesError, processes
 from deeplvm.recipes import Recipe, describe, find, name_of, published, training_of
-from deeplvm.run import (
-    Config,
-    Run,
-    RunError,
-    build,
-    create_run,
-    is_taken,
-    refusal,
-    write_atomically,
-)
+from deeplvm.runs.run import Config, Run, RunError, build, create_run, is_taken, refusal
 
 if TYPE_CHECKING:
+    from deeplvm.core.model import LatentVariableModel
     from deeplvm.data.records import Data
-    from deeplvm.model import LatentVariableModel
 
 DEFAULT_RECIPE = "vae"
 # What code can pass to these functions and a command line cannot, or what a run decides itself.

@@ -7,8 +7,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from deeplvm.cli.joining import by_first, data_of, model_of, together
-from deeplvm.cli.telling import (
+from deeplvm.cli.console import (
     at_least_one,
     evaluate_into,
     finish,
@@ -18,7 +17,8 @@ from deeplvm.cli.telling import (
     tell,
     write_report,
 )
-from deeplvm.processes import processes
+from deeplvm.cli.parallel import by_first, data_of, model_of, together
+from deeplvm.parallel.processes import processes
 
 Folder = Annotated[Path, Parameter(help="A RUN folder, which deeplvm fit made.")]
 Model = Annotated[
@@ -74,7 +74,7 @@ def resume(  # noqa: D417 - the types say the rest
         json: Print the contents of evaluation.json instead of the table.
     """
     from deeplvm.cli.fit import set_epochs, train
-    from deeplvm.run import open_run
+    from deeplvm.runs.run import open_run
 
     at_least_one(epochs=epochs, evaluation_particles=evaluation_particles)
     with together(device) as here:
@@ -128,7 +128,7 @@ def evaluate(  # noqa: D417 - the types say the rest
         gap_rows: For how many rows, from the first on.
         json: Print the contents of evaluation.json instead of the table.
     """
-    from deeplvm.cli.values import place
+    from deeplvm.devices import place
 
     at_least_one(
         particles=particles, gap_rows=gap_rows, temperatures=temperatures, chains=chains,
@@ -164,7 +164,7 @@ def evaluate(  # noqa: D417 - the types say the rest
 def _model_and_rows(here: Any, run: str, data: str | None) -> tuple[Any, Any, Any]:
     """The run, if it is one, the model, and the rows to judge it by."""
     if ":" not in run or Path(run).exists():
-        from deeplvm.run import open_run
+        from deeplvm.runs.run import open_run
 
         opened = by_first(here, lambda: open_run(Path(run)))
         model = model_of(here, opened)
@@ -172,7 +172,7 @@ def _model_and_rows(here: Any, run: str, data: str | None) -> tuple[Any, Any, An
         return opened, model, rows
     from deeplvm.data import load
     from deeplvm.recipes import find
-    from deeplvm.run import build
+    from deeplvm.runs.run import build
 
     function = find(run)
     if data is None:
@@ -205,9 +205,9 @@ def sample(  # noqa: D417 - the types say the rest
             pictures, and not in tables.
         label: For a model of x given a label: this label alone, instead of all in turn.
     """
-    from deeplvm.cli.files import PICTURES, TABLES, check_output
-    from deeplvm.cli.values import place, sampled
-    from deeplvm.run import open_run
+    from deeplvm.cli.outputs import PICTURES, TABLES, check_output, sampled
+    from deeplvm.devices import place
+    from deeplvm.runs.run import open_run
 
     at_least_one(rows=rows)
     picture = check_output(output, (*PICTURES, *TABLES)) in PICTURES
@@ -245,7 +245,7 @@ def embed(  # noqa: D417 - the types say the rest
     from deeplvm.cli.bulk import carry_out
 
     def work(model: Any, rows: Any, output: Path, _: None) -> None:
-        from deeplvm.cli.values import embedded
+        from deeplvm.cli.outputs import embedded
 
         chosen = _chosen(rows, split)
         values: dict[str, Any] = embedded(model, rows, chosen, seed=seed, scales=scales)
@@ -282,9 +282,9 @@ def reconstruct(  # noqa: D417 - the types say the rest
     """
     import torch
 
-    from deeplvm.cli.files import PICTURES, TABLES, check_output
-    from deeplvm.cli.values import place, reconstructed
-    from deeplvm.run import open_run
+    from deeplvm.cli.outputs import PICTURES, TABLES, check_output, reconstructed
+    from deeplvm.devices import place
+    from deeplvm.runs.run import open_run
 
     at_least_one(rows=rows)
     picture = check_output(output, (*PICTURES, *TABLES)) in PICTURES
@@ -329,7 +329,7 @@ def score(  # noqa: D417 - the types say the rest
     at_least_one(particles=particles)
 
     def work(model: Any, rows: Any, output: Path, held_out: Any) -> None:
-        from deeplvm.evaluation import importance_sampling
+        from deeplvm.likelihood import importance_sampling
 
         chosen = _chosen(rows, split)
         estimate = importance_sampling(model, rows, particles, split=chosen, seed=seed)
@@ -383,7 +383,7 @@ def impute(  # noqa: D417 - the types say the rest
         raise ValueError(f"Which file has the holes? deeplvm impute {run} FILE -o {output}")
 
     def work(model: Any, rows: Any, output: Path, _: None) -> None:
-        from deeplvm.cli.values import imputed
+        from deeplvm.cli.outputs import imputed
 
         holes = rows.missing_values("test")
         values = imputed(model, rows, "test", particles=particles, seed=seed)
@@ -418,11 +418,11 @@ def diagnose(  # noqa: D417 - the types say the rest
         seed: The same seed gives the same words.
         json: Print the contents of diagnosis.json instead of the words.
     """
-    from deeplvm.cli.values import place
+    from deeplvm.devices import place
     from deeplvm.diagnosis import Effort
     from deeplvm.diagnosis import diagnose as look
     from deeplvm.report.page import read_metrics
-    from deeplvm.run import open_run
+    from deeplvm.runs.run import open_run
 
     at_least_one(rows=rows, particles=particles)
     opened = open_run(run)
@@ -447,7 +447,7 @@ def diagnose(  # noqa: D417 - the types say the rest
 
 def report(run: Folder, /) -> None:
     """Write RUN/report.html anew: one page with everything that was learned and measured."""
-    from deeplvm.run import open_run
+    from deeplvm.runs.run import open_run
 
     opened = open_run(run)
     _ = opened.model  # a clear error where there is none
@@ -495,7 +495,7 @@ def _chosen(rows: Any, split: Any) -> Any:
 
 def _write(output: Path, values: Any, names: Any) -> None:
     """A table, by one process."""
-    from deeplvm.cli.files import save_table
+    from deeplvm.cli.outputs import save_table
 
     if processes().first:
         save_table(output, values, names)
@@ -517,7 +517,7 @@ def _labels(rows: Any, split: str) -> dict[str, Any]:
 
 def _reference(here: Any, opened: Any, model: Any, particles: int, seed: int) -> Any:
     """Anomaly scores of the run's held-out rows, sorted later; None where they cannot be read."""
-    from deeplvm.evaluation import importance_sampling
+    from deeplvm.likelihood import importance_sampling
 
     data, why = None, "another process cannot read the data of the run"
     try:
@@ -535,7 +535,7 @@ def _reference(here: Any, opened: Any, model: Any, particles: int, seed: int) ->
 
 
 def _only_images(opened: Any, output: Path, *, picture: bool) -> None:
-    from deeplvm.cli.files import FileError
+    from deeplvm.cli.outputs import FileError
 
     if not picture:
         return
@@ -550,7 +550,7 @@ def _only_images(opened: Any, output: Path, *, picture: bool) -> None:
 
 def _save(output: Path, values: Any, description: Any, columns: int | None = None) -> None:
     """A picture or a table, by the ending."""
-    from deeplvm.cli.files import PICTURES, in_units, save_pictures, save_table
+    from deeplvm.cli.outputs import PICTURES, in_units, save_pictures, save_table
 
     variables = description.variables
     if output.suffix.lower() in PICTURES:

@@ -1,19 +1,17 @@
 """Conditionals: maps from parents to a distribution, each a factor of a joint."""
 
-from deeplvm.conditionals.batch_normalised import BatchNormalisedGaussian
-from deeplvm.conditionals.committed import CommittedGaussian
+from deeplvm.conditionals.collapse import BatchNormalisedGaussian, CommittedGaussian
 from deeplvm.conditionals.concrete import BinaryConcrete, Concrete
 from deeplvm.conditionals.counts import NegativeBinomial, Poisson
 from deeplvm.conditionals.discrete import Bernoulli, Categorical, OneHot, Ordinal
-from deeplvm.conditionals.experts import ProductOfExperts
-from deeplvm.conditionals.gaussian import Gaussian, PrecisionWeighted, StandardNormal
+from deeplvm.conditionals.gaussian import Gaussian, MeanField, StandardNormal
 from deeplvm.conditionals.gaussian_process import GaussianProcess
 from deeplvm.conditionals.hamiltonian import Hamiltonian
 from deeplvm.conditionals.local import Local
-from deeplvm.conditionals.mean_field import MeanField
 from deeplvm.conditionals.mixture import GaussianMixture, Mixture, Stratified
 from deeplvm.conditionals.multivariate import FullCovarianceGaussian, LowRankGaussian
 from deeplvm.conditionals.pixels import DiscretizedLogistic
+from deeplvm.conditionals.products import PrecisionWeighted, ProductOfExperts
 from deeplvm.conditionals.real import Gamma, Laplace, StudentT
 from deeplvm.conditionals.simplex import Dirichlet
 from deeplvm.conditionals.sphere import UniformSphere, VonMisesFisher

@@ -20,7 +20,7 @@ class Concrete(nn.Module):
     In p and q both, it makes a continuous model with a true bound of its own, trained by
     reparameterisation; p and q may have different temperatures. (A discrete model with relaxed
     draws is :class:`~deeplvm.conditionals.OneHot` drawn by
-    :class:`~deeplvm.gradients.relaxed.GumbelSoftmax`, whose value is no bound.)
+    :class:`~deeplvm.gradients.gumbel_softmax.GumbelSoftmax`, whose value is no bound.)
 
     Args:
         classes: the number of categories, the last axis of a value.

@@ -6,9 +6,15 @@ from collections.abc import Sequence
 
 import torch
 from torch import Size, Tensor, nn
-from torch.distributions import Distribution, Independent, Normal
 
-from deeplvm.conditionals.heads import Head, Scale, event_shape_of, optional_units
+from deeplvm.conditionals.heads import (
+    Head,
+    Scale,
+    at_least,
+    event_shape_of,
+    optional_units,
+    positive,
+)
 from deeplvm.distributions.diagonal_normal import DiagonalNormal
 
 
@@ -100,87 +106,47 @@ class Gaussian(nn.Module):
         return value if self.units is None else self.units.standardise(value)
 
 
-class PrecisionWeighted(nn.Module):
-    r"""The normalised product of two Gaussians, :math:`q \propto q_1 q_2`, as in the ladder VAE.
+class MeanField(nn.Module):
+    r"""Gaussian of independent elements that reads its parameters, :math:`q(z | \lambda)`.
 
-    .. math:: \sigma^{-2} = \sigma_1^{-2} + \sigma_2^{-2}, \qquad
-              \mu = \sigma^2 (\sigma_1^{-2} \mu_1 + \sigma_2^{-2} \mu_2)
+    .. math:: q(z | \lambda) = \prod_{i=1}^D N(z_i; \lambda_i, \sigma(\lambda_{D+i})^2), \qquad
+              \sigma(r) = m + \log(1 + e^{r + c}), \quad \sigma(0) = 1 + m
 
-    The first is usually p's own conditional of the same name (the same module, so its parameters
-    are shared), the second what the data say.
+    It has nothing to learn. With a random :math:`\lambda` the elements of z depend on each other
+    through it, and :math:`q(z) = \int q(z | \lambda)\, q(\lambda)\, d\lambda` is an infinite
+    mixture. p must then give :math:`\lambda` a density, such as ``"l | x, z"``.
+
+    Hierarchical Variational Models (Ranganath et al., 2016), https://arxiv.org/abs/1511.02386
 
     Args:
-        first: a conditional that returns independent normals.
-        second: another, of the same event shape.
-        first_parents: how many of the parents go to ``first``; the rest go to ``second``.
+        features: D, the dimensions of the value.
+        minimum_scale: m, the lower bound of the standard deviation.
 
-    Ladder Variational Autoencoders (Sønderby et al., 2016), https://arxiv.org/abs/1602.02282
-
-    Examples:
-        >>> merged = PrecisionWeighted(StandardNormal(1), StandardNormal(1), first_parents=0)
-        >>> merged().variance
-        tensor([0.5000])
-    """
-
-    def __init__(self, first: nn.Module, second: nn.Module, *, first_parents: int = 1) -> None:
-        super().__init__()
-        shapes = [getattr(part, "event_shape", None) for part in (first, second)]
-        if None not in shapes and shapes[0] != shapes[1]:
-            raise ValueError(
-                "PrecisionWeighted expects two conditionals of one event shape, found "
-                f"{tuple(shapes[0])} and {tuple(shapes[1])}."  # type: ignore[arg-type]
-            )
-        self.event_shape = shapes[0] or shapes[1]
-        self.first = first
-        self.second = second
-        self.first_parents = first_parents
-
-    def forward(self, *parents: Tensor) -> DiagonalNormal:
-        """The product, given the parents of ``first`` and then those of ``second``."""
-        if len(parents) < self.first_parents:
-            raise TypeError(
-                f"PrecisionWeighted expects {self.first_parents} parents for its first "
-                f"conditional, then those of its second, found {len(parents)} in all; write more "
-                "after '|', or set first_parents."
-            )
-        first = normal_of(
-            self.first(*parents[: self.first_parents]), _OWNER, "its first conditional"
-        )
-        second = normal_of(
-            self.second(*parents[self.first_parents :]), _OWNER, "its second conditional"
-        )
-        return merged(first, second)
-
-    def extra_repr(self) -> str:
-        """The division of the parents, for printing."""
-        return f"first_parents={self.first_parents}"
-
-
-_OWNER = "PrecisionWeighted"
-
-
-def merged(first: DiagonalNormal, second: DiagonalNormal) -> DiagonalNormal:
-    """The normalised product of two diagonal normals."""
-    # sigma^2 = s1^2 s2^2 / (s1^2 + s2^2), the weight of the second mean is sigma^2 / s2^2
-    first_square, second_square = first.scale.square(), second.scale.square()
-    total = first_square + second_square
-    loc = first.loc + (second.loc - first.loc) * (first_square / total)
-    scale = first.scale * second.scale * total.rsqrt()
-    return DiagonalNormal(loc, scale, len(first.event_shape))
-
-
-def normal_of(distribution: Distribution, owner: str, which: str) -> DiagonalNormal:
-    """A distribution of independent normals, in the form that :func:`merged` takes.
+    Shape:
+        One parent ``(*particles, batch, 2 D)`` gives batch shape ``(*particles, batch)``, event
+        ``(D,)``.
 
     Raises:
-        TypeError: it is another one.
+        ValueError: the parent has another width.
+
+    Examples:
+        >>> import torch
+        >>> MeanField(2)(torch.tensor([3.0, 4.0, 0.0, 0.0])).mean
+        tensor([3., 4.])
     """
-    if isinstance(distribution, DiagonalNormal):
-        return distribution
-    if isinstance(distribution, Independent) and isinstance(distribution.base_dist, Normal):
-        base, dims = distribution.base_dist, len(distribution.event_shape)
-        return DiagonalNormal(base.loc, base.scale, dims)
-    raise TypeError(
-        f"{owner} expects {which} to return independent normals, found "
-        f"{type(distribution).__name__}; use Gaussian or StandardNormal."
-    )
+
+    def __init__(self, features: int, *, minimum_scale: float = 1e-3) -> None:
+        super().__init__()
+        self.event_shape = Size((at_least(features, 1, "MeanField", "features"),))
+        self.minimum_scale = minimum_scale
+
+    def forward(self, parameters: Tensor) -> DiagonalNormal:
+        """The distribution of the value given its parameters."""
+        features = self.event_shape[0]
+        if parameters.shape[-1] != 2 * features:
+            raise ValueError(
+                f"MeanField({features}) reads {2 * features} numbers, a mean and a scale for each "
+                f"dimension, found {parameters.shape[-1]}; make its parent that wide."
+            )
+        loc, raw = parameters.chunk(2, -1)
+        return DiagonalNormal(loc, positive(raw, self.minimum_scale), 1)

@@ -10,10 +10,10 @@ import torch
 from torch import Size, Tensor, nn
 
 from deeplvm.conditionals.heads import at_least, positive, raw_of
+from deeplvm.core.joint import Factor, Joint, NotationError, as_site, batch_shape_of, embed
+from deeplvm.core.trace import Site, Trace
 from deeplvm.gradients import Draw
-from deeplvm.joint import Factor, Joint, NotationError, as_site, batch_shape_of, embed
 from deeplvm.networks.features import out_shape_of
-from deeplvm.trace import Site, Trace
 
 Force = Callable[[Tensor], Tensor]
 
@@ -173,7 +173,7 @@ class Hamiltonian(nn.Module):
         missing: frozenset[str] = frozenset(),
         ready: Mapping[str, Site] | None = None,
     ) -> Trace:
-        """Score what is given, draw the rest; see :meth:`deeplvm.joint.Joint.forward`."""
+        """Score what is given, draw the rest; see :meth:`deeplvm.core.joint.Joint.forward`."""
         sites = {name: as_site(name, value, None, missing) for name, value in given.items()}
         shape = batch_shape if batch_shape is not None else batch_shape_of(sites)
         ends = {name: sites.pop(name) for name in self.names if name in sites}

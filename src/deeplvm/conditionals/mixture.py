@@ -10,10 +10,10 @@ from torch import Size, Tensor, nn
 from torch.distributions import Distribution
 
 from deeplvm.conditionals.heads import Head, at_least, event_shape_of, optional_units, positive
+from deeplvm.core.trace import expand_to
 from deeplvm.distributions import mixture as distributions
 from deeplvm.distributions.diagonal_normal import DiagonalNormal
 from deeplvm.gradients import Drawn
-from deeplvm.trace import expand_to
 
 
 class GaussianMixture(nn.Module):

@@ -1,11 +1,19 @@
 """Files and named data sets -> named tensors, with every choice written down."""
 
-from deeplvm.data.errors import DataError
-from deeplvm.data.likelihoods import likelihood_of
+from deeplvm.data.catalogue import DatasetInfo, datasets
+from deeplvm.data.likelihood import Choice, choose_likelihood, likelihood_of
 from deeplvm.data.loading import load
-from deeplvm.data.looking import Choice, LikelihoodName, choose_likelihood
-from deeplvm.data.named import DatasetInfo, datasets
-from deeplvm.data.records import Data, Description, Kind, Renewal, Rows, Split, Variable
+from deeplvm.data.records import (
+    Data,
+    DataError,
+    Description,
+    Kind,
+    LikelihoodName,
+    Renewal,
+    Rows,
+    Split,
+    Variable,
+)
 from deeplvm.data.stream import Stream
 
 __all__ = [

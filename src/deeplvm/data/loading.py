@@ -11,30 +11,24 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from deeplvm.data.arrays import checked, read_idx, read_npy, read_npz
-from deeplvm.data.choosing import (
-    binarization_scale,
-    chosen,
-    description_of,
-    refuse_other_shape,
-)
-from deeplvm.data.errors import DataError
-from deeplvm.data.images import ENDINGS, read_folder
-from deeplvm.data.looking import LikelihoodName
-from deeplvm.data.named import NAMED, close_names, read_named
-from deeplvm.data.pixels import laid_out, layout_notes, layout_of
-from deeplvm.data.raw import Raw
+from deeplvm.data.catalogue import NAMED, close_names, read_named
+from deeplvm.data.likelihood import binarization_scale, chosen, description_of, refuse_other_shape
+from deeplvm.data.readers.arrays import checked, read_idx, read_npy, read_npz
+from deeplvm.data.readers.images import ENDINGS, laid_out, layout_notes, layout_of, read_folder
+from deeplvm.data.readers.raw import Raw
+from deeplvm.data.readers.tables import from_frames, read_csv, read_parquet
 from deeplvm.data.records import (
     SPLITS,
     Data,
+    DataError,
     Description,
+    LikelihoodName,
     Renewal,
     Rows,
 )
-from deeplvm.data.splitting import divide, kept_elements, limit_rows, select_columns
+from deeplvm.data.split import divide, kept_elements, limit_rows, select_columns
 from deeplvm.data.statistics import Summary
 from deeplvm.data.streaming import Streaming, is_streamed, open_stream, read_shards
-from deeplvm.data.tables import from_frames, read_csv, read_parquet
 from deeplvm.data.tensors import tensors_of, variable_of, warnings_of
 
 _TABLE_ENDINGS = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".parquet")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from deeplvm.data.raw import Array
+from deeplvm.data.readers.raw import Array
 
 # Grey values that are whole multiples of one of these steps were whole numbers once.
 RECOVERED_STEPS = (255, 256, 16, 15)

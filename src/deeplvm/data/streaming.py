@@ -14,20 +14,25 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from deeplvm.data.choosing import (
+from deeplvm.data.likelihood import (
     binarization_scale,
     choices_of,
     chosen,
     description_of,
     refuse_other_shape,
 )
-from deeplvm.data.dividing import Places, carved, limited
-from deeplvm.data.errors import DataError
-from deeplvm.data.images import ENDINGS, GREY, files_below, splits_of
-from deeplvm.data.pixels import Layout, laid_out, layout_notes, layout_of
-from deeplvm.data.raw import Array, Raw
-from deeplvm.data.records import SPLITS, Description, Renewal, Split
-from deeplvm.data.shards import (
+from deeplvm.data.readers.images import (
+    ENDINGS,
+    GREY,
+    Layout,
+    files_below,
+    laid_out,
+    layout_notes,
+    layout_of,
+    splits_of,
+)
+from deeplvm.data.readers.raw import Array, Raw
+from deeplvm.data.readers.shards import (
     Files,
     ImageShards,
     ParquetFiles,
@@ -36,11 +41,7 @@ from deeplvm.data.shards import (
     open_shards,
     texts_of,
 )
-from deeplvm.data.shuffling import Plan
-from deeplvm.data.splitting import FRACTIONS, kept_elements, select_columns
-from deeplvm.data.statistics import Summary
-from deeplvm.data.stream import Reader, Stream, StreamColumn
-from deeplvm.data.tables import (
+from deeplvm.data.readers.tables import (
     LARGEST_EXACT,
     MOST_CATEGORIES,
     from_frames,
@@ -48,8 +49,12 @@ from deeplvm.data.tables import (
     read_parquet,
     refuse_absent,
 )
+from deeplvm.data.records import SPLITS, DataError, Description, Renewal, Split
+from deeplvm.data.split import FRACTIONS, Places, carved, kept_elements, limited, select_columns
+from deeplvm.data.statistics import Summary
+from deeplvm.data.stream import Plan, Reader, Stream, StreamColumn
 from deeplvm.data.tensors import dequantization, smallest_type, variable_of, warnings_of
-from deeplvm.limits import memory
+from deeplvm.files import memory
 
 Streaming = bool | Literal["auto"]
 # Loading holds the values as read, as at rest and what lies between: about three times the rows.
@@ -303,7 +308,7 @@ def _stream(
 def _divided(
     files: Files, raw: Raw, options: Mapping[str, Any], known: Description | None
 ) -> dict[Split, Places]:
-    """The rows of each split, in the words of :func:`~deeplvm.data.splitting.divide`."""
+    """The rows of each split, in the words of :func:`~deeplvm.data.split.divide`."""
     seed, limit = options["seed"], options["limit"]
     ends = list(zip(files.starts[:-1].tolist(), files.starts[1:].tolist(), strict=True))
     by_key = {

@@ -8,10 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deeplvm.data.errors import DataError
-from deeplvm.data.looking import Choice
-from deeplvm.data.raw import Array, Raw
-from deeplvm.data.records import Column, Renewal, Variable
+from deeplvm.data.likelihood import Choice
+from deeplvm.data.readers.raw import Array, Raw
+from deeplvm.data.records import Column, DataError, Renewal, Variable
 from deeplvm.data.statistics import Summary
 
 
@@ -142,24 +141,6 @@ def _refuse_constant(std: Tensor, source: str, columns: tuple[str, ...] | None) 
     raise DataError(
         f"{source}: {what} is constant in the training rows ({len(constant)} such in all), and a "
         f"density of a constant is infinite; {drop}."
-    )
-
-
-def refuse_coarse(raw: Raw, train: Summary, source: str, choices: list[Choice]) -> None:
-    """Single precision must resolve the spread of each real element."""
-    real = np.array([choice.kind == "real" for choice in choices])
-    if not real.any() or (len(choices) == 1 and train.dtype.itemsize < 4):
-        return
-    mean, std = train.mean, train.std
-    coarse = np.argwhere((np.abs(mean) * 2.0**-24 > 1e-3 * std) & (std > 0) & real)
-    if not len(coarse):
-        return
-    place = tuple(coarse[0].tolist())
-    what = f"element {place}" if raw.columns is None else f"column {raw.columns[place[0]]!r}"
-    raise DataError(
-        f"{source}: {what} has mean {float(mean[place]):.6g} but varies by "
-        f"{float(std[place]):.3g} only, which single precision cannot resolve; subtract a "
-        f"constant from it first."
     )
 
 

@@ -11,13 +11,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deeplvm.diagnosis.examination import SEARCHED, CannotMeasure, Effort, Examination
-from deeplvm.diagnosis.figures import Figure, drawn
+from deeplvm.core.model import LatentVariableModel
 from deeplvm.diagnosis.rules import RULES, Rule
 from deeplvm.diagnosis.verdict import Verdict
+from deeplvm.evaluation.examination import SEARCHED, CannotMeasure, Effort, Examination
 from deeplvm.evaluation.summary import FEWEST_ROWS
-from deeplvm.model import LatentVariableModel
-from deeplvm.run import write_atomically
+from deeplvm.files import write_atomically
+from deeplvm.report.figures.diagnosis import Figure, drawn
 
 if TYPE_CHECKING:
     from deeplvm.data.records import Data, Split

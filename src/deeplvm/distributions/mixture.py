@@ -9,8 +9,8 @@ from torch import Size, Tensor
 from torch.distributions import Distribution, constraints
 from torch.special import erfc
 
+from deeplvm.core.trace import score
 from deeplvm.distributions.diagonal_normal import DiagonalNormal
-from deeplvm.trace import score
 
 _NONE = Size()
 _ROOT_HALF = 0.5**0.5

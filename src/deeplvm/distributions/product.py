@@ -8,7 +8,7 @@ import torch
 from torch import Size, Tensor
 from torch.distributions import Categorical, Distribution, Independent, constraints
 
-from deeplvm.trace import score
+from deeplvm.core.trace import score
 
 
 class Product(Distribution):

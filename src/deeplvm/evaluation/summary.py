@@ -13,17 +13,17 @@ import torch
 from rich.cells import cell_len
 from torch import Tensor
 
-from deeplvm.evaluation.batches import batches_of
+from deeplvm.core.model import LatentVariableModel
+from deeplvm.core.results import finite, mean_of, number
 from deeplvm.evaluation.bound.gaps import gaps_table, inference_gaps
 from deeplvm.evaluation.latents.latent_use import ACTIVE, LatentUse, latent_use
-from deeplvm.evaluation.likelihood.annealing import sandwich
-from deeplvm.evaluation.likelihood.bits import bits_per_dimension, count_elements
-from deeplvm.evaluation.likelihood.convergence import convergence, steps_to
-from deeplvm.evaluation.likelihood.importance import ImportanceEstimate, importance_sampling
-from deeplvm.evaluation.likelihood.walk import Start
-from deeplvm.evaluation.numbers import finite, mean_of, number
 from deeplvm.gradients import Draw
-from deeplvm.model import LatentVariableModel
+from deeplvm.inference.rows import batches_of
+from deeplvm.inference.tempering import Start
+from deeplvm.likelihood.annealing import sandwich
+from deeplvm.likelihood.bits_per_dimension import bits_per_dimension, count_elements
+from deeplvm.likelihood.convergence import convergence, steps_to
+from deeplvm.likelihood.importance import ImportanceEstimate, importance_sampling
 
 if TYPE_CHECKING:
     from deeplvm.data.records import Data, Split, Variable
@@ -187,7 +187,7 @@ class Evaluation:
     def _repr_html_(self) -> str:
         from html import escape
 
-        from deeplvm.report.tables import html_table
+        from deeplvm.core.results import html_table
 
         notes = "".join([f"<li>{escape(text)}</li>" for text in self.warnings])
         table = html_table(["", "value", "what it means"], self.table(), self.title())
@@ -226,10 +226,10 @@ def evaluate(
             where (:func:`~deeplvm.evaluation.inference_gaps`), which takes hundreds of gradient
             steps a row; none.
         annealed_rows: On how many rows, from the first on, importance sampling is compared with
-            annealing (:func:`~deeplvm.evaluation.convergence`), which takes ten gradients a
+            annealing (:func:`~deeplvm.likelihood.convergence`), which takes ten gradients a
             temperature, chain and row, and half as many again; none.
         simulated_rows: How many rows are drawn from p to have both bounds of annealing
-            (:func:`~deeplvm.evaluation.sandwich`); none.
+            (:func:`~deeplvm.likelihood.sandwich`); none.
         temperatures: Of annealing.
         chains: Of annealing, a row.
         start: Where they begin: ``"prior"`` owes nothing to q, ``"posterior"`` is quicker where q

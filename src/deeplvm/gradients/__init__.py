@@ -1,6 +1,6 @@
 """How a latent variable is drawn, and how its gradient is estimated; each way a file."""
 
-from deeplvm.gradients.draws import (
+from deeplvm.core.draws import (
     Draw,
     Drawn,
     Enumerated,

@@ -5,18 +5,16 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 
-from deeplvm.gradients.doubly import DoublyReparameterised
-from deeplvm.gradients.draws import Draw
-from deeplvm.gradients.generalised import GeneralisedReparameterised
-from deeplvm.gradients.mean_field import MuProp
+from deeplvm.core.draws import Draw
+from deeplvm.gradients.gumbel_softmax import Annealed, GumbelSoftmax, StraightThrough
+from deeplvm.gradients.muprop import MuProp
+from deeplvm.gradients.path_derivatives import DoublyReparameterised, StickingTheLanding
 from deeplvm.gradients.rebar import Rebar
+from deeplvm.gradients.rebar import relax as rebar_with_network
 from deeplvm.gradients.regression import RegressedScore
-from deeplvm.gradients.relax import relax as rebar_with_network
-from deeplvm.gradients.relaxed import Annealed, GumbelSoftmax
+from deeplvm.gradients.rejection import GeneralisedReparameterised
 from deeplvm.gradients.score_function import Learned, LeaveOneOut, RunningMean, ScoreFunction
-from deeplvm.gradients.sticking import StickingTheLanding
-from deeplvm.gradients.straight_through import StraightThrough
-from deeplvm.spelled import SpellingError, read
+from deeplvm.registry import SpellingError, read
 
 
 def score_function(*, running_mean: bool = True, local: bool = True) -> ScoreFunction:

@@ -12,13 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from deeplvm.gradients.crediting import Account, neutral, over_particles
-from deeplvm.gradients.draws import Drawn
-from deeplvm.gradients.elsewhere import log_weight_at, own_score
+from deeplvm.core.draws import Drawn
+from deeplvm.core.trace import expand_to, sum_right
+from deeplvm.gradients.credit import Account, log_weight_at, neutral, over_particles, own_score
 from deeplvm.gradients.relaxation import Relaxation, relaxation_at, relaxation_of
 from deeplvm.gradients.score_function import Baseline, ScoreFunction
 from deeplvm.networks import MLP
-from deeplvm.trace import expand_to, sum_right
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ class Rebar(nn.Module):
         learn: Whether both descend the square of the gradient with respect to the logits, whose
             mean is its variance and a constant. It needs second derivatives of the model's
             densities.
-        hidden: Widths of a free function in c, see :func:`~deeplvm.gradients.relax.relax`.
+        hidden: Widths of a free function in c, see :func:`~deeplvm.gradients.rebar.relax`.
 
     Examples:
         >>> from deeplvm import Joint, LatentVariableModel, elbo
@@ -226,3 +225,32 @@ def _inputs(name: str, value: Tensor, account: Account) -> list[Tensor]:
         for each in sites
     ]
     return [value.reshape(*value.shape[:dims], -1), *features]
+
+
+def relax(
+    baseline: Baseline | None = None,
+    *,
+    hidden: Sequence[int] = (100,),
+    weight: float = 1.0,
+    temperature: float = 0.5,
+) -> Rebar:
+    r"""REBAR with a network in it: :math:`c(z) = \eta f(\sigma(z / \tau)) + r(z, x)`.
+
+    r reads the perturbed logits and what the latent's conditional reads, and is learned, with
+    :math:`\eta` and :math:`\tau`, on the square of the gradient of the logits.
+    Unbiased whatever r is. With ``weight=0`` r begins alone.
+
+    Backpropagation through the Void: Optimizing control variates for black-box gradient
+    estimation (Grathwohl, Choi, Wu, Roeder & Duvenaud, 2018), https://arxiv.org/abs/1711.00123
+
+    Args:
+        baseline: As for :class:`~deeplvm.gradients.rebar.Rebar`.
+        hidden: Widths of the layers of r.
+        weight: :math:`\eta`, where it starts.
+        temperature: :math:`\tau`, where it starts.
+
+    Examples:
+        >>> relax(hidden=(50,)).control.hidden
+        (50,)
+    """
+    return Rebar(baseline, weight=weight, temperature=temperature, hidden=hidden)

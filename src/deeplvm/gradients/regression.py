@@ -6,10 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Distribution, Independent, Normal, OneHotCategorical
 
-from deeplvm.gradients.crediting import Account, neutral, over_particles
-from deeplvm.gradients.draws import Drawn, Sampled
-from deeplvm.gradients.elsewhere import own_score
-from deeplvm.trace import Site, sum_right
+from deeplvm.core.draws import Drawn, Sampled
+from deeplvm.core.trace import Site, sum_right
+from deeplvm.gradients.credit import Account, neutral, over_particles, own_score
 
 _FEW = 3
 

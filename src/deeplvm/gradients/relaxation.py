@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Distribution, Independent, OneHotCategorical
 from torch.nn.functional import softplus
 
-from deeplvm.trace import Site, expand_to
+from deeplvm.core.trace import Site, expand_to
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from deeplvm.gradients.crediting import Account, neutral, over_particles
-from deeplvm.gradients.draws import Drawn, Sampled
+from deeplvm.core.draws import Drawn, Sampled
+from deeplvm.gradients.credit import Account, neutral, over_particles
 from deeplvm.networks import MLP
 from deeplvm.networks.features import out_shape_of
 
@@ -153,7 +153,7 @@ class ScoreFunction(nn.Module):
     r"""Sampled without a path: the gradient is :math:`s\, \nabla_\phi \log q_\phi(z)`.
 
     The signal s of a draw is what the objective loses when the draw's log-weight is replaced by
-    a guess made without looking at it (:meth:`~deeplvm.gradients.crediting.Account.signal`):
+    a guess made without looking at it (:meth:`~deeplvm.gradients.credit.Account.signal`):
     unbiased for every objective and every guess, with the less variance the better the guess.
 
     Simple Statistical Gradient-Following Algorithms for Connectionist Reinforcement Learning

@@ -1,11 +1,12 @@
 """Inference beyond one pass of an encoder: posteriors refined row by row, and chains."""
 
-from deeplvm.inference.chains import PosteriorDraws, sample_posterior
-from deeplvm.inference.convergence_of_chains import (
+from deeplvm.inference.diagnostics import (
     bulk_effective_size,
+    pareto_k,
     rank_normalised_split_rhat,
     tail_effective_size,
 )
+from deeplvm.inference.posterior import PosteriorDraws, sample_posterior
 from deeplvm.inference.refinement import Refined, localised, refine
 from deeplvm.inference.semi_amortised import SemiAmortised
 
@@ -15,6 +16,7 @@ __all__ = [
     "SemiAmortised",
     "bulk_effective_size",
     "localised",
+    "pareto_k",
     "rank_normalised_split_rhat",
     "refine",
     "sample_posterior",

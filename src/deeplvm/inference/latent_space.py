@@ -10,10 +10,10 @@ import torch
 from torch import Size, Tensor
 from torch.distributions import Distribution, Independent, biject_to
 
+from deeplvm.core.joint import as_site, batch_shape_of, embed, owner_of
+from deeplvm.core.model import LatentVariableModel
+from deeplvm.core.trace import Site, Trace
 from deeplvm.gradients import Draw, Enumerated, Sampled
-from deeplvm.joint import as_site, batch_shape_of, embed, owner_of
-from deeplvm.model import LatentVariableModel
-from deeplvm.trace import Site, Trace
 
 
 @dataclass(frozen=True)

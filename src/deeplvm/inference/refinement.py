@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from torch.optim import Adam
 
 from deeplvm.conditionals.local import Local, heads_of
-from deeplvm.evaluation.batches import Batches, batches_of, evaluating
-from deeplvm.evidence import Evidence
+from deeplvm.core.evidence import Evidence
+from deeplvm.core.joint import Joint, is_joint
+from deeplvm.core.model import LatentVariableModel
+from deeplvm.core.randomness import evaluating
 from deeplvm.gradients import Draw
-from deeplvm.joint import Joint, is_joint
-from deeplvm.model import LatentVariableModel
+from deeplvm.inference.rows import Batches, batches_of
 from deeplvm.objectives import elbo
-from deeplvm.processes import processes
+from deeplvm.parallel.processes import processes
 
 if TYPE_CHECKING:
     from deeplvm.data.records import Data, Split
@@ -81,7 +82,7 @@ def refine(
     a step length for each number, so the rows of a batch do not feel each other. In a chain
     q(z2 | z1) the correction is added to what the network makes of z1.
 
-    Several processes (:mod:`deeplvm.processes`) share the batches.
+    Several processes (:mod:`deeplvm.parallel.processes`) share the batches.
 
     On the Challenges and Opportunities of Generative Inference: Inference Suboptimality in
     Variational Autoencoders (Cremer, Li & Duvenaud, 2018), https://arxiv.org/abs/1801.03558

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from deeplvm.conditionals.local import corrected, heads_of, no_correction
+from deeplvm.core.joint import Joint, Parent
+from deeplvm.core.model import LatentVariableModel
+from deeplvm.core.trace import Site, Trace
 from deeplvm.gradients import Draw
 from deeplvm.inference.refinement import check_latents
-from deeplvm.joint import Joint, Parent
-from deeplvm.model import LatentVariableModel
 from deeplvm.objectives import elbo
-from deeplvm.trace import Site, Trace
 
 
 class SemiAmortised(nn.Module):

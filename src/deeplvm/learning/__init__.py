@@ -8,10 +8,15 @@ from deeplvm.learning.bayes import (
     posterior_predictive,
     posteriors,
 )
-from deeplvm.learning.exact_em import ExactEM, exact_em
-from deeplvm.learning.maximum_a_posteriori import LogPrior, maximum_a_posteriori, named_parameters
-from deeplvm.learning.monte_carlo_em import MonteCarloEM, monte_carlo_em
-from deeplvm.learning.variational_em import VariationalEM, variational_em
+from deeplvm.learning.em import (
+    ExactEM,
+    MonteCarloEM,
+    VariationalEM,
+    exact_em,
+    monte_carlo_em,
+    variational_em,
+)
+from deeplvm.learning.map import LogPrior, maximum_a_posteriori, named_parameters
 
 __all__ = [
     "ExactEM",

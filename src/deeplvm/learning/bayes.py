@@ -2,7 +2,7 @@ r"""A Bayesian treatment of a few parameters: their posterior, and predictions a
 
 Names that all rows share (``Joint(..., shared=["theta"])``) are the other way to have global
 random variables: q draws them, ``fit`` counts their divergence once, and
-:func:`~deeplvm.evaluation.importance_sampling` of new rows is the predictive density. What is here
+:func:`~deeplvm.likelihood.importance_sampling` of new rows is the predictive density. What is here
 makes existing parameters random.
 """
 
@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Normal, kl_divergence
 from torch.nn.utils import parametrize
 
-from deeplvm.evaluation.likelihood.importance import importance_sampling
-from deeplvm.evaluation.numbers import finite, number, stderr_of
-from deeplvm.learning.maximum_a_posteriori import priors_of
-from deeplvm.model import LatentVariableModel
+from deeplvm.core.model import LatentVariableModel
+from deeplvm.core.results import finite, number, stderr_of
+from deeplvm.learning.map import priors_of
+from deeplvm.likelihood.importance import importance_sampling
 
 if TYPE_CHECKING:
     from deeplvm.data.records import Data, Split
@@ -75,7 +75,7 @@ def make_random(
     Args:
         model: Changed in place; names of what is stored change too.
         priors: From readable names or patterns to distributions of real numbers, see
-            :class:`~deeplvm.learning.maximum_a_posteriori.LogPrior`; their divergence from a
+            :class:`~deeplvm.learning.map.LogPrior`; their divergence from a
             normal must be known in closed form.
         initial_scale: Standard deviation of q at first.
 
@@ -229,7 +229,7 @@ def posterior_predictive(
         particles: Of the latents, for each draw; one is enough where there are none.
         split: Which split of Data.
         seed: Same seed, same numbers.
-        options: As for :func:`~deeplvm.evaluation.importance_sampling`.
+        options: As for :func:`~deeplvm.likelihood.importance_sampling`.
 
     Raises:
         ValueError: If no parameter is random, or there are fewer than two draws.

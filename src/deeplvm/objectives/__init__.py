@@ -1,17 +1,16 @@
 r"""Objectives: functions of Evidence that return one bound per observation; higher is better.
 
-Every one of them takes KL weights (:meth:`deeplvm.evidence.Evidence.temper`) and every way of
+Every one of them takes KL weights (:meth:`deeplvm.core.evidence.Evidence.temper`) and every way of
 drawing latents, because it reads nothing but the ledger. One that remembers something between
 steps (a multiplier, a running mean) is a module whose ``forward`` is the objective; what it
 remembers changes in training mode only.
 """
 
 from deeplvm.objectives.beta import GrowingCapacity, beta_elbo
-from deeplvm.objectives.bounds import Form, elbo, iwae
+from deeplvm.objectives.bounds import Form, alpha_energy, elbo, iwae, renyi, vr_max
 from deeplvm.objectives.constrained import Constrained
 from deeplvm.objectives.discrepancy import imq, info_vae, maximum_mean_discrepancy, rbf
 from deeplvm.objectives.free_bits import SoftFreeBits, free_bits
-from deeplvm.objectives.renyi import alpha_energy, renyi, vr_max
 from deeplvm.objectives.resampling import resample
 from deeplvm.objectives.total_correlation import DivergenceParts, beta_tc_elbo, divergence_parts
 from deeplvm.objectives.wake_sleep import sleep, wake_phi

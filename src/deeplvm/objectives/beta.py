@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from deeplvm.evidence import Evidence
+from deeplvm.core.evidence import Evidence
 from deeplvm.objectives.bounds import elbo
 from deeplvm.objectives.groups import mean_rows, reconstruction
 

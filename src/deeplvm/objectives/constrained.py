@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from deeplvm.evidence import Evidence
+from deeplvm.core.evidence import Evidence
 from deeplvm.objectives.groups import mean_particles, reconstruction
 
 

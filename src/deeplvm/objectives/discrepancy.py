@@ -8,9 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from deeplvm.evidence import Evidence
+from deeplvm.core.evidence import Evidence
+from deeplvm.core.trace import expand_to
 from deeplvm.objectives.groups import mean_particles, reconstruction, the_latent
-from deeplvm.trace import expand_to
 
 #: Squared distances and a squared length to the similarity of each pair.
 Kernel = Callable[[Tensor, float], Tensor]

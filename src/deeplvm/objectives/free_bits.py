@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from deeplvm.evidence import Evidence
+from deeplvm.core.evidence import Evidence
 from deeplvm.objectives.groups import by_group, mean_particles, mean_rows, reconstruction
 
 

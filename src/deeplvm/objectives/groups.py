@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from deeplvm.evidence import Evidence
+from deeplvm.core.evidence import Evidence
 
 
 def reconstruction(evidence: Evidence) -> Tensor:

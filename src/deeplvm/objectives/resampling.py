@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deeplvm.evidence import Evidence
-from deeplvm.trace import Site, Trace
+from deeplvm.core.evidence import Evidence
+from deeplvm.core.trace import Site, Trace
 
 
 @torch.no_grad()

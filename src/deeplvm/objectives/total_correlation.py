@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from deeplvm.evidence import Evidence, density, elementwise
+from deeplvm.core.evidence import Evidence, density, elementwise
 from deeplvm.objectives.groups import mean_particles, reconstruction, the_latent
 
 Sampler = Literal["stratified", "weighted"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from deeplvm.evidence import Evidence, density
+from deeplvm.core.evidence import Evidence, density
 from deeplvm.objectives.groups import full
 
 
@@ -62,7 +62,7 @@ def sleep(evidence: Evidence) -> Tensor:
         raise ValueError(
             f"sleep scores a dream, in which every latent is given, but q drew "
             f"{', '.join(evidence.latents)}; train with the phases of "
-            f"deeplvm.training.wake_sleep(model)."
+            f"deeplvm.learning.wake_sleep(model)."
         )
     scored = [
         density(evidence.q[name]) for name in evidence.q if evidence.q[name].log_prob is not None

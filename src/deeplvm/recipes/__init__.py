@@ -33,8 +33,7 @@ from deeplvm.recipes.gaussian_process import variational_gaussian_process
 from deeplvm.recipes.hamiltonian import hamiltonian_vae
 from deeplvm.recipes.importance_weighted import iwae
 from deeplvm.recipes.linear import factor_analysis
-from deeplvm.recipes.objectives import beta_tc_vae, beta_vae, renyi_vae
-from deeplvm.recipes.plain import full_covariance_vae, vae
+from deeplvm.recipes.plain import beta_tc_vae, beta_vae, full_covariance_vae, renyi_vae, vae
 
 PUBLISHED = (
     "vae",

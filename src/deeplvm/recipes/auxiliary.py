@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from deeplvm.conditionals import Gaussian, StandardNormal
-from deeplvm.conditionals.mean_field import MeanField
+from deeplvm.conditionals.gaussian import MeanField
+from deeplvm.core.joint import Joint
+from deeplvm.core.model import LatentVariableModel
 from deeplvm.data import likelihood_of
 from deeplvm.data.records import Data, Description
-from deeplvm.joint import Joint
-from deeplvm.model import LatentVariableModel
 from deeplvm.networks import MLP, glorot
 from deeplvm.recipes.catalogue import trained_with
-from deeplvm.recipes.reading import at_least_one, observed, seen
+from deeplvm.recipes.plain import at_least_one, observed, seen
 from deeplvm.training.schedules import linear
 
 

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from deeplvm.conditionals import StandardNormal
+from deeplvm.conditionals.posteriors import posterior_of
+from deeplvm.core.joint import Joint
+from deeplvm.core.model import LatentVariableModel
 from deeplvm.data import likelihood_of
 from deeplvm.data.records import Data, Description
-from deeplvm.joint import Joint
-from deeplvm.model import LatentVariableModel
 from deeplvm.networks import MLP
-from deeplvm.posteriors import posterior_of
 from deeplvm.recipes.catalogue import RecipeError, trained_with
-from deeplvm.recipes.reading import at_least_one, observed, seen
+from deeplvm.recipes.plain import at_least_one, observed, seen
 
 
 class Indicator(nn.Module):
@@ -50,7 +50,7 @@ def conditional_vae(
         latent: Dimensions of z.
         hidden: Widths of the hidden layers of q, from x and y to z; those of p in reverse.
         posterior: Family of q(z | x, y), by its name, with options in parentheses if any:
-            ``"iaf(transforms=4)"``; :func:`~deeplvm.posteriors.known` has them all.
+            ``"iaf(transforms=4)"``; :func:`~deeplvm.conditionals.posteriors.known` has them all.
 
     Raises:
         RecipeError: If the data have no labels.

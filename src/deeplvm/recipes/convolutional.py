@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from deeplvm.conditionals import StandardNormal
+from deeplvm.conditionals.posteriors import posterior_of
+from deeplvm.core.joint import Joint
+from deeplvm.core.model import LatentVariableModel
 from deeplvm.data import likelihood_of
 from deeplvm.data.records import Data, Description
-from deeplvm.joint import Joint
-from deeplvm.model import LatentVariableModel
 from deeplvm.networks import ConvolutionalDecoder, ConvolutionalEncoder
-from deeplvm.posteriors import posterior_of
 from deeplvm.recipes.catalogue import RecipeError, trained_with
-from deeplvm.recipes.reading import at_least_one, observed, seen
+from deeplvm.recipes.plain import at_least_one, observed, seen
 
 
 @trained_with(averaging=0.99)
@@ -34,7 +34,7 @@ def convolutional_vae(
         channels: Width of each stage; a stage halves height and width.
         features: Width of the layer between the last stage and z.
         posterior: Family of q(z | x), by its name, with options in parentheses if any:
-            ``"iaf(transforms=4)"``; :func:`~deeplvm.posteriors.known` has them all.
+            ``"iaf(transforms=4)"``; :func:`~deeplvm.conditionals.posteriors.known` has them all.
 
     Raises:
         RecipeError: If the data are not images.

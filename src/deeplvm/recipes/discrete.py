@@ -7,15 +7,15 @@ from functools import partial
 from torch import nn
 
 from deeplvm.conditionals import Bernoulli, OneHot
+from deeplvm.core.joint import Joint
+from deeplvm.core.model import LatentVariableModel
 from deeplvm.data import likelihood_of
 from deeplvm.data.records import Data, Description
 from deeplvm.gradients.named import gumbel_softmax, nvil
-from deeplvm.joint import Joint
-from deeplvm.model import LatentVariableModel
 from deeplvm.networks import MLP, glorot
 from deeplvm.objectives import elbo
 from deeplvm.recipes.catalogue import trained_with
-from deeplvm.recipes.reading import at_least_one, observed, seen
+from deeplvm.recipes.plain import at_least_one, observed, seen
 
 
 @trained_with(estimator=nvil, learning_rate=3e-4)

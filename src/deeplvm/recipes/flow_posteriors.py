@@ -13,12 +13,11 @@ from deeplvm.conditionals.flows import (
     PlanarFlow,
     RadialFlow,
 )
+from deeplvm.conditionals.posteriors import sylvester
+from deeplvm.core.model import LatentVariableModel
 from deeplvm.data.records import Data, Description
-from deeplvm.model import LatentVariableModel
-from deeplvm.posteriors import sylvester
 from deeplvm.recipes.catalogue import trained_with
-from deeplvm.recipes.one_latent import one_latent
-from deeplvm.recipes.reading import at_least_one
+from deeplvm.recipes.plain import at_least_one, one_latent
 from deeplvm.training.schedules import linear
 
 

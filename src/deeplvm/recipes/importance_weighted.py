@@ -8,14 +8,14 @@ from torch import nn
 
 from deeplvm import objectives
 from deeplvm.conditionals import Gaussian, StandardNormal
+from deeplvm.conditionals.posteriors import posterior_of
+from deeplvm.core.joint import Joint
+from deeplvm.core.model import LatentVariableModel
 from deeplvm.data import likelihood_of
 from deeplvm.data.records import Data, Description
-from deeplvm.joint import Joint
-from deeplvm.model import LatentVariableModel
 from deeplvm.networks import MLP, glorot
-from deeplvm.posteriors import posterior_of
 from deeplvm.recipes.catalogue import trained_with
-from deeplvm.recipes.reading import at_least_one, observed, seen
+from deeplvm.recipes.plain import at_least_one, observed, seen
 
 
 # The paper trains with 1, 5 and 50 particles; 5 is what a CPU bears.
@@ -41,7 +41,7 @@ def iwae(
         latent: Dimensions of the highest latent.
         hidden: Width of the two hidden layers of each network next to x.
         posterior: Family of each layer of q, by its name, with options in parentheses if any:
-            ``"iaf(transforms=4)"``; :func:`~deeplvm.posteriors.known` has them all.
+            ``"iaf(transforms=4)"``; :func:`~deeplvm.conditionals.posteriors.known` has them all.
     """
     at_least_one(latent=latent, hidden=hidden)
     x = observed(data)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Literal
 
 from deeplvm.conditionals import FullCovarianceGaussian, Gaussian, StandardNormal
+from deeplvm.core.joint import Joint
+from deeplvm.core.model import LatentVariableModel
 from deeplvm.data.records import Data, Description
-from deeplvm.joint import Joint
-from deeplvm.model import LatentVariableModel
 from deeplvm.networks import MLP
 from deeplvm.recipes.catalogue import RecipeError, trained_with
-from deeplvm.recipes.reading import at_least_one, observed, seen
+from deeplvm.recipes.plain import at_least_one, observed, seen
 
 
 @trained_with(epochs=300, batch_size=200, particles=8, learning_rate=1e-2, schedule="cosine")

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import partial
 
-from deeplvm.conditionals import FullCovarianceGaussian
-from deeplvm.data.records import Data, Description
-from deeplvm.model import LatentVariableModel
-from deeplvm.posteriors import posterior_of
-from deeplvm.recipes.catalogue import trained_with
-from deeplvm.recipes.one_latent import one_latent
+from torch import nn
+
+from deeplvm import objectives
+from deeplvm.conditionals import FullCovarianceGaussian, Gaussian, StandardNormal
+from deeplvm.conditionals.posteriors import posterior_of
+from deeplvm.core.joint import Joint
+from deeplvm.core.model import LatentVariableModel
+from deeplvm.data import likelihood_of
+from deeplvm.data.records import Data, Description, Variable
+from deeplvm.networks import MLP
+from deeplvm.recipes.catalogue import RecipeError, trained_with
 
 
 # Averaged weights cost nothing and are about a nat better on digits.
@@ -30,7 +36,7 @@ def vae(
         latent: Dimensions of z.
         hidden: Widths of the hidden layers of q, from x to z; those of p in reverse.
         posterior: Family of q(z | x), by its name, with options in parentheses if any:
-            ``"iaf(transforms=4)"``; :func:`~deeplvm.posteriors.known` has them all.
+            ``"iaf(transforms=4)"``; :func:`~deeplvm.conditionals.posteriors.known` has them all.
     """
     return one_latent(data, partial(posterior_of, posterior), latent=latent, hidden=hidden)
 
@@ -51,3 +57,118 @@ def full_covariance_vae(
         hidden: Widths of the hidden layers of q, from x to z; those of p in reverse.
     """
     return one_latent(data, FullCovarianceGaussian, latent=latent, hidden=hidden)
+
+
+@trained_with(objective=partial(objectives.beta_elbo, beta=4.0))
+def beta_vae(
+    data: Data | Description, *, latent: int = 10, hidden: tuple[int, ...] = (1200, 1200)
+) -> LatentVariableModel:
+    """Variational autoencoder whose divergence weighs beta times, for disentangled latents.
+
+    beta-VAE: Learning Basic Visual Concepts with a Constrained Variational Framework (Higgins et
+    al., 2017), https://openreview.net/forum?id=Sy2fzU9gl
+
+    Another weight is ``--objective "beta_elbo(beta=10)"``; a capacity instead is
+    ``--objective "growing_capacity(capacity=25)"``.
+
+    Args:
+        data: What is modelled; its kind decides the likelihood.
+        latent: Dimensions of z.
+        hidden: Widths of the hidden layers of q, from x to z; those of p in reverse.
+    """
+    return one_latent(data, Gaussian, latent=latent, hidden=hidden)
+
+
+@trained_with(objective=partial(objectives.beta_tc_elbo, beta=6.0), batch_size=2048)
+def beta_tc_vae(
+    data: Data | Description, *, latent: int = 10, hidden: tuple[int, ...] = (1200, 1200)
+) -> LatentVariableModel:
+    """Variational autoencoder that pays more for latents that depend on each other.
+
+    Isolating Sources of Disentanglement in Variational Autoencoders (Chen et al., 2018),
+    https://arxiv.org/abs/1802.04942
+
+    The aggregate posterior is estimated from the minibatch, which is therefore large. The number
+    of rows of the data is filled in by the training.
+
+    Args:
+        data: What is modelled; its kind decides the likelihood.
+        latent: Dimensions of z.
+        hidden: Widths of the hidden layers of q, from x to z; those of p in reverse.
+    """
+    return one_latent(data, Gaussian, latent=latent, hidden=hidden, activation=nn.Tanh)
+
+
+@trained_with(objective=partial(objectives.renyi, alpha=0.5), particles=5)
+def renyi_vae(
+    data: Data | Description, *, latent: int = 50, hidden: tuple[int, ...] = (200, 200)
+) -> LatentVariableModel:
+    """Variational autoencoder trained on a Rényi bound.
+
+    Rényi Divergence Variational Inference (Li & Turner, 2016), https://arxiv.org/abs/1602.02311
+
+    Another order is ``--objective "renyi(alpha=-1)"``, the limit ``--objective vr_max``.
+
+    Args:
+        data: What is modelled; its kind decides the likelihood.
+        latent: Dimensions of z.
+        hidden: Widths of the hidden layers of q, from x to z; those of p in reverse.
+    """
+    return one_latent(data, Gaussian, latent=latent, hidden=hidden, activation=nn.Tanh)
+
+
+def one_latent(
+    data: Data | Description,
+    posterior: Callable[[int, MLP], nn.Module],
+    *,
+    latent: int,
+    hidden: tuple[int, ...],
+    activation: Callable[[], nn.Module] = nn.ReLU,
+) -> LatentVariableModel:
+    """``p(z) p(x | z) · q(z | x)`` with multilayer perceptrons.
+
+    Args:
+        data: What is modelled; its kind decides the likelihood.
+        posterior: From the dimensions of z and a network of x to q's conditional.
+        latent: Dimensions of z.
+        hidden: Widths of the hidden layers of q, from x to z; those of p in reverse.
+        activation: Of every unit.
+    """
+    at_least_one(latent=latent, hidden=hidden)
+    x = observed(data)
+    decoder = MLP(latent, *hidden[::-1], activation=activation)
+    p = Joint({"z": StandardNormal(latent), "x | z": likelihood_of(x, decoder)})
+    encoder = MLP(seen(x), *hidden, activation=activation)
+    return LatentVariableModel(p, Joint({"z | x": posterior(latent, encoder)}))
+
+
+def observed(data: Data | Description) -> Variable:
+    """The variable that is modelled, ``"x"``."""
+    if "x" not in data.variables:
+        raise RecipeError(
+            f"This recipe models a variable 'x', but {data.name} has "
+            f"{', '.join(data.variables) or 'none'}."
+        )
+    return data.variables["x"]
+
+
+def seen(variable: Variable) -> tuple[int, ...]:
+    """The shape in which networks see a variable: a category of L values as ``(*, L)``."""
+    if variable.features == variable.elements:
+        return variable.shape
+    if variable.parts:
+        return (variable.features,)
+    return (*variable.shape, variable.features // variable.elements)
+
+
+def at_least_one(**sizes: int | Sequence[int]) -> None:
+    """Refuse a size below 1, by the name of its option.
+
+    >>> at_least_one(latent=0)
+    Traceback (most recent call last):
+    deeplvm.recipes.catalogue.RecipeError: latent must be at least 1, found 0.
+    """
+    for name, size in sizes.items():
+        for each in (size,) if isinstance(size, int) else size:
+            if each < 1:
+                raise RecipeError(f"{name} must be at least 1, found {each}.")

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from deeplvm.core.model import LatentVariableModel
+from deeplvm.core.randomness import evaluating
 from deeplvm.distributions.centre import centre
-from deeplvm.evaluation.batches import Batches, batches_of, evaluating
 from deeplvm.gradients import Drawn
-from deeplvm.model import LatentVariableModel
+from deeplvm.inference.rows import Batches, batches_of
 
 if TYPE_CHECKING:
     from deeplvm.data.records import Data, Split

@@ -14,19 +14,19 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from deeplvm.limits import parse_json
-from deeplvm.report import figures
-from deeplvm.report.likelihood_figures import convergence_figure
+from deeplvm.core.results import html_table
+from deeplvm.files import parse_json
+from deeplvm.report.figures import style as figures
+from deeplvm.report.figures.likelihood import convergence_figure
 from deeplvm.report.material import STEPS, Material, Traversal
-from deeplvm.report.tables import html_table
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from deeplvm.core.model import LatentVariableModel
     from deeplvm.data.records import Data, Split, Variable
     from deeplvm.evaluation.summary import Evaluation
-    from deeplvm.model import LatentVariableModel
-    from deeplvm.run import Run
+    from deeplvm.runs.run import Run
 
 _MOST_COLUMNS = 12  # small multiples on one page
 _MOST_CORRELATED = 60
@@ -149,7 +149,8 @@ def write_report(run: Run | str | Path) -> Path:
         ValueError: If it is not a finished run.
     """
     from deeplvm.evaluation.summary import Evaluation
-    from deeplvm.run import open_run, write_atomically
+    from deeplvm.files import write_atomically
+    from deeplvm.runs.run import open_run
 
     opened = open_run(run) if isinstance(run, str | Path) else run
     measured = opened.folder / "evaluation.json"
@@ -348,7 +349,7 @@ def _cards(
 
 
 def _value(estimate: Mapping[str, Any]) -> str:
-    from deeplvm.evaluation.numbers import number
+    from deeplvm.core.results import number
 
     error = math.nan if estimate["stderr"] is None else estimate["stderr"]
     return _minus(number(estimate["value"], error))

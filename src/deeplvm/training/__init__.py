@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from deeplvm.learning.aggressive import aggressive
+from deeplvm.learning.wake_sleep import dream, reweighted_wake_sleep, wake_sleep
 from deeplvm.training import schedules
-from deeplvm.training.aggressive import aggressive
 from deeplvm.training.batches import Source, Tensors
-from deeplvm.training.callbacks import Callback, TensorBoard
-from deeplvm.training.checkpoints import CheckpointError, load_model_into, save_model
+from deeplvm.training.callbacks import Callback, History, TensorBoard
+from deeplvm.training.checkpoint import CheckpointError, load_model_into, save_model
 from deeplvm.training.failures import NonFiniteError, TrainingInterrupted
-from deeplvm.training.history import History
 from deeplvm.training.loop import fit
-from deeplvm.training.phases import Phase
 from deeplvm.training.schedules import (
     Schedule,
     constant,
@@ -22,7 +21,7 @@ from deeplvm.training.schedules import (
     tripling,
     warm_up,
 )
-from deeplvm.training.wake_sleep import dream, reweighted_wake_sleep, wake_sleep
+from deeplvm.training.step import Phase
 
 __all__ = [
     "Callback",

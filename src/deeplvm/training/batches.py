@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
+
+from deeplvm.core.randomness import seed_of
 
 Rows = Mapping[str, Any]
 Split = Literal["train", "valid"]
@@ -44,16 +45,6 @@ class Ordered(Source, Protocol):
         A pure function of its arguments, so that a run goes on in the middle of an epoch.
         """
         ...
-
-
-def seed_of(*parts: int) -> int:
-    """A seed that depends on all the parts: of a run and an epoch, say.
-
-    >>> seed_of(0, 1) != seed_of(1, 0)
-    True
-    """
-    text = "/".join([str(part) for part in parts])
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "big")
 
 
 class Tensors:

@@ -6,27 +6,6 @@ import math
 
 import torch
 
-from deeplvm.model import LatentVariableModel
-
-
-def dtype_of(model: LatentVariableModel) -> torch.dtype:
-    """The floating-point type of a model."""
-    floating = [p.dtype for p in model.parameters() if p.is_floating_point()]
-    return floating[0] if floating else torch.get_default_dtype()
-
-
-def device_of(device: str | torch.device) -> torch.device:
-    """Where to compute; ``"auto"`` is a GPU where there is one (of this process, if several)."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        found = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(f"device is 'auto', 'cpu' or 'cuda', not {device!r}.") from error
-    if found.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device='cuda', but torch sees no GPU here; use device='auto' or 'cpu'.")
-    return found
-
 
 def check(**numbers: float | None) -> None:
     """Counts are positive integers, the rest positive numbers."""

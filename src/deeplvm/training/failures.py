@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from deeplvm.evidence import Evidence
+from deeplvm.core.evidence import Evidence
 
 
 class NonFiniteError(ValueError):

@@ -5,22 +5,22 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from deeplvm.evidence import Evidence
+from deeplvm.core.evidence import Evidence
+from deeplvm.core.model import LatentVariableModel
+from deeplvm.core.randomness import own_randomness
 from deeplvm.gradients import Draw
-from deeplvm.model import LatentVariableModel
 from deeplvm.objectives import elbo
-from deeplvm.objectives.naming import in_snake_case
+from deeplvm.parallel.steps import Together
+from deeplvm.registry import in_snake_case
 from deeplvm.training.batches import Batches, Split
 from deeplvm.training.failures import explained, non_finite
-from deeplvm.training.phases import Objective
-from deeplvm.training.together import Together
+from deeplvm.training.step import Objective
 
 
 def name_of(objective: Objective) -> str:
@@ -139,12 +139,3 @@ def measure(
 def term_of(evidence: Evidence, name: str) -> Tensor:
     """``log p − log q`` of a name, its mean over particles, shape ``(batch,)``."""
     return evidence.expectation(evidence.terms[name].expand(evidence.batch_shape))
-
-
-@contextmanager
-def own_randomness(device: torch.device, seed: int) -> Iterator[None]:
-    """A stream of random numbers from a seed; the one outside goes on as if nothing was drawn."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        yield

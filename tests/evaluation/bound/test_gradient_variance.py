@@ -10,10 +10,9 @@ from deeplvm import Enumerated, Joint, LatentVariableModel, elbo, iwae, variance
 from deeplvm.conditionals import Bernoulli, Gaussian, StandardNormal
 from deeplvm.distributions import DiagonalNormal
 from deeplvm.gradients import Reparameterised
-from deeplvm.gradients.crediting import Account
-from deeplvm.gradients.doubly import DoublyReparameterised
+from deeplvm.gradients.credit import Account
+from deeplvm.gradients.path_derivatives import DoublyReparameterised, StickingTheLanding
 from deeplvm.gradients.score_function import ScoreFunction
-from deeplvm.gradients.sticking import StickingTheLanding
 from deeplvm.networks import MLP
 
 

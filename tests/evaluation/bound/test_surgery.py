@@ -22,8 +22,8 @@ from torch.distributions.kl import kl_divergence
 from deeplvm import Enumerated, Joint, LatentVariableModel, elbo
 from deeplvm.conditionals import Bernoulli, FullCovarianceGaussian, Gaussian, StandardNormal
 from deeplvm.evaluation.bound.surgery import elbo_surgery
-from deeplvm.evaluation.likelihood.importance import importance_sampling
 from deeplvm.inference.semi_amortised import SemiAmortised
+from deeplvm.likelihood.importance import importance_sampling
 from deeplvm.networks import MLP
 
 WEIGHT = torch.tensor([[1.0, 0.5], [-0.3, 0.8]])

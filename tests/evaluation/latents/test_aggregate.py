@@ -19,7 +19,7 @@ from torch.distributions import Distribution, Independent, Normal
 from deeplvm import Joint, LatentVariableModel
 from deeplvm.conditionals import Categorical, Gaussian, GaussianMixture, OneHot, StandardNormal
 from deeplvm.evaluation.latents.aggregate import aggregate_against_prior
-from deeplvm.evaluation.latents.two_sample import (
+from deeplvm.evaluation.latents.two_sample_tests import (
     classifier_test,
     discrepancy_test,
     holm,

@@ -13,14 +13,14 @@ from torch.distributions import Distribution, Independent, MultivariateNormal, N
 
 from deeplvm import Enumerated, Joint, LatentVariableModel
 from deeplvm.conditionals import Bernoulli, Categorical, Gaussian, StandardNormal
-from deeplvm.evaluation.latents import scoring
+from deeplvm.core.draws import Held
+from deeplvm.core.evidence import density
+from deeplvm.evaluation.latents import prior_holes as scoring
 from deeplvm.evaluation.latents.mutual_information import (
     BIAS,
     information_of,
     mutual_information,
 )
-from deeplvm.evidence import density
-from deeplvm.gradients.draws import Held
 from deeplvm.networks import MLP
 from deeplvm.objectives.total_correlation import Sampler, divergence_parts
 

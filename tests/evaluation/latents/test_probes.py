@@ -18,8 +18,7 @@ from torch.distributions import Distribution, Independent, Normal
 from deeplvm import Joint, LatentVariableModel
 from deeplvm.conditionals import Bernoulli, Categorical, Gaussian, OneHot, StandardNormal
 from deeplvm.data import load
-from deeplvm.evaluation.latents.posterior_means import encode
-from deeplvm.evaluation.latents.probes import _agreement, probes
+from deeplvm.evaluation.latents.probes import _agreement, encode, probes
 from deeplvm.networks import MLP
 
 
@@ -177,7 +176,8 @@ def test_codes_are_means_over_the_parents_draws() -> None:
 
     The standard error of the mean is 2 · 0.5 / √2000 = 0.022: five of them for 20 rows.
     """
-    from deeplvm.evaluation.batches import batches_of, evaluating
+    from deeplvm.core.randomness import evaluating
+    from deeplvm.inference.rows import batches_of
 
     class First(nn.Module):
         event_shape = torch.Size([1])

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from deeplvm import Joint, LatentVariableModel
 from deeplvm.conditionals import Bernoulli, Gaussian, StandardNormal
 from deeplvm.data import load
-from deeplvm.evaluation.samples.drawing import draws
 from deeplvm.evaluation.samples.features import standardised_columns
-from deeplvm.evaluation.samples.quality import SampleQuality, sample_quality
+from deeplvm.evaluation.samples.quality import SampleQuality, draws, sample_quality
 from deeplvm.networks import MLP
 
 

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from deeplvm.evaluation.samples.quality import Neighbours
-from deeplvm.report.sample_figures import neighbour_grid, quality_bars
+from deeplvm.report.figures.samples import neighbour_grid, quality_bars
 
 
 def plain(stderr: float | None) -> dict[str, object]:

@@ -15,8 +15,7 @@ from deeplvm.conditionals.flows.linear_inverse_autoregressive import (
 from deeplvm.conditionals.flows.masked_autoregressive import Inverted, MaskedAutoregressiveFlow
 from deeplvm.conditionals.flows.neural_autoregressive import NeuralAutoregressiveFlow
 from deeplvm.conditionals.flows.permutation import InvertibleLinear, Permutation, reversal
-from deeplvm.conditionals.flows.planar import PlanarFlow
-from deeplvm.conditionals.flows.radial import RadialFlow
+from deeplvm.conditionals.flows.planar import PlanarFlow, RadialFlow
 from deeplvm.conditionals.flows.spline import NeuralSplineFlow
 from deeplvm.conditionals.flows.sylvester import (
     HouseholderSylvesterFlow,

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
-from deeplvm.diagnosis.examination import Examination
 from deeplvm.diagnosis.rules import data, latents, likelihood, samples, training
 from deeplvm.diagnosis.verdict import Verdict
+from deeplvm.evaluation.examination import Examination
 
 Rule = Callable[[Examination], Verdict | None]
 

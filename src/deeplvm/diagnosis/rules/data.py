@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deeplvm.diagnosis.examination import SEARCHED, CannotMeasure, Examination, listed
 from deeplvm.diagnosis.verdict import Verdict
+from deeplvm.evaluation.examination import SEARCHED, CannotMeasure, Examination, listed
 from deeplvm.evaluation.samples.quality import draws
 
 _FEW_VALUES = 10  # under a density a column of fewer is not continuous

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from deeplvm.diagnosis.examination import CannotMeasure, Examination
 from deeplvm.diagnosis.verdict import Verdict
+from deeplvm.evaluation.examination import CannotMeasure, Examination
 from deeplvm.evaluation.summary import LITTLE
 
 _SHUFFLES = 20

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from deeplvm.diagnosis.examination import Examination
+from deeplvm.core.results import number, stderr_of
 from deeplvm.diagnosis.verdict import Verdict
-from deeplvm.evaluation.numbers import number, stderr_of
+from deeplvm.evaluation.examination import Examination
 
 _LOSS = 1.0  # nats a row that a bound may lose without a word
 _UNSETTLED = 0.2  # nats a row below annealing

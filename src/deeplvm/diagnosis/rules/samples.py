@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 
-from deeplvm.diagnosis.examination import CannotMeasure, Examination
+from deeplvm.core.results import finite
 from deeplvm.diagnosis.verdict import Verdict
-from deeplvm.evaluation.numbers import finite
-from deeplvm.evaluation.samples.data_statistics import CORRELATIONS
-from deeplvm.evaluation.samples.predictive_checks import Check
+from deeplvm.evaluation.examination import CannotMeasure, Examination
+from deeplvm.evaluation.predictive.checks import CORRELATIONS, Check
 
 _LEVEL = 0.01  # family-wise
 _SHARE = 0.1  # by which a share may be off

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from deeplvm.diagnosis.examination import CannotMeasure, Examination
 from deeplvm.diagnosis.verdict import Verdict
+from deeplvm.evaluation.examination import CannotMeasure, Examination
 
 _EPOCHS = 8  # with fewer a curve says nothing
 _RISE = 0.1  # nats; what is left to gain below that is not worth another run

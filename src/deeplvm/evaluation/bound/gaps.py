@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from deeplvm.evaluation.likelihood.importance import ImportanceEstimate, importance_sampling
-from deeplvm.evaluation.numbers import mean_of, number
+from deeplvm.core.model import LatentVariableModel
+from deeplvm.core.results import mean_of, number
 from deeplvm.gradients import Draw
-from deeplvm.model import LatentVariableModel
+from deeplvm.likelihood.importance import ImportanceEstimate, importance_sampling
 
 if TYPE_CHECKING:
     from deeplvm.data.records import Data, Split
@@ -84,7 +84,7 @@ class InferenceGaps:
         return "\n".join([*lines, f"nats a row, ± one standard error over {self.local.rows} rows"])
 
     def _repr_html_(self) -> str:
-        from deeplvm.report.tables import html_table
+        from deeplvm.core.results import html_table
 
         return html_table(["", "nats a row", "what it means"], self.table())
 

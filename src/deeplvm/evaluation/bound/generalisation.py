@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from deeplvm.core.model import LatentVariableModel
+from deeplvm.core.results import finite, number, stderr_of
 from deeplvm.evaluation.bound.gaps import InferenceGaps, inference_gaps
-from deeplvm.evaluation.numbers import finite, number, stderr_of
 from deeplvm.gradients import Draw
-from deeplvm.model import LatentVariableModel
 
 if TYPE_CHECKING:
     from deeplvm.data.records import Data, Split
@@ -134,7 +134,7 @@ class GeneralisationGap:
         return "\n".join([*lines, f"nats a row, ± one standard error over {rows}", self.verdict])
 
     def _repr_html_(self) -> str:
-        from deeplvm.report.tables import html_table
+        from deeplvm.core.results import html_table
 
         return html_table(["", "nats a row", self.verdict], self.table())
 

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from deeplvm.evaluation.batches import batches_of
-from deeplvm.evaluation.likelihood.streams import generator_of
-from deeplvm.evidence import Evidence
+from deeplvm.core.evidence import Evidence
+from deeplvm.core.model import LatentVariableModel
+from deeplvm.core.randomness import generator_of
+from deeplvm.core.trace import Trace
 from deeplvm.gradients import Draw, Enumerated, Sampled, Suited
-from deeplvm.gradients.crediting import ledger_alone, mixes_rows
+from deeplvm.gradients.credit import ledger_alone, mixes_rows
 from deeplvm.gradients.named import estimator_of
-from deeplvm.model import LatentVariableModel
+from deeplvm.inference.rows import batches_of
 from deeplvm.objectives import elbo
-from deeplvm.trace import Trace
 
 if TYPE_CHECKING:
     from deeplvm.data.records import Data, Split
@@ -105,7 +105,7 @@ class GradientVariance:
         return "\n".join([*lines, self._caption()])
 
     def _repr_html_(self) -> str:
-        from deeplvm.report.tables import html_table
+        from deeplvm.core.results import html_table
 
         header, *rows = self.table()
         return html_table(header, rows, self._caption())
@@ -152,7 +152,7 @@ def variance_of_gradient(
         >>> from deeplvm import Joint, iwae
         >>> from deeplvm.conditionals import Gaussian, StandardNormal
         >>> from deeplvm.gradients import Reparameterised
-        >>> from deeplvm.gradients.doubly import DoublyReparameterised
+        >>> from deeplvm.gradients.path_derivatives import DoublyReparameterised
         >>> from deeplvm.networks import MLP
         >>> p = Joint({"z": StandardNormal(1), "x | z": Gaussian(3, MLP(1, 8))})
         >>> model = LatentVariableModel(p, Joint({"z | x": Gaussian(1, MLP(3, 8))}))

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from deeplvm.evaluation.batches import Batches, batches_of, evaluating
-from deeplvm.evaluation.latents.scoring import reads_of
-from deeplvm.evaluation.numbers import mean_of, shown_mean
-from deeplvm.evidence import Evidence
+from deeplvm.core.evidence import Evidence
+from deeplvm.core.model import LatentVariableModel
+from deeplvm.core.randomness import evaluating
+from deeplvm.core.results import mean_of, shown_mean
+from deeplvm.evaluation.latents.prior_holes import reads_of
 from deeplvm.gradients import Draw, Sampled
-from deeplvm.inference.hamiltonian import Point, adapted, transition
+from deeplvm.inference.hmc import Point, adapted, transition
 from deeplvm.inference.latent_space import LatentSpace
-from deeplvm.model import LatentVariableModel
+from deeplvm.inference.rows import Batches, batches_of
 
 if TYPE_CHECKING:
     from deeplvm.data.records import Data, Split
@@ -113,7 +114,7 @@ class RateDistortion:
         return "\n".join([*lines, f"nats a row, ± one standard error over {self.rows:,} rows"])
 
     def _repr_html_(self) -> str:
-        from deeplvm.report.tables import html_table
+        from deeplvm.core.results import html_table
 
         header, *rows = self.table()
         return html_table(list(header), rows)

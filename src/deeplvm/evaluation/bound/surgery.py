@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from deeplvm.core.model import LatentVariableModel
+from deeplvm.core.results import finite, mean_of, shown_mean
 from deeplvm.evaluation.latents.mutual_information import MutualInformation, information_of
-from deeplvm.evaluation.latents.scoring import Dimensions, Scores, scores_of
-from deeplvm.evaluation.numbers import finite, mean_of, shown_mean
+from deeplvm.evaluation.latents.prior_holes import Dimensions, Scores, scores_of
 from deeplvm.gradients import Draw
-from deeplvm.model import LatentVariableModel
 
 if TYPE_CHECKING:
     from deeplvm.data.records import Data, Split
@@ -135,7 +135,7 @@ class ElboSurgery:
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        from deeplvm.report.tables import html_table
+        from deeplvm.core.results import html_table
 
         header, *rows = self.table()
         return html_table(list(header), rows)

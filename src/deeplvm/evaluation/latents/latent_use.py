@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from deeplvm.evaluation.batches import batches_of, evaluating
-from deeplvm.evaluation.numbers import finite, number, stderr_of
-from deeplvm.evidence import Evidence
+from deeplvm.core.evidence import Evidence
+from deeplvm.core.model import LatentVariableModel
+from deeplvm.core.randomness import evaluating
+from deeplvm.core.results import finite, number, stderr_of
+from deeplvm.core.trace import Site
 from deeplvm.gradients import Draw
-from deeplvm.model import LatentVariableModel
-from deeplvm.trace import Site
+from deeplvm.inference.rows import batches_of
 
 if TYPE_CHECKING:
     from deeplvm.data.records import Data, Split

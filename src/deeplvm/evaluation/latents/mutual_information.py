@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from deeplvm.evaluation.latents.scoring import Scores, scores_of
-from deeplvm.evaluation.numbers import finite, number, stderr_of
+from deeplvm.core.model import LatentVariableModel
+from deeplvm.core.results import finite, number, stderr_of
+from deeplvm.evaluation.latents.prior_holes import Scores, scores_of
 from deeplvm.gradients import Draw
-from deeplvm.model import LatentVariableModel
 
 if TYPE_CHECKING:
     from deeplvm.data.records import Data, Split

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deeplvm.evaluation.numbers import finite, number
-from deeplvm.evaluation.samples.manifolds import check_clouds
+from deeplvm.core.results import finite, number
+from deeplvm.evaluation.samples.precision_recall import check_clouds
 
 _GROUPS = 10
 _CHUNK = 1_000

@@ -10,28 +10,33 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from deeplvm.evaluation.batches import Batches, batches_of
-from deeplvm.evaluation.numbers import number
+from deeplvm.core.model import LatentVariableModel
+from deeplvm.core.results import number
 from deeplvm.evaluation.samples.distances import (
     FrechetEstimate,
     KernelEstimate,
     frechet_distance,
     kernel_distance,
 )
-from deeplvm.evaluation.samples.drawing import draws
-from deeplvm.evaluation.samples.feature_networks import complete
 from deeplvm.evaluation.samples.features import (
     FeatureMap,
+    complete,
     features_line,
     features_of,
     standardised_columns,
 )
-from deeplvm.evaluation.samples.manifolds import MEASURES, ManifoldEstimate, manifold_estimate
 from deeplvm.evaluation.samples.memorisation import CLOSE, Memorisation, memorisation
-from deeplvm.model import LatentVariableModel
+from deeplvm.evaluation.samples.precision_recall import (
+    MEASURES,
+    ManifoldEstimate,
+    manifold_estimate,
+)
+from deeplvm.inference.rows import Batches, batches_of
 
 if TYPE_CHECKING:
     from deeplvm.data.records import Data, Split
+from deeplvm.core.randomness import evaluating
+from deeplvm.distributions.centre import centre
 
 _SEARCHED = 1_000  # rows whose nearest training row is looked for
 _SHOWN = 12
@@ -137,7 +142,7 @@ class SampleQuality:
         return "\n".join([*lines, *quality_notes(self.to_dict())])
 
     def _repr_html_(self) -> str:
-        from deeplvm.report.tables import html_table
+        from deeplvm.core.results import html_table
 
         header = ["", "samples", f"{self.split} rows", "what it means"]
         return html_table(header, self.table(), " ".join(quality_notes(self.to_dict())))
@@ -386,3 +391,51 @@ def _shown(estimate: Mapping[str, Any], least: int = 2) -> str:
     if estimate["value"] is None:
         return "–"
     return number(estimate["value"], estimate["stderr"] or 0.0, (least, 6))
+
+
+_CHUNK = 500  # rows at a time
+
+
+def draws(
+    model: LatentVariableModel,
+    rows: int,
+    train: Mapping[str, Tensor],
+    name: str,
+    *,
+    mean: bool = False,
+    seed: int = 0,
+) -> Tensor:
+    """Draws of a variable on the CPU, or the means of its distribution, shape ``(rows, *event)``.
+
+    Args:
+        model: Left as it was.
+        rows: How many.
+        train: Training rows, of which the inputs of p are taken, chosen at random.
+        name: The variable.
+        mean: Whether means are taken.
+        seed: Same seed, same draws.
+
+    Raises:
+        ValueError: If p has inputs that the training rows have not.
+    """
+    inputs = [each for each in model.p.inputs if each not in model.p.names]
+    if absent := [each for each in inputs if each not in train]:
+        raise ValueError(
+            f"The model needs {', '.join(absent)} to draw {name} from, which the training rows do "
+            "not have; add it to them."
+        )
+    generator = torch.Generator().manual_seed(seed)
+    parts = []
+    with evaluating(model, seed):
+        for start in range(0, rows, _CHUNK):
+            size = min(_CHUNK, rows - start)
+            given = {}
+            for each in inputs:
+                index = torch.randint(len(train[each]), (size,), generator=generator)
+                given[each] = train[each][index.to(train[each].device)]
+            site = model.sample(size, given)[name]
+            value = site.value
+            if mean and site.distribution is not None:
+                value = centre(site.distribution).expand(value.shape)
+            parts.append(value.cpu())
+    return torch.cat(parts).clone()

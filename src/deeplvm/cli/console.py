@@ -1,0 +1,144 @@
+"""What the command line says, and the last steps of a run."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from deeplvm.parallel.processes import processes
+
+if TYPE_CHECKING:
+    from deeplvm.core.model import LatentVariableModel
+    from deeplvm.data.records import Data, Split
+    from deeplvm.evaluation import Evaluation
+    from deeplvm.runs.run import Run
+
+# Draws in all that an evaluation at the end of a fit may take, and how few or many a row.
+DRAWS, FEWEST, MOST = 1_000_000, 100, 5_000
+
+
+def note(text: str) -> None:
+    """Progress: a text on standard error."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+def tell(text: str) -> None:
+    """A result: a text on standard output."""
+    sys.stdout.write(f"{text}\n")
+
+
+def finish(
+    run: Run,
+    model: LatentVariableModel,
+    data: Data,
+    *,
+    evaluate: bool,
+    particles: int | None,
+    json: bool,
+) -> None:
+    """Evaluate a trained model, draw samples, write the report, and say where everything is."""
+    if evaluate:
+        splits: tuple[Split, ...] = ("test", "valid", "train")
+        split = next(each for each in splits if data.rows(each))
+        draws = particles or min(MOST, max(FEWEST, DRAWS // data.rows(split)))
+        note(f"evaluating on {data.rows(split)} {split} rows, {draws} draws each")
+        evaluation = evaluate_into(run, model, data, split=split, particles=draws)
+        if not processes().first:
+            return
+        if data.variables["x"].is_image if "x" in data.variables else False:
+            _save_samples(run, model)
+        write_report(run)
+        show(evaluation, json=json)
+    if not json and processes().first:
+        tell(_where(run))
+
+
+def _save_samples(run: Run, model: LatentVariableModel, count: int = 64) -> None:
+    """Write ``samples.png``: the means of p(x | z) at draws of z from its prior."""
+    from deeplvm.cli.outputs import sampled, save_pictures
+
+    values = sampled(model, run.description, count, seed=0, mean=True)
+    save_pictures(run.folder / "samples.png", values["x"], run.description.variables["x"])
+
+
+def evaluate_into(
+    run: Run,
+    model: LatentVariableModel,
+    data: Data,
+    *,
+    split: Split,
+    particles: int,
+    seed: int = 0,
+    **options: Any,
+) -> Evaluation:
+    """Evaluate, with the work shared among the processes, and write ``evaluation.json``.
+
+    ``options`` are those of :func:`deeplvm.evaluation.evaluate`.
+    """
+    from deeplvm.evaluation import evaluate
+    from deeplvm.files import write_atomically
+
+    evaluation = evaluate(model, data, split, particles=particles, seed=seed, **options)
+    if processes().first:
+        write_atomically(run.folder / "evaluation.json", evaluation.to_json().encode())
+    return evaluation
+
+
+def write_report(run: Run) -> None:
+    """Write ``report.html``."""
+    from deeplvm.report import write_report
+
+    note("writing the report")
+    write_report(run.folder)
+
+
+def show(evaluation: Evaluation, *, json: bool) -> None:
+    """The table, or the contents of ``evaluation.json``."""
+    tell(evaluation.to_json().rstrip() if json else f"{evaluation}\n")
+
+
+_FILES = {
+    "report.html": "the report: open it in a browser",
+    "samples.png": "samples of the model",
+    "evaluation.json": "the table above",
+    "model.safetensors": "the best model",
+    "metrics.jsonl": "the curves",
+    "config.toml": "everything needed to repeat the run, for --config",
+    "checkpoint": "where `deeplvm resume` goes on",
+}
+
+
+def _where(run: Run) -> str:
+    present = [(name, what) for name, what in _FILES.items() if (run.folder / name).exists()]
+    width = max([len(str(run.folder / name)) for name, _ in present])
+    return "\n".join([f"{run.folder / name!s:<{width}}  {what}" for name, what in present])
+
+
+def may_write(folder: Path) -> None:
+    """Refuse a folder that cannot be written to, before there is anything to write.
+
+    Raises:
+        ValueError: With the reason.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"{folder} cannot be written to ({error.strerror}), and what is measured is kept "
+            f"there; copy it to another place, and name the copy."
+        ) from error
+
+
+def at_least_one(**numbers: int | None) -> None:
+    """Refuse a number below 1, by its flag; None is left alone.
+
+    Raises:
+        ValueError: With the flag.
+    """
+    for name, number in numbers.items():
+        if number is not None and number < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, found {number}.")

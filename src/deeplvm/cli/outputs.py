@@ -1,0 +1,325 @@
+"""Draws, latents, reconstructions, scores: from a model and rows to named arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from deeplvm.core.randomness import seed_of
+from deeplvm.distributions.centre import centre
+from deeplvm.parallel.processes import processes
+
+if TYPE_CHECKING:
+    from deeplvm.core.model import LatentVariableModel
+    from deeplvm.core.trace import Site
+    from deeplvm.data.records import Data, Description, Split
+from pathlib import Path
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from deeplvm.data.records import Variable
+from deeplvm.core.randomness import drawing
+
+_ROWS = 500  # at a time
+_DRAWS = 64  # for the moments of a posterior that has none in closed form
+
+
+def sampled(
+    model: LatentVariableModel,
+    description: Description,
+    rows: int,
+    *,
+    seed: int,
+    mean: bool,
+    label: str | None = None,
+) -> dict[str, Tensor]:
+    """Draws of the variables: of p(x | z), or its mean, at draws of z.
+
+    A model of x given a label gets the labels in turn, or the one label named; they are returned
+    as ``y``.
+
+    Raises:
+        ValueError: If the model has inputs other than a label, or there is no such label.
+    """
+    inputs = [name for name in model.p.inputs if name not in model.p.names]
+    if label is not None and "y" not in inputs:
+        raise ValueError("--label is for a model of x given a label; this one draws x without it.")
+    if others := [name for name in inputs if name != "y"]:
+        raise ValueError(
+            f"The model needs {', '.join(others)} to draw from, which only code can give: "
+            f"model.sample(given={{{others[0]!r}: ...}})."
+        )
+    device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
+    given: dict[str, Any] = {}
+    if "y" in inputs:
+        classes = description.classes or ()
+        if label is not None and label not in classes:
+            raise ValueError(f"There is no label {label!r}; there are {', '.join(classes)}.")
+        numbers = [classes.index(label)] if label is not None else range(len(classes))
+        turns = torch.tensor(list(numbers), device=device)
+        given["y"] = turns[torch.arange(rows, device=device) % len(turns)]
+    with drawing(seed):
+        trace = model.sample(rows, given)
+        names = [name for name in description.variables if name in trace]
+        values = {
+            name: centre(site.distribution)
+            if mean and site.distribution is not None
+            else site.value
+            for name in names
+            for site in (trace[name],)
+        }
+    return {name: value.cpu() for name, value in {**values, **given}.items()}
+
+
+def given_rows(
+    model: LatentVariableModel,
+    data: Data,
+    split: Split,
+    seed: int,
+    *,
+    first: int | None = None,
+    size: int = _ROWS,
+) -> Iterator[dict[str, Tensor]]:
+    """This process's share of the rows that the model reads, some at a time, on its device.
+
+    Draws begin anew with each of them, so that they are the same for any number of processes.
+
+    Raises:
+        ValueError: If the split is empty.
+    """
+    total = data.rows(split)
+    if total == 0:
+        raise ValueError(f"{data.name} has no {split} rows; choose another --split.")
+    device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
+    end = total if first is None else min(first, total)
+    starts = range(0, end, size)
+    for start in starts[processes().part(len(starts))]:
+        batch = data.batch(split, slice(start, min(start + size, end)))
+        torch.manual_seed(seed_of(seed, start))
+        yield {name: value.to(device) for name, value in batch.items() if name in model.names}
+
+
+def embedded(
+    model: LatentVariableModel, data: Data, split: Split, *, seed: int, scales: bool
+) -> dict[str, Tensor]:
+    """Posterior means of the latents, and with ``scales`` their standard deviations (``z_sd``).
+
+    A latent whose posterior depends on another latent has the mean given a draw of that one; one
+    without a distribution of its own (moved by leapfrog steps, or unrolled) is a draw. A flow,
+    whose mean has no closed form, has that of some draws.
+    """
+    parts: list[dict[str, Tensor]] = []
+    with drawing(seed):
+        for given in given_rows(model, data, split, seed):
+            trace = model.posterior(given, missing=data.missing & set(given))
+            part: dict[str, Tensor] = {}
+            for name, site in trace.items():
+                if not site.drawn:
+                    continue
+                shape = site.value.shape
+                told = _moments(name, site, scales=scales)
+                part |= {each: value.expand(shape).cpu() for each, value in told.items()}
+            parts.append(part)
+    latents = _joined(parts)
+    if not latents:
+        raise ValueError("The model draws no latents, so there is nothing to embed in.")
+    return latents
+
+
+def _moments(name: str, site: Site, *, scales: bool) -> dict[str, Tensor]:
+    """The mean of a drawn latent and its standard deviation, where there are any."""
+    own = site.distribution
+    if own is None:
+        return {name: site.value}
+    try:
+        mean, spread = centre(own), own.stddev if scales else None
+    except NotImplementedError:  # a flow has no moments in closed form
+        draws = own.sample(torch.Size((_DRAWS,)))
+        mean, spread = draws.mean(0), draws.std(0)
+    return {name: mean} if not scales or spread is None else {name: mean, f"{name}_sd": spread}
+
+
+def reconstructed(
+    model: LatentVariableModel, data: Data, split: Split, *, seed: int, first: int | None
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Originals, and the means of p(x | z) at one draw of z from q(z | x), by name."""
+    originals: list[dict[str, Tensor]] = []
+    means: list[dict[str, Tensor]] = []
+    with drawing(seed):
+        for given in given_rows(model, data, split, seed, first=first):
+            trace = model.reconstruct(given, missing=data.missing & set(given))
+            names = [
+                name
+                for name in data.variables
+                if name in given and name in trace and trace[name].distribution is not None
+            ]
+            originals.append({name: given[name].cpu() for name in names})
+            means.append({name: _centre_of(trace[name].distribution).cpu() for name in names})
+    return _joined(originals), _joined(means)
+
+
+def imputed(
+    model: LatentVariableModel, data: Data, split: Split, *, particles: int, seed: int
+) -> dict[str, Tensor]:
+    r"""Each missing element filled with its posterior predictive mean (a category: its mode).
+
+    :math:`E[x_m | x_o] \approx \sum_k w_k E[x_m | z_k]` with :math:`z_k \sim q(z | x_o)` and
+    normalised importance weights :math:`w_k \propto p(x_o, z_k) / q(z_k | x_o)`.
+    """
+    parts = []
+    # a few rows at a time: there are `particles` pictures of each
+    size = min(_ROWS, max(1, _ROWS * 20 // particles))
+    with drawing(seed):
+        for given in given_rows(model, data, split, seed, size=size):
+            holes = data.missing & set(given)
+            evidence = model.evidence(given, particles=particles, missing=holes)
+            weights = evidence.log_weight.softmax(0)  # (K, B)
+            part = {n: value.cpu() for n, value in given.items() if n in data.variables}
+            for name in [each for each in part if each in holes]:
+                site = evidence.p[name]
+                part[name] = _filled(
+                    site.value, _centre_of(site.distribution), weights, _categories(data, name)
+                ).cpu()
+            parts.append(part)
+    return _joined(parts)
+
+
+def _filled(value: Tensor, means: Tensor, weights: Tensor, categories: Tensor) -> Tensor:
+    """Weighted means where elements are missing; of a category, the value of the most weight."""
+    spread = weights.reshape(*weights.shape, *[1] * (means.dim() - 2))
+    mean = (spread * means).sum(0)
+    if bool(categories.any()):
+        levels = torch.arange(int(means.max()) + 1, device=means.device, dtype=means.dtype)
+        votes = (spread.unsqueeze(-1) * (means.round().unsqueeze(-1) == levels)).sum(0)
+        mean = torch.where(categories.to(mean.device), votes.argmax(-1).to(mean), mean)
+    return torch.where(value.isnan(), mean, value)
+
+
+def _categories(data: Data, name: str) -> Tensor:
+    """Which elements are codes of categories, that have no mean."""
+    variable = data.variables[name]
+    if variable.parts:
+        return torch.tensor([part.kind == "category" for part in variable.parts])
+    return torch.full(variable.shape, variable.kind == "category")
+
+
+def _centre_of(distribution: Distribution | None) -> Tensor:
+    if distribution is None:
+        raise ValueError("This variable is unrolled step by step, and has no one distribution.")
+    return centre(distribution)
+
+
+def _joined(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The rows of all parts, and of all processes."""
+    names = list(parts[0]) if parts else []
+    return processes().gather({name: torch.cat([part[name] for part in parts]) for name in names})
+
+
+TABLES = (".npz", ".csv", ".parquet")
+PICTURES = (".png",)
+# Small images are enlarged until the grid has about this many pixels a side.
+_SIDE = 800
+
+
+class FileError(ValueError):
+    """A file cannot be written as asked; the message says which endings can."""
+
+
+def check_output(path: Path, endings: Sequence[str]) -> str:
+    """The ending of a file to be written, before any work is done for it.
+
+    Raises:
+        FileError: If the ending is another, or the folder does not exist.
+    """
+    ending = path.suffix.lower()
+    if ending not in endings:
+        found = f"ends with {ending!r}" if ending else "has no ending"
+        raise FileError(f"{path} {found}; the format is chosen by it: {', '.join(endings)}.")
+    if path.is_dir():
+        raise FileError(f"{path} is a folder; name a file in it.")
+    if not path.parent.is_dir():
+        raise FileError(f"{path.parent} does not exist; make the folder first.")
+    return ending
+
+
+def save_table(path: Path, arrays: Mapping[str, Any], names: Mapping[str, Sequence[str]]) -> None:
+    """Write named arrays of as many rows: as they are (.npz), or as columns (.csv, .parquet).
+
+    Args:
+        path: Where; written whole or not at all.
+        arrays: Name to array of shape ``(rows, *event)``.
+        names: Names of the columns of an array; others are its name, numbered if several.
+    """
+    from deeplvm.files import beside
+
+    with beside(path) as temporary:
+        if path.suffix.lower() == ".npz":
+            with temporary.open("wb") as file:
+                plain: Any = {name: np.asarray(array) for name, array in arrays.items()}
+                np.savez_compressed(file, **plain)
+            return
+        frame = as_frame(arrays, names)
+        if path.suffix.lower() == ".parquet":
+            frame.to_parquet(temporary, index=False)
+        else:
+            frame.to_csv(temporary, index=False)
+
+
+def save_pictures(
+    path: Path, images: Tensor, variable: Variable, columns: int | None = None
+) -> None:
+    """Write images as one grid.
+
+    Args:
+        path: Where; written whole or not at all.
+        images: Values in the data's own units, shape ``(rows, channels, height, width)``; of other
+            than one or three channels the first is shown.
+        variable: What they are: the range that black to white stands for.
+        columns: Images in a row of the grid; a square if left out.
+    """
+    from deeplvm.files import write_atomically
+    from deeplvm.report.figures.style import grid_png
+
+    shown = images if images.shape[1] in (1, 3) else images[:, :1]
+    values = shown.detach().cpu().double().numpy()
+    grid = grid_png(values, columns=columns, variable=variable, side=_SIDE, opaque=True)
+    write_atomically(path, grid)
+
+
+def as_frame(arrays: Mapping[str, Any], names: Mapping[str, Sequence[str]]) -> Any:
+    """A table with one column an element."""
+    import pandas
+
+    columns: dict[str, Any] = {}
+    for name, array in arrays.items():
+        flat = np.asarray(array).reshape(len(array), -1)
+        titles = names.get(name) or (
+            [name] if flat.shape[1] == 1 else [f"{name}{i}" for i in range(flat.shape[1])]
+        )
+        columns.update({title: flat[:, i] for i, title in enumerate(titles)})
+    return pandas.DataFrame(columns)
+
+
+def in_units(value: Tensor, variable: Variable) -> np.ndarray[Any, Any]:
+    """Values as the file had them: levels in its own unit, codes of categories as their names."""
+    array = value.detach().cpu().numpy()
+    if variable.parts:
+        columns = [_part(array[:, i], part) for i, part in enumerate(variable.parts)]
+        named = any([column.dtype == object for column in columns])
+        return np.stack(columns, 1).astype(object) if named else np.stack(columns, 1)
+    return _part(array, variable)
+
+
+def _part(array: np.ndarray[Any, Any], variable: Variable) -> np.ndarray[Any, Any]:
+    if variable.categories is not None:
+        codes = np.nan_to_num(array, nan=0).round().astype(int)
+        names = np.array(variable.categories, dtype=object)
+        return names[codes.clip(0, len(names) - 1)]
+    return array * variable.step if variable.step != 1 else array

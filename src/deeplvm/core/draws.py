@@ -1,0 +1,226 @@
+"""How a latent variable is drawn: reparameterised, enumerated, or merely sampled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeGuard
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent
+
+from deeplvm.core.trace import draw_with_log_prob, expand_to, sum_right
+
+if TYPE_CHECKING:
+    from deeplvm.gradients.credit import Account
+
+
+class Drawn(NamedTuple):
+    """A drawn value, its log-density, and what the draw did to the particles.
+
+    ``batch_shape`` is the shape ``(*particles, batch)`` from here on, ``log_measure`` what is
+    added to the log-measure of the particles.
+    """
+
+    value: Tensor
+    log_prob: Tensor
+    batch_shape: tuple[int, ...]
+    log_measure: Tensor | float
+
+
+class Draw(Protocol):
+    """How one latent is drawn: any callable of this form can be named in ``draw={...}``."""
+
+    def __call__(
+        self, name: str, distribution: Distribution, batch_shape: tuple[int, ...], batch_dims: int
+    ) -> Drawn:
+        """Draw ``name`` for the particles and rows of ``batch_shape``."""
+        ...
+
+
+@dataclass(frozen=True)
+class Reparameterised:
+    r"""A draw :math:`z = g(\epsilon, \phi)` through which gradients flow (monograph, section 2.4).
+
+    Raises:
+        ValueError: If the distribution has no such draw while gradients are being recorded.
+    """
+
+    def __call__(
+        self, name: str, distribution: Distribution, batch_shape: tuple[int, ...], batch_dims: int
+    ) -> Drawn:
+        """Draw with ``rsample``, in one pass with the log-density where that is offered."""
+        if not distribution.has_rsample:
+            if torch.is_grad_enabled():
+                kind = type(getattr(distribution, "base_dist", distribution)).__name__
+                raise ValueError(
+                    f"{name!r} is drawn from a {kind}, which has no reparameterised draw, so its "
+                    f"gradient would be lost; sum over its values with "
+                    f"draw={{{name!r}: Enumerated()}}, choose an estimator of "
+                    f"deeplvm.gradients, or evaluate under torch.no_grad()."
+                )
+            return Sampled()(name, distribution, batch_shape, batch_dims)
+        value, log_prob = draw_with_log_prob(expand_to(distribution, batch_shape, batch_dims))
+        return Drawn(value, sum_right(log_prob, len(batch_shape)), batch_shape, 0.0)
+
+    def suits(self, distribution: Distribution) -> bool:
+        """Every latent that has a reparameterised draw."""
+        return distribution.has_rsample
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """A draw without a gradient through the value: ancestral sampling and evaluation."""
+
+    def __call__(
+        self, name: str, distribution: Distribution, batch_shape: tuple[int, ...], batch_dims: int
+    ) -> Drawn:
+        """Draw with ``sample``."""
+        expanded = expand_to(distribution, batch_shape, batch_dims)
+        value = expanded.sample()
+        log_prob = sum_right(expanded.log_prob(value), len(batch_shape))
+        return Drawn(value, log_prob, batch_shape, 0.0)
+
+
+@dataclass(frozen=True)
+class Held:
+    """A value that is there already, scored where it is drawn again.
+
+    Attributes:
+        value: Shape ``(*batch_shape, *event)`` of the draw.
+    """
+
+    value: Tensor
+
+    def __call__(
+        self, name: str, distribution: Distribution, batch_shape: tuple[int, ...], batch_dims: int
+    ) -> Drawn:
+        """The value with its log-density here."""
+        expanded = expand_to(distribution, batch_shape, batch_dims)
+        log_prob = sum_right(expanded.log_prob(self.value), len(batch_shape))
+        return Drawn(self.value, log_prob, batch_shape, 0.0)
+
+
+class Suited(nn.Module):
+    """One way for the latents that it suits, reparameterised draws for all others.
+
+    A way of drawing says which those are by ``suits(distribution)``; without one, it suits what
+    has no reparameterised draw.
+    """
+
+    def __init__(self, draw: Draw) -> None:
+        super().__init__()
+        self.draw = draw
+
+    def of(self, distribution: Distribution | None) -> Draw:
+        """The way in which a variable of this distribution is drawn."""
+        if distribution is None:
+            return Reparameterised()
+        suits = getattr(self.draw, "suits", None)
+        chosen = not distribution.has_rsample if suits is None else suits(distribution)
+        return self.draw if chosen else Reparameterised()
+
+    def forward(
+        self, name: str, distribution: Distribution, batch_shape: tuple[int, ...], batch_dims: int
+    ) -> Drawn:
+        """Draw in the way that suits the distribution."""
+        return self.of(distribution)(name, distribution, batch_shape, batch_dims)
+
+
+def as_measured(draw: Draw) -> Draw:
+    """How a latent is drawn while a bound is measured: what the draw says by ``measured``."""
+    if isinstance(draw, Suited):
+        return Suited(as_measured(draw.draw))
+    return getattr(draw, "measured", draw)
+
+
+@dataclass(frozen=True)
+class Enumerated:
+    r"""Every value once, weighted by its probability: exact, without variance.
+
+    The values become a new leading particle dimension whose log-measure is :math:`\log q(y | x)`,
+    so that :math:`\sum_y q(y|x) [\dots]` and the Monte-Carlo mean are one formula. A vector of
+    ``n`` independent discrete elements has ``S ** n`` values.
+
+    Attributes:
+        most: The largest number of values that may be enumerated.
+
+    Raises:
+        ValueError: If the support is not finite or has more than ``most`` values.
+    """
+
+    most: int = 65_536
+
+    def __call__(
+        self, name: str, distribution: Distribution, batch_shape: tuple[int, ...], batch_dims: int
+    ) -> Drawn:
+        """Lay the values out along a new leading dimension."""
+        right = tuple(distribution.batch_shape)[batch_dims:]
+        if right:
+            raise ValueError(
+                f"{name!r} repeats inside a row {right}: its joint values cannot be enumerated."
+            )
+        values = self.values(name, distribution)  # (S, *event)
+        lead = (values.shape[0],) + (1,) * len(batch_shape)
+        shape = (values.shape[0], *batch_shape)
+        event = values.shape[1:]
+        value = values.reshape(lead + event).expand(shape + event)
+        # A value of probability zero weighs exp(-800) = 0, and its terms stay finite.
+        log_prob = distribution.log_prob(value).clamp(min=-800.0)
+        return Drawn(value, log_prob, shape, log_prob)
+
+    def values(self, name: str, distribution: Distribution) -> Tensor:
+        """All values of one row, shape ``(S, *event)``."""
+        base: Distribution = distribution
+        while isinstance(base, Independent):
+            base = base.base_dist
+        if not base.has_enumerate_support:
+            raise ValueError(
+                f"{name!r} is drawn from a {type(base).__name__}, whose values cannot be listed; "
+                f"Enumerated() is for variables with finitely many values."
+            )
+        each = base.enumerate_support(expand=False)
+        each = each.reshape((each.shape[0], *base.event_shape))
+        places = torch.Size(
+            distribution.event_shape[: len(distribution.event_shape) - len(base.event_shape)]
+        )
+        count = places.numel()
+        if each.shape[0] ** count > self.most:
+            raise ValueError(
+                f"{name!r} has {each.shape[0]} ** {count} values, more than the {self.most} that "
+                f"Enumerated() lists; raise `most` if you mean it."
+            )
+        if not places:
+            return each
+        index = torch.cartesian_prod(*[torch.arange(each.shape[0], device=each.device)] * count)
+        return each[index.reshape(-1, *places)]
+
+
+class Estimator(Draw, Protocol):
+    """A way of drawing whose gradient is completed once the objective is known."""
+
+    def credit(self, name: str, account: Account) -> Tensor:
+        """A value-neutral term per row, shape ``(batch,)``, whose gradient is what is missing."""
+        ...
+
+
+def is_estimator(draw: Any) -> TypeGuard[Estimator]:
+    """Whether a way of drawing has a credit to add (for :class:`Suited`, the one within)."""
+    return hasattr(draw.draw if isinstance(draw, Suited) else draw, "credit")
+
+
+def refuse_credit(draws: Mapping[str, Draw | None]) -> None:
+    """Refuse ways of drawing whose gradient the evidence alone would leave incomplete.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    for name, draw in draws.items():
+        if is_estimator(draw):
+            raise ValueError(
+                f"{type(draw).__name__} completes the gradient of {name} after the objective is "
+                f"known, so the evidence alone would have a wrong one: use "
+                f"model.estimate(objective, given, draw={{...}}), or evaluate under "
+                f"torch.no_grad()."
+            )

@@ -1,0 +1,226 @@
+r"""Evidence: for each name, log p − log q, and the log-measure of the particles."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, Independent, kl_divergence
+
+from deeplvm.core.trace import Site, Trace, sum_right
+
+
+@dataclass(frozen=True)
+class Evidence:
+    r"""The ledger from which every bound is computed.
+
+    With :math:`w = \sum_n \text{terms}[n]` and the log-measure :math:`m` of the particles, the
+    ELBO is :math:`\sum e^m w` and the importance-weighted bound :math:`\log \sum e^{m + w}`, for
+    Monte-Carlo and for enumerated particles alike.
+
+    Attributes:
+        terms: Name to ``log p − log q`` in nats, shape ``(*particles, batch)`` or broadcastable
+            to it: for an observed name ``log p``, for a latent ``log p − log q``.
+        log_measure: :math:`-\log K` for Monte Carlo, :math:`\log q(y|x)` for enumerated values.
+        p: The trace of p; every name given or drawn by q.
+        q: The trace of q.
+        latents: Names that q drew, in the order in which it drew them.
+        observed: Names whose values were given and have a density in p.
+        closed: Latents whose divergence may be computed in closed form: p's parents of them were
+            drawn before them in q.
+        kl_weight: Factor on the terms of the latents; see :meth:`temper`.
+        row_weight: Factor on the term of a name, 1/N of the data for names that all rows share.
+    """
+
+    terms: dict[str, Tensor]
+    log_measure: Tensor | float
+    p: Trace
+    q: Trace
+    latents: tuple[str, ...]
+    observed: tuple[str, ...]
+    closed: frozenset[str] = frozenset()
+    kl_weight: Tensor | float = 1.0
+    row_weight: float = 1.0
+    shared: frozenset[str] = frozenset()
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """``(*particles, batch)``."""
+        return self.q.batch_shape
+
+    @property
+    def particle_dims(self) -> tuple[int, ...]:
+        """The dimensions of the particles."""
+        return tuple(range(len(self.batch_shape) - 1))
+
+    @property
+    def log_weight(self) -> Tensor:
+        r""":math:`\log p(x, z) - \log q(z | x)`, the sum of terms, ``(*particles, batch)``."""
+        return self.total([self.weighted(name, term) for name, term in self.terms.items()])
+
+    def weighted(self, name: str, term: Tensor) -> Tensor:
+        """A term, times ``kl_weight`` if its name is latent (1 costs nothing)."""
+        if name not in self.latents or (
+            isinstance(self.kl_weight, float) and self.kl_weight == 1.0
+        ):
+            return term
+        return self.kl_weight * term
+
+    def total(self, terms: list[Tensor]) -> Tensor:
+        """Sum of terms, expanded to ``(*particles, batch)``."""
+        if not terms:
+            return torch.zeros(self.batch_shape)
+        total = terms[0]
+        for term in terms[1:]:
+            total = total + term
+        return total if tuple(total.shape) == self.batch_shape else total.expand(self.batch_shape)
+
+    def expectation(self, values: Tensor) -> Tensor:
+        r"""Mean over the particles under their measure, :math:`\sum e^m v`, shape ``(batch,)``."""
+        if not self.particle_dims:
+            return values
+        if isinstance(self.log_measure, float):
+            return values.mean(self.particle_dims)
+        return (self.log_measure.exp() * values).sum(self.particle_dims)
+
+    def log_expectation_exp(self, values: Tensor) -> Tensor:
+        r""":math:`\log \sum e^{m + v}` over the particles, shape ``(batch,)``."""
+        if not self.particle_dims:
+            return values
+        return torch.logsumexp(self.log_measure + values, self.particle_dims)
+
+    def temper(self, kl_weight: Tensor | float) -> Evidence:
+        """The same ledger with the terms of the latents weighted, for any objective to read.
+
+        With a weight other than 1 no objective of it is a bound on ``log p(x)`` (below 1 it can
+        exceed it); evaluation always uses 1.
+        """
+        return replace(self, kl_weight=kl_weight)
+
+    def kl(self, name: str) -> Tensor:
+        r"""Closed form of :math:`KL(q(z_n|\cdot) \| p(z_n|\cdot))` in nats.
+
+        Its shape is broadcastable to ``(*particles, batch)``.
+
+        Raises:
+            ValueError: If the names do not allow it, or no closed form is known.
+        """
+        q, p = self._pair(name)
+        try:
+            divergence = kl_divergence(q, p)
+        except NotImplementedError as error:
+            raise ValueError(
+                f"No closed form is known for the divergence of {name!r} ({type(q).__name__} to "
+                f"{type(p).__name__}); use the sampled form."
+            ) from error
+        return self._rowwise(name, divergence)
+
+    def has_closed_kl(self, name: str) -> bool:
+        """Whether :meth:`kl` has an answer for a latent."""
+        return self.closed_kl(name) is not None
+
+    def closed_kl(self, name: str) -> Tensor | None:
+        """:meth:`kl`, or ``None`` where the names or the distributions do not allow it."""
+        if name not in self.closed or self.q[name].distribution is None:
+            return None
+        try:
+            return self.kl(name)
+        except ValueError:
+            return None
+
+    def divergence(self, name: str) -> Tensor:
+        """The divergence of a latent: in closed form if there is one, else its sampled term."""
+        closed = self.closed_kl(name)
+        return -self.terms[name] if closed is None else closed
+
+    def kl_by_dimension(self, name: str) -> Tensor:
+        r"""Closed-form divergence of each dimension, shape ``(*particles, batch, *event)``.
+
+        Raises:
+            ValueError: If the latent's distributions do not factorise over its dimensions.
+        """
+        q, p = self._pair(name)
+        event = self.q[name].value.shape[self.q[name].batch_dims :]
+        base_q, base_p = elementwise(q), elementwise(p)
+        if base_q is None or base_p is None:
+            raise ValueError(
+                f"{name!r} does not factorise over its dimensions, so it has no divergence per "
+                f"dimension."
+            )
+        each = kl_divergence(base_q, base_p)
+        each = (
+            each if self.row_weight == 1.0 or name not in self.shared else each * self.row_weight
+        )
+        return each.expand(torch.broadcast_shapes(each.shape, event))
+
+    def entropy(self, name: str) -> Tensor:
+        r"""Closed form of :math:`H[q(z_n|\cdot)]`, broadcastable to ``(*particles, batch)``."""
+        site = self.q[name]
+        if site.distribution is None:
+            raise ValueError(f"{name!r} has no entropy in closed form here; use the sampled form.")
+        try:
+            entropy = site.distribution.entropy()
+        except NotImplementedError as error:
+            kind = type(site.distribution).__name__
+            raise ValueError(
+                f"The entropy of {name!r} ({kind}) has no closed form; use the sampled form."
+            ) from error
+        return self._rowwise(name, entropy)
+
+    def _pair(self, name: str) -> tuple[Distribution, Distribution]:
+        if name not in self.latents:
+            raise ValueError(
+                f"{name!r} is not a latent of this evidence: {', '.join(self.latents)}."
+            )
+        if name not in self.closed:
+            raise ValueError(
+                f"The divergence of {name!r} has no closed form here: p's parents of it are not "
+                f"all drawn before it in q; use the sampled form."
+            )
+        q, p = self.q[name].distribution, self.p[name].distribution
+        if q is None or p is None:
+            raise ValueError(f"{name!r} has one distribution a step; use the sampled form.")
+        return q, p
+
+    def _rowwise(self, name: str, values: Tensor) -> Tensor:
+        values = sum_right(values, self.q[name].batch_dims)
+        return values * self.row_weight if name in self.shared else values
+
+    def __repr__(self) -> str:
+        rows = []
+        for name, term in self.terms.items():
+            mean = self.expectation(term.detach().expand(self.batch_shape)).mean()
+            rows.append(f"{name}: {float(mean):.4g}")
+        particles, rows_count = self.batch_shape[:-1], self.batch_shape[-1]
+        return (
+            f"Evidence({', '.join(rows)}; mean nats of {rows_count} rows, particles {particles})"
+        )
+
+    def _repr_html_(self) -> str:
+        from deeplvm.core.results import html_table
+
+        rows = []
+        for name, term in self.terms.items():
+            mean = self.expectation(term.detach().expand(self.batch_shape)).mean()
+            kind = "latent" if name in self.latents else "observed"
+            rows.append([name, kind, f"{float(mean):.4f}"])
+        return html_table(["name", "", "mean log p − log q (nats)"], rows)
+
+
+def elementwise(distribution: Distribution) -> Distribution | None:
+    """The distribution of single elements, if the variable factorises into them."""
+    base = distribution
+    while isinstance(base, Independent):
+        base = base.base_dist
+    own = getattr(base, "elementwise", None)
+    if own is not None:
+        return own()
+    return base if not base.event_shape else None
+
+
+def density(site: Site) -> Tensor:
+    """The log-density of a site that has one."""
+    if site.log_prob is None:
+        raise ValueError("This name is computed, not random: it has no density.")
+    return site.log_prob

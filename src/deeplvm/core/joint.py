@@ -1,0 +1,430 @@
+r"""Joint: a product of named conditionals, written as it is read.
+
+:math:`p(x_1, \dots, x_M) = \prod_j p(x_j | Pa(x_j))` (An Introduction to Variational Autoencoders,
+Kingma & Welling, 2019, https://arxiv.org/abs/1906.02691, eq. 1.6).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeGuard
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from deeplvm.core.draws import Draw, Reparameterised
+from deeplvm.core.trace import Site, Trace, score, sum_right
+
+_REFERENCE = re.compile(r"([A-Za-z_]\w*)(\[-1\])?")
+
+
+class NotationError(ValueError):
+    """The notation of a joint, or the names in it, do not make a model."""
+
+
+@dataclass(frozen=True)
+class Parent:
+    """A name right of the bar; ``previous`` for ``name[-1]``, its value one step before."""
+
+    name: str
+    previous: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.name}[-1]" if self.previous else self.name
+
+
+@dataclass(frozen=True)
+class Factor:
+    """One entry of a joint: the names it defines and the parents it reads."""
+
+    names: tuple[str, ...]
+    parents: tuple[Parent, ...]
+
+    def __str__(self) -> str:
+        return self.key if self.parents else ", ".join(self.names)
+
+    @cached_property
+    def key(self) -> str:
+        """The notation with its bar (``"z |"``), by which a joint keeps its modules.
+
+        Readable in a state dict, and never the name of one of ``ModuleDict``'s own attributes.
+        """
+        right = ", ".join([str(parent) for parent in self.parents])
+        return f"{', '.join(self.names)} | {right}".rstrip()
+
+
+def parse(notation: str) -> Factor:
+    """Read ``"x | y, z[-1]"``: identifiers, one bar, commas, ``[-1]``; nothing else.
+
+    Raises:
+        NotationError: With the offending text.
+    """
+    if not isinstance(notation, str):
+        raise NotationError(f"A factor is written as text such as 'x | z', not {notation!r}.")
+    left, bar, right = notation.partition("|")
+    if bar and not right.strip():
+        raise NotationError(f"{notation!r} has a bar but no parents; write {left.strip()!r}.")
+
+    def read(text: str, *, lags: bool) -> tuple[Parent, ...]:
+        found = []
+        for part in text.split(","):
+            match = _REFERENCE.fullmatch(part.strip())
+            if match is None or (match[2] and not lags):
+                raise NotationError(
+                    f"{part.strip()!r} in {notation!r} is not a name; write 'x | y, z' with "
+                    f"identifiers, one bar and commas ('z[-1]', the step before, only right of "
+                    f"the bar)."
+                )
+            found.append(Parent(match[1], bool(match[2])))
+        if len(set(found)) < len(found):
+            raise NotationError(f"{notation!r} names {text.strip()!r} twice.")
+        return tuple(found)
+
+    names = tuple([parent.name for parent in read(left, lags=False)])
+    return Factor(names, read(right, lags=True) if bar else ())
+
+
+def in_order(factors: Iterable[Factor]) -> list[Factor]:
+    """The factors with every parent before its children; the order written, where that allows.
+
+    Raises:
+        NotationError: If they form a cycle, with the names in it.
+    """
+    owner = {name: factor for factor in factors for name in factor.names}
+    done: dict[Factor, bool] = {}
+    ordered: list[Factor] = []
+
+    def visit(factor: Factor, path: tuple[Factor, ...]) -> None:
+        if factor in path:
+            loop = [str(step) for step in path[path.index(factor) :]]
+            raise NotationError(f"The factors form a cycle: {'; '.join(loop)}.")
+        if factor in done:
+            return
+        for parent in factor.parents:
+            if not parent.previous and parent.name in owner:
+                visit(owner[parent.name], (*path, factor))
+        done[factor] = True
+        ordered.append(factor)
+
+    for factor in list(owner.values()):
+        visit(factor, ())
+    return ordered
+
+
+class Joint(nn.Module):
+    r"""A product of named conditionals :math:`\prod_j p(x_j | Pa(x_j))`.
+
+    Args:
+        factors: ``{"name | parents": conditional}`` in any order. A conditional is any module
+            whose ``forward(*parents)`` returns a distribution (a random variable) or a tensor (a
+            deterministic node), or another joint that defines all names left of the bar. A name
+            that is used but not defined is an *input*.
+        shared: Names that all rows have in common (weights, a corpus-level topic): drawn once per
+            particle, with a batch dimension of size one.
+
+    Called with what is given, a joint returns a :class:`~deeplvm.core.trace.Trace`: a given name
+    is scored, any other is drawn.
+
+    Raises:
+        NotationError: If the notation cannot be read, defines a name twice, or forms a cycle.
+
+    >>> from deeplvm.conditionals import Gaussian, StandardNormal
+    >>> from deeplvm.networks import MLP
+    >>> p = Joint({"z": StandardNormal(2), "x | z": Gaussian(3, MLP(2, 16))})
+    >>> print(p)
+    p(z) p(x | z)
+    >>> {name: tuple(site.value.shape) for name, site in p({}, batch_shape=(5,)).items()}
+    {'z': (5, 2), 'x': (5, 3)}
+    """
+
+    def __init__(
+        self,
+        factors: Mapping[str, nn.Module],
+        *,
+        shared: Iterable[str] = (),
+        steps: bool = False,
+    ) -> None:
+        super().__init__()
+        parsed: dict[Factor, nn.Module] = {}
+        self.owner: dict[str, Factor] = {}
+        for notation, module in factors.items():
+            factor = parse(notation)
+            _check(factor, module, steps=steps)
+            for name in factor.names:
+                if name in self.owner:
+                    raise NotationError(
+                        f"{name!r} is defined twice: by {str(self.owner[name])!r} "
+                        f"and {notation!r}."
+                    )
+                self.owner[name] = factor
+            parsed[factor] = module
+        self.order = in_order(parsed)
+        self.factors = nn.ModuleDict({factor.key: parsed[factor] for factor in self.order})
+        self.names: tuple[str, ...] = tuple([n for factor in self.order for n in factor.names])
+        # What the names alone decide is decided here, and not at every call.
+        self._plan = [(factor, is_joint(parsed[factor])) for factor in self.order]
+        used = [parent.name for factor in self.order for parent in factor.parents]
+        for module in parsed.values():
+            if is_joint(module):
+                used += [name for name in module.inputs if name not in used]
+        self.inputs: tuple[str, ...] = tuple(
+            dict.fromkeys([n for n in used if n not in self.owner])
+        )
+        self.shared = frozenset(shared)
+        self.symbol = "p"
+        if unknown := self.shared - set(self.names):
+            raise NotationError(
+                f"{sorted(unknown)} are said to be shared, but nothing defines them."
+            )
+
+    def __getitem__(self, name: str) -> nn.Module:
+        """The conditional that owns a name (for a sub-joint, its member's)."""
+        if name not in self.owner:
+            raise KeyError(f"{self} defines no {name!r}; it defines {', '.join(self.names)}.")
+        module = self.conditional(name)
+        return module[name] if is_joint(module) and hasattr(module, "__getitem__") else module
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.owner
+
+    def parents(self, name: str) -> tuple[Parent, ...]:
+        """The parents of a name, inside a sub-joint and outside it."""
+        module = self.conditional(name)
+        inside = module.parents(name) if is_joint(module) and hasattr(module, "parents") else ()
+        return (*self.owner[name].parents, *inside)
+
+    def conditional(self, name: str) -> nn.Module:
+        """The module of the factor that defines a name."""
+        return self.factors[self.owner[name].key]
+
+    def forward(
+        self,
+        given: Mapping[str, Any],
+        batch_shape: tuple[int, ...] | None = None,
+        *,
+        draw: Mapping[str, Draw] | None = None,
+        default: Draw | None = None,
+        missing: frozenset[str] = frozenset(),
+        ready: Mapping[str, Site] | None = None,
+        previous: Mapping[str, Site] | None = None,
+    ) -> Trace:
+        r"""Score what is given, draw the rest.
+
+        Args:
+            given: Values by name, tensors of shape ``(batch, *event)`` or Sites of another trace.
+            batch_shape: ``(*particles, batch)`` of every draw; by default ``(batch,)``.
+            draw: How a name is drawn, where it is not the default.
+            default: How all other names are drawn (:class:`~deeplvm.gradients.Reparameterised`).
+            missing: Given names that have NaN elements.
+            ready: Distributions and deterministic values already computed for the same parents.
+            previous: Sites of the step before, for parents written ``name[-1]``.
+
+        Raises:
+            ValueError: If an input is not given, or a deterministic node is.
+        """
+        default = default or Reparameterised()
+        draw, ready = draw or {}, ready or {}
+        sites = {name: as_site(name, value, self, missing) for name, value in given.items()}
+        shape = batch_shape if batch_shape is not None else batch_shape_of(sites)
+        trace: dict[str, Site] = {}
+        log_measure: Tensor | float = -math.log(math.prod(shape[:-1])) if shape[:-1] else 0.0
+        for factor, nested in self._plan:
+            module: Any = self.factors[factor.key]
+            parents = [
+                self._parent(factor, parent, trace, sites, previous) for parent in factor.parents
+            ]
+            if nested:
+                inner = module(
+                    {
+                        parent.name: site
+                        for parent, site in zip(factor.parents, parents, strict=True)
+                    }
+                    | {
+                        name: sites[name]
+                        for name in (*factor.names, *module.inputs)
+                        if name in sites
+                    },
+                    shape,
+                    draw=draw,
+                    default=default,
+                    missing=missing,
+                    ready=ready,
+                )
+                trace.update({name: inner[name] for name in factor.names})
+                continue
+            name = factor.names[0]
+            own = shape if name not in self.shared else (*shape[:-1], 1)
+            site, shape, weight = self._site(
+                name,
+                module,
+                parents,
+                sites.get(name),
+                own,
+                shape,
+                draw.get(name, default),
+                missing,
+                ready.get(name),
+            )
+            trace[name] = site
+            log_measure = log_measure + weight
+        return Trace(trace, shape, log_measure)
+
+    def _site(
+        self,
+        name: str,
+        module: nn.Module,
+        parents: list[Site],
+        given: Site | None,
+        own: tuple[int, ...],
+        shape: tuple[int, ...],
+        draw: Draw,
+        missing: frozenset[str],
+        ready: Site | None,
+    ) -> tuple[Site, tuple[int, ...], Tensor | float]:
+        """Evaluate one conditional; score its given value or draw one."""
+        if ready is None:
+            outcome, batch_dims = call(module, parents)
+        else:
+            outcome = ready.value if ready.distribution is None else ready.distribution
+            batch_dims = ready.batch_dims
+        if not isinstance(outcome, Distribution):
+            if given is not None:
+                raise ValueError(
+                    f"{name!r} is computed from its parents, not random, so it cannot be given; "
+                    f"leave it out."
+                )
+            return Site(outcome, batch_dims=batch_dims, features=outcome), shape, 0.0
+        if given is not None:
+            density = score(name, outcome, given.value, missing=name in missing)
+            density = sum_right(density, max(batch_dims, given.batch_dims))
+            return (
+                Site(
+                    given.value,
+                    outcome,
+                    density,
+                    batch_dims=given.batch_dims,
+                    features=given.features,
+                ),
+                shape,
+                0.0,
+            )
+        drawn = draw(name, outcome, own, batch_dims)
+        site = Site(
+            drawn.value,
+            outcome,
+            drawn.log_prob,
+            drawn=True,
+            batch_dims=len(drawn.batch_shape),
+            features=embed(module, drawn.value),
+        )
+        enumerated = drawn.batch_shape[: len(drawn.batch_shape) - len(own)]
+        return site, (*enumerated, *shape), drawn.log_measure
+
+    def _parent(
+        self,
+        factor: Factor,
+        parent: Parent,
+        trace: dict[str, Site],
+        sites: dict[str, Site],
+        previous: Mapping[str, Site] | None,
+    ) -> Site:
+        source: Mapping[str, Site] = (previous or {}) if parent.previous else trace
+        site = source.get(parent.name)
+        if site is None and not parent.previous:
+            site = sites.get(parent.name)
+        if site is None:
+            raise ValueError(
+                f"{self.symbol}({factor}) needs {str(parent)!r}, which nothing defines and nobody "
+                f"gave; give it, as in {{{parent.name!r}: tensor}}, or add {parent.name!r} to "
+                f"{self.symbol}."
+            )
+        return site
+
+    def __str__(self) -> str:
+        return " ".join([f"{self.symbol}({factor})" for factor in self.order])
+
+    def extra_repr(self) -> str:
+        """The factorisation, above the modules."""
+        return str(self)
+
+
+def call(module: nn.Module, parents: list[Site]) -> tuple[Any, int]:
+    """What a conditional returns for its parents, and how many batch dimensions that has."""
+    raw = getattr(module, "accepts_missing", False)
+    outcome = module(*[site.value if raw else site.features for site in parents])
+    return outcome, max([site.batch_dims for site in parents], default=0)
+
+
+def embed(module: nn.Module | None, value: Any) -> Any:
+    """What other names' networks see of a value: its owner's ``embed``, if it has one."""
+    function = getattr(module, "embed", None)
+    return value if function is None else function(value)
+
+
+def owner_of(joint: Any, name: str) -> nn.Module | None:
+    """The conditional that owns a name, if the joint defines it and says so."""
+    known = name in joint.names and hasattr(joint, "__getitem__")
+    return joint[name] if known else None
+
+
+def as_site(name: str, value: Any, joint: Any, missing: frozenset[str]) -> Site:
+    """A given value as a Site with the features its owner makes of it; a Site stays as it is.
+
+    ``joint`` is the one that defines the name, ``None`` where networks see the value itself.
+    """
+    if isinstance(value, Site):
+        return value
+    features = value if joint is None else embed(owner_of(joint, name), value)
+    if name in missing and isinstance(features, Tensor):
+        features = torch.nan_to_num(features, nan=0.0)
+    return Site(value, features=features)
+
+
+def batch_shape_of(sites: Mapping[str, Site]) -> tuple[int, ...]:
+    """``(*particles, batch)`` of what is given.
+
+    Raises:
+        ValueError: If nothing given says how many rows there are.
+    """
+    shapes = [
+        tuple(site.value.shape[: site.batch_dims])
+        for site in sites.values()
+        if isinstance(site.value, Tensor)
+    ]
+    if not shapes:
+        raise ValueError("Nothing is given, so say how many rows to draw: batch_shape=(rows,).")
+    return max(shapes, key=len)
+
+
+def is_joint(module: object) -> TypeGuard[Any]:
+    """Whether a module follows a joint's protocol: it has ``names`` and ``inputs``."""
+    return hasattr(module, "names") and hasattr(module, "inputs")
+
+
+def _check(factor: Factor, module: nn.Module, *, steps: bool) -> None:
+    if not isinstance(module, nn.Module):
+        raise NotationError(
+            f"{str(factor)!r} maps to {type(module).__name__}, not to a conditional: a torch "
+            f"module whose forward(*parents) returns a distribution or a tensor."
+        )
+    if not steps and any([parent.previous for parent in factor.parents]):
+        raise NotationError(
+            f"{str(factor)!r} reads the step before, which only Recurrent has; "
+            f"use Recurrent({{...}}, start={{...}})."
+        )
+    if is_joint(module):
+        if set(factor.names) != set(module.names):
+            raise NotationError(
+                f"{str(factor)!r} maps to a joint that defines {', '.join(module.names)}; name "
+                f"exactly these left of the bar."
+            )
+    elif len(factor.names) > 1:
+        raise NotationError(
+            f"{str(factor)!r} defines {len(factor.names)} names, so it must map to a joint "
+            f"(Joint, Plate, Recurrent) that defines them."
+        )

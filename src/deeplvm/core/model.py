@@ -1,0 +1,485 @@
+"""LatentVariableModel: a p and a q that agree on names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from deeplvm.core.draws import Draw, Drawn, Sampled, refuse_credit
+from deeplvm.core.evidence import Evidence
+from deeplvm.core.joint import Joint, NotationError, as_site, call, is_joint, owner_of
+from deeplvm.core.trace import Site, Trace
+
+
+class LatentVariableModel(nn.Module):
+    r"""A generative model p(x, z) with its inference model q(z | x).
+
+    Args:
+        p: Joint of the observed and the latent names.
+        q: Joint that draws the latent names given the observed ones; none for a model whose names
+            are all observed, which is then trained by maximum likelihood.
+
+    Raises:
+        NotationError: If q draws a name to which p gives no density, or they disagree on which
+            names all rows share.
+
+    >>> from deeplvm.conditionals import Bernoulli, Gaussian, StandardNormal
+    >>> from deeplvm.networks import MLP
+    >>> p = Joint({"z": StandardNormal(2), "x | z": Bernoulli(6, MLP(2, 8))})
+    >>> q = Joint({"z | x": Gaussian(2, MLP(6, 8))})
+    >>> model = LatentVariableModel(p, q)
+    >>> print(p, "·", q)
+    p(z) p(x | z) · q(z | x)
+    >>> evidence = model.evidence({"x": torch.ones(5, 6)}, particles=3)
+    >>> evidence.log_weight.shape
+    torch.Size([3, 5])
+    """
+
+    def __init__(self, p: nn.Module, q: nn.Module | None = None) -> None:
+        super().__init__()
+        self.p = cast("Any", p)
+        self.q = cast("Any", Joint({}) if q is None else q)
+        for joint, letter in ((self.p, "p"), (self.q, "q")):
+            if not is_joint(joint):
+                raise NotationError(
+                    f"{letter} must be a Joint, or a module with `names`, `inputs` and "
+                    f"forward(given, batch_shape) -> Trace; this is a {type(joint).__name__}."
+                )
+            joint.symbol = letter
+        if _shared(self.p) & set(self.q.names) != _shared(self.q) & set(self.p.names):
+            raise NotationError(
+                f"p says that all rows share {sorted(_shared(self.p))}, "
+                f"q {sorted(_shared(self.q))}; both must name the same."
+            )
+        for name in self.q.names:
+            if name not in self.p.names and _is_random(self.q, name):
+                raise NotationError(_no_density(name, self.q))
+        self._closed_of: dict[tuple[str, ...], frozenset[str]] = {}
+        self._read_by_p = frozenset((*self.p.names, *self.p.inputs))
+        #: Every name of the model, inputs included.
+        self.names = self._read_by_p.union(self.q.names, self.q.inputs)
+        # Where networks see something else than the value: looked up once, and not at each step.
+        self._embedded = {
+            name: joint
+            for joint in (self.q, self.p)
+            for name in joint.names
+            if hasattr(owner_of(joint, name), "embed")
+        }
+        # Deterministic nodes that p and q share: computed once, in q.
+        self.common = frozenset(
+            [
+                name
+                for name in self.q.names
+                if name in self.p.names and _same_node(self.p, self.q, name)
+            ]
+        )
+
+    def _sites(self, given: Mapping[str, Any], missing: frozenset[str]) -> dict[str, Site]:
+        if unknown := set(given) - self.names:
+            raise ValueError(
+                f"Nothing in the model is called {', '.join([repr(n) for n in sorted(unknown)])}; "
+                f"its names are {', '.join(sorted(self.names))}."
+            )
+        return {
+            name: as_site(name, value, self._embedded.get(name), missing)
+            for name, value in given.items()
+        }
+
+    def encode(
+        self, given: Mapping[str, Any], *, missing: Iterable[str] | None = None
+    ) -> dict[str, Site]:
+        """What q computes from the given values alone, to be passed as ``ready`` many times.
+
+        Evaluates every conditional of q whose parents need no draw, once; drawing more particles
+        does not repeat it.
+        """
+        holes = self._holes(given, missing)
+        sites = self._sites(given, holes)
+        ready: dict[str, Site] = {}
+        if not isinstance(self.q, Joint):
+            return ready
+        for factor in self.q.order:
+            module = self.q.conditional(factor.names[0])
+            parents = [
+                ready.get(parent.name) or sites.get(parent.name) for parent in factor.parents
+            ]
+            if is_joint(module) or any([p is None or p.distribution is not None for p in parents]):
+                continue
+            known = [site for site in parents if site is not None]
+            outcome, batch_dims = call(module, known)
+            random = isinstance(outcome, Distribution)
+            ready[factor.names[0]] = Site(
+                None if random else outcome,
+                outcome if random else None,
+                batch_dims=batch_dims,
+                features=None if random else outcome,
+            )
+        return ready
+
+    def evidence(
+        self,
+        given: Mapping[str, Any],
+        *,
+        particles: int | None = None,
+        draw: Mapping[str, Draw] | None = None,
+        default: Draw | None = None,
+        missing: Iterable[str] | None = None,
+        rows: int | None = None,
+        ready: Mapping[str, Site] | None = None,
+    ) -> Evidence:
+        r"""Draw from q, score with p on the same names, and return the ledger.
+
+        Args:
+            given: Observed values and inputs by name, shape ``(batch, *event)``. A missing label
+                is left out; a missing element is NaN.
+            particles: Draws of every latent per row, a leading dimension; none draws once without
+                one.
+            draw: How a latent is drawn, where it is not by reparameterisation.
+            default: How all others are drawn.
+            missing: Given names with NaN elements. By default the values are looked at, which
+                costs a pass over them and cannot be done inside a compiled graph; say it when you
+                know.
+            rows: Number of rows of the data set; needed when names are shared by all rows.
+            ready: Result of :meth:`encode` for the same values.
+
+        Raises:
+            ValueError: If a name of p is neither given nor drawn by q, q draws one that has no
+                density in p, an unknown name is given, or a latent is drawn in a way whose
+                gradient only :meth:`estimate` completes.
+        """
+        if torch.is_grad_enabled():
+            refuse_credit({**(draw or {}), "every latent": default})
+        holes = self._holes(given, missing)
+        sites = self._sites(given, holes)
+        return self._evidence(sites, holes, particles, draw, default, rows, ready)
+
+    def estimate(
+        self,
+        objective: Callable[[Evidence], Tensor],
+        given: Mapping[str, Any],
+        *,
+        particles: int | None = None,
+        draw: Mapping[str, Draw] | None = None,
+        default: Draw | None = None,
+        missing: Iterable[str] | None = None,
+        rows: int | None = None,
+        kl_weight: Tensor | float = 1.0,
+    ) -> tuple[Tensor, Evidence]:
+        r"""The objective of each row, with the gradient that each latent's estimator gives it.
+
+        For reparameterised latents this is ``objective(evidence(given))``. A latent drawn
+        otherwise (see :mod:`deeplvm.gradients`) is credited here, where the objective is known:
+        its term changes no value.
+
+        Args:
+            objective: Ledger to one value per row, shape ``(batch,)``; higher is better.
+            given: As for :meth:`evidence`.
+            particles: As for :meth:`evidence`.
+            draw: As for :meth:`evidence`.
+            default: As for :meth:`evidence`.
+            missing: As for :meth:`evidence`.
+            rows: As for :meth:`evidence`.
+            kl_weight: Weight of the latents' terms, see
+                :meth:`~deeplvm.core.evidence.Evidence.temper`.
+
+        Returns:
+            The values, shape ``(batch,)``, and the evidence.
+        """
+        holes = self._holes(given, missing)
+        sites = self._sites(given, holes)
+
+        def redraw(ways: Mapping[str, Draw] | None, rest: Draw | None = None) -> Evidence:
+            evidence = self._evidence(sites, holes, particles, ways, rest, rows, None)
+            plain = isinstance(kl_weight, float) and kl_weight == 1.0
+            return evidence if plain else evidence.temper(kl_weight)
+
+        from deeplvm.gradients.credit import account_of, settle, ways_of
+
+        evidence = redraw(draw, default)
+        value = objective(evidence)
+        if not torch.is_grad_enabled():
+            return value, evidence
+        ways = ways_of(evidence, draw, default)
+        account = account_of(self.p, self.q, evidence, objective, value, sites, redraw, ways)
+        return settle(account), evidence
+
+    def prepare(
+        self,
+        given: Mapping[str, Any],
+        *,
+        particles: int | None = None,
+        draw: Mapping[str, Draw] | None = None,
+        default: Draw | None = None,
+        missing: Iterable[str] | None = None,
+        rows: int | None = None,
+    ) -> None:
+        """Let estimators make what they learn (the networks of baselines), before an optimiser.
+
+        Some rows are drawn once for it, as by :meth:`evidence`.
+        """
+        from deeplvm.gradients.credit import prepare, ways_of
+
+        with torch.no_grad():
+            holes = self._holes(given, missing)
+            sites = self._sites(given, holes)
+            evidence = self._evidence(sites, holes, particles, draw, default, rows, None)
+        prepare(self.p, self.q, evidence, sites, ways_of(evidence, draw, default))
+
+    def _evidence(
+        self,
+        sites: dict[str, Site],
+        holes: frozenset[str],
+        particles: int | None,
+        draw: Mapping[str, Draw] | None,
+        default: Draw | None,
+        rows: int | None,
+        ready: Mapping[str, Site] | None,
+    ) -> Evidence:
+        batch = _rows_of(sites)
+        shape = (batch,) if particles is None else (particles, batch)
+        q = self.q(sites, shape, draw=draw, default=default, missing=holes, ready=ready)
+        drawn = {name: site for name, site in q.items() if site.drawn}
+        common = {name: q[name] for name in self.common}
+        explained = {**sites, **drawn}
+        p = self.p(
+            {name: site for name, site in explained.items() if name in self._read_by_p},
+            q.batch_shape,
+            default=_UNEXPLAINED,
+            missing=holes,
+            ready=common,
+        )
+        return self._ledger(p, q, rows)
+
+    def _ledger(self, p: Trace, q: Trace, rows: int | None) -> Evidence:
+        latents = tuple([name for name, site in q.items() if site.drawn])
+        shared = _shared(self.p) | _shared(self.q)
+        if shared and rows is None:
+            raise ValueError(
+                f"All rows share {', '.join(sorted(shared))}; say how many rows the data set has: "
+                f"evidence(..., rows=N)."
+            )
+        row_weight = 1.0 if not shared or rows is None else 1.0 / rows
+        terms = {}
+        for name, site in p.items():
+            if site.log_prob is None:
+                continue
+            term = site.log_prob
+            if name in latents:
+                log_q = q[name].log_prob
+                term = term if log_q is None else term - log_q
+            terms[name] = term * row_weight if name in shared else term
+        for name in latents:
+            if name not in terms:
+                raise ValueError(_no_density(name, self.q))
+        return Evidence(
+            terms=terms,
+            log_measure=q.log_measure,
+            p=p,
+            q=q,
+            latents=latents,
+            observed=tuple([name for name in terms if name not in latents]),
+            closed=self._closed(latents),
+            row_weight=row_weight,
+            shared=shared,
+        )
+
+    def _closed(self, latents: tuple[str, ...]) -> frozenset[str]:
+        """Latents all of whose parents in p are drawn before them in q; the names alone decide."""
+        if torch.compiler.is_compiling():  # a constant of the graph: nothing to remember
+            return self._find_closed(latents)
+        if latents not in self._closed_of:
+            self._closed_of[latents] = self._find_closed(latents)
+        return self._closed_of[latents]
+
+    def _find_closed(self, latents: tuple[str, ...]) -> frozenset[str]:
+        if not isinstance(self.p, Joint) or not isinstance(self.q, Joint):
+            return frozenset()
+        allowed = [
+            name
+            for index, name in enumerate(latents)
+            if not (self._random_parents(name, latents) - set(latents[:index]))
+        ]
+        return frozenset(allowed)
+
+    def _random_parents(self, name: str, latents: tuple[str, ...]) -> set[str]:
+        """Latent parents of a name in p, seen through names that are not latent."""
+        found: set[str] = set()
+        waiting, seen = [name], {name}
+        while waiting:  # a state that reads itself one step before is met twice
+            for parent in self.p.parents(waiting.pop()):
+                if parent.name in latents:
+                    found.add(parent.name)
+                elif parent.name in self.p and parent.name not in seen:
+                    seen.add(parent.name)
+                    waiting.append(parent.name)
+        return found
+
+    def posterior(
+        self,
+        given: Mapping[str, Any],
+        *,
+        particles: int | None = None,
+        missing: Iterable[str] | None = None,
+    ) -> Trace:
+        """The trace of q: draws of the latents, with their distributions."""
+        holes = self._holes(given, missing)
+        sites = self._sites(given, holes)
+        batch = _rows_of(sites)
+        shape = (batch,) if particles is None else (particles, batch)
+        inputs = {n: site for n, site in sites.items() if n in self.q.names or n in self.q.inputs}
+        return self.q(inputs, shape, missing=holes)
+
+    @torch.no_grad()
+    def sample(self, rows: int | None = None, given: Mapping[str, Any] | None = None) -> Trace:
+        """Ancestral draws from p, with what is given held fixed; no gradient.
+
+        Args:
+            rows: How many; by default as many as are given.
+            given: Values (labels, latents) to condition downstream names on.
+        """
+        sites = self._sites(given or {}, frozenset())
+        shape = (rows,) if rows is not None else (_rows_of(sites),)
+        return self.p(sites, shape, default=Sampled())
+
+    @torch.no_grad()
+    def reconstruct(
+        self,
+        given: Mapping[str, Any],
+        *,
+        particles: int | None = None,
+        missing: Iterable[str] | None = None,
+    ) -> Trace:
+        """Posterior predictive: latents drawn from q given the values, then observed names anew.
+
+        The sites of the returned trace of p carry the distributions, so that
+        ``trace["x"].distribution.mean`` is the mean of p(x | z). Inputs stay as they are given.
+        """
+        posterior = self.posterior(given, particles=particles, missing=missing)
+        drawn = {
+            name: site for name, site in posterior.items() if site.drawn and name in self.p.names
+        }
+        inputs = {
+            n: s for n, s in self._sites(given, frozenset()).items() if n not in self.p.names
+        }
+        common = {name: posterior[name] for name in self.common}
+        known = {name: site for name, site in inputs.items() if name in self.p.inputs}
+        return self.p(known | drawn, posterior.batch_shape, default=Sampled(), ready=common)
+
+    def _holes(self, given: Mapping[str, Any], missing: Iterable[str] | None) -> frozenset[str]:
+        if missing is not None:
+            return frozenset(missing)
+        if torch.compiler.is_compiling():
+            return frozenset()
+        return frozenset(
+            [
+                name
+                for name, value in given.items()
+                if isinstance(value, Tensor)
+                and value.is_floating_point()
+                and bool(torch.isnan(value).any())
+            ]
+        )
+
+    @property
+    def factorisation(self) -> str:
+        """Both products in the user's notation, ``p(z) p(x | z) · q(z | x)``."""
+        return f"{self.p} · {self.q}" if self.q.names else str(self.p)
+
+    def __repr__(self) -> str:
+        lines = [self.factorisation, ""]
+        table = list(self.table())
+        width = [max([len(row[i]) for row in table]) for i in range(4)]
+        lines += [
+            "  ".join([cell.ljust(w) for cell, w in zip(row, width, strict=True)]).rstrip()
+            for row in table
+        ]
+        total = sum([p.numel() for p in self.parameters()])
+        return "\n".join([*lines, f"{total:,} parameters"])
+
+    def table(self) -> list[tuple[str, str, str, str]]:
+        """One row a factor: notation, conditional, shape of an event, number of parameters."""
+        rows = []
+        for joint in (self.p, self.q):
+            for factor in getattr(joint, "order", []):
+                module = joint[factor.names[0]]
+                shape = getattr(module, "event_shape", None)
+                rows.append(
+                    (
+                        f"{joint.symbol}({factor})",
+                        type(module).__name__,
+                        "" if shape is None else str(tuple(shape)),
+                        f"{sum([p.numel() for p in module.parameters()]):,}",
+                    )
+                )
+        return rows
+
+    def _repr_html_(self) -> str:
+        from deeplvm.core.results import html_table
+
+        total = sum([p.numel() for p in self.parameters()])
+        rows = [list(row) for row in self.table()]
+        return html_table(
+            ["factor", "conditional", "shape", f"parameters ({total:,})"], rows, self.factorisation
+        )
+
+
+@dataclass(frozen=True)
+class _Unexplained:
+    """The draw of a name of p that nobody gave: there is none, so say what to do."""
+
+    def __call__(
+        self, name: str, distribution: Distribution, batch_shape: tuple[int, ...], batch_dims: int
+    ) -> Drawn:
+        raise ValueError(
+            f"p scores {name!r}, which is neither given nor drawn by q; give it, or add "
+            f"'{name} | ...' to q."
+        )
+
+
+_UNEXPLAINED = _Unexplained()
+
+
+def _no_density(name: str, q: Any) -> str:
+    inputs = list(q.inputs) + [n for n in q.names if n != name]
+    others = ", ".join(dict.fromkeys(inputs)) or "..."
+    return f"q draws {name!r} but p gives it no density; add '{name} | {others}' to p."
+
+
+def _shared(joint: Any) -> frozenset[str]:
+    return getattr(joint, "shared", frozenset())
+
+
+def _rows_of(sites: Mapping[str, Site]) -> int:
+    counts = {
+        name: site.value.shape[site.batch_dims - 1]
+        for name, site in sites.items()
+        if isinstance(site.value, Tensor) and site.value.dim() > 0
+    }
+    if not counts:
+        raise ValueError("Nothing is given, so there are no rows; give at least one name.")
+    if len(set(counts.values())) > 1:
+        raise ValueError(f"The given values have different numbers of rows: {counts}.")
+    return next(iter(counts.values()))
+
+
+def _is_random(joint: Any, name: str) -> bool:
+    """Whether a conditional is known to return a distribution, before it is called.
+
+    A conditional says the shape of its event; a network or a deterministic node what it puts out.
+    """
+    owner = owner_of(joint, name)
+    return hasattr(owner, "event_shape") and not hasattr(owner, "out_shape")
+
+
+def _same_node(p: Any, q: Any, name: str) -> bool:
+    try:
+        return (
+            p[name] is q[name] and not _is_random(q, name) and p.parents(name) == q.parents(name)
+        )
+    except (KeyError, AttributeError, TypeError):
+        return False

@@ -1,0 +1,158 @@
+"""Site and Trace: what happened to each name; drawing and scoring one variable."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, Independent, constraints, transform_to
+
+
+@dataclass(frozen=True)
+class Site:
+    """One name in a trace.
+
+    Attributes:
+        value: The value, shape ``(*particles, batch, *right, *event)``, where ``right`` (steps of
+            a sequence, members of a plate) is usually empty.
+        distribution: The distribution it was drawn from or scored under, as its conditional
+            returned it (not expanded to the particles). ``None`` for deterministic nodes, for
+            inputs, and for variables of a :class:`~deeplvm.core.recurrent.Recurrent` unrolled step
+            by step, which have one distribution a step.
+        log_prob: Log-density in nats, shape ``(*particles, batch)``, broadcastable: everything
+            right of the batch is summed. ``None`` where there is no density.
+        drawn: Whether the value was drawn here (and not given).
+        batch_dims: How many leading dimensions of ``value`` are ``(*particles, batch)``.
+        features: What the networks of other names see instead of the value (``embed`` of the
+            conditional that owns the name: one-hot integers, scaled pixels, zeros for NaN).
+    """
+
+    value: Any
+    distribution: Distribution | None = None
+    log_prob: Tensor | None = None
+    drawn: bool = False
+    batch_dims: int = 1
+    features: Any = None
+
+
+class Trace(Mapping[str, Site]):
+    r"""What a call of a joint left behind: an ordered mapping from name to :class:`Site`.
+
+    Attributes:
+        batch_shape: ``(*particles, batch)``, with the leading dimensions that enumeration added.
+        log_measure: The logarithm of the weight of each particle in a sum over particles:
+            :math:`-\log K` for Monte Carlo, :math:`\log q(y | x)` for enumerated values.
+    """
+
+    def __init__(
+        self,
+        sites: Mapping[str, Site],
+        batch_shape: tuple[int, ...],
+        log_measure: Tensor | float = 0.0,
+    ) -> None:
+        self.sites = dict(sites)
+        self.batch_shape = batch_shape
+        self.log_measure = log_measure
+
+    def __getitem__(self, name: str) -> Site:
+        return self.sites[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.sites)
+
+    def __len__(self) -> int:
+        return len(self.sites)
+
+    @property
+    def log_prob(self) -> Tensor:
+        """Sum of the log-densities of all random variables, shape ``(*particles, batch)``."""
+        total = torch.zeros(())
+        for site in self.sites.values():
+            if site.log_prob is not None:
+                total = total + site.log_prob
+        return total.expand(self.batch_shape) if total.dim() < len(self.batch_shape) else total
+
+    def __repr__(self) -> str:
+        rows = []
+        for name, site in self.sites.items():
+            shape = tuple(site.value.shape) if isinstance(site.value, Tensor) else "-"
+            how = "drawn" if site.drawn else "given" if site.log_prob is not None else "computed"
+            rows.append(f"{name}: {how} {shape}")
+        return f"Trace({', '.join(rows)})"
+
+
+def expand_to(
+    distribution: Distribution, batch_shape: tuple[int, ...], batch_dims: int
+) -> Distribution:
+    """The distribution with batch shape ``(*batch_shape, *right)``.
+
+    ``batch_dims`` of the distribution's own batch dimensions are particles and rows; what follows
+    them (steps, members of a plate) stays.
+    """
+    own = tuple(distribution.batch_shape)
+    target = batch_shape + own[batch_dims:]
+    return distribution if own == target else distribution.expand(torch.Size(target))
+
+
+def draw_with_log_prob(distribution: Distribution) -> tuple[Tensor, Tensor]:
+    """A reparameterised draw and its log-density, in one pass where the distribution offers it."""
+    one_pass = getattr(distribution, "rsample_and_log_prob", None)
+    if one_pass is not None:
+        return one_pass()
+    value = distribution.rsample()
+    return value, distribution.log_prob(value)
+
+
+def sum_right(log_prob: Tensor, batch_dims: int) -> Tensor:
+    """Sum everything right of the first ``batch_dims`` dimensions."""
+    if log_prob.dim() <= batch_dims:
+        return log_prob
+    return log_prob.sum(tuple(range(batch_dims, log_prob.dim())))
+
+
+def score(name: str, distribution: Distribution, value: Any, *, missing: bool = False) -> Tensor:
+    r"""Log-density of a value; with ``missing``, of its elements that are not NaN.
+
+    A likelihood that factorises over elements leaves the missing ones out, which is the exact
+    marginal :math:`\log p(x_\text{observed})`. Another distribution may offer
+    ``observed_log_prob(value, observed)``.
+
+    Raises:
+        ValueError: If elements are missing and the distribution cannot leave them out.
+    """
+    if not missing:
+        return distribution.log_prob(value)
+    observed = ~torch.isnan(value)
+    marginal = getattr(distribution, "observed_log_prob", None)
+    if marginal is not None:
+        return marginal(value, observed)
+    base, right = distribution, 0
+    while isinstance(base, Independent):
+        right += base.reinterpreted_batch_ndims
+        base = base.base_dist
+    event_dims = len(base.event_shape)
+    if event_dims > 0 and base.support is not constraints.one_hot:
+        raise ValueError(
+            f"{name!r} has missing elements (NaN), but its {type(base).__name__} does not "
+            f"factorise over elements and offers no marginal of some of them; fill them in first, "
+            f"or use a likelihood that factorises, such as a diagonal Gaussian."
+        )
+    known = observed.flatten(-event_dims).all(-1) if event_dims > 0 else observed
+    safe = torch.where(observed, value, inside_support(base, value))
+    log_prob = torch.where(known, base.log_prob(safe), 0.0)
+    return sum_right(log_prob, log_prob.dim() - right)
+
+
+def inside_support(distribution: Distribution, like: Tensor) -> Tensor:
+    """A value in the support, to stand where an element is missing while the rest is scored."""
+    zeros = torch.zeros_like(like)
+    support = distribution.support
+    if support is None or support.is_discrete:
+        return zeros
+    try:
+        return transform_to(support)(zeros)
+    except NotImplementedError:
+        return zeros

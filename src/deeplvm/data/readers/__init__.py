@@ -1,0 +1,1 @@
+"""Files and arrays -> rows: one reader a kind of source."""

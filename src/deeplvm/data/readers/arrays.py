@@ -1,0 +1,245 @@
+"""Arrays: .npy, .npz and IDX files -> numbers with the rows first."""
+
+from __future__ import annotations
+
+import lzma
+import math
+import struct
+import tokenize
+import zipfile
+import zlib
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.lib.format import (
+    MAGIC_PREFIX,
+    read_array_header_1_0,
+    read_array_header_2_0,
+    read_magic,
+)
+
+from deeplvm.data.readers.raw import Array, Raw, codes_of
+from deeplvm.data.records import DataError
+from deeplvm.files import fits, gunzip, read_whole
+
+# Keys of the values and of the labels in an .npz, in the order in which they are looked for.
+VALUE_KEYS = ("x", "X", "data")
+LABEL_KEYS = ("y", "Y", "label", "labels", "target")
+_MOST_AXES = 32  # what every numpy can hold
+_IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+
+
+def read_npy(path: Path) -> Raw:
+    """One array, its first axis the rows.
+
+    Raises:
+        DataError: If it cannot be read, or holds Python objects.
+    """
+    return Raw(name=path.stem, values={"all": checked(read_arrays(path)[""], str(path))})
+
+
+def read_npz(path: Path) -> Raw:
+    """The array ``x`` (or ``X``, ``data``, the only one); or ``x_train``, ``x_valid``, ``x_test``.
+
+    Labels, if any, are ``y`` (or ``labels``, ``target``), or ``y_train`` and so on.
+
+    Raises:
+        DataError: If it cannot be read, or it is not clear which array is meant.
+    """
+    arrays = read_arrays(path)
+    raw = Raw(name=path.stem, values={})
+    for key in VALUE_KEYS:
+        if f"{key}_train" in arrays:
+            for split in ("train", "valid", "test"):
+                alternatives = (
+                    (f"{key}_{split}", f"{key}_val") if split == "valid" else (f"{key}_{split}",)
+                )
+                for alternative in alternatives:
+                    if alternative in arrays:
+                        raw.values[split] = checked(arrays[alternative], f"{path}, {alternative}")
+            break
+        if key in arrays:
+            raw.values["all"] = checked(arrays[key], f"{path}, {key}")
+            break
+    if not raw.values and len(arrays) == 1:
+        (only,) = arrays
+        raw.values["all"] = checked(arrays[only], f"{path}, {only}")
+    if not raw.values:
+        raise DataError(
+            f"{path}: which array are the data? Found {', '.join(arrays) or 'none'}; name it x "
+            f"(and its labels y), or x_train and x_test."
+        )
+    for key in LABEL_KEYS:
+        names = {part: key if part == "all" else f"{key}_{part}" for part in raw.values}
+        if "valid" in names and names["valid"] not in arrays:
+            names["valid"] = f"{key}_val"
+        if all(name in arrays for name in names.values()):
+            labels = {part: np.asarray(arrays[name]) for part, name in names.items()}
+            for part, array in labels.items():
+                if array.ndim == 2 and array.shape[1] > 1 and ((array == 0) | (array == 1)).all():
+                    labels[part] = array = array.argmax(1)  # one-hot
+                if len(array) != len(raw.values[part]):
+                    raise DataError(
+                        f"{path}: {names[part]} has {len(array)} labels for "
+                        f"{len(raw.values[part])} rows."
+                    )
+            raw.labels, raw.classes = codes_of(labels, f"{path}, {key}")
+            break
+    if "train" in raw.values:
+        raw.split = f"{' / '.join(raw.values)} as stored in the file"
+    shapes = {part: array.shape[1:] for part, array in raw.values.items()}
+    if len(set(shapes.values())) > 1:
+        raise DataError(f"{path}: the splits' rows have different shapes: {shapes}.")
+    return raw
+
+
+def read_idx(path: Path) -> Array:
+    """An IDX file, the format of MNIST; gzipped or not.
+
+    The magic number is two zero bytes, a type code and the number of axes; then the sizes, big
+    endian; then the values.
+
+    Raises:
+        DataError: If it is not IDX, or it is cut short.
+    """
+    content = read_whole(path, DataError)
+    if content[:2] == b"\x1f\x8b":
+        content = gunzip(content, path, DataError)
+    if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in _IDX_TYPES:
+        raise DataError(
+            f"{path}: this is no IDX file; it must begin with two zero bytes and a type code."
+        )
+    kind, axes = np.dtype(_IDX_TYPES[content[2]]), content[3]
+    if len(content) < 4 + 4 * axes:
+        raise DataError(f"{path}: the IDX file is cut short within its header.")
+    if not 0 < axes <= _MOST_AXES:
+        raise DataError(f"{path}: an IDX file of {axes} axes; at most {_MOST_AXES} are read.")
+    shape = struct.unpack(f">{axes}I", content[4 : 4 + 4 * axes])
+    expected = 4 + 4 * axes + math.prod(shape) * kind.itemsize
+    if len(content) != expected:
+        raise DataError(
+            f"{path}: an IDX file of shape {shape} has {expected} bytes, but there are "
+            f"{len(content)}; it is cut short or damaged, fetch it again."
+        )
+    values = np.frombuffer(content, dtype=kind, offset=4 + 4 * axes).reshape(shape)
+    return values.astype(kind.newbyteorder("="))
+
+
+def checked(values: Array, what: str) -> Array:
+    """The array, with an axis of rows and at least one number a row.
+
+    Raises:
+        DataError: If it holds no numbers.
+    """
+    if values.dtype.hasobject:
+        raise DataError(
+            f"{what}: the array holds Python objects, not numbers; save it as one numeric array "
+            f"(np.asarray(values, dtype=np.float32))."
+        )
+    if values.dtype.kind == "c":
+        raise DataError(
+            f"{what}: the array is complex; save its real and imaginary parts as two columns."
+        )
+    if values.dtype.kind not in "buif":
+        raise DataError(f"{what}: the array has type {values.dtype}, not numbers.")
+    if values.ndim == 0:
+        raise DataError(f"{what}: the array is a single number; the first axis must be the rows.")
+    if values.ndim == 1:
+        values = values[:, None]
+    if values.shape[0] == 0:
+        raise DataError(f"{what}: the array of shape {values.shape} has no rows.")
+    if math.prod(values.shape[1:]) == 0:
+        raise DataError(f"{what}: the array of shape {values.shape} has no columns.")
+    if values.dtype == bool:
+        return values.astype(np.uint8)
+    return values
+
+
+def read_arrays(path: Path) -> dict[str, Array]:
+    """The arrays of an .npz by name, or the one of an .npy under the empty name; never a pickle.
+
+    Raises:
+        DataError: If it cannot be read, or holds Python objects.
+    """
+    if path.stat().st_size == 0:
+        raise DataError(f"{path}: the file is empty.")
+    name = path.name
+    try:
+        with path.open("rb") as file:  # numpy leaves its own open when the archive is damaged
+            if (is_npy := file.read(len(MAGIC_PREFIX)) == MAGIC_PREFIX) != (
+                path.suffix.lower() == ".npy"
+            ):
+                other = ".npy" if is_npy else ".npz"
+                if is_npy or zipfile.is_zipfile(path):
+                    raise DataError(
+                        f"{path}: the content is that of {other}; rename it to end so."
+                    )
+                raise ValueError("it does not begin as one")
+            file.seek(0)
+            if is_npy:
+                _refuse_too_large(file, path.stat().st_size, str(path))
+                file.seek(0)
+                return {"": np.load(file, allow_pickle=False)}
+            _refuse_large_members(file, path)
+            file.seek(0)
+            arrays = {}
+            loaded = np.load(file, allow_pickle=False)
+            for name in loaded.files:
+                arrays[name] = np.asarray(loaded[name])
+            return arrays
+    except DataError:
+        raise
+    except (
+        ValueError,
+        OSError,
+        EOFError,
+        zipfile.BadZipFile,
+        zlib.error,
+        lzma.LZMAError,
+        KeyError,
+        TypeError,
+        SyntaxError,  # of the header, which is Python
+        tokenize.TokenError,
+        RecursionError,
+        OverflowError,
+        AttributeError,
+        IndexError,
+        struct.error,
+        RuntimeError,  # an encrypted member
+    ) as problem:
+        if "allow_pickle" in str(problem):
+            raise DataError(
+                f"{path}: {name} holds Python objects, which are never opened (they could run "
+                f"code); save it as a numeric array."
+            ) from None
+        raise DataError(
+            f"{path}: this is no readable {path.suffix} file, or it is damaged ({problem})."
+        ) from None
+
+
+def _refuse_large_members(file: IO[bytes], path: Path) -> None:
+    """Of an .npz: what unpacks to more than the memory, or says that it is larger than it is."""
+    with zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+        fits(sum([each.file_size for each in members]), f"{path}, unpacked", DataError)
+        for member in members:
+            with archive.open(member) as inside:
+                if inside.read(len(MAGIC_PREFIX)) != MAGIC_PREFIX:
+                    continue
+            with archive.open(member) as inside:
+                _refuse_too_large(inside, member.file_size, f"{path}, {member.filename}")
+
+
+def _refuse_too_large(file: IO[bytes], size: int, what: str) -> None:
+    """An array whose header promises more than there is: numpy would first make room for it."""
+    version = read_magic(file)
+    header = read_array_header_1_0 if version == (1, 0) else read_array_header_2_0
+    shape, _, kind = header(file)
+    expected = math.prod(shape) * kind.itemsize
+    if not kind.hasobject and expected > size:
+        raise DataError(
+            f"{what}: an array of shape {shape} has {expected} bytes, but there are {size}; it is "
+            f"cut short or damaged, fetch it again."
+        )
+    fits(expected, what, DataError)

@@ -1,0 +1,187 @@
+"""A folder of images -> 8-bit levels of shape (rows, channels, height, width)."""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from deeplvm.data.readers.raw import Array, Raw, codes_of
+from deeplvm.data.records import DataError
+from deeplvm.data.statistics import Summary
+from deeplvm.files import fits
+
+ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")
+_SPLIT_FOLDERS = {"train": "train", "valid": "valid", "val": "valid", "test": "test"}
+GREY_MODES = ("1", "L", "LA")
+GREY = "all three colour channels are equal: read as grey."
+
+
+def read_folder(folder: Path, *, size: int | None) -> Raw:
+    """All images below a folder, in the order of their paths.
+
+    Sub-folders are labels if every image is in one; folders ``train``, ``valid`` and ``test`` at
+    the top are the splits.
+
+    Args:
+        folder: The folder.
+        size: Side of the square to which every image is cropped in its middle and scaled;
+            ``None`` leaves them, and then they must be equal.
+
+    Raises:
+        DataError: If there is no image, one is damaged, or the sizes differ.
+    """
+    files = files_below(folder, ENDINGS)
+    if not files:
+        raise DataError(f"{folder}: no image in this folder; looked for {', '.join(ENDINGS)}.")
+    raw = Raw(name=folder.resolve().name, values={}, image=True, levels=256)
+    raw.notes += cropping(size)
+    images = [read_image(path, size) for path in files]
+    refuse_unequal(folder, collections.Counter(image.shape[:2] for image in images))
+    stacked = np.stack(_alike(images))
+    if stacked.shape[-1] == 3 and (stacked == stacked[..., :1]).all():
+        stacked = stacked[..., :1]
+        raw.notes.append(GREY)
+    stacked = np.ascontiguousarray(stacked.transpose(0, 3, 1, 2))  # (rows, C, H, W)
+    keys, raw.split = splits_of(folder, files)
+    order = [key for key in ("all", "train", "valid", "test") if (keys == key).any()]
+    raw.values = {key: stacked[keys == key] for key in order}
+    names = labels_of(folder, files, keys)
+    if names is not None:
+        raw.labels, raw.classes = codes_of({key: names[keys == key] for key in order}, str(folder))
+    return raw
+
+
+def files_below(folder: Path, endings: tuple[str, ...]) -> list[Path]:
+    """The files of some endings below a folder, hidden ones left out, in the order of paths."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in endings
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and path.is_file()
+    )
+
+
+def splits_of(folder: Path, files: Sequence[Path]) -> tuple[np.ndarray, str]:
+    """The split of each file, ``"all"`` where there is none; and how it came about, in words.
+
+    Folders ``train``, ``valid`` (or ``val``) and ``test`` at the top are the splits.
+    """
+    tops = [path.relative_to(folder).parts[0] for path in files]
+    if "train" not in tops or not set(tops) <= set(_SPLIT_FOLDERS):
+        return np.full(len(files), "all"), ""
+    keys = np.array([_SPLIT_FOLDERS[top] for top in tops])
+    return keys, f"the folders {', '.join(sorted(set(tops)))}"
+
+
+def labels_of(folder: Path, files: Sequence[Path], keys: np.ndarray) -> np.ndarray | None:
+    """The sub-folder that each image is in; ``None`` if one is in none."""
+    depth = 0 if (keys == "all").all() else 1
+    labels = [path.relative_to(folder).parts[depth:-1][:1] for path in files]
+    return np.array([label[0] for label in labels]) if all(labels) else None
+
+
+def refuse_unequal(folder: Path, sizes: collections.Counter[tuple[int, ...]]) -> None:
+    """All images must have one (height, width)."""
+    if len(sizes) < 2:
+        return
+    shown = ", ".join(f"{w}x{h} ({count})" for (h, w), count in sizes.most_common(3))
+    side = min(min(shape) for shape in sizes)
+    shown += ", …" if len(sizes) > 3 else ""
+    raise DataError(
+        f"{folder}: the images differ in size (width x height: {shown}); --image-size {side} "
+        f"crops each to its middle square and scales it to {side}x{side}."
+    )
+
+
+def cropping(size: int | None) -> list[str]:
+    """What is done to each image, in words.
+
+    Raises:
+        DataError: If the size is no number of pixels.
+    """
+    if size is None:
+        return []
+    if size < 1:
+        raise DataError(f"--image-size {size}: the side of an image is at least 1 pixel.")
+    return [f"each image was cropped to its middle square and scaled to {size}x{size}."]
+
+
+def read_image(path: Path, size: int | None) -> np.ndarray:
+    """One image as (height, width, 1 or 3) bytes.
+
+    Raises:
+        DataError: If it is damaged, or has more than 8 bits a channel.
+    """
+    try:
+        with Image.open(path) as file:
+            image: Image.Image = file
+            if image.mode.startswith(("I", "F")):
+                raise DataError(
+                    f"{path}: the image has more than 8 bits a channel; convert it to 8-bit, or "
+                    f"save all images as one .npy array."
+                )
+            fits(4 * image.width * image.height, str(path), DataError)
+            has_alpha = image.mode in ("LA", "RGBA", "PA") or "transparency" in image.info
+            grey = image.mode in GREY_MODES
+            if has_alpha:  # transparent pixels have no colour of their own: put them on white
+                colour = image.convert("RGBA")
+                ground = Image.new("RGBA", colour.size, "white")
+                image = Image.alpha_composite(ground, colour)
+            image = image.convert("L" if grey else "RGB")
+            if size is not None and image.size != (size, size):
+                image = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
+            pixels = np.asarray(image, dtype=np.uint8)
+    except DataError:
+        raise
+    except Exception as problem:  # noqa: BLE001 - decoders raise whatever they stumble over
+        why = str(problem) or type(problem).__name__
+        raise DataError(f"{path}: the image cannot be read ({why}); remove it.") from None
+    return pixels.reshape(*pixels.shape[:2], -1)
+
+
+def _alike(images: list[np.ndarray]) -> list[np.ndarray]:
+    """Grey images among coloured ones get three equal channels."""
+    channels = max(image.shape[2] for image in images)
+    return [np.broadcast_to(image, (*image.shape[:2], channels)) for image in images]
+
+
+Layout = Literal["rows", "grey", "first", "last"]
+_CHANNELS = (1, 3, 4)
+
+
+def layout_of(seen: Summary, *, image: bool) -> Layout:
+    """How the axes of an array are to be read.
+
+    Returns:
+        ``"grey"``: images without an axis of channels. ``"first"``: images with their channels
+        first. ``"last"``: images with their channels last. ``"rows"``: no images.
+    """
+    shape = seen.shape
+    if len(shape) == 3:
+        return "last" if shape[-1] in _CHANNELS and shape[0] not in _CHANNELS else "first"
+    if len(shape) != 2 or not seen.count.any():
+        return "rows"
+    low, high, whole = float(seen.low.min()), float(seen.high.max()), bool(seen.whole.all())
+    return "grey" if image or (low >= 0 and (high <= 1 or (whole and high <= 255))) else "rows"
+
+
+def laid_out(values: Array, layout: Layout) -> Array:
+    """Images of shape ``(rows, channels, height, width)``; what are no images stay as they are."""
+    if layout == "grey":
+        return values[:, None]
+    return np.ascontiguousarray(values.transpose(0, 3, 1, 2)) if layout == "last" else values
+
+
+def layout_notes(shape: tuple[int, ...], layout: Layout) -> list[str]:
+    """What was done to the axes of rows of a shape, in words."""
+    if layout == "grey":
+        return [f"taken as grey images of {shape[0]}x{shape[1]} pixels."]
+    if layout == "last":
+        return ["channels were last and are now first: (channels, height, width)."]
+    return []

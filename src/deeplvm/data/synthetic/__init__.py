@@ -1,0 +1,1 @@
+"""Data that are drawn here, with factors that are known."""

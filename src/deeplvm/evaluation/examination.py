@@ -1,0 +1,459 @@
+"""A model under examination: each measurement is made when a rule first asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from deeplvm.conditionals.columns import Columns
+from deeplvm.core.model import LatentVariableModel
+from deeplvm.core.randomness import evaluating
+from deeplvm.data.synthetic.shapes import shapes3d
+from deeplvm.data.synthetic.sprites import sprites
+from deeplvm.distributions.product import Product
+from deeplvm.evaluation.bound.gaps import InferenceGaps
+from deeplvm.evaluation.bound.generalisation import GeneralisationGap, generalisation_gap
+from deeplvm.evaluation.bound.rate_distortion import RateDistortion, rate_distortion
+from deeplvm.evaluation.bound.surgery import ElboSurgery, elbo_surgery
+from deeplvm.evaluation.disentanglement.scores import Disentanglement, disentanglement
+from deeplvm.evaluation.latents.aggregate import AggregateAgainstPrior, aggregate_against_prior
+from deeplvm.evaluation.latents.latent_use import LatentUse, latent_use
+from deeplvm.evaluation.latents.prior_holes import Holes, holes
+from deeplvm.evaluation.latents.probes import Probes, probes
+from deeplvm.evaluation.predictive.calibration import Calibration, calibration
+from deeplvm.evaluation.predictive.checks import PredictiveChecks, predictive_checks
+from deeplvm.evaluation.samples.memorisation import Memorisation, memorisation
+from deeplvm.evaluation.samples.quality import SampleQuality, draws, sample_quality
+from deeplvm.inference.rows import Batches, batches_of
+from deeplvm.likelihood.convergence import Convergence, convergence, steps_to
+from deeplvm.likelihood.importance import ImportanceEstimate, importance_sampling
+
+if TYPE_CHECKING:
+    from deeplvm.data.records import Data, Split, Variable
+
+T = TypeVar("T")
+SEARCHED = 20_000  # training rows among which the nearest is looked for
+
+
+class CannotMeasure(ValueError):
+    """A measurement is impossible for this model or these data; the message says why."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is spent on each measurement.
+
+    Attributes:
+        rows: Of each split, chosen at random, for likelihoods and latents.
+        particles: Draws a row for likelihoods.
+        gap_rows: Rows whose q is refined by itself.
+        chain_rows: Rows for which chains are run.
+        temperatures: Of annealing.
+        chains: Chains a row.
+        replicates: Data sets that are drawn for predictive checks.
+    """
+
+    rows: int = 500
+    particles: int = 500
+    gap_rows: int = 50
+    chain_rows: int = 30
+    temperatures: int = 100
+    chains: int = 8
+    replicates: int = 200
+
+
+@dataclass(eq=False)
+class Examination:
+    """A model and its data, and what rules ask of them.
+
+    Attributes:
+        model: Left as it was.
+        data: What it was fitted to, or named tensors for each split.
+        held_out: The split of rows that training did not see.
+        metrics: Records of the epochs, as in ``metrics.jsonl``.
+        settings: Options of training and of the recipe, by name.
+        effort: How much is spent.
+        seed: Of every draw.
+        impossible: What could not be measured, and why.
+    """
+
+    model: LatentVariableModel
+    data: Data
+    held_out: Split
+    metrics: Sequence[Mapping[str, Any]] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    effort: Effort = field(default_factory=Effort)
+    seed: int = 0
+    impossible: dict[str, str] = field(default_factory=dict)
+    _kept: dict[str, Any] = field(default_factory=dict)
+
+    def once(self, what: str, measure: Callable[[], T]) -> T:
+        """A measurement, made once.
+
+        Raises:
+            CannotMeasure: If it is impossible, each time that it is asked for.
+        """
+        if what in self.impossible:
+            raise CannotMeasure(self.impossible[what])
+        if what not in self._kept:
+            try:
+                self._kept[what] = measure()
+            except (ValueError, KeyError, NotImplementedError) as error:
+                self.impossible[what] = " ".join(str(error).split())
+                raise CannotMeasure(self.impossible[what]) from error
+        return self._kept[what]
+
+    @property
+    def measured(self) -> Mapping[str, Any]:
+        """What has been measured so far, by name."""
+        return self._kept
+
+    def takes(self, option: str) -> bool:
+        """Whether the recipe has an option, so that a remedy may name its flag.
+
+        Where nothing is known of the settings, it may.
+        """
+        return not self.settings or option in self.settings
+
+    def flag(self, text: str) -> str:
+        """A flag in brackets, where the recipe has it; else nothing."""
+        name = text.split()[0].removeprefix("--").replace("-", "_")
+        return f" ({text})" if self.takes(name) else ""
+
+    @cached_property
+    def variable(self) -> Variable:
+        """The first variable that the model scores.
+
+        Raises:
+            CannotMeasure: If it scores none.
+        """
+        for name, variable in self.data.variables.items():
+            if name in self.model.p.names:
+                return variable
+        raise CannotMeasure(f"The model scores none of {', '.join(self.data.variables)}.")
+
+    @property
+    def numbers_a_row(self) -> int:
+        """Elements of the variable that are numbers, and no codes of categories."""
+        parts = self.variable.parts
+        if not parts:
+            return self.variable.elements
+        return len([part for part in parts if part.kind != "category"])
+
+    def batches(self, split: Split) -> Batches:
+        """The rows of a split."""
+        return batches_of(self.model, self.data, split)
+
+    def first(self, split: Split, count: int | None = None) -> dict[str, Tensor]:
+        """The first rows of a split, as the model reads them."""
+        return self.batches(split)[slice(0, count or self.effort.rows)]
+
+    def estimate(self, split: Split) -> ImportanceEstimate:
+        """Likelihood and bound of the first rows of a split."""
+        return self.once(
+            f"log p(x) of {split} rows",
+            lambda: importance_sampling(
+                self.model, self.first(split), self.effort.particles, seed=self.seed
+            ),
+        )
+
+    @property
+    def use(self) -> dict[str, LatentUse]:
+        """What each latent is used for, on held-out rows, of those that p reads."""
+
+        def measure() -> dict[str, LatentUse]:
+            found = latent_use(self.model, self.first(self.held_out), seed=self.seed)
+            read = {parent.name for name in self.model.p.names for parent in self._parents(name)}
+            return {name: latent for name, latent in found.items() if name in read}
+
+        return self.once("use of latents", measure)
+
+    def _parents(self, name: str) -> Sequence[Any]:
+        parents = getattr(self.model.p, "parents", None)
+        if parents is None:
+            raise CannotMeasure("The parents of a name are not known for this kind of p.")
+        return parents(name)
+
+    @property
+    def generalisation(self) -> GeneralisationGap:
+        """What the bound loses on training rows and on held-out rows, and to what."""
+        return self.once(
+            "inference gaps",
+            lambda: generalisation_gap(
+                self.model,
+                self.data,
+                rows=self.effort.gap_rows,
+                split=self.held_out,
+                particles=self.effort.particles,
+                seed=self.seed,
+            ),
+        )
+
+    @property
+    def gaps(self) -> InferenceGaps:
+        """What the bound loses to the family of q, and what to the encoder, on held-out rows."""
+        return self.generalisation.test
+
+    @property
+    def convergence(self) -> Convergence:
+        """Importance sampling beside chains from q to the posterior, on a few held-out rows."""
+        effort = self.effort
+        return self.once(
+            "convergence",
+            lambda: convergence(
+                self.model,
+                self.first(self.held_out, effort.chain_rows),
+                steps_to(effort.particles),
+                steps_to(effort.temperatures),
+                chains=effort.chains,
+                steps=5,
+                start="posterior",
+                rows=None,
+                seed=self.seed,
+            ),
+        )
+
+    @property
+    def checks(self) -> PredictiveChecks:
+        """Statistics of held-out rows against those of draws of p(x)."""
+        return self.once(
+            "predictive checks",
+            lambda: predictive_checks(
+                self.model,
+                self.data,
+                split=self.held_out,
+                rows=self.effort.rows,
+                replicates=self.effort.replicates,
+                seed=self.seed,
+            ),
+        )
+
+    @property
+    def calibration(self) -> Calibration:
+        """Predictions of values that were hidden, on held-out rows."""
+        return self.once(
+            "calibration",
+            lambda: calibration(
+                self.model,
+                self.data,
+                split=self.held_out,
+                rows=self.effort.rows,
+                particles=self.effort.particles,
+                seed=self.seed,
+            ),
+        )
+
+    @property
+    def holes(self) -> Holes:
+        """Prior and aggregate posterior, each scored where the other draws."""
+        return self.once(
+            "holes",
+            lambda: holes(
+                self.model,
+                self.data,
+                split="train",
+                rows=4 * self.effort.rows,
+                seed=self.seed,
+            ),
+        )
+
+    @property
+    def surgery(self) -> ElboSurgery:
+        """The averaged divergence, split into mutual information and marginal divergence."""
+        return self.once(
+            "surgery of the bound",
+            lambda: elbo_surgery(
+                self.model, self.data, split="train", rows=2 * self.effort.rows, seed=self.seed
+            ),
+        )
+
+    @property
+    def rate_distortion(self) -> RateDistortion:
+        """Rate and distortion of q, and the curve below which no q is."""
+        return self.once(
+            "rate and distortion",
+            lambda: rate_distortion(
+                self.model,
+                self.first(self.held_out, self.effort.chain_rows),
+                particles=self.effort.chains,
+                temperatures=self.effort.temperatures,
+                seed=self.seed,
+            ),
+        )
+
+    @property
+    def aggregate(self) -> AggregateAgainstPrior:
+        """Whether q(z) of all rows is the prior: two-sample tests."""
+        return self.once(
+            "aggregate posterior",
+            lambda: aggregate_against_prior(
+                self.model, self.data, split=self.held_out, rows=self.effort.rows, seed=self.seed
+            ),
+        )
+
+    @property
+    def probes(self) -> Probes:
+        """How well labels are read from the latents."""
+        return self.once(
+            "probes",
+            lambda: probes(
+                self.model,
+                self.data,
+                split=self.held_out,
+                rows=self.effort.rows,
+                train_rows=4 * self.effort.rows,
+                seed=self.seed,
+            ),
+        )
+
+    @property
+    def disentanglement(self) -> Disentanglement:
+        """Whether each latent is about one factor, for data that are drawn from factors."""
+        drawn_here = {"sprites": sprites, "shapes3d": shapes3d}
+        if self.data.source not in drawn_here:  # of few data it could be expected: no word of it
+            raise CannotMeasure("These data come without the factors they were drawn from.")
+
+        def measure() -> Disentanglement:
+            rows = self.effort.rows
+            return disentanglement(
+                self.model,
+                drawn_here[self.data.source](),
+                rows=max(2_000, 4 * rows),
+                groups=max(100, rows // 2),
+                group=32,
+                seed=self.seed,
+            )
+
+        return self.once("disentanglement", measure)
+
+    @property
+    def quality(self) -> SampleQuality:
+        """Draws against training rows, in features of a network that is trained for it."""
+        return self.once(
+            "sample quality",
+            lambda: sample_quality(
+                self.model,
+                self.data,
+                split=self.held_out,
+                rows=2 * self.effort.rows,
+                seed=self.seed,
+            ),
+        )
+
+    @property
+    def copying(self) -> Memorisation:
+        """How near draws lie to training rows, in the values themselves."""
+
+        def measure() -> Memorisation:
+            name = self.variable.name
+            train = self.first("train", SEARCHED)
+            fresh = self.first(self.held_out, 4 * self.effort.rows)
+            drawn = draws(self.model, len(fresh[name]), train, name, seed=self.seed)
+            flat = [each.flatten(1).cpu() for each in (drawn, train[name], fresh[name])]
+            if any([bool(each.isnan().any()) for each in flat]):
+                raise ValueError("rows with holes have no distance")
+            spread = flat[1].std(0).clamp(min=1e-6) if not self.variable.is_image else 1.0
+            scaled = [each / spread for each in flat]
+            return memorisation(*scaled, seed=self.seed)
+
+        return self.once("memorisation", measure)
+
+    @property
+    def residuals(self) -> Tensor:
+        r"""Standardised residuals :math:`(x - E[x | z]) / sd(x | z)` at a draw of z from q.
+
+        Shape ``(rows, elements)``, held-out rows; NaN where the element is missing, or not a
+        number that a residual makes sense for.
+        """
+
+        def measure() -> Tensor:
+            given = self.first(self.held_out)
+            missing = self.batches(self.held_out).missing
+            name = self.variable.name
+            with evaluating(self.model, self.seed):
+                site = self.model.reconstruct(given, missing=missing)[name]
+                if site.distribution is None:
+                    raise ValueError(f"{name!r} has one distribution a step.")
+                mean, variance = site.distribution.mean, site.distribution.variance
+                value = given[name]
+                residual = (value - mean) / variance.clamp(min=1e-12).sqrt()
+            return residual.expand(value.shape).flatten(1).double().clone()
+
+        return self.once("residuals", measure)
+
+    @property
+    def scales(self) -> dict[str, tuple[Tensor, float]]:
+        r"""Standard deviations of p(x | z) in the network's units, and their lower bound, by name.
+
+        Of conditionals of observed names that learn a scale above a ``minimum``; shape
+        ``(rows, elements)``. Of a table of columns of several kinds, by the columns' names.
+        """
+
+        def measure() -> dict[str, tuple[Tensor, float]]:
+            given = self.first(self.held_out)
+            missing = self.batches(self.held_out).missing
+            found = {}
+            with evaluating(self.model, self.seed):
+                trace = self.model.reconstruct(given, missing=missing)
+                for name in given:
+                    if name not in self.model.p.names:
+                        continue
+                    for label, conditional, distribution in self._parts_of(name, trace[name]):
+                        bound = _floor(conditional)
+                        if bound is None or distribution is None or _is_mass(distribution):
+                            continue
+                        scale = distribution.stddev
+                        units = getattr(conditional, "units", None)
+                        if units is not None:
+                            scale = scale / units.std
+                        shape = (len(given[name]), *distribution.event_shape)
+                        found[label] = (scale.expand(shape).flatten(1).clone(), bound)
+            if not found:
+                raise ValueError("No observed name has a scale that is learned above a bound.")
+            return found
+
+        return self.once("learned scales", measure)
+
+    def _parts_of(self, name: str, site: Any) -> list[tuple[str, torch.nn.Module, Any]]:
+        """What a name is made of: itself, or groups of columns, each with its distribution."""
+        conditional, distribution = self.model.p[name], site.distribution
+        if not isinstance(conditional, Columns) or not isinstance(distribution, Product):
+            return [(name, conditional, distribution)]
+        variable = self.data.variables.get(name)
+        columns = variable.columns if variable is not None else ()
+        parts = []
+        places = distribution.order.split(distribution.sizes)
+        for group, part, where in zip(conditional.groups, distribution.parts, places, strict=True):
+            names = [columns[i] if columns else f"{name}[{i}]" for i in where.tolist()]
+            parts.append((listed(names), group, part))
+        return parts
+
+
+def listed(names: Any, most: int = 5) -> str:
+    """Some names, and how many more there are."""
+    shown = [str(name) for name in list(names)[:most]]
+    rest = len(names) - len(shown)
+    return ", ".join(shown) + (f" and {rest} more columns" if rest else "")
+
+
+def _is_mass(distribution: Distribution) -> bool:
+    """Whether values have probabilities, which are at most 1 however narrow the scale."""
+    support = distribution.support
+    return support is not None and bool(support.is_discrete)
+
+
+def _floor(conditional: torch.nn.Module) -> float | None:
+    """The lower bound of a conditional's learned scale."""
+    scale = getattr(conditional, "scale", None)
+    if hasattr(scale, "minimum") and getattr(scale, "source", None) in (
+        "network", "dimension", "global",
+    ):  # fmt: skip
+        return float(scale.minimum)  # type: ignore[union-attr]
+    bound = getattr(conditional, "minimum_scale", None)
+    return None if bound is None else float(bound)

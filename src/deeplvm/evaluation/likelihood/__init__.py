@@ -1,1 +1,0 @@
-"""How likely data are under a model, with errors."""

@@ -1,0 +1,1 @@
+"""What the model predicts, held against what was seen."""

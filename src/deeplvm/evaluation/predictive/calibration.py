@@ -1,0 +1,599 @@
+r"""Calibration: whether hidden values lie in the model's intervals as often as it says."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deeplvm.core.model import LatentVariableModel
+from deeplvm.core.randomness import evaluating, seed_of
+from deeplvm.core.results import finite
+from deeplvm.evaluation.predictive.checks import holm_steps
+from deeplvm.evaluation.predictive.columns import ObservedColumn, observed_columns
+from deeplvm.inference.rows import batches_of
+
+if TYPE_CHECKING:
+    from deeplvm.data.records import Data, Split
+from collections.abc import Iterator
+
+from torch.distributions import Distribution, Independent
+
+from deeplvm.core.joint import Joint
+from deeplvm.core.results import stderr_of
+from deeplvm.distributions.product import Product
+from deeplvm.evaluation.predictive.columns import matrix
+from deeplvm.gradients import Sampled
+from deeplvm.inference.rows import Batches
+
+_FEW = 10  # effective particles
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How often the central interval of one level has the hidden value in it.
+
+    Attributes:
+        level: The share that it should be.
+        value: The share that it is.
+        stderr: Standard error, by rows: hidden values of one row are not independent.
+    """
+
+    level: float
+    value: float
+    stderr: float
+
+    def __str__(self) -> str:
+        return f"{100 * self.level:g} %: {100 * self.value:.1f} ± {100 * self.stderr:.1f} %"
+
+
+@dataclass(frozen=True, eq=False)
+class IntervalCalibration:
+    r"""Predictive intervals of one column of numbers.
+
+    Attributes:
+        title: The column.
+        pit: Probability integral transforms :math:`F(x_m | x_o)`, randomised where x is discrete,
+            shape ``(hidden,)``; uniform if the model is right.
+        coverage: By level.
+        p_value: Of uniformity, by Kolmogorov's test.
+        adjusted: The same after Holm's steps over all columns.
+    """
+
+    title: str
+    pit: Tensor
+    coverage: tuple[Coverage, ...]
+    p_value: float
+    adjusted: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, without the transforms."""
+        return {
+            "hidden": len(self.pit),
+            "coverage": _plain(self.coverage),
+            "p_value": self.p_value,
+            "adjusted": self.adjusted,
+        }
+
+    def __str__(self) -> str:
+        each = "; ".join([str(coverage) for coverage in self.coverage])
+        return f"{self.title}: {each} (uniform: p = {self.adjusted:.2g})"
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """What hidden values say of the model's predictions; the worst columns come first.
+
+    Attributes:
+        intervals: Columns of numbers.
+        reliability: Binary columns and those of categories.
+        coverage: Of all columns of numbers together, by level.
+        pit: One transform a row, of a hidden number that was chosen at random: independent, where
+            those of one row are not. Shape ``(rows with one,)``.
+        p_value: Of the uniformity of ``pit``; NaN where no column holds numbers.
+        effective_particles: Median over rows, of ``particles``.
+        few_particles: Share of rows with fewer than ten effective particles, whose predictions
+            are coarse; more ``particles`` help, or training with values missing.
+        rows: Rows with anything hidden.
+        particles: Draws for each row.
+    """
+
+    intervals: tuple[IntervalCalibration, ...]
+    reliability: tuple[Reliability, ...]
+    coverage: tuple[Coverage, ...]
+    pit: Tensor
+    p_value: float
+    effective_particles: float
+    few_particles: float
+    rows: int
+    particles: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers; what is not a number is ``None``."""
+        return {
+            "rows": self.rows,
+            "particles": self.particles,
+            "effective_particles": self.effective_particles,
+            "few_particles": self.few_particles,
+            "coverage": _plain(self.coverage),
+            "p_value": finite(self.p_value),
+            "intervals": {each.title: each.to_dict() for each in self.intervals},
+            "reliability": {each.title: each.to_dict() for each in self.reliability},
+        }
+
+    def __str__(self) -> str:
+        lines = [f"hidden values of {self.rows:,} rows, ± one standard error"]
+        if self.intervals:
+            lines += [f"  interval of {coverage}" for coverage in self.coverage]
+            lines += [f"  transforms uniform, one a row: p = {self.p_value:.2g}", "worst columns:"]
+            lines += [f"  {each}" for each in self.intervals[:5]]
+        if self.reliability:
+            lines += ["probabilities, worst columns:"]
+            lines += [f"  {each}" for each in self.reliability[:5]]
+        lines.append(
+            f"{self.effective_particles:.0f} effective particles of {self.particles:,} (median)"
+        )
+        if self.few_particles > 0.05:
+            lines.append(
+                f"careful: {100 * self.few_particles:.0f} % of rows have fewer than {_FEW} "
+                f"effective particles; their predictions are coarse, give more particles"
+            )
+        return "\n".join(lines)
+
+
+def calibration(
+    model: LatentVariableModel,
+    data: Data | Mapping[str, Tensor],
+    *,
+    hide: float | None = 0.2,
+    names: Sequence[str] | None = None,
+    levels: Sequence[float] = (0.5, 0.8, 0.9, 0.95),
+    particles: int = 1_000,
+    split: Split = "test",
+    rows: int | None = None,
+    seed: int = 0,
+) -> Calibration:
+    r"""Hide values, predict them from what is left of their rows, and compare.
+
+    The prediction is :math:`p(x_m | x_o) \approx \sum_k w_k\, p(x_m | z_k)`, with
+    :math:`z_k \sim q(z | x_o)` and normalised weights :math:`w_k \propto p(x_o, z_k) / q(z_k |
+    x_o)`, by one draw of :math:`x_m` for each particle. So it is the model p that is judged, and
+    an encoder that is poor with holes costs only effective particles.
+
+    Numbers: with :math:`u \sim U[0, 1]` the transform :math:`F(x_m^-) + u\,p(x_m)` is uniform if
+    the model is right, and a central interval of level a has the value where the transform is
+    within a/2 of 1/2. Binary values and categories: Brier score, and the calibration error beside
+    what chance gives.
+
+    In a model of y given inputs x, what p scores is y: ``hide=1.0`` predicts all of it from x.
+
+    Probabilistic Forecasts, Calibration and Sharpness (Gneiting, Balabdaoui & Raftery, 2007),
+    https://doi.org/10.1111/j.1467-9868.2007.00587.x. Predictive Model Assessment for Count Data
+    (Czado, Gneiting & Held, 2009), https://doi.org/10.1111/j.1541-0420.2009.01191.x. On
+    Calibration of Modern Neural Networks (Guo et al., 2017), https://arxiv.org/abs/1706.04599.
+    Increasing the Reliability of Reliability Diagrams (Bröcker & Smith, 2007),
+    https://doi.org/10.1175/WAF993.1
+
+    Args:
+        model: Evaluated in ``eval()`` mode, without gradients; left as it was.
+        data: Data, or named tensors of shape ``(rows, *event)``; what is missing (NaN) stays so.
+        hide: Share of the values that are hidden, at random; ``None`` hides each column in turn,
+            in all rows, which takes a pass for each.
+        names: Which variables are hidden; all that p scores and from which it draws no other.
+        levels: Of the central intervals.
+        particles: K.
+        split: Which split of Data.
+        rows: How many, from the first on; all.
+        seed: Same seed, same numbers.
+
+    Raises:
+        ValueError: If nothing can be hidden: a name is not scored by p, or others are drawn from
+            it, or its elements depend on each other given z.
+
+    Examples:
+        >>> from deeplvm import Joint
+        >>> from deeplvm.conditionals import Gaussian
+        >>> narrow = LatentVariableModel(Joint({"x": Gaussian(3, scale=0.5)}))
+        >>> x = torch.randn(500, 3, generator=torch.Generator().manual_seed(0))
+        >>> found = calibration(narrow, {"x": x})  # 2 Φ(1.64 / 2) − 1 = 0.59
+        >>> print(f"{found.coverage[2].value:.2f}, {found.p_value < 1e-4}")
+        0.60, True
+    """
+    if hide is not None and not 0 < hide <= 1:
+        raise ValueError(f"hide is a share above 0 and at most 1, or None; found {hide}.")
+    if particles < 2 or any([not 0 < level < 1 for level in levels]):
+        raise ValueError(
+            f"particles is at least 2 and every level between 0 and 1; found {particles} and "
+            f"{', '.join(map(str, levels))}."
+        )
+    taken = batches_of(model, data, split)
+    columns = hidden_columns(model, observed_columns(model, taken), names)
+    count = taken.rows if rows is None else min(rows, taken.rows)
+    # a seed of its own: rows that were drawn from the same one must not meet their own noise
+    with evaluating(model, seed_of(seed, 1)):
+        pieces = list(Hiding(model, taken, columns, particles).passes(hide, count))
+        chosen = torch.rand(count, len(columns))
+    whole = {key: torch.cat([piece[key] for piece in pieces]) for key in pieces[0]}
+    return _collected(whole, chosen, columns, levels, particles, seed)
+
+
+def _collected(
+    whole: Mapping[str, Tensor],
+    chosen: Tensor,
+    columns: Sequence[ObservedColumn],
+    levels: Sequence[float],
+    particles: int,
+    seed: int,
+) -> Calibration:
+    mask, row = whole["mask"], whole["row"]
+    if not bool(mask.any()):
+        raise ValueError(
+            "Nothing was hidden: every value is missing already, or hide is too small for so few "
+            "rows; give hide=None, which hides each column in turn."
+        )
+    numbers = [i for i, each in enumerate(columns) if each.kind in ("real", "counts")]
+    intervals = []
+    for i in [i for i in numbers if bool(mask[:, i].any())]:
+        pit = whole["pit"][mask[:, i], i]
+        rows_of = row[mask[:, i]]
+        intervals.append((columns[i].title, pit, _coverage(pit, rows_of, levels), uniform_p(pit)))
+    others = [i for i in range(len(columns)) if i not in numbers and bool(mask[:, i].any())]
+    told = reliability(
+        {
+            columns[i].title: (
+                whole[f"share/{i}"][mask[:, i]]
+                if columns[i].kind == "category"
+                else whole["one"][mask[:, i], i],
+                whole["truth"][mask[:, i], i],
+            )
+            for i in others
+        },
+        seed,
+    )
+    hidden = torch.zeros_like(mask)
+    hidden[:, numbers] = mask[:, numbers]
+    one_each = _one_a_row(hidden, row, chosen)
+    seen = mask.any(1)
+    effective = whole["effective"][seen]
+    adjusted = holm_steps(np.array([p for *_, p in intervals]))
+    found = [IntervalCalibration(*e, float(a)) for e, a in zip(intervals, adjusted, strict=True)]
+    everywhere = hidden.nonzero()[:, 0]
+    pit = whole["pit"][one_each]
+    return Calibration(
+        intervals=tuple(sorted(found, key=lambda each: (each.adjusted, each.p_value))),
+        reliability=told,
+        coverage=_coverage(whole["pit"][hidden], row[everywhere], levels) if found else (),
+        pit=pit,
+        p_value=uniform_p(pit) if found else math.nan,
+        effective_particles=float(effective.median()),
+        few_particles=float((effective < _FEW).double().mean()),
+        rows=len(row[seen].unique()),
+        particles=particles,
+    )
+
+
+def _one_a_row(hidden: Tensor, row: Tensor, chosen: Tensor) -> Tensor:
+    """A mask with one hidden value of every row, that with the largest random number."""
+    order = torch.where(hidden, chosen[row], -1.0)
+    best = torch.full((len(chosen),), -1.0, dtype=order.dtype)
+    best = best.scatter_reduce(0, row, order.amax(1), "amax")
+    return hidden & (order == best[row, None])
+
+
+def _coverage(pit: Tensor, row: Tensor, levels: Sequence[float]) -> tuple[Coverage, ...]:
+    """Shares within the central intervals, with errors by rows."""
+    found = []
+    for level in levels:
+        inside = ((pit - 0.5).abs() <= level / 2).double()
+        share = float(inside.mean())
+        by_row = torch.zeros(int(row.max()) + 1, dtype=torch.float64)
+        by_row.index_add_(0, row, inside - share)
+        error = float(by_row.square().sum().sqrt()) / len(pit)
+        # a share of 0 or 1 has an error too: that of half a value more
+        least = (len(pit) * share + 0.5) / (len(pit) + 1)
+        error = max(error, math.sqrt(least * (1 - least) / len(pit)))
+        found.append(Coverage(level, share, error))
+    return tuple(found)
+
+
+def uniform_p(values: Tensor) -> float:
+    r"""P-value of Kolmogorov's test that values are uniform on [0, 1].
+
+    Of :math:`D = \sup_u |F_n(u) - u|` by its limit with the correction of EDF Statistics for
+    Goodness of Fit and Some Comparisons (Stephens, 1974),
+    https://doi.org/10.1080/01621459.1974.10480196
+
+    >>> uniform_p((torch.arange(20) + 0.5) / 20)
+    1.0
+    """
+    count = len(values)
+    ordered = values.double().sort().values
+    steps = torch.arange(count, dtype=torch.float64)
+    gap = float(torch.maximum((steps + 1) / count - ordered, ordered - steps / count).max())
+    scaled = (math.sqrt(count) + 0.12 + 0.11 / math.sqrt(count)) * gap
+    if scaled < 0.3:  # the series would need many terms to say 1
+        return 1.0
+    terms = [(-1) ** (k - 1) * math.exp(-2 * (k * scaled) ** 2) for k in range(1, 30)]
+    return min(1.0, max(0.0, 2 * math.fsum(terms)))
+
+
+def _plain(coverage: Sequence[Coverage]) -> list[dict[str, float]]:
+    return [{"level": each.level, "value": each.value, "stderr": each.stderr} for each in coverage]
+
+
+_NUMBERS = 4_000_000  # drawn at a time
+
+
+def hidden_columns(
+    model: LatentVariableModel, columns: Sequence[ObservedColumn], names: Sequence[str] | None
+) -> list[ObservedColumn]:
+    """Columns that can be hidden: nothing in p is drawn from them.
+
+    Raises:
+        ValueError: If a name is not scored by p, or p draws others from it.
+    """
+    p = model.p
+    scored = list(dict.fromkeys([column.name for column in columns]))
+    parents = (
+        {parent.name for name in p.names for parent in p.parents(name)}
+        if isinstance(p, Joint)
+        else set[str]()
+    )
+    if unknown := [name for name in names or () if name not in scored]:
+        raise ValueError(
+            f"p does not score {', '.join(unknown)} in these data; it scores {', '.join(scored)}."
+        )
+    wanted = [name for name in names or scored if names or name not in parents]
+    if read := [name for name in wanted if name in parents]:
+        raise ValueError(
+            f"p draws other names from {', '.join(read)}, which cannot be hidden by itself; leave "
+            f"it out of names=."
+        )
+    if not wanted:
+        raise ValueError(
+            f"p draws other names given {', '.join(scored)}, so no value of these can be hidden."
+        )
+    return [column for column in columns if column.name in wanted]
+
+
+class Hiding:
+    """Hides values of some rows, and compares them with the model's draws.
+
+    Args:
+        model: Whose p predicts.
+        rows: Of them.
+        columns: Those whose values are hidden.
+        particles: Draws for each row.
+    """
+
+    def __init__(
+        self,
+        model: LatentVariableModel,
+        rows: Batches,
+        columns: Sequence[ObservedColumn],
+        particles: int,
+    ) -> None:
+        self.model, self.rows, self.columns, self.particles = model, rows, columns, particles
+        self.names = list(dict.fromkeys([column.name for column in columns]))
+        self.size = max(1, min(500, _NUMBERS // (particles * len(columns))))
+        self.categories = [i for i, each in enumerate(columns) if each.kind == "category"]
+
+    def passes(self, hide: float | None, count: int) -> Iterator[dict[str, Tensor]]:
+        """What was found in some rows of a pass; one for a share, one a column for ``None``.
+
+        Args:
+            hide: Share of the values.
+            count: How many rows.
+
+        Returns:
+            Of each row its number, the values, which of them were hidden, their transforms, the
+            probabilities of a one and of every category, and the effective number of particles.
+        """
+        for what in range(len(self.columns)) if hide is None else [hide]:
+            yield from self._pass(what, count)
+
+    def _pass(self, what: float | int, count: int) -> Iterator[dict[str, Tensor]]:
+        for start in range(0, count, self.size):
+            given = self.rows[slice(start, min(start + self.size, count))]
+            truth = matrix(given, self.columns)
+            if isinstance(what, int):
+                mask = torch.zeros(truth.shape, dtype=torch.bool)
+                mask[:, what] = True
+            else:
+                mask = torch.rand(truth.shape) < what
+            mask = mask & ~truth.isnan()
+            yield self._compared(given, truth, mask, start)
+
+    def _compared(
+        self, given: dict[str, Tensor], truth: Tensor, mask: Tensor, start: int
+    ) -> dict[str, Tensor]:
+        drawn, weights = self._predicted(given, mask)  # (K, B, D), (K, B)
+        effective = 1 / weights.square().sum(0)
+        below = torch.einsum("kb,kbd->bd", weights, (drawn < truth).double())
+        ties = torch.einsum("kb,kbd->bd", weights, (drawn == truth).double())
+        own = 1 / effective[:, None]  # the value itself is one more draw: exactly uniform ranks
+        pit = (below + torch.rand(truth.shape) * (ties + own)) / (1 + own)
+        found = {
+            "row": torch.arange(start, start + len(truth)),
+            "truth": truth,
+            "mask": mask,
+            "pit": pit,
+            "one": torch.einsum("kb,kbd->bd", weights, drawn),
+            "effective": effective,
+        }
+        for i in self.categories:
+            levels = torch.arange(len(self.columns[i].categories))
+            hits = (drawn[:, :, i, None] == levels).double()
+            found[f"share/{i}"] = torch.einsum("kb,kbl->bl", weights, hits)
+        return found
+
+    def _predicted(self, given: dict[str, Tensor], mask: Tensor) -> tuple[Tensor, Tensor]:
+        """One draw of every value for each particle, and the particles' weights."""
+        left = dict(given)
+        sizes = [given[name][0].numel() for name in self.names]
+        for name, hidden in zip(self.names, mask.split(sizes, 1), strict=True):
+            value = given[name]
+            real = value if value.is_floating_point() else value.to(self.rows.dtype)
+            holes = hidden.reshape(value.shape).to(value.device)
+            left[name] = torch.where(holes, torch.nan, real)
+        evidence = self.model.evidence(
+            left,
+            particles=self.particles,
+            default=Sampled(),
+            missing=self.rows.missing | set(self.names),
+            rows=self.rows.data_rows,
+        )
+        shape = (self.particles, len(mask))
+        terms = [
+            term.double().expand(shape)
+            for name, term in evidence.terms.items()
+            if name not in evidence.shared  # drawn from q, as all rows together say
+        ]
+        weights = torch.stack(terms).sum(0).softmax(0)
+        draws = [self._draw(name, evidence.p[name], shape) for name in self.names]
+        return torch.cat(draws, 2), weights.cpu()
+
+    def _draw(self, name: str, site: Any, shape: tuple[int, int]) -> Tensor:
+        own = site.distribution
+        if own is None:
+            raise ValueError(
+                f"{name!r} is unrolled step by step and has no one distribution to predict from; "
+                f"leave it out of names=."
+            )
+        if not _factorises(own):
+            raise ValueError(
+                f"The elements of {name!r} depend on each other given the latents "
+                f"({type(own).__name__}), so that a hidden one is not a draw of "
+                f"p({name} | ...) alone; leave it out of names=."
+            )
+        right = site.value.shape[site.batch_dims : site.value.dim() - len(own.event_shape)]
+        value = own.expand(torch.Size((*shape, *right))).sample()
+        return value.reshape(*shape, -1).double().cpu()
+
+
+def _factorises(distribution: Distribution) -> bool:
+    """Whether the elements of an event are independent."""
+    base = distribution
+    while isinstance(base, Independent):
+        base = base.base_dist
+    if isinstance(base, Product):
+        return all([_factorises(part) for part in base.parts])
+    return math.prod(base.event_shape) == 1
+
+
+_BINS = 10
+_RESAMPLES = 500
+
+
+@dataclass(frozen=True, eq=False)
+class Reliability:
+    r"""Predictive probabilities of one binary column, or of one with categories.
+
+    Attributes:
+        title: The column.
+        probability: Binary: of a one. Categories: of the most probable one. Shape ``(hidden,)``.
+        outcome: Whether it came, 0 or 1, shape ``(hidden,)``.
+        brier: Mean of :math:`(p - y)^2`; of categories, of its sum over them. The noise of the
+            draws is in it, at most one over four times the effective particles.
+        brier_stderr: Its standard error.
+        calibration_error: Expected calibration error, :math:`\sum_b n_b / n\, |\bar p_b -
+            \bar y_b|` over ten bins of equal width.
+        calibration_error_stderr: By the bootstrap.
+        if_calibrated: What it would be on average if every probability were right: above zero.
+        p_value: How often it would then be at least as large.
+        adjusted: The same after Holm's steps over all columns.
+    """
+
+    title: str
+    probability: Tensor
+    outcome: Tensor
+    brier: float
+    brier_stderr: float
+    calibration_error: float
+    calibration_error_stderr: float
+    if_calibrated: float
+    p_value: float
+    adjusted: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, without the probabilities."""
+        return {
+            "hidden": len(self.outcome),
+            "brier": self.brier,
+            "brier_stderr": finite(self.brier_stderr),
+            "calibration_error": self.calibration_error,
+            "calibration_error_stderr": self.calibration_error_stderr,
+            "calibration_error_if_calibrated": self.if_calibrated,
+            "p_value": self.p_value,
+            "adjusted": self.adjusted,
+        }
+
+    def __str__(self) -> str:
+        return (
+            f"{self.title}: Brier score {self.brier:.4f} ± {self.brier_stderr:.4f}, calibration "
+            f"error {self.calibration_error:.3f} ± {self.calibration_error_stderr:.3f}, "
+            f"{self.if_calibrated:.3f} if calibrated (p = {self.adjusted:.2g})"
+        )
+
+
+def reliability(
+    columns: Mapping[str, tuple[Tensor, Tensor]], seed: int
+) -> tuple[Reliability, ...]:
+    """How right the probabilities of every column are, the worst first.
+
+    Args:
+        columns: By title the probabilities, of a one, shape ``(hidden,)``, or of every category,
+            shape ``(hidden, categories)``, and the values, shape ``(hidden,)``.
+        seed: Of the bootstrap.
+    """
+    generator = np.random.default_rng(seed)
+    each = [_of(title, *values, generator) for title, values in columns.items()]
+    adjusted = holm_steps(np.array([one["p_value"] for one in each]))
+    found = [Reliability(**one, adjusted=float(a)) for one, a in zip(each, adjusted, strict=True)]
+    return tuple(sorted(found, key=lambda one: (one.adjusted, one.p_value)))
+
+
+def _of(
+    title: str, shares: Tensor, value: Tensor, generator: np.random.Generator
+) -> dict[str, Any]:
+    if shares.dim() > 1:
+        levels = torch.arange(shares.shape[1])
+        brier = (shares - (value[:, None] == levels).double()).square().sum(1)
+        probability, best = shares.max(1)
+        outcome = (best == value).double()
+    else:
+        probability, outcome = shares.clamp(0, 1), value
+        brier = (probability - outcome).square()
+    p, y = probability.numpy(), outcome.numpy()
+    error = calibration_error(p, y)
+    again = generator.integers(len(p), size=(_RESAMPLES, len(p)))
+    bootstrap = [calibration_error(p[index], y[index]) for index in again]
+    by_chance = generator.random((_RESAMPLES, len(p))) < p
+    expected = np.array([calibration_error(p, drawn.astype(float)) for drawn in by_chance])
+    return {
+        "title": title,
+        "probability": probability,
+        "outcome": outcome,
+        "brier": float(brier.mean()),
+        "brier_stderr": stderr_of(brier),
+        "calibration_error": error,
+        "calibration_error_stderr": float(np.std(bootstrap)),
+        "if_calibrated": float(expected.mean()),
+        "p_value": float((1 + (expected >= error - 1e-12).sum()) / (_RESAMPLES + 1)),
+    }
+
+
+def calibration_error(probability: Any, outcome: Any) -> float:
+    """Expected calibration error over ten bins of equal width.
+
+    >>> calibration_error(np.array([0.25, 0.25, 0.25, 0.25]), np.array([0.0, 1.0, 0.0, 1.0]))
+    0.25
+    """
+    bins = np.minimum((probability * _BINS).astype(int), _BINS - 1)
+    gaps = np.bincount(bins, probability - outcome, minlength=_BINS)
+    return float(np.abs(gaps).sum() / len(probability))

@@ -1,0 +1,527 @@
+r"""Predictive checks: what of the data would be surprising, were they draws from the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deeplvm.core.model import LatentVariableModel
+from deeplvm.core.randomness import evaluating, seed_of
+from deeplvm.core.results import finite
+from deeplvm.evaluation.predictive.columns import matrix, observed_columns
+from deeplvm.gradients import Sampled
+from deeplvm.inference.rows import Batches, batches_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from deeplvm.data.records import Data, Split
+from collections.abc import Sequence
+
+from deeplvm.evaluation.predictive.columns import ObservedColumn
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+_REFERENCES = 20  # data sets whose mean correlations the distance is measured from
+Statistic = Callable[[Mapping[str, Tensor]], Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Check:
+    r"""One statistic of the data against its distribution over replicated data sets.
+
+    Attributes:
+        column: What it is a statistic of: a column's title, or ``"all columns"``.
+        statistic: What it is, in words.
+        observed: :math:`T(x)` of the data.
+        replicated: :math:`T(x^{(r)})` of the draws, shape ``(replicates,)``.
+        p_value: Two-sided, for this statistic by itself.
+        family_wise: Adjusted for all statistics together: the share of data sets whose most
+            extreme statistic is at least as extreme as this one (Westfall & Young).
+        holm: The p-value adjusted by Holm's steps, which also bounds the family-wise error.
+        discovery_rate: The p-value adjusted by Benjamini & Hochberg's steps, for the share of
+            false findings among all that are at most this large.
+    """
+
+    column: str
+    statistic: str
+    observed: float
+    replicated: Tensor
+    p_value: float
+    family_wise: float
+    holm: float
+    discovery_rate: float
+
+    @property
+    def mean(self) -> float:
+        """Mean over the replicated data sets."""
+        return float(self.replicated.mean())
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation over the replicated data sets: what chance alone does."""
+        return float(self.replicated.std())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers; what is not a number is ``None``."""
+        return {
+            "column": self.column,
+            "statistic": self.statistic,
+            "observed": finite(self.observed),
+            "mean": finite(self.mean),
+            "spread": finite(self.spread),
+            "p_value": self.p_value,
+            "family_wise": self.family_wise,
+            "holm": self.holm,
+            "discovery_rate": self.discovery_rate,
+        }
+
+    def __str__(self) -> str:
+        drawn = f"{_short(self.mean)} ± {self.spread:.2g}"
+        return (
+            f"{self.column}: {self.statistic} is {_short(self.observed)} in the data, {drawn} in "
+            f"draws (p = {self.p_value:.2g}, adjusted {self.family_wise:.2g})"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class PredictiveChecks:
+    r"""What of the held-out rows is unlike draws from the model, most surprising first.
+
+    Attributes:
+        checks: All of them; first the smallest ``family_wise``, then the smallest ``p_value``.
+        posterior: Whether rows were replicated from their own posterior,
+            :math:`x' \sim p(x | z), z \sim q(z | x)`, and not from p(x).
+        rows: Rows of each data set.
+        replicates: Number R of replicated data sets.
+    """
+
+    checks: tuple[Check, ...]
+    posterior: bool
+    rows: int
+    replicates: int
+
+    @property
+    def p_value(self) -> float:
+        """Of all statistics together: how often draws have one as extreme as the data's worst."""
+        return self.checks[0].family_wise
+
+    @property
+    def source(self) -> str:
+        """Where the replicated rows come from, in words."""
+        if self.posterior:
+            return "posterior predictive: x' ~ p(x | z), z ~ q(z | x)"
+        return "prior predictive: x' ~ p(x)"
+
+    def found(self, level: float = 0.05) -> tuple[Check, ...]:
+        """The checks that fail: a model that is right has any in this share of cases at most."""
+        return tuple([check for check in self.checks if check.family_wise <= level])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, without the replicated values."""
+        return {
+            "source": "posterior" if self.posterior else "prior",
+            "rows": self.rows,
+            "replicates": self.replicates,
+            "p_value": self.p_value,
+            "found": len(self.found()),
+            "checks": [check.to_dict() for check in self.checks],
+        }
+
+    def __str__(self) -> str:
+        found = self.found()
+        head = (
+            f"{len(found)} of {len(self.checks)} statistics of {self.rows:,} rows are unlike "
+            f"{self.replicates:,} replicated data sets (family-wise error 5 %)"
+        )
+        shown = [f"  {check}" for check in (found or self.checks)[:10]]
+        more = [f"  … and {len(found) - 10} more"] if len(found) > 10 else []
+        worst = [] if found else ["the most surprising:"]
+        return "\n".join([head, self.source, *worst, *shown, *more])
+
+
+def predictive_checks(
+    model: LatentVariableModel,
+    data: Data | Mapping[str, Tensor],
+    *,
+    posterior: bool = False,
+    statistics: Mapping[str, Statistic] | None = None,
+    standard: bool = True,
+    replicates: int = 1_000,
+    split: Split = "test",
+    rows: int | None = None,
+    batch_size: int = 2_000,
+    seed: int = 0,
+) -> PredictiveChecks:
+    r"""Statistics T of the data against those of data sets of the same size, drawn from the model.
+
+    If the data were draws from the model, :math:`T(x)` would be one of
+    :math:`T(x^{(1)}), \dots, T(x^{(R)})`. The p-value is two-sided and a tie counts half (mid-p):
+
+    .. math:: p = 2 \min\left(1/2,\ \frac{1 + \#\{T^{(r)} > T\} + \#\{T^{(r)} = T\} / 2}{R + 1},\
+              \frac{1 + \#\{T^{(r)} < T\} + \#\{T^{(r)} = T\} / 2}{R + 1}\right)
+
+    It cannot be below :math:`2 / (R + 1)`, so that after Holm's or Benjamini & Hochberg's steps
+    over m statistics little is left unless R is large against m. ``family_wise`` has no such
+    limit: it is the share of data sets whose largest standardised deviation is at least as large,
+    or the p-value if that is larger, so the dependence of the statistics is taken as it is.
+
+    Of p(x), which is the default, the check is exact: held-out rows, and nothing fitted to them.
+    With ``posterior`` each row is replicated from its own latents: that looks at p(x | z) alone,
+    and uses the rows twice, so that p-values are too near to 1/2; one that is small still counts.
+
+    Inputs of the model are held at those of the rows. A missing element (NaN) is missing in every
+    replicate. Names that all rows share are drawn from q.
+
+    Statistics. Reals: mean, standard deviation, skewness, quantiles, share of zeros. Counts: mean,
+    variance-to-mean ratio, maximum, share of zeros; the totals and the zeros of a row. Binary: the
+    share of ones; the ones of a row. Categories: the share of each. All but categories: the
+    distance of the correlations from those of further draws. One that has the same value in the
+    data and in all draws is left out.
+
+    Posterior Predictive Assessment of Model Fitness via Realized Discrepancies (Gelman, Meng &
+    Stern, 1996), https://www.jstor.org/stable/24306036. Resampling-Based Multiple Testing
+    (Westfall & Young, 1993). Permutation p-values should never be zero (Phipson & Smyth, 2010),
+    https://arxiv.org/abs/1603.05766
+
+    Args:
+        model: Evaluated in ``eval()`` mode, without gradients; left as it was.
+        data: Data, or named tensors of shape ``(rows, *event)``, NaN where missing.
+        posterior: Replicate each row from q(z | x) instead of from p(z).
+        statistics: Further ones by name: from named values of shape ``(rows, *event)`` to a
+            number.
+        standard: Whether the standard ones are computed too.
+        replicates: R.
+        split: Which split of Data.
+        rows: How many, from the first on; all.
+        batch_size: Rows that are drawn at a time. Another one gives other draws.
+        seed: Same seed, same numbers.
+
+    Raises:
+        ValueError: If there are fewer than two rows or 19 replicates, or nothing to check.
+
+    Examples:
+        >>> from deeplvm import Joint
+        >>> from deeplvm.conditionals import Poisson
+        >>> counts = torch.tensor([[0.0], [9.0], [0.0], [7.0], [0.0], [8.0], [0.0], [8.0]])
+        >>> poisson = LatentVariableModel(Joint({"x": Poisson(1, mean=4.0)}))
+        >>> checks = predictive_checks(poisson, {"x": counts}, replicates=200)
+        >>> print(checks.checks[0])
+        x[0]: share of zeros is 0.5 in the data, 0.0213 ± 0.047 in draws (p = 0.01, adjusted 0.01)
+    """
+    if replicates < 19:
+        raise ValueError(
+            f"replicates is at least 19, the fewest that can say p ≤ 0.1; found {replicates}."
+        )
+    taken = batches_of(model, data, split)
+    count = taken.rows if rows is None else min(rows, taken.rows)
+    if count < 2:
+        raise ValueError(
+            f"A check compares the spread of rows with that of draws: give two rows or more, "
+            f"found {count}."
+        )
+    columns = observed_columns(model, taken)
+    names = list(dict.fromkeys([column.name for column in columns]))
+    # a seed of its own: rows that were drawn from the same one must not meet their own noise
+    with evaluating(model, seed_of(seed, 1)):
+        replicate = _Replicate(model, taken, names, count, batch_size, posterior)
+        observed = {name: replicate.known[name].clone() for name in names}
+        chosen = Statistics((), ())
+        if standard:
+            drawn = [matrix(replicate(), columns).numpy() for _ in range(_REFERENCES)]
+            chosen = standard_statistics(columns, drawn)
+        further = dict(statistics or {})
+        told = [*chosen.titles, *[("data", name) for name in further]]
+        if not told:
+            raise ValueError("There is nothing to check; leave standard=True or give statistics.")
+
+        def measured(values: Mapping[str, Tensor]) -> NDArray[Any]:
+            own = [float(each(values)) for each in further.values()]
+            return np.array([*chosen(matrix(values, columns).numpy()), *own])
+
+        first = measured(observed)
+        table = np.stack([measured(replicate()) for _ in range(replicates)])
+    return PredictiveChecks(_checks(told, first, table), posterior, count, replicates)
+
+
+class _Replicate:
+    """Draws of data sets that have the inputs and the holes of the rows."""
+
+    def __init__(
+        self,
+        model: LatentVariableModel,
+        rows: Batches,
+        names: list[str],
+        count: int,
+        batch_size: int,
+        posterior: bool,  # noqa: FBT001
+    ) -> None:
+        self.model, self.names, self.posterior = model, names, posterior
+        self.missing = rows.missing
+        spans = [
+            slice(start, min(start + batch_size, count)) for start in range(0, count, batch_size)
+        ]
+        self.parts = [rows[span] for span in spans]
+        self.known = {name: torch.cat([part[name] for part in self.parts]) for name in names}
+        self.holes = {name: self.known[name].isnan() for name in names if name in rows.missing}
+
+    def __call__(self) -> dict[str, Tensor]:
+        drawn = [self._draw(part) for part in self.parts]
+        values = {name: torch.cat([part[name] for part in drawn]) for name in self.names}
+        for name, holes in self.holes.items():
+            values[name] = torch.where(holes, torch.nan, values[name])
+        return values
+
+    def _draw(self, given: dict[str, Tensor]) -> dict[str, Tensor]:
+        if self.posterior:
+            trace = self.model.reconstruct(given, missing=self.missing)
+        else:
+            p, q = self.model.p, self.model.q
+            sites: dict[str, Any] = {
+                name: value for name, value in given.items() if name not in p.names
+            }
+            shared = set(getattr(q, "shared", ())) & set(p.names)
+            if shared:
+                posterior = self.model.posterior(given, missing=self.missing)
+                sites |= {name: posterior[name] for name in shared}
+            known = {name: v for name, v in sites.items() if name in {*p.inputs, *p.names}}
+            trace = p(known, (len(given[self.names[0]]),), default=Sampled())
+        return {name: trace[name].value.expand(given[name].shape) for name in self.names}
+
+
+def _checks(
+    titles: list[tuple[str, str]], observed: NDArray[Any], replicated: NDArray[Any]
+) -> tuple[Check, ...]:
+    """P-values of every statistic, from shapes ``(S,)`` and ``(R, S)``."""
+    pool = np.concatenate([observed[None], replicated])  # (R + 1, S)
+    kept = np.isfinite(pool).all(0) & (np.ptp(np.nan_to_num(pool), 0) > 0)
+    if not kept.any():
+        raise ValueError(
+            "No statistic is a number that varies: the model draws constants, or values that are "
+            "not finite; look at model.sample(10)."
+        )
+    titles = [title for title, keep in zip(titles, kept, strict=True) if keep]
+    pool = pool[:, kept]
+    p_values = mid_p(pool[0], pool[1:])
+    # each data set, the observed one among them, against all of them: exchangeable under the model
+    extreme = np.abs(pool - pool.mean(0)) / pool.std(0)
+    largest = extreme.max(1)
+    near = 1e-9 * (1 + extreme[0])
+    together = (largest[1:, None] >= extreme[0] - near).sum(0) + 1
+    family_wise = np.maximum(together / len(pool), p_values)
+    holm, discovery = holm_steps(p_values), benjamini_hochberg(p_values)
+    checks = [
+        Check(
+            *title,
+            float(pool[0, i]),
+            torch.from_numpy(pool[1:, i].copy()),
+            float(p_values[i]),
+            float(family_wise[i]),
+            float(holm[i]),
+            float(discovery[i]),
+        )
+        for i, title in enumerate(titles)
+    ]
+    order = sorted(range(len(checks)), key=lambda i: (family_wise[i], -extreme[0, i]))
+    return tuple([checks[i] for i in order])
+
+
+def mid_p(observed: NDArray[Any], replicated: NDArray[Any]) -> NDArray[Any]:
+    """Two-sided p-values, ties counted half, from shapes ``(S,)`` and ``(R, S)``.
+
+    >>> mid_p(np.array([5.0]), np.array([[1.0], [2.0], [3.0]])).item()  # 2 · 1 / (R + 1)
+    0.5
+    """
+    near = 1e-12 * (1 + np.abs(observed))  # sums in another order are no difference
+    above = (replicated > observed + near).sum(0)
+    below = (replicated < observed - near).sum(0)
+    ties = len(replicated) - above - below
+    tail = (1 + np.minimum(above, below) + ties / 2) / (len(replicated) + 1)
+    return np.minimum(1.0, 2 * tail)
+
+
+def holm_steps(p_values: NDArray[Any]) -> NDArray[Any]:
+    """Adjusted p-values of A Simple Sequentially Rejective Multiple Test Procedure (Holm, 1979).
+
+    >>> holm_steps(np.array([0.01, 0.04, 0.03])).round(3).tolist()
+    [0.03, 0.06, 0.06]
+    """
+    order = np.argsort(p_values, kind="stable")
+    steps = np.maximum.accumulate(p_values[order] * np.arange(len(p_values), 0, -1))
+    adjusted = np.empty_like(p_values)
+    adjusted[order] = np.minimum(steps, 1.0)
+    return adjusted
+
+
+def benjamini_hochberg(p_values: NDArray[Any]) -> NDArray[Any]:
+    """Adjusted p-values of Controlling the False Discovery Rate (Benjamini & Hochberg, 1995).
+
+    >>> benjamini_hochberg(np.array([0.01, 0.04, 0.03])).round(3).tolist()
+    [0.03, 0.04, 0.04]
+    """
+    order = np.argsort(-p_values, kind="stable")
+    count = len(p_values)
+    steps = np.minimum.accumulate(p_values[order] * count / np.arange(count, 0, -1))
+    adjusted = np.empty_like(p_values)
+    adjusted[order] = np.minimum(steps, 1.0)
+    return adjusted
+
+
+def _short(value: float) -> str:
+    return f"{value:.3g}" if abs(value) < 1e4 else f"{value:,.0f}"
+
+
+_MOST_CORRELATED = 300  # columns; the matrix has their square
+_QUANTILES = {
+    "minimum": 0.0,
+    "5 % quantile": 0.05,
+    "25 % quantile": 0.25,
+    "median": 0.5,
+    "75 % quantile": 0.75,
+    "95 % quantile": 0.95,
+    "maximum": 1.0,
+}
+Function = Callable[["NDArray[Any]"], "NDArray[Any]"]
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Several statistics of one matrix of shape ``(rows, columns)``, NaN where missing.
+
+    Attributes:
+        titles: What each is a statistic of, and what it is.
+        functions: From the matrix to some of the numbers, in the order of the titles.
+    """
+
+    titles: tuple[tuple[str, str], ...]
+    functions: tuple[Function, ...]
+
+    def __call__(self, values: NDArray[Any]) -> NDArray[Any]:
+        """All of them, shape ``(statistics,)``."""
+        found = [each(values) for each in self.functions]
+        return np.concatenate([np.zeros(0), *found])
+
+
+def standard_statistics(
+    columns: Sequence[ObservedColumn], references: Sequence[NDArray[Any]]
+) -> Statistics:
+    """The statistics that suit the columns' kinds.
+
+    Args:
+        columns: What the columns of the matrix are.
+        references: Draws whose mean correlations are those that a distance is measured from.
+    """
+    titles: list[tuple[str, str]] = []
+    functions: list[Function] = []
+    known: NDArray[Any] = np.any(
+        ~np.isnan(references[0]), axis=0
+    )  # the draws have the holes of the data
+
+    def add(told: list[tuple[str, str]], function: Function, places: Sequence[int]) -> None:
+        chosen = np.array(places)
+        titles.extend(told)
+        functions.append(lambda values: function(values[:, chosen]).ravel())
+
+    for kind, names, function in (
+        ("real", REAL, of_reals),
+        ("counts", COUNTS, of_counts),
+        ("binary", ("share of ones",), lambda values: np.nanmean(values, 0)),
+    ):
+        places = [i for i, column in enumerate(columns) if column.kind == kind and known[i]]
+        if places:
+            told = [(columns[i].title, name) for name in names for i in places]
+            add(told, function, places)
+        if len(places) > 1 and kind != "real":
+            what = "all counts" if kind == "counts" else "all binary columns"
+            add([(what, name) for name in BY_ROW], by_row, places)
+    for i, column in enumerate(columns):
+        if column.kind == "category" and known[i]:
+            told = [(column.title, f"share of {each}") for each in column.categories]
+            codes = np.arange(len(told))
+            add(told, lambda values, codes=codes: shares(values, codes), [i])
+    numeric = [i for i, each in enumerate(columns) if each.kind != "category" and known[i]]
+    if 1 < len(numeric) <= _MOST_CORRELATED:
+        middle = np.mean([correlations(each[:, numeric]) for each in references], 0)
+        add(
+            [("all columns", CORRELATIONS)],
+            lambda values: np.array([np.linalg.norm(correlations(values) - middle)]),
+            numeric,
+        )
+    return Statistics(tuple(titles), tuple(functions))
+
+
+CORRELATIONS = "distance of the correlations from those of draws"
+REAL = ("mean", "standard deviation", "skewness", *_QUANTILES, "share of zeros")
+COUNTS = ("mean", "variance-to-mean ratio", "maximum", "share of zeros")
+BY_ROW = (
+    "standard deviation of a row's total",
+    "largest total of a row",
+    "standard deviation of a row's zeros",
+    "most zeros of a row",
+)
+
+
+def of_reals(values: NDArray[Any]) -> NDArray[Any]:
+    """The statistics :data:`REAL` of each column, shape ``(statistics, columns)``."""
+    mean = np.nanmean(values, 0)
+    centred = values - mean
+    spread = np.sqrt(np.nanmean(centred**2, 0))
+    cubed = np.nanmean(centred**3, 0)
+    flat = spread <= 1e-12 * np.abs(mean)  # a constant has no skew, and rounding none to speak of
+    skewness = np.where(flat, 0.0, cubed / np.where(flat, 1.0, spread) ** 3)
+    quantiles = _quantiles(values, list(_QUANTILES.values()))
+    return np.stack([mean, spread, skewness, *quantiles, _zeros(values)])
+
+
+def of_counts(values: NDArray[Any]) -> NDArray[Any]:
+    """The statistics :data:`COUNTS` of each column; zeros alone have the ratio 1, as Poisson's."""
+    mean, variance = np.nanmean(values, 0), np.nanvar(values, 0)
+    ratio = np.where(mean > 0, variance / np.where(mean > 0, mean, 1.0), 1.0)
+    return np.stack([mean, ratio, np.nanmax(values, 0), _zeros(values)])
+
+
+def by_row(values: NDArray[Any]) -> NDArray[Any]:
+    """The statistics :data:`BY_ROW`; what is missing counts neither as a zero nor in a total."""
+    total, zeros = np.nansum(values, 1), (values == 0).sum(1)
+    return np.array([total.std(), total.max(), zeros.std(), zeros.max()])
+
+
+def shares(values: NDArray[Any], codes: NDArray[Any]) -> NDArray[Any]:
+    """The share that each code has in one column, of the values that are known."""
+    known = np.count_nonzero(~np.isnan(values))
+    return (values == codes).sum(0) / max(known, 1)
+
+
+def correlations(values: NDArray[Any]) -> NDArray[Any]:
+    """Correlations of the columns, over the rows where both are known; 0 of a constant."""
+    known = ~np.isnan(values)
+    centred = np.where(known, values - np.nanmean(values, 0), 0.0)
+    spread = np.sqrt((centred**2).sum(0) / known.sum(0))
+    scaled = centred / np.where(spread > 0, spread, 1.0)
+    both = known.T.astype(float) @ known.astype(float)
+    return scaled.T @ scaled / np.maximum(both, 1.0)
+
+
+def _quantiles(values: NDArray[Any], shares: Sequence[float]) -> list[NDArray[Any]]:
+    """Quantiles of each column's known values, linear between them."""
+    ordered = np.sort(values, 0)  # NaN comes last
+    known = (~np.isnan(values)).sum(0)
+    found = []
+    for share in shares:
+        at = share * (known - 1)
+        low = np.floor(at).astype(int)
+        high = np.minimum(low + 1, known - 1)
+        below, above = (np.take_along_axis(ordered, i[None], 0)[0] for i in (low, high))
+        found.append(below + (at - low) * (above - below))
+    return found
+
+
+def _zeros(values: NDArray[Any]) -> NDArray[Any]:
+    return (values == 0).sum(0) / (~np.isnan(values)).sum(0)

@@ -1,0 +1,121 @@
+"""The columns of what a model observes: their titles, and what kind of value each one holds."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from deeplvm.core.model import LatentVariableModel
+from deeplvm.inference.rows import Batches
+
+if TYPE_CHECKING:
+    from deeplvm.data.records import Variable
+
+ColumnKind = Literal["real", "counts", "binary", "category"]
+_KINDS: dict[str, ColumnKind] = {"binary": "binary", "counts": "counts", "category": "category"}
+
+
+@dataclass(frozen=True)
+class ObservedColumn:
+    """One element of one observed name.
+
+    Attributes:
+        name: The name in the model, ``"x"``.
+        place: Which element of it, counted through.
+        title: What a reader calls it: the column's name, else ``"x[3]"``.
+        kind: What its values are. Whole-number levels and dequantized values count as reals.
+        categories: What the codes 0, 1, ... of a category stand for.
+    """
+
+    name: str
+    place: int
+    title: str
+    kind: ColumnKind
+    categories: tuple[str, ...] = ()
+
+
+def observed_columns(model: LatentVariableModel, rows: Batches) -> tuple[ObservedColumn, ...]:
+    """The columns of all names that p gives a density and the data have.
+
+    Kinds and titles are those of the data's variables; of plain tensors they are seen from the
+    values: integers are categories, 0 and 1 binary, other whole numbers from 0 on counts.
+
+    Raises:
+        ValueError: If p gives a density to none of the names.
+    """
+    names = [name for name in rows.names if name in model.p.names]
+    if not names:
+        raise ValueError(
+            f"p gives a density to none of {', '.join(rows.names)}; give the rows of a name that "
+            f"it does: {', '.join(model.p.names)}."
+        )
+    found: list[ObservedColumn] = []
+    for name in names:
+        variables = {} if isinstance(rows.data, Mapping) else rows.data.variables
+        variable = variables.get(name)
+        found += _seen(name, rows) if variable is None else _told(variable)
+    return tuple(found)
+
+
+def matrix(values: Mapping[str, Tensor], columns: Sequence[ObservedColumn]) -> Tensor:
+    """The columns side by side, shape ``(rows, columns)``, float64 on the CPU."""
+    names = dict.fromkeys([column.name for column in columns])
+    flat = [values[name].reshape(len(values[name]), -1).double().cpu() for name in names]
+    return torch.cat(flat, 1)
+
+
+def _told(variable: Variable) -> list[ObservedColumn]:
+    parts = variable.parts or (variable,) * variable.elements
+    titles = variable.columns or [part.name for part in variable.parts]
+    titles = titles or _places(variable.name, variable.shape)
+    return [
+        ObservedColumn(
+            variable.name,
+            place,
+            title,
+            "real" if part.dequantized else _KINDS.get(part.kind, "real"),
+            _categories(part.categories, part.levels or 0) if part.kind == "category" else (),
+        )
+        for place, (title, part) in enumerate(zip(titles, parts, strict=True))
+    ]
+
+
+def _seen(name: str, rows: Batches) -> list[ObservedColumn]:
+    value = rows[slice(0, rows.rows)][name].cpu()
+    titles = _places(name, value.shape[1:])
+    classes = None if isinstance(rows.data, Mapping) else rows.data.classes
+    found = []
+    for place, title in enumerate(titles):
+        column = value.reshape(len(value), -1)[:, place]
+        known = column[~column.isnan()]
+        kind = _kind(known)
+        levels = int(known.max()) + 1 if kind == "category" and len(known) else 0
+        named = classes if name == "y" else None
+        found.append(ObservedColumn(name, place, title, kind, _categories(named, levels)))
+    return found
+
+
+def _kind(known: Tensor) -> ColumnKind:
+    if not known.is_floating_point():
+        return "category"
+    if bool(((known == 0) | (known == 1)).all()):
+        return "binary"
+    whole = bool((known == known.round()).all()) and bool((known >= 0).all())
+    return "counts" if whole else "real"
+
+
+def _categories(named: Sequence[str] | None, levels: int) -> tuple[str, ...]:
+    return tuple(named) if named else tuple([str(code) for code in range(levels)])
+
+
+def _places(name: str, shape: Sequence[int]) -> list[str]:
+    """``x`` of a number, ``x[3]`` of a vector, ``x[0, 3, 4]`` of an image."""
+    if not shape:
+        return [name]
+    indices = itertools.product(*[range(size) for size in shape])
+    return [f"{name}[{', '.join(map(str, index))}]" for index in indices]

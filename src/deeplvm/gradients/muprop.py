@@ -1,0 +1,108 @@
+"""MuProp: the score-function estimator with a Taylor expansion at the mean as its baseline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from deeplvm.core.draws import Drawn
+from deeplvm.core.trace import expand_to, sum_right
+from deeplvm.gradients.credit import Account, log_weight_at, neutral, over_particles, own_score
+from deeplvm.gradients.relaxation import relaxation_at, relaxation_of
+from deeplvm.gradients.score_function import Baseline, ScoreFunction
+
+
+@dataclass(frozen=True)
+class AtMean:
+    """A Bernoulli or OneHot latent at its mean, with the gradient of the mean: mean field."""
+
+    def __call__(
+        self, name: str, distribution: Distribution, batch_shape: tuple[int, ...], batch_dims: int
+    ) -> Drawn:
+        """The expected value."""
+        value = relaxation_of(name, distribution, batch_shape, batch_dims).mean()
+        log_prob = expand_to(distribution, batch_shape, batch_dims).log_prob(value)
+        return Drawn(value, sum_right(log_prob, len(batch_shape)), batch_shape, 0.0)
+
+
+class MuProp(nn.Module):
+    r"""The part of the gradient that is linear in the draw by its mean, the rest by its score.
+
+    With f the log-weight as a function of the draw z, and :math:`\mu = E[z]`,
+
+    .. math:: ( f(z) - f(\mu) - f'(\mu)^T (z - \mu) ) \nabla \log q(z)
+              + f'(\mu)^T \nabla \mu
+
+    and for any other objective the slope is that of the objective at the mean-field log-weight.
+    Unbiased for every objective and any number of particles, for Bernoulli and OneHot latents.
+    Discrete latents that q draws later stand at their means too, continuous ones are drawn anew;
+    each latent costs an evaluation of the model with two gradients of it. What remains is the
+    smaller the closer f is to linear where q has its mass.
+
+    MuProp: Unbiased Backpropagation for Stochastic Neural Networks (Gu, Levine, Sutskever & Mnih,
+    2016), https://arxiv.org/abs/1511.05176
+
+    Args:
+        baseline: Who guesses what remains; 0 by default.
+
+    Examples:
+        >>> from deeplvm import Joint, LatentVariableModel, elbo
+        >>> from deeplvm.conditionals import Bernoulli
+        >>> from deeplvm.networks import MLP
+        >>> p = Joint({"h": Bernoulli(3), "x | h": Bernoulli(4, MLP(3, 8))})
+        >>> q = Joint({"h | x": Bernoulli(3, MLP(4, 8))})
+        >>> value, _ = LatentVariableModel(p, q).estimate(
+        ...     elbo, {"x": torch.ones(5, 4)}, draw={"h": MuProp()})
+        >>> value.shape
+        torch.Size([5])
+    """
+
+    traceable = False  # it takes a gradient on the way, of which no graph can be made
+
+    def __init__(self, baseline: Baseline | None = None) -> None:
+        super().__init__()
+        self.score = ScoreFunction(baseline)
+
+    def forward(
+        self, name: str, distribution: Distribution, batch_shape: tuple[int, ...], batch_dims: int
+    ) -> Drawn:
+        """Draw with ``sample``."""
+        relaxation_of(name, distribution, batch_shape, batch_dims)  # refuses what has no mean
+        return self.score(name, distribution, batch_shape, batch_dims)
+
+    def prepare(self, name: str, account: Account) -> None:
+        """A baseline for a latent of its own, with all its parameters."""
+        self.score.prepare(name, account)
+
+    def credit(self, name: str, account: Account) -> Tensor:
+        """The two parts, value-neutral."""
+        log_prob = account.log_prob(name)
+        site = account.evidence.q[name]
+        mean = relaxation_at(name, site).mean()
+        point = mean.detach().clone().requires_grad_()
+        expected = log_weight_at(name, point, account, AtMean())
+
+        def linear(slope: Tensor) -> Tensor:
+            return sum_right(slope * (site.value - point.detach()), log_prob.dim())
+
+        log_weight = account.log_weight(name)
+        own = log_prob.numel() / log_weight.numel()
+        (slope,) = torch.autograd.grad(own * expected.sum(), point, retain_graph=True)
+        remaining = log_weight - expected.detach() - linear(slope)
+        baseline = self.score.baseline_of(name)
+        guess = baseline.guess(name, remaining, account)
+        still = guess.detach() if isinstance(guess, Tensor) else guess
+
+        reference = (expected.detach() + still - own_score(name, account)).requires_grad_()
+        signal = account.signal(name, reference)
+        (worth,) = torch.autograd.grad(-signal.sum(), reference)
+        (slope,) = torch.autograd.grad((worth * expected).sum(), point)
+        score = (signal.detach() - linear(slope)) * neutral(log_prob)
+        total = over_particles(score + sum_right(slope * neutral(mean), log_prob.dim()))
+        learned = baseline.learn(guess, remaining)
+        if isinstance(learned, Tensor):
+            total = total + account.evidence.expectation(learned.expand(log_weight.shape))
+        return total

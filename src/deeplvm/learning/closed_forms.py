@@ -1,0 +1,327 @@
+r"""The linear Gaussian model inside a model: exact posterior, and the M-step in closed form."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from sklearn.cluster import kmeans_plusplus
+from torch import Tensor, nn
+
+from deeplvm.conditionals import (
+    Categorical,
+    FullCovarianceGaussian,
+    Gaussian,
+    OneHot,
+    StandardNormal,
+)
+from deeplvm.conditionals.heads import raw_of
+from deeplvm.core.joint import Joint
+from deeplvm.core.model import LatentVariableModel
+from deeplvm.networks import MLP
+
+
+@dataclass(frozen=True, eq=False)
+class Posterior:
+    r"""Gaussian posteriors of some rows.
+
+    Attributes:
+        mean: :math:`E[z | x]`, shape ``(rows, K)``.
+        covariance: Shape ``(rows, K, K)``, or ``(1, K, K)`` where all rows have the same.
+        log_px: :math:`\log p(x)` of what is observed, in standardised units, ``(rows,)``, nats.
+    """
+
+    mean: Tensor
+    covariance: Tensor
+    log_px: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class LinearGaussian:
+    r""":math:`p(z) = N(0, I)`, :math:`p(u | z) = N(Wz + b, \mathrm{diag}(s^2))`.
+
+    u are the data in the units of the likelihood, flat; an element may be missing (NaN).
+
+    Attributes:
+        latent: Name of z.
+        observed: Name of x.
+        likelihood: The conditional that holds W, b and s.
+    """
+
+    latent: str
+    observed: str
+    likelihood: Gaussian
+
+    def parameters(self) -> tuple[Tensor, Tensor, Tensor]:
+        """W ``(D, K)``, b ``(D,)`` and the variance ``(D,)``, float64."""
+        layer: Any = self.likelihood.head.layer
+        size = self.likelihood.event_shape.numel()
+        scale = self.likelihood.scale(()).detach().double()
+        variance = scale.expand(self.likelihood.event_shape).reshape(size).square()
+        weight = layer.weight.detach().double()
+        bias = weight.new_zeros(size) if layer.bias is None else layer.bias.detach().double()
+        return weight, bias, variance
+
+    @torch.no_grad()
+    def write(self, weight: Tensor, bias: Tensor, variance: Tensor) -> None:
+        """Put W, b and the variance into the model."""
+        layer: Any = self.likelihood.head.layer
+        scale = self.likelihood.scale
+        layer.weight.copy_(weight)
+        layer.bias.copy_(bias)
+        if isinstance(scale.source, str):
+            raw = raw_of((variance.sqrt() - scale.minimum).clamp(min=1e-12), scale.at_zero)
+            scale.raw.copy_(raw.reshape(self.likelihood.event_shape) if scale.raw.ndim else raw[0])
+
+    def posterior(self, u: Tensor) -> Posterior:
+        r"""Exact posteriors: precision :math:`I + \sum_d w_d w_d^T / s_d^2` over what is observed.
+
+        Args:
+            u: Shape ``(rows, D)``, NaN where missing.
+        """
+        weight, bias, variance = self.parameters()
+        there = ~u.isnan()
+        residual = torch.where(there, u - bias, 0.0)
+        seen = there.to(u) if not bool(there.all()) else torch.ones_like(u[:1])
+        outer = (weight / variance.unsqueeze(1)).unsqueeze(2) * weight.unsqueeze(1)  # (D, K, K)
+        size = weight.shape[1]
+        identity = torch.eye(size).to(weight)
+        precision = identity + (seen @ outer.flatten(1)).reshape(-1, size, size)
+        factor = torch.linalg.cholesky(precision)
+        covariance = torch.cholesky_inverse(factor)
+        pull = residual / variance @ weight  # (rows, K)
+        mean = (covariance @ pull.unsqueeze(-1)).squeeze(-1)
+        log_px = -0.5 * (
+            (seen * (math.log(2 * math.pi) + variance.log())).sum(-1)
+            + 2.0 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+            + (residual.square() / variance).sum(-1)
+            - (pull * mean).sum(-1)
+        )
+        return Posterior(mean, covariance, log_px)
+
+    def maximise(self, u: Tensor, mean: Tensor, covariance: Tensor) -> None:
+        r"""The M-step: W, b and the noise that maximise :math:`E_q[\log p(x, z)]`.
+
+        Each element of x is a regression on :math:`\tilde z = (z, 1)` over the rows that have it:
+        :math:`\tilde w_d = (\sum_n E[\tilde z \tilde z^T])^{-1} \sum_n x_{nd} E[\tilde z]`, and
+        the noise is the mean of :math:`E[(x_{nd} - \tilde w_d^T \tilde z)^2]`.
+
+        Args:
+            u: Data, shape ``(rows, D)``, NaN where missing.
+            mean: Of q, shape ``(rows, K)``.
+            covariance: Of q, shape ``(rows, K, K)`` or ``(1, K, K)``.
+        """
+        there = ~u.isnan()
+        filled = torch.where(there, u, 0.0)
+        size = mean.shape[1]
+        extended = torch.cat([mean, torch.ones_like(mean[:, :1])], 1)
+        second = extended.unsqueeze(2) * extended.unsqueeze(1)  # (rows, K + 1, K + 1)
+        second[:, :size, :size] += covariance
+        complete = bool(there.all())
+        seen = torch.ones_like(u[:, :1]) if complete else there.to(u)
+        gram = (seen.T @ second.flatten(1)).reshape(-1, size + 1, size + 1)  # (D or 1, ...)
+        cross = filled.T @ extended  # (D, K + 1)
+        slopes = torch.linalg.solve(gram, cross.unsqueeze(-1)).squeeze(-1)
+        squared = (slopes.unsqueeze(1) @ gram @ slopes.unsqueeze(2)).reshape(-1)
+        residual = filled.square().sum(0) - 2.0 * (slopes * cross).sum(1) + squared
+        count = there.sum(0).to(u)
+        variance = residual / count
+        if self.likelihood.scale.source == "global":
+            variance = (residual.sum() / count.sum()).expand_as(residual)
+        least = self.likelihood.scale.minimum**2
+        self.write(slopes[:, :size], slopes[:, size], variance.clamp(min=least))
+
+    @torch.no_grad()
+    def write_posterior(self, model: LatentVariableModel) -> bool:
+        """Make q the exact posterior of a full row, if its form allows; whether it did.
+
+        It does where q(z | x) is a full Gaussian of a linear map of x.
+        """
+        q: Any = model.q
+        if not isinstance(q, Joint) or q.names != (self.latent,):
+            return False
+        conditional = q[self.latent]
+        parents = [str(parent) for parent in q.parents(self.latent)]
+        linear = isinstance(conditional, FullCovarianceGaussian) and is_linear(conditional.head)
+        if not linear or conditional.units is not None or parents != [self.observed]:
+            return False
+        weight, bias, variance = self.parameters()
+        full = self.posterior(torch.zeros_like(bias).unsqueeze(0))
+        gain = full.covariance[0] @ (weight / variance.unsqueeze(1)).T  # (K, D)
+        factor = torch.linalg.cholesky(full.covariance[0])
+        raw = raw_of((factor.diagonal() - conditional.minimum_scale).clamp(min=1e-12))
+        layer, size = conditional.head.layer, len(gain)
+        layer.weight.zero_()
+        layer.weight[:size] = gain.to(layer.weight)
+        layer.bias[:size] = (-gain @ bias).to(layer.bias)
+        own = layer.bias[size:] if conditional.free is None else conditional.free
+        # what a 1 below the diagonal stands for is the conditional's own business
+        own.copy_(torch.cat([raw, torch.ones_like(factor).flatten()]))
+        shape = conditional.head.network.in_shape or (layer.in_features,)
+        unit = conditional(layer.weight.new_zeros(1, *shape)).root().reshape(size, size)
+        below = torch.where(unit != 0, factor / unit.double(), 0.0).tril(-1)
+        own.copy_(torch.cat([raw, below.flatten()]))
+        return bool((factor.diagonal() > conditional.minimum_scale).all())
+
+
+def linear_gaussian_of(model: LatentVariableModel) -> LinearGaussian | None:
+    """The linear Gaussian model that p is, or ``None`` if it is another one."""
+    p: Any = model.p
+    if not isinstance(p, Joint) or len(p.order) != 2:
+        return None
+    first, second = p.order
+    latent, observed = first.names[0], second.names[0]
+    prior, likelihood = p.conditional(latent), p.conditional(observed)
+    linear = (
+        isinstance(prior, StandardNormal)
+        and len(prior.event_shape) == 1
+        and isinstance(likelihood, Gaussian)
+        and [str(parent) for parent in second.parents] == [latent]
+        and is_linear(likelihood.head)
+        and likelihood.head.layer.bias is not None
+        and not likelihood.scale.outputs
+    )
+    return LinearGaussian(latent, observed, likelihood) if linear else None  # type: ignore[arg-type]
+
+
+def in_units(likelihood: Gaussian, x: Tensor) -> Tensor:
+    """Data in the units of the likelihood, flat, shape ``(rows, D)``, float64."""
+    units = likelihood.units
+    return (x if units is None else units.standardise(x)).flatten(1).double()
+
+
+def is_linear(head: Any) -> bool:
+    """Whether a head is a linear map of its parent: a network without hidden layers."""
+    network = head.network
+    empty = isinstance(network, MLP) and len(network.layers) == 0
+    return empty and isinstance(head.layer, nn.Linear)
+
+
+@dataclass(frozen=True, eq=False)
+class MixtureOfGaussians:
+    r""":math:`p(y = k) = \pi_k`, :math:`p(u | y = k) = N(\mu_k, \mathrm{diag}(s_k^2))`.
+
+    u are the data in the units of the likelihood, flat; an element may be missing (NaN).
+
+    Attributes:
+        latent: Name of y.
+        observed: Name of x.
+        prior: The conditional that holds the weights.
+        likelihood: The conditional that holds means and scales, linear in one-hot y.
+    """
+
+    latent: str
+    observed: str
+    prior: Any
+    likelihood: Gaussian
+
+    def parameters(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-weights ``(K,)``, means ``(K, D)`` and variances ``(K, D)``, float64."""
+        layer: Any = self.likelihood.head.layer
+        raw = (layer.weight + layer.bias.unsqueeze(1)).T.detach()  # (K, outputs D)
+        size = self.likelihood.event_shape.numel()
+        shape = (len(raw), *self.likelihood.event_shape)
+        parts = [raw[:, size:].reshape(shape)] if self.likelihood.scale.outputs else []
+        scale = self.likelihood.scale(parts).detach().expand(shape).flatten(1)
+        logits = self.prior.head.free.detach().double().flatten()
+        return torch.log_softmax(logits, 0), raw[:, :size].double(), scale.double().square()
+
+    @torch.no_grad()
+    def write(self, log_weights: Tensor, means: Tensor, variances: Tensor) -> None:
+        """Put weights, means and variances into the model."""
+        layer: Any = self.likelihood.head.layer
+        scale = self.likelihood.scale
+        free = self.prior.head.free
+        free.copy_(log_weights.reshape(free.shape))
+        columns = [means]
+        raw = raw_of((variances.sqrt() - scale.minimum).clamp(min=1e-12), scale.at_zero)
+        if scale.outputs:
+            columns.append(raw)
+        elif isinstance(scale.source, str):
+            shape = self.likelihood.event_shape
+            scale.raw.copy_(raw[0].reshape(shape) if scale.raw.ndim else raw[0, 0])
+        layer.weight.copy_(torch.cat(columns, 1).T)
+        layer.bias.zero_()
+
+    def responsibilities(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        r""":math:`p(y = k | x)`, shape ``(rows, K)``, and :math:`\log p(x)`, shape ``(rows,)``.
+
+        Args:
+            u: Shape ``(rows, D)``, NaN where missing.
+        """
+        log_weights, means, variances = self.parameters()
+        there = ~u.isnan()
+        filled, seen = torch.where(there, u, 0.0), there.to(u)
+        precision = 1.0 / variances
+        square = (
+            filled.square() @ precision.T
+            - 2.0 * filled @ (means * precision).T
+            + seen @ (means.square() * precision).T
+        )
+        constant = seen @ (math.log(2 * math.pi) + variances.log()).T
+        joint = log_weights - 0.5 * (square + constant)
+        log_px = torch.logsumexp(joint, 1)
+        return (joint - log_px.unsqueeze(1)).exp(), log_px
+
+    def maximise(self, u: Tensor, share: Tensor) -> None:
+        r"""The M-step: weighted frequencies, means and variances.
+
+        A component that no row wants any more keeps its mean and variance.
+
+        Args:
+            u: Data, shape ``(rows, D)``, NaN where missing.
+            share: Of each component in each row, shape ``(rows, K)``.
+        """
+        _, before, _ = self.parameters()
+        there = ~u.isnan()
+        filled, seen = torch.where(there, u, 0.0), there.to(u)
+        count = share.T @ seen  # (K, D)
+        safe = count.clamp(min=1e-10)
+        means = torch.where(count > 1e-10, share.T @ filled / safe, before)
+        spread = (
+            share.T @ filled.square() - 2.0 * means * (share.T @ filled) + means.square() * count
+        )
+        source = self.likelihood.scale.source
+        if source == "network":
+            variances = torch.where(count > 1e-10, spread / safe, 1.0)
+        elif source == "dimension":
+            variances = (spread.sum(0) / count.sum(0)).expand_as(spread)
+        else:
+            variances = (spread.sum() / count.sum()).expand_as(spread)
+        least = self.likelihood.scale.minimum**2
+        weights = share.mean(0).clamp(min=1e-300).log()
+        self.write(weights, means, variances.clamp(min=least))
+
+    def start(self, u: Tensor, seed: int) -> None:
+        """Rows far from one another as means (k-means++), the variance of all as variances."""
+        middle = u.nanmean(0)
+        filled = torch.where(u.isnan(), middle, u)
+        _, _, variances = self.parameters()
+        centres, _ = kmeans_plusplus(filled.cpu().numpy(), len(variances), random_state=seed)
+        spread = filled.var(0, correction=0)
+        if self.likelihood.scale.source == "global":
+            spread = spread.mean().expand_as(spread)
+        equal = torch.zeros(len(variances), dtype=torch.float64).log_softmax(0)
+        self.write(equal, torch.from_numpy(centres).to(spread), spread.expand_as(variances))
+
+
+def mixture_of(model: LatentVariableModel) -> MixtureOfGaussians | None:
+    """The mixture of Gaussians that p is, or ``None`` if it is another model."""
+    p: Any = model.p
+    if not isinstance(p, Joint) or len(p.order) != 2:
+        return None
+    first, second = p.order
+    latent, observed = first.names[0], second.names[0]
+    prior, likelihood = p.conditional(latent), p.conditional(observed)
+    mixture = (
+        isinstance(prior, Categorical | OneHot)
+        and prior.head.network is None
+        and prior.head.event_shape == ()
+        and isinstance(likelihood, Gaussian)
+        and [str(parent) for parent in second.parents] == [latent]
+        and is_linear(likelihood.head)
+        and likelihood.head.layer.bias is not None
+    )
+    return MixtureOfGaussians(latent, observed, prior, likelihood) if mixture else None  # type: ignore[arg-type]

@@ -1,0 +1,48 @@
+"""How likely data are under a model: estimates of log p(x), with their errors."""
+
+from deeplvm.likelihood.annealing import (
+    AnnealedEstimate,
+    Sandwich,
+    annealed_importance_sampling,
+    sandwich,
+)
+from deeplvm.likelihood.bits_per_dimension import BitsPerDimension, bits_per_dimension
+from deeplvm.likelihood.convergence import Convergence, convergence
+from deeplvm.likelihood.exact import (
+    ExactLikelihood,
+    ExactPosterior,
+    exact_likelihood,
+    exact_posterior,
+)
+from deeplvm.likelihood.harmonic import FittedMixture, HarmonicEstimate, harmonic_likelihood
+from deeplvm.likelihood.importance import CurvePoint, ImportanceEstimate, importance_sampling
+from deeplvm.likelihood.particle_filter import FilterEstimate, particle_filter
+from deeplvm.likelihood.quadrature import QuadratureEstimate, quadrature_likelihood
+from deeplvm.likelihood.sequential import SequentialEstimate, sequential_monte_carlo
+
+__all__ = [
+    "AnnealedEstimate",
+    "BitsPerDimension",
+    "Convergence",
+    "CurvePoint",
+    "ExactLikelihood",
+    "ExactPosterior",
+    "FilterEstimate",
+    "FittedMixture",
+    "HarmonicEstimate",
+    "ImportanceEstimate",
+    "QuadratureEstimate",
+    "Sandwich",
+    "SequentialEstimate",
+    "annealed_importance_sampling",
+    "bits_per_dimension",
+    "convergence",
+    "exact_likelihood",
+    "exact_posterior",
+    "harmonic_likelihood",
+    "importance_sampling",
+    "particle_filter",
+    "quadrature_likelihood",
+    "sandwich",
+    "sequential_monte_carlo",
+]

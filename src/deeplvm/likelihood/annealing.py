@@ -1,0 +1,388 @@
+r"""Annealed importance sampling: :math:`\log p(x)` where plain importance weights are too uneven.
+
+Chains walk from a density that can be drawn from to the posterior, by transitions that follow the
+gradient; each carries a weight whose mean is :math:`p(x)`. Walked backwards from a draw of the
+posterior, which simulated data come with, the same walk gives an upper bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from deeplvm.core.model import LatentVariableModel
+from deeplvm.core.randomness import evaluating
+from deeplvm.core.results import finite, mean_of, number, stderr_of
+from deeplvm.gradients import Draw
+from deeplvm.inference.latent_space import LatentSpace
+from deeplvm.inference.rows import batches_of
+from deeplvm.inference.tempering import (
+    Start,
+    Walk,
+    check,
+    effective,
+    exactly,
+    log_mean,
+    relative_stderr,
+)
+from deeplvm.parallel.processes import processes
+
+if TYPE_CHECKING:
+    from deeplvm.data.records import Data, Split
+
+
+@dataclass(frozen=True, eq=False)
+class AnnealedEstimate:
+    r"""Log-likelihood of each row by annealed importance sampling; nats.
+
+    Attributes:
+        log_weight: Log-weight of each chain, shape ``(rows, particles)``.
+        acceptance: Mean probability of moving, shape ``(rows,)``; NaN where nothing moved.
+        step_size: Leapfrog step size, mean over temperatures, shape ``(rows,)``.
+        particles: Chains a row.
+        temperatures: Densities between the ends, the last end counted.
+        steps: Leapfrog steps a transition.
+        evaluations: Of log p and its gradient, for each chain, pilot not counted.
+        exact: Whether nothing was drawn: no latents, or all of them summed over.
+    """
+
+    log_weight: Tensor
+    acceptance: Tensor
+    step_size: Tensor
+    particles: int
+    temperatures: int
+    steps: int
+    evaluations: int
+    exact: bool
+
+    @property
+    def log_px(self) -> Tensor:
+        r""":math:`\log \hat p(x)`, shape ``(rows,)``: a lower bound in expectation."""
+        return log_mean(self.log_weight.T)
+
+    @property
+    def log_px_stderr(self) -> Tensor:
+        """Its Monte-Carlo standard error by the delta method, shape ``(rows,)``."""
+        return torch.zeros_like(self.log_px) if self.exact else relative_stderr(self.log_weight.T)
+
+    @property
+    def ess(self) -> Tensor:
+        """Effective number of chains, shape ``(rows,)``."""
+        return effective(self.log_weight.T)
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return len(self.log_weight)
+
+    @property
+    def mean(self) -> float:
+        """Mean of ``log_px`` over rows."""
+        return float(self.log_px.mean())
+
+    @property
+    def stderr(self) -> float:
+        """Standard error of :attr:`mean` over rows."""
+        return stderr_of(self.log_px)
+
+    def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
+        r"""An interval for :math:`\log p(x)` of each row by its own chains; two of ``(rows,)``.
+
+        Below, a t interval of the logarithm of the mean weight by the delta method. Above, that
+        is too short where weights are uneven, as a few chains seldom hold a large one; there it
+        reaches as far as Cox's interval does, if that is further, whose centre is
+        :math:`m + s^2 / 2`, m and :math:`s^2` the mean and variance of the log-weights: right for
+        a log-normal weight, which weights of a slow walk are. Log-weights with a long tail to
+        the left have a larger :math:`s^2` than their weights tell, so at most
+        :math:`2 \log(1 + c^2)` counts, c the weights' coefficient of variation.
+
+        Where one chain has all the weight, no interval by the chains themselves holds what it
+        says: see :attr:`ess`, and take more temperatures.
+
+        Confidence Intervals for the Log-Normal Mean (Zhou & Gao, 1997), Cox's method,
+        https://doi.org/10.1002/(SICI)1097-0258(19970415)16:7%3C783::AID-SIM488%3E3.0.CO;2-2
+
+        Args:
+            level: The share of such intervals that hold the truth.
+
+        Raises:
+            ValueError: If the level is not between 0 and 1, or there is one chain a row.
+        """
+        if not 0.0 < level < 1.0:
+            raise ValueError(f"level is between 0 and 1, found {level}.")
+        if self.exact:
+            return self.log_px, self.log_px
+        if self.particles < 2:
+            raise ValueError("One chain a row says nothing of its error; take particles=16.")
+        from scipy.special import stdtrit
+
+        count, log_px = self.particles, self.log_px
+        quantile = float(stdtrit(count - 1, 0.5 + level / 2))
+        delta = quantile * self.log_px_stderr
+        spread = self.log_weight.var(1)
+        uneven = 2 * torch.log1p(count * self.log_px_stderr.square())
+        variance = torch.minimum(spread, uneven)
+        centre = torch.minimum(self.log_weight.mean(1) + spread / 2, log_px + variance / 2)
+        width = quantile * (variance / count + variance.square() / (2 * (count - 1))).sqrt()
+        # fmax: a weight of zero has no logarithm, and leaves the first interval alone
+        return log_px - delta, torch.fmax(log_px + delta, centre + width)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, means over rows; what is not a number is ``None``."""
+        return {
+            "value": finite(self.mean),
+            "stderr": finite(self.stderr),
+            "monte_carlo_stderr": finite(
+                float(self.log_px_stderr.square().sum().sqrt() / self.rows)
+            ),
+            "particles": self.particles,
+            "temperatures": self.temperatures,
+            "leapfrog_steps": self.steps,
+            "rows": self.rows,
+            "exact": self.exact,
+            "ess": finite(float(self.ess.mean())),
+            "ess_minimum": finite(float(self.ess.min())),
+            "acceptance": finite(float(self.acceptance.mean())),
+            "acceptance_minimum": finite(float(self.acceptance.min())),
+        }
+
+    def __str__(self) -> str:
+        value = f"log p(x)  {number(self.mean, self.stderr)} nats a row over {self.rows:,} rows"
+        if self.exact:
+            return f"{value}, exact: every latent is summed over"
+        return (
+            f"{value}, {self.particles} chains, {self.temperatures:,} temperatures; acceptance "
+            f"{float(self.acceptance.mean()):.2f}, effective chains {float(self.ess.mean()):.1f}"
+        )
+
+
+def annealed_importance_sampling(
+    model: LatentVariableModel,
+    data: Data | Mapping[str, Tensor],
+    particles: int = 16,
+    temperatures: int = 1_000,
+    *,
+    steps: int = 10,
+    start: Start = "prior",
+    draw: Mapping[str, Draw] | None = None,
+    split: Split = "test",
+    rows: int | None = None,
+    batch_size: int = 100,
+    seed: int = 0,
+) -> AnnealedEstimate:
+    r""":math:`\log p(x)` of every row by chains from the prior, or from q, to the posterior.
+
+    Along :math:`f_t = f_0^{1 - \beta_t}\, p(x, z)^{\beta_t}`, with :math:`f_0 = p(z)` or
+    :math:`q(z | x)`, a chain's weight is
+    :math:`\prod_t (p(x, z_{t-1}) / f_0(z_{t-1}))^{\beta_t - \beta_{t-1}}`, whose mean is
+    :math:`p(x)` whatever the transitions; the slower the walk, the less it varies. Transitions
+    are Hamiltonian, with step sizes for each row and temperature that a pilot run finds and that
+    then stay fixed, so that the estimate is exactly unbiased.
+
+    A discrete latent is summed over inside these densities, at the cost of p for each of its
+    values; where all of them are discrete the result is exact, and there are no chains.
+
+    Annealed Importance Sampling (Neal, 2001), https://arxiv.org/abs/physics/9803008; for deep
+    models On the Quantitative Analysis of Decoder-Based Generative Models (Wu et al., 2017),
+    https://arxiv.org/abs/1611.04273
+
+    Args:
+        model: Evaluated in ``eval()`` mode; left as it was.
+        data: Data, or named tensors of shape ``(rows, *event)``.
+        particles: Chains a row.
+        temperatures: T.
+        steps: Leapfrog steps a transition.
+        start: Where chains begin: ``"prior"`` owes nothing to q, ``"posterior"`` needs fewer
+            temperatures where q is good.
+        draw: ``{"y": Enumerated(most=...)}`` for a discrete latent of many values. A name given
+            here is summed over even if the data have it.
+        split: Which split of Data.
+        rows: How many, from the first on; all.
+        batch_size: Rows at a time.
+        seed: Same seed, same numbers; torch's own random state is left as it was.
+
+    Raises:
+        ValueError: If the values of a discrete latent cannot be listed, a latent is shared by all
+            rows, or a number is below one.
+
+    Examples:
+        >>> from deeplvm import Joint
+        >>> from deeplvm.conditionals import Gaussian, StandardNormal
+        >>> from deeplvm.networks import MLP
+        >>> p = Joint({"z": StandardNormal(1), "x | z": Gaussian(2, MLP(1), scale=0.5)})
+        >>> model = LatentVariableModel(p, Joint({"z | x": Gaussian(1, MLP(2))}))
+        >>> annealed_importance_sampling(model, {"x": torch.zeros(3, 2)}, 4, 20).log_px.shape
+        torch.Size([3])
+    """
+    check(
+        start, draw, particles=particles, temperatures=temperatures, steps=steps, rows=rows,
+        batch_size=batch_size,
+    )  # fmt: skip
+    taken = batches_of(model, data, split, omit=tuple(draw or ()))
+    count = taken.rows if rows is None else min(rows, taken.rows)
+    group = processes()
+    starts = range(0, count, batch_size)
+    parts = []
+    with evaluating(model, seed), torch.inference_mode(mode=False), torch.no_grad():
+        for first in starts[group.part(len(starts))]:
+            torch.manual_seed(seed + first)
+            given = taken[slice(first, min(first + batch_size, count))]
+            space = LatentSpace(model, given, taken.missing, draw)
+            if space.size:
+                found = Walk(space, start, temperatures, steps).forward(particles)
+            else:
+                found = exactly(space)
+            found["log_weight"] = found["log_weight"].T
+            found["exact"] = torch.full((space.rows,), not space.size)
+            parts.append(found)
+    mine = {key: torch.cat([part[key] for part in parts]) for key in parts[0]} if parts else {}
+    joined = group.gather(mine)
+    exact = bool(joined.pop("exact").all())
+    return AnnealedEstimate(
+        **joined,
+        particles=1 if exact else particles,
+        temperatures=temperatures,
+        steps=steps,
+        evaluations=1 if exact else 1 + (temperatures - 1) * steps,
+        exact=exact,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Sandwich:
+    r"""Both bounds on :math:`\log p(x)` of simulated rows; nats.
+
+    Attributes:
+        lower: From the prior (or q) to the posterior, shape ``(rows,)``.
+        upper: From the exact posterior draw back, shape ``(rows,)``.
+        lower_stderr: Monte-Carlo standard error of it by the delta method, shape ``(rows,)``.
+        upper_stderr: The same of ``upper``: as if its chains, which all leave from the one draw,
+            were independent.
+        ess: Effective number of chains there, shape ``(rows,)``.
+        ess_back: Effective number of chains on the way back, shape ``(rows,)``.
+        acceptance: Mean probability of moving there, shape ``(rows,)``; NaN where nothing moved.
+        acceptance_back: The same on the way back.
+        particles: Chains a row, in each direction.
+        temperatures: Densities between the ends, the last end counted.
+        steps: Leapfrog steps a transition.
+    """
+
+    lower: Tensor
+    upper: Tensor
+    lower_stderr: Tensor
+    upper_stderr: Tensor
+    ess: Tensor
+    ess_back: Tensor
+    acceptance: Tensor
+    acceptance_back: Tensor
+    particles: int
+    temperatures: int
+    steps: int
+
+    @property
+    def gap(self) -> float:
+        """Mean difference: in expectation what both bounds together are away from the truth."""
+        return float((self.upper - self.lower).mean())
+
+    @property
+    def gap_stderr(self) -> float:
+        """Standard error of it over rows."""
+        return stderr_of(self.upper - self.lower)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, means over rows; what is not a number is ``None``."""
+        return {
+            "lower": mean_of(self.lower),
+            "upper": mean_of(self.upper),
+            "gap": {"value": finite(self.gap), "stderr": finite(self.gap_stderr)},
+            "ess": finite(float(self.ess.mean())),
+            "ess_back": finite(float(self.ess_back.mean())),
+            "acceptance": finite(float(self.acceptance.mean())),
+            "acceptance_back": finite(float(self.acceptance_back.mean())),
+            "particles": self.particles,
+            "temperatures": self.temperatures,
+            "leapfrog_steps": self.steps,
+            "rows": len(self.lower),
+        }
+
+    def __str__(self) -> str:
+        return (
+            f"{float(self.lower.mean()):.4f} <= log p(x) <= {float(self.upper.mean()):.4f} nats a "
+            f"row, a gap of {number(self.gap, self.gap_stderr)}, {len(self.lower)} simulated rows"
+        )
+
+
+def sandwich(
+    model: LatentVariableModel,
+    rows: int = 100,
+    particles: int = 16,
+    temperatures: int = 1_000,
+    *,
+    steps: int = 10,
+    start: Start = "prior",
+    draw: Mapping[str, Draw] | None = None,
+    given: Mapping[str, Tensor] | None = None,
+    seed: int = 0,
+) -> Sandwich:
+    r"""Bidirectional Monte Carlo: how far annealing is from the truth, on data of the model's own.
+
+    Rows :math:`z, x \sim p` come with a draw of their exact posterior. Walking back from it gives
+    weights whose mean is :math:`1 / p(x)`, so an upper bound on :math:`\log p(x)` in expectation;
+    the walk there gives the lower one. Both are as far off on average as their gap at most.
+
+    Sandwiching the marginal likelihood using bidirectional Monte Carlo (Grosse, Ghahramani &
+    Adams, 2015), https://arxiv.org/abs/1511.02543
+
+    Args:
+        model: Whose likelihood is estimated.
+        rows: How many rows are simulated.
+        particles: Chains a row, in each direction.
+        temperatures: Densities between the ends.
+        steps: Leapfrog steps a transition.
+        start: The other end of the walk.
+        draw: As in :func:`annealed_importance_sampling`.
+        given: Inputs of p, as many rows as simulated.
+        seed: Same seed, same numbers.
+
+    Raises:
+        ValueError: As :func:`annealed_importance_sampling`.
+    """
+    check(start, draw, particles=particles, temperatures=temperatures, steps=steps, rows=rows)
+    with evaluating(model, seed), torch.inference_mode(mode=False), torch.no_grad():
+        inputs = dict(given or {})
+        values = {
+            name: site.value
+            for name, site in model.sample(rows, inputs).items()
+            if site.drawn and site.distribution is not None
+        }
+        latents = {name: values[name] for name in model.q.names if name in values}
+        observed = {name: value for name, value in values.items() if name not in latents}
+        space = LatentSpace(model, observed | inputs, frozenset(), draw)
+        if space.size:
+            walk = Walk(space, start, temperatures, steps)
+            there = walk.forward(particles)
+            back = walk.backward({n: v.expand(particles, *v.shape) for n, v in latents.items()})
+        else:
+            there = back = exactly(space)
+    lower, upper = there["log_weight"], -back["log_weight"]
+    errors = [
+        relative_stderr(each) if space.size else torch.zeros_like(each[0])
+        for each in (lower, upper)
+    ]
+    return Sandwich(
+        lower=log_mean(lower),
+        upper=-log_mean(upper),
+        lower_stderr=errors[0],
+        upper_stderr=errors[1],
+        ess=effective(lower),
+        ess_back=effective(upper),
+        acceptance=there["acceptance"],
+        acceptance_back=back["acceptance"],
+        particles=particles,
+        temperatures=temperatures,
+        steps=steps,
+    )

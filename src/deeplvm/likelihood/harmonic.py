@@ -1,0 +1,283 @@
+r"""The harmonic-type estimator of :math:`p(x)`: posterior draws, and a density fitted to them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.distributions import (
+    Categorical,
+    Distribution,
+    MixtureSameFamily,
+    MultivariateNormal,
+)
+
+from deeplvm.core.model import LatentVariableModel
+from deeplvm.core.results import RowEstimate
+from deeplvm.inference.hmc import Point, adapted, transition
+from deeplvm.inference.latent_space import LatentSpace
+from deeplvm.inference.rows import at_least, latent_dimensions, row_by_row
+
+if TYPE_CHECKING:
+    from deeplvm.data.records import Data, Split
+
+_DIMENSIONS = 5  # "if the dimensionality of the sampled space is low (less than 5 dimensions)"
+_TARGET = 0.8  # of the acceptance: a little above the optimum, for chains that start anywhere
+_GAIN = 0.3
+
+# draws (n, rows, D) -> a density of each row, batch shape (rows,), event shape (D,)
+Fit = Callable[[Tensor], Distribution]
+
+
+@dataclass(frozen=True, eq=False)
+class HarmonicEstimate(RowEstimate):
+    r"""Log-likelihood of each row by the harmonic-type estimator; nats.
+
+    ``log_px`` is an *upper* bound in expectation where the chains have arrived;
+    ``log_px_stderr`` is its Monte-Carlo standard error, from the spread of the chains' means.
+
+    Attributes:
+        ess: Number of independent draws with the same error, shape ``(rows,)``.
+        r_hat: :math:`\hat R` of the chains, the largest of any dimension, shape ``(rows,)``;
+            above 1.05 they have not met, and the estimate is of a part of the posterior.
+        acceptance: Mean probability of moving, shape ``(rows,)``.
+        chains: Chains a row whose draws are averaged; as many gave the fit.
+        draws: Draws a chain.
+        dimensions: D, of the latents together.
+    """
+
+    ess: Tensor
+    r_hat: Tensor
+    acceptance: Tensor
+    chains: int
+    draws: int
+    dimensions: int
+
+    @property
+    def apart(self) -> float:
+        """Share of rows whose ``r_hat`` is above 1.05."""
+        return float((self.r_hat > 1.05).double().mean())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, means over rows; what is not a number is ``None``."""
+        return {
+            **super().to_dict(),
+            "chains": self.chains,
+            "draws": self.draws,
+            "dimensions": self.dimensions,
+            "ess": float(self.ess.mean()),
+            "ess_minimum": float(self.ess.min()),
+            "r_hat_maximum": float(self.r_hat.max()),
+            "r_hat_above_1.05": self.apart,
+            "acceptance": float(self.acceptance.mean()),
+            "acceptance_minimum": float(self.acceptance.min()),
+        }
+
+    def __str__(self) -> str:
+        return (
+            f"{super().__str__()}, {self.chains} chains of {self.draws} posterior draws, "
+            f"{float(self.ess.mean()):.0f} effective; acceptance "
+            f"{float(self.acceptance.mean()):.2f}, {100 * self.apart:.1f} % of rows with R̂ above "
+            f"1.05"
+        )
+
+
+def fitted_normal(draws: Tensor) -> Distribution:
+    """A Gaussian with the mean and the full covariance of the draws ``(n, rows, D)``."""
+    mean = draws.mean(0)
+    apart = draws - mean
+    covariance = torch.einsum("nrd,nre->rde", apart, apart) / (len(draws) - 1)
+    return MultivariateNormal(mean, covariance)
+
+
+@dataclass(frozen=True)
+class FittedMixture:
+    """A mixture of Gaussians of full covariance, by expectation maximisation for each row.
+
+    For posteriors that are bent or have several modes; scikit-learn's ``GaussianMixture``.
+
+    Attributes:
+        components: How many Gaussians.
+    """
+
+    components: int = 3
+
+    def __call__(self, draws: Tensor) -> Distribution:
+        """The mixture of each row for draws ``(n, rows, D)``."""
+        from sklearn.mixture import GaussianMixture
+
+        fits = []
+        for row in draws.detach().cpu().numpy().transpose(1, 0, 2):
+            scale = row.std(0)
+            mixture = GaussianMixture(self.components, random_state=0).fit(row / scale)
+            fits.append(
+                (
+                    np.log(np.asarray(mixture.weights_)),
+                    mixture.means_ * scale,
+                    mixture.covariances_ * np.outer(scale, scale),
+                )
+            )
+        logits, means, covariances = [
+            torch.as_tensor(np.stack(each)).to(draws) for each in zip(*fits, strict=True)
+        ]
+        return MixtureSameFamily(
+            Categorical(logits=logits), MultivariateNormal(means, covariances)
+        )
+
+
+def harmonic_likelihood(
+    model: LatentVariableModel,
+    data: Data | Mapping[str, Tensor],
+    chains: int = 32,
+    draws: int = 100,
+    *,
+    fit: Fit = fitted_normal,
+    steps: int = 5,
+    warmup: int = 100,
+    split: Split = "test",
+    rows: int | None = None,
+    batch_size: int = 100,
+    seed: int = 0,
+) -> HarmonicEstimate:
+    r""":math:`1 / \hat p(x) = \frac1L \sum_l \hat q(z_l) / (p(z_l)\, p(x | z_l))`.
+
+    The :math:`z_l` are draws of the posterior by Hamiltonian Monte Carlo, :math:`\hat q` is a
+    density that was fitted to other draws of it, by chains of their own. The mean in brackets
+    estimates :math:`1 / p(x)` for every density :math:`\hat q`. Its variance is finite only where
+    :math:`\hat q` has no heavier tails than the posterior, and it grows quickly with the
+    dimensions: five at most. Chains start from q, and must all have arrived (``r_hat``); a mode
+    that none of them meets is missed, and the estimate is too low by its share.
+
+    Auto-Encoding Variational Bayes (Kingma & Welling, 2014), appendix D,
+    https://arxiv.org/abs/1312.6114
+
+    Args:
+        model: Evaluated in ``eval()`` mode; left as it was. Its latents are continuous.
+        data: Data, or named tensors of shape ``(rows, *event)`` with NaN where an element is
+            missing.
+        chains: Chains whose draws are averaged; as many more give the fit.
+        draws: Draws a chain, so that L is ``chains * draws``.
+        fit: Draws ``(n, rows, D)`` of the free numbers to a density of each row, batch shape
+            ``(rows,)`` and event shape ``(D,)``: :func:`fitted_normal`, or
+            :class:`FittedMixture` for several modes.
+        steps: Leapfrog steps a transition.
+        warmup: Transitions before draws are kept, in which the step size is found.
+        split: Which split of Data.
+        rows: How many, from the first on; all.
+        batch_size: Rows at a time.
+        seed: Same seed, same numbers; torch's own random state is left as it was.
+
+    Raises:
+        ValueError: If the latents have more than five dimensions or none that is continuous, a
+            number is too small, or the chains of a row did not move.
+
+    Examples:
+        >>> from deeplvm import Joint
+        >>> from deeplvm.conditionals import Gaussian, StandardNormal
+        >>> from deeplvm.networks import MLP
+        >>> p = Joint({"z": StandardNormal(1), "x | z": Gaussian(2, MLP(1), scale=0.5)})
+        >>> model = LatentVariableModel(p, Joint({"z | x": Gaussian(1, MLP(2))}))
+        >>> harmonic_likelihood(model, {"x": torch.zeros(3, 2)}, 8, 20).log_px.shape
+        torch.Size([3])
+    """
+    at_least(2, chains=chains, draws=draws)
+    at_least(1, steps=steps, warmup=warmup)
+    dimensions = latent_dimensions(model, data, split)
+    if dimensions == 0:
+        raise ValueError("No latent is continuous: exact_likelihood sums over discrete ones.")
+    if dimensions > _DIMENSIONS:
+        raise ValueError(
+            f"The harmonic estimator is for at most {_DIMENSIONS} latent dimensions, and the "
+            f"latents have {dimensions}: use importance_sampling, or where its weights are too "
+            f"uneven annealed_importance_sampling or sequential_monte_carlo."
+        )
+
+    def evaluate(given: dict[str, Tensor], missing: frozenset[str]) -> dict[str, Tensor]:
+        space = LatentSpace(model, given, missing)
+        free, log_joint, acceptance = _walked(space, 2 * chains, draws, steps, warmup)
+        _refuse_still(free)
+        density = fit(free[:, chains:].flatten(0, 1))
+        log_ratio = density.log_prob(free[:, :chains]) - log_joint[:, :chains]  # (N, C, rows)
+        return _summed(log_ratio) | {"r_hat": _r_hat(free), "acceptance": acceptance}
+
+    joined = row_by_row(
+        model, data, evaluate, split=split, rows=rows, batch_size=batch_size, seed=seed
+    )
+    return HarmonicEstimate(**joined, chains=chains, draws=draws, dimensions=dimensions)
+
+
+def _walked(
+    space: LatentSpace, chains: int, draws: int, steps: int, warmup: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Posterior draws ``(draws, chains, rows, D)``, their log-joint, and acceptance, float64."""
+
+    def evaluate(free: Tensor) -> Point:
+        # a chain thrown out of the numbers stands at zero until its move is refused
+        lost = ~free.isfinite().all(-1)
+        with torch.enable_grad():
+            free = free.detach().masked_fill(lost.unsqueeze(-1), 0.0).requires_grad_()
+            prior, likelihood = space.log_joint(free)
+            (slope,) = torch.autograd.grad((prior + likelihood).sum(), free)
+        log_joint = (prior + likelihood).detach().masked_fill(lost, -torch.inf)
+        return Point(free.detach(), log_joint, log_joint, slope, slope)
+
+    point = evaluate(space.posterior(chains))
+    # at first each chain has its own step size, so that one far out, where slopes are steep, gets
+    # back; then one a row, that leaves the posterior as it is
+    own = 0.5 * torch.ones_like(point.end) / max(1.0, space.size**0.25)
+    for _ in range(warmup // 2):
+        point, probability = transition(evaluate, point, 1.0, own, steps)
+        own = own * (_GAIN * (probability - _TARGET)).exp()
+    size = own.median(0).values
+    for _ in range(warmup - warmup // 2):
+        point, probability = transition(evaluate, point, 1.0, size, steps)
+        size = adapted(size, probability, _TARGET, _GAIN)
+    kept, accepted = [], []
+    for _ in range(draws):
+        point, probability = transition(evaluate, point, 1.0, size, steps)
+        kept.append((point.free.double(), point.end.double()))
+        accepted.append(probability.double().mean(0))
+    free, log_joint = [torch.stack(each) for each in zip(*kept, strict=True)]
+    return free, log_joint, torch.stack(accepted).mean(0)
+
+
+def _refuse_still(free: Tensor) -> None:
+    still = (free == free[0]).all(-1).all(0).all(0)
+    if bool(still.any()):
+        raise ValueError(
+            f"The chains of {int(still.sum())} rows of a batch did not move, the first of them "
+            f"row {int(still.nonzero()[0])} of it; take more warm-up, or use "
+            f"importance_sampling."
+        )
+
+
+def _summed(log_ratio: Tensor) -> dict[str, Tensor]:
+    r"""The estimate from :math:`\log \hat q - \log p`, ``(draws, chains, rows)``."""
+    draws, chains = log_ratio.shape[:2]
+    log_mean = log_ratio.logsumexp((0, 1)) - math.log(draws * chains)
+    ratio = (log_ratio - log_mean).exp()
+    error = ratio.mean(0).std(0) / math.sqrt(chains)
+    # equal ratios, of a fit that is the posterior itself, say nothing of the draws' number
+    ess = ratio.flatten(0, 1).var(0) / error.square()
+    most = float(draws * chains)
+    return {
+        "log_px": -log_mean,
+        "log_px_stderr": error,
+        "ess": torch.nan_to_num(ess, nan=most).clamp(max=most),
+    }
+
+
+def _r_hat(free: Tensor) -> Tensor:
+    r""":math:`\hat R` of draws ``(draws, chains, rows, D)``, the largest of D, ``(rows,)``.
+
+    Inference from Iterative Simulation Using Multiple Sequences (Gelman & Rubin, 1992),
+    https://doi.org/10.1214/ss/1177011136
+    """
+    draws = len(free)
+    within, between = free.var(0).mean(0), free.mean(0).var(0)
+    return ((draws - 1) / draws + between / within).sqrt().amax(-1)

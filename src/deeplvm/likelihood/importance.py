@@ -1,0 +1,410 @@
+r"""Importance sampling: an estimate of :math:`\log p(x)` with its errors, in bounded memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from deeplvm.core.model import LatentVariableModel
+from deeplvm.core.randomness import evaluating
+from deeplvm.core.results import RowEstimate, finite, number, stderr_of
+from deeplvm.gradients import Draw
+from deeplvm.inference.diagnostics import TOO_HEAVY
+from deeplvm.inference.rows import at_least, batches_of
+from deeplvm.likelihood.chunks import Chunks, plan
+from deeplvm.likelihood.compiled import Compile, choose
+from deeplvm.parallel.processes import processes
+
+if TYPE_CHECKING:
+    from deeplvm.data.records import Data, Split
+from deeplvm.core.evidence import Evidence
+from deeplvm.inference.diagnostics import pareto_k, tail_length
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    r"""The bound :math:`E[L_k]` at one number of particles, mean over rows, nats.
+
+    Attributes:
+        particles: k.
+        value: Mean over rows of the mean of :math:`L_k` over disjoint groups of k draws.
+        stderr: Standard error over rows; NaN for one row.
+        rise: How much more than the point before, nats.
+        rise_stderr: Standard error of that, from the differences row by row.
+    """
+
+    particles: int
+    value: float
+    stderr: float
+    rise: float
+    rise_stderr: float
+
+
+@dataclass(frozen=True, eq=False)
+class ImportanceEstimate(RowEstimate):
+    r"""Log-likelihood of each row, estimated by importance sampling; nats, higher is better.
+
+    With draws :math:`z_k \sim q(z | x)` and :math:`w_k = p(x, z_k) / q(z_k | x)`,
+    :math:`\log \hat p(x) = \log \frac{1}{K} \sum_k w_k`. Its expectation is a lower bound on
+    :math:`\log p(x)` that rises with K (:attr:`curve`).
+
+    Attributes:
+        log_px: :math:`\log \hat p(x)`, shape ``(rows,)``.
+        log_px_stderr: Its Monte-Carlo standard error by the delta method, shape ``(rows,)``; it
+            means little where ``pareto_k`` is above 0.7. Zero if exact, NaN for one particle.
+        elbo: Mean of the log-weights, shape ``(rows,)``.
+        terms: For each name of p the mean of ``log p − log q``, shape ``(rows,)``; they sum to
+            ``elbo`` (names shared by all rows apart).
+        ess: Effective number of draws :math:`(\sum w)^2 / \sum w^2`, shape ``(rows,)``.
+        pareto_k: Shape of the tail of the weights, shape ``(rows,)``; NaN where there is none to
+            fit.
+        particles: K.
+        curve: The bound for fewer particles, from the same draws.
+        exact: Whether nothing was drawn: no latents, or all of them enumerated.
+        observed: Names that were scored.
+        latents: Names that were drawn or enumerated.
+        compile_seconds: What compiling took; zero where p was not compiled. No part of
+            :meth:`to_dict`.
+    """
+
+    elbo: Tensor
+    terms: dict[str, Tensor]
+    ess: Tensor
+    pareto_k: Tensor
+    particles: int
+    curve: tuple[CurvePoint, ...]
+    exact: bool
+    observed: tuple[str, ...]
+    latents: tuple[str, ...]
+    compile_seconds: float = 0.0
+
+    @property
+    def heavy(self) -> float:
+        """Share of rows whose ``pareto_k`` is above 0.7: their estimates are unreliable."""
+        return float((self.pareto_k > TOO_HEAVY).double().mean())
+
+    @property
+    def reconstruction(self) -> Tensor:
+        r""":math:`E_q \log p(x | z)`, the terms of the observed names, shape ``(rows,)``."""
+        return torch.stack([self.terms[name] for name in self.observed]).sum(0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, means over rows; what is not a number is ``None``."""
+        tail = self.pareto_k[~self.pareto_k.isnan()]
+        return {
+            "value": finite(self.mean),
+            "stderr": finite(self.stderr),
+            "monte_carlo_stderr": finite(self.monte_carlo_stderr),
+            "particles": self.particles,
+            "rows": self.rows,
+            "exact": self.exact,
+            "ess": float(self.ess.mean()),
+            "ess_minimum": float(self.ess.min()),
+            "pareto_k": finite(float(tail.median())) if len(tail) else None,
+            "pareto_k_maximum": finite(float(tail.max())) if len(tail) else None,
+            "pareto_k_above_0.7": self.heavy,
+            "curve": [
+                {
+                    "particles": point.particles,
+                    "value": point.value,
+                    "stderr": finite(point.stderr),
+                    "rise": finite(point.rise),
+                    "rise_stderr": finite(point.rise_stderr),
+                }
+                for point in self.curve
+            ],
+        }
+
+    def _table(self) -> list[tuple[str, str]]:
+        how = "exact" if self.exact else f"{self.particles:,} particles"
+        table = [
+            (f"log p(x), {how}", number(self.mean, self.stderr)),
+            ("ELBO", number(float(self.elbo.mean()), stderr_of(self.elbo))),
+        ]
+        if not self.exact:
+            table += [
+                ("effective particles, mean", f"{float(self.ess.mean()):.1f}"),
+                ("rows with Pareto k̂ above 0.7", f"{100 * self.heavy:.1f} %"),
+            ]
+        if self.compile_seconds:
+            table.append(("compiling took", f"{self.compile_seconds:.1f} s"))
+        return [*table, ("rows", f"{self.rows:,}")]
+
+    def __str__(self) -> str:
+        width = max([len(name) for name, _ in self._table()])
+        lines = [f"{name.ljust(width)}  {value}" for name, value in self._table()]
+        return "\n".join([*lines, "nats a row, ± one standard error over rows"])
+
+    def _repr_html_(self) -> str:
+        from deeplvm.core.results import html_table
+
+        return html_table(["nats a row, ± standard error", ""], self._table())
+
+
+def importance_sampling(
+    model: LatentVariableModel,
+    data: Data | Mapping[str, Tensor],
+    particles: int = 5_000,
+    *,
+    split: Split = "test",
+    batch_size: int | None = None,
+    chunk: int | None = None,
+    draw: Mapping[str, Draw] | None = None,
+    seed: int = 0,
+    compile: Compile = "auto",  # noqa: A002 - the word of torch
+) -> ImportanceEstimate:
+    r""":math:`\log \hat p(x) = \log \frac{1}{K} \sum_k p(x, z_k) / q(z_k | x)` of every row.
+
+    The encoder runs once a batch; particles are streamed in chunks, so memory does not grow with
+    their number. On a CPU the chunk size changes the result by rounding only.
+
+    Several processes (:mod:`deeplvm.parallel.processes`) share the batches, and each returns
+    the estimate of all rows, in which every row has the numbers that one process gives it.
+
+    Names shared by all rows are drawn from q and their own terms are left out: the estimate is
+    then of the predictive density :math:`\int q(\theta) p(x | \theta) d\theta`.
+
+    An Introduction to Variational Autoencoders (Kingma & Welling, 2019), section 2.6,
+    https://arxiv.org/abs/1906.02691
+
+    Args:
+        model: Evaluated in ``eval()`` mode, without gradients; left as it was.
+        data: Data, or named tensors of shape ``(rows, *event)`` with NaN where an element is
+            missing. Names that the model lacks are ignored.
+        particles: K.
+        split: Which split of Data.
+        batch_size: Rows at a time; chosen by what the caches hold if left out. Another one gives
+            other draws.
+        chunk: Particles at a time, rounded up to a multiple of 16; chosen by what the caches hold
+            if left out.
+        draw: How a latent is drawn, as in :meth:`LatentVariableModel.evidence`. A name given here
+            is drawn even if the data have it: ``{"y": Enumerated()}`` sums over the labels.
+        seed: Same seed, same numbers; torch's own random state is left as it was.
+        compile: Whether the densities of p are compiled, which changes results by rounding only.
+            ``"auto"``: where the evaluation would take more than a minute, compiled code is tried
+            (some ten seconds) and used if it is a tenth faster; a matter of the clock, so say
+            ``True`` or ``False`` where a long evaluation must repeat to the last digit.
+
+    Raises:
+        ValueError: If ``particles`` or ``chunk`` is below one, a log-weight is NaN or +inf, or
+            ``compile`` is true and there is no compiler.
+
+    Examples:
+        >>> from deeplvm import Joint, LatentVariableModel
+        >>> from deeplvm.conditionals import Gaussian, StandardNormal
+        >>> from deeplvm.networks import MLP
+        >>> p = Joint({"z": StandardNormal(1), "x | z": Gaussian(2, MLP(1), scale=0.5)})
+        >>> q = Joint({"z | x": Gaussian(1, MLP(2))})
+        >>> model = LatentVariableModel(p, q)
+        >>> estimate = importance_sampling(model, {"x": torch.zeros(3, 2)}, particles=1000)
+        >>> bool((estimate.log_px >= estimate.elbo).all()), [p.particles for p in estimate.curve]
+        (True, [1, 5, 10, 50, 100, 500, 1000])
+    """
+    at_least(1, particles=particles, chunk=chunk, batch_size=batch_size)
+    rows = batches_of(model, data, split, omit=tuple(draw or ()))
+    group = processes()
+    with evaluating(model, seed):
+        planned = plan(model, rows, particles, batch_size=batch_size, chunk=chunk, draw=draw)
+        starts = range(0, rows.rows, planned.batch_size)
+        own = starts[group.part(len(starts))]
+        chunks = Chunks(model, rows, planned, draw, seed)
+        chunks.model, compile_seconds = choose(chunks, compile, len(own) * planned.chunks)
+        parts = []
+        for start in own:
+            given = rows[slice(start, start + planned.batch_size)]
+            totals = Totals(planned.particles)
+            for evidence, used in chunks(start, given):
+                totals.add(evidence, used)
+            part = totals.result(exact=planned.exact)
+            part["row"] = torch.arange(start, start + len(part["log_px"]))
+            parts.append(part)
+            if bool(_broken(part["log_px"]).any()):  # once a batch: a look waits for the device
+                break
+    mine = {key: torch.cat([part[key] for part in parts]) for key in parts[0]} if parts else {}
+    # outside inference mode: plain tensors, that anything may be done with
+    joined = {key: value.clone() for key, value in group.gather(mine).items()}
+    terms = {key[6:]: value for key, value in joined.items() if key.startswith("terms/")}
+    levels = {int(key[6:]): value for key, value in joined.items() if key.startswith("curve/")}
+    _refuse_broken(joined["log_px"], terms, joined.pop("row"))
+    return ImportanceEstimate(
+        **{key: value for key, value in joined.items() if "/" not in key},
+        terms=terms,
+        particles=planned.particles,
+        curve=_curve(levels),
+        exact=planned.exact,
+        observed=planned.observed,
+        latents=planned.latents,
+        compile_seconds=compile_seconds,
+    )
+
+
+def _curve(levels: Mapping[int, Tensor]) -> tuple[CurvePoint, ...]:
+    points: list[CurvePoint] = []
+    before: Tensor | None = None
+    for particles, values in sorted(levels.items()):
+        rise = None if before is None else values - before
+        points.append(
+            CurvePoint(
+                particles,
+                float(values.mean()),
+                stderr_of(values),
+                math.nan if rise is None else float(rise.mean()),
+                math.nan if rise is None else stderr_of(rise),
+            )
+        )
+        before = values
+    return tuple(points)
+
+
+def _broken(values: Tensor) -> Tensor:
+    return values.isnan() | values.isposinf()
+
+
+def _refuse_broken(log_px: Tensor, terms: Mapping[str, Tensor], row: Tensor) -> None:
+    bad = _broken(log_px)
+    if not bool(bad.any()):
+        return
+    found = row[bad.cpu()].tolist()
+    guilty = [name for name, term in terms.items() if bool(_broken(term[bad]).any())]
+    shown = ", ".join([str(each) for each in found[:5]])
+    raise ValueError(
+        f"log p − log q of {', '.join(guilty) or 'all names together'} is not a number, or +inf, "
+        f"in {len(found)} rows of this batch (rows {shown}{', …' if len(found) > 5 else ''}); "
+        f"look at these rows, or at a model that was trained until it broke."
+    )
+
+
+# Log-weights wait until there are so many particles, and are then taken in together: the dozen
+# small operations that this takes would otherwise follow every chunk.
+_TOGETHER = 256
+
+
+class Totals:
+    """Sums over the particles of a batch; nothing here waits for the device.
+
+    Args:
+        particles: How many will count.
+    """
+
+    def __init__(self, particles: int) -> None:
+        self.particles = particles
+        self.tail = tail_length(particles) + 1
+        self.precision = 0.0  # of the log-weights as they were computed
+        self.waiting: list[Tensor] = []  # log-weights not yet taken in, (k, rows) each
+        self.largest: Tensor | None = None  # (tail, rows), log-weights in falling order
+        self.highest: Tensor | None = None  # (rows,), the largest log-weight
+        self.sum = self.sum_squares = torch.zeros(())  # of exp(w - highest), (rows,)
+        self.terms: dict[str, Tensor] = {}
+        self.levels = [_Level(k, ratio) for k, ratio in _group_sizes(particles)]
+
+    def add(self, evidence: Evidence, used: int) -> None:
+        """Take one chunk in, of which the first ``used`` particles count."""
+        drawn = evidence.batch_shape[-2]
+        # inside a particle: the sum over enumerated values, whose measure is left when the
+        # 1/K of the particles is taken out
+        inner = evidence.log_measure + math.log(drawn)
+        outer = tuple(range(len(evidence.batch_shape) - 2))
+        own = [term for name, term in evidence.terms.items() if name not in evidence.shared]
+        joint = evidence.total(own)
+        log_weight = torch.logsumexp(inner + joint, outer) if outer else joint
+        self.precision = torch.finfo(log_weight.dtype).eps
+        # a copy: what a replayed graph returns is overwritten by the next chunk
+        self.waiting.append(log_weight[:used].to(torch.float64, copy=True))
+        for name, term in evidence.terms.items():
+            full = term.expand(evidence.batch_shape)
+            mean = (inner.exp() * full).sum(outer) if outer and isinstance(inner, Tensor) else full
+            total = mean[:used].sum(0, dtype=torch.float64)
+            self.terms[name] = self.terms[name] + total if name in self.terms else total
+        if sum([len(each) for each in self.waiting]) >= _TOGETHER:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Take the waiting log-weights into the sums."""
+        if not self.waiting:
+            return
+        log_weight = self.waiting[0] if len(self.waiting) == 1 else torch.cat(self.waiting)
+        self.waiting = []
+        self._accumulate(log_weight)
+        for level in self.levels:
+            log_weight = level.add(log_weight)
+            if log_weight.shape[0] == 0:
+                break
+
+    def _accumulate(self, log_weight: Tensor) -> None:
+        top = log_weight if self.largest is None else torch.cat([self.largest, log_weight])
+        self.largest = top.topk(min(self.tail, top.shape[0]), dim=0).values
+        before, self.highest = self.highest, self.largest[0]
+        anchor = torch.where(self.highest.isneginf(), 0.0, self.highest)
+        scaled = (log_weight - anchor).exp()
+        fall = 0.0 if before is None else (before - anchor).exp()
+        self.sum = self.sum * fall + scaled.sum(0)
+        self.sum_squares = self.sum_squares * fall**2 + scaled.square().sum(0)
+
+    def result(self, *, exact: bool) -> dict[str, Tensor]:
+        """Quantities of each row, shape ``(rows,)``."""
+        self._settle()
+        assert self.highest is not None
+        assert self.largest is not None
+        count = self.particles
+        log_px = self.highest + self.sum.log() - math.log(count)
+        log_px = torch.where(self.highest.isneginf(), self.highest, log_px)
+        ess = self.sum.square() / self.sum_squares
+        # Var(w) / (K E[w]^2) = (K sum w^2 / (sum w)^2 - 1) / (K - 1)
+        relative = ((count / ess - 1) / (count - 1)).clamp(min=0) if count > 1 else ess * math.nan
+        return {
+            "log_px": log_px,
+            "log_px_stderr": torch.zeros_like(log_px) if exact else relative.sqrt(),
+            "elbo": torch.stack(list(self.terms.values())).sum(0) / count,
+            "ess": ess,
+            "pareto_k": pareto_k(self.largest, precision=self.precision),
+            **{f"terms/{name}": total / count for name, total in self.terms.items()},
+            **{f"curve/{level.size}": level.mean() for level in self.levels},
+            f"curve/{count}": log_px,
+        }
+
+
+class _Level:
+    r"""Sum of :math:`L_k` over disjoint groups of k consecutive particles.
+
+    Each level takes the group values of the level before: :math:`L_{50}` is the log-mean-exp of
+    five :math:`L_{10}`. What does not fill a group yet is kept.
+    """
+
+    def __init__(self, size: int, ratio: int) -> None:
+        self.size = size
+        self.ratio = ratio
+        self.pending: Tensor | None = None
+        self.total: Tensor | float = 0.0
+        self.groups = 0
+
+    def add(self, values: Tensor) -> Tensor:
+        """Group values of shape ``(n, rows)``; returns the groups completed, ``(m, rows)``."""
+        if self.ratio > 1:
+            if self.pending is not None:
+                values = torch.cat([self.pending, values])
+            whole = values.shape[0] // self.ratio * self.ratio
+            self.pending = values[whole:]
+            groups = values[:whole].unflatten(0, (-1, self.ratio)) if whole else values[:0, None]
+            values = torch.logsumexp(groups, 1) - math.log(self.ratio)
+        self.total = self.total + values.sum(0)
+        self.groups += values.shape[0]
+        return values
+
+    def mean(self) -> Tensor:
+        """Mean of :math:`L_k` over the groups, shape ``(rows,)``."""
+        return self.total / self.groups  # type: ignore[return-value]
+
+
+def _group_sizes(particles: int) -> list[tuple[int, int]]:
+    """``(k, k / previous k)`` for k = 1, 5, 10, 50, 100, ... below the number of particles."""
+    sizes, size, ratio = [(1, 1)], 5, 5
+    while size < particles:
+        sizes.append((size, ratio))
+        ratio = 7 - ratio  # 5, 2, 5, 2, ...
+        size *= ratio
+    return sizes

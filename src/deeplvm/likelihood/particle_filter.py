@@ -1,0 +1,348 @@
+r"""Particle filter: :math:`\log p(x_{1:T})` of sequences, step by step with resampling."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from deeplvm.core.joint import Joint
+from deeplvm.core.model import _UNEXPLAINED, LatentVariableModel
+from deeplvm.core.recurrent import Recurrent, _at
+from deeplvm.core.results import RowEstimate
+from deeplvm.core.trace import Site, Trace
+from deeplvm.gradients import Sampled
+from deeplvm.inference.rows import at_least, row_by_row
+from deeplvm.likelihood.sequential import Population
+
+if TYPE_CHECKING:
+    from deeplvm.data.records import Data, Split
+
+_NUMBERS = 2**14  # particles of all rows together that go through a step at once
+
+
+@dataclass(frozen=True, eq=False)
+class FilterEstimate(RowEstimate):
+    r"""Log-likelihood of each sequence by a particle filter; nats.
+
+    ``log_px`` is a lower bound in expectation, ``log_px_stderr`` its Monte-Carlo standard error,
+    from the first particle that each one descends from. Where few of these are left (``ess`` near
+    one) it ends at 1 nat, whatever the error is: compare seeds then, or take more particles.
+
+    Attributes:
+        predictive: :math:`\log \hat p(x_t | x_{1:t-1})`, shape ``(rows, T)``, which sum to
+            ``log_px``; zero beyond the length of a row.
+        ess: Effective number of first particles that have descendants in the end, shape
+            ``(rows,)``.
+        ess_minimum: The smallest effective number of particles at any step, shape ``(rows,)``.
+        resamplings: How often the row's particles were resampled, shape ``(rows,)``.
+        particles: K.
+        proposal: Which of p and q drew them.
+    """
+
+    predictive: Tensor
+    ess: Tensor
+    ess_minimum: Tensor
+    resamplings: Tensor
+    particles: int
+    proposal: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, means over rows; what is not a number is ``None``."""
+        return {
+            **super().to_dict(),
+            "particles": self.particles,
+            "steps": self.predictive.shape[1],
+            "ess": float(self.ess.mean()),
+            "ess_minimum": float(self.ess_minimum.min()),
+            "resamplings": float(self.resamplings.mean()),
+            "proposal": self.proposal,
+        }
+
+    def __str__(self) -> str:
+        return (
+            f"{super().__str__()}, {self.particles:,} particles from the {self.proposal}, "
+            f"resampled {float(self.resamplings.mean()):.1f} times in "
+            f"{self.predictive.shape[1]} steps; effective first particles "
+            f"{float(self.ess.mean()):.1f}"
+        )
+
+
+def particle_filter(
+    model: LatentVariableModel,
+    data: Data | Mapping[str, Tensor],
+    particles: int = 1_000,
+    *,
+    proposal: Literal["prior", "posterior"] = "posterior",
+    resample_below: float = 0.5,
+    split: Split = "test",
+    rows: int | None = None,
+    batch_size: int | None = None,
+    seed: int = 0,
+) -> FilterEstimate:
+    r""":math:`\log p(x_{1:T})` of every sequence of a model that is a :class:`Recurrent`.
+
+    At each step particles draw their latents, from q or from p itself, are weighted by
+
+    .. math:: w_t^k = \frac{p(x_t, z_t^k | x_{1:t-1}, z_{1:t-1}^k)}
+                           {q(z_t^k | x_{1:T}, z_{1:t-1}^k)},
+
+    and are resampled where few of them carry the weight, with all that they remember. The mean of
+    :math:`\hat p(x_{1:T}) = \prod_t \sum_k W_{t-1}^k w_t^k` is p(x), and its relative variance
+    grows with the number of steps as T, where that of importance sampling grows exponentially.
+
+    p is a Recurrent, or a Joint with one Recurrent whose other names come before it: latents of
+    the whole sequence are drawn first and stay with their particle, so that they have ever fewer
+    values, and ``ess`` falls. q is of the same form; what it computes of the whole of x (a
+    backward network) is computed first. Weights look back only: a q that looks ahead draws
+    latents for the future, and resampling may throw them away before it comes; compare
+    ``resample_below=0``, which is importance sampling.
+
+    Novel Approach to Nonlinear/Non-Gaussian Bayesian State Estimation (Gordon, Salmond & Smith,
+    1993), https://doi.org/10.1049/ip-f-2.1993.0015; with a learned q Filtering Variational
+    Objectives (Maddison et al., 2017), https://arxiv.org/abs/1705.09279; the standard error from A
+    General Theory of Particle Filters in Hidden Markov Models (Chan & Lai, 2013),
+    https://arxiv.org/abs/1312.5114
+
+    Args:
+        model: Evaluated in ``eval()`` mode, without gradients; left as it was. Its latents are
+            continuous or discrete.
+        data: Data, or named tensors of shape ``(rows, T, *event)`` with NaN where an element is
+            missing; lengths and other inputs too.
+        particles: K.
+        proposal: ``"posterior"`` draws from q (a guided filter), ``"prior"`` from p (the bootstrap
+            filter), which needs nothing of q.
+        resample_below: Share of effective particles below which a row is resampled; 0 never.
+        split: Which split of Data.
+        rows: How many, from the first on; all.
+        batch_size: Rows at a time; chosen by the number of particles if left out.
+        seed: Same seed, same numbers; torch's own random state is left as it was.
+
+    Raises:
+        ValueError: If p or q has no Recurrent, more than one, or a name that reads the finished
+            sequence; or an argument is out of its range.
+
+    Examples:
+        >>> from deeplvm.conditionals import Gaussian
+        >>> from deeplvm.networks import MLP
+        >>> p = Recurrent(
+        ...     {"z | z[-1]": Gaussian(2, MLP(2)), "x | z": Gaussian(3, MLP(2))}, start={"z": 2}
+        ... )
+        >>> q = Recurrent({"z | x, z[-1]": Gaussian(2, MLP(5))}, start={"z": 2})
+        >>> model = LatentVariableModel(p, q)
+        >>> particle_filter(model, {"x": torch.zeros(4, 6, 3)}, 100).predictive.shape
+        torch.Size([4, 6])
+    """
+    at_least(1, particles=particles)
+    if proposal not in ("prior", "posterior"):
+        raise ValueError(f"proposal is 'prior' or 'posterior', not {proposal!r}.")
+    p = _parted(model.p)
+    q = _parted(model.q) if proposal == "posterior" else None
+
+    def evaluate(given: dict[str, Tensor], missing: frozenset[str]) -> dict[str, Tensor]:
+        return _filtered(model, p, q, given, missing, particles, resample_below)
+
+    joined = row_by_row(
+        model, data, evaluate, split=split, rows=rows, seed=seed,
+        batch_size=max(1, _NUMBERS // particles) if batch_size is None else batch_size,
+    )  # fmt: skip
+    return FilterEstimate(**joined, particles=particles, proposal=proposal)
+
+
+class _Parts(NamedTuple):
+    """A joint as what comes before its recurrence, and that."""
+
+    before: Joint
+    recurrent: Recurrent
+
+
+def _parted(joint: Any) -> _Parts:
+    if isinstance(joint, Recurrent):
+        return _Parts(Joint({}), joint)
+    factors = joint.order if isinstance(joint, Joint) else []
+    modules = {factor: joint.conditional(factor.names[0]) for factor in factors}
+    found = [module for module in modules.values() if isinstance(module, Recurrent)]
+    symbol = joint.symbol
+    if len(found) != 1:
+        raise ValueError(
+            f"A particle filter goes through the steps of one Recurrent, and {symbol} has "
+            f"{len(found)}"
+            + (
+                "; with proposal='prior' it needs none in q."
+                if symbol == "q"
+                else ": use importance_sampling, or sequential_monte_carlo."
+            )
+        )
+    if joint.shared:
+        raise ValueError(
+            f"All rows share {', '.join(sorted(joint.shared))}, and a particle filter is of each "
+            f"row by itself; use importance_sampling."
+        )
+    others = {factor: each for factor, each in modules.items() if each is not found[0]}
+    late = [
+        name
+        for factor in others
+        for name in factor.names
+        if any([parent.name in found[0].names for parent in factor.parents])
+    ]
+    if late:
+        raise ValueError(
+            f"{symbol} computes {', '.join(late)} from the finished sequence, which no particle "
+            f"has before the last step; use importance_sampling."
+        )
+    return _Parts(Joint({str(factor): each for factor, each in others.items()}), found[0])
+
+
+def _filtered(
+    model: LatentVariableModel,
+    p: _Parts,
+    q: _Parts | None,
+    given: Mapping[str, Tensor],
+    missing: frozenset[str],
+    particles: int,
+    resample_below: float,
+) -> dict[str, Tensor]:
+    """Quantities of each row, ``(rows, ...)``."""
+    shape = (particles, len(next(iter(given.values()))))
+    # what comes before the steps, and its weights
+    known: dict[str, Any] = dict(given)
+    log_weight = torch.zeros(shape, dtype=torch.float64)
+    guide = None
+    if q is not None:
+        first = _before(q, known, shape, missing, {})
+        guide = _Steps(q, {**known, **first}, shape, missing)
+        known |= {name: site for name, site in first.items() if site.drawn}
+        log_weight = log_weight.to(_device(given)) - _drawn(first, shape)
+    first = _before(p, known, shape, missing, guide.common(model) if guide else {})
+    log_weight = log_weight.to(_device(given)) + _scored(first, shape)
+    target = _Steps(p, {**known, **first}, shape, missing)
+
+    population = Population(*shape, device=log_weight.device)
+    predictive = []
+    for t in range(target.count):
+        latents, ready = {}, {}
+        if guide is not None:
+            trace = guide.step(t, {}, {})
+            latents = {name: site for name, site in trace.items() if site.drawn}
+            ready = {name: trace[name] for name in model.common if name in trace}
+            log_weight = log_weight - _drawn(trace, shape)
+        trace = target.step(t, latents, ready, strict=guide is not None)
+        log_weight = log_weight + _scored(trace, shape)
+        if target.mask is not None:
+            log_weight = torch.where(target.mask[:, t], log_weight, 0.0)
+        predictive.append(population.weigh(log_weight))
+        index = population.resample(resample_below)
+        for walker in (target, guide):
+            if walker is not None:
+                walker.take(index)
+        log_weight = torch.zeros_like(log_weight)
+    return {**population.result(), "predictive": torch.stack(predictive, 1)}
+
+
+class _Steps:
+    """A recurrence on its way: what it was given, and what it remembers."""
+
+    def __init__(
+        self,
+        parts: _Parts,
+        known: Mapping[str, Any],
+        shape: tuple[int, int],
+        missing: frozenset[str],
+    ) -> None:
+        self.recurrent, self.shape, self.missing = parts.recurrent, shape, missing
+        self.known = known
+        read = {
+            name: value
+            for name, value in known.items()
+            if name in self.recurrent.names or name in self.recurrent.inputs
+        }
+        self.sites, _, self.count, self.mask = self.recurrent._prepare(read, shape, missing)
+        self.previous = {
+            name: self.recurrent._first(name, shape) for name in self.recurrent.remembered
+        }
+
+    def common(self, model: LatentVariableModel) -> dict[str, Site]:
+        """Deterministic nodes that p and q share and that are computed already."""
+        return {
+            name: site
+            for name, site in self.known.items()
+            if name in model.common and isinstance(site, Site)
+        }
+
+    def step(
+        self,
+        t: int,
+        latents: Mapping[str, Site],
+        ready: Mapping[str, Site],
+        *,
+        strict: bool = False,
+    ) -> Trace:
+        """One step, which is then the step before."""
+        now = {
+            name: site if name in self.recurrent.outside else _at(site, t)
+            for name, site in self.sites.items()
+        }
+        trace = self.recurrent.step(
+            {**now, **latents}, self.shape, previous=self.previous, ready=ready,
+            missing=self.missing, default=_UNEXPLAINED if strict else Sampled(),
+        )  # fmt: skip
+        self.previous = {name: trace[name] for name in self.recurrent.remembered}
+        return trace
+
+    def take(self, index: Tensor) -> None:
+        """Each particle continues another, ``(particles, rows)``."""
+        self.previous = {name: _taken(site, index) for name, site in self.previous.items()}
+        for name in self.recurrent.outside:
+            self.sites[name] = _taken(self.sites[name], index)
+
+
+def _before(
+    parts: _Parts,
+    known: Mapping[str, Any],
+    shape: tuple[int, int],
+    missing: frozenset[str],
+    ready: Mapping[str, Site],
+) -> Trace:
+    """What comes before the steps."""
+    names = {*parts.before.names, *parts.before.inputs}
+    read = {name: value for name, value in known.items() if name in names}
+    return parts.before(read, shape, default=Sampled(), missing=missing, ready=ready)
+
+
+def _drawn(trace: Trace, shape: tuple[int, int]) -> Tensor:
+    """Log-densities of what was drawn, in float64."""
+    return _total([site for site in trace.values() if site.drawn], shape)
+
+
+def _scored(trace: Trace, shape: tuple[int, int]) -> Tensor:
+    """Log-densities of what was given."""
+    return _total([site for site in trace.values() if not site.drawn], shape)
+
+
+def _total(sites: list[Site], shape: tuple[int, int]) -> Tensor:
+    total = torch.zeros((), dtype=torch.float64)
+    for site in sites:
+        if site.log_prob is not None:
+            total = total + site.log_prob.double()
+    return total.expand(shape)
+
+
+def _taken(site: Site, index: Tensor) -> Site:
+    """A site of which each particle has another's value; what has no particles stays."""
+    if site.batch_dims < 2:
+        return site
+    row = torch.arange(index.shape[1], device=index.device)
+
+    def chosen(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        return value.expand(*index.shape, *value.shape[2:])[index, row]
+
+    return Site(chosen(site.value), batch_dims=2, features=chosen(site.features))
+
+
+def _device(given: Mapping[str, Tensor]) -> torch.device:
+    return next(iter(given.values())).device

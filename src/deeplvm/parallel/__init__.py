@@ -1,0 +1,1 @@
+"""Several processes that give the numbers of one."""

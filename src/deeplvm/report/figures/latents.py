@@ -1,0 +1,263 @@
+"""Figures of what the latents do: against the prior, its holes, and what probes read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from markupsafe import Markup
+
+from deeplvm.report.figures.style import (
+    _FIRST,
+    _INK,
+    _MUTED,
+    _RULE,
+    _SECOND,
+    _figure,
+    _grid,
+    _short,
+    _svg,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from numpy.typing import NDArray
+
+    from deeplvm.evaluation.latents.aggregate import AggregateTests
+    from deeplvm.evaluation.latents.prior_holes import Holes
+    from deeplvm.evaluation.latents.probes import Probes
+from collections.abc import Sequence
+
+from numpy.typing import ArrayLike
+
+_SHOWN = 2_000  # points of a scatter
+_BARS = 40
+
+
+def aggregate_figure(tests: AggregateTests, most: int = 3) -> Markup:
+    """Histograms of q(z) over the prior in the worst dimensions, and the two worst in the plane.
+
+    Args:
+        tests: Of one latent, from
+            :func:`~deeplvm.evaluation.latents.aggregate.aggregate_against_prior`.
+        most: How many dimensions.
+
+    Raises:
+        ValueError: If they are of several latents together, which have no dimensions of one kind.
+    """
+    if tests.marginals is None:
+        raise ValueError(f"{tests.name} are several latents; a figure is of one of them.")
+    worst, discrete = tests.marginals.worst[:most], tests.marginals.test == "chi-square"
+    plane = not discrete and len(tests.marginals.worst) > 1
+    columns = len(worst) + plane
+    with _figure(min(2.4 * columns + 0.4, 9.6), 2.7, ncols=columns, squeeze=False) as (
+        figure,
+        axes,
+    ):
+        posterior, prior = tests.posterior.numpy(), tests.prior.numpy()
+        if discrete and posterior.shape[1] != len(tests.marginals.worst):
+            posterior, prior = [
+                side.reshape(len(side), len(tests.marginals.worst), -1).argmax(-1)
+                for side in (posterior, prior)
+            ]
+        for at, (index, each) in enumerate(zip(worst, axes[0], strict=False)):
+            if discrete:
+                _categories(each, posterior[:, index], prior[:, index])
+            else:
+                normal = tests.standard_normal
+                _histogram(each, posterior[:, index], prior[:, index], normal=normal)
+            corrected = float(tests.marginals.holm[index])
+            p = "p < 0.001" if corrected < 1e-3 else f"p = {corrected:.3f}"
+            each.set_title(f"{_short(tests.name, 12)}[{index}], {p}", loc="left")
+            each.set_yticks([])
+            each.spines["left"].set_visible(False)
+            each.tick_params(length=0)
+            if at == 0:
+                each.legend(loc="upper left", handlelength=1.0, borderpad=0.0)
+        if plane:
+            _plane(axes[0][-1], posterior, prior, tests.name, tests.marginals.worst[:2])
+        alt = f"Draws of the aggregate posterior of {tests.name} and of its prior"
+        return _svg(figure, f"aggregate-{tests.name}", alt)
+
+
+def holes_figure(holes: Holes) -> Markup:
+    r"""Histograms of :math:`\log \hat q(z)` at draws of p and of q, with the threshold."""
+    prior, posterior = holes.aggregate_at_prior.numpy(), holes.aggregate_at_posterior.numpy()
+    with _figure(6.4, 2.8) as (figure, axes):
+        both = np.concatenate([prior, posterior])
+        both = both[np.isfinite(both)]
+        # a few draws far away must not squeeze all others into one bin: they are in the first
+        low, high = np.quantile(both, 0.01), both.max()
+        low = min(low, holes.hole.threshold) if np.isfinite(holes.hole.threshold) else low
+        low -= 0.05 * (high - low) + 1e-9
+        bins = np.linspace(low, high + 1e-9, 50)
+        for values, label, colour in (
+            (posterior, "draws of q(z), own row left out", _MUTED),
+            (prior, "draws of p(z)", _FIRST),
+        ):
+            weights = np.full(len(values), 1 / len(values))
+            style = {"color": colour, "label": label, "weights": weights}
+            if colour == _MUTED:
+                axes.hist(np.maximum(values, low), bins, alpha=0.45, **style)
+            else:
+                axes.hist(np.maximum(values, low), bins, histtype="step", linewidth=1.6, **style)
+        axes.axvline(holes.hole.threshold, color=_SECOND, linewidth=1.2, linestyle="--")
+        title = f"{holes.hole} of p(z) and {100 * holes.level:g} % of q(z) are left of the line"
+        axes.set_title(title, loc="left")
+        axes.set_ylim(top=axes.get_ylim()[1] * 1.4)
+        axes.set_xlabel(f"log q(z) of {holes.rows:,} rows, nats; all below in the first bin")
+        axes.set_ylabel("share of draws")
+        axes.legend(loc="upper left")
+        _grid(axes)
+        return _svg(figure, "holes", "Density of the aggregate posterior where the prior draws")
+
+
+def probes_figure(probes: Probes) -> Markup:
+    """Accuracy of each probe with its standard error, latents above what they are compared to."""
+    bars: list[tuple[str, float, float, bool]] = []
+    for each in probes.representations.values():
+        title = _short(each.name, 30)
+        bars.append((f"{title}: linear", each.linear.value, each.linear.stderr, each.latent))
+        for k, score in each.neighbours.items():
+            what = "nearest" if k == 1 else f"{k} nearest"
+            bars.append((f"{title}: {what}", score.value, score.stderr, each.latent))
+    for each in probes.clusterings.values():
+        title = f"{_short(each.name, 30)}: clusters"
+        bars.append((title, each.accuracy.value, each.accuracy.stderr, True))
+    bars = bars[:_BARS]
+    with _figure(7.0, 0.9 + 0.2 * len(bars)) as (figure, axes):
+        places = np.arange(len(bars))
+        names, values, errors, latent = zip(*bars, strict=True)
+        axes.barh(
+            places,
+            values,
+            xerr=errors,
+            height=0.68,
+            color=[_FIRST if own else _MUTED for own in latent],
+            alpha=0.85,
+            error_kw={"ecolor": _INK, "elinewidth": 1.0, "capsize": 2},
+        )
+        axes.axvline(probes.chance.value, color=_SECOND, linewidth=1.2, linestyle="--")
+        axes.annotate(
+            "chance",
+            (probes.chance.value, 1.0),
+            xycoords=("data", "axes fraction"),
+            xytext=(3, 2),
+            textcoords="offset points",
+            fontsize=8,
+            color=_MUTED,
+        )
+        axes.set_yticks(places, names)
+        axes.invert_yaxis()
+        axes.set_xlim(0, 1)
+        axes.set_xlabel(
+            f"accuracy for {_short(probes.labels)}, {probes.test_rows:,} rows, ± standard error"
+        )
+        _grid(axes, "x")
+        return _svg(figure, "probes", f"Accuracy of probes for {probes.labels}")
+
+
+def _histogram(
+    axes: Axes, posterior: NDArray[np.float64], prior: NDArray[np.float64], *, normal: bool
+) -> None:
+    """Draws of q(z), over the prior's density where it is N(0, 1), else over its draws."""
+    both = np.concatenate([posterior, prior])
+    low, high = np.quantile(both, [0.002, 0.998])
+    low, high = (low, high) if high > low else (low - 1.0, high + 1.0)
+    bins = np.linspace(low, high, 41).tolist()
+    axes.hist(posterior, bins, density=True, color=_FIRST, alpha=0.55, label="q(z)")
+    if normal:
+        at = np.linspace(low, high, 200)
+        density = np.exp(-0.5 * at**2) / np.sqrt(2 * np.pi)
+        axes.plot(at, density, color=_INK, linewidth=1.4, label="p(z)")
+    else:
+        axes.hist(
+            prior, bins, density=True, histtype="step", color=_INK, linewidth=1.4, label="p(z)"
+        )
+    axes.set_ylim(top=axes.get_ylim()[1] * 1.3)
+
+
+def _categories(axes: Axes, posterior: NDArray[np.float64], prior: NDArray[np.float64]) -> None:
+    """Share of each value, the most frequent ones where they are many."""
+    values, counts = np.unique(np.concatenate([posterior, prior]), return_counts=True)
+    values = np.sort(values[np.argsort(-counts, kind="stable")[:25]])
+    places = np.arange(len(values))
+    for side, shift, colour, label in (
+        (posterior, -0.2, _FIRST, "q(z)"),
+        (prior, 0.2, _MUTED, "p(z)"),
+    ):
+        share = [(side == value).mean() for value in values]
+        axes.bar(places + shift, share, 0.4, color=colour, label=label)
+    step = max(1, len(values) // 8)
+    axes.set_xticks(places[::step], [f"{value:g}" for value in values[::step]])
+    axes.set_ylim(top=axes.get_ylim()[1] * 1.3)
+
+
+def _plane(
+    axes: Axes,
+    posterior: NDArray[np.float64],
+    prior: NDArray[np.float64],
+    name: str,
+    dimensions: list[int],
+) -> None:
+    for side, colour in ((prior, _MUTED), (posterior, _FIRST)):
+        points = side[:_SHOWN, dimensions]
+        size = 6 if len(points) < 1_000 else 3
+        axes.scatter(*points.T, s=size, color=colour, alpha=0.5, linewidths=0, rasterized=True)
+    axes.set_title("both", loc="left")
+    axes.set_xlabel(f"{_short(name, 12)}[{dimensions[0]}]")
+    axes.set_ylabel(f"{_short(name, 12)}[{dimensions[1]}]")
+    axes.axhline(0, color=_RULE, linewidth=0.6, zorder=0)
+    axes.axvline(0, color=_RULE, linewidth=0.6, zorder=0)
+    axes.tick_params(length=0)
+
+
+_MOST = 12  # dimensions and factors up to which every cell says its number
+
+
+def factor_matrix_figure(
+    matrix: ArrayLike,
+    factors: Sequence[str],
+    *,
+    what: str = "mutual information, nats",
+    name: str = "z",
+    top: float | None = None,
+) -> Markup:
+    """A heat map of latents by factors; a disentangled code has one dark cell a row and column.
+
+    Args:
+        matrix: Shape ``(D, K)``: ``information``, ``scores``, ``importance`` or ``robustness``
+            of a result, not negative.
+        factors: Names of the factors.
+        what: What the numbers are.
+        name: Of the latent.
+        top: The value of full colour; the largest by default.
+
+    Raises:
+        ValueError: If there is not one name for each column, or a number is missing.
+    """
+    values = np.asarray(matrix, dtype=float)
+    if values.ndim != 2 or values.shape[1] != len(factors) or not np.isfinite(values).all():
+        raise ValueError(
+            f"A matrix of finite numbers has one column for each of {', '.join(factors)}; found "
+            f"shape {values.shape}."
+        )
+    dimensions, columns = values.shape
+    most = top or float(values.max()) or 1.0
+    height = min(7.0, 1.0 + 0.28 * dimensions)
+    with _figure(1.6 + 0.72 * columns, height) as (figure, axes):
+        shown = axes.imshow(values, cmap="Blues", vmin=0, vmax=most, aspect="auto")
+        axes.set_xticks(range(columns), factors, rotation=20 if columns > 4 else 0)
+        step = -(-dimensions // 32)
+        places = range(0, dimensions, step)
+        axes.set_yticks(list(places), [f"{name}[{place}]" for place in places])
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+        if max(dimensions, columns) <= _MOST:
+            for (row, column), value in np.ndenumerate(values):
+                ink = "#ffffff" if value > 0.6 * most else "#333333"
+                axes.text(
+                    column, row, f"{value:.2f}", ha="center", va="center", color=ink, fontsize=7
+                )
+        figure.colorbar(shown, ax=axes, label=what).outline.set_visible(False)
+        return _svg(figure, f"factors-{name}-{what}", f"{what} of {name} with each factor")

@@ -1,0 +1,55 @@
+"""Options from a file are of the right type, and a model fits into the memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import pytest
+import torch
+
+from deeplvm import files as limits
+from deeplvm.runs.options import unsuited, within_memory
+
+
+def takes(
+    rate: float,
+    sizes: tuple[int, ...] = (),
+    *,
+    names: Sequence[str] | str = (),
+    kind: Literal["a", "b"] | None = None,
+    quiet: bool = False,
+) -> None: ...
+
+
+def test_values_that_suit() -> None:
+    for name, value in {
+        "rate": 1, "sizes": [1, 2], "names": ["a"], "kind": None, "quiet": True,
+    }.items():  # fmt: skip
+        assert unsuited(takes, name, value) is None
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("rate", "fast"), ("rate", True), ("sizes", 3), ("sizes", [1.5]), ("sizes", [2**70]),
+        ("names", [1]), ("kind", "c"), ("quiet", 1),
+    ],
+)  # fmt: skip
+def test_values_that_do_not(name: str, value: Any) -> None:
+    assert " is no " in str(unsuited(takes, name, value))
+
+
+def test_an_option_that_there_is_not() -> None:
+    assert unsuited(takes, "speed", 1) == "there is no such option"
+
+
+def test_a_model_larger_than_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "memory", lambda: 1e6)
+    with within_memory("vae", ValueError):
+        torch.nn.Linear(100, 100)
+    with (
+        pytest.raises(ValueError, match=r"vae: .* GiB are more than the"),
+        within_memory("vae", ValueError),
+    ):
+        torch.nn.Linear(1000, 1000)
