@@ -1,14 +1,20 @@
-"""A table as HTML, escaped; needs neither torch nor matplotlib."""
+"""What a result is: a number with its error, and a record that writes itself.
+
+Text, plain numbers for a file and HTML for a notebook come from the fields; no plotting library
+is needed for any of them.
+"""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from html import escape
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 from torch import Tensor
 
 _NUMBER = re.compile(r"[-+−±~≈<>]?\s*\d[\d\s.,eE+\-−±%]*")
@@ -70,8 +76,205 @@ def _is_numeric(cells: Sequence[str]) -> bool:
     return bool(filled) and all([_NUMBER.fullmatch(cell) is not None for cell in filled])
 
 
+def text_table(rows: Sequence[Sequence[object]], header: Sequence[str] = ()) -> str:
+    """The same table as lines of text: numbers are set right, but for the first column.
+
+    Examples:
+        >>> print(text_table([("ELBO", "-91.2 ± 0.3", "a bound"), ("KL", "19.5 ± 0.1", "")]))
+        ELBO  -91.2 ± 0.3  a bound
+        KL     19.5 ± 0.1
+    """
+    cells = [[str(cell) for cell in row] for row in rows]
+    right = [i > 0 and _is_numeric(column) for i, column in enumerate(zip(*cells, strict=True))]
+    lines = [list(header), *cells] if any(header) else cells
+    widths = [max(map(_width, column)) for column in zip(*lines, strict=True)]
+    shown = []
+    for line in lines:
+        blank = [" " * (width - _width(cell)) for cell, width in zip(line, widths, strict=True)]
+        each = [b + c if r else c + b for b, c, r in zip(blank, line, right, strict=True)]
+        shown.append("  ".join(each).rstrip())
+    return "\n".join(shown)
+
+
+def _width(text: str) -> int:
+    """Places that a text fills: the hat of k̂ fills none."""
+    return sum([not unicodedata.combining(letter) for letter in text])
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number and its standard error.
+
+    Examples:
+        >>> print(Estimate(-91.2437, 0.35))
+        -91.24 ± 0.35
+    """
+
+    value: float
+    stderr: float
+
+    @classmethod
+    def of(cls, values: Tensor) -> Estimate:
+        """The mean of a number a row, shape ``(rows,)``, with its standard error over rows."""
+        return cls(float(values.mean()), stderr_of(values))
+
+    def above(self, least: float = 0.0, errors: float = 2.0) -> bool:
+        """Whether it is more than ``least``, and more than so many errors above zero."""
+        return self.value > least and self.value > errors * self.stderr
+
+    def to_dict(self) -> dict[str, float | None]:
+        """``value`` and ``stderr``; what is not a number is ``None``."""
+        return {"value": finite(self.value), "stderr": finite(self.stderr)}
+
+    def __str__(self) -> str:
+        return number(self.value, self.stderr)
+
+
+class Record:
+    r"""A result: a frozen dataclass that writes itself as plain numbers, as text and as HTML.
+
+    A subclass says in its class line what differs from its fields, names apart by blanks:
+
+    - ``also``: properties that the dict holds too;
+    - ``without``: fields that it does not, such as draws;
+    - ``means``: tensors of which it holds the mean over rows without an error, those that are not
+      a number left aside; any other tensor is a number a row, and is written as
+      :class:`Estimate`;
+    - ``least``: those of ``means`` whose smallest is written too, as ``a_minimum``;
+    - ``lists``: tensors that are written out;
+    - ``keys``: names in the dict that differ from those of the fields;
+    - ``flat``: whether an :class:`Estimate` ``a`` is written as ``a`` and ``a_stderr``.
+
+    Text and HTML are :meth:`title`, :meth:`table` under :attr:`header`, and :meth:`notes`.
+
+    Examples:
+        >>> import torch
+        >>> @dataclass(frozen=True, eq=False)
+        ... class Bound(Record, also="rows"):
+        ...     elbo: Tensor
+        ...     @property
+        ...     def rows(self) -> int:
+        ...         return len(self.elbo)
+        >>> print(Bound(torch.tensor([-1.0, -3.0])))
+        rows            2
+        elbo  -2.00 ± 1.00
+        >>> Bound(torch.tensor([-1.0, -3.0])).to_dict()
+        {'rows': 2, 'elbo': {'value': -2.0, 'stderr': 1.0}}
+    """
+
+    header: ClassVar[Sequence[str]] = ()
+    _also: ClassVar[tuple[str, ...]] = ()
+    _without: ClassVar[tuple[str, ...]] = ()
+    _means: ClassVar[tuple[str, ...]] = ()
+    _least: ClassVar[tuple[str, ...]] = ()
+    _lists: ClassVar[tuple[str, ...]] = ()
+    _keys: ClassVar[Mapping[str, str]] = {}
+    _flat: ClassVar[bool] = False
+
+    def __init_subclass__(
+        cls,
+        *,
+        also: str = "",
+        without: str = "",
+        means: str = "",
+        least: str = "",
+        lists: str = "",
+        keys: Mapping[str, str] | None = None,
+        flat: bool = False,
+        **rest: Any,
+    ) -> None:
+        super().__init_subclass__(**rest)
+        cls._also += tuple(also.split())
+        cls._without += tuple(without.split())
+        cls._means += tuple(means.split())
+        cls._least += tuple(least.split())
+        cls._lists += tuple(lists.split())
+        cls._keys = {**cls._keys, **(keys or {})}
+        cls._flat |= flat
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, lists and words, as JSON holds them; what is not a number is ``None``."""
+        if not is_dataclass(self):
+            raise TypeError(f"{type(self).__name__} is a Record and must be a dataclass.")
+        names = [each.name for each in fields(self) if each.name not in self._without]
+        shown: dict[str, Any] = {}
+        for name in [*self._also, *names]:
+            value, key = getattr(self, name), self._keys.get(name, name)
+            if isinstance(value, Tensor):
+                if name in self._means:
+                    known = value[~value.isnan()].double()
+                    if name in self._least:
+                        shown[f"{key}_minimum"] = (
+                            finite(float(known.min())) if len(known) else None
+                        )
+                    value = float(known.mean())
+                elif value.ndim and name not in self._lists:
+                    value = Estimate.of(value)
+            if self._flat and isinstance(value, Estimate):
+                shown |= {key: finite(value.value), f"{key}_stderr": finite(value.stderr)}
+            else:
+                shown[key] = plain(value)
+        return shown
+
+    def title(self) -> str:
+        """A line above the table."""
+        return ""
+
+    def table(self) -> Sequence[Sequence[str]]:
+        """Rows of text under :attr:`header`: every number of the dict with its name."""
+        return [(key, shown) for key, value in self.to_dict().items() if (shown := _shown(value))]
+
+    def notes(self) -> Sequence[str]:
+        """Sentences below the table."""
+        return ()
+
+    def __str__(self) -> str:
+        rows = self.table()
+        lines = [self.title(), text_table(rows, self.header) if rows else "", *self.notes()]
+        return "\n".join([line for line in lines if line])
+
+    def _repr_html_(self) -> str:
+        below = "".join([f"<li>{escape(note)}</li>" for note in self.notes()])
+        table = html_table(self.header, self.table(), self.title())
+        return table + (f"<ul>{below}</ul>" if below else "")
+
+
+def plain(value: Any) -> Any:
+    """Numbers, lists, dicts and words that JSON can hold."""
+    if isinstance(value, Record | Estimate):
+        return value.to_dict()
+    if isinstance(value, Tensor | np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, Mapping):
+        return {str(key): plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    return finite(value) if isinstance(value, float) else value
+
+
+def _shown(value: Any) -> str:
+    """A number of a dict as text, with its error if it has one; else nothing."""
+    if isinstance(value, Mapping) and set(value) == {"value", "stderr"}:
+        found, stderr = (math.nan if value[key] is None else value[key] for key in value)
+        return number(found, stderr)
+    if isinstance(value, bool | str):
+        return str(value)
+    return (
+        f"{value:,}"
+        if isinstance(value, int)
+        else (f"{value:.4f}" if isinstance(value, float) else "")
+    )
+
+
 @dataclass(frozen=True, eq=False)
-class RowEstimate:
+class RowEstimate(
+    Record,
+    also="mean stderr monte_carlo_stderr rows",
+    without="log_px log_px_stderr",
+    keys={"mean": "value"},
+):
     r"""Log-likelihood of each row with its error; nats, higher is better.
 
     Attributes:
@@ -102,15 +305,6 @@ class RowEstimate:
         """The part of :attr:`stderr` that the estimator adds, rows taken as independent."""
         return float(self.log_px_stderr.square().sum().sqrt() / self.rows)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, means over rows; what is not a number is ``None``."""
-        return {
-            "value": finite(self.mean),
-            "stderr": finite(self.stderr),
-            "monte_carlo_stderr": finite(self.monte_carlo_stderr),
-            "rows": self.rows,
-        }
-
     def __str__(self) -> str:
         plural = "" if self.rows == 1 else "s"
         return (
@@ -138,9 +332,9 @@ def number(value: float, stderr: float, digits: Sequence[int] = (2, 6)) -> str:
 
 def mean_of(values: Tensor) -> dict[str, float | None]:
     """``value`` and ``stderr`` of the mean over rows, as JSON can hold them."""
-    return {"value": finite(float(values.mean())), "stderr": finite(stderr_of(values))}
+    return Estimate.of(values).to_dict()
 
 
 def shown_mean(values: Tensor) -> str:
     """The mean over rows with its standard error."""
-    return number(float(values.mean()), stderr_of(values))
+    return str(Estimate.of(values))
