@@ -18,7 +18,7 @@ from deeplvm.evaluation.bound.generalisation import GeneralisationGap
 from deeplvm.evaluation.bound.rate_distortion import rate_distortion
 from deeplvm.evaluation.bound.surgery import elbo_surgery
 from deeplvm.networks import MLP
-from deeplvm.report.figures import bound as bound_figures
+from deeplvm.report.figures import bound
 
 
 def one_latent() -> LatentVariableModel:
@@ -43,26 +43,26 @@ def generalisation() -> GeneralisationGap:
 ROWS = {"x": torch.randn(12, 2)}
 FIGURES: dict[str, tuple[Callable[[Any], Markup], Callable[[], Any], tuple[str, ...]]] = {
     "curve": (
-        bound_figures.rate_distortion_figure,
+        bound.rate_distortion_figure,
         lambda: rate_distortion(one_latent(), ROWS, temperatures=5, particles=3),
         ("β = 1", "−ELBO", "q as it is"),
     ),
     "point": (
-        bound_figures.rate_distortion_figure,
+        bound.rate_distortion_figure,
         lambda: rate_distortion(one_latent(), ROWS, betas=()),
         ("−ELBO",),
     ),
     "dimensions": (
-        bound_figures.surgery_figure,
+        bound.surgery_figure,
         lambda: elbo_surgery(one_latent(), ROWS),
         ("dimension of z", "mutual information"),
     ),
     "latents": (
-        bound_figures.surgery_figure,
+        bound.surgery_figure,
         lambda: elbo_surgery(two_latents(), ROWS),
         (">a<", ">all<"),
     ),
-    "generalisation": (bound_figures.generalisation_figure, generalisation, ("encoder",)),
+    "generalisation": (bound.generalisation_figure, generalisation, ("encoder",)),
 }
 
 
@@ -81,10 +81,10 @@ def test_figures(name: str) -> None:
 
 def test_labels_of_the_curve_do_not_lie_on_each_other() -> None:
     plain = rate_distortion(one_latent(), ROWS, temperatures=5, particles=3).to_dict()
-    apart = str(bound_figures.rate_distortion_figure(plain))
+    apart = str(bound.rate_distortion_figure(plain))
     for place, point in enumerate(plain["curve"]):
         # all in one place but the first
         for name in ("rate", "distortion"):
             point[name]["value"] = 1.0 + (place == 0)
-    together = str(bound_figures.rate_distortion_figure(plain))
+    together = str(bound.rate_distortion_figure(plain))
     assert together.count("β = ") == 2 < apart.count("β = ")

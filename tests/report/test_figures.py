@@ -13,7 +13,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from deeplvm.data import load
-from deeplvm.report.figures import style as figures
+from deeplvm.report.figures import images, latents, likelihood, samples, training
 
 METRICS = [
     {"epoch": e, "train": {"elbo": -100 / e}, "valid": {"elbo": -110 / e}} for e in range(1, 31)
@@ -26,29 +26,29 @@ POINTS = np.random.default_rng(0).normal(size=(60, 2))
 LABELS = np.arange(60) % 3
 
 FIGURES = {
-    "curves": lambda: figures.training_curves(METRICS, "elbo", 30),
-    "curves of one epoch": lambda: figures.training_curves(METRICS[:1], "elbo", 1),
-    "curves without held-out rows": lambda: figures.training_curves(
+    "curves": lambda: training.training_curves(METRICS, "elbo", 30),
+    "curves of one epoch": lambda: training.training_curves(METRICS[:1], "elbo", 1),
+    "curves without held-out rows": lambda: training.training_curves(
         [{"epoch": e, "train": {"elbo": -e}} for e in (1, 2)]
     ),
-    "particles": lambda: figures.particle_curve(CURVE),
-    "bars": lambda: figures.dimension_bars("z", [0.1, 2.0, 0.0], [True, True, False], "KL, nats"),
-    "many bars": lambda: figures.dimension_bars("z", np.ones(100), [True] * 100, "KL, nats"),
-    "map": lambda: figures.latent_map(POINTS, LABELS, ("_a", "b", "<c>"), ("z[0]", "z[1]")),
-    "map without labels": lambda: figures.latent_map(POINTS, None, None, ("z[0]", "z[1]")),
-    "line": lambda: figures.latent_histogram(POINTS[:, 0], LABELS, ("a", "b", "c"), "z"),
-    "marginals": lambda: figures.marginals(
+    "particles": lambda: likelihood.particle_curve(CURVE),
+    "bars": lambda: latents.dimension_bars("z", [0.1, 2.0, 0.0], [True, True, False], "KL, nats"),
+    "many bars": lambda: latents.dimension_bars("z", np.ones(100), [True] * 100, "KL, nats"),
+    "map": lambda: latents.latent_map(POINTS, LABELS, ("_a", "b", "<c>"), ("z[0]", "z[1]")),
+    "map without labels": lambda: latents.latent_map(POINTS, None, None, ("z[0]", "z[1]")),
+    "line": lambda: latents.latent_histogram(POINTS[:, 0], LABELS, ("a", "b", "c"), "z"),
+    "marginals": lambda: samples.marginals(
         [
             ("width & <height> ($) in $", POINTS[:, 0], POINTS[:, 1], False),
             ("n", LABELS, LABELS, True),
             ("constant", np.ones(9), POINTS[:, 0], False),
         ]
     ),
-    "correlations": lambda: figures.correlations(
+    "correlations": lambda: samples.correlations(
         np.where(POINTS > 1.9, np.nan, POINTS), np.ones((60, 2)), ["a", "b"]
     ),
-    "recovered": lambda: figures.recovered([("a", POINTS[:, 0], POINTS[:, 1])]),
-    "traversals": lambda: figures.column_traversals(
+    "recovered": lambda: samples.recovered([("a", POINTS[:, 0], POINTS[:, 1])]),
+    "traversals": lambda: latents.column_traversals(
         [("z[0]", np.zeros((11, 3)))], ["a", "b", "c"], ["-", *[""] * 9, "+"]
     ),
 }
@@ -71,21 +71,21 @@ def test_every_figure_stands_in_a_page(make: object) -> None:
 
 def test_nothing_global_is_changed() -> None:
     before = dict(mpl.rcParams)
-    figures.particle_curve(CURVE)
+    likelihood.particle_curve(CURVE)
     assert dict(mpl.rcParams) == before
 
 
 def test_a_grid_has_the_pixels() -> None:
     digits = load("digits")
     x = digits.batch("train", slice(5))["x"].numpy()
-    png = figures.grid_png(x, columns=3, variable=digits.variables["x"])
+    png = images.grid_png(x, columns=3, variable=digits.variables["x"])
     picture = np.asarray(Image.open(io.BytesIO(png)))
     assert picture.shape == (2 * 9 + 1, 3 * 9 + 1, 4)
     assert np.array_equal(picture[1:9, 1:9, 0], np.round(255 * x[0, 0] / 16))
     assert picture[0, 0, 3] == 0  # transparent between images
     assert picture[-3, -3, 3] == 0  # and where there is none
     colours = np.asarray(
-        Image.open(io.BytesIO(figures.grid_png(np.zeros((1, 3, 2, 2)), columns=1)))
+        Image.open(io.BytesIO(images.grid_png(np.zeros((1, 3, 2, 2)), columns=1)))
     )
     assert colours.shape == (4, 4, 4)
 
@@ -93,14 +93,14 @@ def test_a_grid_has_the_pixels() -> None:
 def test_missing_pixels_are_red() -> None:
     x = np.zeros((1, 1, 2, 2))
     x[0, 0, 0, 0] = np.nan
-    picture = np.asarray(Image.open(io.BytesIO(figures.grid_png(x, columns=1))))
+    picture = np.asarray(Image.open(io.BytesIO(images.grid_png(x, columns=1))))
     assert picture[1, 1, 0] > 150 > picture[1, 1, 1]
 
 
 def test_a_grid_of_its_own() -> None:
     grey = np.zeros((10, 1, 4, 4))
     grey[1] = 1.0
-    picture = Image.open(io.BytesIO(figures.grid_png(grey, side=800, opaque=True)))
+    picture = Image.open(io.BytesIO(images.grid_png(grey, side=800, opaque=True)))
     assert picture.mode == "L"
     width, height = picture.size
     assert 700 < height <= 800
@@ -110,10 +110,10 @@ def test_a_grid_of_its_own() -> None:
     assert (values[1:5, 1:5] == 0).all()
     assert (values[-3, 6:] == 255).all()  # and where there is none
     grey[0, 0, 0, 0] = np.nan
-    for images in (grey, np.zeros((2, 3, 4, 4))):
-        assert Image.open(io.BytesIO(figures.grid_png(images, opaque=True))).mode == "RGB"
+    for pictures in (grey, np.zeros((2, 3, 4, 4))):
+        assert Image.open(io.BytesIO(images.grid_png(pictures, opaque=True))).mode == "RGB"
 
 
 def test_what_is_no_image_is_refused() -> None:
     with pytest.raises(ValueError, match=r"found shape \(5, 4\)"):
-        figures.grid_png(np.zeros((5, 4)), columns=2)
+        images.grid_png(np.zeros((5, 4)), columns=2)

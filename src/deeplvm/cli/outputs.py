@@ -285,7 +285,7 @@ def save_pictures(
         columns: Images in a row of the grid; a square if left out.
     """
     from deeplvm.files import write_atomically
-    from deeplvm.report.figures.style import grid_png
+    from deeplvm.report.figures.images import grid_png
 
     shown = images if images.shape[1] in (1, 3) else images[:, :1]
     values = shown.detach().cpu().double().numpy()

@@ -16,8 +16,8 @@ from markupsafe import Markup
 
 from deeplvm.core.results import html_table
 from deeplvm.files import parse_json
-from deeplvm.report.figures import style as figures
-from deeplvm.report.figures.likelihood import convergence_figure
+from deeplvm.report.figures import images, latents, likelihood, samples, training
+from deeplvm.report.figures.style import CLASSES
 from deeplvm.report.material import STEPS, Material, Traversal
 
 if TYPE_CHECKING:
@@ -380,12 +380,12 @@ def _data_table(data: Data) -> Markup:
     return Markup(html_table([], rows))
 
 
-def _diagnosed(diagnosis: Mapping[str, Any] | None, images: Mapping[str, Markup]) -> list[Section]:
+def _diagnosed(diagnosis: Mapping[str, Any] | None, found: Mapping[str, Markup]) -> list[Section]:
     """The figures of a diagnosis, by topic."""
     topics: dict[str, list[tuple[Markup, str]]] = {}
     for figure in diagnosis["figures"] if diagnosis else ():
-        if figure["file"] in images:
-            pair = (images[figure["file"]], figure["caption"])
+        if figure["file"] in found:
+            pair = (found[figure["file"]], figure["caption"])
             topics.setdefault(figure["topic"], []).append(pair)
     return [
         Section(topic, f"diagnosis-{number}", "", tuple(pairs))
@@ -432,7 +432,7 @@ def _training(metrics: Sequence[Mapping[str, Any]], notes: _Notes) -> list[Secti
                 f"{late[-1] - late[-1 - tenth]:.2f} nats over the last {tenth} epochs: train "
                 f"longer."
             )
-    figure = figures.training_curves(metrics, bound, best)
+    figure = training.training_curves(metrics, bound, best)
     return [Section("Training", "training", lead, ((figure, f"{bound}, higher is better."),))]
 
 
@@ -455,7 +455,7 @@ def _likelihood_curve(plain: Mapping[str, Any] | None) -> list[Section]:
             "How far to trust the likelihood",
             "particles",
             lead,
-            ((figures.particle_curve(curve), caption),),
+            ((likelihood.particle_curve(curve), caption),),
         )
     ]
 
@@ -474,7 +474,7 @@ def _annealed(plain: Mapping[str, Any] | None) -> list[Section]:
             "Annealing beside importance sampling",
             "annealing",
             both["verdict"],
-            ((convergence_figure(both), caption),),
+            ((likelihood.convergence_figure(both), caption),),
         )
     ]
 
@@ -487,7 +487,7 @@ def _drawn(material: Material, variable: Variable, notes: _Notes) -> list[Sectio
             real = material.first(across * down)[material.name].cpu()
             pictures = (
                 (
-                    figures.image_grid(
+                    images.image_grid(
                         drawn.numpy(),
                         "Samples of the model",
                         columns=across,
@@ -497,7 +497,7 @@ def _drawn(material: Material, variable: Variable, notes: _Notes) -> list[Sectio
                     "Drawn from the model: the mean of p(x | z) at draws of z from p(z).",
                 ),
                 (
-                    figures.image_grid(
+                    images.image_grid(
                         real.numpy(),
                         "Rows of the data",
                         columns=across,
@@ -526,7 +526,7 @@ def _drawn_columns(material: Material, variable: Variable) -> list[Section]:
             triples.append((names[i], real, drawn[:, i], discrete[i]))
     shown = [
         (
-            figures.marginals(triples),
+            samples.marginals(triples),
             "Grey: training rows. Blue: draws of x from the model, with their noise."
             + (
                 ""
@@ -536,7 +536,7 @@ def _drawn_columns(material: Material, variable: Variable) -> list[Section]:
         )
     ]
     if 1 < len(names) <= _MOST_CORRELATED and not all(discrete):
-        pair = figures.correlations(data, drawn, names)
+        pair = samples.correlations(data, drawn, names)
         shown.append((pair, "Correlations between columns: the two pictures should be alike."))
     lead = (
         "Draws from the model beside the data: first each column alone, then how they go together."
@@ -567,7 +567,7 @@ def _reconstructed(
             across = min(across, count)
             pairs = np.stack([_lines(original[:count], across), _lines(mean[:count], across)], 1)
             pairs = pairs.reshape(-1, *variable.shape)
-            picture = figures.image_grid(
+            picture = images.image_grid(
                 pairs,
                 "Originals above, reconstructions below",
                 columns=across,
@@ -591,7 +591,7 @@ def _reconstructed(
                 "Reconstructions",
                 "reconstructions",
                 lead,
-                ((figures.recovered(triples), caption),),
+                ((samples.recovered(triples), caption),),
             )
         ]
     return []
@@ -624,7 +624,7 @@ def _traversed(
             change = ((values - values[STEPS // 2]) / scale)[:, chosen]
             changes.append((f"{each.name}[{each.dimension}]", change))
         steps = [f"−{2.5:g} sd", *[""] * (STEPS - 2), f"+{2.5:g} sd"]
-        picture = figures.column_traversals(changes, [names[i] for i in chosen], steps)
+        picture = latents.column_traversals(changes, [names[i] for i in chosen], steps)
         caption = (
             "How far the mean of each column moves from the middle, in its standard deviations."
         )
@@ -634,7 +634,7 @@ def _traversed(
 
 def _strip(each: Traversal, variable: Variable) -> tuple[Markup, str]:
     positions = each.positions
-    picture = figures.image_grid(
+    picture = images.image_grid(
         each.values.numpy(),
         f"Traversal of {each.name}[{each.dimension}]",
         columns=STEPS,
@@ -662,7 +662,7 @@ def _latents(plain: Mapping[str, Any] | None) -> list[Section]:
         caption += f", KL {use['kl']:.2f} nats in all."
         if not by_divergence:
             caption += " Its distributions do not factorise, so there is no KL of each dimension."
-        shown.append((figures.dimension_bars(name, heights, active, what), caption))
+        shown.append((latents.dimension_bars(name, heights, active, what), caption))
     if not shown:
         return []
     lead = (
@@ -684,9 +684,7 @@ def _space(
             return []
         labels = None if space.labels is None else space.labels.numpy()
         points = space.points.numpy()
-        coloured = (
-            labels is not None and data.classes and len(data.classes) <= len(figures.CLASSES)
-        )
+        coloured = labels is not None and data.classes and len(data.classes) <= len(CLASSES)
         lead = f"Posterior means of {space.name}, a point for each of {len(points):,} "
         lead += f"{_SPLITS[space.split]} rows" + (", coloured by label." if coloured else ".")
         if coloured:
@@ -694,7 +692,7 @@ def _space(
                 " The model was not shown the labels." if "y" not in material.rows.names else ""
             )
         if points.shape[1] == 1:
-            figure = figures.latent_histogram(points[:, 0], labels, data.classes, space.name)
+            figure = latents.latent_histogram(points[:, 0], labels, data.classes, space.name)
             return [Section("The latent space", "space", lead, ((figure, ""),))]
         if space.shares:
             first, second = space.shares
@@ -709,7 +707,7 @@ def _space(
             )
         else:
             names = (f"{space.name}[0]", f"{space.name}[1]")
-        figure = figures.latent_map(points, labels, data.classes, names)
+        figure = latents.latent_map(points, labels, data.classes, names)
         return [Section("The latent space", "space", lead, ((figure, ""),))]
     return []
 

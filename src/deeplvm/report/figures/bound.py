@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deeplvm.report.figures.style import _FIRST, _INK, _MUTED, _RULE, _SECOND, _figure, _grid, _svg
+from deeplvm.report.figures.style import (
+    FIRST,
+    INK,
+    MUTED,
+    RULE,
+    SECOND,
+    grid_lines,
+    new_figure,
+    svg,
+)
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -27,20 +36,20 @@ def rate_distortion_figure(result: Any) -> Markup:
     own = plain["distortion"]["value"], plain["rate"]["value"]
     points = [(p["distortion"]["value"], p["rate"]["value"], p["beta"]) for p in plain["curve"]]
     x, y = (np.array([own[i], *[p[i] for p in points]]) for i in (0, 1))
-    with _figure(6.4, 3.6) as (figure, axes):
+    with new_figure(6.4, 3.6) as (figure, axes):
         # an even frame around all points; the lines are drawn through it and cut there
         pad_x, pad_y = (max(0.08 * float(np.ptp(v)), 0.05) for v in (x, y))
         axes.set_xlim(x.min() - 2 * pad_x, x.max() + pad_x)
         axes.set_ylim(min(0.0, y.min()) - pad_y, y.max() + 1.5 * pad_y)
         ends = np.array(axes.get_xlim())
         axes.plot(
-            ends, sum(own) - ends, color=_SECOND, lw=1.1, ls=(0, (4, 3)),
+            ends, sum(own) - ends, color=SECOND, lw=1.1, ls=(0, (4, 3)),
             label=f"rate + distortion = {_signed(sum(own))} = −ELBO",
         )  # fmt: skip
         if points:
             distortion, rate, _ = zip(*points, strict=True)
             axes.plot(
-                distortion, rate, color=_FIRST, marker="o", ms=4,
+                distortion, rate, color=FIRST, marker="o", ms=4,
                 label="tempered posteriors: no q is below",
             )  # fmt: skip
             spans = np.ptp(distortion) or 1.0, np.ptp(rate) or 1.0
@@ -51,14 +60,14 @@ def rate_distortion_figure(result: Any) -> Markup:
                 last = (d, r)
                 axes.annotate(
                     f"β = {beta:g}", (d, r), xytext=(-4, -4), textcoords="offset points",
-                    ha="right", va="top", fontsize=8, color=_MUTED,
+                    ha="right", va="top", fontsize=8, color=MUTED,
                 )  # fmt: skip
-        axes.plot(*own, "D", color=_SECOND, ms=6, label="q as it is", zorder=3)
+        axes.plot(*own, "D", color=SECOND, ms=6, label="q as it is", zorder=3)
         axes.set_xlabel("distortion, −E log p(x|z), nats a row")
         axes.set_ylabel("rate, KL(q(z|x) ‖ p(z))")
-        axes.legend(loc="upper right", labelcolor=_INK)
-        _grid(axes, "both")
-        return _svg(figure, "rate-distortion", "Rate against distortion, and the model's own")
+        axes.legend(loc="upper right", labelcolor=INK)
+        grid_lines(axes, "both")
+        return svg(figure, "rate-distortion", "Rate against distortion, and the model's own")
 
 
 def surgery_figure(result: Any) -> Markup:
@@ -84,16 +93,16 @@ def surgery_figure(result: Any) -> Markup:
             for name in ("mutual_information", "marginal")
         )
         what = "latent"
-    with _figure(min(7.4, max(3.6, 2.0 + 0.24 * len(labels))), 2.8) as (figure, axes):
+    with new_figure(min(7.4, max(3.6, 2.0 + 0.24 * len(labels))), 2.8) as (figure, axes):
         places = np.arange(len(labels))
         axes.bar(
-            places, informed, color=_FIRST, width=0.72 if len(labels) > 3 else 0.4,
+            places, informed, color=FIRST, width=0.72 if len(labels) > 3 else 0.4,
             label="mutual information I(x; z)",
         )  # fmt: skip
         # an estimate may be a little below zero, and is not drawn over what is above
         axes.bar(
             places, marginal, bottom=np.where(marginal > 0, informed.clip(min=0), 0),
-            color=_SECOND, width=0.72 if len(labels) > 3 else 0.4, label="KL(q(z) ‖ p(z))",
+            color=SECOND, width=0.72 if len(labels) > 3 else 0.4, label="KL(q(z) ‖ p(z))",
         )  # fmt: skip
         step = 1 if len(labels) <= 24 else 4
         axes.set_xticks(places[::step], labels[::step])
@@ -102,9 +111,9 @@ def surgery_figure(result: Any) -> Markup:
         axes.set_ylim(min(0.0, float(informed.min()), float(marginal.min())), 1.3 * high or 1.0)
         axes.set_xlabel(what)
         axes.set_ylabel("nats a row")
-        axes.legend(loc="upper right", labelcolor=_INK)
-        _grid(axes)
-        return _svg(figure, "surgery", "The averaged divergence, split in two")
+        axes.legend(loc="upper right", labelcolor=INK)
+        grid_lines(axes)
+        return svg(figure, "surgery", "The averaged divergence, split in two")
 
 
 def generalisation_figure(result: Any) -> Markup:
@@ -119,15 +128,15 @@ def generalisation_figure(result: Any) -> Markup:
     shown = ("ELBO, train less held-out", "decoder: log p", "family of q", "encoder")
     values = [plain[name]["value"] for name in names]
     errors = [2 * (plain[name]["stderr"] or 0.0) for name in names]
-    with _figure(6.4, 2.3) as (figure, axes):
+    with new_figure(6.4, 2.3) as (figure, axes):
         places = np.arange(len(names))[::-1]
         colours = [
-            _SECOND if plain.get(f"{name}_overfits") else _MUTED if name == "elbo" else _FIRST
+            SECOND if plain.get(f"{name}_overfits") else MUTED if name == "elbo" else FIRST
             for name in names
         ]
         axes.barh(places, values, color=colours, height=0.6)
-        axes.errorbar(values, places, xerr=errors, fmt="none", ecolor=_INK, elinewidth=1.1)
-        axes.axvline(0, color=_RULE, lw=1)
+        axes.errorbar(values, places, xerr=errors, fmt="none", ecolor=INK, elinewidth=1.1)
+        axes.axvline(0, color=RULE, lw=1)
         low, high = (
             f(0.0, *[v + s * e for v, e in zip(values, errors, strict=True)])
             for f, s in ((min, -1), (max, 1))
@@ -138,12 +147,12 @@ def generalisation_figure(result: Any) -> Markup:
             axes.annotate(
                 _signed(value), (value + (error if value >= 0 else -error), place),
                 xytext=(5 if value >= 0 else -5, 0), textcoords="offset points", va="center",
-                ha="left" if value >= 0 else "right", fontsize=8, color=_MUTED,
+                ha="left" if value >= 0 else "right", fontsize=8, color=MUTED,
             )  # fmt: skip
         axes.set_yticks(places, shown)
         axes.set_xlabel("lost on held-out rows, nats a row (± two standard errors)")
-        _grid(axes, "x")
-        return _svg(figure, "generalisation", "What held-out rows lose, part by part")
+        grid_lines(axes, "x")
+        return svg(figure, "generalisation", "What held-out rows lose, part by part")
 
 
 def _plain(result: Any) -> Mapping[str, Any]:

@@ -8,24 +8,7 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from deeplvm.report.figures import (
-    bound as bound_figures,
-)
-from deeplvm.report.figures import (
-    latents as disentanglement_figures,
-)
-from deeplvm.report.figures import (
-    latents as latent_figures,
-)
-from deeplvm.report.figures import (
-    likelihood as likelihood_figures,
-)
-from deeplvm.report.figures import (
-    predictive as check_figures,
-)
-from deeplvm.report.figures import (
-    samples as sample_figures,
-)
+from deeplvm.report.figures import bound, latents, likelihood, predictive, samples
 
 
 class Figure(NamedTuple):
@@ -49,7 +32,7 @@ Drawn = Callable[[Any], Markup]
 
 def _factors(found: Any) -> Markup:
     information = found["mutual_information_gap"].information
-    return disentanglement_figures.factor_matrix_figure(information, found.factors)
+    return latents.factor_matrix_figure(information, found.factors)
 
 
 # measurement -> name of the figure, its topic, what is to be seen, how it is drawn
@@ -62,21 +45,21 @@ _FIGURES: tuple[tuple[str, str, str, str, Drawn], ...] = (
             "Both are lower bounds in expectation: the higher is the better one, and one that "
             "still rises is not there yet."
         ),
-        lambda found: likelihood_figures.convergence_figure(found.to_dict()),
+        lambda found: likelihood.convergence_figure(found.to_dict()),
     ),
     (
         "inference gaps",
         "generalisation",
         "Where the bound loses",
         "What training and held-out rows lose to the family of q and to the encoder.",
-        bound_figures.generalisation_figure,
+        bound.generalisation_figure,
     ),
     (
         "rate and distortion",
         "rate_distortion",
         "Where the bound loses",
         "No inference model of this p is below the curve; the point is this q.",
-        bound_figures.rate_distortion_figure,
+        bound.rate_distortion_figure,
     ),
     (
         "surgery of the bound",
@@ -86,28 +69,28 @@ _FIGURES: tuple[tuple[str, str, str, str, Drawn], ...] = (
             "The averaged divergence from the prior: what the latents say about a row (mutual "
             "information), and how far their average is from the prior, which is lost."
         ),
-        bound_figures.surgery_figure,
+        bound.surgery_figure,
     ),
     (
         "aggregate posterior",
         "aggregate",
         "What the latents do",
         "The average of q(z | x) over the rows, beside the prior, where they differ most.",
-        lambda found: latent_figures.aggregate_figure(next(iter(found.latents.values()))),
+        lambda found: latents.aggregate_figure(next(iter(found.latents.values()))),
     ),
     (
         "holes",
         "holes",
         "What the latents do",
         "Density of the aggregate posterior at draws of the prior and at its own.",
-        latent_figures.holes_figure,
+        latents.holes_figure,
     ),
     (
         "probes",
         "probes",
         "What the latents do",
         "How well labels are read from the latents, and from the values themselves.",
-        latent_figures.probes_figure,
+        latents.probes_figure,
     ),
     (
         "disentanglement",
@@ -121,28 +104,28 @@ _FIGURES: tuple[tuple[str, str, str, str, Drawn], ...] = (
         "checks",
         "Draws against data",
         "Statistics of held-out rows against those of as many draws; the most surprising first.",
-        check_figures.checks_figure,
+        predictive.checks_figure,
     ),
     (
         "calibration",
         "calibration",
         "Draws against data",
         "Hidden values: how often intervals hold them, or what was said to be likely came.",
-        check_figures.calibration_figure,
+        predictive.calibration_figure,
     ),
     (
         "sample quality",
         "quality",
         "Draws against data",
         "Draws beside held-out rows, both against training rows.",
-        lambda found: sample_figures.quality_bars(found.to_dict()),
+        lambda found: samples.quality_bars(found.to_dict()),
     ),
     (
         "sample quality",
         "neighbours",
         "Draws against data",
         "Draws, and below each its nearest training row.",
-        lambda found: sample_figures.neighbour_grid(found.neighbours),
+        lambda found: samples.neighbour_grid(found.neighbours),
     ),
 )
 

@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from markupsafe import Markup
+from numpy.typing import ArrayLike
 
 from deeplvm.report.figures.style import (
-    _FIRST,
-    _INK,
-    _MUTED,
-    _RULE,
-    _SECOND,
-    _figure,
-    _grid,
-    _short,
-    _svg,
+    CLASSES,
+    FIRST,
+    INK,
+    MUTED,
+    RULE,
+    SECOND,
+    grid_lines,
+    legible,
+    new_figure,
+    short,
+    small_multiples,
+    svg,
 )
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
     from deeplvm.evaluation.latents.aggregate import AggregateTests
     from deeplvm.evaluation.latents.prior_holes import Holes
     from deeplvm.evaluation.latents.probes import Probes
-from collections.abc import Sequence
 
-from numpy.typing import ArrayLike
 
 _SHOWN = 2_000  # points of a scatter
 _BARS = 40
@@ -50,7 +53,7 @@ def aggregate_figure(tests: AggregateTests, most: int = 3) -> Markup:
     worst, discrete = tests.marginals.worst[:most], tests.marginals.test == "chi-square"
     plane = not discrete and len(tests.marginals.worst) > 1
     columns = len(worst) + plane
-    with _figure(min(2.4 * columns + 0.4, 9.6), 2.7, ncols=columns, squeeze=False) as (
+    with new_figure(min(2.4 * columns + 0.4, 9.6), 2.7, ncols=columns, squeeze=False) as (
         figure,
         axes,
     ):
@@ -68,7 +71,7 @@ def aggregate_figure(tests: AggregateTests, most: int = 3) -> Markup:
                 _histogram(each, posterior[:, index], prior[:, index], normal=normal)
             corrected = float(tests.marginals.holm[index])
             p = "p < 0.001" if corrected < 1e-3 else f"p = {corrected:.3f}"
-            each.set_title(f"{_short(tests.name, 12)}[{index}], {p}", loc="left")
+            each.set_title(f"{short(tests.name, 12)}[{index}], {p}", loc="left")
             each.set_yticks([])
             each.spines["left"].set_visible(False)
             each.tick_params(length=0)
@@ -77,13 +80,13 @@ def aggregate_figure(tests: AggregateTests, most: int = 3) -> Markup:
         if plane:
             _plane(axes[0][-1], posterior, prior, tests.name, tests.marginals.worst[:2])
         alt = f"Draws of the aggregate posterior of {tests.name} and of its prior"
-        return _svg(figure, f"aggregate-{tests.name}", alt)
+        return svg(figure, f"aggregate-{tests.name}", alt)
 
 
 def holes_figure(holes: Holes) -> Markup:
     r"""Histograms of :math:`\log \hat q(z)` at draws of p and of q, with the threshold."""
     prior, posterior = holes.aggregate_at_prior.numpy(), holes.aggregate_at_posterior.numpy()
-    with _figure(6.4, 2.8) as (figure, axes):
+    with new_figure(6.4, 2.8) as (figure, axes):
         both = np.concatenate([prior, posterior])
         both = both[np.isfinite(both)]
         # a few draws far away must not squeeze all others into one bin: they are in the first
@@ -92,40 +95,40 @@ def holes_figure(holes: Holes) -> Markup:
         low -= 0.05 * (high - low) + 1e-9
         bins = np.linspace(low, high + 1e-9, 50)
         for values, label, colour in (
-            (posterior, "draws of q(z), own row left out", _MUTED),
-            (prior, "draws of p(z)", _FIRST),
+            (posterior, "draws of q(z), own row left out", MUTED),
+            (prior, "draws of p(z)", FIRST),
         ):
             weights = np.full(len(values), 1 / len(values))
             style = {"color": colour, "label": label, "weights": weights}
-            if colour == _MUTED:
+            if colour == MUTED:
                 axes.hist(np.maximum(values, low), bins, alpha=0.45, **style)
             else:
                 axes.hist(np.maximum(values, low), bins, histtype="step", linewidth=1.6, **style)
-        axes.axvline(holes.hole.threshold, color=_SECOND, linewidth=1.2, linestyle="--")
+        axes.axvline(holes.hole.threshold, color=SECOND, linewidth=1.2, linestyle="--")
         title = f"{holes.hole} of p(z) and {100 * holes.level:g} % of q(z) are left of the line"
         axes.set_title(title, loc="left")
         axes.set_ylim(top=axes.get_ylim()[1] * 1.4)
         axes.set_xlabel(f"log q(z) of {holes.rows:,} rows, nats; all below in the first bin")
         axes.set_ylabel("share of draws")
         axes.legend(loc="upper left")
-        _grid(axes)
-        return _svg(figure, "holes", "Density of the aggregate posterior where the prior draws")
+        grid_lines(axes)
+        return svg(figure, "holes", "Density of the aggregate posterior where the prior draws")
 
 
 def probes_figure(probes: Probes) -> Markup:
     """Accuracy of each probe with its standard error, latents above what they are compared to."""
     bars: list[tuple[str, float, float, bool]] = []
     for each in probes.representations.values():
-        title = _short(each.name, 30)
+        title = short(each.name, 30)
         bars.append((f"{title}: linear", each.linear.value, each.linear.stderr, each.latent))
         for k, score in each.neighbours.items():
             what = "nearest" if k == 1 else f"{k} nearest"
             bars.append((f"{title}: {what}", score.value, score.stderr, each.latent))
     for each in probes.clusterings.values():
-        title = f"{_short(each.name, 30)}: clusters"
+        title = f"{short(each.name, 30)}: clusters"
         bars.append((title, each.accuracy.value, each.accuracy.stderr, True))
     bars = bars[:_BARS]
-    with _figure(7.0, 0.9 + 0.2 * len(bars)) as (figure, axes):
+    with new_figure(7.0, 0.9 + 0.2 * len(bars)) as (figure, axes):
         places = np.arange(len(bars))
         names, values, errors, latent = zip(*bars, strict=True)
         axes.barh(
@@ -133,11 +136,11 @@ def probes_figure(probes: Probes) -> Markup:
             values,
             xerr=errors,
             height=0.68,
-            color=[_FIRST if own else _MUTED for own in latent],
+            color=[FIRST if own else MUTED for own in latent],
             alpha=0.85,
-            error_kw={"ecolor": _INK, "elinewidth": 1.0, "capsize": 2},
+            error_kw={"ecolor": INK, "elinewidth": 1.0, "capsize": 2},
         )
-        axes.axvline(probes.chance.value, color=_SECOND, linewidth=1.2, linestyle="--")
+        axes.axvline(probes.chance.value, color=SECOND, linewidth=1.2, linestyle="--")
         axes.annotate(
             "chance",
             (probes.chance.value, 1.0),
@@ -145,16 +148,16 @@ def probes_figure(probes: Probes) -> Markup:
             xytext=(3, 2),
             textcoords="offset points",
             fontsize=8,
-            color=_MUTED,
+            color=MUTED,
         )
         axes.set_yticks(places, names)
         axes.invert_yaxis()
         axes.set_xlim(0, 1)
         axes.set_xlabel(
-            f"accuracy for {_short(probes.labels)}, {probes.test_rows:,} rows, ± standard error"
+            f"accuracy for {short(probes.labels)}, {probes.test_rows:,} rows, ± standard error"
         )
-        _grid(axes, "x")
-        return _svg(figure, "probes", f"Accuracy of probes for {probes.labels}")
+        grid_lines(axes, "x")
+        return svg(figure, "probes", f"Accuracy of probes for {probes.labels}")
 
 
 def _histogram(
@@ -165,14 +168,14 @@ def _histogram(
     low, high = np.quantile(both, [0.002, 0.998])
     low, high = (low, high) if high > low else (low - 1.0, high + 1.0)
     bins = np.linspace(low, high, 41).tolist()
-    axes.hist(posterior, bins, density=True, color=_FIRST, alpha=0.55, label="q(z)")
+    axes.hist(posterior, bins, density=True, color=FIRST, alpha=0.55, label="q(z)")
     if normal:
         at = np.linspace(low, high, 200)
         density = np.exp(-0.5 * at**2) / np.sqrt(2 * np.pi)
-        axes.plot(at, density, color=_INK, linewidth=1.4, label="p(z)")
+        axes.plot(at, density, color=INK, linewidth=1.4, label="p(z)")
     else:
         axes.hist(
-            prior, bins, density=True, histtype="step", color=_INK, linewidth=1.4, label="p(z)"
+            prior, bins, density=True, histtype="step", color=INK, linewidth=1.4, label="p(z)"
         )
     axes.set_ylim(top=axes.get_ylim()[1] * 1.3)
 
@@ -183,8 +186,8 @@ def _categories(axes: Axes, posterior: NDArray[np.float64], prior: NDArray[np.fl
     values = np.sort(values[np.argsort(-counts, kind="stable")[:25]])
     places = np.arange(len(values))
     for side, shift, colour, label in (
-        (posterior, -0.2, _FIRST, "q(z)"),
-        (prior, 0.2, _MUTED, "p(z)"),
+        (posterior, -0.2, FIRST, "q(z)"),
+        (prior, 0.2, MUTED, "p(z)"),
     ):
         share = [(side == value).mean() for value in values]
         axes.bar(places + shift, share, 0.4, color=colour, label=label)
@@ -200,15 +203,15 @@ def _plane(
     name: str,
     dimensions: list[int],
 ) -> None:
-    for side, colour in ((prior, _MUTED), (posterior, _FIRST)):
+    for side, colour in ((prior, MUTED), (posterior, FIRST)):
         points = side[:_SHOWN, dimensions]
         size = 6 if len(points) < 1_000 else 3
         axes.scatter(*points.T, s=size, color=colour, alpha=0.5, linewidths=0, rasterized=True)
     axes.set_title("both", loc="left")
-    axes.set_xlabel(f"{_short(name, 12)}[{dimensions[0]}]")
-    axes.set_ylabel(f"{_short(name, 12)}[{dimensions[1]}]")
-    axes.axhline(0, color=_RULE, linewidth=0.6, zorder=0)
-    axes.axvline(0, color=_RULE, linewidth=0.6, zorder=0)
+    axes.set_xlabel(f"{short(name, 12)}[{dimensions[0]}]")
+    axes.set_ylabel(f"{short(name, 12)}[{dimensions[1]}]")
+    axes.axhline(0, color=RULE, linewidth=0.6, zorder=0)
+    axes.axvline(0, color=RULE, linewidth=0.6, zorder=0)
     axes.tick_params(length=0)
 
 
@@ -245,7 +248,7 @@ def factor_matrix_figure(
     dimensions, columns = values.shape
     most = top or float(values.max()) or 1.0
     height = min(7.0, 1.0 + 0.28 * dimensions)
-    with _figure(1.6 + 0.72 * columns, height) as (figure, axes):
+    with new_figure(1.6 + 0.72 * columns, height) as (figure, axes):
         shown = axes.imshow(values, cmap="Blues", vmin=0, vmax=most, aspect="auto")
         axes.set_xticks(range(columns), factors, rotation=20 if columns > 4 else 0)
         step = -(-dimensions // 32)
@@ -260,4 +263,103 @@ def factor_matrix_figure(
                     column, row, f"{value:.2f}", ha="center", va="center", color=ink, fontsize=7
                 )
         figure.colorbar(shown, ax=axes, label=what).outline.set_visible(False)
-        return _svg(figure, f"factors-{name}-{what}", f"{what} of {name} with each factor")
+        return svg(figure, f"factors-{name}-{what}", f"{what} of {name} with each factor")
+
+
+def dimension_bars(name: str, values: ArrayLike, active: Sequence[bool], what: str) -> Markup:
+    """A bar for each dimension of a latent, most used first; those not active in grey."""
+    heights = np.asarray(values, dtype=float)
+    order = np.argsort(-heights, kind="stable")[:64]
+    width = min(7.4, max(2.4, 1.2 + 0.2 * len(order)))
+    with new_figure(width, 2.4) as (figure, axes):
+        colours = [FIRST if active[i] else MUTED for i in order]
+        bars = axes.bar(range(len(order)), heights[order], color=colours, width=0.72)
+        for bar, i in zip(bars, order, strict=True):
+            bar.set_alpha(1.0 if active[i] else 0.5)
+        step = 1 if len(order) <= 32 else 4
+        places = range(0, len(order), step)
+        axes.set_xticks(list(places), [str(order[i]) for i in places])
+        axes.set_xlim(-0.7, len(order) - 0.3)
+        axes.set_xlabel(f"dimension of {name}, most used first")
+        axes.set_ylabel(what)
+        grid_lines(axes)
+        more = f" (64 of {len(heights)})" if len(heights) > 64 else ""
+        return svg(figure, f"bars-{name}", f"{what} of each dimension of {name}{more}")
+
+
+def latent_map(
+    points: NDArray[Any],
+    labels: NDArray[Any] | None,
+    classes: Sequence[str] | None,
+    axis_names: tuple[str, str],
+) -> Markup:
+    """Posterior means in the plane, coloured by label."""
+    named = labels is not None and classes is not None and 1 < len(classes) <= len(CLASSES)
+    with new_figure(6.2 if named else 5.0, 4.6) as (figure, axes):
+        size = 12 if len(points) < 1_000 else 6
+        style: dict[str, Any] = {"s": size, "alpha": 0.75, "linewidths": 0, "rasterized": True}
+        if named and labels is not None and classes is not None:
+            for index, label in enumerate(classes):
+                chosen = points[labels == index]
+                axes.scatter(*chosen.T, color=CLASSES[index], label=legible(label), **style)
+            axes.legend(
+                loc="center left",
+                bbox_to_anchor=(1.0, 0.5),
+                markerscale=1.8 if size > 10 else 2.6,
+                handletextpad=0.1,
+                labelcolor=INK,
+            )
+        else:
+            axes.scatter(*points.T, color=CLASSES[0], **style)
+        axes.set_xlabel(axis_names[0])
+        axes.set_ylabel(axis_names[1])
+        axes.set_aspect("equal", adjustable="datalim")
+        axes.tick_params(length=0)
+        return svg(figure, "map", "Posterior means of the rows in the plane")
+
+
+def latent_histogram(
+    points: NDArray[Any], labels: NDArray[Any] | None, classes: Sequence[str] | None, name: str
+) -> Markup:
+    """Posterior means on a line, one histogram a label."""
+    named = labels is not None and classes is not None and 1 < len(classes) <= len(CLASSES)
+    groups = (
+        [points[labels == i] for i in range(len(classes))]
+        if named and classes is not None
+        else [points]
+    )
+    with new_figure(6.2, 2.6) as (figure, axes):
+        names = [legible(label) for label in classes] if named and classes is not None else None
+        colours = list(CLASSES[: len(groups)])
+        axes.hist(groups, bins=40, stacked=True, color=colours, label=names)
+        if names:
+            axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+        axes.set_xlabel(f"posterior mean of {name}")
+        axes.set_ylabel("rows")
+        grid_lines(axes)
+        return svg(figure, "map", f"Histogram of the posterior means of {name}")
+
+
+def column_traversals(
+    changes: Sequence[tuple[str, NDArray[Any]]], columns: Sequence[str], steps: Sequence[str]
+) -> Markup:
+    """How each column's mean moves with a latent dimension, in its standard deviations."""
+    height = 0.6 + 0.19 * min(len(columns), 24)
+    form = {"sharex": True, "sharey": True}
+    with small_multiples(len(changes), height, width=1.5, wider=1.8, **form) as (figure, grid):
+        for axes, (title, change) in zip(grid.flat, changes, strict=False):
+            axes.imshow(
+                change.T, vmin=-2, vmax=2, cmap="RdBu_r", aspect="auto", interpolation="nearest"
+            )
+            axes.set_title(title, loc="left")
+            if len(columns) <= 24:
+                axes.set_yticks(range(len(columns)), [short(name, 18) for name in columns])
+            axes.set_xticks([0, len(steps) - 1], [steps[0], steps[-1]])
+            axes.tick_params(length=0)
+            for spine in axes.spines.values():
+                spine.set_visible(False)
+        bar = figure.colorbar(grid.flat[0].images[0], ax=grid, shrink=0.8, aspect=24)
+        bar.set_label("standard deviations", fontsize=8, color=MUTED)
+        bar.outline.set_visible(False)  # type: ignore[operator]
+        bar.ax.tick_params(length=0)
+        return svg(figure, "traversals", "Change of each column's mean along latent dimensions")

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from markupsafe import Markup
 
-from deeplvm.report.figures.style import _FIRST, _MUTED, _SECOND, _figure, _grid, _svg
+from deeplvm.report.figures.style import (
+    FIRST,
+    MUTED,
+    SECOND,
+    grid_lines,
+    new_figure,
+    svg,
+)
+
+if TYPE_CHECKING:
+    pass
 
 
 def convergence_figure(plain: Mapping[str, Any]) -> Markup:
@@ -25,21 +35,21 @@ def convergence_figure(plain: Mapping[str, Any]) -> Markup:
         [point for point in plain[kind] if point["value"] is not None]
         for kind in ("importance", "annealing")
     )
-    with _figure(8.0, 3.0, ncols=2, sharey=True) as (figure, pair):
+    with new_figure(8.0, 3.0, ncols=2, sharey=True) as (figure, pair):
         for axes, points, number, colour, title in (
-            (pair[0], importance, "particles", _FIRST, "importance sampling"),
-            (pair[1], annealing, "temperatures", _SECOND,
+            (pair[0], importance, "particles", FIRST, "importance sampling"),
+            (pair[1], annealing, "temperatures", SECOND,
              "the exact sum" if plain["exact"] else f"annealing, {plain['chains']} chains"),
         ):  # fmt: skip
-            axes.axhline(annealing[-1]["value"], color=_MUTED, lw=1, ls=(0, (4, 3)), zorder=0)
+            axes.axhline(annealing[-1]["value"], color=MUTED, lw=1, ls=(0, (4, 3)), zorder=0)
             _curve(axes, points, number, colour)
             axes.set_xlabel(number)
             axes.set_title(title, loc="left")
-            _grid(axes)
+            grid_lines(axes)
         pair[0].set_ylabel("log p(x), nats a row")
         low, high = _limits(importance, annealing, plain["tolerance"])
         pair[0].set_ylim(low, high)
-        return _svg(figure, "convergence", plain["verdict"])
+        return svg(figure, "convergence", plain["verdict"])
 
 
 def _curve(axes: Any, points: Sequence[Mapping[str, Any]], number: str, colour: str) -> None:
@@ -65,3 +75,33 @@ def _limits(
     span = max(means.max() - means.min(), 2 * tolerance)
     low = max(every.min() - 0.1 * span, means.max() - 8 * span)
     return float(low), float(every.max() + max(0.25 * span, 0.12 * (every.max() - low)))
+
+
+def particle_curve(curve: Sequence[Mapping[str, Any]]) -> Markup:
+    """The bound against the number of particles, with twice the standard error of each rise."""
+    particles = [point["particles"] for point in curve]
+    values = [point["value"] for point in curve]
+    with new_figure(6.4, 2.9) as (figure, axes):
+        axes.plot(particles, values, color=FIRST, marker="o", ms=4)
+        axes.set_xscale("log")
+        axes.minorticks_off()
+        axes.set_xticks(particles, [f"{number:,}" for number in particles])
+        if len(particles) > 5:  # neighbours such as 5 and 10 stay apart, their labels would not
+            labels = [
+                f"{n:,}" if str(n)[0] == "1" or n == particles[-1] else "" for n in particles
+            ]
+            axes.set_xticks(particles, labels)
+        axes.set_xlabel("particles, k")
+        axes.set_ylabel("nats a row")
+        for index in (0, -1):
+            axes.annotate(
+                f"{values[index]:.2f}".replace("-", "−"),
+                (particles[index], values[index]),
+                xytext=(7, -2) if index == 0 else (0, -15),
+                textcoords="offset points",
+                ha="left" if index == 0 else "center",
+                fontsize=8,
+                color=MUTED,
+            )
+        grid_lines(axes)
+        return svg(figure, "particles", "The bound rises with the number of particles")

@@ -9,17 +9,17 @@ import torch
 from markupsafe import Markup
 
 from deeplvm.report.figures.style import (
-    _FIRST,
-    _INK,
-    _MUTED,
-    _RULE,
-    _SECOND,
     CLASSES,
-    _figure,
-    _grid,
-    _legible,
-    _short,
-    _svg,
+    FIRST,
+    INK,
+    MUTED,
+    RULE,
+    SECOND,
+    grid_lines,
+    legible,
+    new_figure,
+    short,
+    svg,
 )
 
 if TYPE_CHECKING:
@@ -39,18 +39,18 @@ def checks_figure(checks: PredictiveChecks, most: int = 8) -> Markup:
     worst = checks.checks[:most]
     across = min(4, len(worst))
     down = -(-len(worst) // across)
-    with _figure(
+    with new_figure(
         2.1 * across + 0.3, 1.8 * down + 0.3, nrows=down, ncols=across, squeeze=False
     ) as (figure, grid):
         for axes, check in zip(grid.flat, worst, strict=False):
             drawn = check.replicated.numpy()
             both = np.append(drawn, check.observed)
             axes.hist(
-                drawn, np.linspace(both.min(), both.max(), 25).tolist(), color=_FIRST, alpha=0.6
+                drawn, np.linspace(both.min(), both.max(), 25).tolist(), color=FIRST, alpha=0.6
             )
-            axes.axvline(check.observed, color=_SECOND, lw=2)
+            axes.axvline(check.observed, color=SECOND, lw=2)
             axes.set_title(
-                f"{_short(check.column, 26)}\n{_short(check.statistic, 28)}",
+                f"{short(check.column, 26)}\n{short(check.statistic, 28)}",
                 loc="left",
                 fontsize=8,
             )
@@ -66,7 +66,7 @@ def checks_figure(checks: PredictiveChecks, most: int = 8) -> Markup:
         figure.legend(
             handles, ["the data", "draws from the model"], loc="outside upper right", ncols=2
         )
-        return _svg(figure, "checks", "Statistics of the data among those of draws from the model")
+        return svg(figure, "checks", "Statistics of the data among those of draws from the model")
 
 
 def calibration_figure(calibration: Calibration) -> Markup:
@@ -78,38 +78,38 @@ def calibration_figure(calibration: Calibration) -> Markup:
     panels = 2 * bool(calibration.intervals) + bool(calibration.reliability)
     if not panels:
         raise ValueError("Nothing was predicted, so there is nothing to show.")
-    with _figure(3.1 * panels + 0.2, 2.9, ncols=panels, squeeze=False) as (figure, grid):
+    with new_figure(3.1 * panels + 0.2, 2.9, ncols=panels, squeeze=False) as (figure, grid):
         rest = list(grid[0])
         if calibration.intervals:
             _coverage(rest.pop(0), calibration)
             _transforms(rest.pop(0), calibration)
         if calibration.reliability:
             _reliability(rest.pop(0), calibration.reliability)
-        return _svg(figure, "calibration", "Whether predictions of hidden values are calibrated")
+        return svg(figure, "calibration", "Whether predictions of hidden values are calibrated")
 
 
 def _coverage(axes: Axes, calibration: Calibration) -> None:
-    axes.plot([0, 1], [0, 1], color=_RULE, lw=1.2, zorder=0)
+    axes.plot([0, 1], [0, 1], color=RULE, lw=1.2, zorder=0)
     for each in calibration.intervals[:30]:
         levels = [coverage.level for coverage in each.coverage]
         values = [coverage.value for coverage in each.coverage]
-        axes.plot(levels, values, color=_MUTED, lw=0.8, alpha=0.5)
+        axes.plot(levels, values, color=MUTED, lw=0.8, alpha=0.5)
     axes.errorbar(
         [each.level for each in calibration.coverage],
         [each.value for each in calibration.coverage],
         [2 * each.stderr for each in calibration.coverage],
-        color=_FIRST,
+        color=FIRST,
         marker="o",
         ms=4,
         label="all columns, ± 2 errors",
     )
-    axes.plot([], [], color=_MUTED, lw=0.8, label="each column")
+    axes.plot([], [], color=MUTED, lw=0.8, label="each column")
     axes.set_xlim(0, 1.02)
     axes.set_ylim(0, 1.02)
     axes.set_xlabel("level of the interval")
     axes.set_ylabel("share of values inside")
     axes.legend(loc="upper left")
-    _grid(axes, "both")
+    grid_lines(axes, "both")
 
 
 def _transforms(axes: Axes, calibration: Calibration) -> None:
@@ -118,21 +118,21 @@ def _transforms(axes: Axes, calibration: Calibration) -> None:
     heights, edges = np.histogram(pit, bins, (0, 1))
     even = len(pit) / bins
     error = 2 * np.sqrt(even * (1 - 1 / bins))
-    axes.bar(edges[:-1], heights / even, np.diff(edges) * 0.92, align="edge", color=_FIRST)
-    axes.axhline(1, color=_INK, lw=1)
+    axes.bar(edges[:-1], heights / even, np.diff(edges) * 0.92, align="edge", color=FIRST)
+    axes.axhline(1, color=INK, lw=1)
     for edge in (1 - error / even, 1 + error / even):  # twice what chance does to one bar
-        axes.axhline(edge, color=_INK, lw=0.8, ls="--")
+        axes.axhline(edge, color=INK, lw=0.8, ls="--")
     axes.set_xlim(0, 1)
     axes.set_xlabel("F(value | rest of its row)")
     axes.set_ylabel("rows, against uniform")
     axes.set_title(f"uniform: p = {calibration.p_value:.2g}", loc="left")
-    _grid(axes)
+    grid_lines(axes)
 
 
 def _reliability(axes: Axes, columns: tuple[Reliability, ...]) -> None:
     """The worst columns, or, where there are many, all in one: their bins would be empty."""
-    axes.plot([0, 1], [0, 1], color=_RULE, lw=1.2, zorder=0)
-    lines = {_legible(each.title): (each.probability, each.outcome) for each in columns[:6]}
+    axes.plot([0, 1], [0, 1], color=RULE, lw=1.2, zorder=0)
+    lines = {legible(each.title): (each.probability, each.outcome) for each in columns[:6]}
     if len(columns) > _MANY:
         pooled = [torch.cat([getattr(each, part) for each in columns]) for part in _PARTS]
         lines = {f"all {len(columns):,} columns": (pooled[0], pooled[1])}
@@ -152,7 +152,7 @@ def _reliability(axes: Axes, columns: tuple[Reliability, ...]) -> None:
     axes.set_xlabel("probability said")
     axes.set_ylabel("share that came")
     axes.legend(loc="upper left", markerscale=0.7, handletextpad=0.1)
-    _grid(axes, "both")
+    grid_lines(axes, "both")
 
 
 def scores_figure(scores: OutOfDistribution) -> Markup:
@@ -161,23 +161,23 @@ def scores_figure(scores: OutOfDistribution) -> Markup:
     panels = len(told) + 1
     across = min(3, panels)
     down = -(-panels // across)
-    with _figure(
+    with new_figure(
         2.7 * across + 0.3, 2.3 * down + 0.3, nrows=down, ncols=across, squeeze=False
     ) as (figure, grid):
         for axes, each in zip(grid.flat, told, strict=False):
             _histograms(axes, each)
         grid.flat[0].legend(loc="upper right")
         curves = grid.flat[len(told)]
-        curves.plot([0, 1], [0, 1], color=_RULE, lw=1.2)
+        curves.plot([0, 1], [0, 1], color=RULE, lw=1.2)
         for colour, each in zip(CLASSES, told, strict=False):
             curves.plot(*_operating(each), color=colour, label=f"{each.name} {each.auroc:.2f}")
         curves.set_xlabel("share of inside rows refused")
         curves.set_ylabel("share of outside rows refused")
         curves.legend(loc="lower right", fontsize=7)
-        _grid(curves, "both")
+        grid_lines(curves, "both")
         for axes in grid.flat[panels:]:
             axes.set_axis_off()
-        return _svg(figure, "scores", "Scores of inside and outside rows, and their ROC curves")
+        return svg(figure, "scores", "Scores of inside and outside rows, and their ROC curves")
 
 
 def _histograms(axes: Axes, each: Detection) -> None:
@@ -185,7 +185,7 @@ def _histograms(axes: Axes, each: Detection) -> None:
     both = np.concatenate([inside, outside])
     low, high = np.quantile(both, [0.005, 0.995])  # a few far rows must not squeeze the rest
     bins = np.linspace(low, high if high > low else low + 1, 40)
-    for values, colour, name in ((inside, _FIRST, "inside"), (outside, _SECOND, "outside")):
+    for values, colour, name in ((inside, FIRST, "inside"), (outside, SECOND, "outside")):
         clipped, weights = (
             np.clip(values, bins[0], bins[-1]),
             np.full(len(values), 1 / len(values)),

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from markupsafe import Markup
 
 from deeplvm.evaluation.samples.precision_recall import MEASURES
-from deeplvm.report.figures.style import _FIRST, _MUTED, _figure, _grid, _svg, image_grid
+from deeplvm.report.figures.images import image_grid
+from deeplvm.report.figures.style import (
+    CLASSES,
+    FIRST,
+    MUTED,
+    RULE,
+    grid_lines,
+    new_figure,
+    short,
+    small_multiples,
+    svg,
+)
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from deeplvm.data.records import Variable
@@ -25,8 +37,8 @@ def quality_bars(plain: Mapping[str, Any]) -> Markup:
         plain: Of :meth:`deeplvm.evaluation.samples.quality.SampleQuality.to_dict`.
     """
     places = np.arange(len(MEASURES))
-    groups = (("samples", "samples", _FIRST), ("fresh", f"{plain['split']} rows", _MUTED))
-    with _figure(6.4, 2.7) as (figure, axes):
+    groups = (("samples", "samples", FIRST), ("fresh", f"{plain['split']} rows", MUTED))
+    with new_figure(6.4, 2.7) as (figure, axes):
         for shift, (key, label, colour) in zip((-0.19, 0.19), groups, strict=True):
             found = [plain[key]["manifold"][each] for each in MEASURES]
             heights = [each["value"] or 0.0 for each in found]
@@ -34,13 +46,13 @@ def quality_bars(plain: Mapping[str, Any]) -> Markup:
             bars = axes.bar(places + shift, heights, 0.36, color=colour, label=label)
             for bar in bars:
                 bar.set_alpha(1.0 if key == "samples" else 0.5)
-            axes.errorbar(places + shift, heights, errors, fmt="none", ecolor=_MUTED, elinewidth=1)
+            axes.errorbar(places + shift, heights, errors, fmt="none", ecolor=MUTED, elinewidth=1)
         axes.set_xticks(places, MEASURES)
-        axes.axhline(1.0, color=_MUTED, linewidth=0.6, linestyle=":")
+        axes.axhline(1.0, color=MUTED, linewidth=0.6, linestyle=":")
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
         axes.set_ylabel("against training rows")
-        _grid(axes)
-        return _svg(figure, "quality", "Precision, recall, density and coverage of samples")
+        grid_lines(axes)
+        return svg(figure, "quality", "Precision, recall, density and coverage of samples")
 
 
 def neighbour_grid(neighbours: Neighbours, variable: Variable | None = None) -> Markup:
@@ -72,3 +84,91 @@ def _line(images: Tensor, columns: int) -> np.ndarray[Any, Any]:
 
 def _joined(names: Mapping[str, Any]) -> str:
     return ", then in ".join(names)
+
+
+def marginals(
+    columns: Sequence[tuple[str, NDArray[Any], NDArray[Any], bool]],
+) -> Markup:
+    """Each column's values in the data and in draws from the model.
+
+    Args:
+        columns: Title, values of the data, values drawn, whether they are discrete.
+    """
+    with small_multiples(len(columns), 1.7) as (figure, grid):
+        for axes, (title, data, drawn, discrete) in zip(grid.flat, columns, strict=False):
+            both = np.concatenate([data, drawn])
+            if discrete and len(np.unique(both)) <= 25:
+                values = np.unique(both)
+                for numbers, shift, colour in ((data, -0.2, MUTED), (drawn, 0.2, FIRST)):
+                    share = [(numbers == value).mean() for value in values]
+                    axes.bar(np.arange(len(values)) + shift, share, 0.4, color=colour)
+                step = max(1, len(values) // 6)
+                places = np.arange(0, len(values), step)
+                axes.set_xticks(places, [f"{values[i]:g}" for i in places])
+            else:
+                # the draws' far tail, beyond the picture, must not squeeze the data into one bin
+                low, high = float(data.min()), float(data.max())
+                margin = 0.15 * (high - low) or 1.0
+                low = max(low - margin, float(both.min()))
+                high = min(high + margin, float(both.max()))
+                bins = np.linspace(low, high if high > low else low + 1.0, 25)
+                weights = [np.full(len(v), 1 / len(v)) for v in (data, drawn)]
+                axes.hist(data, bins, weights=weights[0], color=MUTED, alpha=0.55)
+                axes.hist(
+                    drawn, bins, weights=weights[1], histtype="step", color=FIRST, linewidth=1.6
+                )
+            axes.set_title(short(title), loc="left")
+            axes.set_yticks([])
+            axes.spines["left"].set_visible(False)
+            axes.tick_params(length=0)
+        return svg(figure, "marginals", "Histograms of each column, data and samples")
+
+
+def correlations(data: NDArray[Any], drawn: NDArray[Any], names: Sequence[str]) -> Markup:
+    """The correlation matrices of the data and of draws from the model, side by side."""
+    with new_figure(7.4, 3.6, ncols=2) as (figure, pair):
+        for axes, values, title in zip(
+            pair, (data, drawn), ("data", "drawn from the model"), strict=True
+        ):
+            matrix = _correlation(values)
+            axes.imshow(matrix, vmin=-1, vmax=1, cmap="RdBu_r", interpolation="nearest")
+            axes.set_title(title, loc="left")
+            if len(names) <= 16:
+                labels = [short(name, 14) for name in names]
+                axes.set_xticks(range(len(names)), labels, rotation=90)
+                axes.set_yticks(range(len(names)), labels if axes is pair[0] else [])
+            else:
+                axes.set_xticks([])
+                axes.set_yticks([])
+            axes.tick_params(length=0)
+            for spine in axes.spines.values():
+                spine.set_visible(False)
+        bar = figure.colorbar(pair[0].images[0], ax=pair, shrink=0.75, aspect=24)
+        bar.outline.set_visible(False)  # type: ignore[operator]
+        bar.ax.tick_params(length=0)
+        return svg(figure, "correlations", "Correlations between columns, data and samples")
+
+
+def _correlation(values: NDArray[Any]) -> NDArray[Any]:
+    """Pearson correlations; 0 where a column is constant, holes left out pair by pair."""
+    known = np.ma.masked_invalid(values.astype(float))
+    with np.errstate(all="ignore"):
+        matrix = np.ma.corrcoef(known, rowvar=False, allow_masked=True)
+    return np.nan_to_num(np.atleast_2d(np.ma.filled(matrix, 0.0)))
+
+
+def recovered(columns: Sequence[tuple[str, NDArray[Any], NDArray[Any]]]) -> Markup:
+    """Each column's reconstruction against the original."""
+    with small_multiples(len(columns), 1.9) as (figure, grid):
+        for axes, (title, original, mean) in zip(grid.flat, columns, strict=False):
+            low, high = np.quantile(original, [0, 1])
+            axes.plot([low, high], [low, high], color=RULE, lw=1, zorder=0)
+            axes.scatter(
+                original, mean, s=7, color=CLASSES[0], alpha=0.6, linewidths=0, rasterized=True
+            )
+            axes.set_title(short(title), loc="left")
+            axes.tick_params(length=0)
+            axes.locator_params(nbins=3)
+        figure.supxlabel("original", fontsize=9, color=MUTED)
+        figure.supylabel("reconstruction", fontsize=9, color=MUTED)
+        return svg(figure, "recovered", "Reconstruction against original, column by column")
