@@ -13,7 +13,7 @@ from torch.distributions import Categorical, Distribution, Independent, MixtureS
 from deeplvm import Joint, LatentVariableModel
 from deeplvm.conditionals import Gaussian, StandardNormal
 from deeplvm.conditionals.heads import raw_of
-from deeplvm.data import Data, Description, Variable
+from deeplvm.data import Data, Description, Selection, Variable
 from deeplvm.networks import MLP
 
 COLUMNS, ROWS, HELD_OUT = 6, 3_000, 400
@@ -51,9 +51,9 @@ def table(
     others = beside or {}
     return Data(
         description,
-        {"x": train, **{name: pair[0] for name, pair in others.items()}},
-        {"x": test[:0], **{name: pair[1][:0] for name, pair in others.items()}},
-        {"x": test, **{name: pair[1] for name, pair in others.items()}},
+        Selection({"x": train, **{name: pair[0] for name, pair in others.items()}}),
+        Selection({"x": test[:0], **{name: pair[1][:0] for name, pair in others.items()}}),
+        Selection({"x": test, **{name: pair[1] for name, pair in others.items()}}),
     )
 
 

@@ -14,7 +14,7 @@ import torch
 from deeplvm import Joint, LatentVariableModel
 from deeplvm.conditionals import Gaussian, StandardNormal
 from deeplvm.conditionals.flows import InverseAutoregressiveFlow
-from deeplvm.data import Data, likelihood_of, load
+from deeplvm.data import Data, Selection, likelihood_of, load
 from deeplvm.evaluation import evaluate
 from deeplvm.networks import MLP
 from deeplvm.recipes import conditional_vae, full_covariance_vae, iwae, vae
@@ -61,11 +61,12 @@ def no_latents(data: Data) -> LatentVariableModel:
 def with_holes(data: Data) -> Data:
     """The same data without labels, some elements missing."""
     variable = dataclasses.replace(data.variables["x"], missing=True)
-    rows = {}
+    rows: dict[str, Any] = {}
     for split in ("train", "valid", "test"):
         tensors = dict(getattr(data, split))
         x = tensors["x"].to(torch.float32)
-        rows[split] = tensors | {"x": torch.where(torch.rand(x.shape) < 0.1, torch.nan, x)}
+        holes = torch.where(torch.rand(x.shape) < 0.1, torch.nan, x)
+        rows[split] = Selection(tensors | {"x": holes})
     description = dataclasses.replace(data.description, variables={"x": variable}, classes=None)
     return dataclasses.replace(data, description=description, **rows)
 

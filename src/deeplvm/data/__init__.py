@@ -11,6 +11,7 @@ from deeplvm.data.records import (
     LikelihoodName,
     Renewal,
     Rows,
+    Selection,
     Split,
     Variable,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "LikelihoodName",
     "Renewal",
     "Rows",
+    "Selection",
     "Split",
     "Stream",
     "Variable",

@@ -25,6 +25,7 @@ from deeplvm.data.records import (
     LikelihoodName,
     Renewal,
     Rows,
+    Selection,
 )
 from deeplvm.data.split import divide, kept_elements, limit_rows, select_columns
 from deeplvm.data.statistics import Summary
@@ -364,9 +365,9 @@ def _finish(raw: Raw, source: str, options: dict[str, Any], known: Description |
         description=description_of(
             raw, options, variable, {split: len(tensors[split]) for split in SPLITS}
         ),
-        train=rows["train"],
-        valid=rows["valid"],
-        test=rows["test"],
+        train=Selection(rows["train"]),
+        valid=Selection(rows["valid"]),
+        test=Selection(rows["test"]),
         renewals=renewals,
     )
 

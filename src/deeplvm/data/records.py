@@ -6,10 +6,10 @@ import dataclasses
 import hashlib
 import html
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, Protocol, Self, get_args
+from typing import Any, Literal, Protocol, Self, get_args, overload
 
 import torch
 from torch import Tensor
@@ -316,6 +316,68 @@ class Renewal:
 
 
 @dataclass(frozen=True, eq=False)
+class Selection(Mapping[str, Any]):
+    """Some rows of a data set: their columns by name, and a slice of itself.
+
+    Attributes:
+        columns: All rows of the split by name, at rest.
+        description: Of the data set.
+        data_rows: How many rows the names shared by all rows belong to: those of training.
+        index: Which rows, in their order: row numbers of the split, or ``None`` for all.
+
+    >>> from deeplvm.data import load
+    >>> some = load("digits").test[:100]
+    >>> some.rows, tuple(some), some["x"].shape
+    (100, ('x', 'y'), torch.Size([100, 1, 8, 8]))
+    """
+
+    columns: Mapping[str, Any]
+    description: Description | None = None
+    data_rows: int = 0
+    index: range | Tensor | None = None
+
+    @property
+    def missing(self) -> frozenset[str]:
+        """Names of the variables with missing elements (NaN)."""
+        return self.description.missing if self.description else frozenset()
+
+    @property
+    def rows(self) -> int:
+        """How many rows these are."""
+        return _length(self.columns) if self.index is None else len(self.index)
+
+    @overload
+    def __getitem__(self, key: str) -> Any: ...
+    @overload
+    def __getitem__(self, key: slice | Tensor | list[int]) -> Self: ...
+    def __getitem__(self, key: Any) -> Any:
+        """A column at rest by its name, or fewer rows by a slice or by row numbers."""
+        if isinstance(key, str):
+            column = self.columns[key]
+            return column if self.index is None else _take(column, _indices(self.index))
+        at = self._at
+        if not isinstance(key, slice):
+            at, key = torch.as_tensor(at), torch.as_tensor(key)
+        return dataclasses.replace(self, index=at[key])
+
+    @property
+    def _at(self) -> Any:
+        return range(_length(self.columns)) if self.index is None else self.index
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.columns)
+
+    def __len__(self) -> int:
+        return len(self.columns)
+
+    def batch(self, index: slice, names: Collection[str] | None = None) -> Rows:
+        """Some of these rows, widened to the default floating type; labels are int64."""
+        at = _indices(self._at[index])
+        wanted = self.columns if names is None else names
+        return {name: _wide(name, _take(self.columns[name], at)) for name in wanted}
+
+
+@dataclass(frozen=True, eq=False)
 class Data:
     """Named columns in three splits, and what they are.
 
@@ -325,17 +387,29 @@ class Data:
     Attributes:
         description: What the data are, without the data.
         train: Training columns by name, each of shape ``(rows, *shape)``; ``"y"`` are
-            integers, the labels.
+            integers, the labels. Each split is a :class:`Selection`: ``data.train[:100]``.
         valid: Held-out rows, for choosing and stopping.
         test: Held-out rows, for reporting only.
         renewals: What is drawn anew at each visit of a training row, by name.
     """
 
     description: Description
-    train: Columns
-    valid: Columns
-    test: Columns
+    train: Selection
+    valid: Selection
+    test: Selection
     renewals: Mapping[str, Renewal] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for split in SPLITS:
+            found: Any = getattr(self, split)
+            known = found if isinstance(found, Selection) else Selection(found)
+            object.__setattr__(
+                self, split, dataclasses.replace(known, description=self.description)
+            )
+        count = self.train.rows
+        for split in SPLITS:
+            chosen = dataclasses.replace(self._split(split), data_rows=count)
+            object.__setattr__(self, split, chosen)
 
     @property
     def name(self) -> str:
@@ -379,7 +453,7 @@ class Data:
 
     def rows(self, split: Split) -> int:
         """Number of rows of a split."""
-        return _length(self._split(split))
+        return self._split(split).rows
 
     def batch(
         self,
@@ -407,6 +481,8 @@ class Data:
         columns = self._split(rows) if isinstance(rows, str) else rows
         if isinstance(index, list):
             index = torch.tensor(index, dtype=torch.int64)
+        if isinstance(columns, Selection) and columns.index is None:
+            columns = columns.columns
         renewed = self.renewals if rows == "train" and generator is not None else {}
         batch: Rows = {}
         for name, column in columns.items():
@@ -414,9 +490,7 @@ class Data:
                 renewal = renewed[name]
                 batch[name] = renewal.draw(_take(renewal.source, index), generator)
                 continue
-            taken = _take(column, index)
-            wide = torch.int64 if name == "y" else torch.get_default_dtype()
-            batch[name] = taken.to(wide)
+            batch[name] = _wide(name, _take(column, index))
         return batch
 
     def sampled(self, most: int | Mapping[Split, int], seed: int = 0) -> Self:
@@ -436,21 +510,24 @@ class Data:
         """
         wanted = dict.fromkeys(SPLITS, most) if isinstance(most, int) else most
         generator = torch.Generator().manual_seed(seed)
-        chosen: dict[str, Columns] = {}
+        chosen: dict[str, Selection] = {}
         for split, count in wanted.items():
             columns = self._split(split)
-            order = torch.randperm(_length(columns), generator=generator)[:count]
-            chosen[split] = {
-                name: _take(column, order.to(getattr(column, "device", "cpu")))
-                for name, column in columns.items()
-            }
-        return dataclasses.replace(self, **chosen, renewals={})  # type: ignore[arg-type]
+            order = torch.randperm(columns.rows, generator=generator)[:count]
+            chosen[split] = Selection(
+                {
+                    name: _take(column, order.to(getattr(column, "device", "cpu")))
+                    for name, column in columns.items()
+                }
+            )
+        return dataclasses.replace(self, **chosen, renewals={})
 
     def to(self, device: torch.device | str) -> Self:
         """The same data on another device; the generator of :meth:`batch` may stay where it is."""
 
-        def moved(columns: Columns) -> Columns:
-            return {name: column.to(device) for name, column in columns.items()}
+        def moved(columns: Selection) -> Selection:
+            there = {name: column.to(device) for name, column in columns.columns.items()}
+            return dataclasses.replace(columns, columns=there)
 
         renewals = {
             name: dataclasses.replace(
@@ -513,17 +590,31 @@ class Data:
     def _repr_html_(self) -> str:
         return self.description._repr_html_()
 
-    def _split(self, split: str) -> Columns:
+    def _split(self, split: str) -> Selection:
         if split not in SPLITS:
             raise DataError(f"there is no split {split!r}; choose one of {', '.join(SPLITS)}.")
-        columns: Columns = getattr(self, split)
-        return columns
+        return getattr(self, split)
 
 
 def _take(column: Column, index: slice | Tensor) -> Tensor:
     if isinstance(column, Tensor) and isinstance(index, Tensor):
         return column.index_select(0, index)  # quicker than column[index]
     return column[index]
+
+
+def _wide(name: str, values: Tensor) -> Tensor:
+    return values.to(torch.int64 if name == "y" else torch.get_default_dtype())
+
+
+def _indices(index: range | Tensor) -> slice | Tensor:
+    """Row numbers as what a column is read by."""
+    if isinstance(index, Tensor):
+        return index
+    if len(index) == 0:
+        return slice(0, 0)
+    if index.step > 0:
+        return slice(index.start, index.stop, index.step)
+    return torch.tensor(list(index))
 
 
 def _length(columns: Columns) -> int:

@@ -49,7 +49,7 @@ from deeplvm.data.readers.tables import (
     read_parquet,
     refuse_absent,
 )
-from deeplvm.data.records import SPLITS, DataError, Description, Renewal, Split
+from deeplvm.data.records import SPLITS, DataError, Description, Renewal, Selection, Split
 from deeplvm.data.split import FRACTIONS, Places, carved, kept_elements, limited, select_columns
 from deeplvm.data.statistics import Summary
 from deeplvm.data.stream import Plan, Reader, Stream, StreamColumn
@@ -295,9 +295,9 @@ def _stream(
     renewed = renewed and description.options["binarize"] != "static"
     return Stream(
         description=description,
-        train=columns_of["train"],
-        valid=columns_of["valid"],
-        test=columns_of["test"],
+        train=Selection(columns_of["train"]),
+        valid=Selection(columns_of["valid"]),
+        test=Selection(columns_of["test"]),
         renewals={"x": reader.noise} if reader.noise is not None and renewed else {},
         reader=reader,
         places=places,

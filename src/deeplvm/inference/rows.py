@@ -1,8 +1,14 @@
-"""Rows of a data set, batch by batch, as a model that is being evaluated reads them."""
+"""Rows of a data set as a model that is being evaluated reads them: the one loop over rows.
+
+What :func:`for_rows` promises, every estimate of this package promises: the model is in ``eval()``
+mode and left as it was, like torch's random state; the same seed gives the same numbers; several
+processes share the rows and each returns all of them; a quantity that is not a number is refused.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,24 +16,26 @@ import torch
 from torch import Tensor
 
 from deeplvm.core.model import LatentVariableModel
-
-if TYPE_CHECKING:
-    from deeplvm.data.records import Data, Split
-from collections.abc import Callable
-from typing import TYPE_CHECKING
-
 from deeplvm.core.randomness import evaluating
 from deeplvm.inference.latent_space import LatentSpace
 from deeplvm.parallel.processes import processes
 
+if TYPE_CHECKING:
+    from deeplvm.data.records import Data, Description, Split
+
+# Named tensors of shape (rows, *event), NaN where an element is missing; a part of a data set,
+# data.test[:100], is such a mapping.
+Source = Mapping[str, Any]
+# values of a batch, names with NaN -> quantities of each row, (rows, ...)
+Measure = Callable[[dict[str, Tensor], frozenset[str]], dict[str, Tensor]]
+
 
 @dataclass(frozen=True, eq=False)
-class Batches:
-    """The rows of one split, restricted to the names that the model has.
+class Rows:
+    """Some rows, restricted to the names that the model has.
 
     Attributes:
-        data: Data, or named tensors whose first dimension is the rows.
-        split: Which split of Data.
+        source: Named tensors whose first dimension is the rows.
         names: The names that are given to the model.
         missing: Those with missing elements (NaN).
         rows: How many rows there are.
@@ -37,8 +45,7 @@ class Batches:
         dtype: The model's floating type.
     """
 
-    data: Data | Mapping[str, Tensor]
-    split: Split
+    source: Source
     names: tuple[str, ...]
     missing: frozenset[str]
     rows: int
@@ -46,13 +53,19 @@ class Batches:
     device: torch.device
     dtype: torch.dtype
 
+    @property
+    def description(self) -> Description | None:
+        """Of the data set, if the rows are of one."""
+        return getattr(self.source, "description", None)
+
     def __getitem__(self, index: slice) -> dict[str, Tensor]:
         """Some rows, on the model's device, reals in its floating type."""
-        if isinstance(self.data, Mapping):
-            taken = {name: self.data[name][index] for name in self.names}
-        else:
-            batch = self.data.batch(self.split, index)
-            taken = {name: batch[name] for name in self.names}
+        batch = getattr(self.source, "batch", None)
+        taken = (
+            {name: self.source[name][index] for name in self.names}
+            if batch is None
+            else batch(index, self.names)
+        )
         return {name: self._ready(value) for name, value in taken.items()}
 
     def each(self, size: int) -> Iterator[tuple[int, dict[str, Tensor]]]:
@@ -68,44 +81,145 @@ class Batches:
         return value.to(self.device) if whole else value.to(self.device, self.dtype)
 
 
-def batches_of(
-    model: LatentVariableModel,
-    data: Data | Mapping[str, Tensor],
-    split: Split = "test",
-    omit: Collection[str] = (),
-) -> Batches:
-    """What of the data the model reads.
+def rows_of(model: LatentVariableModel, source: Source | Rows, omit: Collection[str] = ()) -> Rows:
+    """What of some rows the model reads.
 
     Args:
         model: Its names are taken, the others left.
-        data: Data, or named tensors of shape ``(rows, *event)``.
-        split: Which split of Data.
-        omit: Names that are to be drawn although the data have them.
+        source: Rows of a data set, ``data.test`` or ``data.test[:100]``, or named tensors of shape
+            ``(rows, *event)``.
+        omit: Names that are to be drawn although the rows have them.
 
     Raises:
-        ValueError: If nothing that the model knows is in the data, or the split has no rows.
+        TypeError: If it is a whole data set, of which the rows are not said.
+        ValueError: If nothing that the model knows is there, or there are no rows.
     """
-    tensors = data if isinstance(data, Mapping) else getattr(data, split)
-    names = tuple([name for name in tensors if name in model.names and name not in omit])
+    if isinstance(source, Rows):
+        return source
+    if not isinstance(source, Mapping):
+        raise TypeError(
+            f"Say which rows: data.test, data.test[:100], or named tensors {{'x': x}}; found a "
+            f"{type(source).__name__}."
+        )
+    names = tuple([name for name in source if name in model.names and name not in omit])
     if not names:
         raise ValueError(
-            f"The data have {', '.join(tensors) or 'nothing'}, of which the model reads none; its "
+            f"The data have {', '.join(source) or 'nothing'}, of which the model reads none; its "
             f"names are {', '.join(sorted(model.names))}: call one of them as the data do."
         )
-    rows = len(tensors[names[0]])
+    rows = getattr(source, "rows", None)
+    rows = len(source[names[0]]) if rows is None else rows
     if rows == 0:
-        raise ValueError(f"There are no rows to evaluate: {split!r} is empty; name another split.")
-    if isinstance(data, Mapping):
-        holes = frozenset([name for name in names if _has_nan(data[name])])
-        data_rows = rows
-    else:
-        holes = frozenset(data.missing) & frozenset(names)
-        data_rows = data.rows("train") or rows
+        raise ValueError("There are no rows to evaluate; name another split.")
+    known = getattr(source, "missing", None)
+    missing = [
+        each for each in names if (_has_nan(source[each]) if known is None else each in known)
+    ]
     like = next(
         (t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()),
         torch.zeros(()),
     )
-    return Batches(data, split, names, holes, rows, data_rows, like.device, like.dtype)
+    data_rows = getattr(source, "data_rows", 0) or rows
+    return Rows(source, names, frozenset(missing), rows, data_rows, like.device, like.dtype)
+
+
+def for_rows(
+    model: LatentVariableModel,
+    source: Source | Rows,
+    measure: Measure,
+    *,
+    batch_size: int,
+    seed: int,
+    omit: Collection[str] = (),
+    finite: Collection[str] = ("log_px",),
+) -> dict[str, Tensor]:
+    """Quantities of every row, measured batch by batch in ``eval()`` mode without gradients.
+
+    Several processes share the batches, and each returns all rows.
+
+    Args:
+        model: Left as it was, like torch's random state.
+        source: Rows of a data set, ``data.test[:100]``, or named tensors ``(rows, *event)``.
+        measure: What to do with a batch; it may switch gradients on. Quantities called
+            ``"terms/x"`` tell in an error whose fault it is.
+        batch_size: Rows at a time.
+        seed: With a batch's first row it decides the draws there.
+        omit: Names that are left out although the data have them.
+        finite: Quantities that may be −inf, but neither NaN nor +inf.
+
+    Raises:
+        ValueError: If a number is below one, or a quantity of some row is NaN or +inf.
+    """
+    at_least(1, batch_size=batch_size)
+    rows = rows_of(model, source, omit)
+    group, starts = processes(), range(0, rows.rows, batch_size)
+    parts = []
+    with evaluation_of(model, seed):
+        for first in starts[group.part(len(starts))]:
+            torch.manual_seed(seed + first)
+            part = measure(rows[slice(first, first + batch_size)], rows.missing)
+            count = len(next(iter(part.values())))
+            part["row"] = torch.arange(first, first + count)
+            parts.append(part)
+            if any([bool(_broken(part[name]).any()) for name in finite if name in part]):
+                break  # once a batch: a look waits for the device
+    mine = {key: torch.cat([part[key] for part in parts]) for key in parts[0]} if parts else {}
+    joined = group.gather(mine)
+    row = joined.pop("row")
+    for name in finite:
+        if name in joined:
+            _refuse_broken(name, joined, row)
+    return joined
+
+
+@contextmanager
+def evaluation_of(model: LatentVariableModel, seed: int) -> Iterator[None]:
+    """Evaluation mode, no gradients and a seed, where gradients may be switched on."""
+    with evaluating(model, seed), torch.inference_mode(mode=False), torch.no_grad():
+        yield
+
+
+def _broken(values: Tensor) -> Tensor:
+    """Which rows have a value that is NaN or +inf."""
+    return (values.isnan() | values.isposinf()).reshape(len(values), -1).any(1)
+
+
+def _refuse_broken(name: str, joined: Mapping[str, Tensor], row: Tensor) -> None:
+    bad = _broken(joined[name])
+    if not bool(bad.any()):
+        return
+    found = row[bad.cpu()].tolist()
+    guilty = [
+        key.removeprefix("terms/")
+        for key, term in joined.items()
+        if key.startswith("terms/") and bool(_broken(term[bad]).any())
+    ]
+    what = {"log_px": "log p(x)"}.get(name, name.replace("_", " "))
+    what = f"log p − log q of {', '.join(guilty)}" if guilty else what
+    shown = ", ".join([str(each) for each in found[:5]])
+    raise ValueError(
+        f"{what} is not a number, or +inf, in {len(found)} rows (rows {shown}"
+        f"{', …' if len(found) > 5 else ''}); look at these rows, or at a model that was trained "
+        f"until it broke."
+    )
+
+
+def latent_dimensions(model: LatentVariableModel, source: Source | Rows) -> int:
+    """How many free numbers the latents of a row have.
+
+    Raises:
+        ValueError: If a latent is discrete, or has no density of its own.
+    """
+    rows = rows_of(model, source)
+    with evaluation_of(model, 0):
+        return LatentSpace(model, rows[slice(0, 1)], rows.missing).size
+
+
+def at_least(least: float, **numbers: float | None) -> None:
+    """Refuse numbers below the least that makes sense."""
+    for name, value in numbers.items():
+        if value is not None and not value >= least:
+            raise ValueError(f"{name} is at least {least}, found {value}.")
 
 
 def _has_nan(value: Any) -> bool:
@@ -114,14 +228,23 @@ def _has_nan(value: Any) -> bool:
     )
 
 
-# values of a batch, names with NaN -> quantities of each row, (rows, ...)
-Evaluate = Callable[[dict[str, Tensor], frozenset[str]], dict[str, Tensor]]
+Batches = Rows
+
+
+def batches_of(
+    model: LatentVariableModel,
+    data: Data | Source,
+    split: Split = "test",
+    omit: Collection[str] = (),
+) -> Rows:
+    """The rows of a split of a data set, or named tensors."""
+    return rows_of(model, data if isinstance(data, Mapping) else getattr(data, split), omit)
 
 
 def row_by_row(
     model: LatentVariableModel,
-    data: Data | Mapping[str, Tensor],
-    evaluate: Evaluate,
+    data: Data | Source,
+    evaluate: Measure,
     *,
     split: Split,
     rows: int | None,
@@ -129,62 +252,11 @@ def row_by_row(
     seed: int,
     omit: Collection[str] = (),
 ) -> dict[str, Tensor]:
-    """Quantities of every row, evaluated batch by batch in ``eval()`` mode without gradients.
-
-    Several processes share the batches, and each returns all rows.
-
-    Args:
-        model: Left as it was, like torch's random state.
-        data: Data, or named tensors of shape ``(rows, *event)``.
-        evaluate: What to do with a batch; it may switch gradients on.
-        split: Which split of Data.
-        rows: How many, from the first on; all.
-        batch_size: Rows at a time.
-        seed: With a batch's first row it decides the draws there.
-        omit: Names that are left out although the data have them.
-
-    Raises:
-        ValueError: If a number is below one, or ``log_px`` is NaN or +inf in some row.
-    """
-    at_least(1, rows=rows, batch_size=batch_size)
-    taken = batches_of(model, data, split, omit)
-    count = taken.rows if rows is None else min(rows, taken.rows)
-    group, starts = processes(), range(0, count, batch_size)
-    parts = []
-    with evaluating(model, seed), torch.inference_mode(mode=False), torch.no_grad():
-        for first in starts[group.part(len(starts))]:
-            torch.manual_seed(seed + first)
-            given = taken[slice(first, min(first + batch_size, count))]
-            parts.append(evaluate(given, taken.missing))
-    mine = {key: torch.cat([part[key] for part in parts]) for key in parts[0]} if parts else {}
-    joined = group.gather(mine)
-    broken = joined["log_px"].isnan() | joined["log_px"].isposinf()
-    if bool(broken.any()):
-        found = broken.nonzero().flatten().tolist()
-        shown = ", ".join([str(each) for each in found[:5]])
-        raise ValueError(
-            f"log p(x) is not a number, or +inf, in {len(found)} rows (rows {shown}"
-            f"{', …' if len(found) > 5 else ''}); look at these rows, or at a model that was "
-            f"trained until it broke."
+    """:func:`for_rows` of the first rows of a split."""
+    at_least(1, rows=rows)
+    source: Any = data if isinstance(data, Mapping) else getattr(data, split)
+    if rows is not None:
+        source = (
+            source[:rows] if hasattr(source, "batch") else {n: v[:rows] for n, v in source.items()}
         )
-    return joined
-
-
-def latent_dimensions(
-    model: LatentVariableModel, data: Data | Mapping[str, Tensor], split: Split
-) -> int:
-    """How many free numbers the latents of a row have.
-
-    Raises:
-        ValueError: If a latent is discrete, or has no density of its own.
-    """
-    taken = batches_of(model, data, split)
-    with evaluating(model, 0), torch.inference_mode(mode=False), torch.no_grad():
-        return LatentSpace(model, taken[slice(0, 1)], taken.missing).size
-
-
-def at_least(least: float, **numbers: float | None) -> None:
-    """Refuse numbers below the least that makes sense."""
-    for name, value in numbers.items():
-        if value is not None and not value >= least:
-            raise ValueError(f"{name} is at least {least}, found {value}.")
+    return for_rows(model, source, evaluate, batch_size=batch_size, seed=seed, omit=omit)

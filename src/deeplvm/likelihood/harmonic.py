@@ -187,7 +187,9 @@ def harmonic_likelihood(
     """
     at_least(2, chains=chains, draws=draws)
     at_least(1, steps=steps, warmup=warmup)
-    dimensions = latent_dimensions(model, data, split)
+    dimensions = latent_dimensions(
+        model, data if isinstance(data, Mapping) else getattr(data, split)
+    )
     if dimensions == 0:
         raise ValueError("No latent is continuous: exact_likelihood sums over discrete ones.")
     if dimensions > _DIMENSIONS:

@@ -138,7 +138,9 @@ def quadrature_likelihood(
     if points > _MOST_POINTS:
         raise ValueError(f"points is at most {_MOST_POINTS}, found {points}.")
 
-    dimensions = latent_dimensions(model, data, split)
+    dimensions = latent_dimensions(
+        model, data if isinstance(data, Mapping) else getattr(data, split)
+    )
     if dimensions == 0:
         raise ValueError("No latent is continuous: exact_likelihood sums over discrete ones.")
     if dimensions > _DIMENSIONS:

@@ -152,7 +152,7 @@ def sequential_monte_carlo(
     """
     at_least(1, particles=particles, steps=steps)
     betas = _checked(start, keep, temperatures, adaptive=adaptive)
-    if latent_dimensions(model, data, split) == 0:
+    if latent_dimensions(model, data if isinstance(data, Mapping) else getattr(data, split)) == 0:
         raise ValueError("No latent is continuous: exact_likelihood sums over discrete ones.")
 
     def evaluate(given: dict[str, Tensor], missing: frozenset[str]) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from torch.distributions import MultivariateNormal
 
 from deeplvm import Joint, LatentVariableModel, elbo
 from deeplvm.conditionals import FullCovarianceGaussian, Gaussian, StandardNormal
-from deeplvm.data.records import Data, Description
+from deeplvm.data.records import Data, Description, Selection
 from deeplvm.evaluation.bound.gaps import inference_gaps
 from deeplvm.evaluation.bound.generalisation import (
     LARGE,
@@ -52,7 +52,7 @@ def data_of(train: Tensor, test: Tensor) -> Data:
     description = Description(
         "rows", "rows", {}, {}, None, "by hand", (), {"train": len(train), "test": len(test)}
     )
-    return Data(description, {"x": train}, {"x": test[:0]}, {"x": test})
+    return Data(description, *[Selection({"x": rows}) for rows in (train, test[:0], test)])
 
 
 def exact_encoder() -> FullCovarianceGaussian:

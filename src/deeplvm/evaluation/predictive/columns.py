@@ -56,7 +56,7 @@ def observed_columns(model: LatentVariableModel, rows: Batches) -> tuple[Observe
         )
     found: list[ObservedColumn] = []
     for name in names:
-        variables = {} if isinstance(rows.data, Mapping) else rows.data.variables
+        variables = known.variables if (known := rows.description) else {}
         variable = variables.get(name)
         found += _seen(name, rows) if variable is None else _told(variable)
     return tuple(found)
@@ -88,7 +88,7 @@ def _told(variable: Variable) -> list[ObservedColumn]:
 def _seen(name: str, rows: Batches) -> list[ObservedColumn]:
     value = rows[slice(0, rows.rows)][name].cpu()
     titles = _places(name, value.shape[1:])
-    classes = None if isinstance(rows.data, Mapping) else rows.data.classes
+    classes = known.classes if (known := rows.description) else None
     found = []
     for place, title in enumerate(titles):
         column = value.reshape(len(value), -1)[:, place]

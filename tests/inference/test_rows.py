@@ -1,0 +1,60 @@
+"""Rows: which rows, read once, refused once."""
+
+import re
+
+import pytest
+import torch
+from torch import Tensor
+
+from deeplvm import Joint, LatentVariableModel
+from deeplvm.conditionals import Gaussian, StandardNormal
+from deeplvm.data import load
+from deeplvm.inference.rows import for_rows, rows_of
+from deeplvm.networks import MLP
+
+
+@pytest.fixture
+def model() -> LatentVariableModel:
+    torch.manual_seed(0)
+    p = Joint({"z": StandardNormal(2), "x | z": Gaussian((1, 8, 8), MLP(2))})
+    return LatentVariableModel(p, Joint({"z | x": Gaussian(2, MLP((1, 8, 8)))}))
+
+
+def test_a_selection_is_columns_and_a_slice_of_itself() -> None:
+    data = load("digits")
+    some = data.test[10:40:3]
+    assert (some.rows, list(some)) == (10, ["x", "y"])
+    assert some["x"].equal(data.test["x"][10:40:3])
+    assert some[2:4]["y"].equal(data.test["y"][16:22:3])
+    chosen = data.test[torch.tensor([5, 3])]
+    assert chosen["y"].equal(data.test["y"][torch.tensor([5, 3])])
+    assert chosen[1:]["y"].equal(data.test["y"][3:4])
+    assert some.data_rows == data.rows("train")
+    assert some.batch(slice(1, 3))["x"].equal(data.batch("test", slice(13, 18, 3))["x"])
+
+
+def test_rows_of_a_slice_are_those_of_the_whole(model: LatentVariableModel) -> None:
+    data = load("digits")
+    rows = rows_of(model, data.test[20:30])
+    assert (rows.rows, rows.names, rows.data_rows) == (10, ("x",), data.rows("train"))
+    assert rows[slice(2, 4)]["x"].equal(data.batch("test", slice(22, 24))["x"])
+
+
+def test_a_whole_data_set_does_not_say_which_rows(model: LatentVariableModel) -> None:
+    with pytest.raises(TypeError, match=re.escape("Say which rows: data.test, data.test[:100]")):
+        rows_of(model, load("digits"))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_no_number_is_refused_with_its_rows(
+    model: LatentVariableModel, value: float
+) -> None:
+    def measure(given: dict[str, Tensor], _: frozenset[str]) -> dict[str, Tensor]:
+        value_of = given["x"].sum((1, 2, 3))
+        return {"log_px": value_of, "rate": torch.where(value_of > 3.5, value, -torch.inf)}
+
+    x = torch.zeros(5, 1, 8, 8)
+    x[3:, 0, 0, 0] = 4.0
+    with pytest.raises(ValueError, match=re.escape("rate is not a number, or +inf, in 1 rows")):
+        for_rows(model, {"x": x[:4]}, measure, batch_size=2, seed=0, finite=("rate",))
+    assert len(for_rows(model, {"x": x}, measure, batch_size=2, seed=0)["rate"]) == 5
