@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import sys
 
-from deeplvm.cli import main
+# `python -m` puts the current folder first: a json.py beside the data is not to be imported
+if __name__ == "__main__" and sys.path and not sys.flags.safe_path:
+    del sys.path[0]
+
+from deeplvm.cli import main  # noqa: E402 - only now
 
 if __name__ == "__main__":
     sys.exit(main())

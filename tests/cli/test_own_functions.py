@@ -181,7 +181,7 @@ def test_a_run_of_it_is_opened_from_any_folder(
     assert outcome.code == 0, outcome.err
     run = here / "run"
     monkeypatch.chdir(here / "elsewhere")
-    assert deeplvm("evaluate", run, "--particles", 5).code == 0
+    assert deeplvm("evaluate", run, "--particles", 5, "--trust").code == 0
 
 
 @pytest.mark.parametrize(

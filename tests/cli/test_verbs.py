@@ -104,7 +104,7 @@ def test_somebodys_own_recipe_needs_no_registration(deeplvm: Run, csv: Path, her
     outcome = deeplvm("fit", csv, *words, "--no-evaluate", "--out", "run")
     assert outcome.code == 0, outcome.err
     assert open_run("run").config.recipe == "mine:small"
-    assert deeplvm("sample", "run", "-n", 5, "-o", "draws.csv").code == 0
+    assert deeplvm("sample", "run", "-n", 5, "-o", "draws.csv", "--trust").code == 0
 
 
 def test_objective_and_schedule_by_name_and_as_a_call(deeplvm: Run, csv: Path) -> None:

@@ -65,6 +65,8 @@ def carry_out(
     device: str,
     work: Callable[[LatentVariableModel, Data, Path, Any], None],
     prepare: Callable[[Processes, Run, LatentVariableModel], Any] = lambda *_: None,
+    *,
+    trust: bool = False,
 ) -> None:
     """Do the work of one verb: for one file all together, for many each process its share.
 
@@ -75,12 +77,13 @@ def carry_out(
         device: Where to compute.
         work: Makes one output; of one file, all processes call it, and the first writes.
         prepare: Makes, with all processes, what every file needs.
+        trust: Whether somebody's own recipe may be run.
     """
     from deeplvm.devices import place
     from deeplvm.runs.run import open_run
 
     with together(device) as here:
-        opened = by_first(here, lambda: open_run(run))
+        opened = by_first(here, lambda: open_run(run, trust=trust))
         jobs = by_first(here, lambda: jobs_of(sources, output))
         model = model_of(here, opened).to(place(device))
         if len(jobs) == 1:

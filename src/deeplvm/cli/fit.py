@@ -22,18 +22,23 @@ from deeplvm.cli.parallel import by_first, data_of, together
 from deeplvm.files import write_atomically
 from deeplvm.parallel.processes import ProcessesError, processes
 from deeplvm.recipes import Recipe, describe, find, name_of, published, training_of
-from deeplvm.runs.run import Config, Run, RunError, build, create_run, is_taken, refusal
+from deeplvm.recipes.catalogue import refuse_to_run
+from deeplvm.runs.run import (
+    NOT_STORED,
+    Config,
+    Run,
+    RunError,
+    build,
+    create_run,
+    is_taken,
+    refusal,
+)
 
 if TYPE_CHECKING:
     from deeplvm.core.model import LatentVariableModel
     from deeplvm.data.records import Data
 
 DEFAULT_RECIPE = "vae"
-# What code can pass to these functions and a command line cannot, or what a run decides itself.
-_NOT_OF_LOAD = ("like",)
-_NOT_OF_FIT = (
-    "valid", "draw", "log_prior", "missing", "folder", "resume", "callbacks", "quiet",
-)  # fmt: skip
 _TENSORBOARD = "tensorboard"
 _TABLES = ("data_options", "recipe_options", "training")
 
@@ -49,15 +54,16 @@ class Choice:
 
     @classmethod
     def of(cls, words: Sequence[str]) -> Choice:
-        """Read ``--recipe`` and ``--config`` alone, whatever else is there."""
+        """Read ``--recipe``, ``--config`` and ``--trust`` alone, whatever else is there."""
         chosen: dict[str, Any] = {}
 
         def look(
             *_: Annotated[str, Parameter(allow_leading_hyphen=True)],
             recipe: str | None = None,
             config: Path | None = None,
+            trust: bool = False,
         ) -> None:
-            chosen.update(recipe=recipe, config=config)
+            chosen.update(recipe=recipe, config=config, trust=trust)
 
         app = App(
             default_command=look,
@@ -70,6 +76,8 @@ class Choice:
         command(*bound.args, **bound.kwargs)
         config = Config.read(chosen["config"]) if chosen["config"] else Config()
         name = chosen["recipe"] or config.recipe or DEFAULT_RECIPE
+        if not chosen["recipe"] and not chosen["trust"]:
+            refuse_to_run(name, config.recipe_options, chosen["config"])
         return cls(name, find(name), config, str(chosen["config"] or ""))
 
 
@@ -79,9 +87,9 @@ def parts_of(recipe: Recipe) -> dict[str, dict[str, Option]]:
     from deeplvm.training import fit
 
     return {
-        "data_options": options_of(load, skip=_NOT_OF_LOAD),
+        "data_options": options_of(load, skip=NOT_STORED["data_options"]),
         "recipe_options": options_of(recipe),
-        "training": options_of(fit, skip=_NOT_OF_FIT, defaults=training_of(recipe)),
+        "training": options_of(fit, skip=NOT_STORED["training"], defaults=training_of(recipe)),
     }
 
 
@@ -203,6 +211,12 @@ _OWN = {
             Path | None,
             None,
             "A TOML file of options, such as another run's config.toml; flags go before it.",
+        ),
+        _own(
+            "trust",
+            bool,
+            False,
+            "Run the code of a recipe that --config names and that is not one of deeplvm's.",
         ),
         _own("evaluate", bool, True, "Whether to evaluate and write the report in the end."),
         _own(

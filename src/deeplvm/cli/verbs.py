@@ -43,6 +43,13 @@ Split = Annotated[
     Literal["train", "valid", "test"] | None,
     Parameter(help="Which rows of the run's own data; test by default."),
 ]
+Trust = Annotated[
+    bool,
+    Parameter(
+        help="Run the code of a recipe that the RUN folder names and that is not one of deeplvm's.",
+        negative=(),
+    ),
+]
 Output = Annotated[Path, Parameter(name=("--output", "-o"))]
 Device = Annotated[
     Literal["auto", "cpu", "cuda"],
@@ -61,6 +68,7 @@ def resume(  # noqa: D417 - the types say the rest
     *,
     epochs: int | None = None,
     device: Device = "auto",
+    trust: Trust = False,
     evaluate: bool = True,
     evaluation_particles: int | None = None,
     json: bool = False,
@@ -78,7 +86,7 @@ def resume(  # noqa: D417 - the types say the rest
 
     at_least_one(epochs=epochs, evaluation_particles=evaluation_particles)
     with together(device) as here:
-        opened = by_first(here, lambda: open_run(run))
+        opened = by_first(here, lambda: open_run(run, trust=trust))
         if epochs is not None:
             opened = by_first(here, lambda: set_epochs(opened, epochs))
         data = data_of(here, lambda: opened.data, opened.config.data)
@@ -104,6 +112,7 @@ def evaluate(  # noqa: D417 - the types say the rest
     gaps: bool = False,
     gap_rows: int = 100,
     device: Device = "auto",
+    trust: Trust = False,
     json: bool = False,
 ) -> None:
     """Measure the likelihood, the bound and the use of latents: a table and RUN/evaluation.json.
@@ -143,7 +152,7 @@ def evaluate(  # noqa: D417 - the types say the rest
         options["simulated_rows"] = chain_rows
     options |= {"temperatures": temperatures, "chains": chains, "start": start}
     with together(device) as here:
-        opened, model, rows = _model_and_rows(here, run, data)
+        opened, model, rows = _model_and_rows(here, run, data, trust=trust)
         model = model.to(place(device))
         chosen = _chosen(rows, split)
         if ais and min(chain_rows, rows.rows(chosen)) < 2:
@@ -161,12 +170,12 @@ def evaluate(  # noqa: D417 - the types say the rest
         show(measured, json=json)
 
 
-def _model_and_rows(here: Any, run: str, data: str | None) -> tuple[Any, Any, Any]:
+def _model_and_rows(here: Any, run: str, data: str | None, *, trust: bool) -> tuple[Any, Any, Any]:
     """The run, if it is one, the model, and the rows to judge it by."""
     if ":" not in run or Path(run).exists():
         from deeplvm.runs.run import open_run
 
-        opened = by_first(here, lambda: open_run(Path(run)))
+        opened = by_first(here, lambda: open_run(Path(run), trust=trust))
         model = model_of(here, opened)
         rows = data_of(here, lambda: opened.read(data), data or opened.config.data)
         return opened, model, rows
@@ -194,6 +203,7 @@ def sample(  # noqa: D417 - the types say the rest
     mean: bool | None = None,
     label: str | None = None,
     device: Device = "auto",
+    trust: Trust = False,
 ) -> None:
     """Draw new data from the model.
 
@@ -211,7 +221,7 @@ def sample(  # noqa: D417 - the types say the rest
 
     at_least_one(rows=rows)
     picture = check_output(output, (*PICTURES, *TABLES)) in PICTURES
-    opened = open_run(run)
+    opened = open_run(run, trust=trust)
     _only_images(opened, output, picture=picture)
     model = opened.model.to(place(device))
     values = sampled(
@@ -234,6 +244,7 @@ def embed(  # noqa: D417 - the types say the rest
     scales: bool = False,
     seed: int = 0,
     device: Device = "auto",
+    trust: Trust = False,
 ) -> None:
     """Write the latents of each row: the means of q(z | x), and the labels where there are any.
 
@@ -258,7 +269,7 @@ def embed(  # noqa: D417 - the types say the rest
         _write(output, values, names)
         note(f"{output}: {len(next(iter(values.values())))} rows of {', '.join(values)}")
 
-    carry_out(run, data, output, device, work)
+    carry_out(run, data, output, device, work, trust=trust)
 
 
 def reconstruct(  # noqa: D417 - the types say the rest
@@ -271,6 +282,7 @@ def reconstruct(  # noqa: D417 - the types say the rest
     split: Split = None,
     seed: int = 0,
     device: Device = "auto",
+    trust: Trust = False,
 ) -> None:
     """Pass rows through the latents and back: originals beside the means of p(x | z).
 
@@ -288,7 +300,7 @@ def reconstruct(  # noqa: D417 - the types say the rest
 
     at_least_one(rows=rows)
     picture = check_output(output, (*PICTURES, *TABLES)) in PICTURES
-    opened = open_run(run)
+    opened = open_run(run, trust=trust)
     _only_images(opened, output, picture=picture)
     model = opened.model.to(place(device))
     source, chosen = _rows(opened, data, split)
@@ -311,6 +323,7 @@ def score(  # noqa: D417 - the types say the rest
     split: Split = None,
     seed: int = 0,
     device: Device = "auto",
+    trust: Trust = False,
 ) -> None:
     """Write the log-likelihood of each row, and how unusual it is.
 
@@ -352,6 +365,7 @@ def score(  # noqa: D417 - the types say the rest
         device,
         work,
         lambda here, opened, model: _reference(here, opened, model, particles, seed),
+        trust=trust,
     )
 
 
@@ -365,6 +379,7 @@ def impute(  # noqa: D417 - the types say the rest
     particles: int = 200,
     seed: int = 0,
     device: Device = "auto",
+    trust: Trust = False,
 ) -> None:
     """Fill missing values with their expectation given the rest of the row.
 
@@ -391,7 +406,7 @@ def impute(  # noqa: D417 - the types say the rest
             _save(output, values, rows.description)
         note(f"{output}: {holes} missing values filled")
 
-    carry_out(run, data, output, device, work)
+    carry_out(run, data, output, device, work, trust=trust)
 
 
 def diagnose(  # noqa: D417 - the types say the rest
@@ -404,6 +419,7 @@ def diagnose(  # noqa: D417 - the types say the rest
     quick: bool = False,
     seed: int = 0,
     device: Device = "auto",
+    trust: Trust = False,
     json: bool = False,
 ) -> None:
     """Look for faults of the data, the training, the latents and the samples, and say what to try.
@@ -425,7 +441,7 @@ def diagnose(  # noqa: D417 - the types say the rest
     from deeplvm.runs.run import open_run
 
     at_least_one(rows=rows, particles=particles)
-    opened = open_run(run)
+    opened = open_run(run, trust=trust)
     may_write(opened.folder)
     found = look(
         opened.model.to(place(device)),
@@ -445,11 +461,11 @@ def diagnose(  # noqa: D417 - the types say the rest
         tell(f"\n{opened.folder / 'report.html'}  the report, with figures")
 
 
-def report(run: Folder, /) -> None:
+def report(run: Folder, /, *, trust: Trust = False) -> None:
     """Write RUN/report.html anew: one page with everything that was learned and measured."""
     from deeplvm.runs.run import open_run
 
-    opened = open_run(run)
+    opened = open_run(run, trust=trust)
     _ = opened.model  # a clear error where there is none
     write_report(opened)
     tell(str(opened.folder / "report.html"))

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import importlib.util
 import inspect
-import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -104,8 +105,10 @@ def describe(name: str, recipe: Recipe) -> Entry:
 def find(name: str) -> Recipe:
     """A published recipe by its name, or anybody's own as ``package.module:function``.
 
-    The current folder is searched for modules first, so a file ``mine.py`` with a function
-    ``model`` is ``mine:model``; a file elsewhere is ``folder/mine.py:model``.
+    A file ``mine.py`` of the current folder with a function ``model`` is ``mine:model``; a file
+    elsewhere is ``folder/mine.py:model``. Its code is run, so the name must be the user's own
+    word: one that stands in a file goes through :func:`refuse_to_run` first. Nothing else is
+    imported from its folder but what it imports itself, and what is installed goes before that.
 
     Raises:
         RecipeError: If there is no such recipe, with those whose names are close.
@@ -128,16 +131,15 @@ def _own(name: str) -> Recipe:
     module_name, _, attribute = name.partition(":")
     if not module_name or not attribute:
         raise RecipeError(f"{name!r} is not package.module:function; both sides need a name.")
-    here, file = os.getcwd(), None
+    here, file = Path.cwd(), None
     if module_name.endswith(".py"):
         file = Path(module_name).expanduser().absolute()
         if not file.is_file():
             raise RecipeError(f"There is no file {file} for the recipe {name!r}.")
-        here = str(file.parent)
-    if here not in sys.path:
-        sys.path.insert(0, here)
+        here = file.parent
     try:
-        module = importlib.import_module(module_name) if file is None else _module_of(file)
+        with neighbours(here):
+            module = _module_in(here, module_name) if file is None else _module_of(file)
     except ModuleNotFoundError as error:
         if error.name is None or not module_name.startswith(error.name):
             raise RecipeError(
@@ -164,6 +166,54 @@ def _own(name: str) -> Recipe:
     return recipe
 
 
+@contextlib.contextmanager
+def neighbours(folder: Path | None) -> Iterator[None]:
+    """Let a recipe import what lies beside it, after all that is installed, and nobody else."""
+    if folder is None or str(folder) in sys.path:
+        yield
+        return
+    sys.path.append(str(folder))
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):
+            sys.path.remove(str(folder))
+
+
+def folder_of(recipe: Recipe) -> Path | None:
+    """The folder from which somebody's own recipe was imported; none for a published one."""
+    module = sys.modules.get(getattr(recipe, "__module__", ""))
+    file = getattr(module, "__file__", None)
+    published_here = getattr(module, "__name__", "").split(".")[0] == "deeplvm"
+    return None if file is None or published_here else Path(file).parent
+
+
+def refuse_to_run(name: str, options: Mapping[str, Any], where: Path) -> None:
+    """Refuse a recipe that stands in a file and is not one of this package: it would run code.
+
+    Raises:
+        RecipeError: With the call that would be made.
+    """
+    if ":" not in name:
+        return
+    module, _, function = name.partition(":")
+    written = "".join([f", {key}={value!r}" for key, value in options.items()])
+    raise RecipeError(
+        f"{where} names the recipe {name!r}, which is not one of deeplvm's: it would import "
+        f"{module} and call {function}(data{written[:200]}). If you know that code, say --trust "
+        f"(in Python: trust=True)."
+    )
+
+
+def _module_in(folder: Path, name: str) -> ModuleType:
+    """A module by its name: of a folder where it has one, else an installed one."""
+    top = name.partition(".")[0]
+    specification = None if top in sys.modules else PathFinder.find_spec(top, [str(folder)])
+    if specification is not None and specification.origin is not None:
+        _executed(specification)
+    return importlib.import_module(name)
+
+
 def _module_of(file: Path) -> ModuleType:
     """A file as a module, whatever other modules have its name; called by its whole path.
 
@@ -173,14 +223,19 @@ def _module_of(file: Path) -> ModuleType:
     if known is not None:
         return known
     specification = importlib.util.spec_from_file_location(str(file), file)
-    if specification is None or specification.loader is None:
+    if specification is None:
         raise ImportError(f"{file} is no file of Python")
+    return _executed(specification)
+
+
+def _executed(specification: ModuleSpec) -> ModuleType:
+    """A module run for the first time; forgotten where that fails."""
     module = importlib.util.module_from_spec(specification)
-    sys.modules[str(file)] = module  # dataclasses look their module up
+    sys.modules[specification.name] = module  # dataclasses look their module up
     try:
-        specification.loader.exec_module(module)
+        specification.loader.exec_module(module)  # type: ignore[union-attr]
     except BaseException:
-        del sys.modules[str(file)]
+        del sys.modules[specification.name]
         raise
     return module
 

@@ -28,6 +28,17 @@ from deeplvm.files import write_atomically
 FORMAT = 1
 
 
+# What a run decides itself, and no file may.
+NOT_STORED: dict[str, tuple[str, ...]] = {
+    "data_options": ("source", "like"),
+    "recipe_options": (),
+    "training": (
+        "model", "data", "valid", "draw", "log_prior", "missing", "folder", "resume", "callbacks",
+        "quiet",
+    ),
+}  # fmt: skip
+
+
 class RunError(ValueError):
     """A RUN folder cannot be made, or is not what it should be; the message says what to do."""
 
@@ -115,6 +126,7 @@ class Run:
         folder: Where it is.
         config: How it was made.
         description: What its data are, without the data.
+        trust: Whether somebody's own recipe may be run.
 
     >>> run = open_run("runs/digits-vae")  # doctest: +SKIP
     >>> run.model.sample(16)["x"].value.shape  # doctest: +SKIP
@@ -124,6 +136,7 @@ class Run:
     folder: Path
     config: Config
     description: Description
+    trust: bool = False
 
     @property
     def weights(self) -> Path:
@@ -160,10 +173,17 @@ class Run:
         return model.eval()
 
     def build(self) -> LatentVariableModel:
-        """The model as it was before training: the same recipe, options and seed."""
-        from deeplvm.recipes import find
+        """The model as it was before training: the same recipe, options and seed.
+
+        Raises:
+            RecipeError: If the recipe is not one of this package, and nobody said to trust it.
+        """
+        from deeplvm.recipes.catalogue import find, refuse_to_run
         from deeplvm.training import fit
 
+        if not self.trust:
+            path = self.folder / "config.toml"
+            refuse_to_run(self.config.recipe or "", self.config.recipe_options, path)
         recipe = find(self.config.recipe or "")
         self._check("recipe_options", recipe)
         self._check("training", fit)
@@ -219,7 +239,9 @@ class Run:
     def _check(self, table: str, function: Callable[..., Any]) -> None:
         """Refuse an option that the function has not, or of another type."""
         for name, value in getattr(self.config, table).items():
-            if (why := unsuited(function, name, value)) is not None:
+            why = unsuited(function, name, value)
+            if why is not None or name in NOT_STORED[table]:
+                why = why or "a file cannot say this"
                 path = self.folder / "config.toml"
                 raise RunError(f"{name} in [{table}] of {path}: {why}.")
 
@@ -274,11 +296,12 @@ def build(
 
 def _call(recipe: Any, data: Data | Description, options: Mapping[str, Any]) -> Any:
     """What a recipe returns; an error of somebody's own is told with the place in its file."""
-    from deeplvm.recipes import name_of
+    from deeplvm.recipes.catalogue import folder_of, name_of, neighbours
 
     name = name_of(recipe)
     try:
-        return recipe(data, **options) if _takes_data(recipe) else recipe(**options)
+        with neighbours(folder_of(recipe)):
+            return recipe(data, **options) if _takes_data(recipe) else recipe(**options)
     except RunError:
         raise
     except (Exception, SystemExit) as error:
@@ -340,7 +363,7 @@ def create_run(folder: Path, config: Config, data: Data) -> Run:
     write_atomically(folder / "data.json", json.dumps(plain, indent=1).encode())
     # last: a folder with a config.toml is a whole RUN folder
     write_atomically(folder / "config.toml", config.to_toml().encode())
-    return Run(folder, config, description)
+    return Run(folder, config, description, trust=True)
 
 
 def is_taken(folder: Path) -> bool:
@@ -377,8 +400,13 @@ def refusal(folder: Path) -> str:
     )
 
 
-def open_run(folder: str | Path) -> Run:
+def open_run(folder: str | Path, *, trust: bool = False) -> Run:
     """Open a RUN folder; its model and its data are read when they are first asked for.
+
+    Args:
+        folder: What ``deeplvm fit`` made.
+        trust: Whether to run the code of somebody's own recipe, ``package.module:function``, that
+            the folder names; without it such a model is not opened.
 
     Raises:
         RunError: If it is not a RUN folder, is half-written, or is of a newer version.
@@ -399,7 +427,7 @@ def open_run(folder: str | Path) -> Run:
             f"{folder / 'config.toml'} does not say its {absent}: it is a half-written or edited "
             f"RUN folder."
         )
-    return Run(folder, config, _read_description(folder / "data.json"))
+    return Run(folder, config, _read_description(folder / "data.json"), trust)
 
 
 def _read_description(path: Path) -> Description:
