@@ -128,7 +128,7 @@ def test_it_is_run_where_somebody_says_so(end: Any, run: Path, here: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("table", "line"),
+    "table, line",
     [
         ("training", 'folder = "elsewhere"'),
         ("training", "resume = true"),

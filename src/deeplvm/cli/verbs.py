@@ -46,7 +46,7 @@ Split = Annotated[
 Trust = Annotated[
     bool,
     Parameter(
-        help="Run the code of a recipe that the RUN folder names and that is not one of deeplvm's.",
+        help="Run the code of a recipe that the RUN folder names and that is not ours.",
         negative=(),
     ),
 ]
