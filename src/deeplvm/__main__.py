@@ -8,7 +8,7 @@ import sys
 if __name__ == "__main__" and sys.path and not sys.flags.safe_path:
     del sys.path[0]
 
-from deeplvm.cli import main  # noqa: E402 - only now
+from deeplvm.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())
