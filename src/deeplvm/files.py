@@ -15,31 +15,67 @@ from typing import Any
 
 # Nothing that deeplvm writes as JSON or TOML is nested deeper.
 MOST_NESTED = 64
+# To load values takes so many times their bytes: as read, as they rest, and what lies between.
+WORKING = 3
 _PIECE = 1 << 20
 
 
 @cache
 def memory() -> float:
-    """Bytes of memory that this process may use in all; infinite where the system does not say."""
-    found = [math.inf]
+    """Bytes of memory that this process may use in all; infinite where the system does not say.
+
+    The smallest of what the machine has, what the control groups of this process allow (a group's
+    bound holds for all that are below it) and what ``ulimit`` leaves of the address space.
+    """
+    found = [math.inf, *_group_limits(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))]
     with contextlib.suppress(AttributeError, OSError, ValueError):  # Windows
         found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    # what a container is given; "max", or no such thing
-    with contextlib.suppress(OSError, ValueError):
-        found.append(int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        mapped = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+        for kind, used in ((resource.RLIMIT_AS, mapped), (resource.RLIMIT_DATA, 0)):
+            limit, _ = resource.getrlimit(kind)
+            if limit != resource.RLIM_INFINITY:  # libraries take addresses without using them
+                found.append(max(limit - used * os.sysconf("SC_PAGE_SIZE"), 1))
     return min([number for number in found if number > 0])
 
 
-def fits(size: float, what: str, error: type[ValueError]) -> None:
+def _group_limits(groups: Path, root: Path) -> Iterator[int]:
+    """Bounds of the control groups of a process, version 1 or 2, and of those around them.
+
+    Args:
+        groups: What ``/proc/self/cgroup`` says: lines ``number:controllers:path``.
+        root: Where control groups are mounted.
+    """
+    try:
+        lines = groups.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        lines = []
+    for line in ["0::/", "1:memory:/", *lines]:  # a container may see its own group as the root
+        _, controllers, place = [*line.split(":", 2), "", ""][:3]
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        top = root / "memory" if controllers else root
+        name = "memory.limit_in_bytes" if controllers else "memory.max"
+        group = top / place.strip("/")
+        for each in (group, *group.parents):
+            with contextlib.suppress(OSError, ValueError):  # "max", or no such group
+                yield int((each / name).read_text(encoding="ascii"))
+            if each == top:
+                break
+
+
+def fits(size: float, what: str, error: type[ValueError], hint: str = "") -> None:
     """Refuse what is larger than the memory.
 
     Raises:
-        ValueError: Of the class given.
+        ValueError: Of the class given; the hint says what to do.
     """
     if size > memory():
         raise error(
             f"{what}: {size / 2**30:,.1f} GiB are more than the {memory() / 2**30:,.1f} GiB of "
-            f"memory here."
+            f"memory here{hint and '; '}{hint}."
         )
 
 

@@ -135,7 +135,8 @@ def select_columns(
         if tuple(columns) == tuple(kept) or not set(kept) <= set(columns):
             return None
         raw.columns = tuple(kept)
-        return np.array([columns.index(name) for name in kept])
+        places = {name: place for place, name in enumerate(columns)}
+        return np.array([places[name] for name in kept])
     number = options["most_variable"]
     if number is None and raw.name == "pbmc3k":
         number = PBMC_GENES

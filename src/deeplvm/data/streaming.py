@@ -54,11 +54,9 @@ from deeplvm.data.split import FRACTIONS, Places, carved, kept_elements, limited
 from deeplvm.data.statistics import Summary
 from deeplvm.data.stream import Plan, Reader, Stream, StreamColumn
 from deeplvm.data.tensors import dequantization, smallest_type, variable_of, warnings_of
-from deeplvm.files import memory
+from deeplvm.files import WORKING, memory
 
 Streaming = bool | Literal["auto"]
-# Loading holds the values as read, as at rest and what lies between: about three times the rows.
-_PART_OF_MEMORY = 1 / 3
 # Rows that are looked at for values that are repeated.
 _SAMPLE = 10_000
 _MOST_LABELS = 100_000
@@ -75,7 +73,7 @@ def is_streamed(path: Path, stream: Streaming, options: Mapping[str, Any]) -> bo
     if stream not in (True, False, "auto"):
         raise DataError(f"--stream {stream}: choose True, False or auto.")
     if stream == "auto":
-        return path.exists() and _bytes_in_memory(path, options) > _PART_OF_MEMORY * memory()
+        return path.exists() and WORKING * _bytes_in_memory(path, options) > memory()
     if stream and not path.exists():
         return False  # the error of a file that is not there says more
     if stream and not (path.is_dir() or path.suffix.lower() in (".npy", ".parquet")):

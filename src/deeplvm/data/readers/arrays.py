@@ -21,7 +21,7 @@ from numpy.lib.format import (
 
 from deeplvm.data.readers.raw import Array, Raw, codes_of
 from deeplvm.data.records import DataError
-from deeplvm.files import fits, gunzip, read_whole
+from deeplvm.files import WORKING, fits, gunzip, read_whole
 
 # Keys of the values and of the labels in an .npz, in the order in which they are looked for.
 VALUE_KEYS = ("x", "X", "data")
@@ -222,7 +222,9 @@ def _refuse_large_members(file: IO[bytes], path: Path) -> None:
     """Of an .npz: what unpacks to more than the memory, or says that it is larger than it is."""
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
-        fits(sum([each.file_size for each in members]), f"{path}, unpacked", DataError)
+        size = WORKING * sum([each.file_size for each in members])
+        hint = "save its x as .npy, which is read from disk row by row"
+        fits(size, f"{path}, unpacked and loaded", DataError, hint)
         for member in members:
             with archive.open(member) as inside:
                 if inside.read(len(MAGIC_PREFIX)) != MAGIC_PREFIX:

@@ -35,10 +35,11 @@ def read_folder(folder: Path, *, size: int | None) -> Raw:
     Raises:
         DataError: If there is no image, one is damaged, or the sizes differ.
     """
-    files = files_below(folder, ENDINGS)
+    files, lost = files_below(folder, ENDINGS), lost_links(folder, ENDINGS)
     if not files:
-        raise DataError(f"{folder}: no image in this folder; looked for {', '.join(ENDINGS)}.")
-    raw = Raw(name=folder.resolve().name, values={}, image=True, levels=256)
+        looked = "; ".join([f"looked for {', '.join(ENDINGS)}", *lost]).removesuffix(".")
+        raise DataError(f"{folder}: no image in this folder; {looked}.")
+    raw = Raw(name=folder.resolve().name, values={}, image=True, levels=256, notes=lost)
     raw.notes += cropping(size)
     images = [read_image(path, size) for path in files]
     refuse_unequal(folder, collections.Counter(image.shape[:2] for image in images))
@@ -58,12 +59,31 @@ def read_folder(folder: Path, *, size: int | None) -> Raw:
 
 def files_below(folder: Path, endings: tuple[str, ...]) -> list[Path]:
     """The files of some endings below a folder, hidden ones left out, in the order of paths."""
+    return [path for path in _below(folder, endings) if path.is_file()]
+
+
+def lost_links(folder: Path, endings: tuple[str, ...]) -> list[str]:
+    """A warning of links below a folder that lead to no file, or to a folder: none is read."""
+    links = [path for path in _below(folder, ("", *endings)) if path.is_symlink()]
+    lost = [path for path in links if not path.exists()]
+    folders = [path for path in links if path.is_dir()]
+    found = []
+    for paths, what in (
+        (lost, "to what is not there"),
+        (folders, "to folders, which are not entered"),
+    ):
+        if paths:
+            first = f"{paths[0].relative_to(folder)} -> {paths[0].readlink()}"
+            found.append(f"warning: {len(paths)} left out: links {what} (the first is {first}).")
+    return found
+
+
+def _below(folder: Path, endings: tuple[str, ...]) -> list[Path]:
     return sorted(
         path
         for path in folder.rglob("*")
         if path.suffix.lower() in endings
         and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.is_file()
     )
 
 

@@ -22,12 +22,14 @@ from deeplvm.data.readers.images import (
     cropping,
     files_below,
     labels_of,
+    lost_links,
     read_image,
     refuse_unequal,
     splits_of,
 )
 from deeplvm.data.readers.raw import Array, Raw, codes_of
 from deeplvm.data.records import DataError
+from deeplvm.files import WORKING, fits
 
 # Files by name go into a description up to this many; of more, one digest.
 _LISTED_FILES = 1000
@@ -356,9 +358,16 @@ class ParquetShards:
 
     def __init__(self, table: ParquetFiles, columns: Sequence[str], label: str | None) -> None:
         self._table, self._columns, self._label = table, list(columns), label
+        largest = int(np.diff(table.units).max())
+        fits(
+            WORKING * 8 * largest * len(self._columns),
+            f"{table.files.folder}, a row group of {largest:,} rows, unpacked",
+            DataError,
+            "write smaller row groups (row_group_size=100_000)",
+        )
         self.files = table.files
         self.units: Array | None = table.units
-        self.raw = Raw(name=table.name, values={}, columns=tuple(columns))
+        self.raw = Raw(name=table.name, values={}, columns=tuple(columns), notes=[*table.notes])
         self._codes: dict[str, Mapping[str, float]] = {}
         self.shape: tuple[int, ...] = (len(self._columns),)
         self.dtype = np.dtype(
@@ -373,12 +382,6 @@ class ParquetShards:
         """What the texts of a column, or of the label, are as numbers."""
         self._codes = dict(codes)
         return self
-
-    def only(self, places: Array) -> ParquetShards:
-        """The same rows with fewer columns."""
-        chosen = ParquetShards(self._table, [self._columns[i] for i in places], self._label)
-        chosen.raw.notes += self.raw.notes
-        return chosen.with_codes(self._codes)
 
     def take(self, rows: Array) -> tuple[Array, Array | None]:
         """Values by increasing row numbers, NaN where they are missing; and codes of labels."""
@@ -448,6 +451,7 @@ class ParquetFiles:
         heads = {path: _parquet_head(path) for path in paths if path.stat().st_size}
         self.files = Files.of(folder, paths, keys, lambda path: sum(heads[path][1]))
         self.name = folder.stem if folder.is_file() else folder.resolve().name
+        self.notes: list[str] = []
         first = self.files.paths[0]
         self.types: dict[str, Any] = heads[first][0]
         for path in self.files.paths:
@@ -660,6 +664,7 @@ def open_shards(path: Path, options: Mapping[str, Any]) -> tuple[str, Files, Any
     (kind,) = kinds
     paths = found[kind]
     keys, _ = splits_of(path, paths)
+    lost = lost_links(path, ENDINGS if kind == "images" else (f".{kind}",))
     shards: Any
     if kind == "npy":
         shards = NpyShards(path, paths, keys)
@@ -667,4 +672,5 @@ def open_shards(path: Path, options: Mapping[str, Any]) -> tuple[str, Files, Any
         shards = ParquetFiles(path, paths, keys)
     else:
         shards = ImageShards(path, paths, keys, options["image_size"])
+    (shards if kind == "parquet" else shards.raw).notes += lost
     return kind, shards.files, shards

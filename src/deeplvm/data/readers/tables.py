@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import difflib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,15 @@ import pandas as pd
 
 from deeplvm.data.readers.raw import Array, Raw, codes_of, label_codes
 from deeplvm.data.records import DataError, Description
-from deeplvm.files import fits, gunzip, read_whole
+from deeplvm.files import WORKING, fits, gunzip, read_whole
 
 # pandas' own list, and the question mark of the UCI repository.
 MISSING_WORDS = (
     "", "NA", "N/A", "n/a", "#N/A", "NaN", "nan", "-nan", "NULL", "null", "None", "none", "?",
 )  # fmt: skip
 MOST_CATEGORIES = 100
+_CELL = 40  # bytes for a cell while it is parsed and loaded
+_BLOCK = 1 << 24
 LARGEST_EXACT = 2**53  # beyond it a float64 no longer holds every whole number
 
 
@@ -31,40 +34,28 @@ def read_csv(path: Path) -> pd.DataFrame:
     cells, ``NA``, ``nan``, ``?`` and the like are missing.
 
     Raises:
-        DataError: If the file is empty, ragged, not text, or names a column twice.
+        DataError: If the file is empty, ragged, not text, names a column twice, or does not fit
+            into the memory.
     """
-    text = _read_text(path)
-    lines = [line for line in text.splitlines() if line.strip()]
-    if not lines:
+    content = _read_text(path)
+    begin = next((line for line in io.BytesIO(content) if line.strip()), b"").decode()
+    if not begin:
         raise DataError(f"{path}: the file is empty.")
-    delimiter = max((",", ";", "\t"), key=lines[0].count)
-    width, first, line_number = 0, [], 0
-    reader = csv.reader(io.StringIO(text), delimiter=delimiter)
-    try:
-        for cells in reader:
-            if not cells:
-                continue
-            if not width:
-                width, first, line_number = len(cells), [cell.strip() for cell in cells], 0
-            if len(cells) != width:
-                raise DataError(
-                    f"{path}: line {reader.line_num} has {_cells(len(cells))} but the first line "
-                    f"has {width}; every line needs the same number (an empty cell is a missing "
-                    f"value)."
-                )
-            line_number += 1
-    except csv.Error as problem:
-        raise DataError(f"{path}: line {reader.line_num}: {problem}.") from None
+    delimiter = max((",", ";", "\t"), key=begin.count)
+    cells = content.count(delimiter.encode()) + content.count(b"\n")
+    hint = "save it as .npy or .parquet, which are read from disk row by row"
+    fits(WORKING * len(content) + _CELL * cells, f"{path}, {cells:,} cells", DataError, hint)
+    first, rows = _equal_widths(path, content, delimiter)
     named = first[1:] if not first[0] else first
     counted = len(named) > 1 and named == [str(number) for number in range(len(named))]
     words = any(cell not in MISSING_WORDS for cell in first)
     header = counted or (words and not any(_is_number(cell) for cell in first))
-    if header and line_number < 2:
+    if header and rows < 2:
         raise DataError(f"{path}: there is a header ({', '.join(first[:5])}) but no row below it.")
     if header:
         _refuse_duplicates(path, first)
     frame = pd.read_csv(
-        io.StringIO(text),
+        io.BytesIO(content),
         sep=delimiter,
         header=0 if header else None,
         keep_default_na=False,
@@ -77,6 +68,46 @@ def read_csv(path: Path) -> pd.DataFrame:
     if header and not first[0] and (frame.iloc[:, 0] == np.arange(len(frame))).all():
         frame = frame.iloc[:, 1:]  # what pandas' to_csv writes when not told index=False
     return frame
+
+
+def _equal_widths(path: Path, content: bytes, delimiter: str) -> tuple[list[str], int]:
+    """The cells of the first line, and the number of lines, all of so many cells."""
+    lines = csv.reader(io.TextIOWrapper(io.BytesIO(content), "utf-8", newline=""), delimiter=delimiter)
+    try:
+        first = [cell.strip() for cell in next(filter(None, lines))]
+        counts: Iterable[tuple[int, Array]]
+        if b'"' in content or content.count(b"\r") > content.count(b"\r\n"):
+            counts = ((lines.line_num, np.array([len(cells)])) for cells in lines if cells)
+            rows = 1
+        else:  # a cell is what lies between two delimiters
+            counts, rows = _widths(content, ord(delimiter)), 0
+        for line, widths in counts:
+            rows += int((widths > 0).sum())
+            wrong = np.flatnonzero((widths != len(first)) & (widths > 0))
+            if len(wrong):
+                raise DataError(
+                    f"{path}: line {line + wrong[0]} has {_cells(int(widths[wrong[0]]))} but the "
+                    f"first line has {len(first)}; every line needs the same number (an empty "
+                    f"cell is a missing value)."
+                )
+    except csv.Error as problem:
+        raise DataError(f"{path}: line {lines.line_num}: {problem}.") from None
+    return first, rows
+
+
+def _widths(content: bytes, delimiter: int) -> Iterator[tuple[int, Array]]:
+    """The number of a line from 1 on, and how many cells it and those after it have; 0 if blank."""
+    start, line = 0, 1
+    while start < len(content):
+        end = content.rfind(b"\n", start, start + _BLOCK) + 1 or content.find(b"\n", start) + 1
+        block = np.frombuffer(content, np.uint8, (end or len(content)) - start, start)
+        ends = np.flatnonzero(block == ord("\n")) + 1
+        begins = np.concatenate([[0], ends])
+        begins = begins[begins < len(block)]
+        widths = np.add.reduceat(block == delimiter, begins, dtype=np.int64) + 1
+        widths[np.isin(block[begins], (ord("\n"), ord("\r")))] = 0
+        yield line, widths
+        start, line = start + len(block), line + len(widths)
 
 
 def read_parquet(path: Path) -> pd.DataFrame:
@@ -94,7 +125,9 @@ def read_parquet(path: Path) -> pd.DataFrame:
             groups = [about.row_group(place) for place in range(about.num_row_groups)]
             size = sum([max(each.total_byte_size, 0) for each in groups])
             width = max(len(file.schema_arrow), 1)
-        fits(max(size, 8 * width * about.num_rows), f"{path}, unpacked", DataError)
+        hint = "--stream reads it from disk, a row group at a time"
+        size = WORKING * max(size, 8 * width * about.num_rows)
+        fits(size, f"{path}, unpacked and loaded", DataError, hint)
         frame = pd.read_parquet(path)
     except DataError:
         raise
@@ -148,13 +181,15 @@ def from_frames(
         if like is not None:
             raise DataError(f"{name}: the model was fitted to arrays, not to a table.")
         refuse_absent(name, present, [*drop, *categories, *([label] if label else [])])
-        kept = [column for column in present if column not in drop and column != label]
+        left = {*drop, label}
+        kept = [column for column in present if column not in left]
     else:
         kept = list(known.columns)
         if all(column.isdigit() for column in present) and len(present) == len(kept):
             frames = {key: frame.set_axis(kept, axis=1) for key, frame in frames.items()}
             present = kept
-        absent = [column for column in kept if column not in present]
+        there = set(present)
+        absent = [column for column in kept if column not in there]
         if absent:
             raise DataError(
                 f"{name}: column {absent[0]!r} of the training data is not there "
@@ -163,7 +198,8 @@ def from_frames(
     if not kept:
         raise DataError(f"{name}: no column is left to be modelled.")
     raw = Raw(name=name, values={}, columns=tuple(kept))
-    ignored = [column for column in present if column not in kept and column != label]
+    used = {*kept, label}
+    ignored = [column for column in present if column not in used]
     if like is not None and ignored:
         raw.notes.append(f"columns not in the training data are left out: {', '.join(ignored)}.")
     if label is not None and label in present:
@@ -331,20 +367,22 @@ def _refuse_duplicates(path: Path, names: Sequence[str]) -> None:
         seen.add(column)
 
 
-def _read_text(path: Path) -> str:
+def _read_text(path: Path) -> bytes:
+    """Text in UTF-8, without the mark of its byte order."""
     content = read_whole(path, DataError)
     if content[:2] == b"\x1f\x8b":
         content = gunzip(content, path, DataError)
+    content = content.removeprefix(codecs.BOM_UTF8)
     try:
-        text = content.decode("utf-8-sig")
+        content.decode()
     except UnicodeDecodeError as problem:
         line = content[: problem.start].count(b"\n") + 1
         raise DataError(
             f"{path}: line {line} is not UTF-8 text; save the file as UTF-8 (CSV UTF-8)."
         ) from None
-    if "\0" in text:
+    if b"\0" in content:
         raise DataError(f"{path}: this is a binary file, not text.")
-    return text
+    return content
 
 
 def _is_number(cell: str) -> bool:
