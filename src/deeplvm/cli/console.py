@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import tempfile
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +26,26 @@ def note(text: str) -> None:
     """Progress: a text on standard error."""
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()
+
+
+@contextlib.contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Say what takes longer than a second, and every ten seconds that it goes on."""
+    done = threading.Event()
+
+    def speak() -> None:
+        seconds = 1
+        while not done.wait(seconds if seconds == 1 else 10):
+            note(what if seconds == 1 else f"{what}: {seconds} s")
+            seconds = seconds - seconds % 10 + 10
+
+    thread = threading.Thread(target=speak, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def tell(text: str) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from deeplvm.cli.console import waiting
 from deeplvm.parallel.processes import Processes, announcement, joined
 
 if TYPE_CHECKING:
@@ -105,13 +106,18 @@ def data_of(here: Processes, read: Callable[[], Data], source: str | None) -> Da
     Raises:
         ValueError: If a process reads other data than the first.
     """
+
+    def reading() -> Data:
+        with waiting(f"reading {source or 'the data'}"):
+            return read()
+
     if here.alone:
-        return read()
+        return reading()
     # decided by one: where a machine lacks the file, all must still take the same way
     if here.from_first(source is None or Path(source).expanduser().exists()):
-        data = read()
+        data = reading()
     else:
-        found = _in_turn(here, lambda: _Unsent(read()), lambda _: _Unsent(read()))
+        found = _in_turn(here, lambda: _Unsent(reading()), lambda _: _Unsent(reading()))
         data = found.value
     expected = here.from_first(data.fingerprint)
     if here.any(data.fingerprint != expected):

@@ -128,10 +128,9 @@ def load(
         _drop_elements(raw, source, options)
         _as_images(raw)
     divide(raw, options, known)
-    if raw.columns is not None:
-        places = select_columns(raw, lambda: Summary.of(raw.values["train"]), options, known)
-        if places is not None:
-            raw.values = {split: part[:, places] for split, part in raw.values.items()}
+    places = select_columns(raw, lambda: Summary.of(raw.values["train"]), options, known)
+    if places is not None:
+        raw.values = {split: part[:, places] for split, part in raw.values.items()}
     limit_rows(raw, options["limit"], options["seed"])
     return _finish(raw, source, options, known)
 

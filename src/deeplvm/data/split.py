@@ -127,9 +127,16 @@ def select_columns(
         ``None`` where all columns stay as they are.
 
     Raises:
-        DataError: If the columns are not counts.
+        DataError: If the columns are not counts, or have no names.
     """
-    columns = raw.columns or ()
+    columns, number = raw.columns or (), options["most_variable"]
+    if raw.columns is None:
+        if number is not None and known is None:
+            raise DataError(
+                f"{raw.name}: --most-variable {number} does not apply: only columns of a table "
+                f"are chosen, by name; save the array as .csv or .parquet."
+            )
+        return None
     if known is not None:
         kept = known.variables["x"].columns or ()
         if tuple(columns) == tuple(kept) or not set(kept) <= set(columns):
@@ -137,7 +144,6 @@ def select_columns(
         raw.columns = tuple(kept)
         places = {name: place for place, name in enumerate(columns)}
         return np.array([places[name] for name in kept])
-    number = options["most_variable"]
     if number is None and raw.name == "pbmc3k":
         number = PBMC_GENES
     if number is None or number >= len(columns):

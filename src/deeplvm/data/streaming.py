@@ -182,10 +182,10 @@ def open_stream(
         reader, seen = _laid_out(reader, raw, seen, grey=look.grey)
     else:
         _refuse_huge(source, raw.columns, seen)
-        columns = select_columns(raw, lambda: seen["train"], options, known)
-        if columns is not None:
-            reader = dataclasses.replace(reader, kept=columns)
-            seen = {split: part.changed(lambda v: v[:, columns]) for split, part in seen.items()}
+    columns = select_columns(raw, lambda: seen["train"], options, known)
+    if columns is not None:
+        reader = dataclasses.replace(reader, kept=columns)
+        seen = {split: part.changed(lambda v: v[:, columns]) for split, part in seen.items()}
     raw.notes += [look.holes] if look.holes else []
     trained = None if known is None else known.variables["x"]
     shape = seen["test"].shape

@@ -72,7 +72,9 @@ def read_csv(path: Path) -> pd.DataFrame:
 
 def _equal_widths(path: Path, content: bytes, delimiter: str) -> tuple[list[str], int]:
     """The cells of the first line, and the number of lines, all of so many cells."""
-    lines = csv.reader(io.TextIOWrapper(io.BytesIO(content), "utf-8", newline=""), delimiter=delimiter)
+    lines = csv.reader(
+        io.TextIOWrapper(io.BytesIO(content), "utf-8", newline=""), delimiter=delimiter
+    )
     try:
         first = [cell.strip() for cell in next(filter(None, lines))]
         counts: Iterable[tuple[int, Array]]
