@@ -98,7 +98,7 @@ def _equal_widths(path: Path, content: bytes, delimiter: str) -> tuple[list[str]
 
 
 def _widths(content: bytes, delimiter: int) -> Iterator[tuple[int, Array]]:
-    """The number of a line from 1 on, and how many cells it and those after it have; 0 if blank."""
+    """The number of a line, and how many cells it and those after it have; 0 if blank."""
     start, line = 0, 1
     while start < len(content):
         end = content.rfind(b"\n", start, start + _BLOCK) + 1 or content.find(b"\n", start) + 1
