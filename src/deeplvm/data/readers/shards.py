@@ -672,5 +672,6 @@ def open_shards(path: Path, options: Mapping[str, Any]) -> tuple[str, Files, Any
         shards = ParquetFiles(path, paths, keys)
     else:
         shards = ImageShards(path, paths, keys, options["image_size"])
-    (shards if kind == "parquet" else shards.raw).notes += lost
+    notes: list[str] = shards.notes if isinstance(shards, ParquetFiles) else shards.raw.notes
+    notes += lost
     return kind, shards.files, shards
