@@ -119,10 +119,78 @@ def shards(here: Processes) -> dict[str, Any]:
     }
 
 
+def statistics(here: Processes) -> dict[str, Any]:
+    """Three steps under each objective and estimator: the weights, or why it is refused."""
+    from functools import partial
+
+    from deeplvm import Joint, LatentVariableModel, objectives
+    from deeplvm.conditionals import Bernoulli, Gaussian, StandardNormal
+    from deeplvm.gradients.named import estimator_of
+    from deeplvm.networks import MLP
+    from deeplvm.parallel.steps import Together
+    from deeplvm.training.step import Phase, Step
+
+    settings: dict[str, Any] = {
+        "elbo": objectives.elbo,
+        "free bits": partial(objectives.free_bits, minimum=0.4),
+        "free bits by dimension": partial(objectives.free_bits, minimum=0.2, groups="dimension"),
+        "capacity": partial(objectives.beta_elbo, beta=3.0, capacity=0.3),
+        "growing capacity": objectives.GrowingCapacity(2.0, steps=4, beta=3.0),
+        "constrained": objectives.Constrained(most=3.0, rate=0.1),
+        "soft free bits": objectives.SoftFreeBits({"z": 0.5}, tolerance=0.2),
+        "soft free bits by dimension": objectives.SoftFreeBits({"z": [0.2, 0.9]}, tolerance=0.2),
+        "total correlation": partial(objectives.beta_tc_elbo, rows=40),
+        "discrepancy": objectives.info_vae,
+        "score_function": "score_function",
+        "nvil": "nvil",
+        "vimco": "vimco",
+        "muprop": "muprop",
+        "rebar": "rebar",
+        "regressed_score": "regressed_score",
+    }
+    torch.set_default_dtype(torch.float64)
+    generator = torch.Generator().manual_seed(4)
+    data = (torch.rand(40, 5, generator=generator) < 0.4).double()
+    found: dict[str, Any] = {}
+    for name, setting in settings.items():
+        torch.manual_seed(1)
+        discrete = isinstance(setting, str)
+        prior, posterior = (Bernoulli, Bernoulli) if discrete else (StandardNormal, Gaussian)
+        p = Joint({"z": prior(2), "x | z": Bernoulli(5, MLP(2, 8))})
+        model = LatentVariableModel(p, Joint({"z | x": posterior(2, MLP(5, 8))}))
+        estimator = estimator_of(setting) if discrete else None
+        phase = Phase(
+            objectives.elbo if discrete else setting,
+            optimizer="adam",
+            learning_rate=0.05,
+            particles=3,
+            estimator=estimator,
+        )
+        if discrete:
+            model.prepare({"x": data[:9]}, particles=3, default=estimator)
+        together = Together(here)
+        step = Step(
+            model, phase, rows=40, missing=frozenset(), log_prior=None, clip=None, skip=None,
+            batch_size=9, alone=True, together=None if here.alone else together,
+        )  # fmt: skip
+        try:
+            for start in (0, 9, 18):
+                part = together.part(torch.arange(start, start + 9))
+                step({"x": data[part.index]}, part, 0.7)
+            told = [value.flatten().tolist() for value in model.state_dict().values()]
+            found[name] = [each for value in told for each in value]
+        except ValueError as error:
+            found[name] = str(error)
+    return found
+
+
+SCENES = {f.__name__: f for f in (laws, fails, dies, shards, statistics)}
+
+
 def play(scene: str, folder: str) -> None:
     """Join, play the scene, leave what it returned in the folder."""
     with joined("cpu") as here:
-        found = {"laws": laws, "fails": fails, "dies": dies, "shards": shards}[scene](here)
+        found = SCENES[scene](here)
         Path(folder, f"{here.rank}.json").write_text(json.dumps(found))
         if "error" in found:
             raise ProcessesError(str(found["error"]))

@@ -11,6 +11,7 @@ from torch.nn.functional import batch_norm, softplus
 
 from deeplvm.conditionals.heads import Head, Scale, event_shape_of
 from deeplvm.distributions.diagonal_normal import DiagonalNormal
+from deeplvm.parallel.statistics import refuse_parts
 
 
 class BatchNormalisedGaussian(nn.Module):
@@ -84,6 +85,8 @@ class BatchNormalisedGaussian(nn.Module):
     def forward(self, *parents: Tensor) -> DiagonalNormal:
         """The distribution given parents of shapes ``(*particles, batch, ...)``."""
         loc, *raw = self.head.each(*parents)
+        if self.training:
+            refuse_parts("BatchNormalisedGaussian", "normalises by the rows of a batch")
         rows = math.prod(loc.shape[: loc.ndim - len(self.event_shape)])
         centred = batch_norm(
             loc.reshape(rows, -1),

@@ -13,6 +13,7 @@ from deeplvm.core.draws import Drawn, Sampled
 from deeplvm.gradients.credit import Account, neutral, over_particles
 from deeplvm.networks import MLP
 from deeplvm.networks.features import out_shape_of
+from deeplvm.parallel.statistics import batch_mean
 
 
 class Baseline(nn.Module):
@@ -49,7 +50,7 @@ class RunningMean(Baseline):
         guess = self.mean / self.weight.clamp(min=1e-12)
         if self.training:
             with torch.no_grad():
-                new = log_weight.mean().to(self.mean)
+                new = batch_mean(log_weight.mean()).to(self.mean)
                 self.mean.lerp_(new, 1 - self.decay)
                 self.weight.lerp_(torch.ones_like(new), 1 - self.decay)
         return guess.to(log_weight)
@@ -235,6 +236,7 @@ class ScoreFunction(nn.Module):
         """The running standard deviation of the signals, at least 1."""
         if self.training:
             with torch.no_grad():
-                now = signal.std(correction=0).to(self.spread)
+                mean = batch_mean(signal.mean())
+                now = batch_mean((signal - mean).square().mean()).sqrt().to(self.spread)
                 self.spread.lerp_(now, 0.1)
         return self.spread.clamp(min=1.0).to(signal)

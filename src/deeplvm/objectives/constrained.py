@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from deeplvm.core.evidence import Evidence
 from deeplvm.objectives.groups import mean_particles, reconstruction
+from deeplvm.parallel.statistics import batch_mean
 
 
 class Constrained(nn.Module):
@@ -80,7 +81,7 @@ class Constrained(nn.Module):
             divergence = mean_particles(evidence, evidence.divergence(name))
             value = value - evidence.weighted(name, divergence)
         if self.training:
-            self._move(distortion.detach().mean())
+            self._move(batch_mean(distortion.detach().mean()))
         return value
 
     @torch.no_grad()

@@ -11,6 +11,7 @@ from torch import Tensor
 from deeplvm.core.evidence import Evidence
 from deeplvm.core.trace import expand_to
 from deeplvm.objectives.groups import mean_particles, reconstruction, the_latent
+from deeplvm.parallel.statistics import refuse_parts
 
 #: Squared distances and a squared length to the similarity of each pair.
 Kernel = Callable[[Tensor, float], Tensor]
@@ -107,6 +108,7 @@ def info_vae(
             several.
     """
     name = the_latent(evidence, name, "info_vae")
+    refuse_parts("The discrepancy of info_vae", "compares every row of a batch with every other")
     discrepancy = _aggregate_discrepancy(evidence, name, _kernel(kernel), scale)
     value = reconstruction(evidence)
     for latent in evidence.latents:

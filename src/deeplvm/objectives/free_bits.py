@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from deeplvm.core.evidence import Evidence
 from deeplvm.objectives.groups import by_group, mean_particles, mean_rows, reconstruction
+from deeplvm.parallel.statistics import batch_mean
 
 
 def free_bits(
@@ -132,7 +133,7 @@ class SoftFreeBits(nn.Module):
                     f"{name!r} has dimensions of shape {tuple(each.shape[:-1])}, its targets "
                     f"{tuple(target.shape)}; give one target a dimension, or one number."
                 )
-            weight = self._moved(name, each.detach().mean(-1)).unsqueeze(-1)
+            weight = self._moved(name, batch_mean(each.detach().mean(-1))).unsqueeze(-1)
             cost = weight * each
             cost = cost.sum(tuple(range(lead))) if lead else cost
             total = total - evidence.weighted(name, cost)

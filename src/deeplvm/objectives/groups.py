@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from deeplvm.core.evidence import Evidence
+from deeplvm.parallel.statistics import batch_mean
 
 
 def reconstruction(evidence: Evidence) -> Tensor:
@@ -52,7 +53,7 @@ def mean_particles(evidence: Evidence, values: Tensor, lead: int = 0) -> Tensor:
 
 def mean_rows(evidence: Evidence, values: Tensor, lead: int = 0) -> Tensor:
     """Mean over particles and rows of ``(*lead, *particles, batch)``, shape ``lead``."""
-    return mean_particles(evidence, values, lead).mean(-1)
+    return batch_mean(mean_particles(evidence, values, lead).mean(-1))
 
 
 def by_group(evidence: Evidence, name: str, *, by_dimension: bool) -> tuple[Tensor, int]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from deeplvm.core.evidence import Evidence, density, elementwise
 from deeplvm.objectives.groups import mean_particles, reconstruction, the_latent
+from deeplvm.parallel.statistics import refuse_parts
 
 Sampler = Literal["stratified", "weighted"]
 
@@ -61,6 +62,7 @@ def divergence_parts(
             are drawn as particles, or is not named where there are several.
     """
     name = the_latent(evidence, name, "divergence_parts")
+    refuse_parts("The total correlation", "compares every row of a batch with every other")
     if sampler not in ("stratified", "weighted"):
         raise ValueError(f"sampler is 'stratified' or 'weighted', not {sampler!r}.")
     if rows < 1:

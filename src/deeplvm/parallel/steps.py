@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from deeplvm.parallel.noise import SharedNoise
 from deeplvm.parallel.processes import Processes
+from deeplvm.parallel.statistics import sharing
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,13 @@ class Together:
 
     Attributes:
         stop: Set where this process was asked to stop; after the next step it is set on all.
+        statistics: Whether a step has asked for a statistic of the whole batch.
     """
 
     def __init__(self, world: Processes) -> None:
         self.world = world
         self.stop = False
+        self.statistics = False
 
     def part(self, index: Tensor) -> Part:
         """This process's part of a batch."""
@@ -64,12 +67,14 @@ class Together:
 
     @contextmanager
     def noise(self, part: Part, particles: int | None = None) -> Iterator[None]:
-        """Draws inside are those that one process would make for these rows of the batch."""
+        """Draws and statistics inside are those of one process, for these rows of the batch."""
         if self.world.alone:
             yield
             return
-        with SharedNoise(len(part.index), part.batch, part.start, particles):
+        noise = SharedNoise(len(part.index), part.batch, part.start, particles)
+        with noise, sharing(self.world, part.share) as shared:
             yield
+        self.statistics = self.statistics or shared.read
 
     def agreed(self, heard: signal.Signals | None) -> signal.Signals | None:
         """The signal that stops all, which perhaps not all have heard themselves."""

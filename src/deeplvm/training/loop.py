@@ -22,7 +22,7 @@ from deeplvm.gradients import Draw, Suited, as_measured
 from deeplvm.gradients.named import estimator_of
 from deeplvm.learning.programs import phases_of
 from deeplvm.objectives import elbo
-from deeplvm.parallel.processes import processes
+from deeplvm.parallel.processes import apart, processes
 from deeplvm.parallel.steps import Part, Together
 from deeplvm.training import callbacks as metering
 from deeplvm.training.batches import Batches, Rows, Source, Split, Tensors
@@ -606,16 +606,17 @@ class Run:
         wanted = bool(state.compiled) if decided else self.compile
         choice = Choice(compiled=False)
         if world.first or wanted is True:
-            choice = choose(
-                self.program,
-                self.batches("train", part.index),
-                part,
-                self.weight.value,
-                wanted=wanted,
-                left=round((self.epochs - done) * self.per_epoch),
-                budget=self.compile_budget,
-                say=self.progress.say,
-            )
+            with apart():  # what is tried here, the others need not try
+                choice = choose(
+                    self.program,
+                    self.batches("train", part.index),
+                    part,
+                    self.weight.value,
+                    wanted=wanted,
+                    left=round((self.epochs - done) * self.per_epoch),
+                    budget=self.compile_budget,
+                    say=self.progress.say,
+                )
             self.progress.say(choice.reason)
         compiled, flops, by_clock = world.from_first(
             (choice.compiled, choice.flops, choice.by_clock)

@@ -21,6 +21,7 @@ from deeplvm.core.evidence import Evidence
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.randomness import own_randomness
 from deeplvm.gradients import Draw, Suited
+from deeplvm.parallel.statistics import refuse_batch_norm
 from deeplvm.parallel.steps import Part, Together
 from deeplvm.training.callbacks import flops_of
 from deeplvm.training.checkpoint import CheckpointError, restore
@@ -166,6 +167,8 @@ class Step:
         self.objective = phase.objective
         self.log_prior, self.clip, self.skip = log_prior, clip, skip
         self.batch_size = batch_size
+        if together is not None:
+            refuse_batch_norm(model)
         self.together = together
         self.device = self.parameters[0].device.type
         self.bfloat16 = bfloat16
@@ -454,6 +457,14 @@ def _tried(
             return Choice(compiled=False, by_clock=True)
         say(f"compiling the step (at most {budget:.0f} s; --compile no leaves it out)")
     flops = flops_of(lambda: _once(steps, batch, part, kl_weight)) / len(part.index)
+    if any([step.together is not None and step.together.statistics for step in steps]):
+        reason = "not compiled: several processes tell each other statistics of each batch"
+        if wanted is True:
+            raise ValueError(
+                "Several processes tell each other statistics of each batch, which this objective "
+                "or estimator reads, so the step cannot be compiled; leave out compile."
+            )
+        return Choice(compiled=False, reason=reason)
     for step in steps:
         step.compile()
     began = time.perf_counter()
