@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 
+from deeplvm.core.steps import of_one_step
 from deeplvm.core.trace import draw_with_log_prob, expand_to, sum_right
 
 if TYPE_CHECKING:
@@ -117,6 +118,7 @@ class Suited(nn.Module):
         """The way in which a variable of this distribution is drawn."""
         if distribution is None:
             return Reparameterised()
+        distribution = of_one_step(distribution)
         suits = getattr(self.draw, "suits", None)
         chosen = not distribution.has_rsample if suits is None else suits(distribution)
         return self.draw if chosen else Reparameterised()

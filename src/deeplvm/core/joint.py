@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeGuard
@@ -20,7 +20,7 @@ from torch.distributions import Distribution
 from deeplvm.core.draws import Draw, Reparameterised
 from deeplvm.core.trace import Site, Trace, score, sum_right
 
-_REFERENCE = re.compile(r"([A-Za-z_]\w*)(\[-1\])?")
+_REFERENCE = re.compile(r"([A-Za-z_]\w*)(?:\[([+-][1-9]\d?)\])?")
 
 
 class NotationError(ValueError):
@@ -29,13 +29,20 @@ class NotationError(ValueError):
 
 @dataclass(frozen=True)
 class Parent:
-    """A name right of the bar; ``previous`` for ``name[-1]``, its value one step before."""
+    """A name right of the bar.
+
+    Attributes:
+        name: Whose value is read.
+        lag: -1 for ``name[-1]``, its value one step before; 1 for ``name[+1]``, one step after.
+        start: What stands where there is no such step, as far as it can be compared.
+    """
 
     name: str
-    previous: bool = False
+    lag: int = 0
+    start: Hashable = None
 
     def __str__(self) -> str:
-        return f"{self.name}[-1]" if self.previous else self.name
+        return f"{self.name}[{self.lag:+d}]" if self.lag else self.name
 
 
 @dataclass(frozen=True)
@@ -59,7 +66,7 @@ class Factor:
 
 
 def parse(notation: str) -> Factor:
-    """Read ``"x | y, z[-1]"``: identifiers, one bar, commas, ``[-1]``; nothing else.
+    """Read ``"x | y, z[-1]"``: identifiers, one bar, commas, ``[-1]``, ``[+1]``; nothing else.
 
     Raises:
         NotationError: With the offending text.
@@ -77,10 +84,10 @@ def parse(notation: str) -> Factor:
             if match is None or (match[2] and not lags):
                 raise NotationError(
                     f"{part.strip()!r} in {notation!r} is not a name; write 'x | y, z' with "
-                    f"identifiers, one bar and commas ('z[-1]', the step before, only right of "
-                    f"the bar)."
+                    f"identifiers, one bar and commas ('z[-1]', the step before, and 'z[+1]', the "
+                    f"step after, only right of the bar)."
                 )
-            found.append(Parent(match[1], bool(match[2])))
+            found.append(Parent(match[1], int(match[2] or 0)))
         if len(set(found)) < len(found):
             raise NotationError(f"{notation!r} names {text.strip()!r} twice.")
         return tuple(found)
@@ -106,7 +113,7 @@ def in_order(factors: Iterable[Factor]) -> list[Factor]:
         if factor in done:
             return
         for parent in factor.parents:
-            if not parent.previous and parent.name in owner:
+            if not parent.lag and parent.name in owner:
                 visit(owner[parent.name], (*path, factor))
         done[factor] = True
         ordered.append(factor)
@@ -193,10 +200,17 @@ class Joint(nn.Module):
         return name in self.owner
 
     def parents(self, name: str) -> tuple[Parent, ...]:
-        """The parents of a name, inside a sub-joint and outside it."""
-        module = self.conditional(name)
-        inside = module.parents(name) if is_joint(module) and hasattr(module, "parents") else ()
-        return (*self.owner[name].parents, *inside)
+        """What a name reads: in a sub-joint only what its own factor in there does."""
+        module, outer = self.conditional(name), self.owner[name].parents
+        if not (is_joint(module) and hasattr(module, "parents")):
+            return outer
+        known = {parent.name: parent for parent in outer if parent.name not in module.names}
+        return tuple(
+            [
+                parent if parent.lag else known.get(parent.name, parent)
+                for parent in module.parents(name)
+            ]
+        )
 
     def conditional(self, name: str) -> nn.Module:
         """The module of the factor that defines a name."""
@@ -211,7 +225,7 @@ class Joint(nn.Module):
         default: Draw | None = None,
         missing: frozenset[str] = frozenset(),
         ready: Mapping[str, Site] | None = None,
-        previous: Mapping[str, Site] | None = None,
+        previous: Mapping[Parent, Site] | None = None,
     ) -> Trace:
         r"""Score what is given, draw the rest.
 
@@ -222,7 +236,7 @@ class Joint(nn.Module):
             default: How all other names are drawn (:class:`~deeplvm.gradients.Reparameterised`).
             missing: Given names that have NaN elements.
             ready: Distributions and deterministic values already computed for the same parents.
-            previous: Sites of the step before, for parents written ``name[-1]``.
+            previous: Sites of other steps, for parents written ``name[-1]`` or ``name[+1]``.
 
         Raises:
             ValueError: If an input is not given, or a deterministic node is.
@@ -331,12 +345,12 @@ class Joint(nn.Module):
         parent: Parent,
         trace: dict[str, Site],
         sites: dict[str, Site],
-        previous: Mapping[str, Site] | None,
+        previous: Mapping[Parent, Site] | None,
     ) -> Site:
-        source: Mapping[str, Site] = (previous or {}) if parent.previous else trace
-        site = source.get(parent.name)
-        if site is None and not parent.previous:
-            site = sites.get(parent.name)
+        if parent.lag:
+            site = (previous or {}).get(parent)
+        else:
+            site = trace.get(parent.name) or sites.get(parent.name)
         if site is None:
             raise ValueError(
                 f"{self.symbol}({factor}) needs {str(parent)!r}, which nothing defines and nobody "
@@ -412,9 +426,9 @@ def _check(factor: Factor, module: nn.Module, *, steps: bool) -> None:
             f"{str(factor)!r} maps to {type(module).__name__}, not to a conditional: a torch "
             f"module whose forward(*parents) returns a distribution or a tensor."
         )
-    if not steps and any([parent.previous for parent in factor.parents]):
+    if not steps and any([parent.lag for parent in factor.parents]):
         raise NotationError(
-            f"{str(factor)!r} reads the step before, which only Recurrent has; "
+            f"{str(factor)!r} reads another step, which only Recurrent has; "
             f"use Recurrent({{...}}, start={{...}})."
         )
     if is_joint(module):
@@ -422,6 +436,11 @@ def _check(factor: Factor, module: nn.Module, *, steps: bool) -> None:
             raise NotationError(
                 f"{str(factor)!r} maps to a joint that defines {', '.join(module.names)}; name "
                 f"exactly these left of the bar."
+            )
+        if len({parent.name for parent in factor.parents}) < len(factor.parents):
+            raise NotationError(
+                f"{str(factor)!r} maps to a joint and reads one name at two steps, which in there "
+                f"would be one name; compute another name from one of them first."
             )
     elif len(factor.names) > 1:
         raise NotationError(

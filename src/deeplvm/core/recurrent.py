@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from deeplvm.core.draws import Draw
-from deeplvm.core.joint import Joint, NotationError, as_site, batch_shape_of
+from deeplvm.core.draws import Draw, Enumerated, Held
+from deeplvm.core.joint import Joint, NotationError, Parent, as_site, batch_shape_of, embed
+from deeplvm.core.steps import Masked, Steps
 from deeplvm.core.trace import Site, Trace
 
 Start = int | tuple[int, ...] | Tensor
@@ -46,26 +47,29 @@ class Repeated(nn.Module):
         self.repeats = repeats
         self.inputs = (*self.step.inputs, *([length] if length else []))
         self.shared: frozenset[str] = frozenset()
-        self.remembered = tuple(
-            dict.fromkeys(
-                [
-                    parent.name
-                    for factor in self.step.order
-                    for parent in factor.parents
-                    if parent.previous
-                ]
-            )
-        )
+        lagged = [
+            parent for factor in self.step.order for parent in factor.parents if parent.lag
+        ]
+        #: What is read of other steps.
+        self.remembered: tuple[Parent, ...] = tuple(dict.fromkeys(lagged))
         self.start: dict[str, Start] = dict(start or {})
+        ways = {parent.lag > 0 for parent in self.remembered if parent.name in self.step}
+        if len(ways) > 1:
+            raise NotationError(
+                f"{self} reads its own names before and after a step, so it can be computed in "
+                f"neither direction; write what runs backwards as a Recurrent of its own."
+            )
+        #: Whether the last step is computed first.
+        self.backwards = ways == {True}
         if unknown := set(self.outside) - set(self.inputs):
             raise NotationError(
                 f"{sorted(unknown)} are said to come from outside, but nothing reads them."
             )
-        if set(self.remembered) != set(self.start):
+        read = list(dict.fromkeys([parent.name for parent in self.remembered]))
+        if set(read) != set(self.start):
             raise NotationError(
                 f"start={{...}} must give the first value of exactly the names read as name[-1]: "
-                f"{', '.join(self.remembered) or 'none'}; it gives "
-                f"{', '.join(self.start) or 'none'}."
+                f"{', '.join(read) or 'none'}; it gives {', '.join(self.start) or 'none'}."
             )
         for name, value in self.start.items():
             if isinstance(value, nn.Parameter):
@@ -91,9 +95,17 @@ class Repeated(nn.Module):
     def __contains__(self, name: object) -> bool:
         return name in self.step
 
-    def parents(self, name: str) -> tuple[Any, ...]:
-        """The parents of a name within one repetition."""
-        return self.step.parents(name)
+    def parents(self, name: str) -> tuple[Parent, ...]:
+        """What a name reads within one repetition, of other steps, and of lengths."""
+        read = [
+            replace(parent, start=self._started(parent.name)) if parent.lag else parent
+            for parent in self.step.parents(name)
+        ]
+        return (*read, *([Parent(self.length)] if self.length else []))
+
+    def _started(self, name: str) -> Hashable:
+        start = self.start.get(name)  # of a lag of a joint within, that joint says it
+        return (type(start), id(start)) if isinstance(start, Tensor) else start
 
     def __str__(self) -> str:
         index = "t" if self.remembered else "n"
@@ -103,67 +115,34 @@ class Repeated(nn.Module):
         """The factorisation, above the modules."""
         return str(self)
 
-    def _prepare(
+    def forward(
         self,
         given: Mapping[str, Any],
-        batch_shape: tuple[int, ...] | None,
-        missing: frozenset[str],
-    ) -> tuple[dict[str, Site], tuple[int, ...], int, Tensor | None]:
-        """Sites of what is given, batch shape, number of repetitions, and mask of the lengths."""
-        sites = {name: as_site(name, value, self.step, missing) for name, value in given.items()}
-        shape = batch_shape if batch_shape is not None else batch_shape_of(sites)
-        lengths = sites.pop(self.length, None) if self.length else None
-        counts = {
-            name: site.value.shape[site.batch_dims]
-            for name, site in sites.items()
-            if name not in self.outside and (name in self.step or name in self.step.inputs)
-        }
-        if len(set(counts.values())) > 1:
-            raise ValueError(f"The given sequences have different numbers of steps: {counts}.")
-        count = next(iter(counts.values()), self.repeats)
-        if count is None:
-            raise ValueError(
-                f"Nothing given says how many repetitions of {self} to draw; set repeats=N."
-            )
-        mask = None
-        if self.length and lengths is None:
-            raise ValueError(
-                f"{self} needs the length of each row: give {{{self.length!r}: tensor}}."
-            )
-        if lengths is not None:
-            mask = torch.arange(count, device=lengths.value.device) < lengths.value[..., None]
-        return sites, shape, count, mask
-
-    def _inside(self, site: Site, name: str) -> Site:
-        """A site as the repeated joint sees it: its axis is one more dimension of the batch."""
-        if name in self.outside:
-            return replace(
-                site,
-                value=_unsqueeze(site.value, site.batch_dims),
-                features=_unsqueeze(site.features, site.batch_dims),
-                batch_dims=site.batch_dims + 1,
-            )
-        return replace(site, batch_dims=site.batch_dims + 1)
-
-    def parallel(
-        self,
-        sites: Mapping[str, Site],
-        shape: tuple[int, ...],
-        count: int,
-        mask: Tensor | None,
+        batch_shape: tuple[int, ...] | None = None,
         *,
-        previous: Mapping[str, Site] | None = None,
-        ready: Mapping[str, Site] | None = None,
+        draw: Mapping[str, Draw] | None = None,
         **options: Any,
     ) -> Trace:
-        """All repetitions in one evaluation, possible when nothing remembered is unknown."""
-        inside = {name: self._inside(site, name) for name, site in sites.items()}
-        known = {name: self._inside(site, name) for name, site in (ready or {}).items()}
-        trace = self.step(inside, (*shape, count), previous=previous, ready=known, **options)
-        if trace.batch_shape != (*shape, count):
-            raise ValueError(f"Values inside {self} cannot be enumerated; draw them another way.")
-        return Trace(
-            {name: _outside(site, mask) for name, site in trace.items()}, shape, _measure(shape)
+        """Score what is given, draw the rest; see :meth:`deeplvm.core.joint.Joint.forward`."""
+        walk = Walk(self, given, batch_shape, **options)
+        if walk.known:
+            return walk.at_once(draw)
+        return walk.step_by_step(draw)
+
+    def first(self, name: str, shape: tuple[int, ...]) -> Site:
+        """What stands for a name where there is no step before (or after)."""
+        start, features = self.start[name], None
+        if not isinstance(start, Tensor):
+            like = next(iter(self.parameters()), torch.zeros(()))
+            size = (start,) if isinstance(start, int) else tuple(start)
+            start = torch.zeros(size, dtype=like.dtype, device=like.device)
+        elif not start.is_floating_point() and name in self.step:
+            features = embed(self.step[name], start)  # a value, such as the index of a token
+        features = start if features is None else features
+        return Site(
+            start.expand(*shape, *start.shape),
+            batch_dims=len(shape),
+            features=features.expand(*shape, *features.shape),
         )
 
 
@@ -191,24 +170,15 @@ class Plate(Repeated):
     ) -> None:
         super().__init__(factors, outside=outside, length=length, repeats=repeats)
 
-    def forward(
-        self,
-        given: Mapping[str, Any],
-        batch_shape: tuple[int, ...] | None = None,
-        *,
-        missing: frozenset[str] = frozenset(),
-        **options: Any,
-    ) -> Trace:
-        """Score what is given, draw the rest; see :meth:`deeplvm.core.joint.Joint.forward`."""
-        sites, shape, count, mask = self._prepare(given, batch_shape, missing)
-        return self.parallel(sites, shape, count, mask, missing=missing, **options)
-
 
 class Recurrent(Repeated):
     r"""A joint of one time step, unrolled: :math:`\prod_t p(\cdot_t | \cdot_{t-1})`.
 
-    ``name[-1]`` is the value of ``name`` one step before; ``start`` says what it is at the first
-    step: a size (zeros), a tensor, or a parameter.
+    ``name[-1]`` is the value of ``name`` one step before, ``name[-2]`` two, ``name[+1]`` one step
+    after: a joint that reads its own names after a step runs backwards in time, from the last step
+    (of each row, with ``length``) to the first. Names that are given from elsewhere can be read
+    in both directions. ``start`` says what stands where there is no such step: a size (zeros), a
+    tensor, or a parameter, as networks see it; an integer tensor is a value, such as a token.
 
     A Recurrent Latent Variable Model for Sequential Data (Chung et al., 2015),
     https://arxiv.org/abs/1506.02216, is one example.
@@ -234,55 +204,234 @@ class Recurrent(Repeated):
     ) -> None:
         super().__init__(factors, outside=outside, length=length, repeats=repeats, start=start)
 
-    def forward(
+
+class Walk:
+    """One call of a repeated joint: what it was given, and what it remembers on its way.
+
+    Args:
+        joint: The joint that is repeated.
+        given: As for :meth:`deeplvm.core.joint.Joint.forward`.
+        batch_shape: As there.
+        missing: As there.
+        ready: As there.
+        default: As there.
+    """
+
+    def __init__(
         self,
+        joint: Repeated,
         given: Mapping[str, Any],
         batch_shape: tuple[int, ...] | None = None,
         *,
-        draw: Mapping[str, Draw] | None = None,
-        default: Draw | None = None,
         missing: frozenset[str] = frozenset(),
         ready: Mapping[str, Site] | None = None,
-    ) -> Trace:
-        """Score what is given, draw the rest; see :meth:`deeplvm.core.joint.Joint.forward`."""
-        sites, shape, count, mask = self._prepare(given, batch_shape, missing)
-        ready = ready or {}
-        options = {"draw": draw, "default": default, "missing": missing}
-        first = {name: self._first(name, shape) for name in self.remembered}
-        known = {name: ready.get(name) or sites.get(name) for name in self.remembered}
-        if all([site is not None for site in known.values()]):
-            before = {name: _before(first[name], site) for name, site in known.items() if site}
-            return self.parallel(
-                sites, shape, count, mask, previous=before, ready=ready, **options
-            )
+        default: Draw | None = None,
+    ) -> None:
+        self.joint, self.missing, self.default = joint, missing, default
+        sites = {name: as_site(name, value, joint.step, missing) for name, value in given.items()}
+        self.shape = batch_shape if batch_shape is not None else batch_shape_of(sites)
+        lengths = sites.pop(joint.length, None) if joint.length else None
+        self.sites = sites
+        self.ready = {n: site for n, site in (ready or {}).items() if n in joint.step}
+        self.count = self._count(lengths)
+        self.mask = self._mask(lengths)
+        self.past: dict[int, Mapping[str, Site]] = {}
+        #: Of what is known of all steps: as it is read, one step before, say.
+        self.shifted = {
+            parent: self._shift(parent, site)
+            for parent in joint.remembered
+            if (site := self.ready.get(parent.name) or sites.get(parent.name))
+        }
 
-        previous, traces = first, []
-        for t in range(count):
-            now = {
-                name: site if name in self.outside else _at(site, t)
-                for name, site in sites.items()
-            }
-            fixed = {name: _at(site, t) for name, site in ready.items()}
-            trace = self.step(now, shape, previous=previous, ready=fixed, **options)
-            if trace.batch_shape != shape:
+    @property
+    def known(self) -> bool:
+        """Whether nothing that is remembered is yet to come, so that steps need no order."""
+        return len(self.shifted) == len(self.joint.remembered)
+
+    def _count(self, lengths: Site | None) -> int:
+        joint = self.joint
+        if joint.length and lengths is None:
+            raise ValueError(
+                f"{joint} needs the length of each row: give {{{joint.length!r}: tensor}}."
+            )
+        counts = {
+            name: site.value.shape[site.batch_dims]
+            for name, site in self.sites.items()
+            if name not in joint.outside and (name in joint.step or name in joint.step.inputs)
+        }
+        if len(set(counts.values())) > 1:
+            raise ValueError(f"The given sequences have different numbers of steps: {counts}.")
+        longest = [int(lengths.value.max())] if lengths is not None and not counts else []
+        count = next(iter(counts.values()), joint.repeats or next(iter(longest), None))
+        if count is None:
+            raise ValueError(
+                f"Nothing given says how many repetitions of {joint} to draw; set repeats=N."
+            )
+        if longest and longest[0] > count:
+            raise ValueError(
+                f"{joint.length!r} asks for {longest[0]} repetitions of {joint}, but repeats="
+                f"{count}; leave repeats out, or raise it."
+            )
+        return count
+
+    def _mask(self, lengths: Site | None) -> Tensor | None:
+        if lengths is None:
+            return None
+        steps = torch.arange(self.count, device=lengths.value.device)
+        return steps < lengths.value[..., None]
+
+    def _shift(self, parent: Parent, site: Site) -> Site:
+        """What is read of other steps, for every step: the start, where there is none."""
+        first = self.joint.first(parent.name, self.shape)
+        axis, count, lag = site.batch_dims, site.value.shape[site.batch_dims], parent.lag
+
+        def shift(start: Tensor, values: Tensor) -> Tensor:
+            lead, event = values.shape[:axis], start.shape[first.batch_dims :]
+            if event != values.shape[axis + 1 :]:  # a start for networks, and no value
+                event, start = values.shape[axis + 1 :], torch.zeros_like(values.select(axis, 0))
+            else:
+                start = start[(0,) * first.batch_dims].expand(*lead, *event).to(values.dtype)
+            padding = [start.unsqueeze(axis)] * abs(lag)
+            both = [*padding, values] if lag < 0 else [values, *padding]
+            moved = torch.cat(both, axis).narrow(axis, max(lag, 0), count)
+            if lag < 0 or self.mask is None:
+                return moved
+            there = torch.nn.functional.pad(self.mask, (0, lag))[..., lag:]
+            return _where(there, moved, start.unsqueeze(axis), axis + 1)
+
+        value, features = shift(first.value, site.value), site.features
+        if isinstance(features, Tensor):
+            if features.shape[axis + 1 :] != first.features.shape[first.batch_dims :]:
                 raise ValueError(
-                    f"Values inside {self} cannot be enumerated; draw them another way."
+                    f"start gives {parent.name!r} the shape "
+                    f"{tuple(first.features.shape[first.batch_dims :])}, but networks see of it "
+                    f"{tuple(features.shape[axis + 1 :])}."
                 )
-            traces.append(trace)
-            previous = {name: trace[name] for name in self.remembered}
-        stacked = {name: _stack([trace[name] for trace in traces]) for name in self.names}
-        return Trace(
-            {name: _outside(site, mask) for name, site in stacked.items()}, shape, _measure(shape)
+            features = shift(first.features, features)
+        return Site(value, batch_dims=axis + 1, features=features)
+
+    def _inside(self, site: Site, name: str) -> Site:
+        """A site as the repeated joint sees it: its axis is one more dimension of the batch."""
+        if name in self.joint.outside:
+            return replace(
+                site,
+                value=_unsqueeze(site.value, site.batch_dims),
+                features=_unsqueeze(site.features, site.batch_dims),
+                batch_dims=site.batch_dims + 1,
+            )
+        return replace(site, batch_dims=site.batch_dims + 1)
+
+    def at_once(self, draw: Mapping[str, Draw] | None = None) -> Trace:
+        """All repetitions in one evaluation, possible when nothing remembered is unknown."""
+        trace = self.joint.step(
+            {name: self._inside(site, name) for name, site in self.sites.items()},
+            (*self.shape, self.count),
+            draw=draw,
+            default=self.default,
+            missing=self.missing,
+            ready={name: self._inside(site, name) for name, site in self.ready.items()},
+            previous=self.shifted,
+        )
+        if trace.batch_shape != (*self.shape, self.count):
+            raise ValueError(
+                f"Values inside {self.joint} cannot be enumerated; draw them another way."
+            )
+        sites = {name: self.outside(site) for name, site in trace.items()}
+        return Trace(sites, self.shape, _measure(self.shape))
+
+    def step_by_step(self, draw: Mapping[str, Draw] | None = None) -> Trace:
+        """One repetition after another, each with what it remembers."""
+        order = range(self.count)
+        if self.joint.backwards:
+            order = order[::-1]
+        traces = [self.take(t, draw=draw) for t in order]
+        for trace in traces:
+            if trace.batch_shape != self.shape:
+                raise ValueError(
+                    f"Values inside {self.joint} cannot be enumerated; draw them another way."
+                )
+        if self.joint.backwards:
+            traces.reverse()
+        sites = {
+            name: self.outside(_stack([trace[name] for trace in traces]))
+            for name in self.joint.step.names
+        }
+        return Trace(sites, self.shape, _measure(self.shape))
+
+    def take(
+        self,
+        t: int,
+        *,
+        draw: Mapping[str, Draw] | None = None,
+        more: Mapping[str, Site] | None = None,
+        ready: Mapping[str, Site] | None = None,
+    ) -> Trace:
+        """Step ``t``, which is remembered; ``more`` and ``ready`` are of that step alone."""
+        joint, axis = self.joint, len(self.shape)
+        now = {
+            name: site if name in joint.outside else _at(site, t)
+            for name, site in self.sites.items()
+        }
+        trace = joint.step(
+            now | dict(more or {}),
+            self.shape,
+            draw={
+                name: _draw_at(way, t, axis) if name in joint.step else way
+                for name, way in (draw or {}).items()
+            },
+            default=self.default,
+            missing=self.missing,
+            ready={name: _at(site, t) for name, site in self.ready.items()} | dict(ready or {}),
+            previous={parent: self._read(parent, t) for parent in joint.remembered},
+        )
+        kept = {parent.name for parent in joint.remembered if parent not in self.shifted}
+        self.past[t] = {name: trace[name] for name in kept}
+        furthest = max([abs(parent.lag) for parent in joint.remembered], default=0)
+        self.past.pop(t + furthest if joint.backwards else t - furthest, None)
+        return trace
+
+    def _read(self, parent: Parent, t: int) -> Site:
+        """A value of another step, as step ``t`` reads it."""
+        if parent in self.shifted:
+            site = self.shifted[parent]
+            return _at(replace(site, batch_dims=site.batch_dims - 1), t)
+        first, there = self.joint.first(parent.name, self.shape), t + parent.lag
+        if not 0 <= there < self.count:
+            return first
+        site = self.past[there][parent.name]
+        if parent.lag < 0 or self.mask is None:
+            return site
+        mask, dims = self.mask[..., there], site.batch_dims  # it begins where each row ends
+        return replace(
+            site,
+            value=_where(mask, site.value, first.value, dims),
+            features=_where(mask, site.features, first.features, dims),
         )
 
-    def _first(self, name: str, shape: tuple[int, ...]) -> Site:
-        start = self.start[name]
-        if not isinstance(start, Tensor):
-            like = next(iter(self.parameters()), torch.zeros(()))
-            size = (start,) if isinstance(start, int) else tuple(start)
-            start = torch.zeros(size, dtype=like.dtype, device=like.device)
-        value = start.expand(*shape, *start.shape)
-        return Site(value, batch_dims=len(shape), features=value)
+    def change(self, of: Callable[[Site], Site]) -> None:
+        """Put other particles in the place of all that was drawn so far."""
+        self.past = {t: {n: of(site) for n, site in s.items()} for t, s in self.past.items()}
+        self.sites |= {name: of(self.sites[name]) for name in self.joint.outside}
+
+    def outside(self, site: Site) -> Site:
+        """A site as the rest of the model sees it: masked by length, summed over repetitions."""
+        value, features, log_prob, distribution = (
+            site.value,
+            site.features,
+            site.log_prob,
+            site.distribution,
+        )
+        if self.mask is not None:
+            if log_prob is not None:
+                log_prob = torch.where(self.mask, log_prob, torch.zeros_like(log_prob))
+            if distribution is not None:
+                mask = self.mask.reshape(*self.mask.shape, *[1] * len(_inner(site)))
+                distribution = Masked(distribution, mask, str(self.joint.length))
+            value = _where(self.mask, value, None, site.batch_dims)
+            features = _where(self.mask, features, None, site.batch_dims)
+        if log_prob is not None:
+            log_prob = log_prob.sum(-1)
+        return Site(value, distribution, log_prob, site.drawn, site.batch_dims - 1, features)
 
 
 def _measure(shape: tuple[int, ...]) -> float:
@@ -294,6 +443,7 @@ def _unsqueeze(value: Any, at: int) -> Any:
 
 
 def _at(site: Site, t: int) -> Site:
+    """The site of one step."""
     return replace(
         site,
         value=site.value.select(site.batch_dims, t),
@@ -301,22 +451,17 @@ def _at(site: Site, t: int) -> Site:
     )
 
 
-def _before(first: Site, site: Site) -> Site:
-    """Values one step before: the start, then all but the last."""
-    axis = site.batch_dims
+def _draw_at(draw: Draw, t: int, axis: int) -> Draw:
+    """A way of drawing at one step: of values that are there already, those of the step."""
+    return Held(draw.value.select(axis, t)) if isinstance(draw, Held) else draw
 
-    def shift(start: Tensor, values: Tensor) -> Tensor:
-        lead = values.shape[:axis]
-        event = start.shape[first.batch_dims :]
-        start = start[(0,) * first.batch_dims].expand(*lead, *event)
-        return torch.cat(
-            [start.unsqueeze(axis), values.narrow(axis, 0, values.shape[axis] - 1)], axis
-        )
 
-    return Site(
-        shift(first.value, site.value),
-        batch_dims=axis + 1,
-        features=shift(first.features, site.features),
+def _inner(site: Site) -> tuple[int, ...]:
+    """The dimensions of a value that are neither of its batch nor of its event."""
+    if site.distribution is None or not isinstance(site.value, Tensor):
+        return ()
+    return tuple(
+        site.value.shape[site.batch_dims : site.value.dim() - len(site.distribution.event_shape)]
     )
 
 
@@ -336,12 +481,15 @@ def _stack(sites: list[Site]) -> Site:
             dims,
         )
 
-    log_prob = None
+    log_prob = distribution = None
     if sites[0].log_prob is not None:
         log_prob = torch.stack(torch.broadcast_tensors(*[site.log_prob for site in sites]), -1)
+    steps = [site.distribution for site in sites if site.distribution is not None]
+    if steps:
+        distribution = Steps(steps, _inner(sites[0]))
     return Site(
         together([site.value for site in sites]),
-        None,
+        distribution,
         log_prob,
         sites[0].drawn,
         dims + 1,
@@ -349,27 +497,9 @@ def _stack(sites: list[Site]) -> Site:
     )
 
 
-def _outside(site: Site, mask: Tensor | None) -> Site:
-    """A site as the rest of the model sees it: masked by length, summed over repetitions."""
-    value, features, log_prob, distribution = (
-        site.value,
-        site.features,
-        site.log_prob,
-        site.distribution,
-    )
-    if mask is not None:
-        if log_prob is not None:
-            log_prob = torch.where(mask, log_prob, torch.zeros_like(log_prob))
-        value = _masked(value, mask, site.batch_dims)
-        features = _masked(features, mask, site.batch_dims)
-        distribution = None  # its divergences know nothing of lengths
-    if log_prob is not None:
-        log_prob = log_prob.sum(-1)
-    return Site(value, distribution, log_prob, site.drawn, site.batch_dims - 1, features)
-
-
-def _masked(value: Any, mask: Tensor, batch_dims: int) -> Any:
+def _where(mask: Tensor, value: Any, other: Any, batch_dims: int) -> Any:
+    """A value where the mask is true, and elsewhere another one; zeros, if there is none."""
     if not isinstance(value, Tensor):
         return value
     spread = mask.reshape(*mask.shape, *[1] * (value.dim() - batch_dims))
-    return torch.where(spread, value, torch.zeros_like(value))
+    return torch.where(spread, value, torch.zeros_like(value) if other is None else other)

@@ -19,9 +19,9 @@ class Site:
         value: The value, shape ``(*particles, batch, *right, *event)``, where ``right`` (steps of
             a sequence, members of a plate) is usually empty.
         distribution: The distribution it was drawn from or scored under, as its conditional
-            returned it (not expanded to the particles). ``None`` for deterministic nodes, for
-            inputs, and for variables of a :class:`~deeplvm.core.recurrent.Recurrent` unrolled step
-            by step, which have one distribution a step.
+            returned it (not expanded to the particles); of one drawn step by step
+            :class:`~deeplvm.core.steps.Steps`, of one with lengths
+            :class:`~deeplvm.core.steps.Masked`. ``None`` for deterministic nodes and inputs.
         log_prob: Log-density in nats, shape ``(*particles, batch)``, broadcastable: everything
             right of the batch is summed. ``None`` where there is no density.
         drawn: Whether the value was drawn here (and not given).

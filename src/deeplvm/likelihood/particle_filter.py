@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from deeplvm.core.draws import Draw, Sampled
 from deeplvm.core.joint import Joint
 from deeplvm.core.model import _UNEXPLAINED, LatentVariableModel
-from deeplvm.core.recurrent import Recurrent, _at
+from deeplvm.core.recurrent import Recurrent, Walk
 from deeplvm.core.results import RowEstimate
 from deeplvm.core.trace import Site, Trace
-from deeplvm.gradients import Sampled
 from deeplvm.inference.rows import at_least, row_by_row
 from deeplvm.likelihood.sequential import Population
 
@@ -210,26 +211,28 @@ def _filtered(
     # what comes before the steps, and its weights
     known: dict[str, Any] = dict(given)
     log_weight = torch.zeros(shape, dtype=torch.float64)
-    guide = None
+    guide, ready = None, {}
     if q is not None:
         first = _before(q, known, shape, missing, {})
-        guide = _Steps(q, {**known, **first}, shape, missing)
+        guide = _walk(q, {**known, **first}, shape, missing, Sampled())
+        ready = {name: first[name] for name in model.common if name in first}
         known |= {name: site for name, site in first.items() if site.drawn}
         log_weight = log_weight.to(_device(given)) - _drawn(first, shape)
-    first = _before(p, known, shape, missing, guide.common(model) if guide else {})
+    first = _before(p, known, shape, missing, ready)
     log_weight = log_weight.to(_device(given)) + _scored(first, shape)
-    target = _Steps(p, {**known, **first}, shape, missing)
+    default = Sampled() if guide is None else _UNEXPLAINED
+    target = _walk(p, {**known, **first}, shape, missing, default)
 
     population = Population(*shape, device=log_weight.device)
     predictive = []
     for t in range(target.count):
         latents, ready = {}, {}
         if guide is not None:
-            trace = guide.step(t, {}, {})
+            trace = guide.take(t)
             latents = {name: site for name, site in trace.items() if site.drawn}
             ready = {name: trace[name] for name in model.common if name in trace}
             log_weight = log_weight - _drawn(trace, shape)
-        trace = target.step(t, latents, ready, strict=guide is not None)
+        trace = target.take(t, more=latents, ready=ready)
         log_weight = log_weight + _scored(trace, shape)
         if target.mask is not None:
             log_weight = torch.where(target.mask[:, t], log_weight, 0.0)
@@ -237,66 +240,21 @@ def _filtered(
         index = population.resample(resample_below)
         for walker in (target, guide):
             if walker is not None:
-                walker.take(index)
+                walker.change(partial(_taken, index=index))
         log_weight = torch.zeros_like(log_weight)
     return {**population.result(), "predictive": torch.stack(predictive, 1)}
 
 
-class _Steps:
-    """A recurrence on its way: what it was given, and what it remembers."""
-
-    def __init__(
-        self,
-        parts: _Parts,
-        known: Mapping[str, Any],
-        shape: tuple[int, int],
-        missing: frozenset[str],
-    ) -> None:
-        self.recurrent, self.shape, self.missing = parts.recurrent, shape, missing
-        self.known = known
-        read = {
-            name: value
-            for name, value in known.items()
-            if name in self.recurrent.names or name in self.recurrent.inputs
-        }
-        self.sites, _, self.count, self.mask = self.recurrent._prepare(read, shape, missing)
-        self.previous = {
-            name: self.recurrent._first(name, shape) for name in self.recurrent.remembered
-        }
-
-    def common(self, model: LatentVariableModel) -> dict[str, Site]:
-        """Deterministic nodes that p and q share and that are computed already."""
-        return {
-            name: site
-            for name, site in self.known.items()
-            if name in model.common and isinstance(site, Site)
-        }
-
-    def step(
-        self,
-        t: int,
-        latents: Mapping[str, Site],
-        ready: Mapping[str, Site],
-        *,
-        strict: bool = False,
-    ) -> Trace:
-        """One step, which is then the step before."""
-        now = {
-            name: site if name in self.recurrent.outside else _at(site, t)
-            for name, site in self.sites.items()
-        }
-        trace = self.recurrent.step(
-            {**now, **latents}, self.shape, previous=self.previous, ready=ready,
-            missing=self.missing, default=_UNEXPLAINED if strict else Sampled(),
-        )  # fmt: skip
-        self.previous = {name: trace[name] for name in self.recurrent.remembered}
-        return trace
-
-    def take(self, index: Tensor) -> None:
-        """Each particle continues another, ``(particles, rows)``."""
-        self.previous = {name: _taken(site, index) for name, site in self.previous.items()}
-        for name in self.recurrent.outside:
-            self.sites[name] = _taken(self.sites[name], index)
+def _walk(
+    parts: _Parts,
+    known: Mapping[str, Any],
+    shape: tuple[int, int],
+    missing: frozenset[str],
+    default: Draw,
+) -> Walk:
+    recurrent = parts.recurrent
+    read = {n: v for n, v in known.items() if n in recurrent.names or n in recurrent.inputs}
+    return Walk(recurrent, read, shape, missing=missing, default=default)
 
 
 def _before(

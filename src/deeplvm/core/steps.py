@@ -1,0 +1,240 @@
+"""Distributions of what repeats inside a row: one a step, and some beyond a row's length."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Size, Tensor
+from torch.distributions import Distribution, Independent, kl_divergence, register_kl
+from torch.distributions.utils import lazy_property
+
+from deeplvm.core.evidence import elementwise
+
+
+class Steps(Distribution):
+    r"""What was drawn step by step, each step from a distribution of its own.
+
+    Of batch shape ``(*batch, T, *inner)`` where that of every step is ``(*batch, *inner)``. A step
+    may depend on the value of another, so that the product of these log-densities is that of the
+    sequence only at the value that was drawn.
+
+    Args:
+        steps: The distributions, the first step first.
+        inner: What their batch shapes end with, which is to stay right of the steps.
+    """
+
+    arg_constraints = {}  # noqa: RUF012 - torch's own form
+
+    def __init__(self, steps: Sequence[Distribution], inner: Sequence[int] = ()) -> None:
+        shape = torch.broadcast_shapes(Size(inner), *[step.batch_shape for step in steps])
+        self.steps = [step if step.batch_shape == shape else step.expand(shape) for step in steps]
+        self.inner = tuple(inner)
+        self.at = len(shape) - len(self.inner)
+        whole = Size((*shape[: self.at], len(self.steps), *shape[self.at :]))
+        super().__init__(whole, self.steps[0].event_shape, validate_args=False)
+
+    @property
+    def has_rsample(self) -> bool:  # type: ignore[override]
+        """Whether every step has a reparameterised draw."""
+        return all([step.has_rsample for step in self.steps])
+
+    @property
+    def support(self) -> Any:
+        """Of the values of one step."""
+        return self.steps[0].support
+
+    def expand(self, batch_shape: Sequence[int], _instance: object = None) -> Steps:
+        at = len(batch_shape) - len(self.inner)
+        shape = Size((*batch_shape[: at - 1], *batch_shape[at:]))
+        return Steps([step.expand(shape) for step in self.steps], self.inner)
+
+    def _each(self, of: Callable[[Distribution], Tensor], event: bool = True) -> Tensor:
+        right = len(self.inner) + (len(self.event_shape) if event else 0)
+        return torch.stack([of(step) for step in self.steps], -1 - right)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        each = value.unbind(-1 - len(self.inner) - len(self.event_shape))
+        scored = [step.log_prob(v) for step, v in zip(self.steps, each, strict=True)]
+        return torch.stack(scored, -1 - len(self.inner))
+
+    def sample(self, sample_shape: Size = Size()) -> Tensor:  # noqa: B008 - torch's own form
+        return self._each(lambda step: step.sample(sample_shape))
+
+    def rsample(self, sample_shape: Size = Size()) -> Tensor:  # noqa: B008 - torch's own form
+        return self._each(lambda step: step.rsample(sample_shape))
+
+    def entropy(self) -> Tensor:
+        return self._each(lambda step: step.entropy(), event=False)
+
+    @property
+    def mean(self) -> Tensor:
+        """Of each step."""
+        return self._each(lambda step: step.mean)
+
+    @property
+    def variance(self) -> Tensor:
+        """Of each step."""
+        return self._each(lambda step: step.variance)
+
+    @property
+    def mode(self) -> Tensor:
+        """Of each step."""
+        return self._each(lambda step: step.mode)
+
+    def together(self) -> Distribution:
+        """One distribution of the steps' own family, for closed forms over all of them.
+
+        Raises:
+            NotImplementedError: If the parameters of the family cannot be laid side by side.
+        """
+        return _together(self.steps, self.at)
+
+    def elementwise(self) -> Distribution | None:
+        """The distribution of single elements, where there is one."""
+        try:
+            return elementwise(self.together())
+        except NotImplementedError:
+            return None
+
+
+class Masked(Distribution):
+    """A distribution whose values count only where ``mask`` is true, and are zero elsewhere.
+
+    Args:
+        base: Batch shape ``(*batch, T, *inner)``.
+        mask: Boolean, broadcastable to that.
+        length: Name of the length that made the mask.
+    """
+
+    arg_constraints = {}  # noqa: RUF012 - torch's own form
+
+    def __init__(self, base: Distribution, mask: Tensor, length: str) -> None:
+        shape = torch.broadcast_shapes(base.batch_shape, mask.shape)
+        self.base = base if base.batch_shape == shape else base.expand(shape)
+        self.mask, self.length = mask, length
+        super().__init__(shape, base.event_shape, validate_args=False)
+
+    @property
+    def has_rsample(self) -> bool:  # type: ignore[override]
+        """Whether the base has a reparameterised draw."""
+        return self.base.has_rsample
+
+    @property
+    def support(self) -> Any:
+        """Of the values that count."""
+        return self.base.support
+
+    def expand(self, batch_shape: Sequence[int], _instance: object = None) -> Masked:
+        return Masked(self.base.expand(Size(batch_shape)), self.mask, self.length)
+
+    def _cut(self, values: Tensor, *, event: bool = True) -> Tensor:
+        right = len(self.event_shape) if event else 0
+        mask = self.mask.reshape(*self.mask.shape, *[1] * right)
+        return torch.where(mask, values, torch.zeros_like(values))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return self._cut(self.base.log_prob(value), event=False)
+
+    def sample(self, sample_shape: Size = Size()) -> Tensor:  # noqa: B008 - torch's own form
+        return self._cut(self.base.sample(sample_shape))
+
+    def rsample(self, sample_shape: Size = Size()) -> Tensor:  # noqa: B008 - torch's own form
+        return self._cut(self.base.rsample(sample_shape))
+
+    def entropy(self) -> Tensor:
+        return self._cut(self.base.entropy(), event=False)
+
+    @property
+    def mean(self) -> Tensor:
+        """Zero where nothing counts."""
+        return self._cut(self.base.mean)
+
+    @property
+    def variance(self) -> Tensor:
+        """Zero where nothing counts."""
+        return self._cut(self.base.variance)
+
+    @property
+    def mode(self) -> Tensor:
+        """Zero where nothing counts."""
+        return self._cut(self.base.mode)
+
+    def elementwise(self) -> Distribution | None:
+        """The distribution of single elements, where there is one."""
+        element = elementwise(self.base)
+        if element is None:
+            return None
+        right = len(element.batch_shape) - len(self.batch_shape)
+        mask = self.mask.reshape(*self.mask.shape, *[1] * right)
+        return Masked(element, mask, self.length)
+
+
+def of_one_step(distribution: Distribution) -> Distribution:
+    """The distribution as whoever drew it saw it: that of a step, counted or not."""
+    while isinstance(distribution, Steps | Masked):
+        masked = isinstance(distribution, Masked)
+        distribution = distribution.base if masked else distribution.steps[0]
+    return distribution
+
+
+def length_of(distribution: Distribution | None) -> str | None:
+    """The name of the length up to which a variable counts, if it has one."""
+    return distribution.length if isinstance(distribution, Masked) else None
+
+
+@register_kl(Masked, Masked)
+def _kl_of_masked(q: Masked, p: Masked) -> Tensor:
+    return q._cut(kl_divergence(q.base, p.base), event=False)
+
+
+@register_kl(Steps, Steps)
+def _kl_of_steps(q: Steps, p: Steps) -> Tensor:
+    pairs = zip(q.steps, p.steps, strict=True)
+    return torch.stack([kl_divergence(a, b) for a, b in pairs], -1 - len(q.inner))
+
+
+@register_kl(Steps, Distribution)
+def _kl_from_steps(q: Steps, p: Distribution) -> Tensor:
+    return kl_divergence(q.together(), p)
+
+
+@register_kl(Distribution, Steps)
+def _kl_to_steps(q: Distribution, p: Steps) -> Tensor:
+    return kl_divergence(q, p.together())
+
+
+def _together(steps: Sequence[Distribution], at: int) -> Distribution:
+    """The same family with every parameter of one batch shape stacked at ``at``."""
+    first = steps[0]
+    shape = first.batch_shape
+    if any([type(step) is not type(first) or step.batch_shape != shape for step in steps]):
+        raise NotImplementedError("steps of different families")
+    if isinstance(first, Independent):
+        base = _together([step.base_dist for step in steps], at)  # type: ignore[attr-defined]
+        return Independent(base, first.reinterpreted_batch_ndims, validate_args=False)
+    whole = first.__new__(type(first))
+    kept = {name for step in steps for name in vars(step)}
+    for name in kept:
+        values = [vars(step).get(name) for step in steps]
+        lazy = isinstance(getattr(type(first), name, None), lazy_property)
+        if lazy and not all([name in vars(step) for step in steps]):
+            continue  # computed again where it is asked for
+        one = values[0]
+        if name == "_batch_shape":
+            value: Any = Size((*shape[:at], len(steps), *shape[at:]))
+        elif name == "_event_shape":
+            value = one
+        elif isinstance(one, Tensor):
+            if any([not isinstance(v, Tensor) or v.shape[: len(shape)] != shape for v in values]):
+                raise NotImplementedError(f"{name} has not the batch shape")
+            value = torch.stack(values, at)
+        elif isinstance(one, Distribution):
+            value = _together(values, at)  # type: ignore[arg-type]
+        elif isinstance(one, bool | int | float | str | None) and all([v == one for v in values]):
+            value = one
+        else:
+            raise NotImplementedError(f"{name} is not known to be the same at every step")
+        setattr(whole, name, value)
+    return whole
