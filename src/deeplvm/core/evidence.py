@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, kl_divergence
 
-from deeplvm.core.trace import Site, Trace, sum_right
+from deeplvm.core.trace import Site, Trace
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,13 @@ class Evidence:
         return q, p
 
     def _rowwise(self, name: str, values: Tensor) -> Tensor:
-        values = sum_right(values, self.q[name].batch_dims)
+        """Values of each member inside a row, summed over them; some may stand for all members."""
+        site = self.q[name]
+        event = 0 if site.distribution is None else len(site.distribution.event_shape)
+        members = site.value.shape[site.batch_dims : site.value.dim() - event]
+        if members:
+            values = values.expand(torch.broadcast_shapes(values.shape, members))
+            values = values.flatten(-len(members)).sum(-1)
         return values * self.row_weight if name in self.shared else values
 
     def __repr__(self) -> str:

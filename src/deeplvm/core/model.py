@@ -13,6 +13,7 @@ from torch.distributions import Distribution
 from deeplvm.core.draws import Draw, Drawn, Sampled, refuse_credit
 from deeplvm.core.evidence import Evidence
 from deeplvm.core.joint import Joint, NotationError, as_site, call, is_joint, owner_of
+from deeplvm.core.steps import length_of
 from deeplvm.core.trace import Site, Trace
 
 
@@ -276,6 +277,13 @@ class LatentVariableModel(nn.Module):
         for name in latents:
             if name not in terms:
                 raise ValueError(_no_density(name, self.q))
+            counted = [length_of(trace[name].distribution) for trace in (p, q)]
+            if counted[0] != counted[1]:
+                raise ValueError(
+                    f"p counts {name!r} up to {counted[0] or 'the last step'}, q up to "
+                    f"{counted[1] or 'the last step'}, so that what lies beyond would be no "
+                    f"density; give both the same length=..."
+                )
         return Evidence(
             terms=terms,
             log_measure=q.log_measure,
@@ -297,26 +305,46 @@ class LatentVariableModel(nn.Module):
         return self._closed_of[latents]
 
     def _find_closed(self, latents: tuple[str, ...]) -> frozenset[str]:
-        if not isinstance(self.p, Joint) or not isinstance(self.q, Joint):
+        if not all([hasattr(joint, "repetitions") for joint in (self.p, self.q)]):
             return frozenset()
         allowed = [
             name
             for index, name in enumerate(latents)
-            if not (self._random_parents(name, latents) - set(latents[:index]))
+            if all(
+                [
+                    self._drawn_before(name, parent, lag, latents[:index])
+                    for parent, lag in self._random_parents(name, latents)
+                ]
+            )
         ]
         return frozenset(allowed)
 
-    def _random_parents(self, name: str, latents: tuple[str, ...]) -> set[str]:
-        """Latent parents of a name in p, seen through names that are not latent."""
-        found: set[str] = set()
-        waiting, seen = [name], {name}
+    def _drawn_before(
+        self, name: str, parent: str, lag: int | None, earlier: tuple[str, ...]
+    ) -> bool:
+        """Whether q draws what p reads of a parent before it draws the name itself."""
+        own, other = self.q.repetitions(name), self.q.repetitions(parent)
+        if own != other or lag == 0:
+            return parent in earlier
+        return lag is not None and len(own) == 1 and own[0].reaches(lag)
+
+    def _random_parents(self, name: str, latents: tuple[str, ...]) -> set[tuple[str, int | None]]:
+        """Latent parents of a name in p, seen through names that are not latent.
+
+        With them the direction in time in which they are read, ``None`` for both.
+        """
+        found: set[tuple[str, int | None]] = set()
+        waiting: list[tuple[str, int | None]] = [(name, 0)]
+        seen = set(waiting)
         while waiting:  # a state that reads itself one step before is met twice
-            for parent in self.p.parents(waiting.pop()):
+            reader, lag = waiting.pop()
+            for parent in self.p.parents(reader):
+                step = (parent.name, _together(lag, parent.lag))
                 if parent.name in latents:
-                    found.add(parent.name)
-                elif parent.name in self.p and parent.name not in seen:
-                    seen.add(parent.name)
-                    waiting.append(parent.name)
+                    found.add(step)
+                elif parent.name in self.p and step not in seen:
+                    seen.add(step)
+                    waiting.append(step)
         return found
 
     def posterior(
@@ -442,6 +470,13 @@ class _Unexplained:
 
 
 _UNEXPLAINED = _Unexplained()
+
+
+def _together(lag: int | None, other: int) -> int | None:
+    """The direction of two lags one after the other, ``None`` if they point to both sides."""
+    if lag is None or lag * other < 0:
+        return None
+    return (lag + other > 0) - (lag + other < 0)
 
 
 def _no_density(name: str, q: Any) -> str:

@@ -47,9 +47,7 @@ class Repeated(nn.Module):
         self.repeats = repeats
         self.inputs = (*self.step.inputs, *([length] if length else []))
         self.shared: frozenset[str] = frozenset()
-        lagged = [
-            parent for factor in self.step.order for parent in factor.parents if parent.lag
-        ]
+        lagged = [parent for factor in self.step.order for parent in factor.parents if parent.lag]
         #: What is read of other steps.
         self.remembered: tuple[Parent, ...] = tuple(dict.fromkeys(lagged))
         self.start: dict[str, Start] = dict(start or {})
@@ -102,6 +100,15 @@ class Repeated(nn.Module):
             for parent in self.step.parents(name)
         ]
         return (*read, *([Parent(self.length)] if self.length else []))
+
+    def repetitions(self, name: str) -> tuple[Any, ...]:
+        """This joint, and those within in which the name repeats again."""
+        return (self, *self.step.repetitions(name))
+
+    def reaches(self, lag: int) -> bool:
+        """Whether the step that lies so far away was drawn before a step, or without regard."""
+        own = [parent.lag for parent in self.remembered if parent.name in self.step]
+        return not own or (lag > 0) == self.backwards
 
     def _started(self, name: str) -> Hashable:
         start = self.start.get(name)  # of a lag of a joint within, that joint says it
@@ -228,7 +235,11 @@ class Walk:
         default: Draw | None = None,
     ) -> None:
         self.joint, self.missing, self.default = joint, missing, default
-        sites = {name: as_site(name, value, joint.step, missing) for name, value in given.items()}
+        sites = {
+            name: as_site(name, value, joint.step, missing)
+            for name, value in given.items()
+            if name in joint.names or name in joint.inputs
+        }
         self.shape = batch_shape if batch_shape is not None else batch_shape_of(sites)
         lengths = sites.pop(joint.length, None) if joint.length else None
         self.sites = sites
@@ -257,7 +268,7 @@ class Walk:
         counts = {
             name: site.value.shape[site.batch_dims]
             for name, site in self.sites.items()
-            if name not in joint.outside and (name in joint.step or name in joint.step.inputs)
+            if name not in joint.outside
         }
         if len(set(counts.values())) > 1:
             raise ValueError(f"The given sequences have different numbers of steps: {counts}.")

@@ -59,11 +59,11 @@ class Steps(Distribution):
         scored = [step.log_prob(v) for step, v in zip(self.steps, each, strict=True)]
         return torch.stack(scored, -1 - len(self.inner))
 
-    def sample(self, sample_shape: Size = Size()) -> Tensor:  # noqa: B008 - torch's own form
-        return self._each(lambda step: step.sample(sample_shape))
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        return self._each(lambda step: step.sample(Size(sample_shape)))
 
-    def rsample(self, sample_shape: Size = Size()) -> Tensor:  # noqa: B008 - torch's own form
-        return self._each(lambda step: step.rsample(sample_shape))
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        return self._each(lambda step: step.rsample(Size(sample_shape)))
 
     def entropy(self) -> Tensor:
         return self._each(lambda step: step.entropy(), event=False)
@@ -137,11 +137,11 @@ class Masked(Distribution):
     def log_prob(self, value: Tensor) -> Tensor:
         return self._cut(self.base.log_prob(value), event=False)
 
-    def sample(self, sample_shape: Size = Size()) -> Tensor:  # noqa: B008 - torch's own form
-        return self._cut(self.base.sample(sample_shape))
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        return self._cut(self.base.sample(Size(sample_shape)))
 
-    def rsample(self, sample_shape: Size = Size()) -> Tensor:  # noqa: B008 - torch's own form
-        return self._cut(self.base.rsample(sample_shape))
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        return self._cut(self.base.rsample(Size(sample_shape)))
 
     def entropy(self) -> Tensor:
         return self._cut(self.base.entropy(), event=False)
@@ -173,10 +173,9 @@ class Masked(Distribution):
 
 def of_one_step(distribution: Distribution) -> Distribution:
     """The distribution as whoever drew it saw it: that of a step, counted or not."""
-    while isinstance(distribution, Steps | Masked):
-        masked = isinstance(distribution, Masked)
-        distribution = distribution.base if masked else distribution.steps[0]
-    return distribution
+    if isinstance(distribution, Masked):
+        return of_one_step(distribution.base)
+    return of_one_step(distribution.steps[0]) if isinstance(distribution, Steps) else distribution
 
 
 def length_of(distribution: Distribution | None) -> str | None:
@@ -217,7 +216,7 @@ def _together(steps: Sequence[Distribution], at: int) -> Distribution:
     whole = first.__new__(type(first))
     kept = {name for step in steps for name in vars(step)}
     for name in kept:
-        values = [vars(step).get(name) for step in steps]
+        values: list[Any] = [vars(step).get(name) for step in steps]
         lazy = isinstance(getattr(type(first), name, None), lazy_property)
         if lazy and not all([name in vars(step) for step in steps]):
             continue  # computed again where it is asked for
@@ -231,7 +230,7 @@ def _together(steps: Sequence[Distribution], at: int) -> Distribution:
                 raise NotImplementedError(f"{name} has not the batch shape")
             value = torch.stack(values, at)
         elif isinstance(one, Distribution):
-            value = _together(values, at)  # type: ignore[arg-type]
+            value = _together(values, at)
         elif isinstance(one, bool | int | float | str | None) and all([v == one for v in values]):
             value = one
         else:

@@ -10,6 +10,7 @@ from torch import Tensor, distributions, nn
 from torch.distributions import Distribution, Independent
 
 from deeplvm.core.draws import Drawn
+from deeplvm.core.steps import of_one_step
 from deeplvm.core.trace import expand_to, sum_right
 from deeplvm.distributions.beta import Beta
 from deeplvm.gradients.credit import Account, neutral, over_particles
@@ -107,7 +108,8 @@ class GeneralisedReparameterised(nn.Module):
         Raises:
             ValueError: If the latent is drawn step by step, or rows have unequal lengths.
         """
-        if account.evidence.q[name].distribution is None:
+        distribution = account.evidence.q[name].distribution
+        if distribution is None or of_one_step(distribution) is not distribution:
             raise ValueError(
                 f"{name!r} is drawn step by step or with unequal lengths, where the noise of a "
                 f"draw is not kept; draw it with Reparameterised()."

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Distribution, Independent, OneHotCategorical
 from torch.nn.functional import softplus
 
+from deeplvm.core.steps import of_one_step
 from deeplvm.core.trace import Site, expand_to
 
 
@@ -102,12 +103,13 @@ def relaxation_at(name: str, site: Site) -> Relaxation:
     """The relaxation of a latent that was drawn, with logits of the shape of its value.
 
     Raises:
-        ValueError: If it is neither Bernoulli nor one-hot, or was drawn step by step.
+        ValueError: If it is neither Bernoulli nor one-hot, or was drawn step by step or with
+            unequal lengths.
     """
-    if site.distribution is None:
+    if site.distribution is None or of_one_step(site.distribution) is not site.distribution:
         raise ValueError(
-            f"{name!r} has one distribution a step, which this estimator cannot relax; choose "
-            f"ScoreFunction()."
+            f"{name!r} is drawn step by step or with unequal lengths, which this estimator cannot "
+            f"relax; choose ScoreFunction()."
         )
     relaxation = _relaxation(name, site.distribution)
     return Relaxation(relaxation.logits.expand(site.value.shape), relaxation.binary)

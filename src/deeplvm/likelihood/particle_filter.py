@@ -161,12 +161,12 @@ class _Parts(NamedTuple):
 
 
 def _parted(joint: Any) -> _Parts:
+    symbol = joint.symbol
     if isinstance(joint, Recurrent):
-        return _Parts(Joint({}), joint)
+        joint = Joint({f"{', '.join(joint.names)}": joint})
     factors = joint.order if isinstance(joint, Joint) else []
     modules = {factor: joint.conditional(factor.names[0]) for factor in factors}
     found = [module for module in modules.values() if isinstance(module, Recurrent)]
-    symbol = joint.symbol
     if len(found) != 1:
         raise ValueError(
             f"A particle filter goes through the steps of one Recurrent, and {symbol} has "
@@ -181,6 +181,11 @@ def _parted(joint: Any) -> _Parts:
         raise ValueError(
             f"All rows share {', '.join(sorted(joint.shared))}, and a particle filter is of each "
             f"row by itself; use importance_sampling."
+        )
+    if found[0].backwards:
+        raise ValueError(
+            f"A particle filter goes forwards in time, and {symbol} runs backwards: use "
+            f"importance_sampling, or with proposal='prior' p alone."
         )
     others = {factor: each for factor, each in modules.items() if each is not found[0]}
     late = [
