@@ -214,7 +214,7 @@ class Joint(nn.Module):
 
     def repetitions(self, name: str) -> tuple[Any, ...]:
         """The joints inside which a name repeats within a row, the outermost first."""
-        module = self.conditional(name) if name in self.owner else None
+        module: Any = self.conditional(name) if name in self.owner else None
         return module.repetitions(name) if hasattr(module, "repetitions") else ()
 
     def conditional(self, name: str) -> nn.Module:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deeplvm.core.draws import Draw, Enumerated, Held
+from deeplvm.core.draws import Draw, Held
 from deeplvm.core.joint import Joint, NotationError, Parent, as_site, batch_shape_of, embed
 from deeplvm.core.steps import Masked, Steps
 from deeplvm.core.trace import Site, Trace

@@ -50,7 +50,7 @@ class Steps(Distribution):
         shape = Size((*batch_shape[: at - 1], *batch_shape[at:]))
         return Steps([step.expand(shape) for step in self.steps], self.inner)
 
-    def _each(self, of: Callable[[Distribution], Tensor], event: bool = True) -> Tensor:
+    def _each(self, of: Callable[[Distribution], Tensor], *, event: bool = True) -> Tensor:
         right = len(self.inner) + (len(self.event_shape) if event else 0)
         return torch.stack([of(step) for step in self.steps], -1 - right)
 
