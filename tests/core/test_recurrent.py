@@ -15,7 +15,7 @@ from deeplvm.core.joint import Joint, NotationError
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.recurrent import Plate, Recurrent
 from deeplvm.gradients import Enumerated, Sampled
-from deeplvm.networks import MLP, Features
+from deeplvm.networks import GRU, MLP, Features
 from deeplvm.objectives import elbo
 
 
@@ -336,3 +336,153 @@ def test_a_recurrent_part_of_a_joint() -> None:
         state = steps["h"](x[:, t], z[:, :, t], state)
     scored = evidence.p["c"].log_prob + evidence.p["z"].log_prob + evidence.p["x"].log_prob
     assert torch.allclose(scored, total, atol=1e-10)
+
+
+def test_recurrences_that_start_differently_keep_their_own_states() -> None:
+    """p and q share a cell, and nothing but where it starts tells them apart."""
+    torch.manual_seed(0)
+    cell = GRU(3, 4)
+    steps = {"h | x, h[-1]": cell, "z | h[-1]": Gaussian(2, MLP(4))}
+    likelihood = Bernoulli(3, MLP(4))
+    ones = torch.ones(4)
+    p = Recurrent({"x | h[-1]": likelihood, **steps}, start={"h": ones})
+    x = (torch.rand(5, 6, 3) > 0.5).double()
+    same = LatentVariableModel(p, Recurrent(steps, start={"h": ones}))
+    assert "h" in same.common
+    for start in (4, torch.zeros(4), torch.ones(4)):
+        model = LatentVariableModel(p, Recurrent(steps, start={"h": start}))
+        evidence = model.evidence({"x": x})
+        alone = p({"x": x, "z": evidence.q["z"].value})
+        assert torch.allclose(evidence.p.log_prob, alone.log_prob, atol=1e-12)
+
+
+@pytest.mark.parametrize("where", ["bare", "inside a joint with other parents"])
+def test_a_cell_runs_once_a_step(where: str) -> None:
+    torch.manual_seed(0)
+    calls = [0]
+    cell = GRU(5, 4)
+    cell.register_forward_hook(lambda *_: calls.__setitem__(0, calls[0] + 1))
+    p: nn.Module = Recurrent(
+        {
+            "z | h[-1]": Gaussian(2, MLP(4)),
+            "x | z, h[-1]": Bernoulli(3, MLP(6)),
+            "h | x, z, h[-1]": cell,
+        },
+        start={"h": 4},
+    )
+    q: nn.Module = Recurrent(
+        {"z | x, h[-1]": Gaussian(2, MLP(7)), "h | x, z, h[-1]": cell}, start={"h": 4}
+    )
+    if where != "bare":
+        p, q = Joint({"z, x, h": p}), Joint({"z, h | x": q})
+    x = (torch.rand(5, 8, 3) > 0.5).double()
+    evidence = LatentVariableModel(p, q).evidence({"x": x})
+    assert calls == [8]
+    alone = p({"x": x, "z": evidence.q["z"].value})
+    assert torch.allclose(evidence.p.log_prob, alone.log_prob, atol=1e-12)
+
+
+def test_remembered_integers_are_scored_as_they_are_drawn() -> None:
+    torch.manual_seed(0)
+    token = Categorical(4, MLP(4, 6))
+    for start in (4, torch.zeros(4), torch.tensor(1)):
+        joint = Recurrent({"w | w[-1]": token}, start={"w": start}, repeats=5)
+        drawn = joint({}, (6,), default=Sampled())
+        w = drawn["w"].value
+        assert w.shape == (6, 5)
+        scored = joint({"w": w})["w"].log_prob
+        assert torch.allclose(scored, drawn["w"].log_prob, atol=1e-12)
+        index = isinstance(start, Tensor) and not start.is_floating_point()
+        before = torch.eye(4)[start].expand(6, 4) if index else torch.zeros(6, 4)
+        total = torch.zeros(6)
+        for t in range(5):
+            total = total + token(before).log_prob(w[:, t])
+            before = torch.eye(4)[w[:, t]]
+        assert torch.allclose(scored, total, atol=1e-12)
+    with pytest.raises(ValueError, match=r"start gives 'w' the shape \(3,\)"):
+        Recurrent({"w | w[-1]": token}, start={"w": 3})({"w": w})
+
+
+def test_lags_of_several_steps() -> None:
+    """x_t = 0.5 x_{t-1} - 0.3 x_{t-3} + noise, and an input u read a step before and after."""
+    weights = torch.tensor([0.5, -0.3])
+
+    class Sum(nn.Module):
+        def forward(self, *parents: Tensor) -> Distribution:
+            mean = sum([w * x for w, x in zip(weights, parents[:2], strict=True)])
+            return Independent(Normal(mean + sum(parents[2:]), 0.7), 1)
+
+    joint = Recurrent(
+        {"x | x[-1], x[-3], u[-2], u[+1]": Sum()}, start={"x": 1, "u": torch.tensor([0.2])}
+    )
+    u, x = torch.randn(4, 6, 1), torch.randn(4, 6, 1)
+    total = torch.zeros(4)
+
+    def read(values: Tensor, t: int, start: float) -> Tensor:
+        return values[:, t] if 0 <= t < 6 else torch.full((4, 1), start)
+
+    for t in range(6):
+        mean = 0.5 * read(x, t - 1, 0.0) - 0.3 * read(x, t - 3, 0.0)
+        mean = mean + read(u, t - 2, 0.2) + read(u, t + 1, 0.2)
+        total = total + Normal(mean, 0.7).log_prob(x[:, t])[:, 0]
+    assert torch.allclose(joint({"x": x, "u": u}).log_prob, total, atol=1e-12)
+    drawn = joint({"u": u})
+    again = joint({"u": u, "x": drawn["x"].value})
+    assert torch.allclose(drawn.log_prob, again.log_prob, atol=1e-12)
+
+
+@pytest.mark.parametrize("lengths", [False, True])
+def test_backwards_in_time_is_forwards_on_the_reversed_rows(lengths: bool) -> None:
+    """With lengths every row begins at its own last step."""
+    torch.manual_seed(0)
+    factors = {"a": GRU(3, 4), "z": Gaussian(2, MLP(4 + 2))}
+    options: Any = {"length": "n"} if lengths else {}
+    back = Recurrent(
+        {"a | x, a[+1]": factors["a"], "z | a, z[+1]": factors["z"]},
+        start={"a": torch.ones(4), "z": 2}, **options,
+    )  # fmt: skip
+    ahead = Recurrent(
+        {"a | x, a[-1]": factors["a"], "z | a, z[-1]": factors["z"]},
+        start={"a": torch.ones(4), "z": 2},
+    )
+    x, n = torch.randn(3, 5, 3), torch.tensor([5, 3, 1])
+    given = {"x": x} | ({"n": n} if lengths else {})
+    drawn = back(given, (2, 3))
+    z = drawn["z"].value
+    scored = back({**given, "z": drawn["z"]}, (2, 3))
+    assert torch.allclose(scored["z"].log_prob, drawn["z"].log_prob, atol=1e-12)
+    for row, steps in enumerate(n if lengths else [5, 5, 5]):
+        reverse = slice(row, row + 1), slice(0, int(steps))
+        one = ahead({"x": x[reverse].flip(1), "z": z[0][reverse].flip(1)})
+        assert torch.allclose(one["z"].log_prob, drawn["z"].log_prob[0, row : row + 1], atol=1e-12)
+        assert torch.allclose(one["a"].value.flip(1), drawn["a"].value[reverse], atol=1e-12)
+
+
+def test_both_directions_at_once_are_refused() -> None:
+    with pytest.raises(NotationError, match="neither direction"):
+        Recurrent({"z | z[-1], z[+1]": Scaled(1, 1)}, start={"z": 1})
+
+
+def test_a_smoother_reads_a_backward_recurrence_in_a_few_lines() -> None:
+    """DKS of Structured Inference Networks: q(z_t | z_{t-1}, x_t, ..., x_T)."""
+    torch.manual_seed(0)
+    p = Recurrent(
+        {"z | z[-1]": Gaussian(2, MLP(2)), "x | z": Bernoulli(3, MLP(2))},
+        start={"z": 2}, length="n",
+    )  # fmt: skip
+    q = Joint(
+        {
+            "a | x": Recurrent({"a | x, a[+1]": GRU(3, 4)}, start={"a": 4}, length="n"),
+            "z | a": Recurrent({"z | z[-1], a": Gaussian(2, MLP(6))}, start={"z": 2}, length="n"),
+        }
+    )
+    model = LatentVariableModel(p, q)
+    given = {"x": (torch.rand(4, 5, 3) > 0.5).double(), "n": torch.tensor([5, 3, 2, 1])}
+    evidence = model.evidence(given, particles=3)
+    assert evidence.has_closed_kl("z")
+    changed = given["x"].clone()
+    changed[:, 3] = 1 - changed[:, 3]  # what is ahead is read, and what is beyond the end is not
+    again = q({**given, "x": changed})["a"].value
+    before = q(given)["a"].value
+    assert not torch.allclose(again[0, 0], before[0, 0])
+    assert torch.equal(again[1:], before[1:])

@@ -146,10 +146,11 @@ class Repeated(nn.Module):
         elif not start.is_floating_point() and name in self.step:
             features = embed(self.step[name], start)  # a value, such as the index of a token
         features = start if features is None else features
+        rows = shape[-1:]  # particles begin where their rows do
         return Site(
-            start.expand(*shape, *start.shape),
-            batch_dims=len(shape),
-            features=features.expand(*shape, *features.shape),
+            start.expand(*rows, *start.shape),
+            batch_dims=len(rows),
+            features=features.expand(*rows, *features.shape),
         )
 
 
