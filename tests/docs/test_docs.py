@@ -181,3 +181,10 @@ def test_the_readme_gives_the_reason_for_every_dependency() -> None:
     table = text.partition("| package | for |")[2].partition("\n\n")[0]
     named = set(re.findall(r"[\w-]+", "".join(re.findall(r"^\|([^|]+)\|", table, re.MULTILINE))))
     assert {re.split(r"[<>=]", each)[0] for each in project["dependencies"]} == named - {"---"}
+
+
+def test_the_numbers_in_the_tests_have_their_key() -> None:
+    number = r"\b(?:R\d(?:\.\d+)+|RA(?:\.\d)+|TB\d)"
+    key = (ROOT / "docs/requirements.md").read_text(encoding="utf-8")
+    sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py"))
+    assert set(re.findall(number, sources)) <= set(re.findall(number, key))
