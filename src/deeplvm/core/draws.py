@@ -114,10 +114,8 @@ class Suited(nn.Module):
         super().__init__()
         self.draw = draw
 
-    def of(self, distribution: Distribution | None) -> Draw:
+    def of(self, distribution: Distribution) -> Draw:
         """The way in which a variable of this distribution is drawn."""
-        if distribution is None:
-            return Reparameterised()
         distribution = of_one_step(distribution)
         suits = getattr(self.draw, "suits", None)
         chosen = not distribution.has_rsample if suits is None else suits(distribution)

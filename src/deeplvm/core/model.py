@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from deeplvm.core.draws import Draw, Drawn, Sampled, refuse_credit
+from deeplvm.core.draws import Draw, Drawn, Held, Sampled, refuse_credit
 from deeplvm.core.evidence import Evidence
-from deeplvm.core.joint import Joint, NotationError, as_site, call, is_joint, owner_of
+from deeplvm.core.joint import Joint, NotationError, as_site, call, embed, is_joint, owner_of
 from deeplvm.core.steps import length_of
 from deeplvm.core.trace import Site, Trace
 
@@ -194,8 +195,18 @@ class LatentVariableModel(nn.Module):
         holes = self._holes(given, missing)
         sites = self._sites(given, holes)
 
-        def redraw(ways: Mapping[str, Draw] | None, rest: Draw | None = None) -> Evidence:
-            evidence = self._evidence(sites, holes, particles, ways, rest, rows, None)
+        def redraw(
+            ways: Mapping[str, Draw] | None, rest: Draw | None = None, like: Trace | None = None
+        ) -> Evidence:
+            # what is held is scored, all steps of a recurrence at once
+            held = {
+                name: replace(
+                    like[name], value=way.value, features=embed(owner_of(self.q, name), way.value)
+                )
+                for name, way in (ways or {}).items()
+                if isinstance(way, Held) and like is not None
+            }
+            evidence = self._evidence(sites, holes, particles, ways, rest, rows, None, held)
             plain = isinstance(kl_weight, float) and kl_weight == 1.0
             return evidence if plain else evidence.temper(kl_weight)
 
@@ -206,7 +217,8 @@ class LatentVariableModel(nn.Module):
         if not torch.is_grad_enabled():
             return value, evidence
         ways = ways_of(evidence, draw, default)
-        account = account_of(self.p, self.q, evidence, objective, value, sites, redraw, ways)
+        again = partial(redraw, like=evidence.q)
+        account = account_of(self.p, self.q, evidence, objective, value, sites, again, ways)
         return settle(account), evidence
 
     def prepare(
@@ -240,10 +252,13 @@ class LatentVariableModel(nn.Module):
         default: Draw | None,
         rows: int | None,
         ready: Mapping[str, Site] | None,
+        held: Mapping[str, Site] | None = None,
     ) -> Evidence:
-        batch = _rows_of(sites)
+        batch, held = _rows_of(sites), held or {}
         shape = (batch,) if particles is None else (particles, batch)
-        q = self.q(sites, shape, draw=draw, default=default, missing=holes, ready=ready)
+        options = {"draw": draw, "default": default, "missing": holes, "ready": ready}
+        q = self.q({**sites, **held}, shape, **options)
+        q.sites.update({name: replace(q[name], drawn=True) for name in held})
         drawn = {name: site for name, site in q.items() if site.drawn}
         common = {name: q[name] for name in self.common}
         explained = {**sites, **drawn}

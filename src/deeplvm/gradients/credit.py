@@ -10,9 +10,11 @@ which is added to the objective after it was computed. No objective knows of it.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -60,7 +62,10 @@ class Account:
         value: ``objective(evidence)``, shape ``(batch,)``.
         given: Sites of what was given, by name.
         dependents: For each latent, the names whose terms depend on its draw.
-        parents: For each latent, the names that its conditional in q reads.
+        followers: For each latent, the latents whose draws depend on its draw: itself too, where
+            it reads its own step before.
+        parents: For each latent, the names that its conditional in q reads and that do not depend
+            on its draw.
         redraw: Draws of the latents, by name, to another ledger of the same rows.
         draws: How each latent was drawn.
     """
@@ -70,16 +75,20 @@ class Account:
     value: Tensor
     given: Mapping[str, Site]
     dependents: Mapping[str, tuple[str, ...]]
+    followers: Mapping[str, tuple[str, ...]]
     parents: Mapping[str, tuple[str, ...]]
     redraw: Callable[[Mapping[str, Draw]], Evidence]
     draws: Mapping[str, Draw]
 
-    def features(self, name: str) -> list[Tensor]:
-        """What the conditional of a latent reads: the features of its parents in q."""
-        return [
-            (self.evidence.q[parent] if parent in self.evidence.q else self.given[parent]).features
-            for parent in self.parents[name]
-        ]
+    def read_by(self, name: str) -> list[Site]:
+        """What the conditional of a latent reads: its parents in q, where they are known.
+
+        One number that is always 1 stands for no parent at all.
+        """
+        sites = {**self.given, **self.evidence.q}
+        found = [sites[parent] for parent in self.parents[name] if parent in sites]
+        one = self.value.new_ones(1, 1)
+        return found or [Site(one, features=one)]
 
     def log_prob(self, name: str) -> Tensor:
         r""":math:`\log q` of the latent's own draws, shape ``(*own particles, batch)``."""
@@ -123,7 +132,8 @@ class Account:
             ValueError: If the objective reads more of the ledger than its terms, or mixes rows.
         """
         evidence = self.evidence
-        self._check()
+        if not torch.compiler.is_compiling():  # looked at by the first, uncompiled step
+            self.refuse_mixed_rows()
         replaced = self.dependents[name] if local else tuple(evidence.terms)
         first = replaced[0]
         flat = {
@@ -148,100 +158,110 @@ class Account:
 
     def again(self, draws: Mapping[str, Draw]) -> Evidence:
         """The ledger with some latents drawn otherwise; the others keep their values."""
-        held: dict[str, Draw] = {}
+        ways: dict[str, Draw] = {}
         for name in self.evidence.latents:
             way = self.draws[name]
-            held[name] = (
-                way if isinstance(way, Enumerated) else Held(self.evidence.q[name].value.detach())
-            )
-        return self.redraw(held | dict(draws))
+            still = Held(self.evidence.q[name].value.detach())
+            ways[name] = draws.get(name, way if isinstance(way, Enumerated) else still)
+        return self.redraw(ways)
 
-    def _check(self) -> None:
-        """The objective must be a function of the terms, row by row."""
-        if torch.compiler.is_compiling():  # looked at by the first, uncompiled step
-            return
-        if mixes_rows(self.objective, self.evidence):
+    def refuse_mixed_rows(self) -> None:
+        """Raises ``ValueError`` if a row's value changes with the terms of another row."""
+        if self._mixes_rows:
             raise ValueError(
                 "This objective mixes the rows of a batch, so the gain of one draw cannot be told "
-                "from its row; with a latent that is not reparameterised use an objective per "
-                "row (elbo, iwae, renyi, ...), sum over its values with Enumerated(), or relax it."
+                "from its row; use an objective per row (elbo, iwae, renyi, ...). A latent that "
+                "is not reparameterised can also be summed over, with Enumerated(), or relaxed; "
+                "others take Reparameterised()."
             )
 
+    @cached_property
+    def _mixes_rows(self) -> bool:
+        return mixes_rows(self.objective, self.evidence)
 
-def ledger_alone(evidence: Evidence, terms: dict[str, Tensor]) -> Evidence:
-    """A ledger of these terms and nothing else: no values, no distributions, no closed forms."""
-    measure = evidence.log_measure
+
+def ledger_alone(
+    evidence: Evidence,
+    terms: dict[str, Tensor],
+    *,
+    batch_shape: tuple[int, ...] | None = None,
+    log_measure: Tensor | float | None = None,
+) -> Evidence:
+    """A ledger of these (weighted) terms: no values, no distributions, no closed forms."""
+    shape = evidence.batch_shape if batch_shape is None else batch_shape
+    measure = evidence.log_measure if log_measure is None else log_measure
     measure = measure.detach() if isinstance(measure, Tensor) else measure
+    trace = Trace({}, shape, measure)
     return replace(
         evidence,
         terms=terms,
         log_measure=measure,
-        p=Trace({}, evidence.batch_shape),
-        q=Trace({}, evidence.batch_shape, measure),
+        p=trace,
+        q=trace,
         closed=frozenset(),
         kl_weight=1.0,
     )
 
 
-_PROBED: dict[Any, bool] = {}
-
-
+@torch.no_grad()
 def mixes_rows(objective: Objective, evidence: Evidence) -> bool:
-    """Whether the value of a row changes with the terms of another; looked at once an objective.
+    """Whether the value of a row changes with the terms of another.
+
+    The objective is asked for the values of made-up ledgers of the same names and four rows,
+    whatever the evidence holds: a batch of one row would tell nothing.
 
     Raises:
         ValueError: If the objective reads more of the ledger than its terms.
     """
-    known = _PROBED.get(objective_key(objective))
-    if known is not None:
-        return known
+    generator = torch.Generator().manual_seed(0)
+    shape = (*[min(size, 3) for size in evidence.batch_shape[:-1]], 4)
+    like = next(iter(evidence.terms.values()))
+    measure = -math.log(math.prod(shape[:-1]))
     try:
         with unmoved(objective):
-            found = _probe(objective, evidence)
+            for scale in (1.0, 30.0, 1000.0):
+                terms, other = {}, {}
+                for name in evidence.terms:
+                    term = scale * torch.randn(shape, generator=generator, dtype=like.dtype)
+                    terms[name] = term.to(like.device)
+                    other[name] = terms[name].clone()
+                    other[name][..., 0] -= scale
+                before, after = [
+                    objective(ledger_alone(evidence, t, batch_shape=shape, log_measure=measure))
+                    for t in (terms, other)
+                ]
+                if not torch.equal(before[1:], after[1:]):
+                    return True
     except KeyError as error:
         raise ValueError(
             "This objective reads values or distributions, and not the terms of the ledger alone, "
             "so a latent that is not reparameterised cannot be credited; use its sampled form."
         ) from error
-    _PROBED[objective_key(objective)] = found
-    return found
-
-
-def objective_key(objective: Any) -> Any:
-    """What tells objectives apart: for a partial, its function and arguments."""
-    if not hasattr(objective, "func"):
-        return objective
-    return (objective.func, objective.args, tuple(sorted(objective.keywords.items())))
-
-
-@torch.no_grad()
-def _probe(objective: Objective, evidence: Evidence) -> bool:
-    generator = torch.Generator().manual_seed(0)
-    shape = evidence.batch_shape
-    like = next(iter(evidence.terms.values()))
-    found = False
-    for scale in (1.0, 30.0):
-        terms = {
-            name: scale * torch.randn(shape, generator=generator, dtype=like.dtype).to(like.device)
-            for name in evidence.terms
-        }
-        other = {name: term.clone() for name, term in terms.items()}
-        for term in other.values():
-            term[..., 0] -= scale
-        before, after = [objective(ledger_alone(evidence, each)) for each in (terms, other)]
-        found = found or not torch.equal(before[1:], after[1:])
-    return found
+    return False
 
 
 def ways_of(
     evidence: Evidence, draw: Mapping[str, Draw] | None, default: Draw | None
 ) -> dict[str, Draw]:
-    """How each latent of the evidence was drawn."""
-    ways = {name: (draw or {}).get(name, default) or _PLAIN for name in evidence.latents}
-    return {
-        name: way.of(evidence.q[name].distribution) if isinstance(way, Suited) else way
-        for name, way in ways.items()
-    }
+    """How each latent of the evidence was drawn.
+
+    Raises:
+        ValueError: If that was left to what suits a distribution that is not known any more.
+    """
+    ways: dict[str, Draw] = {}
+    for name in evidence.latents:
+        way = (draw or {}).get(name, default) or Reparameterised()
+        if isinstance(way, Suited):
+            distribution = evidence.q[name].distribution
+            if distribution is None:
+                raise ValueError(
+                    f"{name!r} is drawn step by step or with unequal lengths, so which way of "
+                    f"drawing suits it is not known in the end; say it by its name, "
+                    f"draw={{{name!r}: ...}}."
+                )
+            way = way.of(distribution)
+        ways[name] = way
+    return ways
 
 
 def account_of(
@@ -254,24 +274,54 @@ def account_of(
     redraw: Callable[[Mapping[str, Draw]], Evidence],
     draws: Mapping[str, Draw],
 ) -> Account:
-    """What estimators may look at, of a model of p and q; the rest as in :class:`Account`."""
-    latents = evidence.latents
-    readers = getattr(q, "parents", None)
+    """What estimators may look at, of a model of p and q; the rest as in :class:`Account`.
+
+    A term depends on a draw that it scores, whose child it scores, or that a conditional of its
+    name reads, in p or q, also through computed names. Where p or q do not say who reads what,
+    every term depends on every latent, and every later draw on every earlier one.
+    """
+    latents, terms = evidence.latents, tuple(evidence.terms)
+    if all([hasattr(joint, "parents") for joint in (p, q)]):
+        in_q = {latent: _reached(q, {latent}) for latent in latents}
+        followers = {n: tuple([each for each in latents if each in in_q[n]]) for n in latents}
+        dependents = {
+            n: {n} | in_q[n] | _reached(p, {n, *followers[n]}, frozenset(terms)) for n in latents
+        }
+        parents = {
+            n: tuple([each.name for each in q.parents(n) if each.name not in {n} | in_q[n]])
+            for n in latents
+        }
+    else:
+        followers = {n: latents[i + 1 :] for i, n in enumerate(latents)}
+        dependents = {n: set(terms) for n in latents}
+        parents = dict.fromkeys(latents, tuple(given))
     return Account(
         evidence=evidence,
         objective=objective,
         value=value,
         given=given,
-        dependents=dependents_of(p, q, latents, evidence.observed),
-        parents={
-            name: tuple(given)
-            if readers is None
-            else tuple([parent.name for parent in readers(name)])
-            for name in latents
-        },
+        dependents={n: tuple([t for t in terms if t in dependents[n]]) for n in latents},
+        followers=followers,
+        parents=parents,
         redraw=redraw,
         draws=draws,
     )
+
+
+def _reached(joint: Any, sources: set[str], stop: frozenset[str] = frozenset()) -> set[str]:
+    """Every name that reads one of the sources, also through names not in ``stop``.
+
+    A source itself only if it does so, one step later.
+    """
+    reads = {name: {parent.name for parent in joint.parents(name)} for name in joint.names}
+    reached: set[str] = set()
+    passed = set(sources)
+    while True:
+        new = {name for name, parents in reads.items() if parents & passed} - reached
+        if not new:
+            return reached
+        reached |= new
+        passed |= new - stop
 
 
 def prepare(
@@ -286,12 +336,9 @@ def prepare(
             make(name, account)
 
 
-_PLAIN = Reparameterised()
-
-
 def _nothing(evidence: Evidence) -> Tensor:
     """An objective that is zero for every row."""
-    return torch.zeros(evidence.batch_shape[-1])
+    return next(iter(evidence.terms.values())).new_zeros(evidence.batch_shape[-1])
 
 
 def _no_redraw(_: Mapping[str, Draw]) -> Evidence:
@@ -306,41 +353,6 @@ def settle(account: Account) -> Tensor:
         if is_estimator(draw):
             value = value + draw.credit(name, account)
     return value
-
-
-def dependents_of(
-    p: Any, q: Any, latents: Iterable[str], observed: Iterable[str] = ()
-) -> dict[str, tuple[str, ...]]:
-    """For each latent, the names whose terms depend on its draw, as far as the names tell.
-
-    A term depends on a draw that it scores, whose child it scores, or that a conditional of its
-    name reads, in p or q, also through computed names. Where p or q do not say who reads what,
-    every term depends on every latent.
-    """
-    names, fixed = tuple(p.names), frozenset((*latents, *observed))
-    if not all([hasattr(joint, "parents") for joint in (p, q)]):
-        return dict.fromkeys(latents, names)
-    found = {}
-    for latent in latents:
-        in_q = _reached(q, {latent})
-        in_p = _reached(p, {latent} | (in_q & set(latents)), fixed)
-        found[latent] = tuple([n for n in names if n in in_q or n in in_p])
-    return found
-
-
-def _reached(joint: Any, sources: set[str], stop: frozenset[str] = frozenset()) -> set[str]:
-    """The sources and every name that reads one of them, through names not in ``stop``."""
-    reached, changed = set(sources), True
-    while changed:
-        changed = False
-        for name in joint.names:
-            if name in reached:
-                continue
-            reads = {parent.name for parent in joint.parents(name)}
-            if any([each in reached and (each in sources or each not in stop) for each in reads]):
-                reached.add(name)
-                changed = True
-    return reached
 
 
 def log_weight_at(name: str, value: Tensor, account: Account, otherwise: Draw) -> Tensor:
@@ -362,10 +374,13 @@ def log_weight_at(name: str, value: Tensor, account: Account, otherwise: Draw) -
     Raises:
         ValueError: If a latent that would be drawn anew has no such draw.
     """
-    order = account.evidence.latents
-    later = [n for n in order[order.index(name) + 1 :] if n in account.dependents[name]]
+    if name in account.followers[name]:
+        raise ValueError(
+            f"Each step of {name!r} depends on the draw of the step before, which this estimator "
+            f"cannot take apart; draw it by ScoreFunction()."
+        )
     ways: dict[str, Draw] = {name: Held(value)}
-    for each in later:
+    for each in account.followers[name]:
         ways[each] = _anew(each, name, account, otherwise)
     again = account.again(ways)
     return again.total([again.weighted(n, again.terms[n]) for n in account.dependents[name]])

@@ -92,17 +92,11 @@ class MuProp(nn.Module):
         own = log_prob.numel() / log_weight.numel()
         (slope,) = torch.autograd.grad(own * expected.sum(), point, retain_graph=True)
         remaining = log_weight - expected.detach() - linear(slope)
-        baseline = self.score.baseline_of(name)
-        guess = baseline.guess(name, remaining, account)
-        still = guess.detach() if isinstance(guess, Tensor) else guess
+        guess, learned = self.score.guess(name, remaining, account)
 
-        reference = (expected.detach() + still - own_score(name, account)).requires_grad_()
+        reference = (expected.detach() + guess - own_score(name, account)).requires_grad_()
         signal = account.signal(name, reference)
         (worth,) = torch.autograd.grad(-signal.sum(), reference)
         (slope,) = torch.autograd.grad((worth * expected).sum(), point)
         score = (signal.detach() - linear(slope)) * neutral(log_prob)
-        total = over_particles(score + sum_right(slope * neutral(mean), log_prob.dim()))
-        learned = baseline.learn(guess, remaining)
-        if isinstance(learned, Tensor):
-            total = total + account.evidence.expectation(learned.expand(log_weight.shape))
-        return total
+        return over_particles(score + sum_right(slope * neutral(mean), log_prob.dim())) + learned

@@ -8,17 +8,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
 
-from deeplvm.core.draws import Draw, Drawn, Enumerated, Held, Reparameterised
-from deeplvm.core.evidence import Evidence, density
+from deeplvm.core.draws import Enumerated, Reparameterised
+from deeplvm.core.evidence import density
 from deeplvm.core.trace import expand_to
 from deeplvm.gradients.credit import (
     Account,
     ledger_alone,
-    mixes_rows,
     neutral,
-    objective_key,
     over_particles,
     unmoved,
 )
@@ -73,9 +70,7 @@ class StickingTheLanding(Reparameterised):
         for each, log_prob in fixed_log_probs(account, mine).items():
             scale = evidence.row_weight if each in evidence.shared else 1.0
             terms[each] = terms[each] + scale * neutral(log_prob)
-        weighted = {n: evidence.weighted(n, term) for n, term in terms.items()}
-        value = value_of_terms(account, weighted)
-        return neutral(value)
+        return neutral(value_of_terms(account, terms))
 
 
 def drawn_by(kind: type, account: Account) -> list[str]:
@@ -93,42 +88,13 @@ def fixed_log_probs(account: Account, names: Iterable[str]) -> dict[str, Tensor]
     try:
         if set(moving) <= set(names[:1]) and not any([_repeats(n, account) for n in names]):
             return {name: _rescored(name, account) for name in names}
-        held = held_fixed(account)
+        held = account.again({})
     except NotImplementedError as error:
         raise ValueError(
             f"The density of {', '.join(names)} cannot be evaluated at a draw ({error}), so the "
             f"score cannot be left out; use Reparameterised(), or a flow with an inverse."
         ) from error
     return {name: density(held.q[name]) for name in names}
-
-
-class _Replayed:
-    """A value that is there already, of all steps where it is drawn step by step."""
-
-    def __init__(self, value: Tensor) -> None:
-        self.value, self.step = value, 0
-
-    def __call__(
-        self, name: str, distribution: Distribution, batch_shape: tuple[int, ...], batch_dims: int
-    ) -> Drawn:
-        """The value, or the next step of it, with its log-density here."""
-        right = len(distribution.batch_shape) - batch_dims
-        value = self.value
-        if value.dim() > len(batch_shape) + right + len(distribution.event_shape):
-            value = value.select(len(batch_shape), self.step)
-            self.step += 1
-        return Held(value)(name, distribution, batch_shape, batch_dims)
-
-
-def held_fixed(account: Account) -> Evidence:
-    """The ledger of the same draws as constants: what its gradient has is the direct part."""
-    evidence = account.evidence
-    ways: dict[str, Draw] = {}
-    for name in evidence.latents:
-        way = account.draws[name]
-        still = evidence.q[name].value.detach()
-        ways[name] = way if isinstance(way, Enumerated) else _Replayed(still)
-    return account.redraw(ways)
 
 
 def _repeats(name: str, account: Account) -> bool:
@@ -152,49 +118,29 @@ def _rescored(name: str, account: Account) -> Tensor:
 def value_of_terms(
     account: Account, terms: dict[str, Tensor], measure: Tensor | None = None
 ) -> Tensor:
-    """The objective of these (weighted) terms alone; the state of an objective stays as it is.
+    """The objective of these terms alone; the state of an objective stays as it is.
 
     ``measure`` is the log-measure of the particles, where it is to have a gradient.
 
     Raises:
-        ValueError: If the objective is not a function of the terms.
+        ValueError: If the objective is not a function of the terms: a divergence that it would
+            take in closed form is not there.
     """
-    objective = account.objective
-    alone = ledger_alone(account.evidence, terms)
+    evidence = account.evidence
+    with torch.no_grad():
+        closed = frozenset([n for n in evidence.closed if evidence.has_closed_kl(n)])
+    alone = replace(ledger_alone(evidence, terms), closed=closed, kl_weight=evidence.kl_weight)
     try:
-        with unmoved(objective):
-            value = objective(alone if measure is None else replace(alone, log_measure=measure))
+        with unmoved(account.objective):
+            return account.objective(
+                alone if measure is None else replace(alone, log_measure=measure)
+            )
     except KeyError as error:
-        raise ValueError(_NOT_THE_TERMS) from error
-    if not torch.compiler.is_compiling():  # looked at by the first, uncompiled step
-        _check_value(account, value)
-    return value
-
-
-_NOT_THE_TERMS = (
-    "This objective reads values or distributions, and not the terms of the ledger alone, so no "
-    "score can be left out of its gradient; use its sampled form, or Reparameterised()."
-)
-_CHECKED: set[Any] = set()
-
-
-def _check_value(account: Account, value: Tensor) -> None:
-    key = (objective_key(account.objective), account.evidence.closed)
-    if key in _CHECKED:
-        return
-    if not torch.allclose(value, account.value, rtol=1e-4, atol=1e-4, equal_nan=True):
-        raise ValueError(_NOT_THE_TERMS)
-    _CHECKED.add(key)
-
-
-def refuse_mixed_rows(account: Account) -> None:
-    """Raises ``ValueError`` if a row's value changes with the terms of another row."""
-    if mixes_rows(account.objective, account.evidence):
         raise ValueError(
-            "This objective mixes the rows of a batch, so the effect of one draw on its row's "
-            "value cannot be told; use an objective per row (elbo, iwae, renyi, ...), or "
+            "This objective reads values or distributions, and not the terms of the ledger alone, "
+            "so no score can be left out of its gradient; use its sampled form, or "
             "Reparameterised()."
-        )
+        ) from error
 
 
 _MEASURE = ""  # no name of a joint
@@ -259,7 +205,7 @@ class DoublyReparameterised(Reparameterised):
         if name != mine[0]:
             return torch.zeros_like(account.value)
         _refuse_others(mine, account)
-        refuse_mixed_rows(account)
+        account.refuse_mixed_rows()
         evidence, shape = account.evidence, account.evidence.batch_shape
         slopes, curvatures = derivatives(account, mine)
         total = torch.zeros(shape, dtype=account.value.dtype, device=account.value.device)
@@ -267,7 +213,7 @@ class DoublyReparameterised(Reparameterised):
             total = total + slopes[each] * neutral(log_prob.expand(shape))
         if curvatures is None:
             return over_particles(total)
-        held = held_fixed(account)
+        held = account.again({})
         for each, weight in curvatures.items():
             if each == _MEASURE:
                 path = evidence.log_measure - held.log_measure
@@ -291,11 +237,10 @@ def derivatives(
     """
     evidence, shape = account.evidence, account.evidence.batch_shape
     leaves = {n: _leaf(term, shape) for n, term in evidence.terms.items()}
-    weighted = {n: evidence.weighted(n, term) for n, term in leaves.items()}
-    measure = None
+    terms, measure = dict(leaves), None
     if isinstance(evidence.log_measure, Tensor):
         measure = leaves[_MEASURE] = _leaf(evidence.log_measure, shape)
-    value = value_of_terms(account, weighted, measure)
+    value = value_of_terms(account, terms, measure)
     wanted = list(leaves.values())
     found = torch.autograd.grad(
         value.sum(), wanted, create_graph=True, allow_unused=True, materialize_grads=True

@@ -152,11 +152,8 @@ class Rebar(nn.Module):
     def credit(self, name: str, account: Account) -> Tensor:
         """The gradient of the logits times the logits, and what the control variate learns."""
         site, dims = account.evidence.q[name], account.log_prob(name).dim()
-        baseline = self.score.baseline_of(name)
-        log_weight = account.log_weight(name)
-        guess = baseline.guess(name, log_weight, account)
-        still = guess.detach() if isinstance(guess, Tensor) else guess
-        plain = account.signal(name, still - own_score(name, account))
+        guess, learned = self.score.guess(name, account.log_weight(name), account)
+        plain = account.signal(name, guess - own_score(name, account))
 
         relaxation = relaxation_at(name, site)
         control: Any = self.own[name] if name in self.own else self.control  # noqa: SIM401 - a ModuleDict has no get
@@ -165,10 +162,7 @@ class Rebar(nn.Module):
         total = over_particles(sum_right(each, dims))
         if self.learn:
             total = total + _descend(gradient, control, rows=total.numel())
-        learned = baseline.learn(guess, log_weight)
-        if isinstance(learned, Tensor):
-            total = total + account.evidence.expectation(learned.expand(log_weight.shape))
-        return total
+        return total + learned
 
     def _gradient(
         self,
@@ -214,15 +208,10 @@ def _descend(gradient: Tensor, control: Control, rows: int) -> Tensor:
 
 def _inputs(name: str, value: Tensor, account: Account) -> list[Tensor]:
     """What the free function reads, each with one dimension of features."""
-    evidence = account.evidence
-    sites = [
-        evidence.q[parent] if parent in evidence.q else account.given[parent]
-        for parent in account.parents[name]
-    ]
     dims = account.log_prob(name).dim()
     features = [
-        each.features.detach().reshape(*each.features.shape[: each.batch_dims], -1)
-        for each in sites
+        each.features.detach().reshape(*each.features.shape[: each.batch_dims], -1).to(value)
+        for each in account.read_by(name)
     ]
     return [value.reshape(*value.shape[:dims], -1), *features]
 

@@ -114,17 +114,10 @@ class GeneralisedReparameterised(nn.Module):
                 f"{name!r} is drawn step by step or with unequal lengths, where the noise of a "
                 f"draw is not kept; draw it with Reparameterised()."
             )
-        baseline: Any = self.score.own[name] if name in self.score.own else self.score.baseline  # noqa: SIM401 - a ModuleDict has no get
-        log_weight = account.log_weight(name)
-        guess = baseline.guess(name, log_weight, account)
-        still = guess.detach() if isinstance(guess, Tensor) else guess
-        signal = account.signal(name, still)
+        guess, learned = self.score.guess(name, account.log_weight(name), account)
+        signal = account.signal(name, guess)
         density = sum_right(self._densities.pop(name), signal.dim())
-        total = over_particles(signal * neutral(density))
-        learned = baseline.learn(guess, log_weight)
-        if isinstance(learned, Tensor):
-            total = total + account.evidence.expectation(learned.expand(log_weight.shape))
-        return total
+        return over_particles(signal * neutral(density)) + learned
 
 
 _FAMILIES = (distributions.Gamma, distributions.Beta, Beta, distributions.Dirichlet)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from deeplvm.core.draws import Drawn, Sampled
+from deeplvm.core.trace import Site
 from deeplvm.gradients.credit import Account, neutral, over_particles
 from deeplvm.networks import MLP
 from deeplvm.networks.features import out_shape_of
@@ -19,13 +20,13 @@ from deeplvm.parallel.statistics import batch_mean
 class Baseline(nn.Module):
     """A guess of a particle's log-weight that does not look at its draw; here 0."""
 
-    def guess(self, name: str, log_weight: Tensor, account: Account) -> Tensor | float:
+    def guess(self, name: str, log_weight: Tensor, account: Account) -> Tensor:
         """Broadcastable to ``log_weight``, ``(*particles, batch)``, nats."""
-        return 0.0
+        return log_weight.new_zeros(())
 
-    def learn(self, guess: Tensor | float, log_weight: Tensor) -> Tensor | float:
-        """A value-neutral term whose gradient improves the guess."""
-        return 0.0
+    def learn(self, guess: Tensor, log_weight: Tensor) -> Tensor:
+        """A value-neutral term whose gradient improves the guess, broadcastable as the guess."""
+        return log_weight.new_zeros(())
 
 
 class RunningMean(Baseline):
@@ -89,17 +90,13 @@ class Learned(Baseline):
             )
         self.network, self.last = network, nn.Linear(shape[0], 1)
 
-    def prepare(self, features: list[Tensor], event_dims: list[int]) -> None:
-        """Make the network, where none was given, for parents of these features."""
+    def prepare(self, sites: list[Site], like: Tensor) -> None:
+        """Make the network, where none was given, for these parents, of a tensor's type."""
         if self.network is not None:
             return
-        sizes = [
-            int(torch.Size(each.shape[each.dim() - dims :]).numel())
-            for each, dims in zip(features, event_dims, strict=True)
-        ]
-        self.event_dims = event_dims
-        like = features[0]
-        self._attach(MLP(sum(sizes), *self.hidden))
+        shapes = [each.features.shape[each.batch_dims :] for each in sites]
+        self.event_dims = [len(shape) for shape in shapes]
+        self._attach(MLP(sum([shape.numel() for shape in shapes]), *self.hidden))
         self.to(dtype=like.dtype, device=like.device)
 
     def guess(self, name: str, log_weight: Tensor, account: Account) -> Tensor:
@@ -110,15 +107,15 @@ class Learned(Baseline):
                 f"your own give it one, Learned(MLP(...)), so that an optimiser can know it."
             )
         with torch.enable_grad():
-            features = [each.detach() for each in account.features(name)]
+            features = [each.features.detach() for each in account.read_by(name)]
             if self.event_dims is not None:
                 features = [
-                    each.flatten(each.dim() - dims) if dims else each.unsqueeze(-1)
+                    each.reshape(*each.shape[: each.dim() - dims], -1).to(log_weight)
                     for each, dims in zip(features, self.event_dims, strict=True)
                 ]
             return self.last(self.network(*features)).squeeze(-1).to(log_weight)
 
-    def learn(self, guess: Tensor | float, log_weight: Tensor) -> Tensor:
+    def learn(self, guess: Tensor, log_weight: Tensor) -> Tensor:
         """Minus half the squared error, neutral."""
         return neutral(-0.5 * (log_weight - guess).square())
 
@@ -203,34 +200,29 @@ class ScoreFunction(nn.Module):
             return
         baseline = copy.deepcopy(self.baseline)
         if isinstance(baseline, Learned):
-            sites: dict[str, Any] = {**account.given, **account.evidence.q}
-            dims = [
-                sites[parent].features.dim() - sites[parent].batch_dims
-                for parent in account.parents[name]
-            ]
-            baseline.prepare(account.features(name), dims)
+            baseline.prepare(account.read_by(name), account.value)
         self.own[name] = baseline
 
-    def baseline_of(self, name: str) -> Any:
-        """The baseline of a latent: its own, once that was made."""
-        return self.own[name] if name in self.own else self.baseline  # noqa: SIM401 - no get
+    def guess(self, name: str, log_weight: Tensor, account: Account) -> tuple[Tensor, Tensor]:
+        """What a latent's baseline guesses of the log-weight, and what improves it.
+
+        Returns:
+            The guess, without gradient, broadcastable to ``log_weight``; and a value-neutral term
+            per row, shape ``(batch,)``.
+        """
+        baseline: Any = self.own[name] if name in self.own else self.baseline  # noqa: SIM401 - no get
+        guess = baseline.guess(name, log_weight, account)
+        learned = baseline.learn(guess, log_weight).expand(log_weight.shape)
+        return guess.detach(), account.evidence.expectation(learned)
 
     def credit(self, name: str, account: Account) -> Tensor:
         """The signals times the log-probabilities of the draws, value-neutral."""
-        baseline = self.baseline_of(name)
         log_weight = account.log_weight(name, local=self.local)
-        guess = baseline.guess(name, log_weight, account)
-        still = guess.detach() if isinstance(guess, Tensor) else guess
-        signal = account.signal(name, still, local=self.local)
+        guess, learned = self.guess(name, log_weight, account)
+        signal = account.signal(name, guess, local=self.local)
         if self.normalise:
             signal = signal / self._scale(signal)
-        log_prob = account.log_prob(name)
-        credit = signal * neutral(log_prob)
-        total = over_particles(credit)
-        learned = baseline.learn(guess, log_weight)
-        if isinstance(learned, Tensor):
-            total = total + account.evidence.expectation(learned.expand(log_weight.shape))
-        return total
+        return over_particles(signal * neutral(account.log_prob(name))) + learned
 
     def _scale(self, signal: Tensor) -> Tensor:
         """The running standard deviation of the signals, at least 1."""

@@ -247,8 +247,12 @@ def _over_tuples(evidence: Evidence, objective: Objective, particles: int | None
         chosen = {name: term[0] for name, term in chosen.items()}
     measure = torch.as_tensor(evidence.log_measure).expand(shape).reshape(states, -1)
     probability = measure[index].sum(1).exp().flatten()
-    trace = Trace({}, tuple(next(iter(chosen.values())).shape))
-    alone = replace(ledger_alone(evidence, chosen), p=trace, q=trace, log_measure=-math.log(count))
+    alone = ledger_alone(
+        evidence,
+        chosen,
+        batch_shape=tuple(next(iter(chosen.values())).shape),
+        log_measure=-math.log(count),
+    )
     return (probability * objective(alone)).sum() / shape[-1]
 
 
