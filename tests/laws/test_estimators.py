@@ -7,7 +7,9 @@ are summed over the nodes of a Gauss–Hermite rule.
 
 from __future__ import annotations
 
+import gc
 import itertools
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -36,7 +38,7 @@ from deeplvm.core.trace import Trace
 from deeplvm.gradients import Draw, Reparameterised, Sampled, Suited
 from deeplvm.gradients.credit import Objective, ledger_alone
 from deeplvm.gradients.muprop import MuProp
-from deeplvm.gradients.path_derivatives import DoublyReparameterised, StickingTheLanding
+from deeplvm.gradients.path_derivatives import StickingTheLanding
 from deeplvm.gradients.rebar import Rebar, relax
 from deeplvm.gradients.regression import RegressedScore
 from deeplvm.gradients.score_function import Learned, LeaveOneOut, RunningMean, ScoreFunction
@@ -57,7 +59,9 @@ def bits(*shape: int) -> Tensor:
 def one_hots(classes: int, *lead: int) -> Tensor:
     """All values of one-hot vectors, shape ``(S, *lead, classes)``."""
     chosen = itertools.product(range(classes), repeat=torch.Size(lead).numel())
-    return torch.eye(classes, dtype=torch.float64)[torch.tensor(list(chosen))].reshape(-1, *lead, classes)
+    return torch.eye(classes, dtype=torch.float64)[torch.tensor(list(chosen))].reshape(
+        -1, *lead, classes
+    )
 
 
 def padded(values: Tensor) -> Tensor:
@@ -78,9 +82,7 @@ class Case:
 
     model: Callable[[], LatentVariableModel]
     values: Mapping[str, Tensor]
-    given: Mapping[str, Tensor] = field(
-        default_factory=lambda: {"x": double([[1.0, 0.0, 1.0]])}
-    )
+    given: Mapping[str, Tensor] = field(default_factory=lambda: {"x": double([[1.0, 0.0, 1.0]])})
     noise: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
@@ -443,17 +445,22 @@ def test_it_is_so_with_computed_names_and_nested_joints(member: Member, case: st
     check_the_mean(model, WITH_NODES[case], objective, particles, default=way)
 
 
-# Each step reads the draw of the step before, which these cannot take apart.
-NOT_OF_CHAINS = {"MuProp", "REBAR", "RELAX"}
+# These want one distribution of all that is drawn, and no step that reads the one before.
+ALL_AT_ONCE = {"MuProp", "REBAR", "RELAX", "regressed score"}
 
 
 @pytest.mark.parametrize("case", list(REPEATED))
 @every_estimator
 def test_it_is_so_with_recurrences_plates_and_lengths(member: Member, case: str) -> None:
-    """By the name of the latent."""
+    """By the name of the latent; or it is refused."""
     torch.manual_seed(0)
     model, particles = REPEATED[case].model(), member.particles[-1]
     way = {"k": member.make()}
+    name = next(key for key, value in ESTIMATORS.items() if value is member)
+    if name in ALL_AT_ONCE and case != "plate":
+        with pytest.raises(ValueError, match="ScoreFunction"):
+            model.estimate(elbo, REPEATED[case].given, particles=particles, draw=way)
+        return
     model.prepare(REPEATED[case].given, particles=particles, draw=way)
     # the importance-weighted bound of noise of two steps wants more nodes than there is time for
     objective = iwae if "iwae" in member.objectives and not REPEATED[case].noise else elbo
@@ -579,7 +586,8 @@ def test_a_latent_enumerated_after_it(objective: str) -> None:
     1 of 3,000 seeds.
     """
     torch.manual_seed(0)
-    model, case = coupled(), CASES["bottom-up"]
+    case = Case(coupled, {"h": bits(1), "g": bits(1)})
+    model = case.model()
     x = torch.tensor([[1.0, 0.0, 1.0]])
     parameters = list(model.parameters())
     way = {"h": ScoreFunction(LeaveOneOut()), "g": Enumerated()}
@@ -635,6 +643,55 @@ def test_objectives_that_cannot_be_credited_are_refused() -> None:
         model.estimate(lambda e: elbo(e, form="entropy"), x, draw=way)
     with pytest.raises(ValueError, match="particles=2"):
         model.estimate(elbo, x, draw={"h": ScoreFunction(LeaveOneOut())})
+
+
+def test_an_objective_is_judged_alike_whatever_it_met_before() -> None:
+    """A batch of one row cannot show that rows are mixed: it is refused at once.
+
+    The gradient would be off by half of its length.
+    """
+    model, way = one_layer(), {"h": ScoreFunction()}
+    objective = partial(beta_elbo, beta=20.0, capacity=0.3)
+    for rows in (1, 2):
+        with pytest.raises(ValueError, match="mixes the rows"):
+            model.estimate(objective, {"x": torch.ones(rows, 3)}, draw=way)
+
+
+def test_keyword_values_of_an_objective_need_no_hash() -> None:
+    model, way = one_layer(), {"h": ScoreFunction()}
+    each = partial(free_bits, minimum={"h": 0.5}, per="row")
+    value, _ = model.estimate(each, {"x": torch.ones(4, 3)}, draw=way)
+    value.mean().backward()
+    with pytest.raises(ValueError, match="mixes the rows"):
+        model.estimate(partial(free_bits, minimum={"h": 0.5}), {"x": torch.ones(4, 3)}, draw=way)
+
+
+def test_no_objective_is_kept() -> None:
+    model = mixed()
+
+    def alive(way: Draw, name: str) -> bool:
+        objective = partial(elbo)
+        model.estimate(objective, {"x": torch.ones(4, 3)}, draw={"h": ScoreFunction(), name: way})
+        reference = weakref.ref(objective)
+        del objective
+        gc.collect()
+        return reference() is not None
+
+    assert not alive(ScoreFunction(), "h")
+    assert not alive(StickingTheLanding(), "z")
+
+
+@pytest.mark.parametrize(
+    "objective", [free_bits, partial(elbo, form="analytic")], ids=["free bits", "analytic"]
+)
+def test_closed_forms_are_refused_whatever_their_value(objective: Objective) -> None:
+    """A divergence that is floored, or weighs nothing yet, has the value of the sampled one."""
+    p = Joint({"z": StandardNormal(2), "x | z": Gaussian(3, MLP(2, 8))})
+    model = LatentVariableModel(p, Joint({"z | x": Gaussian(2, MLP(3, 8))}))
+    with pytest.raises(ValueError, match="sampled form"):
+        model.estimate(
+            objective, {"x": torch.ones(4, 3)}, draw={"z": StickingTheLanding()}, kl_weight=0.0
+        )
 
 
 def test_a_ledger_alone_gives_the_same_value() -> None:

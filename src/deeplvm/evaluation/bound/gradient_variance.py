@@ -8,7 +8,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from deeplvm.core.evidence import Evidence
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.randomness import generator_of
-from deeplvm.core.trace import Trace
 from deeplvm.gradients import Draw, Enumerated, Sampled, Suited
 from deeplvm.gradients.credit import ledger_alone, mixes_rows
 from deeplvm.gradients.named import estimator_of
