@@ -117,6 +117,8 @@ class OneHot(nn.Module):
         torch.Size([3, 4])
     """
 
+    one_hot = True  # the last axis of a value is one category
+
     def __init__(
         self,
         classes: int,

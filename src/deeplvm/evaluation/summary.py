@@ -273,7 +273,7 @@ def evaluate(
         seed=seed,
     )
     use = latent_use(model, data, split=split, draw=draw, seed=seed)
-    counted = [count_elements(given, estimate.observed) for _, given in rows.each(4096)]
+    counted = [count_elements(model, given, estimate.observed) for _, given in rows.each(4096)]
     variables = _variables(data)
     known = {name: variables[name] for name in estimate.observed if name in variables}
     # labels are categories, with probabilities; anything else that is not described is unknown

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from deeplvm.core.joint import owner_of
+from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.results import stderr_of
 
 if TYPE_CHECKING:
@@ -105,11 +107,24 @@ def _levels_in_unit(variable: Variable) -> float:
     return float(variable.levels or 1) if variable.dequantized and variable.kind == "unit" else 1.0
 
 
-def count_elements(given: Mapping[str, Tensor], observed: tuple[str, ...]) -> Tensor:
-    """Number of observed (not NaN) elements of the scored names in each row, shape ``(rows,)``."""
+def count_elements(
+    model: LatentVariableModel, given: Mapping[str, Tensor], observed: tuple[str, ...]
+) -> Tensor:
+    """Number of observed elements of the scored names in each row, shape ``(rows,)``.
+
+    What is missing (NaN) or lies beyond the length of a row is none; a one-hot vector is one.
+    """
     counts = []
     for name in observed:
         value = given[name]
         known = ~torch.isnan(value) if value.is_floating_point() else torch.ones_like(value).bool()
-        counts.append(known.flatten(1).sum(1) if value.dim() > 1 else known.long())
+        if getattr(owner_of(model.p, name), "one_hot", False):
+            known = known.any(-1)
+        joints = model.p.repetitions(name) if hasattr(model.p, "repetitions") else ()
+        for axis, joint in enumerate(joints, start=1):
+            if joint.length:
+                steps = torch.arange(value.shape[axis], device=value.device)
+                counted = steps < given[joint.length].unsqueeze(-1)
+                known = known & counted.reshape(*counted.shape, *[1] * (known.dim() - axis - 1))
+        counts.append(known.flatten(1).sum(1) if known.dim() > 1 else known.long())
     return torch.stack(counts).sum(0).cpu()
