@@ -94,7 +94,7 @@ def main() -> None:
             ]
         )
     began = time.perf_counter()
-    estimate = importance_sampling(model, data, particles=options.particles)
+    estimate = importance_sampling(model, data.test, particles=options.particles)
     print(
         f"log p(x) = {estimate.mean:.3f} ± {estimate.stderr:.3f} nats "
         f"({time.perf_counter() - began:.0f} s)"

@@ -25,7 +25,7 @@ for objective, particles in ((elbo, 1), (iwae, 20)):
         learning_rate=3e-3,
         quiet=True,
     )
-    estimate = importance_sampling(model, digits, particles=500)
+    estimate = importance_sampling(model, digits.test, particles=500)
     print(
         f"trained by {objective.__name__} with {particles} particles: "
         f"log p(x) = {estimate.mean:.2f} ± {estimate.stderr:.2f} nats"

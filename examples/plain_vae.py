@@ -19,5 +19,5 @@ print(p, "·", q)
 
 fit(model, digits, epochs=40, learning_rate=3e-3, quiet=True)
 
-estimate = importance_sampling(model, digits, particles=200)
+estimate = importance_sampling(model, digits.test, particles=200)
 print(f"log p(x) = {estimate.mean:.2f} ± {estimate.stderr:.2f} nats a digit of the test rows")

@@ -1,6 +1,7 @@
 """Rows: which rows, read once, refused once."""
 
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -49,7 +50,7 @@ def test_a_whole_data_set_does_not_say_which_rows(model: LatentVariableModel) ->
 def test_what_is_no_number_is_refused_with_its_rows(
     model: LatentVariableModel, value: float
 ) -> None:
-    def measure(given: dict[str, Tensor], _: frozenset[str]) -> dict[str, Tensor]:
+    def measure(given: dict[str, Tensor], *_: Any) -> dict[str, Tensor]:
         value_of = given["x"].sum((1, 2, 3))
         return {"log_px": value_of, "rate": torch.where(value_of > 3.5, value, -torch.inf)}
 

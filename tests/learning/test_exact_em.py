@@ -104,8 +104,8 @@ def test_the_recipe_with_its_units_is_learned_and_evaluated(
     np.save(tmp_path / "x.npy", x.numpy())
     data = load(tmp_path / "x.npy", likelihood="gaussian")
     model = factor_analysis(data, latent=2, noise=noise)
-    learned = exact_em(model, data, iterations=200)
-    estimate = importance_sampling(model, data, particles=2000, split="train")
+    learned = exact_em(model, data.train, iterations=200)
+    estimate = importance_sampling(model, data.train, particles=2000)
     assert float(estimate.log_px.mean()) == pytest.approx(learned.log_likelihood[-1], abs=1e-3)
     assert float((estimate.log_px - estimate.elbo).abs().max()) < 1e-4
 

@@ -16,7 +16,7 @@ from deeplvm import Joint, LatentVariableModel
 from deeplvm.conditionals import Bernoulli, Categorical, Gaussian, StandardNormal
 from deeplvm.core.randomness import evaluating
 from deeplvm.gradients import Enumerated
-from deeplvm.inference.rows import batches_of
+from deeplvm.inference.rows import batches_of, noise_of
 from deeplvm.likelihood import importance_sampling
 from deeplvm.likelihood.chunks import BLOCK, Chunks, Plan, plan
 from deeplvm.likelihood.importance import Totals
@@ -52,11 +52,12 @@ def test_the_log_weights_are_the_same_bytes_whatever_the_chunk(chunk: int) -> No
 def log_weights(model: LatentVariableModel, chunk: int, particles: int = 240) -> Tensor:
     rows = batches_of(model, {"x": ROWS})
     with evaluating(model, 0):
+        given = rows[slice(None)]
         planned = plan(model, rows, particles, chunk=chunk)
-        chunks = Chunks(model, rows, planned, None, 0)
+        chunks = Chunks(model, rows, planned, None)
         found = [
             evidence.total(list(evidence.terms.values()))[:used]
-            for evidence, used in chunks(0, rows[slice(None)])
+            for evidence, used in chunks(given, noise_of(model, given, 0, rows.device))
         ]
     assert len(found) == planned.chunks
     return torch.cat(found)
@@ -96,7 +97,9 @@ def test_a_batch_does_not_depend_on_who_evaluates_it() -> None:
     with evaluating(model, 5):  # whatever state torch's generator is in
         planned = plan(model, rows, 64, batch_size=2)
         totals = Totals(64)
-        for evidence, used in Chunks(model, rows, planned, None, 0)(2, rows[slice(2, 4)]):
+        given = rows[slice(2, 4)]
+        noise = noise_of(model, given, 0, rows.device)
+        for evidence, used in Chunks(model, rows, planned, None)(given, noise):
             totals.add(evidence, used)
         alone = totals.result(exact=False)
     assert torch.equal(alone["log_px"], whole.log_px[2:])
@@ -182,10 +185,16 @@ def test_a_trial_leaves_the_draws_alone() -> None:
 
     def draws(*, trial: bool) -> Tensor:
         with evaluating(model, 0):
-            chunks = Chunks(model, rows, plan(model, rows, 32, chunk=16), None, 0)
+            chunks = Chunks(model, rows, plan(model, rows, 32, chunk=16), None)
+            given = rows[slice(None)]
             if trial:
                 assert len(list(chunks.some(2))) == 2
-            return torch.cat([each.terms["x"] for each, _ in chunks(0, rows[slice(None)])])
+            return torch.cat(
+                [
+                    each.terms["x"]
+                    for each, _ in chunks(given, noise_of(model, given, 0, rows.device))
+                ]
+            )
 
     assert torch.equal(draws(trial=True), draws(trial=False))
 

@@ -92,7 +92,7 @@ def chosen(
     model = small()
     rows = batches_of(model, {"x": ROWS})
     with evaluating(model, 0):
-        chunks = Chunks(model, rows, plan(model, rows, 64, chunk=16), None, 0)
+        chunks = Chunks(model, rows, plan(model, rows, 64, chunk=16), None)
         found, took = choose(chunks, wanted, total)
         assert chunks.model is model
         assert (took > 0) == (compiler.functions > 0)

@@ -230,7 +230,9 @@ def test_results_seeds_and_the_last_particles() -> None:
     assert plain["annealing"][-1]["below"] == 0.0
     assert plain["verdict"] in str(found)
     assert "40 particles" in str(found)
-    few = convergence(model, data, (1, 4), (2, 5), chains=2, steps=2, rows=3)
+    few = convergence(
+        model, {name: value[:3] for name, value in data.items()}, (1, 4), (2, 5), chains=2, steps=2
+    )
     assert few.rows == 3
 
 

@@ -133,7 +133,7 @@ def test_two_modes_want_a_mixture() -> None:
         Joint({"z": StandardNormal(1), "x | z": Square()}), Joint({"z | x": Gaussian(1, MLP(1))})
     )
     x = {"x": torch.full((3, 1), 1.5)}
-    truth = quadrature_likelihood(model, x, points=160, rows=1)
+    truth = quadrature_likelihood(model, {"x": x["x"][:1]}, points=160)
     assert truth.largest_error < 1e-3
     mixture = harmonic_likelihood(model, x, 32, 60, fit=FittedMixture(2))
     assert (mixture.r_hat < 1.1).all()
@@ -180,7 +180,12 @@ def test_the_result_is_plain_and_repeats() -> None:
     assert torch.equal(first.log_px, harmonic_likelihood(model, data, 4, 5, warmup=5).log_px)
     assert json.loads(json.dumps(first.to_dict()))["dimensions"] == 1
     assert "4 chains of 5 posterior draws" in str(first)
-    assert harmonic_likelihood(model, data, 4, 5, warmup=5, rows=1).rows == 1
+    assert (
+        harmonic_likelihood(
+            model, {name: value[:1] for name, value in data.items()}, 4, 5, warmup=5
+        ).rows
+        == 1
+    )
     (first.log_px + 1).sum()
 
 

@@ -38,7 +38,7 @@ class Conditional(nn.Module):
 def test_data_and_the_same_rows_as_tensors_agree() -> None:
     data = load("digits")
     model = vae(data, latent=2, hidden=(8,))
-    from_data = importance_sampling(model, data, particles=32, split="valid")
+    from_data = importance_sampling(model, data.valid, particles=32)
     rows = data.batch("valid", slice(None))
     from_rows = importance_sampling(model, rows, particles=32)
     assert torch.equal(from_data.log_px, from_rows.log_px)

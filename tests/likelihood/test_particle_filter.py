@@ -260,7 +260,11 @@ def test_the_result_is_plain_and_repeats() -> None:
     assert torch.equal(first.log_px, particle_filter(model, data, 20).log_px)
     assert json.loads(json.dumps(first.to_dict()))["steps"] == 4
     assert "20 particles from the posterior" in str(first)
-    assert particle_filter(model, data, 1, rows=1).log_px_stderr.isnan().all()
+    assert (
+        particle_filter(model, {name: value[:1] for name, value in data.items()}, 1)
+        .log_px_stderr.isnan()
+        .all()
+    )
     (first.log_px + 1).sum()
 
 

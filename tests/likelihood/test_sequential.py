@@ -166,7 +166,9 @@ def test_the_result_is_plain_and_repeats() -> None:
     assert torch.equal(first.log_px, sequential_monte_carlo(model, data, 4, steps=2).log_px)
     assert json.loads(json.dumps(first.to_dict()))["particles"] == 4
     assert "4 chains" in str(first)
-    one = sequential_monte_carlo(model, data, 1, [1.0], rows=1)
+    one = sequential_monte_carlo(
+        model, {name: value[:1] for name, value in data.items()}, 1, [1.0]
+    )
     assert one.rows == 1
     assert one.log_px_stderr.isnan().all()
     (first.log_px + 1).sum()

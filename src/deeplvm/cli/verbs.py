@@ -345,7 +345,7 @@ def score(  # noqa: D417 - the types say the rest
         from deeplvm.likelihood import importance_sampling
 
         chosen = _chosen(rows, split)
-        estimate = importance_sampling(model, rows, particles, split=chosen, seed=seed)
+        estimate = importance_sampling(model, getattr(rows, chosen), particles, seed=seed)
         log_px = estimate.log_px.cpu().double().numpy()
         columns: dict[str, Any] = {
             "log_px": log_px,
@@ -545,7 +545,7 @@ def _reference(here: Any, opened: Any, model: Any, particles: int, seed: int) ->
         note(f"no percentiles: {why}")
         return None
     held_out = importance_sampling(
-        model, data, particles, split="valid" if data.rows("valid") else "train", seed=seed
+        model, data.valid if data.rows("valid") else data.train, particles, seed=seed
     )
     return -held_out.log_px.cpu().double().numpy()
 

@@ -370,9 +370,9 @@ class Selection(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self.columns)
 
-    def batch(self, index: slice, names: Collection[str] | None = None) -> Rows:
+    def batch(self, index: slice | Tensor, names: Collection[str] | None = None) -> Rows:
         """Some of these rows, widened to the default floating type; labels are int64."""
-        at = _indices(self._at[index])
+        at = _indices(self[index]._at)
         wanted = self.columns if names is None else names
         return {name: _wide(name, _take(self.columns[name], at)) for name in wanted}
 

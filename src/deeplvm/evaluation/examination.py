@@ -214,7 +214,6 @@ class Examination:
                 chains=effort.chains,
                 steps=5,
                 start="posterior",
-                rows=None,
                 seed=self.seed,
             ),
         )

@@ -18,7 +18,7 @@ from deeplvm.core.results import finite, mean_of, number
 from deeplvm.evaluation.bound.gaps import gaps_table, inference_gaps
 from deeplvm.evaluation.latents.latent_use import ACTIVE, LatentUse, latent_use
 from deeplvm.gradients import Draw
-from deeplvm.inference.rows import batches_of
+from deeplvm.inference.rows import batches_of, chosen
 from deeplvm.inference.tempering import Start
 from deeplvm.likelihood.annealing import sandwich
 from deeplvm.likelihood.bits_per_dimension import bits_per_dimension, count_elements
@@ -253,8 +253,8 @@ def evaluate(
     if annealed_rows is not None:
         with _asked_for("annealed_rows (--ais)"):
             annealing = convergence(
-                model, data, steps_to(particles), steps_to(temperatures), chains=chains,
-                start=start, draw=draw, split=split, rows=annealed_rows, seed=seed,
+                model, chosen(data, split, annealed_rows), steps_to(particles),
+                steps_to(temperatures), chains=chains, start=start, draw=draw, seed=seed,
             )  # fmt: skip
     if simulated_rows is not None:
         with _asked_for("simulated_rows (--sandwich)"):
@@ -264,9 +264,8 @@ def evaluate(
             )  # fmt: skip
     estimate = importance_sampling(
         model,
-        data,
+        rows,
         particles,
-        split=split,
         batch_size=batch_size,
         chunk=chunk,
         draw=draw,

@@ -12,6 +12,7 @@ from torch.distributions import Distribution, Independent, biject_to
 
 from deeplvm.core.joint import as_site, batch_shape_of, embed, owner_of
 from deeplvm.core.model import LatentVariableModel
+from deeplvm.core.randomness import RowNoise
 from deeplvm.core.trace import Site, Trace
 from deeplvm.gradients import Draw, Enumerated, Sampled
 
@@ -48,6 +49,7 @@ class LatentSpace:
         given: Values of the rows.
         missing: Given names with NaN elements.
         draw: How a discrete latent is enumerated, where it is not by ``Enumerated()``.
+        noise: Where the rows' random numbers come from; torch's own generator if left out.
 
     Raises:
         ValueError: If the values of a discrete latent cannot be listed, or a latent is shared by
@@ -60,8 +62,10 @@ class LatentSpace:
         given: Mapping[str, Any],
         missing: frozenset[str],
         draw: Mapping[str, Draw] | None = None,
+        noise: RowNoise | None = None,
     ) -> None:
         self.model, self.missing = model, missing
+        self.noise = noise
         self.given = {
             name: as_site(name, value, _owner(model, name), missing)
             for name, value in given.items()
@@ -101,7 +105,7 @@ class LatentSpace:
         """Draws of q, free numbers of shape ``(particles, rows, D)``."""
         trace = self.model.q(
             self._for(self.model.q), (particles, self.rows), missing=self.missing,
-            default=Sampled(),
+            default=self._sampled,
         )  # fmt: skip
         return self.free_of({place.name: trace[place.name].value for place in self.places})
 
@@ -163,7 +167,7 @@ class LatentSpace:
     def _drawn(self, particles: int) -> dict[str, Site]:
         # what is given stays: a latent may have observed parents
         trace = self.model.p(
-            self._for(self.model.p), (particles, self.rows), default=Sampled(),
+            self._for(self.model.p), (particles, self.rows), default=self._sampled,
             missing=self.missing,
         )  # fmt: skip
         return {name: site for name, site in trace.items() if site.drawn}
@@ -173,6 +177,10 @@ class LatentSpace:
             {**self._for(joint), **latents}, tuple(free.shape[:-1]), draw=self.summed,
             missing=self.missing,
         )  # fmt: skip
+
+    @property
+    def _sampled(self) -> Draw:
+        return Sampled() if self.noise is None else self.noise.of(Sampled())
 
     def _for(self, joint: Any) -> dict[str, Site]:
         return {n: s for n, s in self.given.items() if n in joint.names or n in joint.inputs}

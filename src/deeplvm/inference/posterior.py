@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.randomness import evaluating
+from deeplvm.core.randomness import RowNoise
 from deeplvm.core.results import finite
 from deeplvm.inference.diagnostics import (
     bulk_effective_size,
@@ -21,10 +21,7 @@ from deeplvm.inference.diagnostics import (
 from deeplvm.inference.hmc import DualAveraging, Evaluate, Point, Spread, transition, windows
 from deeplvm.inference.latent_space import LatentSpace
 from deeplvm.inference.nuts import no_u_turn
-from deeplvm.inference.rows import batches_of
-
-if TYPE_CHECKING:
-    from deeplvm.data.records import Data, Split
+from deeplvm.inference.rows import Source, for_rows
 
 Method = Literal["nuts", "hmc"]
 # As in Stan; 0.65, the optimum in many dimensions, is at the edge of stability in few.
@@ -175,7 +172,7 @@ class PosteriorDraws:
 
 def sample_posterior(
     model: LatentVariableModel,
-    data: Data | Mapping[str, Tensor],
+    data: Source,
     *,
     method: Method = "nuts",
     chains: int = 4,
@@ -184,8 +181,6 @@ def sample_posterior(
     steps: int = 10,
     target: float = _TARGET,
     max_depth: int = 10,
-    split: Split = "test",
-    rows: int | None = None,
     batch_size: int = 100,
     seed: int = 0,
 ) -> PosteriorDraws:
@@ -204,7 +199,8 @@ def sample_posterior(
 
     Args:
         model: Evaluated in ``eval()`` mode; left as it was.
-        data: Data, or named tensors of shape ``(rows, *event)``, NaN where an element is missing.
+        data: Rows: ``data.test[:100]``, or named tensors ``(rows, *event)``, NaN where one is
+            missing.
         method: ``"nuts"``, whose trajectories end where they turn back, or ``"hmc"`` with a fixed
             number of steps.
         chains: Of each row.
@@ -213,10 +209,8 @@ def sample_posterior(
         steps: Leapfrog steps of a transition of ``"hmc"``.
         target: Acceptance that step sizes aim at.
         max_depth: Doublings of ``"nuts"`` at most.
-        split: Which split of Data.
-        rows: How many, from the first on; all.
         batch_size: Rows at a time.
-        seed: Same seed, same draws; torch's own random state is left as it was.
+        seed: Same seed, same draws.
 
     Raises:
         ValueError: If there is no continuous latent, one is shared by all rows, or an option makes
@@ -234,27 +228,29 @@ def sample_posterior(
     """
     _check(
         method, target, chains=chains, warmup=warmup, draws=draws, steps=steps,
-        max_depth=max_depth, rows=rows, batch_size=batch_size,
+        max_depth=max_depth, batch_size=batch_size,
     )  # fmt: skip
-    taken = batches_of(model, data, split)
-    count = taken.rows if rows is None else min(rows, taken.rows)
-    parts = []
-    with evaluating(model, seed), torch.inference_mode(mode=False), torch.no_grad():
-        for first in range(0, count, batch_size):
-            torch.manual_seed(seed + first)
-            given = taken[slice(first, min(first + batch_size, count))]
-            space = LatentSpace(model, given, taken.missing)
-            if not space.size:
-                raise ValueError(
-                    f"{model.p} has no continuous latent to draw, given "
-                    f"{', '.join(given)}; leave one out of the data."
-                )
-            kernel = _Kernel(space, method, steps, max_depth)
-            parts.append(_run(kernel, chains, warmup, draws, target))
+
+    def measure(
+        given: dict[str, Tensor], missing: frozenset[str], noise: RowNoise
+    ) -> dict[str, Tensor]:
+        space = LatentSpace(model, given, missing, noise=noise)
+        if not space.size:
+            raise ValueError(
+                f"{model.p} has no continuous latent to draw, given "
+                f"{', '.join(given)}; leave one out of the data."
+            )
+        return _run(_Kernel(space, method, steps, max_depth), chains, warmup, draws, target)
+
+    numbers = for_rows(
+        model, data, measure, batch_size=batch_size, seed=seed, finite=("log_joint",)
+    )
+    del numbers["log_joint"]
     values = {
-        name: torch.cat([part[1][name] for part in parts], 2) for name in parts[0][1]
-    }  # (chains, draws, rows, *event)
-    numbers = {name: torch.cat([part[0][name] for part in parts]) for name in parts[0][0]}
+        key.removeprefix("draws/"): numbers.pop(key).movedim(0, 2)  # (chains, draws, rows, *event)
+        for key in list(numbers)
+        if key.startswith("draws/")
+    }
     return PosteriorDraws(
         draws=values,
         rhat={name: rank_normalised_split_rhat(value) for name, value in values.items()},
@@ -343,8 +339,8 @@ def first_of(space: LatentSpace, particles: int) -> Tensor:
 
 def _run(
     kernel: _Kernel, chains: int, warmup: int, draws: int, target: float
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Numbers of each row, and the draws by name ``(chains, draws, rows, *event)``."""
+) -> dict[str, Tensor]:
+    """Numbers of each row, and the draws by name, ``(rows, chains, draws, *event)``."""
     space = kernel.space
     pilot = first_of(space, max(_PILOT, chains))
     free, scale = pilot[:chains], _safe(pilot.std(0))
@@ -370,17 +366,19 @@ def _run(
     total = {name: torch.stack([each[name] for each in told]) for name in told[0]}
     together = torch.stack(kept, 1)  # (chains, draws, rows, D)
     values = space.values(together.flatten(0, 1))
-    return (
-        {
-            "acceptance": total["acceptance"].mean((0, 1)),
-            "divergences": total["divergences"].sum((0, 1)),
-            "longest": total["longest"].sum((0, 1)),
-            "depth": total["depth"].mean((0, 1)),
-            "evaluations": evaluations + total["evaluations"].sum(0).mean(0),
-            "step_size": sizes.averaged,
+    return {
+        "acceptance": total["acceptance"].mean((0, 1)),
+        "divergences": total["divergences"].sum((0, 1)),
+        "longest": total["longest"].sum((0, 1)),
+        "depth": total["depth"].mean((0, 1)),
+        "evaluations": evaluations + total["evaluations"].sum(0).mean(0),
+        "step_size": sizes.averaged,
+        "log_joint": torch.stack(space.log_joint(free)).sum(0).T,
+        **{
+            f"draws/{name}": each.unflatten(0, (chains, draws)).movedim(2, 0)
+            for name, each in values.items()
         },
-        {name: each.reshape(chains, draws, *each.shape[1:]) for name, each in values.items()},
-    )
+    }
 
 
 def _safe(scale: Tensor) -> Tensor:

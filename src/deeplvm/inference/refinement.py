@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,14 +14,10 @@ from deeplvm.conditionals.local import Local, heads_of
 from deeplvm.core.evidence import Evidence
 from deeplvm.core.joint import Joint, is_joint
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.randomness import evaluating
+from deeplvm.core.randomness import RowNoise
 from deeplvm.gradients import Draw
-from deeplvm.inference.rows import Batches, batches_of
+from deeplvm.inference.rows import Rows, Source, at_least, for_rows, rows_of
 from deeplvm.objectives import elbo
-from deeplvm.parallel.processes import processes
-
-if TYPE_CHECKING:
-    from deeplvm.data.records import Data, Split
 
 # Draws for the bounds before and after: as many again as for so many steps.
 _MEASURES = 16
@@ -61,15 +57,13 @@ class Refined:
 
 def refine(
     model: LatentVariableModel,
-    data: Data | Mapping[str, Tensor],
+    data: Source,
     *,
     steps: int = 300,
     learning_rate: float = 0.05,
     objective: Callable[[Any], Tensor] = elbo,
     particles: int = 16,
     draw: Mapping[str, Draw] | None = None,
-    split: Split = "test",
-    rows: int | None = None,
     batch_size: int = 100,
     row: str = "row",
     seed: int = 0,
@@ -89,19 +83,17 @@ def refine(
 
     Args:
         model: Evaluated in ``eval()`` mode, left as it was.
-        data: Data, or named tensors of shape ``(rows, *event)``; names the model lacks are left
-            out.
+        data: Rows: ``data.test[:100]``, or named tensors of shape ``(rows, *event)``;
+            names the model lacks are left out.
         steps: Gradient steps for each row.
         learning_rate: Adam's at the start.
         objective: Evidence to one number per row; higher is better.
         particles: Draws per row and step.
         draw: How a latent is drawn and credited; a name given here is drawn even if the data have
             it. A discrete one is best enumerated: ``{"y": Enumerated()}``.
-        split: Which split of Data.
-        rows: How many, from the first on; all.
         batch_size: Rows at a time.
         row: What the row's number is called in the refined model.
-        seed: Same seed, same result; torch's own random state is left as it was.
+        seed: Same seed, same result.
 
     Raises:
         ValueError: If q is not a Joint of conditionals with heads, has a latent that repeats
@@ -118,30 +110,23 @@ def refine(
         >>> bool((refined.gain > 0).all())
         True
     """
-    if min(steps, particles, batch_size, 1 if rows is None else rows) < 1:
-        raise ValueError(
-            f"steps, particles, batch_size and rows are at least 1; found {steps}, {particles}, "
-            f"{batch_size}, {rows}."
-        )
-    taken = batches_of(model, data, split, omit=tuple(draw or ()))
-    count = taken.rows if rows is None else min(rows, taken.rows)
-    refined = localised(model, count, row)
-    starts = range(0, count, batch_size)
-    group = processes()
-    parts = []
-    with evaluating(model, seed), torch.inference_mode(mode=False), torch.enable_grad():
-        for start in starts[group.part(len(starts))]:
-            given = taken[slice(start, min(start + batch_size, count))]
-            torch.manual_seed(seed + start)
-            ascent = _Ascent(model, given, taken, objective, particles, draw, row)
-            parts.append(ascent(steps, learning_rate) | {f"data/{n}": v for n, v in given.items()})
-    mine = {key: torch.cat([part[key] for part in parts]) for key in parts[0]} if parts else {}
-    joined = group.gather(mine)
+    at_least(1, steps=steps, particles=particles)
+    rows = rows_of(model, data, omit=tuple(draw or ()))
+    refined = localised(model, rows.rows, row)
+
+    @torch.enable_grad()
+    def measure(given: dict[str, Tensor], _: frozenset[str], __: RowNoise) -> dict[str, Tensor]:
+        ascent = _Ascent(model, given, rows, objective, particles, draw, row)
+        return ascent(steps, learning_rate) | {f"data/{n}": v for n, v in given.items()}
+
+    joined = for_rows(
+        model, rows, measure, batch_size=batch_size, seed=seed, finite=("before", "after")
+    )
     with torch.no_grad():
         for index, table in enumerate(_tables(refined)):
             table.copy_(joined[f"table/{index}"])
     tensors = {key[5:]: value for key, value in joined.items() if key.startswith("data/")}
-    tensors[row] = torch.arange(count, device=taken.device)
+    tensors[row] = torch.arange(rows.rows, device=rows.device)
     return Refined(refined, tensors, joined["before"], joined["after"])
 
 
@@ -152,7 +137,7 @@ class _Ascent:
         self,
         model: LatentVariableModel,
         given: dict[str, Tensor],
-        taken: Batches,
+        taken: Rows,
         objective: Callable[[Any], Tensor],
         particles: int,
         draw: Mapping[str, Draw] | None,

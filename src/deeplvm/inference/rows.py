@@ -7,6 +7,8 @@ processes share the rows and each returns all of them; a quantity that is not a 
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ import torch
 from torch import Tensor
 
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.randomness import evaluating
+from deeplvm.core.randomness import RowNoise, evaluating
 from deeplvm.inference.latent_space import LatentSpace
 from deeplvm.parallel.processes import processes
 
@@ -26,8 +28,8 @@ if TYPE_CHECKING:
 # Named tensors of shape (rows, *event), NaN where an element is missing; a part of a data set,
 # data.test[:100], is such a mapping.
 Source = Mapping[str, Any]
-# values of a batch, names with NaN -> quantities of each row, (rows, ...)
-Measure = Callable[[dict[str, Tensor], frozenset[str]], dict[str, Tensor]]
+# values of a batch, names with NaN, the rows' noise -> quantities of each row, (rows, ...)
+Measure = Callable[[dict[str, Tensor], frozenset[str], RowNoise], dict[str, Tensor]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +60,7 @@ class Rows:
         """Of the data set, if the rows are of one."""
         return getattr(self.source, "description", None)
 
-    def __getitem__(self, index: slice) -> dict[str, Tensor]:
+    def __getitem__(self, index: slice | Tensor) -> dict[str, Tensor]:
         """Some rows, on the model's device, reals in its floating type."""
         batch = getattr(self.source, "batch", None)
         taken = (
@@ -140,10 +142,11 @@ def for_rows(
     Args:
         model: Left as it was, like torch's random state.
         source: Rows of a data set, ``data.test[:100]``, or named tensors ``(rows, *event)``.
-        measure: What to do with a batch; it may switch gradients on. Quantities called
-            ``"terms/x"`` tell in an error whose fault it is.
-        batch_size: Rows at a time.
-        seed: With a batch's first row it decides the draws there.
+        measure: What to do with a batch, given its values, the names with NaN and the rows'
+            noise; it may switch gradients on. Quantities called ``"terms/x"`` tell in an error
+            whose fault it is.
+        batch_size: Rows at a time; no matter for the result, as a row's noise is its own.
+        seed: With what a row says it decides the row's draws.
         omit: Names that are left out although the data have them.
         finite: Quantities that may be −inf, but neither NaN nor +inf.
 
@@ -155,9 +158,14 @@ def for_rows(
     group, starts = processes(), range(0, rows.rows, batch_size)
     parts = []
     with evaluation_of(model, seed):
-        for first in starts[group.part(len(starts))]:
+        own, seen = starts[group.part(len(starts))], Counter[int]()
+        for before in starts[: group.part(len(starts)).start]:  # by other processes
+            seen.update(_digests(model, rows[slice(before, before + batch_size)]))
+        for first in own:
             torch.manual_seed(seed + first)
-            part = measure(rows[slice(first, first + batch_size)], rows.missing)
+            given = rows[slice(first, first + batch_size)]
+            noise = noise_of(model, given, seed, rows.device, seen)
+            part = measure(given, rows.missing, noise)
             count = len(next(iter(part.values())))
             part["row"] = torch.arange(first, first + count)
             parts.append(part)
@@ -170,6 +178,57 @@ def for_rows(
         if name in joined:
             _refuse_broken(name, joined, row)
     return joined
+
+
+def noise_of(
+    model: LatentVariableModel,
+    given: Mapping[str, Any],
+    seed: object,
+    device: torch.device,
+    seen: Counter[int] | None = None,
+) -> RowNoise:
+    """The noise of some rows, by what each of them says.
+
+    A row's key is a digest of its values under p, so that neither its place nor its company
+    matters. Rows that say the same are told apart by how many such rows came before.
+
+    Args:
+        model: Whose latents are drawn.
+        given: Values of the rows.
+        seed: Of the evaluation.
+        device: Where the model draws.
+        seen: How often each digest came before; counted on.
+    """
+    seen = Counter() if seen is None else seen
+    keys = []
+    for digest in _digests(model, given):
+        again = f"{digest}/{seen[digest]}".encode()
+        keys.append(_digest(again) if seen[digest] else digest)
+        seen[digest] += 1
+    shared = [*getattr(model.p, "shared", ()), *getattr(model.q, "shared", ())]
+    return RowNoise(str(seed), torch.tensor(keys, device=device), frozenset(shared))
+
+
+def _digests(model: LatentVariableModel, given: Mapping[str, Any]) -> list[int]:
+    # what only q reads (features, the row's number of a refined q) is no part of what is modelled
+    names = [name for name in given if name in model.p.names or name in model.p.inputs]
+    parts = [_bytes_of(given[name]) for name in sorted(names or given)]
+    return [_digest(b"|".join(row)) for row in zip(*parts, strict=True)]
+
+
+def _digest(text: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big", signed=True)
+
+
+def _bytes_of(value: Any) -> list[bytes]:
+    """What a name's value says of each row."""
+    if isinstance(value, Tensor) and value.layout == torch.strided:
+        return [row.tobytes() for row in value.detach().cpu().contiguous().numpy()]
+    if isinstance(value, Tensor):
+        return _bytes_of(value.to_dense())
+    if isinstance(value, tuple | list):
+        return [b"|".join(row) for row in zip(*map(_bytes_of, value), strict=True)]
+    return [repr(row).encode() for row in value]
 
 
 @contextmanager
@@ -231,6 +290,14 @@ def _has_nan(value: Any) -> bool:
 Batches = Rows
 
 
+def chosen(data: Data | Source, split: Split, rows: int | None = None) -> Any:
+    """The first rows of a split of a data set, or of named tensors."""
+    found: Any = data if isinstance(data, Mapping) else getattr(data, split)
+    if rows is None:
+        return found
+    return found[:rows] if hasattr(found, "batch") else {n: v[:rows] for n, v in found.items()}
+
+
 def batches_of(
     model: LatentVariableModel,
     data: Data | Source,
@@ -239,24 +306,3 @@ def batches_of(
 ) -> Rows:
     """The rows of a split of a data set, or named tensors."""
     return rows_of(model, data if isinstance(data, Mapping) else getattr(data, split), omit)
-
-
-def row_by_row(
-    model: LatentVariableModel,
-    data: Data | Source,
-    evaluate: Measure,
-    *,
-    split: Split,
-    rows: int | None,
-    batch_size: int,
-    seed: int,
-    omit: Collection[str] = (),
-) -> dict[str, Tensor]:
-    """:func:`for_rows` of the first rows of a split."""
-    at_least(1, rows=rows)
-    source: Any = data if isinstance(data, Mapping) else getattr(data, split)
-    if rows is not None:
-        source = (
-            source[:rows] if hasattr(source, "batch") else {n: v[:rows] for n, v in source.items()}
-        )
-    return for_rows(model, source, evaluate, batch_size=batch_size, seed=seed, omit=omit)

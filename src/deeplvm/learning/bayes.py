@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,11 +21,9 @@ from torch.nn.utils import parametrize
 
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.results import finite, number, stderr_of
+from deeplvm.inference.rows import Source
 from deeplvm.learning.map import priors_of
 from deeplvm.likelihood.importance import importance_sampling
-
-if TYPE_CHECKING:
-    from deeplvm.data.records import Data, Split
 
 
 class RandomParameter(nn.Module):
@@ -206,11 +204,10 @@ class PosteriorPredictive:
 
 def posterior_predictive(
     model: LatentVariableModel,
-    data: Data | Mapping[str, Tensor],
+    data: Source,
     *,
     draws: int = 100,
     particles: int = 100,
-    split: Split = "test",
     seed: int = 0,
     **options: Any,
 ) -> PosteriorPredictive:
@@ -224,10 +221,9 @@ def posterior_predictive(
 
     Args:
         model: With random parameters; left as it was.
-        data: Data, or named tensors of shape ``(rows, *event)``.
+        data: Rows: ``data.test[:100]``, or named tensors of shape ``(rows, *event)``.
         draws: S, of the parameters.
         particles: Of the latents, for each draw; one is enough where there are none.
-        split: Which split of Data.
         seed: Same seed, same numbers.
         options: As for :func:`~deeplvm.likelihood.importance_sampling`.
 
@@ -241,9 +237,7 @@ def posterior_predictive(
     found = []
     for index in range(draws):
         with held(model, seed + index):
-            estimate = importance_sampling(
-                model, data, particles, split=split, seed=seed + index, **options
-            )
+            estimate = importance_sampling(model, data, particles, seed=seed + index, **options)
         found.append(estimate.log_px)
     each = torch.stack(found)
     log_px = torch.logsumexp(each, 0) - math.log(draws)

@@ -2,15 +2,25 @@ r"""Expectation maximisation where the posterior is known: linear Gaussian model
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
 
+from deeplvm.conditionals.local import Local, heads_of
 from deeplvm.core.model import LatentVariableModel
+from deeplvm.core.randomness import evaluating
 from deeplvm.core.results import finite
-from deeplvm.inference.rows import batches_of
+from deeplvm.gradients import Draw
+from deeplvm.gradients.path_derivatives import StickingTheLanding
+from deeplvm.inference.hmc import adapted, transition
+from deeplvm.inference.latent_space import LatentSpace
+from deeplvm.inference.posterior import first_of, scaled
+from deeplvm.inference.refinement import check_latents, localised
+from deeplvm.inference.rows import Rows, Source, at_least, rows_of
 from deeplvm.learning.closed_forms import (
     LinearGaussian,
     MixtureOfGaussians,
@@ -18,25 +28,6 @@ from deeplvm.learning.closed_forms import (
     linear_gaussian_of,
     mixture_of,
 )
-
-if TYPE_CHECKING:
-    from deeplvm.data.records import Data, Split
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, cast
-
-import torch
-from torch import nn
-from torch.optim import Adam, Optimizer
-
-from deeplvm.conditionals.local import Local, heads_of
-from deeplvm.core.randomness import evaluating
-from deeplvm.gradients import Draw
-from deeplvm.gradients.path_derivatives import StickingTheLanding
-from deeplvm.inference.hmc import adapted, transition
-from deeplvm.inference.latent_space import LatentSpace
-from deeplvm.inference.posterior import first_of, scaled
-from deeplvm.inference.refinement import check_latents, localised
-from deeplvm.inference.rows import Batches
 from deeplvm.learning.wake_sleep import of_p, of_q
 from deeplvm.objectives import elbo
 from deeplvm.training.step import OptimizerChoice, make_optimizer
@@ -85,13 +76,11 @@ class ExactEM:
 
 def exact_em(
     model: LatentVariableModel,
-    data: Data | Mapping[str, Tensor],
+    data: Source,
     *,
     iterations: int = 500,
     tolerance: float = 1e-7,
     start: Literal["model", "data"] = "model",
-    split: Split = "train",
-    rows: int | None = None,
     seed: int = 0,
 ) -> ExactEM:
     r"""Learn p by expectation maximisation with the exact posterior; its likelihood never falls.
@@ -115,13 +104,12 @@ def exact_em(
         model: p is changed in place; so is q, where it can be the exact posterior (a full
             Gaussian of a linear map of x). A q of another form is left as it is. For a row with
             missing elements q is not the posterior: refine it there.
-        data: Data, or named tensors of shape ``(rows, *event)``, NaN where an element is missing.
+        data: Rows: ``data.test[:100]``, or named tensors ``(rows, *event)``, NaN where one is
+            missing.
         iterations: M-steps at most.
         tolerance: Stop when a step gains less, nats a row.
         start: ``"model"`` goes on from the parameters as they are; ``"data"`` starts at the mean
             of the data, and a mixture at rows far from one another (k-means++).
-        split: Which split of Data.
-        rows: How many, from the first on; all.
         seed: Of the start.
 
     Raises:
@@ -140,10 +128,7 @@ def exact_em(
         >>> learned.log_likelihood[-1] > learned.log_likelihood[0], learned.exact_posterior
         (True, True)
     """
-    if iterations < 1 or (rows is not None and rows < 2):
-        raise ValueError(
-            f"iterations is at least 1 and rows at least 2; found {iterations}, {rows}."
-        )
+    at_least(1, iterations=iterations)
     if start not in ("model", "data"):
         raise ValueError(f"start is 'model' or 'data', not {start!r}.")
     linear, mixture = linear_gaussian_of(model), mixture_of(model)
@@ -154,7 +139,7 @@ def exact_em(
             f"StandardNormal with a Gaussian of a linear map (MLP without hidden layers), or a "
             f"Categorical with such a Gaussian. For others use variational_em or fit."
         )
-    u, volume = _read(model, data, known.observed, known.likelihood, split, rows)
+    u, volume = _read(model, data, known.observed, known.likelihood)
     law: _Law = _Linear(linear, u) if linear else _Mixture(mixture, u)  # type: ignore[arg-type]
     if start == "data":
         law.start(seed)
@@ -217,17 +202,15 @@ class _Mixture:
 
 def _read(
     model: LatentVariableModel,
-    data: Data | Mapping[str, Tensor],
+    data: Source,
     name: str,
     likelihood: Any,
-    split: Split,
-    rows: int | None,
 ) -> tuple[Tensor, float]:
     """The data in standardised units, ``(rows, D)``, and what the units add to ``log p(x)``."""
-    taken = batches_of(model, data, split)
+    taken = rows_of(model, data)
     if name not in taken.names:
         raise ValueError(f"The data have no {name!r} to learn from; they have {taken.names}.")
-    x = taken[slice(0, rows if rows is not None else taken.rows)][name]
+    x = taken[slice(0, taken.rows)][name]
     u, units = in_units(likelihood, x), likelihood.units
     there = ~u.isnan()
     if not bool(there.any(0).all()):
@@ -292,7 +275,7 @@ class MonteCarloEM:
 
 def monte_carlo_em(
     model: LatentVariableModel,
-    data: Data | Mapping[str, Tensor],
+    data: Source,
     *,
     epochs: int = 200,
     batch_size: int = 100,
@@ -303,8 +286,6 @@ def monte_carlo_em(
     learning_rate: float = 1e-2,
     optimizer: OptimizerChoice = "adam",
     teach: bool = True,
-    split: Split = "train",
-    rows: int | None = None,
     seed: int = 0,
 ) -> MonteCarloEM:
     r"""Learn p from draws of its own posterior, that Hamiltonian chains bring, one a row.
@@ -326,7 +307,8 @@ def monte_carlo_em(
 
     Args:
         model: Changed in place; in ``eval()`` mode meanwhile. Its latents are continuous.
-        data: Data, or named tensors of shape ``(rows, *event)``, NaN where an element is missing.
+        data: Rows: ``data.test[:100]``, or named tensors ``(rows, *event)``, NaN where one is
+            missing.
         epochs: Passes over the data.
         batch_size: Rows a step; only their chains move.
         chains: Of each row.
@@ -336,9 +318,7 @@ def monte_carlo_em(
         learning_rate: Of the M-step, at its start.
         optimizer: As for :func:`~deeplvm.training.fit`.
         teach: Whether q learns the draws; without parameters of its own it does not.
-        split: Which split of Data.
-        rows: How many, from the first on; all.
-        seed: Same seed, same result; torch's own random state is left as it was.
+        seed: Same seed, same result.
 
     Raises:
         ValueError: If a latent is discrete or shared by all rows, or a number is below one.
@@ -355,14 +335,13 @@ def monte_carlo_em(
         >>> learned.log_joint[-1] > learned.log_joint[0], learned.latents["z"].shape
         (True, torch.Size([1, 50, 1]))
     """
-    numbers = (epochs, batch_size, chains, transitions, steps, 1 if rows is None else rows)
-    if min(numbers) < 1 or warmup < 0:
-        raise ValueError(
-            f"epochs, batch_size, chains, transitions, steps and rows are at least 1, warmup 0; "
-            f"found {', '.join(map(str, numbers))}, {warmup}."
-        )
-    taken = batches_of(model, data, split)
-    count = taken.rows if rows is None else min(rows, taken.rows)
+    at_least(
+        1, epochs=epochs, batch_size=batch_size, chains=chains, transitions=transitions,
+        steps=steps,
+    )  # fmt: skip
+    at_least(0, warmup=warmup)
+    taken = rows_of(model, data)
+    count = taken.rows
     with evaluating(model, seed), torch.inference_mode(mode=False), torch.enable_grad():
         order = torch.arange(count).split(batch_size)
         spaces = [LatentSpace(model, taken[slice(int(i[0]), int(i[-1]) + 1)], taken.missing)
@@ -504,7 +483,7 @@ class VariationalEM:
 
 def variational_em(
     model: LatentVariableModel,
-    data: Data | Mapping[str, Tensor],
+    data: Source,
     *,
     iterations: int = 100,
     steps: int = 20,
@@ -515,8 +494,6 @@ def variational_em(
     m_steps: int = 1,
     m_learning_rate: float = 1e-2,
     optimizer: OptimizerChoice = "adam",
-    split: Split = "train",
-    rows: int | None = None,
     batch_size: int = 1_000,
     row: str = "row",
     seed: int = 0,
@@ -543,7 +520,7 @@ def variational_em(
 
     Args:
         model: Its p is changed in place, its encoder not; in ``eval()`` mode meanwhile.
-        data: Data, or named tensors of shape ``(rows, *event)``.
+        data: Rows: ``data.test[:100]``, or named tensors of shape ``(rows, *event)``.
         iterations: E-steps and M-steps.
         steps: Gradient steps of an E-step.
         learning_rate: Of the E-step, at its start.
@@ -553,11 +530,9 @@ def variational_em(
         m_steps: Gradient steps of an M-step by gradient, on each batch.
         m_learning_rate: Of these, at the start.
         optimizer: Of these; as for :func:`~deeplvm.training.fit`.
-        split: Which split of Data.
-        rows: How many, from the first on; all.
         batch_size: Rows at a time.
         row: What the row's number is called in the local model.
-        seed: Same seed, same result; torch's own random state is left as it was.
+        seed: Same seed, same result.
 
     Raises:
         ValueError: If q has no parameters that can be made local, or an option makes no sense.
@@ -574,14 +549,12 @@ def variational_em(
         >>> learned.elbo[-1] > learned.elbo[0], learned.m_step
         (True, 'gradient')
     """
-    numbers = (iterations, steps, particles, m_steps, batch_size, 2 if rows is None else rows)
-    if min(numbers) < 1:
-        raise ValueError(
-            f"iterations, steps, particles, m_steps, batch_size and rows are at least 1; found "
-            f"{', '.join(map(str, numbers))}."
-        )
-    taken = batches_of(model, data, split, omit=tuple(draw or ()))
-    count = taken.rows if rows is None else min(rows, taken.rows)
+    at_least(
+        1, iterations=iterations, steps=steps, particles=particles, m_steps=m_steps,
+        batch_size=batch_size,
+    )  # fmt: skip
+    taken = rows_of(model, data, omit=tuple(draw or ()))
+    count = taken.rows
     closed = _closed(model, m_step)
     with evaluating(model, seed), torch.inference_mode(mode=False), torch.enable_grad():
         parts = [
@@ -614,7 +587,7 @@ class _Part:
     def __init__(
         self,
         model: LatentVariableModel,
-        taken: Batches,
+        taken: Rows,
         index: slice,
         particles: int,
         draw: Mapping[str, Draw] | None,

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.randomness import evaluating
+from deeplvm.core.randomness import RowNoise
 from deeplvm.core.results import finite, mean_of, number, stderr_of
 from deeplvm.gradients import Draw
 from deeplvm.inference.latent_space import LatentSpace
-from deeplvm.inference.rows import batches_of
+from deeplvm.inference.rows import Rows, Source, evaluation_of, for_rows
 from deeplvm.inference.tempering import (
     Start,
     Walk,
@@ -29,10 +29,6 @@ from deeplvm.inference.tempering import (
     log_mean,
     relative_stderr,
 )
-from deeplvm.parallel.processes import processes
-
-if TYPE_CHECKING:
-    from deeplvm.data.records import Data, Split
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,15 +158,13 @@ class AnnealedEstimate:
 
 def annealed_importance_sampling(
     model: LatentVariableModel,
-    data: Data | Mapping[str, Tensor],
+    data: Source | Rows,
     particles: int = 16,
     temperatures: int = 1_000,
     *,
     steps: int = 10,
     start: Start = "prior",
     draw: Mapping[str, Draw] | None = None,
-    split: Split = "test",
-    rows: int | None = None,
     batch_size: int = 100,
     seed: int = 0,
 ) -> AnnealedEstimate:
@@ -192,7 +186,7 @@ def annealed_importance_sampling(
 
     Args:
         model: Evaluated in ``eval()`` mode; left as it was.
-        data: Data, or named tensors of shape ``(rows, *event)``.
+        data: Rows: ``data.test[:100]``, or named tensors of shape ``(rows, *event)``.
         particles: Chains a row.
         temperatures: T.
         steps: Leapfrog steps a transition.
@@ -200,10 +194,8 @@ def annealed_importance_sampling(
             temperatures where q is good.
         draw: ``{"y": Enumerated(most=...)}`` for a discrete latent of many values. A name given
             here is summed over even if the data have it.
-        split: Which split of Data.
-        rows: How many, from the first on; all.
         batch_size: Rows at a time.
-        seed: Same seed, same numbers; torch's own random state is left as it was.
+        seed: Same seed, same numbers.
 
     Raises:
         ValueError: If the values of a discrete latent cannot be listed, a latent is shared by all
@@ -219,28 +211,25 @@ def annealed_importance_sampling(
         torch.Size([3])
     """
     check(
-        start, draw, particles=particles, temperatures=temperatures, steps=steps, rows=rows,
+        start, draw, particles=particles, temperatures=temperatures, steps=steps,
         batch_size=batch_size,
     )  # fmt: skip
-    taken = batches_of(model, data, split, omit=tuple(draw or ()))
-    count = taken.rows if rows is None else min(rows, taken.rows)
-    group = processes()
-    starts = range(0, count, batch_size)
-    parts = []
-    with evaluating(model, seed), torch.inference_mode(mode=False), torch.no_grad():
-        for first in starts[group.part(len(starts))]:
-            torch.manual_seed(seed + first)
-            given = taken[slice(first, min(first + batch_size, count))]
-            space = LatentSpace(model, given, taken.missing, draw)
-            if space.size:
-                found = Walk(space, start, temperatures, steps).forward(particles)
-            else:
-                found = exactly(space)
-            found["log_weight"] = found["log_weight"].T
-            found["exact"] = torch.full((space.rows,), not space.size)
-            parts.append(found)
-    mine = {key: torch.cat([part[key] for part in parts]) for key in parts[0]} if parts else {}
-    joined = group.gather(mine)
+
+    def measure(
+        given: dict[str, Tensor], missing: frozenset[str], noise: RowNoise
+    ) -> dict[str, Tensor]:
+        space = LatentSpace(model, given, missing, draw, noise)
+        walk = Walk(space, start, temperatures, steps) if space.size else None
+        found = walk.forward(particles) if walk else exactly(space)
+        found["log_weight"] = found["log_weight"].T
+        found["log_px"] = log_mean(found["log_weight"].T)
+        found["exact"] = torch.full((space.rows,), not space.size)
+        return found
+
+    joined = for_rows(
+        model, data, measure, batch_size=batch_size, seed=seed, omit=tuple(draw or ())
+    )
+    del joined["log_px"]
     exact = bool(joined.pop("exact").all())
     return AnnealedEstimate(
         **joined,
@@ -352,7 +341,7 @@ def sandwich(
         ValueError: As :func:`annealed_importance_sampling`.
     """
     check(start, draw, particles=particles, temperatures=temperatures, steps=steps, rows=rows)
-    with evaluating(model, seed), torch.inference_mode(mode=False), torch.no_grad():
+    with evaluation_of(model, seed):
         inputs = dict(given or {})
         values = {
             name: site.value

@@ -22,13 +22,13 @@ from torch import Tensor, nn
 
 from deeplvm.core.evidence import Evidence
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.randomness import Streams
+from deeplvm.core.randomness import RowNoise
 from deeplvm.devices import keep_freed_memory
 from deeplvm.gradients import Draw, Enumerated
-from deeplvm.inference.rows import Batches
+from deeplvm.inference.rows import Rows, noise_of
 
 BLOCK = 16
-"""Streams are the same in chunks of a multiple of this many particles; see Streams."""
+"""Noise is the same in chunks of a multiple of this many particles; see RowNoise."""
 
 # Numbers in the largest tensor of a chunk. On a CPU 4 MB in float32: a handful of such tensors
 # stays in the last cache. Elsewhere 128 MB: what fills an accelerator.
@@ -65,7 +65,7 @@ class Plan:
 
 def plan(
     model: LatentVariableModel,
-    rows: Batches,
+    rows: Rows,
     particles: int,
     *,
     batch_size: int | None = None,
@@ -102,37 +102,35 @@ class Chunks:
         rows: Where its batches come from.
         plan: How much at a time.
         draw: How a latent is drawn.
-        seed: With the first row's number it decides a batch's draws, whoever evaluates the batch.
     """
 
     def __init__(
         self,
         model: LatentVariableModel,
-        rows: Batches,
+        rows: Rows,
         plan: Plan,
         draw: Mapping[str, Draw] | None,
-        seed: int | str,
     ) -> None:
         self.model = model
         self.rows = rows
         self.plan = plan
         self.draw = draw
-        self.seed = seed
         keep_freed_memory(rows.device)
 
-    def __call__(self, start: int, given: Mapping[str, Tensor]) -> Iterator[tuple[Evidence, int]]:
+    def __call__(
+        self, given: Mapping[str, Tensor], noise: RowNoise
+    ) -> Iterator[tuple[Evidence, int]]:
         """The evidence of each chunk of particles, and how many of them count."""
         ready = self.model.encode(given, missing=self.rows.missing)
-        streams = Streams(f"{self.seed}/{start}", self.rows.device)
         for done in range(0, self.plan.particles, self.plan.chunk):
             used = min(self.plan.chunk, self.plan.particles - done)
-            # a whole number of blocks is drawn, and the last ones left: see Streams
+            # a whole number of blocks is drawn, and the last ones left: see RowNoise
             drawn = used if self.plan.chunk == 1 else -(-used // BLOCK) * BLOCK
             yield (
                 self.model.evidence(
                     given,
                     particles=drawn,
-                    draw=streams.draws(tuple(self.model.q.names), self.draw),
+                    draw=noise.at(done).draws(self.model.q.names, self.draw),
                     missing=self.rows.missing,
                     rows=self.rows.data_rows,
                     ready=ready,
@@ -143,8 +141,10 @@ class Chunks:
     def some(self, count: int) -> Iterator[Evidence]:
         """The first chunks of the first batch, from streams of their own, to see their cost."""
         few = replace(self.plan, particles=min(count * self.plan.chunk, self.plan.particles))
-        trial = Chunks(self.model, self.rows, few, self.draw, f"{self.seed}/trial")
-        for evidence, _ in trial(0, self.rows[slice(0, self.plan.batch_size)]):
+        trial = Chunks(self.model, self.rows, few, self.draw)
+        given = self.rows[slice(0, self.plan.batch_size)]
+        noise = noise_of(self.model, given, "trial", self.rows.device)
+        for evidence, _ in trial(given, noise):
             yield evidence
 
 
@@ -154,7 +154,7 @@ def _even(rows: int, most: int) -> int:
 
 
 def _look(
-    model: LatentVariableModel, rows: Batches, draw: Mapping[str, Draw] | None
+    model: LatentVariableModel, rows: Rows, draw: Mapping[str, Draw] | None
 ) -> tuple[Evidence, int]:
     """The evidence of one particle of one row, and the size of the largest tensor on the way."""
     given = rows[slice(0, 1)]

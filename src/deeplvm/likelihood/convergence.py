@@ -5,23 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.randomness import evaluating
+from deeplvm.core.randomness import RowNoise, evaluating
 from deeplvm.core.results import finite, number, stderr_of
 from deeplvm.gradients import Draw
 from deeplvm.inference.diagnostics import TOO_HEAVY, pareto_k, tail_length
-from deeplvm.inference.rows import batches_of
+from deeplvm.inference.rows import Rows, Source, for_rows, rows_of
 from deeplvm.inference.tempering import Start
 from deeplvm.likelihood.annealing import annealed_importance_sampling
 from deeplvm.likelihood.chunks import Chunks, plan
-
-if TYPE_CHECKING:
-    from deeplvm.data.records import Data, Split
 
 _MIXING = 0.5  # acceptance below which chains hardly move
 
@@ -262,7 +259,7 @@ class Convergence:
 
 def convergence(
     model: LatentVariableModel,
-    data: Data | Mapping[str, Tensor],
+    data: Source | Rows,
     particles: Sequence[int] = (1, 10, 100, 1_000, 5_000),
     temperatures: Sequence[int] = (10, 30, 100, 300, 1_000),
     *,
@@ -271,8 +268,6 @@ def convergence(
     start: Start = "prior",
     draw: Mapping[str, Draw] | None = None,
     tolerance: float = 0.05,
-    split: Split = "test",
-    rows: int | None = 100,
     seed: int = 0,
 ) -> Convergence:
     r"""Importance sampling with more and more particles beside annealing, on the same rows.
@@ -285,7 +280,7 @@ def convergence(
 
     Args:
         model: Evaluated in ``eval()`` mode; left as it was.
-        data: Data, or named tensors of shape ``(rows, *event)``.
+        data: Rows: ``data.test[:100]``, or named tensors of shape ``(rows, *event)``.
         particles: Numbers of draws from q.
         temperatures: Numbers of temperatures.
         chains: Of annealing, a row.
@@ -294,8 +289,6 @@ def convergence(
         draw: ``{"y": Enumerated()}`` for a discrete latent that importance sampling sums over, as
             annealing does in any case.
         tolerance: A difference that does not matter, nats a row.
-        split: Which split of Data.
-        rows: How many, from the first on; ``None`` for all.
         seed: Same seed, same numbers.
 
     Raises:
@@ -313,26 +306,24 @@ def convergence(
         (torch.Size([2, 9]), torch.Size([2, 9]))
     """
     numbers, temperatures = _rising(particles, "particles"), _rising(temperatures, "temperatures")
-    taken = batches_of(model, data, split, omit=tuple(draw or ()))
-    count = taken.rows if rows is None else min(rows, taken.rows)
-    if count < 2:
-        raise ValueError(f"Differences are between rows: take at least 2, found {count}.")
-    importance, tail = _importance(model, taken, count, numbers, draw, seed)
+    rows = rows_of(model, data, omit=tuple(draw or ()))
+    if rows.rows < 2:
+        raise ValueError(f"Differences are between rows: take at least 2, found {rows.rows}.")
+    drawn = _importance(model, rows, numbers, draw, seed)
     walks = [
         annealed_importance_sampling(
-            model, data, chains, each, steps=steps, start=start, draw=draw, split=split,
-            rows=count, seed=seed + 1,
+            model, rows, chains, each, steps=steps, start=start, draw=draw, seed=seed + 1
         )
         for each in temperatures
     ]  # fmt: skip
     return Convergence(
         particles=numbers,
-        importance=importance,
+        importance=drawn["curve"].T,
         temperatures=temperatures,
         annealed=torch.stack([walk.log_px for walk in walks]),
         acceptance=torch.stack([walk.acceptance.nanmean() for walk in walks]),
         ess=walks[-1].ess,
-        pareto_k=tail,
+        pareto_k=drawn["pareto_k"],
         chains=chains,
         start=start,
         exact=walks[-1].exact,
@@ -351,24 +342,25 @@ def steps_to(most: int) -> list[int]:
 
 def _importance(
     model: LatentVariableModel,
-    taken: Any,
-    count: int,
+    rows: Rows,
     numbers: tuple[int, ...],
     draw: Mapping[str, Draw] | None,
     seed: int,
-) -> tuple[Tensor, Tensor]:
-    """Estimates ``(numbers, rows)``, and the tails of the weights."""
-    values, tails = [], []
+) -> dict[str, Tensor]:
+    """Estimates ``(rows, numbers)``, and the tails of the weights."""
     with evaluating(model, seed):
-        planned = plan(model, taken, numbers[-1], draw=draw)
-        chunks = Chunks(model, taken, planned, draw, seed)
-        for first in range(0, count, planned.batch_size):
-            given = taken[slice(first, min(first + planned.batch_size, count))]
-            log_weight = torch.cat([_log_weight(*each) for each in chunks(first, given)])
-            values.append(torch.stack([_grouped(log_weight, each) for each in numbers]))
-            largest = log_weight.topk(min(tail_length(len(log_weight)) + 1, len(log_weight)), 0)
-            tails.append(pareto_k(largest.values))
-    return torch.cat(values, 1).clone(), torch.cat(tails).clone()
+        planned = plan(model, rows, numbers[-1], draw=draw)
+    chunks = Chunks(model, rows, planned, draw)
+
+    @torch.inference_mode()
+    def measure(given: dict[str, Tensor], _: frozenset[str], noise: RowNoise) -> dict[str, Tensor]:
+        log_weight = torch.cat([_log_weight(*each) for each in chunks(given, noise)])
+        largest = log_weight.topk(min(tail_length(len(log_weight)) + 1, len(log_weight)), 0)
+        curve = torch.stack([_grouped(log_weight, each) for each in numbers], 1)
+        return {"log_px": curve[:, -1], "curve": curve, "pareto_k": pareto_k(largest.values)}
+
+    found = for_rows(model, rows, measure, batch_size=planned.batch_size, seed=seed)
+    return {key: value.clone() for key, value in found.items()}
 
 
 def _log_weight(evidence: Any, used: int) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,14 +13,11 @@ from torch.distributions import Independent
 
 from deeplvm.core.joint import as_site, embed, owner_of
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.randomness import evaluating
+from deeplvm.core.randomness import RowNoise
 from deeplvm.core.results import RowEstimate
 from deeplvm.core.trace import Site
 from deeplvm.gradients import Enumerated, Sampled
-from deeplvm.inference.rows import at_least, batches_of, row_by_row
-
-if TYPE_CHECKING:
-    from deeplvm.data.records import Data, Split
+from deeplvm.inference.rows import Source, at_least, evaluation_of, for_rows, rows_of
 
 _MOST = 2**20  # values of all latents together: twenty binary ones
 
@@ -97,11 +94,9 @@ class ExactPosterior:
 
 def exact_likelihood(
     model: LatentVariableModel,
-    data: Data | Mapping[str, Tensor],
+    data: Source,
     *,
     sum_over: Collection[str] = (),
-    split: Split = "test",
-    rows: int | None = None,
     pairs: int = 4_096,
     most: int = _MOST,
     seed: int = 0,
@@ -118,11 +113,9 @@ def exact_likelihood(
 
     Args:
         model: Evaluated in ``eval()`` mode, without gradients; left as it was.
-        data: Data, or named tensors of shape ``(rows, *event)`` with NaN where an element is
+        data: Rows: ``data.test[:100]``, or named tensors ``(rows, *event)``, NaN where one is
             missing.
         sum_over: Names to sum over although the data have them: ``["y"]`` sums over the labels.
-        split: Which split of Data.
-        rows: How many, from the first on; all.
         pairs: Pairs of a row and a value that go through p at once.
         most: The largest number of joint values that are summed.
         seed: Without effect on the result; torch's own random state is left as it was.
@@ -147,17 +140,19 @@ def exact_likelihood(
         torch.Size([2, 4])
     """
     at_least(1, pairs=pairs, most=most)
-    space = _space(model, data, split, sum_over, most)
+    space = _space(model, data, sum_over, most)
 
-    def evaluate(given: dict[str, Tensor], missing: frozenset[str]) -> dict[str, Tensor]:
+    def evaluate(
+        given: dict[str, Tensor], missing: frozenset[str], _: RowNoise
+    ) -> dict[str, Tensor]:
         chunks = space.log_joint(given, missing, pairs)
         log_px = next(chunks).logsumexp(0)
         for chunk in chunks:
             log_px = torch.logaddexp(log_px, chunk.logsumexp(0))
         return {"log_px": log_px, "log_px_stderr": torch.zeros_like(log_px)}
 
-    joined = row_by_row(
-        model, data, evaluate, split=split, rows=rows, batch_size=max(1, pairs // space.count),
+    joined = for_rows(
+        model, data, evaluate, batch_size=max(1, pairs // space.count),
         seed=seed, omit=tuple(sum_over),
     )  # fmt: skip
     return ExactLikelihood(**joined, latents=tuple(space.values), values=space.count)
@@ -165,11 +160,9 @@ def exact_likelihood(
 
 def exact_posterior(
     model: LatentVariableModel,
-    data: Data | Mapping[str, Tensor],
+    data: Source,
     *,
     sum_over: Collection[str] = (),
-    split: Split = "test",
-    rows: int | None = None,
     pairs: int = 4_096,
     most: int = _MOST,
     seed: int = 0,
@@ -178,10 +171,8 @@ def exact_posterior(
 
     Args:
         model: As for :func:`exact_likelihood`.
-        data: As for :func:`exact_likelihood`.
+        data: As for :func:`exact_likelihood`; the result has S numbers a row.
         sum_over: Names to infer although the data have them.
-        split: Which split of Data.
-        rows: How many, from the first on; all. The result has ``rows`` times S numbers.
         pairs: Pairs of a row and a value that go through p at once.
         most: The largest number of joint values.
         seed: Without effect on the result.
@@ -190,15 +181,17 @@ def exact_posterior(
         ValueError: As for :func:`exact_likelihood`.
     """
     at_least(1, pairs=pairs, most=most)
-    space = _space(model, data, split, sum_over, most)
+    space = _space(model, data, sum_over, most)
 
-    def evaluate(given: dict[str, Tensor], missing: frozenset[str]) -> dict[str, Tensor]:
+    def evaluate(
+        given: dict[str, Tensor], missing: frozenset[str], _: RowNoise
+    ) -> dict[str, Tensor]:
         joint = torch.cat(list(space.log_joint(given, missing, pairs))).T  # (rows, S)
         log_px = joint.logsumexp(1)
         return {"log_px": log_px, "log_prob": joint - log_px.unsqueeze(1)}
 
-    joined = row_by_row(
-        model, data, evaluate, split=split, rows=rows, batch_size=max(1, pairs // space.count),
+    joined = for_rows(
+        model, data, evaluate, batch_size=max(1, pairs // space.count),
         seed=seed, omit=tuple(sum_over),
     )  # fmt: skip
     sizes = [len(each) for each in space.values.values()]
@@ -235,8 +228,7 @@ class _Space:
 
 def _space(
     model: LatentVariableModel,
-    data: Data | Mapping[str, Tensor],
-    split: Split,
+    data: Source,
     sum_over: Collection[str],
     most: int,
 ) -> _Space:
@@ -245,8 +237,8 @@ def _space(
         raise ValueError(
             f"p has no {', '.join([repr(each) for each in sorted(unknown)])} to sum over."
         )
-    taken = batches_of(model, data, split, tuple(sum_over))
-    with evaluating(model, 0), torch.inference_mode(mode=False), torch.no_grad():
+    taken = rows_of(model, data, tuple(sum_over))
+    with evaluation_of(model, 0):
         p, first = model.p, taken[slice(0, 1)]
         known = {
             n: as_site(n, v, p, taken.missing)

@@ -3,9 +3,9 @@ r"""The harmonic-type estimator of :math:`p(x)`: posterior draws, and a density 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,13 +18,11 @@ from torch.distributions import (
 )
 
 from deeplvm.core.model import LatentVariableModel
+from deeplvm.core.randomness import RowNoise
 from deeplvm.core.results import RowEstimate
 from deeplvm.inference.hmc import Point, adapted, transition
 from deeplvm.inference.latent_space import LatentSpace
-from deeplvm.inference.rows import at_least, latent_dimensions, row_by_row
-
-if TYPE_CHECKING:
-    from deeplvm.data.records import Data, Split
+from deeplvm.inference.rows import Source, at_least, for_rows, latent_dimensions
 
 _DIMENSIONS = 5  # "if the dimensionality of the sampled space is low (less than 5 dimensions)"
 _TARGET = 0.8  # of the acceptance: a little above the optimum, for chains that start anywhere
@@ -132,15 +130,13 @@ class FittedMixture:
 
 def harmonic_likelihood(
     model: LatentVariableModel,
-    data: Data | Mapping[str, Tensor],
+    data: Source,
     chains: int = 32,
     draws: int = 100,
     *,
     fit: Fit = fitted_normal,
     steps: int = 5,
     warmup: int = 100,
-    split: Split = "test",
-    rows: int | None = None,
     batch_size: int = 100,
     seed: int = 0,
 ) -> HarmonicEstimate:
@@ -158,7 +154,7 @@ def harmonic_likelihood(
 
     Args:
         model: Evaluated in ``eval()`` mode; left as it was. Its latents are continuous.
-        data: Data, or named tensors of shape ``(rows, *event)`` with NaN where an element is
+        data: Rows: ``data.test[:100]``, or named tensors ``(rows, *event)``, NaN where one is
             missing.
         chains: Chains whose draws are averaged; as many more give the fit.
         draws: Draws a chain, so that L is ``chains * draws``.
@@ -167,10 +163,8 @@ def harmonic_likelihood(
             :class:`FittedMixture` for several modes.
         steps: Leapfrog steps a transition.
         warmup: Transitions before draws are kept, in which the step size is found.
-        split: Which split of Data.
-        rows: How many, from the first on; all.
         batch_size: Rows at a time.
-        seed: Same seed, same numbers; torch's own random state is left as it was.
+        seed: Same seed, same numbers.
 
     Raises:
         ValueError: If the latents have more than five dimensions or none that is continuous, a
@@ -187,9 +181,7 @@ def harmonic_likelihood(
     """
     at_least(2, chains=chains, draws=draws)
     at_least(1, steps=steps, warmup=warmup)
-    dimensions = latent_dimensions(
-        model, data if isinstance(data, Mapping) else getattr(data, split)
-    )
+    dimensions = latent_dimensions(model, data)
     if dimensions == 0:
         raise ValueError("No latent is continuous: exact_likelihood sums over discrete ones.")
     if dimensions > _DIMENSIONS:
@@ -199,17 +191,17 @@ def harmonic_likelihood(
             f"uneven annealed_importance_sampling or sequential_monte_carlo."
         )
 
-    def evaluate(given: dict[str, Tensor], missing: frozenset[str]) -> dict[str, Tensor]:
-        space = LatentSpace(model, given, missing)
+    def evaluate(
+        given: dict[str, Tensor], missing: frozenset[str], noise: RowNoise
+    ) -> dict[str, Tensor]:
+        space = LatentSpace(model, given, missing, noise=noise)
         free, log_joint, acceptance = _walked(space, 2 * chains, draws, steps, warmup)
         _refuse_still(free)
         density = fit(free[:, chains:].flatten(0, 1))
         log_ratio = density.log_prob(free[:, :chains]) - log_joint[:, :chains]  # (N, C, rows)
         return _summed(log_ratio) | {"r_hat": _r_hat(free), "acceptance": acceptance}
 
-    joined = row_by_row(
-        model, data, evaluate, split=split, rows=rows, batch_size=batch_size, seed=seed
-    )
+    joined = for_rows(model, data, evaluate, batch_size=batch_size, seed=seed)
     return HarmonicEstimate(**joined, chains=chains, draws=draws, dimensions=dimensions)
 
 

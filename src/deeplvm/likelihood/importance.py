@@ -5,25 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from deeplvm.core.evidence import Evidence
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.randomness import evaluating
+from deeplvm.core.randomness import RowNoise, evaluating
 from deeplvm.core.results import RowEstimate, finite, number, stderr_of
 from deeplvm.gradients import Draw
-from deeplvm.inference.diagnostics import TOO_HEAVY
-from deeplvm.inference.rows import at_least, batches_of
+from deeplvm.inference.diagnostics import TOO_HEAVY, pareto_k, tail_length
+from deeplvm.inference.rows import Rows, Source, at_least, for_rows, rows_of
 from deeplvm.likelihood.chunks import Chunks, plan
 from deeplvm.likelihood.compiled import Compile, choose
 from deeplvm.parallel.processes import processes
-
-if TYPE_CHECKING:
-    from deeplvm.data.records import Data, Split
-from deeplvm.core.evidence import Evidence
-from deeplvm.inference.diagnostics import pareto_k, tail_length
 
 
 @dataclass(frozen=True)
@@ -148,10 +144,9 @@ class ImportanceEstimate(RowEstimate):
 
 def importance_sampling(
     model: LatentVariableModel,
-    data: Data | Mapping[str, Tensor],
+    data: Source | Rows,
     particles: int = 5_000,
     *,
-    split: Split = "test",
     batch_size: int | None = None,
     chunk: int | None = None,
     draw: Mapping[str, Draw] | None = None,
@@ -174,17 +169,16 @@ def importance_sampling(
 
     Args:
         model: Evaluated in ``eval()`` mode, without gradients; left as it was.
-        data: Data, or named tensors of shape ``(rows, *event)`` with NaN where an element is
+        data: Rows: ``data.test[:100]``, or named tensors ``(rows, *event)``, NaN where one is
             missing. Names that the model lacks are ignored.
         particles: K.
-        split: Which split of Data.
         batch_size: Rows at a time; chosen by what the caches hold if left out. Another one gives
             other draws.
         chunk: Particles at a time, rounded up to a multiple of 16; chosen by what the caches hold
             if left out.
         draw: How a latent is drawn, as in :meth:`LatentVariableModel.evidence`. A name given here
             is drawn even if the data have it: ``{"y": Enumerated()}`` sums over the labels.
-        seed: Same seed, same numbers; torch's own random state is left as it was.
+        seed: Same seed, same numbers.
         compile: Whether the densities of p are compiled, which changes results by rounding only.
             ``"auto"``: where the evaluation would take more than a minute, compiled code is tried
             (some ten seconds) and used if it is a tenth faster; a matter of the clock, so say
@@ -206,31 +200,26 @@ def importance_sampling(
         (True, [1, 5, 10, 50, 100, 500, 1000])
     """
     at_least(1, particles=particles, chunk=chunk, batch_size=batch_size)
-    rows = batches_of(model, data, split, omit=tuple(draw or ()))
-    group = processes()
+    rows = rows_of(model, data, omit=tuple(draw or ()))
     with evaluating(model, seed):
         planned = plan(model, rows, particles, batch_size=batch_size, chunk=chunk, draw=draw)
-        starts = range(0, rows.rows, planned.batch_size)
-        own = starts[group.part(len(starts))]
-        chunks = Chunks(model, rows, planned, draw, seed)
-        chunks.model, compile_seconds = choose(chunks, compile, len(own) * planned.chunks)
-        parts = []
-        for start in own:
-            given = rows[slice(start, start + planned.batch_size)]
-            totals = Totals(planned.particles)
-            for evidence, used in chunks(start, given):
-                totals.add(evidence, used)
-            part = totals.result(exact=planned.exact)
-            part["row"] = torch.arange(start, start + len(part["log_px"]))
-            parts.append(part)
-            if bool(_broken(part["log_px"]).any()):  # once a batch: a look waits for the device
-                break
-    mine = {key: torch.cat([part[key] for part in parts]) for key in parts[0]} if parts else {}
+        chunks = Chunks(model, rows, planned, draw)
+        batches = -(-rows.rows // planned.batch_size)
+        own = len(range(batches)[processes().part(batches)])
+        chunks.model, compile_seconds = choose(chunks, compile, own * planned.chunks)
+
+    @torch.inference_mode()
+    def measure(given: dict[str, Tensor], _: frozenset[str], noise: RowNoise) -> dict[str, Tensor]:
+        totals = Totals(planned.particles)
+        for evidence, used in chunks(given, noise):
+            totals.add(evidence, used)
+        return totals.result(exact=planned.exact)
+
+    joined = for_rows(model, rows, measure, batch_size=planned.batch_size, seed=seed)
     # outside inference mode: plain tensors, that anything may be done with
-    joined = {key: value.clone() for key, value in group.gather(mine).items()}
+    joined = {key: value.clone() for key, value in joined.items()}
     terms = {key[6:]: value for key, value in joined.items() if key.startswith("terms/")}
     levels = {int(key[6:]): value for key, value in joined.items() if key.startswith("curve/")}
-    _refuse_broken(joined["log_px"], terms, joined.pop("row"))
     return ImportanceEstimate(
         **{key: value for key, value in joined.items() if "/" not in key},
         terms=terms,
@@ -259,24 +248,6 @@ def _curve(levels: Mapping[int, Tensor]) -> tuple[CurvePoint, ...]:
         )
         before = values
     return tuple(points)
-
-
-def _broken(values: Tensor) -> Tensor:
-    return values.isnan() | values.isposinf()
-
-
-def _refuse_broken(log_px: Tensor, terms: Mapping[str, Tensor], row: Tensor) -> None:
-    bad = _broken(log_px)
-    if not bool(bad.any()):
-        return
-    found = row[bad.cpu()].tolist()
-    guilty = [name for name, term in terms.items() if bool(_broken(term[bad]).any())]
-    shown = ", ".join([str(each) for each in found[:5]])
-    raise ValueError(
-        f"log p − log q of {', '.join(guilty) or 'all names together'} is not a number, or +inf, "
-        f"in {len(found)} rows of this batch (rows {shown}{', …' if len(found) > 5 else ''}); "
-        f"look at these rows, or at a model that was trained until it broke."
-    )
 
 
 # Log-weights wait until there are so many particles, and are then taken in together: the dozen

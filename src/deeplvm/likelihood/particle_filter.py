@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,14 +13,12 @@ from torch import Tensor
 from deeplvm.core.draws import Draw, Sampled
 from deeplvm.core.joint import Joint
 from deeplvm.core.model import _UNEXPLAINED, LatentVariableModel
+from deeplvm.core.randomness import RowNoise
 from deeplvm.core.recurrent import Recurrent, Walk
 from deeplvm.core.results import RowEstimate
 from deeplvm.core.trace import Site, Trace
-from deeplvm.inference.rows import at_least, row_by_row
+from deeplvm.inference.rows import Source, at_least, for_rows
 from deeplvm.likelihood.sequential import Population
-
-if TYPE_CHECKING:
-    from deeplvm.data.records import Data, Split
 
 _NUMBERS = 2**14  # particles of all rows together that go through a step at once
 
@@ -74,13 +72,11 @@ class FilterEstimate(RowEstimate):
 
 def particle_filter(
     model: LatentVariableModel,
-    data: Data | Mapping[str, Tensor],
+    data: Source,
     particles: int = 1_000,
     *,
     proposal: Literal["prior", "posterior"] = "posterior",
     resample_below: float = 0.5,
-    split: Split = "test",
-    rows: int | None = None,
     batch_size: int | None = None,
     seed: int = 0,
 ) -> FilterEstimate:
@@ -111,16 +107,14 @@ def particle_filter(
     Args:
         model: Evaluated in ``eval()`` mode, without gradients; left as it was. Its latents are
             continuous or discrete.
-        data: Data, or named tensors of shape ``(rows, T, *event)`` with NaN where an element is
+        data: Rows: ``data.test[:100]``, or named tensors ``(rows, T, *event)``, NaN where one is
             missing; lengths and other inputs too.
         particles: K.
         proposal: ``"posterior"`` draws from q (a guided filter), ``"prior"`` from p (the bootstrap
             filter), which needs nothing of q.
         resample_below: Share of effective particles below which a row is resampled; 0 never.
-        split: Which split of Data.
-        rows: How many, from the first on; all.
         batch_size: Rows at a time; chosen by the number of particles if left out.
-        seed: Same seed, same numbers; torch's own random state is left as it was.
+        seed: Same seed, same numbers.
 
     Raises:
         ValueError: If p or q has no Recurrent, more than one, or a name that reads the finished
@@ -143,11 +137,13 @@ def particle_filter(
     p = _parted(model.p)
     q = _parted(model.q) if proposal == "posterior" else None
 
-    def evaluate(given: dict[str, Tensor], missing: frozenset[str]) -> dict[str, Tensor]:
+    def evaluate(
+        given: dict[str, Tensor], missing: frozenset[str], _noise: RowNoise
+    ) -> dict[str, Tensor]:
         return _filtered(model, p, q, given, missing, particles, resample_below)
 
-    joined = row_by_row(
-        model, data, evaluate, split=split, rows=rows, seed=seed,
+    joined = for_rows(
+        model, data, evaluate, seed=seed,
         batch_size=max(1, _NUMBERS // particles) if batch_size is None else batch_size,
     )  # fmt: skip
     return FilterEstimate(**joined, particles=particles, proposal=proposal)

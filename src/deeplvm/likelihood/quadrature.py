@@ -3,9 +3,8 @@ r"""Gauss–Hermite quadrature: :math:`\log p(x)` to many digits for one or two 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,12 +12,10 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 from deeplvm.core.model import LatentVariableModel
+from deeplvm.core.randomness import RowNoise
 from deeplvm.core.results import RowEstimate
 from deeplvm.inference.latent_space import LatentSpace
-from deeplvm.inference.rows import at_least, latent_dimensions, row_by_row
-
-if TYPE_CHECKING:
-    from deeplvm.data.records import Data, Split
+from deeplvm.inference.rows import Source, at_least, for_rows, latent_dimensions
 
 _DIMENSIONS = 2
 _MOST_POINTS = 160  # the weights of more are lost below the smallest number
@@ -79,11 +76,9 @@ class QuadratureEstimate(RowEstimate):
 
 def quadrature_likelihood(
     model: LatentVariableModel,
-    data: Data | Mapping[str, Tensor],
+    data: Source,
     points: int = 64,
     *,
-    split: Split = "test",
-    rows: int | None = None,
     seed: int = 0,
 ) -> QuadratureEstimate:
     r""":math:`\log \int p(x, z)\,dz` of every row by nodes around its own posterior.
@@ -107,11 +102,9 @@ def quadrature_likelihood(
 
     Args:
         model: Evaluated in ``eval()`` mode, without gradients; left as it was.
-        data: Data, or named tensors of shape ``(rows, *event)`` with NaN where an element is
+        data: Rows: ``data.test[:100]``, or named tensors ``(rows, *event)``, NaN where one is
             missing.
         points: Nodes a dimension, 4 to 160; the cost is its square for two dimensions.
-        split: Which split of Data.
-        rows: How many, from the first on; all.
         seed: Of the draws by which the posterior is found; torch's own random state is left as it
             was.
 
@@ -138,9 +131,7 @@ def quadrature_likelihood(
     if points > _MOST_POINTS:
         raise ValueError(f"points is at most {_MOST_POINTS}, found {points}.")
 
-    dimensions = latent_dimensions(
-        model, data if isinstance(data, Mapping) else getattr(data, split)
-    )
+    dimensions = latent_dimensions(model, data)
     if dimensions == 0:
         raise ValueError("No latent is continuous: exact_likelihood sums over discrete ones.")
     if dimensions > _DIMENSIONS:
@@ -150,13 +141,13 @@ def quadrature_likelihood(
             f"where q is good."
         )
 
-    def evaluate(given: dict[str, Tensor], missing: frozenset[str]) -> dict[str, Tensor]:
-        return _integrate(LatentSpace(model, given, missing), points)
+    def evaluate(
+        given: dict[str, Tensor], missing: frozenset[str], noise: RowNoise
+    ) -> dict[str, Tensor]:
+        return _integrate(LatentSpace(model, given, missing, noise=noise), points)
 
     batch_size = max(1, _NUMBERS // max(points, _LOOK_POINTS) ** dimensions)
-    joined = row_by_row(
-        model, data, evaluate, split=split, rows=rows, batch_size=batch_size, seed=seed
-    )
+    joined = for_rows(model, data, evaluate, batch_size=batch_size, seed=seed)
     return QuadratureEstimate(**joined, points=points)
 
 

@@ -3,21 +3,19 @@ r"""Sequential Monte Carlo: chains that walk to the posterior, and are resampled
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from deeplvm.core.model import LatentVariableModel
+from deeplvm.core.randomness import RowNoise
 from deeplvm.core.results import RowEstimate
 from deeplvm.inference.hmc import Point, adapted, transition
 from deeplvm.inference.latent_space import LatentSpace
-from deeplvm.inference.rows import at_least, latent_dimensions, row_by_row
-
-if TYPE_CHECKING:
-    from deeplvm.data.records import Data, Split
+from deeplvm.inference.rows import Source, at_least, for_rows, latent_dimensions
 
 _TARGET = 0.65  # of the acceptance, the optimum of Hamiltonian transitions in many dimensions
 _GAIN = 0.3
@@ -83,7 +81,7 @@ class SequentialEstimate(RowEstimate):
 
 def sequential_monte_carlo(
     model: LatentVariableModel,
-    data: Data | Mapping[str, Tensor],
+    data: Source,
     particles: int = 64,
     temperatures: Sequence[float] | None = None,
     *,
@@ -92,8 +90,6 @@ def sequential_monte_carlo(
     keep: float = 0.9,
     adaptive: bool = False,
     resample_below: float = 0.5,
-    split: Split = "test",
-    rows: int | None = None,
     batch_size: int = 100,
     seed: int = 0,
 ) -> SequentialEstimate:
@@ -122,7 +118,7 @@ def sequential_monte_carlo(
 
     Args:
         model: Evaluated in ``eval()`` mode; left as it was. Its latents are continuous.
-        data: Data, or named tensors of shape ``(rows, *event)`` with NaN where an element is
+        data: Rows: ``data.test[:100]``, or named tensors ``(rows, *event)``, NaN where one is
             missing.
         particles: K, chains a row.
         temperatures: :math:`\beta_1 < \dots < \beta_T = 1`; found if left out.
@@ -133,10 +129,8 @@ def sequential_monte_carlo(
             in the row of a batch where it leaves least; nearer to one takes more temperatures.
         adaptive: Whether the particles that count find temperatures and step sizes.
         resample_below: Share of effective particles below which a row is resampled; 0 never.
-        split: Which split of Data.
-        rows: How many, from the first on; all.
         batch_size: Rows at a time; they share their temperatures.
-        seed: Same seed, same numbers; torch's own random state is left as it was.
+        seed: Same seed, same numbers.
 
     Raises:
         ValueError: If no latent is continuous, or an argument is out of its range.
@@ -152,19 +146,20 @@ def sequential_monte_carlo(
     """
     at_least(1, particles=particles, steps=steps)
     betas = _checked(start, keep, temperatures, adaptive=adaptive)
-    if latent_dimensions(model, data if isinstance(data, Mapping) else getattr(data, split)) == 0:
+    if latent_dimensions(model, data) == 0:
         raise ValueError("No latent is continuous: exact_likelihood sums over discrete ones.")
 
-    def evaluate(given: dict[str, Tensor], missing: frozenset[str]) -> dict[str, Tensor]:
-        sampler = _Sampler(LatentSpace(model, given, missing), start, steps, keep, resample_below)
+    def evaluate(
+        given: dict[str, Tensor], missing: frozenset[str], noise: RowNoise
+    ) -> dict[str, Tensor]:
+        space = LatentSpace(model, given, missing, noise=noise)
+        sampler = _Sampler(space, start, steps, keep, resample_below)
         if adaptive:
             return sampler.run(particles, Plan())[0]
         _, plan = sampler.run(_PILOT_CHAINS, Plan(betas))
         return sampler.run(particles, plan)[0]
 
-    joined = row_by_row(
-        model, data, evaluate, split=split, rows=rows, batch_size=batch_size, seed=seed
-    )
+    joined = for_rows(model, data, evaluate, batch_size=batch_size, seed=seed)
     return SequentialEstimate(**joined, particles=particles, steps=steps, adaptive=adaptive)
 
 

@@ -99,7 +99,7 @@ def test_weights_make_up_for_a_hasty_walk() -> None:
     """
     model, x = tb1()
     found = rate_distortion(
-        model, {"x": x}, betas=[1.0], particles=5_000, temperatures=2, steps=1, rows=6
+        model, {"x": x[:6]}, betas=[1.0], particles=5_000, temperatures=2, steps=1
     )
     (point,) = found.curve
     rate, distortion = exact(x[:6], 1.0)
@@ -145,9 +145,10 @@ def test_prior_as_posterior() -> None:
 
 def test_left_as_it_was() -> None:
     model, x = tb1()
+    x = x[:6]
     model.train()
     state = torch.get_rng_state()
-    options: dict[str, Any] = {"betas": [1.0], "temperatures": 4, "particles": 3, "rows": 6}
+    options: dict[str, Any] = {"betas": [1.0], "temperatures": 4, "particles": 3}
     first = rate_distortion(model, {"x": x}, **options)
     assert torch.equal(torch.get_rng_state(), state)
     assert model.training
@@ -206,9 +207,9 @@ def test_discrete_latents_have_a_point_alone() -> None:
     [
         ({"particles": 0}, "at least 1"),
         ({"temperatures": 0}, "at least 1"),
-        ({"rows": 0}, "at least 1"),
-        ({"betas": [0.0]}, "betas above 0"),
-        ({"betas": [math.inf]}, "betas above 0"),
+        ({"batch_size": 0}, "at least 1"),
+        ({"betas": [0.0]}, "betas are above 0"),
+        ({"betas": [math.inf]}, "betas are above 0"),
     ],
 )
 def test_refusals(options: dict[str, Any], match: str) -> None:

@@ -143,16 +143,15 @@ def inference_gaps(
     """
     # here: the functions that refine read rows as those of this package do
     from deeplvm.inference.refinement import refine
+    from deeplvm.inference.rows import chosen
 
     refined = refine(
         model,
-        data,
+        chosen(data, split, rows),
         steps=steps,
         learning_rate=learning_rate,
         particles=step_particles,
         draw=draw,
-        split=split,
-        rows=rows,
         seed=seed,
     )
     amortised, local = [

@@ -5,23 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from deeplvm.core.evidence import Evidence
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.randomness import evaluating
+from deeplvm.core.randomness import RowNoise
 from deeplvm.core.results import mean_of, shown_mean
 from deeplvm.evaluation.latents.prior_holes import reads_of
 from deeplvm.gradients import Draw, Sampled
 from deeplvm.inference.hmc import Point, adapted, transition
 from deeplvm.inference.latent_space import LatentSpace
-from deeplvm.inference.rows import Batches, batches_of
-
-if TYPE_CHECKING:
-    from deeplvm.data.records import Data, Split
+from deeplvm.inference.rows import Rows, Source, at_least, for_rows, rows_of
 
 BETAS = (0.03, 0.1, 0.2, 0.35, 0.6, 1.0, 1.7, 3.0)
 _TARGET = 0.65  # of the acceptance, the optimum of Hamiltonian transitions in many dimensions
@@ -122,14 +119,12 @@ class RateDistortion:
 
 def rate_distortion(
     model: LatentVariableModel,
-    data: Data | Mapping[str, Tensor],
+    data: Source,
     *,
     betas: Sequence[float] = BETAS,
     particles: int = 16,
     temperatures: int = 300,
     steps: int = 5,
-    split: Split = "test",
-    rows: int | None = None,
     batch_size: int = 100,
     draw: Mapping[str, Draw] | None = None,
     seed: int = 0,
@@ -158,13 +153,12 @@ def rate_distortion(
 
     Args:
         model: Evaluated in ``eval()`` mode; left as it was.
-        data: Data, or named tensors of shape ``(rows, *event)``.
+        data: Rows: ``data.test[:100]``, or named tensors of shape ``(rows, *event)``.
         betas: Where the curve is wanted; none for the model's own point alone, which any model
             has.
         particles: Draws a row, and chains a row.
         temperatures: Densities of the walk, at least; dense near the prior.
         steps: Leapfrog steps a transition.
-        split: Which split of Data.
         rows: How many, from the first on; all. The walk costs ``temperatures * steps`` gradients
             a chain.
         batch_size: Rows at a time.
@@ -185,25 +179,23 @@ def rate_distortion(
         >>> float(found.rate.mean()), len(found.curve)
         (0.0, 1)
     """
-    least = min(particles, temperatures, steps, batch_size, 1 if rows is None else rows)
-    if least < 1 or any([not 0 < beta < math.inf for beta in betas]):
-        raise ValueError(
-            f"particles, temperatures, steps, rows and batch_size are at least 1, and betas above "
-            f"0; found {particles}, {temperatures}, {steps}, {rows}, {batch_size}, {list(betas)}."
-        )
-    taken = batches_of(model, data, split, omit=tuple(draw or ()))
-    count = taken.rows if rows is None else min(rows, taken.rows)
-    parts: dict[str, list[Tensor]] = {}
-    with evaluating(model, seed):
-        for start in range(0, count, batch_size):
-            given = taken[slice(start, min(start + batch_size, count))]
-            own, evidence = _own(model, given, taken, particles, draw)
-            if betas:
-                own |= _curve(model, given, taken, evidence, sorted(set(betas)), particles,
-                              temperatures, steps, seed + start)  # fmt: skip
-            for key, value in own.items():
-                parts.setdefault(key, []).append(value.double().cpu())
-    joined = {key: torch.cat(values).clone() for key, values in parts.items()}
+    at_least(1, particles=particles, temperatures=temperatures, steps=steps)
+    if any([not 0 < beta < math.inf for beta in betas]):
+        raise ValueError(f"betas are above 0, found {list(betas)}.")
+    rows = rows_of(model, data, omit=tuple(draw or ()))
+
+    def measure(given: dict[str, Tensor], _: frozenset[str], noise: RowNoise) -> dict[str, Tensor]:
+        own, evidence = _own(model, given, rows, particles, draw, noise)
+        if betas:
+            own |= _curve(model, given, rows, evidence, sorted(set(betas)), particles,
+                          temperatures, steps, noise)  # fmt: skip
+        return {key: value.double().cpu() for key, value in own.items()}
+
+    marked = [f"{what}/{beta}" for beta in betas for what in ("rate", "distortion")]
+    joined = for_rows(
+        model, rows, measure, batch_size=batch_size, seed=seed,
+        finite=("rate", "distortion", *marked),
+    )  # fmt: skip
     curve = [
         TemperedPoint(beta, *[joined[f"{key}/{beta}"] for key in ("rate", "distortion", "ess")])
         for beta in sorted(set(betas))
@@ -216,13 +208,15 @@ def rate_distortion(
 def _own(
     model: LatentVariableModel,
     given: Mapping[str, Tensor],
-    taken: Batches,
+    taken: Rows,
     particles: int,
     draw: Mapping[str, Draw] | None,
+    noise: RowNoise,
 ) -> tuple[dict[str, Tensor], Evidence]:
     """Rate and distortion of q, each ``(batch,)``; the rate in closed form where there is one."""
     evidence = model.evidence(
-        given, particles=particles, draw=draw, default=Sampled(), missing=taken.missing,
+        given, particles=particles, draw=noise.draws(draw or (), draw),
+        default=noise.of(Sampled()), missing=taken.missing,
         rows=taken.data_rows,
     )  # fmt: skip
     if not evidence.latents:
@@ -236,13 +230,13 @@ def _own(
 def _curve(
     model: LatentVariableModel,
     given: Mapping[str, Tensor],
-    taken: Batches,
+    taken: Rows,
     evidence: Evidence,
     betas: list[float],
     particles: int,
     temperatures: int,
     steps: int,
-    seed: int,
+    noise: RowNoise,
 ) -> dict[str, Tensor]:
     read = {name for each in evidence.latents for name in reads_of(model.p, evidence, each)}
     if guilty := sorted(read & set(evidence.observed)):
@@ -256,11 +250,8 @@ def _curve(
             f"{', '.join(discrete)}: a discrete latent has no chains that follow a gradient, so "
             f"no curve; ask for the model's own point alone, betas=()."
         )
-    with torch.inference_mode(mode=False), torch.no_grad():
-        torch.manual_seed(seed)
-        plain = {name: value.clone() for name, value in given.items()}
-        space = LatentSpace(model, plain, taken.missing)
-        return _Tempering(space, betas, temperatures, steps).points(particles)
+    space = LatentSpace(model, given, taken.missing, noise=noise)
+    return _Tempering(space, betas, temperatures, steps).points(particles)
 
 
 class _Tempering:
