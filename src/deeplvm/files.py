@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import math
 import os
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 # Nothing that deeplvm writes as JSON or TOML is nested deeper.
@@ -157,16 +160,132 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def beside(path: Path) -> Iterator[Path]:
-    """A temporary file in the same folder, of the same ending, renamed to ``path`` at the end."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
+    """A temporary file in the same folder, renamed to ``path`` at the end.
+
+    A link at ``path`` is replaced, not followed. What a killed process has left goes.
+    """
+    refuse_moved(path)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*{_WRITING}"):
+        if _abandoned(left):
+            left.unlink(missing_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=_WRITING, dir=path.parent)
     temporary = Path(name)
     try:
+        with contextlib.suppress(NoLocks):
+            _lock(handle)
         # a temporary file is private; what takes its place is as open as the umask says
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         yield temporary
+        refuse_moved(path)
         temporary.replace(path)
     finally:
+        os.close(handle)
         temporary.unlink(missing_ok=True)
+
+
+_WRITING = ".writing"
+# The folders that this process keeps to itself: descriptors by path.
+_KEPT: ContextVar[Mapping[Path, int]] = ContextVar("_KEPT", default=MappingProxyType({}))
+
+
+@contextlib.contextmanager
+def alone(folder: Path | None, error: type[ValueError]) -> Iterator[None]:
+    """Keep a folder to this process, where the system can do that; again, inside, if it has it.
+
+    The lock is the kernel's: it ends with the process, however that ends, and leaves no file.
+    Whether the folder is still where it was is asked by :func:`refuse_moved`.
+
+    Raises:
+        ValueError: Of the class given, if another process has it, or it cannot be made.
+    """
+    place = None if folder is None else folder.absolute()
+    kept = _KEPT.get()
+    if place is None or folder is None or place in kept:
+        yield
+        return
+    if os.name == "nt":  # a folder cannot be opened there
+        yield
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as problem:
+        raise error(
+            f"{folder} cannot be written to: {problem.strerror or problem}. Choose another folder."
+        ) from problem
+    token = _KEPT.set(MappingProxyType({**kept, place: descriptor}))
+    try:
+        try:
+            with contextlib.suppress(NoLocks):
+                _lock(descriptor)
+        except BlockingIOError:
+            raise error(
+                f"Another process is training in {folder}; wait until it has ended, or use "
+                f"another folder."
+            ) from None
+        refuse_moved(folder, error)  # a fit that is refused takes away the folder that it made
+        yield
+    finally:
+        _KEPT.reset(token)
+        os.close(descriptor)
+
+
+def refuse_moved(path: Path, error: type[ValueError] = ValueError) -> None:
+    """Refuse to write into a folder that is no longer the one which this process keeps.
+
+    Raises:
+        ValueError: Of the class given, with where that is now.
+    """
+    for folder, descriptor in _KEPT.get().items():
+        if not path.absolute().is_relative_to(folder):
+            continue
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.fstat(descriptor), folder.stat()):
+                continue
+        now = ""
+        with contextlib.suppress(OSError):  # Linux says where it is
+            now = os.readlink(f"/proc/self/fd/{descriptor}")
+        if now and not now.endswith(" (deleted)"):
+            raise error(
+                f"{folder} was moved to {now} while it was written to; what is saved is there: go "
+                f"on with: deeplvm resume {now}"
+            )
+        raise error(f"{folder} was removed while it was written to; begin again.")
+
+
+def _abandoned(path: Path) -> bool:
+    """Whether the process that was writing a file is dead, where the system can say so."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        _lock(descriptor)
+    except (BlockingIOError, NoLocks):
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+class NoLocks(Exception):
+    """This system, or this file system, keeps no locks."""
+
+
+def _lock(descriptor: int) -> None:
+    """Keep a file or a folder until its descriptor is closed, or the process ends.
+
+    Raises:
+        BlockingIOError: If another process has it.
+        NoLocks: If there are none.
+    """
+    try:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except (ImportError, OSError) as error:
+        raise NoLocks from error

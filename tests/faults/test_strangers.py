@@ -3,66 +3,16 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 
-from deeplvm.cli import main
 from deeplvm.runs.run import open_run
 
-TINY = ("--latent", 2, "--hidden", 4, "--epochs", 1, "--device", "cpu", "--no-compile")
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, float64: None) -> Iterator[Path]:
-    """A folder with data; users have float32."""
-    torch.set_default_dtype(torch.float32)
-    monkeypatch.chdir(tmp_path)
-    before, path = set(sys.modules), list(sys.path)
-    yield tmp_path
-    assert sys.path == path  # nothing that a folder holds is found by itself
-    for name in set(sys.modules) - before:
-        if name.startswith(("own_", "beside_")) or name.endswith(".py"):
-            del sys.modules[name]
-
-
-@pytest.fixture
-def end(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
-    """A command line's exit code and last line."""
-
-    def run(*words: object) -> tuple[int, str]:
-        capsys.readouterr()
-        code = main([str(word) for word in words])
-        said = capsys.readouterr().err
-        assert "Traceback" not in said
-        return code, said.rstrip("\n").split("\n")[-1]
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run, evaluated; copied, never written to."""
-    folder = tmp_path_factory.mktemp("finished")
-    np.save(folder / "a.npy", np.random.default_rng(0).normal(size=(60, 3)))
-    words = ("fit", folder / "a.npy", *TINY, "--evaluation-particles", 5, "--out", folder / "run")
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float32)
-    assert main([str(word) for word in words]) == 0
-    torch.set_default_dtype(before)
-    return folder / "run"
-
-
-@pytest.fixture
-def run(finished: Path, here: Path) -> Path:
-    return Path(shutil.copytree(finished, here / "run"))
+pytestmark = pytest.mark.usefixtures("workplace")
 
 
 def edit(path: Path, old: str, new: str) -> None:
@@ -103,7 +53,7 @@ def test_a_recipe_that_is_not_ours_is_shown_and_not_run(end: Any, run: Path, ver
     assert Path("thesis.tex").read_text() == "..."
 
 
-def test_it_is_run_where_somebody_says_so(end: Any, run: Path, here: Path) -> None:
+def test_it_is_run_where_somebody_says_so(end: Any, run: Path) -> None:
     """By ``--recipe`` on this command line, or ``--trust``; with the modules beside it."""
     Path("beside_it.py").write_text("from deeplvm.recipes import vae\n")
     Path("own_recipe.py").write_text(

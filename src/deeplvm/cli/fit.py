@@ -5,8 +5,8 @@ from __future__ import annotations
 import inspect
 import itertools
 import os
-import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,10 +29,10 @@ from deeplvm.runs.run import (
     Run,
     RunError,
     build,
+    claim,
     create_run,
-    is_taken,
-    refusal,
 )
+from deeplvm.training import Callback
 
 if TYPE_CHECKING:
     from deeplvm.core.model import LatentVariableModel
@@ -278,40 +278,24 @@ def _fit(
 
     training = {name: meant(name, value) for name, value in config.training.items()}
     at_least_one(evaluation_particles=evaluation_particles)
-    with together(str(training.get("device", "auto"))) as here:
-        if out is not None:
-            by_first(here, partial(_refuse_if_taken, out))
+    with together(str(training.get("device", "auto"))) as here, ExitStack() as stack:
+        claimed: Callable[[Any], Path] = lambda folders: by_first(  # noqa: E731
+            here, lambda: stack.enter_context(claim(folders))
+        )
+        folder = None if out is None else claimed(out)
         read = partial(load, config.data or "", **config.data_options)
         data = data_of(here, read, config.data)
         note(data.describe())
         model = build(recipe, data, config.recipe_options, int(training.get("seed", 0)))
         note(repr(model))
-        run, new = by_first(here, partial(_create, out, config, recipe, data))
-        try:
-            if tensorboard and here.first:
-                (run.folder / _TENSORBOARD).mkdir()
-            train(run, model, data)
-        except (ValueError, TypeError):
-            # an option that training refuses leaves nothing behind
-            if here.first and new and not run.checkpoint.exists():
-                shutil.rmtree(new[-1], ignore_errors=True)
-            raise
+        source, name = str(data.options.get("source", config.data)), name_of(recipe)
+        place = folder or claimed(free_folders(data.name, name))
+        config = replace(config, data=source, recipe=name)
+        run = by_first(here, lambda: create_run(place, config, data))
+        if tensorboard and here.first:
+            (run.folder / _TENSORBOARD).mkdir()
+        train(run, model, data)
         finish(run, model, data, evaluate=evaluate, particles=evaluation_particles, json=json)
-
-
-def _refuse_if_taken(folder: Path) -> None:
-    if is_taken(folder):
-        raise RunError(refusal(folder))
-
-
-def _create(
-    out: Path | None, config: Config, recipe: Recipe, data: Data
-) -> tuple[Run, list[Path]]:
-    """A new RUN folder, and those of its folders that were not there before."""
-    folder = out if out is not None else free_folder(data.name, name_of(recipe))
-    source = str(data.options.get("source", config.data))
-    new = [path for path in (folder, *folder.parents) if not path.exists()]
-    return create_run(folder, replace(config, data=source, recipe=name_of(recipe)), data), new
 
 
 def train(run: Run, model: LatentVariableModel, data: Data, **more: Any) -> None:
@@ -346,18 +330,52 @@ def train(run: Run, model: LatentVariableModel, data: Data, **more: Any) -> None
         run.save_model(model)
 
 
-def set_epochs(run: Run, epochs: int) -> Run:
-    """The run with another number of epochs, written to its configuration."""
-    config = replace(run.config, training={**run.config.training, "epochs": epochs})
-    write_atomically(run.folder / "config.toml", config.to_toml().encode())
-    return replace(run, config=config)
+class _Epochs(Callback):
+    """Another number of epochs: written to the configuration when training goes on with it."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+
+    def started(self, options: Mapping[str, Any]) -> None:
+        if options["epoch"] > options["epochs"]:
+            raise RunError(
+                f"{self.run.folder} has been trained for {options['epoch']} epochs already, and "
+                f"--epochs {options['epochs']} is the number in all."
+            )
+        path = self.run.folder / "config.toml"
+        write_atomically(path, self.run.config.to_toml().encode())
 
 
-def free_folder(data: str, recipe: str) -> Path:
-    """``runs/digits-vae``, or the first of ``runs/digits-vae-2``, … that does not exist."""
+def refuse_restart(run: Run) -> None:
+    """Refuse to go on with a finished run that has lost its checkpoint.
+
+    Raises:
+        RunError: With how to repeat it.
+    """
+    if run.finished and not any(run.checkpoint.glob("*.safetensors")):
+        raise RunError(
+            f"{run.folder} is finished and has no checkpoint/ to go on from: training would begin "
+            f"again and overwrite {run.weights.name}. Repeat it elsewhere: deeplvm fit --config "
+            f"{run.folder / 'config.toml'} --out FOLDER"
+        )
+
+
+def go_on(
+    run: Run, model: LatentVariableModel, data: Data, epochs: int | None, device: str
+) -> Run:
+    """Train where a run stopped, perhaps to another number of epochs; the run as it then is."""
+    more: dict[str, Any] = {"device": device, "resume": True}
+    if epochs is not None:
+        training = {**run.config.training, "epochs": epochs}
+        run = replace(run, config=replace(run.config, training=training))
+        more["callbacks"] = [_Epochs(run)]
+    train(run, model, data, **more)
+    return run
+
+
+def free_folders(data: str, recipe: str) -> Iterator[Path]:
+    """``runs/digits-vae``, ``runs/digits-vae-2``, … that do not exist."""
     names = [text.replace(os.sep, "-").replace(":", "-") for text in (data, recipe)]
     first = Path("runs") / "-".join(names)
-    if not first.exists():
-        return first
-    numbered: Callable[[int], Path] = lambda i: first.with_name(f"{first.name}-{i}")  # noqa: E731
-    return next(path for path in map(numbered, itertools.count(2)) if not path.exists())
+    numbered = (first.with_name(f"{first.name}-{i}") for i in itertools.count(2))
+    return (path for path in itertools.chain([first], numbered) if not path.exists())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -81,17 +82,18 @@ def resume(  # noqa: D417 - the types say the rest
         evaluation_particles: Draws a row of the evaluation.
         json: Print the contents of evaluation.json instead of the table.
     """
-    from deeplvm.cli.fit import set_epochs, train
-    from deeplvm.runs.run import open_run
+    from deeplvm.cli.fit import go_on, refuse_restart
+    from deeplvm.files import alone
+    from deeplvm.runs.run import RunError, open_run
 
     at_least_one(epochs=epochs, evaluation_particles=evaluation_particles)
-    with together(device) as here:
+    with together(device) as here, ExitStack() as stack:
         opened = by_first(here, lambda: open_run(run, trust=trust))
-        if epochs is not None:
-            opened = by_first(here, lambda: set_epochs(opened, epochs))
+        by_first(here, lambda: stack.enter_context(alone(opened.folder, RunError)))
+        by_first(here, lambda: refuse_restart(opened))
         data = data_of(here, lambda: opened.data, opened.config.data)
         model = opened.build()
-        train(opened, model, data, device=device, resume=True)
+        opened = go_on(opened, model, data, epochs, device)
         finish(opened, model, data, evaluate=evaluate, particles=evaluation_particles, json=json)
 
 

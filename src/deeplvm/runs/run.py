@@ -7,22 +7,29 @@ import inspect
 import json
 import os
 import platform
+import shutil
 import tomllib
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from inspect import Parameter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deeplvm.files import nested, parse_json, read_whole
+from deeplvm.files import (
+    alone,
+    nested,
+    parse_json,
+    read_whole,
+    refuse_moved,
+    write_atomically,
+)
 from deeplvm.runs.options import unsuited
 
 if TYPE_CHECKING:
     from deeplvm.core.model import LatentVariableModel
     from deeplvm.data.records import Data, Description
-from deeplvm.files import write_atomically
 
 # What this version writes, and the newest that it reads.
 FORMAT = 1
@@ -366,6 +373,80 @@ def create_run(folder: Path, config: Config, data: Data) -> Run:
     return Run(folder, config, description, trust=True)
 
 
+@contextlib.contextmanager
+def claim(folders: Path | Iterable[Path]) -> Iterator[Path]:
+    """A folder for a new run, kept to this process from the first moment.
+
+    What this process made of it goes again if training is refused, and nothing else: folders that
+    others have filled in the meantime stay.
+
+    Args:
+        folders: The folder; or several, of which the first is taken that is not there yet.
+
+    Raises:
+        RunError: If something is there already, or another process is at work in it.
+    """
+    made: list[Path] = []
+    if isinstance(folders, Path):
+        folder = folders
+        _make(folder, made)
+    else:
+        folder = next(each for each in folders if _make(each, made))
+    try:
+        with alone(folder, RunError):
+            if is_taken(folder):
+                raise RunError(refusal(folder))
+            try:
+                yield folder
+            except BaseException as error:
+                if not _has_something(folder, error):
+                    _clear(folder)
+                raise
+    finally:
+        for path in reversed(made):
+            with contextlib.suppress(OSError):
+                path.rmdir()  # only what is empty goes
+
+
+def _make(folder: Path, made: list[Path]) -> bool:
+    """Make a folder and those above it, and note which; whether it was not there before."""
+    for _ in range(100):  # another process may take away a folder above, which it made
+        try:
+            for path in (*reversed(folder.parents), folder):
+                if path.is_dir():
+                    continue
+                if path.exists():
+                    raise RunError(refusal(path))
+                with contextlib.suppress(FileExistsError):
+                    path.mkdir()
+                    made.append(path)
+        except FileNotFoundError:
+            continue
+        break
+    return folder in made
+
+
+def _has_something(folder: Path, error: BaseException) -> bool:
+    """Whether a run that an error has ended is worth keeping: its training had begun."""
+    from deeplvm.training.failures import NonFiniteError
+
+    try:
+        refuse_moved(folder)
+    except ValueError:  # what is there now is somebody else's
+        return True
+    if isinstance(error, NonFiniteError):  # before the end of an epoch there is nothing to keep
+        return error.epoch > 1
+    return any((folder / "checkpoint").glob("*.safetensors"))
+
+
+def _clear(folder: Path) -> None:
+    """Take away what a fit has written, by name."""
+    for path in (*_beginnings(folder), folder / "config.toml", folder / "metrics.jsonl"):
+        path.unlink(missing_ok=True)
+    for name in ("checkpoint", "tensorboard"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
 def is_taken(folder: Path) -> bool:
     """Whether there is more than what is left of a :func:`create_run` whose process died."""
     if not folder.is_dir():
@@ -375,7 +456,7 @@ def is_taken(folder: Path) -> bool:
 
 def _beginnings(folder: Path) -> list[Path]:
     """What a :func:`create_run` that was cut short has left: all before the configuration."""
-    found = [*folder.glob(".data-*.json"), *folder.glob(".config-*.toml")]
+    found = [*folder.glob(".data.json.*"), *folder.glob(".config.toml.*")]
     path = folder / "data.json"
     with contextlib.suppress(RunError, OSError):
         _read_description(path)  # somebody else's stays

@@ -8,7 +8,7 @@ import json
 import os
 import struct
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from deeplvm.files import MOST_NESTED, fits, parse_json, read_whole
+from deeplvm.files import MOST_NESTED, fits, parse_json, read_whole, refuse_moved
 
 VERSION = 1  # of both formats; a file with a larger one was written by a newer deeplvm
 # A reader refuses more: what names the tensors is small, and there are few of them.
@@ -49,10 +49,12 @@ def write(path: str | Path, kind: str, tensors: Mapping[str, Tensor], state: Any
     else:
         packed[_AMONG_TENSORS] = torch.frombuffer(bytearray(text, "ascii"), dtype=torch.uint8)
     header["sha256"] = _digest(packed, header.get("state", ""))
+    refuse_moved(path, CheckpointError)
     beside = path.with_name(f"{path.name}.writing")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("wb") as file:
+        beside.unlink(missing_ok=True)  # where it is a link, what it names is somebody else's
+        with beside.open("xb") as file:
             # One entry: several come out in a random order, and equal runs would differ in bytes.
             file.write(safetensors.torch.save(packed, {"deeplvm": json.dumps(header)}))
             file.flush()
@@ -185,50 +187,6 @@ def _state_of(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise CheckpointError(f"{path} is damaged: its state is no dictionary. {_AGAIN}")
     return state
-
-
-@contextlib.contextmanager
-def alone(folder: str | Path | None) -> Iterator[None]:
-    """Keep a folder to this process while it is written to, where the system can do that.
-
-    The lock is the kernel's: it ends with the process, however that ends, and leaves no file.
-
-    Raises:
-        CheckpointError: If another process has it.
-    """
-    descriptor = -1 if folder is None else _locked(Path(folder))
-    try:
-        yield
-    finally:
-        if descriptor >= 0:
-            os.close(descriptor)
-
-
-def _locked(folder: Path) -> int:
-    """A descriptor that holds the lock of a folder; -1 where there are no locks of folders."""
-    try:
-        import fcntl
-    except ModuleNotFoundError:  # Windows
-        return -1
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise CheckpointError(
-            f"{folder} cannot be written to: {error.strerror or error}. Choose another folder."
-        ) from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise CheckpointError(
-            f"Another process is training in {folder}; wait until it has ended, or use another "
-            f"folder."
-        ) from None
-    except OSError:  # a file system without them
-        os.close(descriptor)
-        return -1
-    return descriptor
 
 
 def previous(path: Path) -> Path:
@@ -455,6 +413,11 @@ class Checkpoints:
             if resume:
                 raise CheckpointError("There is no folder to resume from; say which: folder=...")
             return None, ""
+        if self.path.parent.is_symlink():
+            raise CheckpointError(
+                f"{self.path.parent} is a link, and a run writes nothing outside of its folder; "
+                f"put the folder itself there."
+            )
         if not resume:
             if self.path.exists() or previous(self.path).exists():
                 raise CheckpointError(
@@ -489,20 +452,24 @@ class Checkpoints:
 
     def write_metrics(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Start ``metrics.jsonl`` anew: empty, or as it was at the checkpoint."""
-        self._metrics("w", records)
+        self._metrics(records, anew=True)
 
     def add_metrics(self, record: Mapping[str, Any]) -> None:
         """One line more."""
-        self._metrics("a", [record])
+        self._metrics([record], anew=False)
 
-    def _metrics(self, mode: str, records: Sequence[Mapping[str, Any]]) -> None:
+    def _metrics(self, records: Sequence[Mapping[str, Any]], *, anew: bool) -> None:
         if self.folder is None:
             return
         path = self.folder / "metrics.jsonl"
+        refuse_moved(path, CheckpointError)
+        text = "".join([f"{json.dumps(record)}\n" for record in records])
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with path.open(mode, encoding="utf-8") as file:
-                file.write("".join([f"{json.dumps(record)}\n" for record in records]))
+            if anew:
+                path.unlink(missing_ok=True)  # a link goes, and what it names stays
+            with path.open("x" if anew else "a", encoding="utf-8") as file:
+                file.write(text)
         except OSError as error:
             raise CheckpointError(
                 f"{path} cannot be written: {error.strerror or error}. Make room or choose "

@@ -18,6 +18,7 @@ from deeplvm.core.evidence import Evidence
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.randomness import own_randomness, seed_of
 from deeplvm.devices import device_of, dtype_of, keep_freed_memory
+from deeplvm.files import alone
 from deeplvm.gradients import Draw, Suited, as_measured
 from deeplvm.gradients.named import estimator_of
 from deeplvm.learning.programs import phases_of
@@ -27,7 +28,7 @@ from deeplvm.parallel.steps import Part, Together
 from deeplvm.training import callbacks as metering
 from deeplvm.training.batches import Batches, Rows, Source, Split, Tensors
 from deeplvm.training.callbacks import Callback, History, Progress, Record, Signals
-from deeplvm.training.checkpoint import Checkpoints, alone
+from deeplvm.training.checkpoint import CheckpointError, Checkpoints
 from deeplvm.training.checks import bfloat16_for, check
 from deeplvm.training.failures import NonFiniteError, TrainingInterrupted, explained, non_finite
 from deeplvm.training.measure import for_rows, measure, name_of
@@ -266,7 +267,7 @@ def fit(
     failure: BaseException | None = None
 
     with own_randomness(target, seed), ExitStack() as stack:
-        stack.enter_context(alone(folder if first else None))
+        stack.enter_context(alone(Path(folder) if folder and first else None, CheckpointError))
         # One process reads, as the others may have no disk in common with it.
         saved, warning = files.open(resume=resume) if first else (None, "")
         saved, warning = together.world.from_first((saved, warning))
