@@ -27,12 +27,13 @@ def normal(*shape: int, seed: int) -> Tensor:
 def table(
     train: Tensor,
     test: Tensor,
+    valid: Tensor | None = None,
     *,
     likelihood: str = "gaussian",
     kind: Any = "real",
     beside: dict[str, tuple[Tensor, Tensor]] | None = None,
 ) -> Data:
-    """Two splits of a table, with further names ``beside`` that are not described."""
+    """Splits of a table, with further names ``beside`` that are not described."""
     known = train.flatten(1)
     variable = Variable(
         "x",
@@ -46,13 +47,14 @@ def table(
         missing=bool(known.isnan().any()),
         columns=tuple([f"c{i}" for i in range(train.shape[1])]),
     )
-    rows = {"train": len(train), "valid": 0, "test": len(test)}
+    valid = test[:0] if valid is None else valid
+    rows = {"train": len(train), "valid": len(valid), "test": len(test)}
     description = Description("rows", "rows", {}, {"x": variable}, None, "by hand", (), rows)
     others = beside or {}
     return Data(
         description,
         Selection({"x": train, **{name: pair[0] for name, pair in others.items()}}),
-        Selection({"x": test[:0], **{name: pair[1][:0] for name, pair in others.items()}}),
+        Selection({"x": valid, **{name: pair[1][:0] for name, pair in others.items()}}),
         Selection({"x": test, **{name: pair[1] for name, pair in others.items()}}),
     )
 

@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.distributions import Independent, Uniform
+from torch.distributions import Independent, MultivariateNormal, Uniform
 
 from deeplvm import Joint, LatentVariableModel
-from deeplvm.conditionals import Gaussian, Poisson
+from deeplvm.conditionals import Gaussian, NegativeBinomial, Poisson
 from deeplvm.conditionals.columns import Columns
 from deeplvm.data import Data
-from deeplvm.diagnosis import Effort, Verdict, diagnose
+from deeplvm.diagnosis import Effort, Examination, Verdict, diagnose
+from deeplvm.diagnosis.remedies import untried
 from deeplvm.diagnosis.rules import data, latents, likelihood, samples, training
 
 from .patients import (
@@ -317,6 +318,213 @@ def test_miscalibrated_predictions(scale: float, word: str) -> None:
     model = LatentVariableModel(Joint({"x": Gaussian(4, scale=scale)}))
     rows = table(normal(300, 4, seed=1), normal(400, 4, seed=2))
     assert word in seen(samples.miscalibrated, model, rows).seen
+
+
+def shifted(rows: Tensor, how: str) -> Tensor:
+    """The same rows, from elsewhere."""
+    rows = rows.clone()
+    if how == "moved":
+        rows[:, 0] += 4.0
+    elif how == "unit":
+        rows[:, 1] *= 1000.0
+    elif how == "sign":
+        rows[:, 0] *= -1.0
+    else:
+        rows[::3, 2] = torch.nan
+    return rows
+
+
+@pytest.mark.parametrize(
+    "how, words",
+    [
+        ("moved", "c0 has the median"),
+        ("unit", "times, as in another unit"),
+        ("sign", "no column by itself"),
+        ("holes", "c2 is missing in 3"),
+    ],
+)
+@pytest.mark.parametrize("with_valid", [True, False])
+def test_held_out_rows_from_elsewhere_are_no_fault_of_the_model(
+    how: str,
+    words: str,
+    with_valid: bool,
+) -> None:
+    """Only the test rows moved; with rows of validation the model is judged by these."""
+    weight = loadings(2)
+    train, fresh = drawn(weight, ROWS, 10), drawn(weight, HELD_OUT, 30)
+    test = shifted(drawn(weight, HELD_OUT, 20), how)
+    rows = table(train, test, fresh if with_valid else None)
+    if how == "holes":  # the description says so, as that of a file would
+        variable = replace(rows.variables["x"], missing=True)
+        rows = replace(rows, description=replace(rows.description, variables={"x": variable}))
+    accusing = [training.over_fitting, samples.copies, samples.lost_correlations]
+    found = diagnose(linear(weight), rows, rules=[data.shifted_rows, *accusing], effort=SMALL)
+    assert found.faults == ("held-out rows unlike training rows",)
+    assert words in found.verdicts[0].seen
+    assert ("valid rows, which are like training rows" in found.verdicts[0].seen) == with_valid
+    assert len(found.impossible) == (0 if with_valid else 3)
+    assert all(["come from elsewhere" in why for why in found.impossible.values()])
+
+
+def test_over_fitting_is_named_where_held_out_rows_are_like_training_rows() -> None:
+    weight = loadings(2)
+    rows = table(*[drawn(weight, 400, seed) for seed in (10, 20, 30)])
+    model = LatentVariableModel(Joint({"x": Kernels(rows.train["x"], 0.2)}))
+    found = diagnose(model, rows, rules=[data.shifted_rows, training.over_fitting], effort=SMALL)
+    assert found.faults == ("over-fitting",)
+
+
+def test_an_encoder_that_reads_columns_in_another_order_is_told_first() -> None:
+    """p is right; the posterior means are those of other columns."""
+    weight = loadings(2)
+    size = weight.square().sum(0) + 1.0
+    encoder = (weight / size).T[:, [1, 2, 3, 4, 5, 0]]
+    for effort in (SMALL, replace(SMALL, gap_rows=15)):
+        rules = [latents.too_few_latents, likelihood.encoder_too_weak, samples.hollow_prior]
+        metrics = curve([-11.5] * 10)
+        found = diagnose(
+            linear(weight, encoder=encoder), rows_of(weight), metrics, rules=rules, effort=effort
+        )
+        assert found.faults[0] == "encoder too weak"
+        assert "another order" in found["encoder too weak"].seen
+        assert "too few latents" not in found.faults
+
+
+def test_faults_are_ranked_by_what_they_cost() -> None:
+    """q reads other columns; a column that never changes spoils all numbers."""
+    weight = loadings(2)
+    size = weight.square().sum(0) + 1.0
+    model = linear(weight, encoder=(weight / size).T[:, [1, 2, 3, 4, 0, 5]])
+    rules = [likelihood.unreliable_weights, likelihood.encoder_too_weak, data.constant_columns]
+    train, test = drawn(weight, ROWS, 10), drawn(weight, HELD_OUT, 20)
+    train[:, 5] = test[:, 5] = 1.0
+    found = diagnose(model, table(train, test), rules=rules, effort=SMALL)
+    assert found.faults == (
+        "constant columns",
+        "encoder too weak",
+        "unreliable importance weights",
+    )
+    costs = [verdict.nats for verdict in found.verdicts]
+    assert costs[0] is None
+    assert costs[1] is not None
+    assert costs[1] > 1.0
+
+
+@pytest.mark.parametrize("rule", [samples.unlike_data, samples.lost_correlations])
+@pytest.mark.parametrize("replicates", [198, 199])
+def test_a_rule_that_cannot_fire_is_impossible(rule: Any, replicates: int) -> None:
+    weight = loadings(2)
+    effort = replace(SMALL, replicates=replicates)
+    found = diagnose(linear(weight), rows_of(weight), rules=[rule], effort=effort)
+    assert bool(found.impossible) == (replicates == 198)
+    assert bool(found.sound) == (replicates == 199)
+
+
+@pytest.mark.parametrize(
+    "rule, effort",
+    [
+        (likelihood.encoder_too_weak, {"gap_rows": 1}),
+        (likelihood.family_too_narrow, {"gap_rows": 1}),
+        (samples.encoder_over_fits, {"gap_rows": 1}),
+        (likelihood.unsettled_estimate, {"chain_rows": 1}),
+        (likelihood.unreliable_weights, {"particles": 4}),
+    ],
+)
+def test_too_little_effort_is_no_clean_bill(rule: Any, effort: dict[str, int]) -> None:
+    weight = loadings(2)
+    small = replace(SMALL, **effort)
+    found = diagnose(linear(weight), rows_of(weight), rules=[rule], effort=small)
+    assert found.impossible
+    assert not found.sound
+
+
+def test_what_would_have_been_seen_is_told() -> None:
+    rules = [samples.lost_correlations, training.over_fitting, likelihood.encoder_too_weak]
+    found = diagnose(linear(loadings(2)), rows_of(loadings(2)), rules=rules, effort=SMALL)
+    assert found.healthy
+    assert all(["would have been seen" in line for line in found.sound])
+
+
+def test_counts_that_are_negative_binomial_already_hear_of_something_else() -> None:
+    """The dispersion is fixed far too large."""
+    generator = torch.Generator().manual_seed(1)
+    rows = [torch.poisson((1.0 + normal(n, 3, seed=n)).exp(), generator=generator)
+            for n in (2_000, 400)]  # fmt: skip
+    known = NegativeBinomial(3, mean=rows[0].mean(0))
+    with torch.no_grad():
+        for parameter in known.parameters():
+            if parameter.shape == (3,):
+                parameter.fill_(50.0)
+    model = LatentVariableModel(Joint({"x": known}))
+    suited: dict[str, Any] = {"likelihood": "negative-binomial", "kind": "counts"}
+    found = diagnose(model, table(*rows, **suited), rules=[samples.unlike_data], effort=SMALL)
+    for verdict in found.verdicts:
+        assert "negative-binomial" not in verdict.remedy
+    assert found.faults == ("draws unlike the data",)
+
+
+def test_one_correlation_that_is_lost() -> None:
+    """0.61 in the data and 0.42 in draws, in one pair of six columns."""
+
+    def rows(count: int, seed: int, r: float) -> Tensor:
+        values = normal(count, COLUMNS, seed=seed)
+        values[:, 1] = r * values[:, 0] + math.sqrt(1 - r * r) * values[:, 1]
+        return values
+
+    class Pair(nn.Module):
+        event_shape = torch.Size((COLUMNS,))
+
+        def forward(self) -> MultivariateNormal:
+            covariance = torch.eye(COLUMNS, dtype=torch.float64)
+            covariance[0, 1] = covariance[1, 0] = 0.42
+            return MultivariateNormal(torch.zeros(COLUMNS, dtype=torch.float64), covariance)
+
+    model = LatentVariableModel(Joint({"x": Pair()}))
+    data_rows = table(rows(ROWS, 1, 0.61), rows(500, 2, 0.61))
+    verdict = seen(samples.lost_correlations, model, data_rows, effort=replace(SMALL, rows=500))
+    assert "correlation of c0 and c1 is 0.6" in verdict.seen
+    assert "0.4" in verdict.seen.split("in the data")[1]
+
+
+SETTINGS = {
+    "latent": 4, "hidden": [64], "posterior": "iaf(transforms=2)", "patience": 5, "clip": 1.0,
+    "weight_decay": 1e-3, "objective": "free_bits(minimum=0.1)", "kl_weight": "linear(epochs=9)",
+    "phases": ["aggressive(repeats=3)"], "epochs": 30, "learning_rate": 1e-3, "optimizer": "adamw",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "option, left",
+    [
+        ("--posterior iaf", False),
+        ("--posterior full_covariance", True),
+        ("--patience 10", False),
+        ("--patience 3", True),
+        ("--clip 10", False),
+        ("--skip 1000", True),
+        ("--weight-decay 1e-4", False),
+        ("--weight-decay 1e-2 --optimizer adamw", True),
+        ('--objective "free_bits(minimum=0.5)"', False),
+        ('--objective "iwae" --particles 8', True),
+        ('--kl-weight "linear(epochs=20)"', False),
+        ("--phases aggressive", False),
+        ("--phases reweighted_wake_sleep", True),
+    ],
+)
+def test_a_remedy_that_the_run_follows_is_not_given(option: str, left: bool) -> None:
+    examination = Examination(linear(loadings(2)), rows_of(loadings(2)), "test", (), SETTINGS)
+    assert untried(examination, option) == ([option] if left else [])
+
+
+def test_no_verdict_names_what_the_run_follows() -> None:
+    weight = torch.zeros(COLUMNS, 2, dtype=torch.float64)
+    model = linear(weight, noise=1.0)
+    rules = [latents.collapse, likelihood.encoder_too_weak, likelihood.family_too_narrow]
+    settings = SETTINGS | {"hidden": [128, 32]}
+    found = diagnose(model, rows_of(loadings(2)), settings=settings, rules=rules, effort=SMALL)
+    assert "posterior collapse" in found.faults
+    for verdict in found.verdicts:
+        assert not any([f"{f}" in verdict.remedy for f in ("free_bits", "aggressive", "linear(")])
 
 
 def test_a_model_without_held_out_rows_is_refused() -> None:

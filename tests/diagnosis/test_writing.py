@@ -17,7 +17,7 @@ from .patients import linear, loadings, rows_of
 
 @pytest.fixture(scope="module")
 def found() -> Diagnosis:
-    effort = Effort(rows=100, particles=20, replicates=40)
+    effort = Effort(rows=100, particles=20, replicates=200)
     weight = loadings(2)
     rules = [training.still_rising, training.unstable, samples.unlike_data]
     return diagnose(linear(weight), rows_of(weight), rules=rules, effort=effort)

@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from html import escape
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from torch import Tensor
@@ -114,7 +114,7 @@ class Estimate:
     stderr: float
 
     @classmethod
-    def of(cls, values: Tensor) -> Estimate:
+    def of(cls, values: Tensor) -> Self:
         """The mean of a number a row, shape ``(rows,)``, with its standard error over rows."""
         return cls(float(values.mean()), stderr_of(values))
 
@@ -145,7 +145,7 @@ class Record:
     - ``keys``: names in the dict that differ from those of the fields;
     - ``flat``: whether an :class:`Estimate` ``a`` is written as ``a`` and ``a_stderr``.
 
-    Text and HTML are :meth:`title`, :meth:`table` under :attr:`header`, and :meth:`notes`.
+    Text and HTML are :meth:`heading`, :meth:`table` under :attr:`header`, and :meth:`notes`.
 
     Examples:
         >>> import torch
@@ -216,7 +216,7 @@ class Record:
                 shown[key] = plain(value)
         return shown
 
-    def title(self) -> str:
+    def heading(self) -> str:
         """A line above the table."""
         return ""
 
@@ -230,12 +230,12 @@ class Record:
 
     def __str__(self) -> str:
         rows = self.table()
-        lines = [self.title(), text_table(rows, self.header) if rows else "", *self.notes()]
+        lines = [self.heading(), text_table(rows, self.header) if rows else "", *self.notes()]
         return "\n".join([line for line in lines if line])
 
     def _repr_html_(self) -> str:
         below = "".join([f"<li>{escape(note)}</li>" for note in self.notes()])
-        table = html_table(self.header, self.table(), self.title())
+        table = html_table(self.header, self.table(), self.heading())
         return table + (f"<ul>{below}</ul>" if below else "")
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.diagnosis.rules import RULES, Rule
-from deeplvm.diagnosis.verdict import Verdict
+from deeplvm.diagnosis.verdict import Verdict, ranked
 from deeplvm.evaluation.examination import SEARCHED, CannotMeasure, Effort, Examination
 from deeplvm.evaluation.summary import FEWEST_ROWS
 from deeplvm.files import write_atomically
@@ -28,8 +28,10 @@ class Diagnosis:
     """What the rules found, and what they looked at.
 
     Attributes:
-        verdicts: The faults, in the order in which to mend them.
-        sound: What was looked for and not found, by the rules' first lines.
+        verdicts: The faults, in the order in which to mend them: first what spoils the numbers
+            of all others, then by what each costs in nats a row.
+        sound: What was looked for and not found, by the rules' first lines, with what would have
+            been seen where that can be told.
         impossible: What could not be measured, and why.
         title: Which model and rows.
         examination: The measurements themselves, for figures.
@@ -155,7 +157,8 @@ def diagnose(
 
     A rule speaks only if what it sees is clear (several standard errors) and large enough to
     matter, so that a sound model hears nothing. Rules are functions from an
-    :class:`~deeplvm.diagnosis.Examination` to a :class:`~deeplvm.diagnosis.Verdict` or ``None``;
+    :class:`~deeplvm.diagnosis.Examination` to a :class:`~deeplvm.diagnosis.Verdict`, or ``None``,
+    or words on what would have been seen;
     measurements are made when a rule first asks for them, and those that are impossible for a
     model are listed with the reason.
 
@@ -167,7 +170,7 @@ def diagnose(
         settings: Options of training, which remedies refer to.
         split: The rows that training did not see; test if there are any.
         effort: How many rows, chosen at random, and draws are spent.
-        rules: Which faults are looked for, in the order in which they are told.
+        rules: Which faults are looked for.
         everything: Whether what no rule needs is measured too, for the figures: mutual
             information, rate and distortion, the aggregate posterior, probes, sample quality.
         seed: Same seed, same words.
@@ -193,7 +196,8 @@ def diagnose(
                 f"rows, of which {effort.rows} would be looked at."
             )
     # the first rows of a file need not be like the others
-    some = data.sampled({"train": SEARCHED, chosen: 4 * effort.rows}, seed)
+    held_out = dict.fromkeys(("valid", "test"), 4 * effort.rows)
+    some = data.sampled({"train": SEARCHED, **held_out}, seed)  # type: ignore[dict-item]
     seen = Examination(model, some, chosen, metrics, settings or {}, effort, seed)
     verdicts: list[Verdict] = []
     sound: list[str] = []
@@ -207,10 +211,10 @@ def diagnose(
         except CannotMeasure as error:
             not_asked[what] = str(error)
             continue
-        if verdict is None:
-            sound.append(what)
-        else:
+        if isinstance(verdict, Verdict):
             verdicts.append(verdict)
+        else:
+            sound.append(what if verdict is None else f"{what} ({verdict})")
     for what, measure in _BESIDE.items() if everything else ():
         if progress is not None:
             progress(what)
@@ -219,7 +223,7 @@ def diagnose(
     told = set(not_asked.values())
     impossible = not_asked | {n: why for n, why in seen.impossible.items() if why not in told}
     title = f"{data.name}: {data.rows(chosen):,} {chosen} rows, {data.rows('train'):,} of training"
-    return Diagnosis(tuple(verdicts), tuple(sound), impossible, title, seen)
+    return Diagnosis(ranked(verdicts), tuple(sound), impossible, title, seen)
 
 
 _BESIDE: dict[str, Callable[[Examination], Any]] = {

@@ -28,8 +28,10 @@ from deeplvm.evaluation.latents.prior_holes import Holes, holes
 from deeplvm.evaluation.latents.probes import Probes, probes
 from deeplvm.evaluation.predictive.calibration import Calibration, calibration
 from deeplvm.evaluation.predictive.checks import PredictiveChecks, predictive_checks
+from deeplvm.evaluation.predictive.dataset_shift import DatasetShift, dataset_shift
 from deeplvm.evaluation.samples.memorisation import Memorisation, memorisation
 from deeplvm.evaluation.samples.quality import SampleQuality, draws, sample_quality
+from deeplvm.evaluation.summary import FEWEST_ROWS
 from deeplvm.inference.rows import Batches, batches_of
 from deeplvm.likelihood.convergence import Convergence, convergence, steps_to
 from deeplvm.likelihood.importance import ImportanceEstimate, importance_sampling
@@ -75,7 +77,7 @@ class Examination:
     Attributes:
         model: Left as it was.
         data: What it was fitted to, or named tensors for each split.
-        held_out: The split of rows that training did not see.
+        held_out: The split of rows that training did not see; see :attr:`unseen`.
         metrics: Records of the epochs, as in ``metrics.jsonl``.
         settings: Options of training and of the recipe, by name.
         effort: How much is spent.
@@ -121,11 +123,6 @@ class Examination:
         """
         return not self.settings or option in self.settings
 
-    def flag(self, text: str) -> str:
-        """A flag in brackets, where the recipe has it; else nothing."""
-        name = text.split()[0].removeprefix("--").replace("-", "_")
-        return f" ({text})" if self.takes(name) else ""
-
     @cached_property
     def variable(self) -> Variable:
         """The first variable that the model scores.
@@ -146,6 +143,51 @@ class Examination:
             return self.variable.elements
         return len([part for part in parts if part.kind != "category"])
 
+    def resting(self, split: Split, count: int = SEARCHED) -> Tensor:
+        """Values of :attr:`variable`, shape ``(rows, elements)``, as they rest; NaN if missing."""
+        held = getattr(self.data, split)
+        name = self.variable.name
+        if name not in held or len(held[name]) == 0:
+            raise CannotMeasure(f"There are no {split} rows.")
+        return torch.as_tensor(held[name][0:count]).flatten(1).contiguous().cpu()
+
+    def shift(self, split: Split) -> DatasetShift:
+        """Whether the rows of a split come from another source than the training rows."""
+        return self.once(
+            f"shift of {split} rows",
+            lambda: dataset_shift(
+                self.resting("train", 4 * self.effort.rows),
+                self.resting(split, 4 * self.effort.rows),
+                self.variable.columns,
+                seed=self.seed,
+            ),
+        )
+
+    def _alike(self, split: Split) -> bool:
+        try:
+            return not self.shift(split).found
+        except CannotMeasure:
+            return True  # nothing speaks against it
+
+    @cached_property
+    def unseen(self) -> Split:
+        """The rows that the model is judged by: unseen in training, and from the same source.
+
+        They are :attr:`held_out`, or if these are unlike the training rows those of the other
+        split, if there are enough that are not: what is strange in rows is no fault of a model.
+
+        Raises:
+            CannotMeasure: If there are none.
+        """
+        splits: tuple[Split, ...] = ("test", "valid")
+        for split in sorted(splits, key=lambda each: each != self.held_out):
+            if self.data.rows(split) >= FEWEST_ROWS and self._alike(split):
+                return split
+        raise CannotMeasure(
+            f"The {self.held_out} rows come from elsewhere than the training rows, so that they "
+            f"say nothing against the model; no other rows are left out of training."
+        )
+
     def batches(self, split: Split) -> Batches:
         """The rows of a split."""
         return batches_of(self.model, self.data, split)
@@ -165,10 +207,10 @@ class Examination:
 
     @property
     def use(self) -> dict[str, LatentUse]:
-        """What each latent is used for, on held-out rows, of those that p reads."""
+        """What each latent is used for, on unseen rows, of those that p reads."""
 
         def measure() -> dict[str, LatentUse]:
-            found = latent_use(self.model, self.first(self.held_out), seed=self.seed)
+            found = latent_use(self.model, self.first(self.unseen), seed=self.seed)
             read = {parent.name for name in self.model.p.names for parent in self._parents(name)}
             return {name: latent for name, latent in found.items() if name in read}
 
@@ -189,7 +231,7 @@ class Examination:
                 self.model,
                 self.data,
                 rows=self.effort.gap_rows,
-                split=self.held_out,
+                split=self.unseen,
                 particles=self.effort.particles,
                 seed=self.seed,
             ),
@@ -208,7 +250,7 @@ class Examination:
             "convergence",
             lambda: convergence(
                 self.model,
-                self.first(self.held_out, effort.chain_rows),
+                self.first(self.unseen, effort.chain_rows),
                 steps_to(effort.particles),
                 steps_to(effort.temperatures),
                 chains=effort.chains,
@@ -226,7 +268,7 @@ class Examination:
             lambda: predictive_checks(
                 self.model,
                 self.data,
-                split=self.held_out,
+                split=self.unseen,
                 rows=self.effort.rows,
                 replicates=self.effort.replicates,
                 seed=self.seed,
@@ -241,7 +283,7 @@ class Examination:
             lambda: calibration(
                 self.model,
                 self.data,
-                split=self.held_out,
+                split=self.unseen,
                 rows=self.effort.rows,
                 particles=self.effort.particles,
                 seed=self.seed,
@@ -279,7 +321,7 @@ class Examination:
             "rate and distortion",
             lambda: rate_distortion(
                 self.model,
-                self.first(self.held_out, self.effort.chain_rows),
+                self.first(self.unseen, self.effort.chain_rows),
                 particles=self.effort.chains,
                 temperatures=self.effort.temperatures,
                 seed=self.seed,
@@ -292,7 +334,7 @@ class Examination:
         return self.once(
             "aggregate posterior",
             lambda: aggregate_against_prior(
-                self.model, self.data, split=self.held_out, rows=self.effort.rows, seed=self.seed
+                self.model, self.data, split=self.unseen, rows=self.effort.rows, seed=self.seed
             ),
         )
 
@@ -304,7 +346,7 @@ class Examination:
             lambda: probes(
                 self.model,
                 self.data,
-                split=self.held_out,
+                split=self.unseen,
                 rows=self.effort.rows,
                 train_rows=4 * self.effort.rows,
                 seed=self.seed,
@@ -339,7 +381,7 @@ class Examination:
             lambda: sample_quality(
                 self.model,
                 self.data,
-                split=self.held_out,
+                split=self.unseen,
                 rows=2 * self.effort.rows,
                 seed=self.seed,
             ),
@@ -352,7 +394,7 @@ class Examination:
         def measure() -> Memorisation:
             name = self.variable.name
             train = self.first("train", SEARCHED)
-            fresh = self.first(self.held_out, 4 * self.effort.rows)
+            fresh = self.first(self.unseen, 4 * self.effort.rows)
             drawn = draws(self.model, len(fresh[name]), train, name, seed=self.seed)
             flat = [each.flatten(1).cpu() for each in (drawn, train[name], fresh[name])]
             if any([bool(each.isnan().any()) for each in flat]):
@@ -372,8 +414,8 @@ class Examination:
         """
 
         def measure() -> Tensor:
-            given = self.first(self.held_out)
-            missing = self.batches(self.held_out).missing
+            given = self.first(self.unseen)
+            missing = self.batches(self.unseen).missing
             name = self.variable.name
             with evaluating(self.model, self.seed):
                 site = self.model.reconstruct(given, missing=missing)[name]
@@ -395,8 +437,8 @@ class Examination:
         """
 
         def measure() -> dict[str, tuple[Tensor, float]]:
-            given = self.first(self.held_out)
-            missing = self.batches(self.held_out).missing
+            given = self.first(self.unseen)
+            missing = self.batches(self.unseen).missing
             found = {}
             with evaluating(self.model, self.seed):
                 trace = self.model.reconstruct(given, missing=missing)

@@ -114,8 +114,11 @@ def test_missing_correlation() -> None:
     torch.manual_seed(0)
     x = torch.randn(300, 2) @ torch.tensor([[1.0, 0.5], [0.0, math.sqrt(0.75)]])
     model = LatentVariableModel(Joint({"x": Gaussian(2, scale=1.0)}))
-    (found,) = predictive_checks(model, {"x": x}, replicates=199).found()
-    assert found.column == "all columns"
+    checks = predictive_checks(model, {"x": x}, replicates=199)
+    assert [found.column for found in checks.found()] == ["all columns"] * 2
+    assert checks.pair is not None
+    assert (checks.pair.first, checks.pair.second) == ("x[0]", "x[1]")
+    assert checks.pair.data == pytest.approx(float(torch.corrcoef(x.T)[0, 1]), abs=1e-9)
 
 
 def test_holes_are_in_the_replicates_too() -> None:
@@ -275,6 +278,6 @@ def test_statistics_against_numpy() -> None:
 
 def test_very_many_columns_have_no_matrix() -> None:
     columns = [ObservedColumn("x", i, f"x[{i}]", "real") for i in range(301)]
-    chosen = data_statistics.standard_statistics(columns, [np.zeros((2, 301))])
+    chosen = data_statistics.standard_statistics(columns, [np.zeros((2, 301))], np.zeros((2, 301)))
     assert not [title for title in chosen.titles if title[0] == "all columns"]
     assert len(chosen(RNG.normal(size=(5, 301)))) == len(chosen.titles) == 301 * 11

@@ -6,10 +6,11 @@ from deeplvm.diagnosis.rules import data, latents, likelihood, samples, training
 from deeplvm.diagnosis.verdict import Verdict
 from deeplvm.evaluation.examination import Examination
 
-Rule = Callable[[Examination], Verdict | None]
+Rule = Callable[[Examination], Verdict | str | None]
 
-# In the order in which a reader should mend: what spoils everything after it comes first.
+# Told in this order where nothing else decides it; see deeplvm.diagnosis.verdict.ranked.
 RULES: tuple[Rule, ...] = (
+    data.shifted_rows,
     data.impossible_rows,
     data.constant_columns,
     data.few_values,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from deeplvm.core.results import finite
 from deeplvm.diagnosis.verdict import Verdict
 from deeplvm.evaluation.examination import SEARCHED, CannotMeasure, Examination, listed
 from deeplvm.evaluation.samples.quality import draws
@@ -17,11 +17,52 @@ _MANY_ROWS = 200
 _DENSITIES = ("gaussian", "laplace", "student-t", "beta", "gamma", "continuous-bernoulli")
 
 
+def shifted_rows(seen: Examination) -> Verdict | None:
+    """Held-out rows that come from elsewhere than the training rows: another source or unit."""
+    split = seen.held_out
+    found = seen.shift(split)
+    if not found.found:
+        return None
+    if found.columns:
+        worst, rest = "; ".join([str(each) for each in found.columns[:3]]), len(found.columns) - 3
+        how = f"{worst}{f'; and {rest} more' if rest > 0 else ''}"
+    else:
+        how = "no column by itself, but how they go together"
+    train, held = seen.estimate("train"), seen.estimate(split)
+    numbers: dict[str, Any] = {"columns": [each.title for each in found.columns]}
+    try:
+        judged = seen.unseen
+    except CannotMeasure:
+        nats = train.mean - held.mean
+        fit = (
+            f"The model gives them {held.mean:.2f} nats a row, training rows {train.mean:.2f}; "
+            f"nothing tells how much of that is the model's"
+        )
+    else:
+        other = seen.estimate(judged)
+        nats = other.mean - held.mean
+        fit = (
+            f"The model gives them {held.mean:.2f} nats a row, {judged} rows, which are like "
+            f"training rows, {other.mean:.2f} ({train.mean:.2f}): it is judged by those here"
+        )
+    return Verdict(
+        "held-out rows unlike training rows",
+        f"A forest of trees tells {split} rows from training rows (area under the curve "
+        f"{found.auc}, 0.5 if they are alike): {how}. {fit}.",
+        "Look at the file: another unit, another source, or sorted rows that were split in "
+        "order. Split at random (--split 0.8 0.1 0.1), or if the shift is real, train on rows "
+        "like these.",
+        numbers | {"auc": found.auc.value, "stderr": finite(found.auc.stderr)},
+        max(nats, 0.0),
+        spoils=True,
+    )
+
+
 def repeated_rows(seen: Examination) -> Verdict | None:
     """Held-out rows that are training rows too flatter the likelihood."""
     name = seen.variable.name
     held, train = (
-        _rows(seen, split, name, count)
+        seen.resting(split, count)
         for split, count in ((seen.held_out, seen.effort.rows), ("train", SEARCHED))
     )
     by_chance = 0.0
@@ -40,6 +81,7 @@ def repeated_rows(seen: Examination) -> Verdict | None:
         f"chance {100 * by_chance:.1f} %), so the likelihood flatters the model.",
         "Remove repeated rows from the file before it is split.",
         {"share": again, "by_chance": by_chance, "rows": len(held)},
+        spoils=True,
     )
 
 
@@ -60,7 +102,7 @@ def _drawn(seen: Examination, name: str, count: int) -> Tensor:
 def constant_columns(seen: Examination) -> Verdict | None:
     """Columns of a table that never change: there is nothing to learn of them."""
     names = _columns(seen)
-    values = _rows(seen, "train", seen.variable.name, SEARCHED)
+    values = seen.resting("train")
     same = [
         name
         for name, column in zip(names, values.unbind(1), strict=True)
@@ -80,6 +122,7 @@ def constant_columns(seen: Examination) -> Verdict | None:
         f"{listed(same)} never change in the training rows: {why}.",
         f"Leave them out: --drop {' '.join(same[:5])}",
         {"columns": same},
+        spoils=True,
     )
 
 
@@ -87,7 +130,7 @@ def few_values(seen: Examination) -> Verdict | None:
     """Whole numbers or codes under a density of reals."""
     names = _columns(seen)
     kinds = _kinds(seen, names)
-    values = _rows(seen, "train", seen.variable.name, SEARCHED)
+    values = seen.resting("train")
     if len(values) < _MANY_ROWS:
         raise CannotMeasure(f"{len(values)} training rows are too few to tell codes from reals.")
     found = {}
@@ -105,6 +148,7 @@ def few_values(seen: Examination) -> Verdict | None:
         f"If they are codes: --categories {' '.join(list(found)[:5])}; if whole numbers: "
         f"--dequantize uniform, or --likelihood poisson for counts.",
         {"distinct": found},
+        spoils=True,
     )
 
 
@@ -117,14 +161,16 @@ def scale_at_its_floor(seen: Examination) -> Verdict | None:
     share, name, floor = worst
     if share <= 0.01:
         return None
+    repeat = ["--drop"] if seen.variable.dequantized else ["--drop", "--dequantize uniform"]
     return Verdict(
         "scale at its floor",
         f"In {100 * share:.0f} % of the elements the standard deviation of p({name} | z) is "
         f"within a factor of two of its lower bound, {floor:g} in units of the data's spread: the "
         f"density there is what the bound allows, not what the model knows.",
-        "Look for elements that repeat exactly (--drop, --dequantize uniform), or give the "
-        "likelihood one scale an element (scale='dimension') or a larger minimum_scale.",
+        f"Look for elements that repeat exactly ({', '.join(repeat)}), or give the likelihood one "
+        f"scale an element (scale='dimension') or a larger minimum_scale.",
         {"share": share, "floor": floor},
+        spoils=True,
     )
 
 
@@ -140,6 +186,7 @@ def impossible_rows(seen: Examination) -> Verdict | None:
         "Their values lie outside the support of the likelihood: choose another with "
         "--likelihood, or look for values that training rows never have.",
         {"rows": count},
+        spoils=True,
     )
 
 
@@ -147,14 +194,6 @@ def _kinds(seen: Examination, names: list[str]) -> list[str]:
     """The likelihood of each column."""
     parts = [part.likelihood for part in seen.variable.parts]
     return parts or [seen.variable.likelihood] * len(names)
-
-
-def _rows(seen: Examination, split: Any, name: str, count: int) -> Tensor:
-    """Values of a split, shape ``(rows, elements)``, as they rest."""
-    held = getattr(seen.data, split)
-    if name not in held or len(held[name]) == 0:
-        raise CannotMeasure(f"There are no {split} rows.")
-    return torch.as_tensor(held[name][0:count]).flatten(1).contiguous().cpu()
 
 
 def _columns(seen: Examination) -> list[str]:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
+from deeplvm.diagnosis.remedies import one_of, untried
+from deeplvm.diagnosis.rules.likelihood import refuse_poor_posterior
 from deeplvm.diagnosis.verdict import Verdict
 from deeplvm.evaluation.examination import CannotMeasure, Examination
 from deeplvm.evaluation.summary import LITTLE
@@ -22,13 +26,24 @@ def collapse(seen: Examination) -> Verdict | None:
     if not dead:
         return None
     divergence = max([seen.use[name].kl for name in dead])
+    remedies = untried(
+        seen,
+        '--objective "free_bits(minimum=0.5)"',
+        '--kl-weight "linear(epochs=20)"',
+        "--phases aggressive",
+    )
+    try:
+        nats = left_over(complete(seen.residuals), seen.seed).nats
+    except CannotMeasure:
+        nats = None
+    worth = f" What the elements of x have in common is worth {nats:.1f} nats." if nats else ""
     return Verdict(
         "posterior collapse",
         f"{', '.join(dead)} carries nothing about a row (KL {divergence:.3f} nats, no active "
-        f"dimension): its q is the same for every row.",
-        'Try --objective "free_bits(minimum=0.5)", a slow rise --kl-weight "linear(epochs=20)", '
-        f"--phases aggressive, or a weaker network of p{seen.flag('--hidden')}.",
+        f"dimension): its q is the same for every row.{worth}",
+        one_of([*remedies, "a weaker network of p"]),
         {"latents": dead, "kl": divergence},
+        nats,
     )
 
 
@@ -45,18 +60,21 @@ def too_many_latents(seen: Examination) -> Verdict | None:
         if active is None or latent.collapsed or latent.dimensions < 4:
             continue
         if 2 * active <= latent.dimensions:
+            remedies = untried(
+                seen, '--kl-weight "linear(epochs=20)"', '--objective "free_bits(minimum=0.1)"'
+            )
+            more = f" If more should be used: {' or '.join(remedies)}." if remedies else ""
             return Verdict(
                 "more latents than used",
                 f"{active} of the {latent.dimensions} dimensions of {name} are active; the others "
-                f"stay at the prior.",
-                f"{_of_size(seen, name, active)} would do as well. If more should be used: "
-                f'--kl-weight "linear(epochs=20)" or --objective "free_bits(minimum=0.1)".',
+                f"stay at the prior ({latent}).",
+                f"{_of_size(seen, name, active)} would do as well.{more}",
                 {"latent": name, "active": active, "dimensions": latent.dimensions},
             )
     return None
 
 
-def too_few_latents(seen: Examination) -> Verdict | None:
+def too_few_latents(seen: Examination) -> Verdict | str | None:
     """Every dimension is in full use, and what z leaves of x still goes together.
 
     Given z the elements of x should be independent. The largest eigenvalue of the correlations of
@@ -72,22 +90,51 @@ def too_few_latents(seen: Examination) -> Verdict | None:
     least = min([float(latent.kl_by_dimension.min()) for latent in busy])  # type: ignore[union-attr]
     if least < _BUSY:
         return None
-    residuals = complete(seen.residuals)
-    found, chance = largest_eigenvalue(residuals), 0.0
-    generator = torch.Generator().manual_seed(seen.seed)
-    for _ in range(_SHUFFLES):
-        chance = max(chance, largest_eigenvalue(shuffled(residuals, generator)))
-    if found < 1.3 * chance:
-        return None
+    left = left_over(complete(seen.residuals), seen.seed)
+    if left.largest < 1.3 * left.chance:
+        return f"an eigenvalue above {1.3 * left.chance:.1f} would have been seen"
+    refuse_poor_posterior(seen, left.nats, "what z leaves of x")
     dimensions = sum([latent.dimensions for latent in busy])
     return Verdict(
         "too few latents",
         f"All {dimensions} dimensions are in full use ({least:.1f} nats or more each), and what "
         f"they leave of x goes together: the largest eigenvalue of its correlations is "
-        f"{found:.1f}, by chance {chance:.1f}.",
+        f"{left.largest:.1f}, by chance {left.chance:.1f}; that is worth about {left.nats:.1f} "
+        f"nats a row.",
         f"Try {_of_size(seen, ' and '.join(names), 2 * dimensions)}.",
-        {"eigenvalue": found, "by_chance": chance, "least_kl": least},
+        {"eigenvalue": left.largest, "by_chance": left.chance, "least_kl": least},
+        left.nats,
     )
+
+
+class LeftOver(NamedTuple):
+    r"""What residuals have in common.
+
+    Attributes:
+        largest: Eigenvalue of their correlations.
+        chance: The same of shuffled residuals, the largest of several.
+        nats: What the eigenvalues above that are worth a row if residuals are Gaussian,
+            :math:`\tfrac12 \sum_i (\lambda_i - 1 - \log \lambda_i)`, less that of chance.
+    """
+
+    largest: float
+    chance: float
+    nats: float
+
+
+def left_over(residuals: Tensor, seed: int) -> LeftOver:
+    """Of residuals, shape ``(rows, elements)``, as :func:`complete` gives them."""
+    generator = torch.Generator().manual_seed(seed)
+    values = eigenvalues(residuals)
+    shuffles = [eigenvalues(shuffled(residuals, generator))[-1] for _ in range(_SHUFFLES)]
+    chance = torch.stack(shuffles).max().clamp(min=1.0)
+    above = values[values > chance]
+
+    def worth(each: Tensor) -> Tensor:
+        return 0.5 * (each - 1 - each.log())
+
+    nats = float((worth(above) - worth(chance)).sum())
+    return LeftOver(float(values[-1]), float(chance), nats)
 
 
 def _of_size(seen: Examination, name: str, size: int) -> str:
@@ -114,9 +161,9 @@ def complete(residuals: Tensor) -> Tensor:
     return filled[:, ::step]
 
 
-def largest_eigenvalue(values: Tensor) -> float:
-    """Of the correlation matrix of the columns."""
-    return float(torch.linalg.eigvalsh(torch.corrcoef(values.T))[-1])
+def eigenvalues(values: Tensor) -> Tensor:
+    """Of the correlation matrix of the columns, the largest last."""
+    return torch.linalg.eigvalsh(torch.corrcoef(values.T))
 
 
 def shuffled(values: Tensor, generator: torch.Generator) -> Tensor:

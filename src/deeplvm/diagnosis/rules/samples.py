@@ -3,23 +3,40 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+from deeplvm.conditionals import StandardNormal
 from deeplvm.core.results import finite
+from deeplvm.diagnosis.remedies import longer, networks, one_of, untried
+from deeplvm.diagnosis.rules.likelihood import refuse_one_row, refuse_poor_posterior
 from deeplvm.diagnosis.verdict import Verdict
 from deeplvm.evaluation.examination import CannotMeasure, Examination
-from deeplvm.evaluation.predictive.checks import CORRELATIONS, Check
+from deeplvm.evaluation.predictive.checks import CORRELATION, CORRELATIONS, Check, PredictiveChecks
 
 _LEVEL = 0.01  # family-wise
 _SHARE = 0.1  # by which a share may be off
 _RELATIVE = 0.25  # by which anything else may be off, of its own size
-_CORRELATION = 0.3  # by which one pair of columns may be off
+_CORRELATION = 0.3  # by which one pair of columns may be off, where all count
+_PAIR = 0.12  # by which the worst pair may be off, beyond what chance does
 _EACH_CORRELATION = 0.05  # by which all may be
 _COVERAGE = 0.05  # by which an interval's coverage may be off
 
 
+def _checks(seen: Examination) -> PredictiveChecks:
+    """The predictive checks, if they can be as clear as is asked for."""
+    found = seen.checks
+    if 2 / (found.replicates + 1) > _LEVEL:
+        raise CannotMeasure(
+            f"{found.replicates} replicated data sets give no p-value below "
+            f"{2 / (found.replicates + 1):.3g}, and {_LEVEL} is asked for: Effort(replicates="
+            f"{round(2 / _LEVEL) - 1}) or more."
+        )
+    return found
+
+
 def unlike_data(seen: Examination) -> Verdict | None:
     """Statistics of draws that are clearly and largely other than those of the data."""
-    found = [check for check in seen.checks.found(_LEVEL) if _matters(check)]
+    found = [check for check in _checks(seen).found(_LEVEL) if _matters(check)]
     if not found:
         return None
     # a column that is wrong in one statistic is wrong in several: one line each
@@ -28,8 +45,8 @@ def unlike_data(seen: Examination) -> Verdict | None:
     more = f"; and {len(columns) - 3} columns more" if len(columns) > 3 else ""
     return Verdict(
         "draws unlike the data",
-        f"Draws of the model differ from {seen.held_out} rows: {'; '.join(shown)}{more}.",
-        _other_likelihood(found),
+        f"Draws of the model differ from {seen.unseen} rows: {'; '.join(shown)}{more}.",
+        _other_likelihood(seen, found),
         {"columns": list(columns), "statistics": len(found)},
     )
 
@@ -46,49 +63,103 @@ def _matters(check: Check) -> bool:
     return False
 
 
-def _other_likelihood(found: list[Check]) -> str:
+def _other_likelihood(seen: Examination, found: list[Check]) -> str:
+    """A likelihood that has what the draws lack and that the columns do not have already."""
     named = {check.statistic: check for check in reversed(found)}
+    train = f"train longer ({longer(seen)}), or with more latents or units"
     if "variance-to-mean ratio" in named:
         check = named["variance-to-mean ratio"]
-        if check.observed > check.mean:
+        if check.observed < check.mean:
+            return (
+                f"{check.column} varies less than counts do: if it is a grade or a code, try "
+                f"--categories {check.column}."
+            )
+        if _likelihood(seen, check) != "negative-binomial":
             return "Counts vary more than the likelihood can: try --likelihood negative-binomial."
         return (
-            f"{check.column} varies less than counts do: if it is a grade or a code, try "
-            f"--categories {check.column}."
+            f"{check.column} varies more than the model has learned, though its likelihood could: "
+            f"{train}."
         )
     if "share of zeros" in named:
+        check = named["share of zeros"]
+        counts = (
+            ""
+            if _likelihood(seen, check) in ("poisson", "negative-binomial")
+            or not _whole(seen, check)
+            else "try --likelihood negative-binomial, as these are counts, or "
+        )
         return (
-            "Zeros are values of their own: try --likelihood poisson or negative-binomial for "
-            "counts, or a column that says whether the value is zero beside it."
+            f"Zeros are values of their own: {counts}put a column that says whether the value is "
+            f"zero beside it."
         )
     if "skewness" in named:
-        return (
-            "The values are skewed: take their logarithm in the file, or try --likelihood gamma "
-            "for positive ones, student-t for heavy tails."
-        )
-    return "Try another --likelihood, or train longer: the spread is not learned yet."
+        check = named["skewness"]
+        now, least = _likelihood(seen, check), _least(seen, check)
+        ways = ["take their logarithm in the file"] if least > 0 else []
+        ways += ["try --likelihood gamma"] if least > 0 and now != "gamma" else []
+        ways += ["try --likelihood student-t for heavy tails"] if now != "student-t" else []
+        ways += [] if ways else [train]
+        return f"The values are skewed: {', or '.join(ways)}."
+    return f"The spread is not learned yet: {train}; or try another --likelihood."
 
 
-def lost_correlations(seen: Examination) -> Verdict | None:
+def _variable(seen: Examination, check: Check) -> Any:
+    """What the data say of a check's column."""
+    parts = {part.name: part for part in seen.variable.parts}
+    return parts.get(check.column, seen.variable)
+
+
+def _likelihood(seen: Examination, check: Check) -> str:
+    return str(_variable(seen, check).likelihood)
+
+
+def _least(seen: Examination, check: Check) -> float:
+    """The smallest value of a check's column in training rows."""
+    values, columns = seen.resting("train"), seen.variable.columns or ()
+    if check.column in columns:
+        values = values[:, columns.index(check.column)]
+    return float(values[~values.isnan()].double().min())
+
+
+def _whole(seen: Examination, check: Check) -> bool:
+    values, columns = seen.resting("train"), seen.variable.columns or ()
+    if check.column in columns:
+        values = values[:, columns.index(check.column)]
+    known = values[~values.isnan()].double()
+    return bool((known == known.round()).all() and (known >= 0).all())
+
+
+def lost_correlations(seen: Examination) -> Verdict | str | None:
     """Columns that go together in the data and not in draws, or the other way round."""
-    found = [check for check in seen.checks.checks if check.statistic == CORRELATIONS]
-    if not found:
+    checks = _checks(seen)
+    named = {check.statistic: check for check in checks.checks}
+    if CORRELATIONS not in named:
         raise CannotMeasure("There are not two columns of numbers, or far too many.")
-    (check,) = found
-    columns = seen.numbers_a_row
+    check, columns = named[CORRELATIONS], seen.numbers_a_row
     # both halves of the matrix count, and what chance alone does is taken off
     excess = max(0.0, check.observed**2 - check.mean**2)
     typical = math.sqrt(excess / (columns * (columns - 1)))
-    clear = check.family_wise <= _LEVEL
-    if not (clear and excess > 2 * _CORRELATION**2 and typical > _EACH_CORRELATION):
-        return None
+    all_off = check.family_wise <= _LEVEL and excess > 2 * _CORRELATION**2
+    all_off = all_off and typical > _EACH_CORRELATION
+    worst, pair = named.get(CORRELATION), checks.pair
+    beyond, power, one = 0.0, 0.0, ""
+    if worst is not None and pair is not None:
+        beyond = math.sqrt(max(0.0, worst.observed**2 - worst.mean**2))
+        power = max(math.hypot(_PAIR, worst.mean), float(worst.replicated.quantile(1 - _LEVEL)))
+        one = f" {pair} (p = {worst.family_wise:.2g})."
+    pair_off = worst is not None and worst.family_wise <= _LEVEL and beyond > _PAIR
+    if not (all_off or pair_off):
+        return f"one pair off by {power:.2f} would have been seen" if worst is not None else None
+    together = (
+        f"The correlations of {columns} columns of {seen.unseen} rows differ from those of draws "
+        f"by {typical:.2f} on average (root mean square; as one pair off by "
+        f"{math.sqrt(excess / 2):.2f})."
+    )
+    more = [*networks(seen, 2.0), *(["more latents (--latent)"] if seen.takes("latent") else [])]
     return Verdict(
         "correlations unlike the data",
-        f"The correlations of {columns} columns of {seen.held_out} rows differ from those of "
-        f"draws by {typical:.2f} on average (root mean square; as one pair off by "
-        f"{math.sqrt(excess / 2):.2f}).",
-        f"Train longer, or with more units{seen.flag('--hidden')} or latents"
-        f"{seen.flag('--latent')}; see that the latents have not collapsed.",
+        together + one if all_off else one.strip(),
+        f"{one_of([longer(seen), *more])} See that the latents have not collapsed.",
         {"typical": typical, "one_pair": math.sqrt(excess / 2), "columns": columns},
     )
 
@@ -110,12 +181,22 @@ def miscalibrated(seen: Examination) -> Verdict | None:
         "miscalibrated predictions",
         f"Intervals of {100 * worst.level:.0f} % for values that were hidden hold in "
         f"{100 * worst.value:.1f} ± {100 * worst.stderr:.1f} % of the cases: they are {how}.",
-        "Try a likelihood with heavier tails (--likelihood student-t), weight decay, or earlier "
-        "stopping (--patience 10)."
+        one_of(
+            [*_tails(seen), *untried(seen, "--weight-decay 1e-4", "--patience 10"), "more rows"]
+        )
         if narrow
-        else "Train longer, or let the scale depend on z (scale='network').",
+        else f"Train longer ({longer(seen)}), or let the scale depend on z (scale='network').",
         {"level": worst.level, "coverage": worst.value, "stderr": worst.stderr},
     )
+
+
+def _tails(seen: Examination) -> list[str]:
+    """A likelihood of heavier tails, where the columns' own has light ones."""
+    light = {each.likelihood for each in (seen.variable, *seen.variable.parts)} & {
+        "gaussian", "poisson"
+    }  # fmt: skip
+    other = {"gaussian": "--likelihood student-t", "poisson": "--likelihood negative-binomial"}
+    return [other[each] for each in sorted(light)]
 
 
 def hollow_prior(seen: Examination) -> Verdict | None:
@@ -124,14 +205,26 @@ def hollow_prior(seen: Examination) -> Verdict | None:
     share = found.uncovered if found.uncovered is not None else found.hole
     if not (share.value > share.expected + 4 * share.stderr and share.value > 0.15):
         return None
+    try:
+        nats = max(0.0, float(seen.surgery.joint.marginal.mean()))
+    except CannotMeasure:
+        nats = None
+    refuse_poor_posterior(seen, nats, "what lies between them and the prior")
+    fewer = ["fewer latents (--latent)"] if seen.takes("latent") else []
+    plain = [name for name in seen.use if isinstance(seen.model.p[name], StandardNormal)]
+    learned = [
+        f'to learn the prior: in Python, {{"{name}": MaskedAutoregressiveFlow('
+        f"{seen.use[name].dimensions})}} in place of StandardNormal"
+        for name in plain[:1]
+    ]
     return Verdict(
         "holes in the prior",
         f"{share} of the prior's draws lie where the posteriors of the training rows hardly are "
         f"({100 * share.expected:g} % would be right), so many samples decode latents that the "
         f"decoder has never seen.",
-        f"Train longer, use fewer latents{seen.flag('--latent')}, or learn the prior: in Python, "
-        '{"z": MaskedAutoregressiveFlow(16)} in place of StandardNormal.',
+        one_of([f"longer training ({longer(seen)})", *fewer, *learned]),
         share.to_dict(),
+        nats,
     )
 
 
@@ -148,21 +241,30 @@ def copies(seen: Examination) -> Verdict | None:
     return Verdict(
         "memorised rows",
         f"Samples lie nearer to training rows than new rows do: {found}.",
-        f"Try fewer units{seen.flag('--hidden')}, --weight-decay 1e-4, earlier stopping "
-        f"(--patience 10), or more rows; do not publish samples if rows are private.",
+        one_of(
+            [
+                *networks(seen, 0.5),
+                *untried(seen, "--weight-decay 1e-4", "--patience 10"),
+                "more rows",
+            ]
+        )
+        + " Do not publish samples if rows are private.",
         {"ratio": finite(found.ratio), "close": found.close, "exact": found.exact},
     )
 
 
-def encoder_over_fits(seen: Examination) -> Verdict | None:
+def encoder_over_fits(seen: Examination) -> Verdict | str | None:
     """The encoder is worse on rows that it never saw, the decoder is not."""
     gap = seen.generalisation.encoder
-    if not (gap.value > 4 * gap.stderr and gap.value > 0.5):
-        return None
+    refuse_one_row(gap)
+    if not gap.above(0.5, 4):
+        return f"a loss of {max(0.5, 4 * gap.stderr):.2f} nats would have been seen"
+    remedies = untried(seen, "--patience 10", "--phases reweighted_wake_sleep")
     return Verdict(
         "encoder over-fits",
-        f"The encoder loses {gap} nats a row more on {seen.held_out} rows than on training rows.",
-        "Try a smaller encoder, --patience 10, --phases reweighted_wake_sleep (which trains q on "
-        "draws of p), or deeplvm.inference.SemiAmortised.",
+        f"The encoder loses {gap} nats a row more on {seen.unseen} rows than on training rows.",
+        one_of([*remedies, "a smaller encoder", "deeplvm.inference.SemiAmortised"])
+        + " Reweighted wake-sleep trains q on draws of p.",
         gap.to_dict(),
+        gap.value,
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from deeplvm.diagnosis.remedies import networks, one_of, untried
 from deeplvm.diagnosis.verdict import Verdict
 from deeplvm.evaluation.examination import CannotMeasure, Examination
 
@@ -33,6 +34,8 @@ def still_rising(seen: Examination) -> Verdict | None:
         f"{rise:.2f} nats a row and had not settled.",
         f"Go on with: deeplvm resume RUN --epochs {2 * len(values)}",
         {"rise": rise, "epochs": len(values), "last": quarter},
+        rise,
+        spoils=True,
     )
 
 
@@ -60,30 +63,33 @@ def unstable(seen: Examination) -> Verdict | None:
     return Verdict(
         "unstable training",
         how,
-        f"Try --clip 10 --learning-rate {rate / 3:.1g}, and --skip 1000 to leave steps out whose "
-        f"gradient is far too large.",
+        one_of([f"--learning-rate {rate / 3:.1g}", *untried(seen, "--clip 10", "--skip 1000")])
+        + " Clipping shortens steps whose gradient is far too large, skipping leaves them out.",
         {"fall": fall, "usual": usual, "not_finite": broken},
+        spoils=True,
     )
 
 
-def over_fitting(seen: Examination) -> Verdict | None:
-    """Training rows are far more likely than held-out ones."""
-    train, test = seen.estimate("train"), seen.estimate(seen.held_out)
+def over_fitting(seen: Examination) -> Verdict | str | None:
+    """Training rows are far more likely than held-out ones from the same source."""
+    train, test = seen.estimate("train"), seen.estimate(seen.unseen)
     gap = train.mean - test.mean
     error = math.hypot(train.stderr, test.stderr)
     # heavy weights hide likelihood in both splits; what is compared is the same estimate
-    if not (gap > 4 * error and gap > max(0.5, 0.02 * abs(test.mean))):
-        return None
+    least = max(0.5, 0.02 * abs(test.mean))
+    if not (gap > 4 * error and gap > least):
+        return f"a gap of {max(least, 4 * error):.2f} nats would have been seen"
     values, _ = held_out_curve(seen.metrics)
     fallen = len(values) >= _EPOCHS and int(np.argmax(values)) < 0.7 * len(values)
-    stop = " --patience 10 ends training where the held-out bound falls." if fallen else ""
+    stop = untried(seen, "--patience 10") if fallen else []
+    decay = untried(seen, "--weight-decay 1e-4 --optimizer adamw")
     return Verdict(
         "over-fitting",
-        f"Training rows have {gap:.2f} ± {error:.2f} nats more than {seen.held_out} rows: the "
-        f"model has learned rows by heart.",
-        f"Try fewer units{seen.flag('--hidden')}, --weight-decay 1e-4 with --optimizer adamw, or "
-        f"more rows.{stop}",
+        f"Training rows have {gap:.2f} ± {error:.2f} nats more than {seen.unseen} rows, which are "
+        f"from the same source: the model has learned rows by heart.",
+        one_of([*networks(seen, 0.5), *decay, *stop, "more rows"]),
         {"gap": gap, "stderr": error},
+        gap,
     )
 
 

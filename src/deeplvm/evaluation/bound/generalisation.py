@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.results import finite, number, stderr_of
+from deeplvm.core.results import Estimate, stderr_of
 from deeplvm.evaluation.bound.gaps import InferenceGaps, inference_gaps
 from deeplvm.gradients import Draw
 
@@ -21,7 +21,7 @@ LARGE = 0.1  # nats a row; a smaller gap is not called over-fitting, however cer
 
 
 @dataclass(frozen=True)
-class Gap:
+class Gap(Estimate):
     """A difference between training rows and held-out rows, nats a row; positive is a loss.
 
     Attributes:
@@ -29,20 +29,10 @@ class Gap:
         stderr: Its standard error, from the spread over the rows of both; NaN for one row.
     """
 
-    value: float
-    stderr: float
-
     @property
     def overfits(self) -> bool:
         """Whether it is above two standard errors and above :data:`LARGE`."""
-        return self.value > 2 * self.stderr and self.value > LARGE
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers."""
-        return {"value": finite(self.value), "stderr": finite(self.stderr)}
-
-    def __str__(self) -> str:
-        return number(self.value, self.stderr)
+        return self.above(LARGE)
 
 
 @dataclass(frozen=True, eq=False)

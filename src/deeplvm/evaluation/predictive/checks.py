@@ -91,6 +91,29 @@ class Check:
         )
 
 
+@dataclass(frozen=True)
+class CorrelatedPair:
+    """The two columns whose correlation is the farthest from that of draws.
+
+    Attributes:
+        first: Title of the one column.
+        second: Title of the other.
+        data: Their correlation in the data.
+        draws: Mean of it over further draws of data sets.
+    """
+
+    first: str
+    second: str
+    data: float
+    draws: float
+
+    def __str__(self) -> str:
+        return (
+            f"The correlation of {self.first} and {self.second} is {self.data:.2f} in the data, "
+            f"{self.draws:.2f} in draws"
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class PredictiveChecks:
     r"""What of the held-out rows is unlike draws from the model, most surprising first.
@@ -101,12 +124,14 @@ class PredictiveChecks:
             :math:`x' \sim p(x | z), z \sim q(z | x)`, and not from p(x).
         rows: Rows of each data set.
         replicates: Number R of replicated data sets.
+        pair: Which columns the check :data:`CORRELATION` is about, if it was made.
     """
 
     checks: tuple[Check, ...]
     posterior: bool
     rows: int
     replicates: int
+    pair: CorrelatedPair | None = None
 
     @property
     def p_value(self) -> float:
@@ -183,7 +208,8 @@ def predictive_checks(
     Statistics. Reals: mean, standard deviation, skewness, quantiles, share of zeros. Counts: mean,
     variance-to-mean ratio, maximum, share of zeros; the totals and the zeros of a row. Binary: the
     share of ones; the ones of a row. Categories: the share of each. All but categories: the
-    distance of the correlations from those of further draws. One that has the same value in the
+    distance of the correlations from those of further draws, and the largest of their
+    differences. One that has the same value in the
     data and in all draws is left out.
 
     Posterior Predictive Assessment of Model Fitness via Realized Discrepancies (Gelman, Meng &
@@ -233,10 +259,10 @@ def predictive_checks(
     with evaluating(model, seed_of(seed, 1)):
         replicate = _Replicate(model, taken, names, count, batch_size, posterior)
         observed = {name: replicate.known[name].clone() for name in names}
-        chosen = Statistics((), ())
+        chosen = Statistics((), (), None)
         if standard:
             drawn = [matrix(replicate(), columns).numpy() for _ in range(_REFERENCES)]
-            chosen = standard_statistics(columns, drawn)
+            chosen = standard_statistics(columns, drawn, matrix(observed, columns).numpy())
         further = dict(statistics or {})
         told = [*chosen.titles, *[("data", name) for name in further]]
         if not told:
@@ -248,7 +274,8 @@ def predictive_checks(
 
         first = measured(observed)
         table = np.stack([measured(replicate()) for _ in range(replicates)])
-    return PredictiveChecks(_checks(told, first, table), posterior, count, replicates)
+    checks = _checks(told, first, table)
+    return PredictiveChecks(checks, posterior, count, replicates, chosen.pair)
 
 
 class _Replicate:
@@ -398,10 +425,12 @@ class Statistics:
     Attributes:
         titles: What each is a statistic of, and what it is.
         functions: From the matrix to some of the numbers, in the order of the titles.
+        pair: The columns whose correlation in the data is the farthest from that of draws.
     """
 
     titles: tuple[tuple[str, str], ...]
     functions: tuple[Function, ...]
+    pair: CorrelatedPair | None
 
     def __call__(self, values: NDArray[Any]) -> NDArray[Any]:
         """All of them, shape ``(statistics,)``."""
@@ -410,14 +439,18 @@ class Statistics:
 
 
 def standard_statistics(
-    columns: Sequence[ObservedColumn], references: Sequence[NDArray[Any]]
+    columns: Sequence[ObservedColumn],
+    references: Sequence[NDArray[Any]],
+    observed: NDArray[Any],
 ) -> Statistics:
     """The statistics that suit the columns' kinds.
 
     Args:
         columns: What the columns of the matrix are.
         references: Draws whose mean correlations are those that a distance is measured from.
+        observed: The data; they decide which pair of columns is named.
     """
+    pair: CorrelatedPair | None = None
     titles: list[tuple[str, str]] = []
     functions: list[Function] = []
     known: NDArray[Any] = np.any(
@@ -449,15 +482,22 @@ def standard_statistics(
     numeric = [i for i, each in enumerate(columns) if each.kind != "category" and known[i]]
     if 1 < len(numeric) <= _MOST_CORRELATED:
         middle = np.mean([correlations(each[:, numeric]) for each in references], 0)
-        add(
-            [("all columns", CORRELATIONS)],
-            lambda values: np.array([np.linalg.norm(correlations(values) - middle)]),
-            numeric,
-        )
-    return Statistics(tuple(titles), tuple(functions))
+
+        def distances(values: NDArray[Any]) -> NDArray[Any]:
+            off = correlations(values) - middle
+            return np.array([np.linalg.norm(off), np.abs(off).max()])
+
+        told = [("all columns", CORRELATIONS), ("all columns", CORRELATION)]
+        add(told, distances, numeric)
+        found = correlations(observed[:, numeric])
+        i, j = np.unravel_index(np.abs(found - middle).argmax(), middle.shape)
+        one, other = (columns[numeric[place]].title for place in sorted((int(i), int(j))))
+        pair = CorrelatedPair(one, other, float(found[i, j]), float(middle[i, j]))
+    return Statistics(tuple(titles), tuple(functions), pair)
 
 
 CORRELATIONS = "distance of the correlations from those of draws"
+CORRELATION = "largest difference of one correlation from that of draws"
 REAL = ("mean", "standard deviation", "skewness", *_QUANTILES, "share of zeros")
 COUNTS = ("mean", "variance-to-mean ratio", "maximum", "share of zeros")
 BY_ROW = (
