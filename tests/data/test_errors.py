@@ -76,7 +76,7 @@ CASES = {
     "text in a numeric column": (
         text("a.csv", f"a,b\n{ROWS}\n1.5,abc\n"),
         {},
-        r"column 'b', row 13: 'abc' is not a number.*--drop b.*--label b",
+        r"a\.csv, row 13, column 'b': 'abc' is not a number.*--drop b.*--label b",
     ),
     "free text": (
         text("a.csv", "a,b\n" + "\n".join(f"{i / 7:.4f},name {i}" for i in range(12))),
@@ -96,7 +96,7 @@ CASES = {
     "infinite": (
         text("a.csv", f"a,b\n{ROWS}\ninf,1.5\n"),
         {},
-        r"column 'a', row 13: the value is infinite",
+        r"a\.csv, row 13, column 'a': the value is infinite",
     ),
     "one row": (text("a.csv", "a,b\n1.5,2.5\n"), {}, r"1 row cannot be split"),
     "two rows": (text("a.csv", "a,b\n1.5,2.5\n3.5,4.5\n"), {}, r"2 rows cannot be split"),
@@ -127,7 +127,7 @@ CASES = {
     "label with holes": (
         text("a.csv", f"a,b\n{ROWS}\n1.5,\n"),
         {"label": "b"},
-        r"row 13 of the label column 'b' is empty",
+        r"a\.csv, row 13: the label column 'b' is empty",
     ),
     "label of reals": (
         text("a.csv", f"a,b\n{ROWS}\n"),

@@ -25,7 +25,7 @@ MIB = 2.0**20
 def little(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine of 64 MiB."""
     monkeypatch.setattr(files, "memory", lambda: 64 * MIB)
-    monkeypatch.setattr("deeplvm.data.streaming.memory", lambda: 64 * MIB)
+    monkeypatch.setattr("deeplvm.data.loading.memory", lambda: 64 * MIB)
 
 
 def test_a_csv_that_unpacks_to_much(tmp_path: Path, little: None) -> None:
@@ -48,7 +48,10 @@ def test_a_parquet_that_unpacks_to_much(tmp_path: Path, little: None) -> None:
     )
     with pytest.raises(DataError, match=r"bomb\.parquet, a row group of .* smaller row groups"):
         load(tmp_path / "bomb.parquet")
-    with pytest.raises(DataError, match=r"bomb\.parquet, unpacked and loaded: .*--stream"):
+    pd.DataFrame({"a": np.zeros(int(40 * MIB // 8))}).to_parquet(
+        tmp_path / "bomb.parquet", row_group_size=10**5
+    )
+    with pytest.raises(DataError, match=r"bomb, unpacked and loaded: .*--stream"):
         load(tmp_path / "bomb.parquet", stream=False)
 
 
@@ -90,7 +93,7 @@ def test_the_smallest_limit_decides_what_is_streamed(
     np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(1000, 8)))
     size = (tmp_path / "x.npy").stat().st_size
     for room, streamed in ((WORKING * size - 1, True), (WORKING * size + 1, False)):
-        monkeypatch.setattr("deeplvm.data.streaming.memory", lambda room=room: float(room))
+        monkeypatch.setattr("deeplvm.data.loading.memory", lambda room=room: float(room))
         assert load(tmp_path / "x.npy").options["stream"] is streamed
 
 

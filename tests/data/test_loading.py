@@ -451,7 +451,9 @@ def test_other_rows_are_read_as_the_training_rows(
 @pytest.mark.parametrize(
     "change, match",
     [
-        pytest.param({"city": "Paris"}, r"'city', row 1: 'Paris' is none of", id="category"),
+        pytest.param(
+            {"city": "Paris"}, r"row 1, column 'city': 'Paris' is none of", id="category"
+        ),
         pytest.param(
             {"children": -1}, r"'children'.*whole numbers of at least 0", id="negative count"
         ),

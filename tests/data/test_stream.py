@@ -22,10 +22,12 @@ from PIL import Image
 from deeplvm.cli.app import main
 from deeplvm.data import Data, DataError, Description, load
 from deeplvm.data import stream as shuffling
+from deeplvm.data.loading import reopen
+from deeplvm.data.readers.source import Places
 from deeplvm.data.records import SPLITS, Split
-from deeplvm.data.split import Places, carved
-from deeplvm.data.stream import Plan, Stream, noise_of
-from deeplvm.data.streaming import reopen
+from deeplvm.data.split import carved
+from deeplvm.data.stream import Plan, Stream
+from deeplvm.data.transform import noise_of
 from deeplvm.recipes import vae
 from deeplvm.training import Callback, TrainingInterrupted, fit
 
@@ -97,25 +99,27 @@ class TestSplit:
     @pytest.mark.parametrize("fractions", [(0.8, 0.1, 0.1), (0.5, 0.49, 0.01), (0.1, 0.2, 0.7)])
     def test_every_row_is_in_one(self, rows: int, fractions: tuple[float, ...]) -> None:
         whole = Places([(5, 5 + rows // 2), (1000 + rows, 1000 + rows + rows - rows // 2)])
-        parts = carved("data", whole, fractions, seed=3)
+        parts = list(carved("data", whole, fractions, seed=3).values())
         each = [part.rows(np.arange(len(part))) for part in parts]
         assert all((np.diff(found) > 0).all() for found in each)
         assert (np.sort(np.concatenate(each)) == whole.rows(np.arange(rows))).all()
         assert all(len(part) for part in parts)
 
     def test_shares_are_those_asked_for(self) -> None:
-        parts = carved("data", Places([(0, 100_000)]), (0.7, 0.25, 0.05), seed=0)
+        parts = carved("data", Places([(0, 100_000)]), (0.7, 0.25, 0.05), seed=0).values()
         assert [len(part) for part in parts] == [70_000, 25_000, 5_000]
 
     def test_below_counts(self) -> None:
-        for part in carved("data", Places([(0, 2500)]), (0.8, 0.1, 0.1), seed=0):
+        for part in carved("data", Places([(0, 2500)]), (0.8, 0.1, 0.1), seed=0).values():
             found = part.below(np.arange(2501))
             inside = np.isin(np.arange(2500), part.rows(np.arange(len(part))))
             assert (found == np.concatenate([[0], np.cumsum(inside)])).all()
 
     def test_the_seed_decides(self) -> None:
         whole = Places([(0, 2500)])
-        one, same, other = (carved("data", whole, (0.8, 0.1, 0.1), seed)[2] for seed in (0, 0, 1))
+        one, same, other = (
+            carved("data", whole, (0.8, 0.1, 0.1), seed)["test"] for seed in (0, 0, 1)
+        )
         places = np.arange(250)
         assert (one.rows(places) == same.rows(places)).all()
         assert (one.rows(places) != other.rows(places)).any()
@@ -470,7 +474,9 @@ class TestErrors:
         with pytest.raises(DataError, match="a named data set is not streamed"):
             load("digits", stream=True)
         (tmp_path / "nothing").mkdir()
-        with pytest.raises(DataError, match=r"no \.npy, \.parquet or image file"):
+        with pytest.raises(
+            DataError, match="no image in this folder, nor an .npy or .parquet file"
+        ):
             stream(tmp_path / "nothing")
         with pytest.raises(DataError, match="no such file"):
             load(tmp_path / "absent.npy", stream=True)
@@ -541,7 +547,7 @@ class TestAuto:
         else:
             images(folder, rng)
         assert not isinstance(load(folder), Stream)
-        monkeypatch.setattr("deeplvm.data.streaming.memory", lambda: 5000.0)
+        monkeypatch.setattr("deeplvm.data.loading.memory", lambda: 5000.0)
         assert isinstance(load(folder), Stream)
         assert load(folder).options["stream"] is True
         assert not isinstance(load(folder, stream=False), Stream)

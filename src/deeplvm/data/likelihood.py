@@ -10,17 +10,18 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from deeplvm import conditionals
 from deeplvm.conditionals.columns import Columns
-from deeplvm.data.readers.raw import Array, Raw
+from deeplvm.data.readers.source import Array, Facts
 from deeplvm.data.records import (
     Data,
     DataError,
     Description,
     Kind,
     LikelihoodName,
+    Split,
     Variable,
 )
 from deeplvm.data.statistics import Summary
@@ -333,12 +334,12 @@ def _article(likelihood: str) -> str:
 
 
 def choose(
-    raw: Raw, seen: Mapping[str, Summary], source: str, options: Mapping[str, Any]
+    facts: Facts, seen: Mapping[Split, Summary], source: str, options: Mapping[str, Any]
 ) -> list[Choice]:
     """One choice for an array or a table of one kind, otherwise one a column.
 
     Args:
-        raw: What the source says of itself.
+        facts: What the source says of its rows.
         seen: The summary of each split's rows.
         source: For messages.
         options: Those of :func:`~deeplvm.data.load`.
@@ -346,19 +347,19 @@ def choose(
     dequantize = options["dequantize"] is not None
     likelihood = options["likelihood"]
     train, everything = seen["train"], Summary.joined(seen.values())
-    _refuse_silent(train, source, raw.columns)
-    if raw.columns is None:
+    _refuse_silent(train, source, facts.columns)
+    if facts.columns is None:
         return [
             choose_likelihood(
                 everything,
                 what="x",
                 likelihood=likelihood,
                 dequantize=dequantize,
-                image=raw.image,
-                levels=raw.levels,
+                image=facts.image,
+                levels=facts.levels,
             )
         ]
-    if set(raw.kinds.values()) == {"counts"} and len(raw.kinds) >= len(raw.columns):
+    if set(facts.kinds.values()) == {"counts"} and len(facts.kinds) >= len(facts.columns):
         return [
             choose_likelihood(
                 train,
@@ -369,23 +370,23 @@ def choose(
                 kind="counts",
             )
         ]
-    if likelihood in MASSES and not raw.categories:
-        for place, column in enumerate(raw.columns):  # an error should name the column
+    if likelihood in MASSES and not facts.categories:
+        for place, column in enumerate(facts.columns):  # an error should name the column
             what = f"column {column!r}"
             choose_likelihood(
                 everything.column(place), what=what, likelihood=likelihood, table=True
             )
         return [choose_likelihood(everything, what="x", likelihood=likelihood, table=True)]
-    _refuse_constant_columns(everything, source, raw.columns)
+    _refuse_constant_columns(everything, source, facts.columns)
     choices = []
-    for place, column in enumerate(raw.columns):
+    for place, column in enumerate(facts.columns):
         what = f"column {column!r}"
-        if column in raw.categories:
-            names = raw.categories[column]
+        if column in facts.categories:
+            names = facts.categories[column]
             reason = f"{what}: {len(names)} categories: categorical."
             choices.append(Choice("category", "categorical", reason, len(names)))
             continue
-        kind = cast("Kind | None", raw.kinds.get(column))
+        kind = cast("Kind | None", facts.kinds.get(column))
         values = everything.column(place)
         look = choose_likelihood(values, what=what, table=True, kind=kind)
         if look.kind == "binary":  # no other likelihood gives 0 and 1 a probability of their own
@@ -407,65 +408,45 @@ def choose(
 
 
 def chosen(
-    raw: Raw,
-    seen: Mapping[str, Summary],
+    facts: Facts,
+    seen: Mapping[Split, Summary],
     source: str,
     options: Mapping[str, Any],
     trained: Variable | None,
-) -> list[Choice]:
-    """The choices, or those of the training data; the reasons go to the notes.
+) -> tuple[list[Choice], list[str]]:
+    """The choices, or those of the training data; and the reasons.
 
     Raises:
         DataError: If no likelihood suits, or the training data's does not.
     """
     if trained is not None:
         refuse_unlike(seen["test"], source, trained)
-        return choices_of(trained)
-    choices = choose(raw, seen, source, options)
-    raw.notes += reasons_of(choices, raw)
-    refuse_coarse(raw, seen["train"], source, choices)
-    return choices
+        return choices_of(trained), []
+    choices = choose(facts, seen, source, options)
+    refuse_coarse(facts, seen["train"], source, choices)
+    return choices, reasons_of(choices, facts)
 
 
 def binarization_scale(
-    raw: Raw,
-    seen: Mapping[str, Summary],
+    facts: Facts,
+    seen: Mapping[Split, Summary],
     source: str,
     options: Mapping[str, Any],
     trained: Variable | None,
-) -> float | None:
-    """The level of probability 1 where grey values are to be binarized; it goes to the notes.
+) -> tuple[float | None, list[str]]:
+    """The level of probability 1 where grey values are to be binarized; and a note of it.
 
     Raises:
         DataError: If these are no grey values.
     """
     binarize = options["binarize"]
     if not binarize:
-        return None
+        return None, []
     top = None if trained is None else trained.grey
-    scale = grey_scale(Summary.joined(seen.values()), source, raw.levels, top)
+    scale = grey_scale(Summary.joined(seen.values()), source, facts.levels, top)
     if scale is None:
-        raw.notes.append(f"--binarize {binarize} changes nothing: the values are 0 and 1 already.")
-    else:
-        raw.levels = None
-        raw.notes.append(_binarization_note(binarize, scale, options["seed"]))
-    return scale
-
-
-def description_of(
-    raw: Raw, options: Mapping[str, Any], variable: Variable, rows: Mapping[str, int]
-) -> Description:
-    """What there is to remember of the data."""
-    return Description(
-        name=raw.name,
-        source=options["source"],
-        options=options,
-        variables={"x": variable},
-        classes=raw.classes,
-        split=raw.split,
-        notes=tuple(raw.notes),
-        rows=rows,
-    )
+        return None, [f"--binarize {binarize} changes nothing: the values are 0 and 1 already."]
+    return scale, [_binarization_note(binarize, scale, options["seed"])]
 
 
 def _merged(choices: list[Choice]) -> list[Choice]:
@@ -490,12 +471,12 @@ def _merged(choices: list[Choice]) -> list[Choice]:
     return choices
 
 
-def reasons_of(choices: list[Choice], raw: Raw) -> list[str]:
+def reasons_of(choices: list[Choice], facts: Facts) -> list[str]:
     """One sentence a choice; columns of one choice share it."""
     if len(choices) == 1:
         return [choices[0].reason]
     groups: dict[tuple[str, bool], list[tuple[str, Choice]]] = {}
-    for column, choice in zip(raw.columns or (), choices, strict=True):
+    for column, choice in zip(facts.columns or (), choices, strict=True):
         groups.setdefault((choice.likelihood, choice.dequantize), []).append((column, choice))
     reasons = ["columns of several kinds: each has its own likelihood, a row's is their product."]
     for (likelihood, noisy), members in groups.items():
@@ -729,7 +710,7 @@ def _build(group: Variable) -> Callable[..., nn.Module]:
     return _builder(group, group.likelihood)
 
 
-def refuse_coarse(raw: Raw, train: Summary, source: str, choices: list[Choice]) -> None:
+def refuse_coarse(facts: Facts, train: Summary, source: str, choices: list[Choice]) -> None:
     """Single precision must resolve the spread of each real element."""
     real = np.array([choice.kind == "real" for choice in choices])
     if not real.any() or (len(choices) == 1 and train.dtype.itemsize < 4):
@@ -739,7 +720,7 @@ def refuse_coarse(raw: Raw, train: Summary, source: str, choices: list[Choice]) 
     if not len(coarse):
         return
     place = tuple(coarse[0].tolist())
-    what = f"element {place}" if raw.columns is None else f"column {raw.columns[place[0]]!r}"
+    what = f"element {place}" if facts.columns is None else f"column {facts.columns[place[0]]!r}"
     raise DataError(
         f"{source}: {what} has mean {float(mean[place]):.6g} but varies by "
         f"{float(std[place]):.3g} only, which single precision cannot resolve; subtract a "
@@ -778,3 +759,121 @@ def grey_scale(seen: Summary, source: str, levels: int | None, top: float | None
             f"but found {kinds} in [{low:g}, {high:g}]; leave it out."
         )
     return float((levels or (int(high) + 1 if high < 32 else 256)) - 1) if whole else 1.0
+
+
+def variable_of(
+    facts: Facts, source: str, choices: list[Choice], seen: Mapping[Split, Summary]
+) -> Variable:
+    """The variable ``x`` with the statistics of its training rows.
+
+    Args:
+        facts: What the source says of its rows.
+        source: For messages.
+        choices: One, or one a column.
+        seen: The summary of each split's rows as they are modelled.
+
+    Raises:
+        DataError: If an element whose likelihood is a density is constant in the training rows.
+    """
+    train, everything = seen["train"], Summary.joined(seen.values())
+    mean, std = torch.from_numpy(train.mean), torch.from_numpy(train.std)
+    first = choices[0]
+    columns = facts.columns or ()
+    parts: tuple[Variable, ...] = ()
+    if len(choices) == 1:
+        if first.kind in ("real", "unit") and first.likelihood not in (
+            "continuous-bernoulli",
+            "beta",
+        ):
+            _refuse_constant(std, source, facts.columns)
+    else:
+        parts = tuple(
+            Variable(
+                name=column,
+                shape=(),
+                kind=choice.kind,
+                likelihood=choice.likelihood,
+                mean=mean[place],
+                std=std[place],
+                minimum=float(everything.low[place]),
+                maximum=float(everything.high[place]),
+                levels=choice.levels,
+                step=choice.step,
+                missing=bool(everything.missing[place]),
+                dequantized=choice.dequantize,
+                categories=facts.categories.get(column),
+            )
+            for place, (column, choice) in enumerate(zip(columns, choices, strict=True))
+        )
+        reals = torch.tensor([part.kind == "real" for part in parts])
+        _refuse_constant(torch.where(reals, std, 1.0), source, columns)
+    return Variable(
+        name="x",
+        shape=train.shape,
+        kind="mixed" if parts else first.kind,
+        likelihood="columns" if parts else first.likelihood,
+        mean=mean,
+        std=std,
+        minimum=float(everything.low.min()),
+        maximum=float(everything.high.max()),
+        levels=None if parts else first.levels,
+        step=1.0 if parts else first.step,
+        missing=bool(everything.missing.any()),
+        dequantized=any(choice.dequantize for choice in choices),
+        columns=facts.columns,
+        parts=parts,
+    )
+
+
+def _refuse_constant(std: Tensor, source: str, columns: tuple[str, ...] | None) -> None:
+    constant = (std <= 0).nonzero()
+    if not len(constant):
+        return
+    where = tuple(constant[0].tolist())
+    if columns is not None:
+        name = columns[where[0]]
+        what, drop = f"column {name!r}", f"--drop {name}"
+    elif len(where) == 1:
+        what, drop = f"column {where[0]}", f"--drop {where[0]}"
+    else:
+        what, drop = f"element {where}", "leave it out"
+    raise DataError(
+        f"{source}: {what} is constant in the training rows ({len(constant)} such in all), and a "
+        f"density of a constant is infinite; {drop}."
+    )
+
+
+def warnings_of(variable: Variable, seen: Mapping[Split, Summary], train: Tensor) -> list[str]:
+    """What a density cannot say of rounded or repeated values."""
+    known = []
+    if variable.missing:
+        share = float(
+            np.mean(
+                [part.holes / (part.rows * part.count.size) for part in seen.values() if part.rows]
+            )
+        )
+        known = [f"{100 * share:.2g}% of the values are missing; likelihoods are of the others."]
+    if variable.columns is None:
+        return known
+    for place, name in enumerate(variable.columns):
+        part = variable.parts[place] if variable.parts else variable
+        if part.kind != "real" or part.dequantized:
+            continue
+        column = train[:, place]
+        values, counts = column[~column.isnan()].unique(return_counts=True)
+        if not len(values):
+            continue
+        most, at = float(counts.max()) / float(counts.sum()), float(values[counts.argmax()])
+        if len(values) <= 2:
+            known.append(
+                f"warning: column {name!r} takes only {len(values)} values, so a density of it "
+                "can "
+                f"grow without bound; --categories {name} gives them probabilities."
+            )
+        elif most > 0.5:
+            known.append(
+                f"warning: {100 * most:.0f}% of column {name!r} is exactly {at:g}, so a density "
+                "of "
+                f"it can grow without bound."
+            )
+    return known

@@ -1,22 +1,51 @@
-"""load: a named set or a file -> Data, with every choice written down."""
+"""load: a named set, a file or arrays -> Data, with every choice written down."""
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
+import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
+import pandas as pd
 import torch
+from PIL import Image
 
 from deeplvm.data.catalogue import NAMED, close_names, read_named
-from deeplvm.data.likelihood import binarization_scale, chosen, description_of, refuse_other_shape
-from deeplvm.data.readers.arrays import checked, read_idx, read_npy, read_npz
-from deeplvm.data.readers.images import ENDINGS, laid_out, layout_notes, layout_of, read_folder
-from deeplvm.data.readers.raw import Raw
-from deeplvm.data.readers.tables import from_frames, read_csv, read_parquet
+from deeplvm.data.likelihood import (
+    Choice,
+    binarization_scale,
+    choices_of,
+    chosen,
+    refuse_other_shape,
+    variable_of,
+    warnings_of,
+)
+from deeplvm.data.readers.arrays import held, read_file
+from deeplvm.data.readers.images import (
+    ENDINGS,
+    GREY,
+    Layout,
+    files_below,
+    laid_out,
+    layout_notes,
+    layout_of,
+    lost_links,
+)
+from deeplvm.data.readers.shards import ParquetFiles, open_files
+from deeplvm.data.readers.source import Facts, Held, Places, Source
+from deeplvm.data.readers.tables import (
+    LARGEST_EXACT,
+    Frames,
+    Table,
+    TableRows,
+    open_table,
+    read_csv,
+    refuse_absent,
+)
 from deeplvm.data.records import (
     SPLITS,
     Data,
@@ -26,17 +55,23 @@ from deeplvm.data.records import (
     Renewal,
     Rows,
     Selection,
+    Split,
 )
-from deeplvm.data.split import divide, kept_elements, limit_rows, select_columns
+from deeplvm.data.split import divide, kept_elements, limited, select_columns
 from deeplvm.data.statistics import Summary
-from deeplvm.data.streaming import Streaming, is_streamed, open_stream, read_shards
-from deeplvm.data.tensors import tensors_of, variable_of, warnings_of
+from deeplvm.data.stream import Stream, StreamColumn
+from deeplvm.data.transform import Look, Reader, dequantization, smallest_type
+from deeplvm.files import WORKING, memory
 
-_TABLE_ENDINGS = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".parquet")
+Streaming = bool | Literal["auto"]
+_TEXT = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt")
+# Rows on disk that are looked at for values that are repeated.
+_SAMPLE = 10_000
+_KINDS = ("uint8", "int16", "int32", "int64", "float32")
 
 
 def load(
-    source: str | Path,
+    source: Any,
     *,
     likelihood: LikelihoodName = "auto",
     binarize: Literal["static", "dynamic"] | None = None,
@@ -52,14 +87,16 @@ def load(
     stream: Streaming = "auto",
     like: Description | Mapping[str, Any] | None = None,
 ) -> Data:
-    """Load a named data set or a file, look at it, and choose a likelihood.
+    """Load a named data set, a file or arrays, look at them, and choose a likelihood.
 
     Files: ``.npy``, ``.npz``, ``.csv``, ``.tsv`` (also gzipped), ``.parquet``, IDX; a folder of
     images, of ``.npy`` or of ``.parquet`` files. Named sets: :func:`~deeplvm.data.datasets`.
+    From memory: an array or tensor of shape ``(rows, *event)``, a data frame, a mapping of arrays
+    called as in an ``.npz`` (``x``, ``y``; ``x_train``, …), of columns, or of splits.
     Nothing is standardised: likelihoods are in the data's own units.
 
     Args:
-        source: Name of a data set, or path of a file or a folder.
+        source: Name of a data set, path of a file or a folder, or the rows themselves.
         likelihood: Distribution of the values; "auto" looks at them and says what it chose.
         binarize: Draw grey values as 0 or 1: "static" once, "dynamic" anew at each visit of a
             training row (validation and test rows are drawn once in both).
@@ -92,9 +129,10 @@ def load(
     >>> {split: digits.rows(split) for split in ("train", "valid", "test")}
     {'train': 1437, 'valid': 180, 'test': 180}
     """
-    source = str(source)
+    path = Path(source).expanduser() if isinstance(source, str | Path) else None
+    name = "memory" if path is None else str(source)
     options: dict[str, Any] = {
-        "source": source if source in NAMED else str(Path(source).expanduser().absolute()),
+        "source": name if path is None or name in NAMED else str(path.absolute()),
         "likelihood": likelihood,
         "binarize": binarize,
         "dequantize": dequantize,
@@ -116,23 +154,280 @@ def load(
             if name not in ("source", "limit", "stream")
         }
     _check_options(options)
-    path = Path(source).expanduser()
-    if source not in NAMED and is_streamed(path, stream, options):
-        options["stream"] = True
-        return open_stream(path, source, options, known)
-    if source in NAMED and stream is True:
-        raise DataError(f"{source}: a named data set is not streamed; leave out --stream.")
-    raw = _read(source, options, known)
-    _refuse_infinite(raw, source)
-    if raw.columns is None:
-        _drop_elements(raw, source, options)
-        _as_images(raw)
-    divide(raw, options, known)
-    places = select_columns(raw, lambda: Summary.of(raw.values["train"]), options, known)
-    if places is not None:
-        raw.values = {split: part[:, places] for split, part in raw.values.items()}
-    limit_rows(raw, options["limit"], options["seed"])
-    return _finish(raw, source, options, known)
+    if path is None or name in NAMED:
+        if stream is True:
+            what = "what is in memory" if path is None else f"{name}: a named data set"
+            raise DataError(f"{what} is not streamed; leave out --stream.")
+        found = (
+            _in_memory(source, options, known) if path is None else _named(name, options, known)
+        )
+    else:
+        options["stream"] = _is_streamed(path, stream, options)
+        found = _opened(path, name, options, known)
+    return _modelled(found, name, options, known)
+
+
+def reopen(description: Description) -> Stream | None:
+    """The stream that was described, without a look at its rows, if its files are as they were.
+
+    That is judged by their names, sizes and times of change.
+
+    Returns:
+        ``None`` if there is a doubt: :func:`~deeplvm.data.load` then looks again.
+
+    Raises:
+        DataError: If a file is damaged.
+    """
+    options, form = dict(description.options), description.stream.get("form")
+    path = Path(str(options.get("source")))
+    if not isinstance(form, dict) or not path.exists():
+        return None
+    kind, grey = form.get("kind"), form.get("grey")
+    layout = cast("Layout", form.get("layout"))
+    if layout not in get_args(Layout) or kind not in _KINDS or not isinstance(grey, bool):
+        return None
+    files = open_files(path, size=options["image_size"])
+    if files is None or files.listing != description.stream.get("files"):
+        return None
+    found = _rows_of(files, path.name, options, description)
+    variable = description.variables["x"]
+    whole, _ = divide(found, options, None)
+    places = {
+        s: limited(found, part, options["limit"], options["seed"]) for s, part in whole.items()
+    }
+    if {split: len(part) for split, part in places.items()} != dict(description.rows):
+        return None
+    reader = Reader(
+        found,
+        kept=_kept(found, path.name, options),
+        layout=layout,
+        grey=grey,
+        shape=variable.shape,
+        kind=np.dtype(kind),
+        choices=tuple(choices_of(variable)),
+        seed=options["seed"],
+    )
+    reader = _with_noise(reader, places, variable.grey)
+    return Stream.over(reader, places, description)
+
+
+# --- where the rows are
+
+
+def _is_streamed(path: Path, stream: Streaming, options: Mapping[str, Any]) -> bool:
+    """Whether a source is to be read row by row from disk.
+
+    Raises:
+        DataError: If that is asked for of what cannot be.
+    """
+    if stream not in (True, False, "auto"):
+        raise DataError(f"--stream {stream}: choose True, False or auto.")
+    if not path.exists():  # the error of a file that is not there says more
+        return False
+    if stream == "auto":
+        return WORKING * _bytes_in_memory(path, options) > memory()
+    if stream and not (path.is_dir() or path.suffix.lower() in (".npy", ".parquet")):
+        raise DataError(
+            f"{path}: only .npy and .parquet files, folders of them and folders of images can be "
+            f"streamed; save it as one of these, or leave out --stream."
+        )
+    return bool(stream)
+
+
+def _bytes_in_memory(path: Path, options: Mapping[str, Any]) -> float:
+    """About what all rows would take; 0 for what cannot be streamed, or not be read."""
+    files = files_below(path, (".npy", ".parquet", *ENDINGS)) if path.is_dir() else [path]
+    images = [file for file in files if file.suffix.lower() in ENDINGS] if path.is_dir() else []
+    total = 0.0
+    try:
+        for file in files:
+            if file.suffix.lower() == ".npy":
+                total += file.stat().st_size
+            elif file.suffix.lower() == ".parquet" and file.stat().st_size:
+                import pyarrow.parquet as pq
+
+                metadata = pq.read_metadata(file)
+                total += metadata.num_rows * metadata.num_columns * 8
+        if images:
+            with Image.open(images[0]) as image:
+                side = options["image_size"]
+                pixels = image.width * image.height if side is None else side * side
+            total += 3.0 * pixels * len(images)
+    except Exception:  # noqa: BLE001 - whatever is wrong with a file, its reader says it better
+        return 0.0
+    return total
+
+
+def _opened(
+    path: Path, source: str, options: Mapping[str, Any], known: Description | None
+) -> Source:
+    """The rows of a file or a folder."""
+    if not path.exists():
+        raise DataError(_not_there(source, path))
+    if path.is_file() and path.stat().st_size == 0:
+        raise DataError(f"{path}: the file is empty.")
+    name = path.name.lower()
+    if path.is_file() and options["image_size"] is not None:
+        raise DataError(f"{path}: --image-size is for folders of images only.")
+    if path.is_dir() or options["stream"] or name.endswith(".parquet"):
+        files = open_files(path, size=options["image_size"])
+        if files is None:
+            lost = "".join([f"; {each.removesuffix('.')}" for each in lost_links(path, ENDINGS)])
+            raise DataError(
+                f"{path}: no image in this folder, nor an .npy or .parquet file; looked for "
+                f"{', '.join(ENDINGS)}{lost}."
+            )
+        found = _rows_of(files, source, options, known)
+        return found if options["stream"] else Held.of(found)
+    if name.endswith(_TEXT):
+        frames = {"all": read_csv(path)}
+        return _held_table(Facts(path.name.split(".")[0]), frames, path.name, options, known)
+    _refuse_table_options(source, options)
+    if name.endswith((".npy", ".npz")) or name.removesuffix(".gz").endswith((".idx", "ubyte")):
+        return read_file(path)
+    if name.endswith(ENDINGS):
+        raise DataError(f"{path}: this is one image; give the folder that holds the images.")
+    raise DataError(
+        f"{path}: files that end like this are not supported; save it as .npy, .npz, .csv, .tsv, "
+        f".parquet or IDX, or give a folder of images."
+    )
+
+
+def _rows_of(
+    files: Any, source: str, options: Mapping[str, Any], known: Description | None
+) -> Source:
+    """Of files of columns the columns that are wanted; of others the rows as they are."""
+    if isinstance(files, ParquetFiles):
+        return _table(files, options, known)
+    _refuse_table_options(source, options)
+    return files
+
+
+def _table(table: Table, options: Mapping[str, Any], known: Description | None) -> TableRows:
+    asked = {name: options[name] for name in ("label", "drop", "categories")}
+    return open_table(table, **asked, known=known)
+
+
+def _held_table(
+    facts: Facts,
+    frames: Mapping[str, pd.DataFrame],
+    origin: str,
+    options: Mapping[str, Any],
+    known: Description | None,
+) -> Held:
+    columns = None if known is None else known.variables["x"].columns
+    return Held.of(_table(Frames(facts, frames, origin, columns), options, known))
+
+
+def _in_memory(source: Any, options: Mapping[str, Any], known: Description | None) -> Source:
+    """The rows of arrays, tensors or data frames."""
+    parts = dict(source) if isinstance(source, Mapping) else {"all": source}
+    parts = {key: _as_frame_or_array(value) for key, value in parts.items()}
+    if "all" not in parts and not set(parts) <= set(SPLITS):
+        columns = all(isinstance(each, np.ndarray) and each.ndim == 1 for each in parts.values())
+        if not columns or {"x", "X", "data"} & set(parts):
+            _refuse_table_options("memory", options)
+            return held(parts, "memory", "memory")
+        parts = {"all": pd.DataFrame(parts)}
+    split = f"{' / '.join(parts)} as they were given" if "train" in parts else ""
+    facts = Facts("memory", split=split)
+    if all(isinstance(each, pd.DataFrame) for each in parts.values()):
+        return _held_table(facts, parts, "memory", options, known)
+    _refuse_table_options("memory", options)
+    key = next(iter(parts))
+    arrays: dict[str, Any] = {
+        "x" if each == "all" else f"x_{each}": value for each, value in parts.items()
+    }
+    if key != "all" and "train" not in parts:
+        raise DataError("memory: splits without training rows; add 'train'.")
+    return held(arrays, "memory", "memory")
+
+
+def _as_frame_or_array(value: Any) -> Any:
+    """A pandas data frame, or a numpy array."""
+    if isinstance(value, pd.DataFrame):
+        return value
+    if isinstance(value, torch.Tensor):
+        return value.detach().cpu().numpy()
+    if isinstance(value, pd.Series):
+        return value.to_numpy()
+    for name in ("to_pandas", "toarray"):  # polars, arrow; scipy's sparse rows
+        if hasattr(value, name):
+            return _as_frame_or_array(getattr(value, name)())
+    return np.asarray(value)
+
+
+def _named(name: str, options: Mapping[str, Any], known: Description | None) -> Held:
+    found = read_named(name)
+    _refuse_table_options(name, options, named=found.facts)
+    if found.facts.columns is None:
+        return found
+    found = _narrowed(found, name, options)
+    other = known is not None and known.source != name
+    if other and known is not None and found.facts.columns != known.variables["x"].columns:
+        raise DataError(f"{name}: its columns are not those of the training data {known.name}.")
+    return found
+
+
+def _narrowed(found: Held, name: str, options: Mapping[str, Any]) -> Held:
+    """Leave out columns of a named table, and make categories of those that are to be."""
+    columns = list(found.facts.columns or ())
+    refuse_absent(name, columns, [*options["drop"], *options["categories"]])
+    values, categories = found.values, dict(found.facts.categories)
+    for column in options["categories"]:
+        if column in categories:
+            continue
+        place = columns.index(column)
+        seen = values[:, place]
+        holes = np.isnan(seen)
+        codes = np.unique(seen[~holes])
+        values = values.copy()
+        values[:, place] = np.where(
+            holes, np.nan, np.searchsorted(codes, np.where(holes, codes[0], seen))
+        )
+        categories[column] = tuple(f"{code:g}" for code in codes)
+    left = set(options["drop"])
+    kept = np.array([place for place, column in enumerate(columns) if column not in left], int)
+    if not len(kept):
+        raise DataError(f"{name}: no column is left to be modelled.")
+    facts = replace(found.facts, categories=categories)
+    if len(kept) < len(columns):
+        values, facts = values[:, kept], facts.at(kept)
+    cut = {key: values[part.all()] for key, part in found.parts.items()}
+    codes_of = found.labels
+    labels = {k: codes_of[p.all()] for k, p in found.parts.items()} if codes_of is not None else {}
+    return Held(facts, cut, labels)
+
+
+def _refuse_table_options(
+    source: str, options: Mapping[str, Any], named: Facts | None = None
+) -> None:
+    wrong = ["label"] if options["label"] is not None else []
+    wrong += ["categories"] if options["categories"] and not (named and named.columns) else []
+    for name in wrong:
+        reason = (
+            "a named set has its own labels"
+            if named and name == "label"
+            else "columns have names only in a table"
+        )
+        raise DataError(f"{source}: --{name} {_text(options[name])} does not apply: {reason}.")
+    if named and options["image_size"] is not None:
+        raise DataError(f"{source}: --image-size is for folders of images only.")
+
+
+def _not_there(source: str, path: Path) -> str:
+    folder = path.parent
+    siblings = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+    close = [
+        *close_names(source),
+        *(str(folder / name) for name in difflib.get_close_matches(path.name, siblings, n=3)),
+    ]
+    if close:
+        return f"{source}: no such file or data set; did you mean {' or '.join(close)}?"
+    return (
+        f"{source}: no such file, and no data set of this name; `deeplvm datasets` lists the "
+        f"named ones: {', '.join(list(NAMED)[:6])}, …"
+    )
 
 
 def _check_options(options: Mapping[str, Any]) -> None:
@@ -168,207 +463,175 @@ def _check_options(options: Mapping[str, Any]) -> None:
             )
 
 
-def _read(source: str, options: Mapping[str, Any], known: Description | None) -> Raw:
-    if source in NAMED:
-        raw = read_named(source)
-        _refuse_table_options(source, options, raw.columns)
-        if raw.columns is not None:
-            _drop_columns(raw, source, options, known)
-        return raw
-    path = Path(source).expanduser()
-    if not path.exists():
-        raise DataError(_not_there(source, path))
-    if path.is_dir():
-        shards = read_shards(path, options, known)
-        if shards is not None:
-            return shards
-        _refuse_table_options(source, options, None)
-        return read_folder(path, size=options["image_size"])
-    if path.stat().st_size == 0:
-        raise DataError(f"{path}: the file is empty.")
-    name = path.name.lower()
-    if options["image_size"] is not None:
-        raise DataError(f"{path}: --image-size is for folders of images only.")
-    if name.endswith(_TABLE_ENDINGS):
-        frame = read_parquet(path) if name.endswith(".parquet") else read_csv(path)
-        if not len(frame):
-            raise DataError(f"{path}: the table has no rows.")
-        raw = from_frames(
-            path.name,
-            {"all": frame},
-            label=options["label"],
-            drop=options["drop"],
-            categories=options["categories"],
-            like=known,
-        )
-        raw.name = path.name.split(".")[0]
-        return raw
-    _refuse_table_options(source, options, None)
-    if name.endswith(".npy"):
-        return read_npy(path)
-    if name.endswith(".npz"):
-        return read_npz(path)
-    if name.removesuffix(".gz").endswith((".idx", "ubyte")):
-        return Raw(name=path.name, values={"all": checked(read_idx(path), str(path))})
-    if name.endswith(ENDINGS):
-        raise DataError(f"{path}: this is one image; give the folder that holds the images.")
-    raise DataError(
-        f"{path}: files that end like this are not supported; save it as .npy, .npz, .csv, .tsv, "
-        f".parquet or IDX, or give a folder of images."
-    )
+# --- how they are modelled
 
 
-def _not_there(source: str, path: Path) -> str:
-    folder = path.parent
-    siblings = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
-    close = [
-        *close_names(source),
-        *(str(folder / name) for name in difflib.get_close_matches(path.name, siblings, n=3)),
-    ]
-    if close:
-        return f"{source}: no such file or data set; did you mean {' or '.join(close)}?"
-    return (
-        f"{source}: no such file, and no data set of this name; `deeplvm datasets` lists the "
-        f"named ones: {', '.join(list(NAMED)[:6])}, …"
-    )
+def _modelled(
+    found: Source, source: str, options: Mapping[str, Any], known: Description | None
+) -> Data:
+    """Look at all rows once (twice where noise is added to them), and choose."""
+    facts, trained = found.facts, None if known is None else known.variables["x"]
+    seed, limit, notes = options["seed"], options["limit"], [*facts.notes]
+    whole, split = divide(found, options, known)
+    places = {each: limited(found, part, limit, seed) for each, part in whole.items()}
+    reader = Reader(found, kept=_kept(found, source, options), seed=seed)
+    look = Look.at(reader, places)
+    seen: Mapping[Split, Summary] = look.seen
+    if facts.columns is not None:
+        _refuse_huge(source, facts.columns, seen)
 
+    def train() -> Summary:
+        return seen["train"] if limit is None else Look.at(reader, whole).seen["train"]
 
-def _refuse_table_options(
-    source: str, options: Mapping[str, Any], columns: tuple[str, ...] | None
-) -> None:
-    named = source in NAMED
-    wrong = ["label"] if options["label"] is not None else []
-    wrong += ["categories"] if options["categories"] and not (named and columns) else []
-    for name in wrong:
-        reason = (
-            "a named set has its own labels"
-            if named and name == "label"
-            else "columns have names only in a table"
-        )
-        raise DataError(f"{source}: --{name} {_text(options[name])} does not apply: {reason}.")
-    if named and options["image_size"] is not None:
-        raise DataError(f"{source}: --image-size is for folders of images only.")
-
-
-def _drop_columns(
-    raw: Raw, source: str, options: Mapping[str, Any], known: Description | None
-) -> None:
-    """Leave out columns of a named table, and make categories of those that are to be."""
-    columns = raw.columns or ()
-    for column in (*options["drop"], *options["categories"]):
-        if column not in columns:
-            close = difflib.get_close_matches(column, columns, n=3)
-            hint = f"did you mean {', '.join(close)}?" if close else "see its description."
-            raise DataError(f"{source}: there is no column {column!r}; {hint}")
-    for column in options["categories"]:
-        if column in raw.categories:
-            continue
-        place = columns.index(column)
-        everything = np.concatenate([part[:, place] for part in raw.values.values()])
-        codes = np.unique(everything[~np.isnan(everything)])
-        raw.categories[column] = tuple(f"{code:g}" for code in codes)
-        for key, part in raw.values.items():
-            holes = np.isnan(part[:, place])
-            found = np.searchsorted(codes, np.where(holes, codes[0], part[:, place]))
-            raw.values[key] = part.copy()
-            raw.values[key][:, place] = np.where(holes, np.nan, found)
-    kept = [place for place, column in enumerate(columns) if column not in options["drop"]]
-    if not kept:
-        raise DataError(f"{source}: no column is left to be modelled.")
-    if len(kept) < len(columns):
-        raw.values = {key: part[:, kept] for key, part in raw.values.items()}
-        raw.columns = tuple(columns[place] for place in kept)
-    other = known is not None and known.source != source
-    if other and known is not None and raw.columns != known.variables["x"].columns:
-        raise DataError(f"{source}: its columns are not those of the training data {known.name}.")
-
-
-def _refuse_infinite(raw: Raw, source: str) -> None:
-    for key, part in raw.values.items():
-        if part.dtype.kind != "f" or not np.isinf(part).any():
-            continue
-        where = tuple(int(place) for place in np.argwhere(np.isinf(part))[0])
-        row = where[0] + 1
-        at = (
-            f"column {raw.columns[where[1]]!r}, row {row}"
-            if raw.columns is not None
-            else f"row {row}, element {where[1:]}"
-        )
-        rows = "" if key == "all" else f" of the {key} rows"
-        raise DataError(
-            f"{source}: {at}{rows}: the value is infinite ({int(np.isinf(part).sum())} in all); "
-            f"correct it, or make it missing (NaN, an empty cell)."
-        )
-
-
-def _drop_elements(raw: Raw, source: str, options: Mapping[str, Any]) -> None:
-    """Leave out columns of an array of shape (rows, columns), by number from 0."""
-    kept = kept_elements(next(iter(raw.values.values())).shape[1:], source, options)
-    if kept is not None:
-        raw.values = {key: part[:, kept] for key, part in raw.values.items()}
-
-
-def _as_images(raw: Raw) -> None:
-    """Grey images of shape (rows, H, W) get a channel; (rows, H, W, C) become (rows, C, H, W)."""
-    shape = next(iter(raw.values.values())).shape[1:]
-    if len(shape) not in (2, 3):
-        return
-    seen = Summary.joined([Summary.of(part) for part in raw.values.values()])
-    layout = layout_of(seen, image=raw.image)
-    raw.values = {key: laid_out(part, layout) for key, part in raw.values.items()}
-    raw.image = raw.image or layout != "rows"
-    raw.notes += layout_notes(shape, layout)
-
-
-def _finish(raw: Raw, source: str, options: dict[str, Any], known: Description | None) -> Data:
-    trained = None if known is None else known.variables["x"]
+    columns = select_columns(facts, train, options, known)
+    if columns is not None:
+        if known is None:
+            notes.append(
+                f"the {len(columns)} of {len(facts.columns or ())} columns whose variance is "
+                f"largest compared with their mean in the training rows; likelihoods are of these "
+                f"columns only (--most-variable)."
+            )
+        reader, facts = replace(reader, kept=columns), facts.at(columns)
+        seen = {each: part.changed(lambda v: v[:, columns]) for each, part in seen.items()}
+    reader, facts, seen, said = _laid_out(reader, facts, seen, grey=look.grey)
+    notes += [*said, *([look.holes] if look.holes else [])]
+    if limit is not None:
+        notes.append(f"at most {limit} rows of each split, as asked for: a trial, not a result.")
+    shape = seen["test"].shape
     if trained is not None:
-        refuse_other_shape(raw.values["test"].shape[1:], source, trained)
-        raw.values = {key: part.reshape(-1, *trained.shape) for key, part in raw.values.items()}
-    seen = {split: Summary.of(part) for split, part in raw.values.items()}
-    renewals: dict[str, Renewal] = {}
-    generator = torch.Generator().manual_seed(options["seed"])
-    scale = binarization_scale(raw, seen, source, options, trained)
-    if scale is not None:
-        kind = np.uint8 if Summary.joined(seen.values()).whole.all() else np.float32
-        grey = {
-            split: torch.from_numpy(np.ascontiguousarray(part.astype(kind, copy=False)))
-            for split, part in raw.values.items()
-        }
-        renewal = Renewal("binarization", grey["train"], scale)
-        raw.values = {
-            split: renewal.draw(grey[split], generator, torch.float32).to(torch.uint8).numpy()
-            for split in SPLITS
-        }
-        seen = {split: Summary.of(part) for split, part in raw.values.items()}
-        if options["binarize"] == "dynamic" and known is None:
-            renewals["x"] = renewal
-    choices = chosen(raw, seen, source, options, trained)
-    tensors, noise = tensors_of(raw, choices, generator)
-    if trained is None:
-        if noise is not None:
-            renewals["x"] = noise
-        if scale is None and (noise is not None or choices[0].step != 1):
-            seen = {split: Summary.of(part.numpy()) for split, part in tensors.items()}
-        variable = variable_of(raw, source, choices, seen)
-        variable = dataclasses.replace(variable, grey=scale)
-        raw.notes += warnings_of(variable, seen, tensors["train"])
+        refuse_other_shape(shape, source, trained)
+        shape = trained.shape
+        seen = {e: part.changed(lambda v: v.reshape(-1, *shape)) for e, part in seen.items()}
+    scale, said = binarization_scale(facts, seen, source, options, trained)
+    stored = seen
+    if scale is not None:  # the draws will be 0 and 1 in every element
+        facts, seen = replace(facts, levels=None), {each: _binary(s) for each, s in seen.items()}
+    choices, reasons = chosen(facts, seen, source, options, trained)
+    notes += [*said, *reasons]
+    kinds = {each: _kind(part, choices, scale) for each, part in stored.items()}
+    kind = _kind(Summary.joined(stored.values()), choices, scale)
+    reader = replace(reader, shape=shape, kind=kind, choices=tuple(choices))
+    reader = _with_noise(reader, places, scale)
+    on_disk = bool(found.listing)
+    rows, noise = ({}, reader.noise) if on_disk else _held_rows(reader, places, kinds)
+    missing = any(part.missing.any() for part in seen.values())
+    if trained is not None:
+        variable = replace(trained, missing=missing)
     else:
-        missing = any(part.missing.any() for part in seen.values())
-        variable = dataclasses.replace(trained, missing=missing)
-    rows: dict[str, Rows] = {split: {"x": tensors[split]} for split in SPLITS}
-    if raw.labels:
-        for split in SPLITS:
-            rows[split]["y"] = torch.from_numpy(np.asarray(raw.labels[split], dtype=np.int64))
-    return Data(
-        description=description_of(
-            raw, options, variable, {split: len(tensors[split]) for split in SPLITS}
-        ),
-        train=Selection(rows["train"]),
-        valid=Selection(rows["valid"]),
-        test=Selection(rows["test"]),
-        renewals=renewals,
+        if reader.noise is not None or choices[0].step != 1:
+            seen = (
+                reader.summaries(places)
+                if on_disk
+                else {each: Summary.of(some["x"].numpy()) for each, some in rows.items()}
+            )
+        variable = replace(variable_of(facts, source, choices, seen), grey=scale)
+        sample = rows["train"]["x"] if rows else _sample(reader, places["train"], facts)
+        notes += warnings_of(variable, seen, sample)
+    description = Description(
+        name=facts.name,
+        source=options["source"],
+        options=options,
+        variables={"x": variable},
+        classes=facts.classes,
+        split=split,
+        notes=tuple(notes),
+        rows={each: len(places[each]) for each in SPLITS},
     )
+    renewed = known is None and noise is not None and options["binarize"] != "static"
+    if not on_disk:
+        train_rows, valid, test = (Selection(rows[each]) for each in SPLITS)
+        return Data(
+            description, train_rows, valid, test, {"x": noise} if renewed and noise else {}
+        )
+    digest = f"{look.digest} {split} {limit} {seed}"
+    form = {"layout": reader.layout, "grey": reader.grey, "kind": str(reader.kind)}
+    description = replace(
+        description,
+        notes=(*notes, Stream.plan_of(reader, places).note(reader.row_bytes)),
+        fingerprint=hashlib.sha256(digest.encode()).hexdigest(),
+        stream={"files": found.listing, "form": form},
+    )
+    return Stream.over(reader, places, description, renewed=renewed)
+
+
+def _kept(found: Source, source: str, options: Mapping[str, Any]) -> Any:
+    return kept_elements(found.shape, source, options) if found.facts.columns is None else None
+
+
+def _laid_out(
+    reader: Reader, facts: Facts, seen: Mapping[Split, Summary], *, grey: bool
+) -> tuple[Reader, Facts, Mapping[Split, Summary], tuple[str, ...]]:
+    """Rows with the axes of images, if that is what they are; and what was done, in words."""
+    shape = seen["train"].shape
+    if grey:
+        seen = {split: part.changed(lambda v: v[:, :1]) for split, part in seen.items()}
+        return replace(reader, grey=True), facts, seen, (GREY,)
+    if len(shape) not in (2, 3):
+        return reader, facts, seen, ()
+    layout = layout_of(Summary.joined(seen.values()), image=facts.image)
+    facts = replace(facts, image=facts.image or layout != "rows")
+    moved = {s: part.changed(lambda v: laid_out(v, layout)) for s, part in seen.items()}
+    return replace(reader, layout=layout), facts, moved, layout_notes(shape, layout)
+
+
+def _binary(seen: Summary) -> Summary:
+    if not seen.rows:
+        return Summary(seen.shape, np.dtype(np.uint8))
+    return Summary.of(np.stack([np.zeros(seen.shape, np.uint8), np.ones(seen.shape, np.uint8)]))
+
+
+def _kind(seen: Summary, choices: Sequence[Choice], scale: float | None) -> np.dtype:
+    """The type in which rows rest; of binarized ones that of the grey values."""
+    if scale is None:
+        return smallest_type(seen, choices)
+    return np.dtype(np.uint8 if seen.whole.all() else np.float32)
+
+
+def _with_noise(reader: Reader, places: Mapping[Split, Places], scale: float | None) -> Reader:
+    column = StreamColumn(reader, places["train"], "x", noisy=False)
+    if scale is not None:
+        return replace(reader, noise=Renewal("binarization", column, scale))
+    return replace(reader, noise=dequantization(reader.choices, column))
+
+
+def _held_rows(
+    reader: Reader, places: Mapping[Split, Places], kinds: Mapping[Split, np.dtype]
+) -> tuple[dict[Split, Rows], Renewal | None]:
+    """The rows of each split in memory, with one draw of the noise; and that noise."""
+    rows = {
+        split: replace(reader, kind=kinds[split]).resting(part.all())
+        for split, part in places.items()
+    }
+    if reader.noise is None:
+        return rows, None
+    noise = replace(reader.noise, source=rows["train"]["x"])
+    generator = torch.Generator().manual_seed(reader.seed)
+    # in the order in which the splits were drawn, which those who fitted before have
+    for split in SPLITS if noise.kind == "binarization" else places:
+        drawn = noise.draw(rows[split]["x"], generator, torch.float32)
+        rows[split] = rows[split] | {"x": drawn.to(reader.dtype)}
+    return rows, noise
+
+
+def _sample(reader: Reader, train: Places, facts: Facts) -> torch.Tensor:
+    """Some training rows of a table on disk; only of columns there is anything to warn of."""
+    if facts.columns is None:
+        return torch.zeros(0, 0)
+    step = max(1, len(train) // _SAMPLE)
+    some = train.rows(np.arange(0, len(train), step)[:_SAMPLE])
+    return reader.fixed(reader.resting(some)["x"], some)
+
+
+def _refuse_huge(source: str, columns: Sequence[str], seen: Mapping[Split, Summary]) -> None:
+    everything = Summary.joined(seen.values())
+    largest = np.maximum(np.abs(everything.low), np.abs(everything.high))
+    huge = np.flatnonzero((everything.count > 0) & everything.whole & (largest > LARGEST_EXACT))
+    if len(huge):
+        column = columns[huge[0]]
+        raise DataError(
+            f"{source}: column {column!r} holds whole numbers as large as {largest[huge[0]]:.4g}, "
+            f"more than a float can hold exactly: an identifier? --drop {column}, or rescale it."
+        )
 
 
 def _names(names: Sequence[str] | str) -> tuple[str, ...]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from deeplvm.data.readers.raw import Array
+from deeplvm.data.readers.source import Array
 
 # Grey values that are whole multiples of one of these steps were whole numbers once.
 RECOVERED_STEPS = (255, 256, 16, 15)
@@ -57,11 +58,9 @@ class Summary:
 
     @classmethod
     def of(cls, values: Array) -> Summary:
-        """The summary of an array of shape ``(rows, *event)``, some rows at a time."""
+        """The summary of an array of shape ``(rows, *event)``."""
         found = cls(values.shape[1:], values.dtype)
-        size = max(1, _WIDEST_BLOCK // max(1, int(np.prod(found.shape))))
-        for start in range(0, len(values), size):
-            found.add(values[start : start + size])
+        found.add(values)
         return found
 
     @classmethod
@@ -104,9 +103,10 @@ class Summary:
 
     def add(self, block: Array) -> None:
         """Take in some more rows, shape ``(rows, *event)``; none of them infinite."""
-        if len(block):
-            with np.errstate(over="ignore", invalid="ignore"):  # squares of 1e200 overflow
-                self._join(self._of_block(block))
+        size = max(1, _WIDEST_BLOCK // max(1, math.prod(self.shape)))
+        with np.errstate(over="ignore", invalid="ignore"):  # squares of 1e200 overflow
+            for start in range(0, len(block), size):
+                self._join(self._of_block(block[start : start + size]))
 
     def _of_block(self, block: Array) -> Summary:
         other = Summary(self.shape, self.dtype)

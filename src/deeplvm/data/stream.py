@@ -2,133 +2,27 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from deeplvm.data.likelihood import Choice
-from deeplvm.data.readers.images import Layout, laid_out
-from deeplvm.data.readers.raw import Array
-from deeplvm.data.readers.shards import Shards
-from deeplvm.data.records import Columns, Data, DataError, Renewal, Rows, Split
-from deeplvm.data.split import Places
-from deeplvm.data.tensors import at_rest
-
-# Bytes that are read and brought to their form at a time.
-_AT_ONCE = 4 << 20
-
-
-@dataclass(frozen=True, eq=False)
-class Reader:
-    """Rows of files in the form in which they are modelled.
-
-    Attributes:
-        shards: The files.
-        kept: Places of the columns that stay; ``None`` for all.
-        layout: How the axes of a row are to be read.
-        grey: Whether all three colour channels are equal, and one stays.
-        shape: Event shape of the variable; ``None`` as it comes.
-        kind: Type in which rows rest.
-        choices: Those made for the values.
-        noise: What is added or drawn, once for each row where it is not renewed.
-        seed: Of that noise.
-    """
-
-    shards: Shards
-    kept: Array | None = None
-    layout: Layout = "rows"
-    grey: bool = False
-    shape: tuple[int, ...] | None = None
-    kind: np.dtype = field(default_factory=lambda: np.dtype(np.float32))
-    choices: tuple[Choice, ...] = ()
-    noise: Renewal | None = None
-    seed: int = 0
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of a row, as stored or at rest, whichever is more."""
-        width = max(self.shards.dtype.itemsize, self.kind.itemsize)
-        return max(1, math.prod(self.shards.shape) * width)
-
-    def raw(self, rows: Array) -> tuple[Array, Array | None]:
-        """Values by increasing row numbers, and codes of labels."""
-        values, labels = self.shards.take(rows)
-        if self.kept is not None:
-            values = values[:, self.kept]
-        values = laid_out(values, self.layout)
-        if self.grey:
-            values = values[:, :1]
-        return (values if self.shape is None else values.reshape(-1, *self.shape)), labels
-
-    def resting(self, rows: Array, order: Array | None = None) -> Rows:
-        """The same as tensors, values in the type in which they rest.
-
-        Args:
-            rows: Increasing row numbers.
-            order: The place of each in what is returned; by default their own order.
-        """
-        found: Rows = {
-            "x": torch.from_numpy(np.empty((len(rows), *(self.shape or ())), self.kind))
-        }
-        if self.labelled:
-            found["y"] = torch.empty(len(rows), dtype=torch.int64)
-        step = max(1, _AT_ONCE // self.row_bytes)
-        for start in range(0, len(rows), step):
-            values, labels = self.raw(rows[start : start + step])
-            here = slice(start, start + step) if order is None else order[start : start + step]
-            found["x"].numpy()[here] = at_rest(values, self.kind, list(self.choices))
-            if labels is not None:
-                found["y"].numpy()[here] = labels
-        return found
-
-    @cached_property
-    def labelled(self) -> bool:
-        """Whether the rows have labels."""
-        return self.shards.take(np.zeros(1, np.int64))[1] is not None
-
-    def fixed(self, resting: Tensor, rows: Array) -> Tensor:
-        """Values with the one draw of the noise that belongs to each row."""
-        if self.noise is None:
-            return resting
-        noise = noise_of(self.seed, rows, resting[:1].numel()).reshape(resting.shape)
-        drawn = self.noise.with_noise(resting.to(torch.float32), noise)
-        return drawn.to(torch.uint8) if self.noise.kind == "binarization" else drawn
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Type of the values with their noise."""
-        if self.noise is None:
-            return torch.from_numpy(np.empty(0, self.kind)).dtype
-        return torch.uint8 if self.noise.kind == "binarization" else torch.float32
-
-
-def noise_of(seed: int, rows: Array, elements: int) -> Tensor:
-    """Numbers of U[0, 1) that a seed and the number of a row decide, shape ``(rows, elements)``.
-
-    The counter-based generator of *Fast splittable pseudorandom number generators* (Steele et al.,
-    2014), applied to row x elements + element; 24 bits of it.
-
-    >>> bool((noise_of(0, np.array([3, 7]), 2)[1] == noise_of(0, np.array([7]), 2)[0]).all())
-    True
-    """
-    start = (seed * 0xD1342543DE82EF95 + 0x9E3779B97F4A7C15) % 2**64
-    bits = rows.astype(np.uint64)[:, None] * np.uint64(elements)
-    bits = bits + np.arange(elements, dtype=np.uint64)
-    bits *= np.uint64(0x9E3779B97F4A7C15)
-    bits += np.uint64(start)
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        bits ^= bits >> np.uint64(shift)
-        bits *= np.uint64(factor)
-    bits ^= bits >> np.uint64(31)
-    bits >>= np.uint64(40)
-    return torch.from_numpy(bits.astype(np.float32)).mul_(2.0**-24)
+from deeplvm.data.readers.source import Array, Places
+from deeplvm.data.records import (
+    SPLITS,
+    Columns,
+    Data,
+    DataError,
+    Description,
+    Rows,
+    Selection,
+    Split,
+)
+from deeplvm.data.transform import Reader
 
 
 class StreamColumn:
@@ -246,6 +140,35 @@ class Stream(Data):
     places: Mapping[Split, Places] = field(kw_only=True)
     plan: Plan = field(kw_only=True)
     _current: _Batch = field(kw_only=True, default_factory=_Batch)
+
+    @classmethod
+    def over(
+        cls,
+        reader: Reader,
+        places: Mapping[Split, Places],
+        description: Description,
+        *,
+        renewed: bool = True,
+    ) -> Stream:
+        """The stream of rows that are described."""
+        names = ("x", "y") if reader.labelled else ("x",)
+        train, valid, test = (
+            Selection({name: StreamColumn(reader, places[each], name) for name in names})
+            for each in SPLITS
+        )
+        renewed = renewed and description.options["binarize"] != "static"
+        renewals = {"x": reader.noise} if reader.noise is not None and renewed else {}
+        plan = cls.plan_of(reader, places)
+        return cls(
+            description, train, valid, test, renewals, reader=reader, places=places, plan=plan
+        )
+
+    @staticmethod
+    def plan_of(reader: Reader, places: Mapping[Split, Places]) -> Plan:
+        """How the training rows will be shuffled."""
+        train, units = places["train"], reader.source.units
+        cuts = None if units is None else train.below(np.asarray(units))
+        return Plan.of(len(train), reader.row_bytes, cuts)
 
     def order(self, epoch: int, seed: int, batch_size: int, first: int = 0) -> Iterator[Tensor]:
         """The rows of each training batch of an epoch, from batch number ``first`` on.
@@ -391,6 +314,25 @@ class Plan:
     def rows(self) -> int:
         """Rows of an epoch."""
         return int(self.cuts[-1])
+
+    def note(self, row_bytes: int) -> str:
+        """How rows come, in words, and a warning where they are mixed badly."""
+        if self.rows <= self.most or (np.diff(self.cuts) == 1).all():
+            return "streamed from disk; an epoch is one permutation of all rows."
+        pieces = len(self.cuts) - 1
+        together = len(self.pools(0, 0))
+        note = (
+            f"streamed from disk; an epoch shuffles {pieces:,} pieces of neighbouring rows, then "
+            f"the rows within each of {together:,} pools of them."
+        )
+        if pieces / together < 16:
+            largest = int(np.diff(self.cuts).max())
+            note += (
+                f" warning: row groups are large (up to {largest:,} rows, "
+                f"{largest * row_bytes / 2**20:.0f} MiB), so only {pieces / together:.0f} of them "
+                f"are mixed at a time, and so much memory is needed; write smaller ones."
+            )
+        return note
 
     def pools(self, epoch: int, seed: int) -> Pools:
         """The pools of an epoch."""

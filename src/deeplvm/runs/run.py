@@ -230,7 +230,7 @@ class Run:
 
     def _reopened(self) -> Data | None:
         """Data that are streamed and whose files are as they were: all is known of them."""
-        from deeplvm.data.streaming import reopen
+        from deeplvm.data.loading import reopen
 
         source = Path(self.config.data or "").expanduser().absolute()
         if not self.description.stream or str(source) != self.description.options.get("source"):

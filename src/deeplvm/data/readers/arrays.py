@@ -8,6 +8,7 @@ import struct
 import tokenize
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
@@ -19,8 +20,8 @@ from numpy.lib.format import (
     read_magic,
 )
 
-from deeplvm.data.readers.raw import Array, Raw, codes_of
-from deeplvm.data.records import DataError
+from deeplvm.data.readers.source import Array, Facts, Held, codes_of
+from deeplvm.data.records import SPLITS, DataError
 from deeplvm.files import WORKING, fits, gunzip, read_whole
 
 # Keys of the values and of the labels in an .npz, in the order in which they are looked for.
@@ -30,68 +31,75 @@ _MOST_AXES = 32  # what every numpy can hold
 _IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
 
-def read_npy(path: Path) -> Raw:
-    """One array, its first axis the rows.
+def read_file(path: Path) -> Held:
+    """The rows of an .npy, .npz or IDX file.
 
     Raises:
-        DataError: If it cannot be read, or holds Python objects.
+        DataError: If it cannot be read, holds Python objects, or it is not clear which array is
+            meant.
     """
-    return Raw(name=path.stem, values={"all": checked(read_arrays(path)[""], str(path))})
+    if path.suffix.lower() == ".npz":
+        return held(read_arrays(path), path.stem, str(path))
+    is_npy = path.suffix.lower() == ".npy"
+    values = checked(read_arrays(path)[""] if is_npy else read_idx(path), str(path))
+    return Held(Facts(path.stem if is_npy else path.name), {"all": values})
 
 
-def read_npz(path: Path) -> Raw:
+def held(arrays: Mapping[str, Array], name: str, what: str) -> Held:
     """The array ``x`` (or ``X``, ``data``, the only one); or ``x_train``, ``x_valid``, ``x_test``.
 
     Labels, if any, are ``y`` (or ``labels``, ``target``), or ``y_train`` and so on.
 
     Raises:
-        DataError: If it cannot be read, or it is not clear which array is meant.
+        DataError: If it is not clear which array is meant.
     """
-    arrays = read_arrays(path)
-    raw = Raw(name=path.stem, values={})
+    chosen: dict[str, str] = {}  # the name of the array of each part
     for key in VALUE_KEYS:
         if f"{key}_train" in arrays:
-            for split in ("train", "valid", "test"):
-                alternatives = (
-                    (f"{key}_{split}", f"{key}_val") if split == "valid" else (f"{key}_{split}",)
-                )
-                for alternative in alternatives:
-                    if alternative in arrays:
-                        raw.values[split] = checked(arrays[alternative], f"{path}, {alternative}")
+            chosen = _parts(arrays, key)
+        elif key in arrays:
+            chosen = {"all": key}
+        if chosen:
             break
-        if key in arrays:
-            raw.values["all"] = checked(arrays[key], f"{path}, {key}")
-            break
-    if not raw.values and len(arrays) == 1:
-        (only,) = arrays
-        raw.values["all"] = checked(arrays[only], f"{path}, {only}")
-    if not raw.values:
+    if not chosen and len(arrays) == 1:
+        chosen = {"all": next(iter(arrays))}
+    if not chosen:
         raise DataError(
-            f"{path}: which array are the data? Found {', '.join(arrays) or 'none'}; name it x "
+            f"{what}: which array are the data? Found {', '.join(arrays) or 'none'}; name it x "
             f"(and its labels y), or x_train and x_test."
         )
+    values = {part: checked(arrays[each], f"{what}, {each}") for part, each in chosen.items()}
+    labels: dict[str, Array] = {}
+    classes = None
     for key in LABEL_KEYS:
-        names = {part: key if part == "all" else f"{key}_{part}" for part in raw.values}
-        if "valid" in names and names["valid"] not in arrays:
-            names["valid"] = f"{key}_val"
-        if all(name in arrays for name in names.values()):
-            labels = {part: np.asarray(arrays[name]) for part, name in names.items()}
-            for part, array in labels.items():
-                if array.ndim == 2 and array.shape[1] > 1 and ((array == 0) | (array == 1)).all():
-                    labels[part] = array = array.argmax(1)  # one-hot
-                if len(array) != len(raw.values[part]):
-                    raise DataError(
-                        f"{path}: {names[part]} has {len(array)} labels for "
-                        f"{len(raw.values[part])} rows."
-                    )
-            raw.labels, raw.classes = codes_of(labels, f"{path}, {key}")
+        names = {"all": key} if "all" in values and key in arrays else _parts(arrays, key)
+        if values.keys() <= names.keys():
+            for part, rows in values.items():
+                labels[part] = _labels(arrays[names[part]], len(rows), f"{what}: {names[part]}")
+            labels, classes = codes_of(labels, f"{what}, {key}")
             break
-    if "train" in raw.values:
-        raw.split = f"{' / '.join(raw.values)} as stored in the file"
-    shapes = {part: array.shape[1:] for part, array in raw.values.items()}
+    shapes = {part: array.shape[1:] for part, array in values.items()}
     if len(set(shapes.values())) > 1:
-        raise DataError(f"{path}: the splits' rows have different shapes: {shapes}.")
-    return raw
+        raise DataError(f"{what}: the splits' rows have different shapes: {shapes}.")
+    split = f"{' / '.join(values)} as stored in the file" if "train" in values else ""
+    return Held(Facts(name, classes=classes, split=split), values, labels)
+
+
+def _parts(arrays: Mapping[str, Array], key: str) -> dict[str, str]:
+    """The names of the arrays of the splits."""
+    names = {split: f"{key}_{split}" for split in SPLITS}
+    if names["valid"] not in arrays:
+        names["valid"] = f"{key}_val"
+    return {split: name for split, name in names.items() if name in arrays}
+
+
+def _labels(labels: Array, rows: int, what: str) -> Array:
+    labels = np.asarray(labels)
+    if labels.ndim == 2 and labels.shape[1] > 1 and ((labels == 0) | (labels == 1)).all():
+        labels = labels.argmax(1)  # one-hot
+    if len(labels) != rows:
+        raise DataError(f"{what} has {len(labels)} labels for {rows} rows.")
+    return labels
 
 
 def read_idx(path: Path) -> Array:

@@ -1,4 +1,4 @@
-"""A folder of images -> 8-bit levels of shape (rows, channels, height, width)."""
+"""Images -> 8-bit levels of shape (channels, height, width), and the folders they are in."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageOps
 
-from deeplvm.data.readers.raw import Array, Raw, codes_of
+from deeplvm.data.readers.source import Array
 from deeplvm.data.records import DataError
 from deeplvm.data.statistics import Summary
 from deeplvm.files import fits
@@ -21,60 +21,24 @@ GREY_MODES = ("1", "L", "LA")
 GREY = "all three colour channels are equal: read as grey."
 
 
-def read_folder(folder: Path, *, size: int | None) -> Raw:
-    """All images below a folder, in the order of their paths.
-
-    Sub-folders are labels if every image is in one; folders ``train``, ``valid`` and ``test`` at
-    the top are the splits.
-
-    Args:
-        folder: The folder.
-        size: Side of the square to which every image is cropped in its middle and scaled;
-            ``None`` leaves them, and then they must be equal.
-
-    Raises:
-        DataError: If there is no image, one is damaged, or the sizes differ.
-    """
-    files, lost = files_below(folder, ENDINGS), lost_links(folder, ENDINGS)
-    if not files:
-        looked = "; ".join([f"looked for {', '.join(ENDINGS)}", *lost]).removesuffix(".")
-        raise DataError(f"{folder}: no image in this folder; {looked}.")
-    raw = Raw(name=folder.resolve().name, values={}, image=True, levels=256, notes=lost)
-    raw.notes += cropping(size)
-    images = [read_image(path, size) for path in files]
-    refuse_unequal(folder, collections.Counter(image.shape[:2] for image in images))
-    stacked = np.stack(_alike(images))
-    if stacked.shape[-1] == 3 and (stacked == stacked[..., :1]).all():
-        stacked = stacked[..., :1]
-        raw.notes.append(GREY)
-    stacked = np.ascontiguousarray(stacked.transpose(0, 3, 1, 2))  # (rows, C, H, W)
-    keys, raw.split = splits_of(folder, files)
-    order = [key for key in ("all", "train", "valid", "test") if (keys == key).any()]
-    raw.values = {key: stacked[keys == key] for key in order}
-    names = labels_of(folder, files, keys)
-    if names is not None:
-        raw.labels, raw.classes = codes_of({key: names[keys == key] for key in order}, str(folder))
-    return raw
-
-
 def files_below(folder: Path, endings: tuple[str, ...]) -> list[Path]:
     """The files of some endings below a folder, hidden ones left out, in the order of paths."""
     return [path for path in _below(folder, endings) if path.is_file()]
 
 
-def lost_links(folder: Path, endings: tuple[str, ...]) -> list[str]:
+def lost_links(folder: Path, endings: tuple[str, ...]) -> tuple[str, ...]:
     """A warning of links below a folder that lead to no file, or to a folder: none is read."""
     links = [path for path in _below(folder, ("", *endings)) if path.is_symlink()]
     lost = [path for path in links if not path.exists()]
     folders = [path for path in links if path.is_dir()]
-    found = []
+    found: tuple[str, ...] = ()
     for paths, what in (
         (lost, "to what is not there"),
         (folders, "to folders, which are not entered"),
     ):
         if paths:
             first = f"{paths[0].relative_to(folder)} -> {paths[0].readlink()}"
-            found.append(f"warning: {len(paths)} left out: links {what} (the first is {first}).")
+            found += (f"warning: {len(paths)} left out: links {what} (the first is {first}).",)
     return found
 
 
@@ -119,17 +83,17 @@ def refuse_unequal(folder: Path, sizes: collections.Counter[tuple[int, ...]]) ->
     )
 
 
-def cropping(size: int | None) -> list[str]:
+def cropping(size: int | None) -> tuple[str, ...]:
     """What is done to each image, in words.
 
     Raises:
         DataError: If the size is no number of pixels.
     """
     if size is None:
-        return []
+        return ()
     if size < 1:
         raise DataError(f"--image-size {size}: the side of an image is at least 1 pixel.")
-    return [f"each image was cropped to its middle square and scaled to {size}x{size}."]
+    return (f"each image was cropped to its middle square and scaled to {size}x{size}.",)
 
 
 def read_image(path: Path, size: int | None) -> np.ndarray:
@@ -165,12 +129,6 @@ def read_image(path: Path, size: int | None) -> np.ndarray:
     return pixels.reshape(*pixels.shape[:2], -1)
 
 
-def _alike(images: list[np.ndarray]) -> list[np.ndarray]:
-    """Grey images among coloured ones get three equal channels."""
-    channels = max(image.shape[2] for image in images)
-    return [np.broadcast_to(image, (*image.shape[:2], channels)) for image in images]
-
-
 Layout = Literal["rows", "grey", "first", "last"]
 _CHANNELS = (1, 3, 4)
 
@@ -198,10 +156,10 @@ def laid_out(values: Array, layout: Layout) -> Array:
     return np.ascontiguousarray(values.transpose(0, 3, 1, 2)) if layout == "last" else values
 
 
-def layout_notes(shape: tuple[int, ...], layout: Layout) -> list[str]:
+def layout_notes(shape: tuple[int, ...], layout: Layout) -> tuple[str, ...]:
     """What was done to the axes of rows of a shape, in words."""
     if layout == "grey":
-        return [f"taken as grey images of {shape[0]}x{shape[1]} pixels."]
+        return (f"taken as grey images of {shape[0]}x{shape[1]} pixels.",)
     if layout == "last":
-        return ["channels were last and are now first: (channels, height, width)."]
-    return []
+        return ("channels were last and are now first: (channels, height, width).",)
+    return ()

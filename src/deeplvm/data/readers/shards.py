@@ -5,12 +5,11 @@ from __future__ import annotations
 import collections
 import hashlib
 import os
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -27,9 +26,9 @@ from deeplvm.data.readers.images import (
     refuse_unequal,
     splits_of,
 )
-from deeplvm.data.readers.raw import Array, Raw, codes_of
-from deeplvm.data.records import DataError
-from deeplvm.files import WORKING, fits
+from deeplvm.data.readers.source import Array, Facts, Places, codes_of
+from deeplvm.data.readers.tables import family, is_narrow
+from deeplvm.data.records import SPLITS, DataError
 
 # Files by name go into a description up to this many; of more, one digest.
 _LISTED_FILES = 1000
@@ -46,29 +45,6 @@ _DAMAGED = (
 )  # fmt: skip
 
 
-class Shards(Protocol):
-    """Rows in files, numbered from 0 in the order of the files.
-
-    Attributes:
-        files: Which files, and how many rows each.
-        shape: Event shape of a row as it is stored.
-        dtype: Type of what :meth:`take` gives.
-        units: Numbers of the rows at which what is best read at once begins, and of the last row
-            plus 1; ``None`` where any row is read as easily as any other.
-        raw: What the source says of itself, without values.
-    """
-
-    files: Files
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    units: Array | None
-    raw: Raw
-
-    def take(self, rows: Array) -> tuple[Array, Array | None]:
-        """Values of shape ``(rows, *shape)`` and codes of labels, by increasing row numbers."""
-        ...
-
-
 @dataclass(frozen=True, eq=False)
 class Files:
     """Files and the rows in each.
@@ -80,6 +56,7 @@ class Files:
         sizes: Bytes of each when it was first seen.
         times: When each was changed last, nanoseconds.
         keys: The split of each, or ``"all"``.
+        notes: What was left out of the folder.
     """
 
     folder: Path
@@ -88,16 +65,19 @@ class Files:
     sizes: Array
     times: Array
     keys: Array
+    notes: tuple[str, ...] = ()
     starts: Array = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "starts", np.concatenate([[0], np.cumsum(self.rows)]))
 
     @classmethod
-    def of(
-        cls, folder: Path, paths: Sequence[Path], keys: Array, rows_of: Callable[[Path], int]
-    ) -> Files:
+    def of(cls, folder: Path, paths: Sequence[Path], rows_of: Callable[[Path], int]) -> Files:
         """Look at each file, and leave those without rows aside."""
+        keys = splits_of(folder, paths)[0] if folder.is_dir() else np.array(["all"])
+        kind = paths[0].suffix.lower()
+        endings = ENDINGS if kind in ENDINGS else (kind,)
+        notes = lost_links(folder, endings) if folder.is_dir() else ()
         states = [path.stat() for path in paths]
         for path, state in zip(paths, states, strict=True):
             if state.st_size == 0:
@@ -109,7 +89,25 @@ class Files:
         sizes = np.array([state.st_size for state in states])
         times = np.array([state.st_mtime_ns for state in states])
         chosen = [paths[place] for place in kept.tolist()]
-        return cls(folder, chosen, rows[kept], sizes[kept], times[kept], keys[kept])
+        return cls(folder, chosen, rows[kept], sizes[kept], times[kept], keys[kept], notes)
+
+    @property
+    def facts(self) -> Facts:
+        """What their names and folders say."""
+        if self.folder.is_file():
+            return Facts(self.folder.stem)
+        _, words = splits_of(self.folder, self.paths)
+        return Facts(self.folder.resolve().name, split=words, notes=self.notes)
+
+    @property
+    def parts(self) -> dict[str, Places]:
+        """The rows of each split, or all."""
+        ends = list(zip(self.starts[:-1].tolist(), self.starts[1:].tolist(), strict=True))
+        keys = self.keys.tolist()
+        return {
+            key: Places([each for each, other in zip(ends, keys, strict=True) if other == key])
+            for key in dict.fromkeys(keys)
+        }
 
     @property
     def total(self) -> int:
@@ -121,7 +119,7 @@ class Files:
         place = int(np.searchsorted(self.starts, row, "right")) - 1
         return f"{self.paths[place]}, row {row - int(self.starts[place]) + 1}"
 
-    def parts(self, rows: Array) -> Iterator[tuple[int, int, int]]:
+    def by_file(self, rows: Array) -> Iterator[tuple[int, int, int]]:
         """Of increasing row numbers: a file, and which of them (from, to) are in it."""
         places = np.searchsorted(self.starts, rows, "right") - 1
         cuts = np.flatnonzero(np.diff(places)) + 1
@@ -148,6 +146,7 @@ class Files:
             f"put it back and go on with resume, or fit what is left afresh."
         )
 
+    @property
     def listing(self) -> dict[str, str]:
         """Size and time of change of each file by name; of very many, one digest."""
         base = self.folder if self.folder.is_dir() else self.folder.parent
@@ -161,7 +160,32 @@ class Files:
         return {f"{len(entries)} files": hashlib.sha256(lines.encode()).hexdigest()}
 
 
-class NpyShards:
+class InFiles:
+    """What all rows that lie in files have of their files."""
+
+    files: Files
+
+    @property
+    def parts(self) -> Mapping[str, Places]:
+        """The rows of each split, or all."""
+        return self.files.parts
+
+    @property
+    def total(self) -> int:
+        """How many rows."""
+        return self.files.total
+
+    @property
+    def listing(self) -> Mapping[str, str]:
+        """Size and time of change of each file."""
+        return self.files.listing
+
+    def where(self, row: int) -> str:
+        """The file and the number of the row in it."""
+        return self.files.where(row)
+
+
+class NpyShards(InFiles):
     """Arrays of one shape and type, each a ``.npy``; rows are read with no mapping of memory.
 
     Pages of a mapped file count as the process's own until the system wants them back; what is
@@ -170,7 +194,6 @@ class NpyShards:
     Args:
         folder: The folder, or the only file.
         paths: The files.
-        keys: The split of each, or ``"all"``.
 
     Raises:
         DataError: If a file is damaged or cut short, or the files differ in type or shape.
@@ -178,9 +201,10 @@ class NpyShards:
 
     units = None
 
-    def __init__(self, folder: Path, paths: Sequence[Path], keys: Array) -> None:
+    def __init__(self, folder: Path, paths: Sequence[Path]) -> None:
         heads = {path: _npy_head(path) for path in paths if path.stat().st_size}
-        self.files = Files.of(folder, paths, keys, lambda path: heads[path][0][0])
+        self.files = Files.of(folder, paths, lambda path: heads[path][0][0])
+        self.facts = self.files.facts
         self._offsets = np.array([heads[path][2] for path in self.files.paths])
         first = self.files.paths[0]
         self._stored: np.dtype = heads[first][1]
@@ -195,13 +219,11 @@ class NpyShards:
                 )
         example = checked(np.zeros((1, *self._event), self._stored), str(first))
         self.shape, self.dtype = example.shape[1:], example.dtype.newbyteorder("=")
-        name = folder.stem if folder.is_file() else folder.resolve().name
-        self.raw = Raw(name=name, values={})
 
     def take(self, rows: Array) -> tuple[Array, None]:
         """Values by increasing row numbers; runs of neighbours are read at once."""
         values = np.empty((len(rows), *self._event), self._stored)
-        for place, begin, end in self.files.parts(rows):
+        for place, begin, end in self.files.by_file(rows):
             self._fill(values[begin:end], place, rows[begin:end] - self.files.starts[place])
         return values.astype(self.dtype, copy=False).reshape(len(rows), *self.shape), None
 
@@ -275,7 +297,7 @@ def _npy_head(path: Path) -> tuple[tuple[int, ...], np.dtype, int]:
     return shape, dtype, offset
 
 
-class ImageShards:
+class ImageShards(InFiles):
     """Images, each a file and a row, decoded when they are asked for.
 
     Their sizes and colours are taken from the files' headers. Sub-folders are labels if every
@@ -284,18 +306,15 @@ class ImageShards:
     Args:
         folder: The folder.
         paths: The files.
-        keys: The split of each, or ``"all"``.
         size: Side of the square to which each is cropped and scaled; ``None`` leaves them.
 
     Raises:
         DataError: If one cannot be read, or the sizes differ.
     """
 
-    def __init__(self, folder: Path, paths: Sequence[Path], keys: Array, size: int | None) -> None:
-        self.raw = Raw(name=folder.resolve().name, values={}, image=True, levels=256)
-        self.raw.notes += cropping(size)
-        self._size = size
-        self.files = Files.of(folder, paths, keys, lambda _: 1)
+    def __init__(self, folder: Path, paths: Sequence[Path], size: int | None) -> None:
+        notes, self._size = cropping(size), size
+        self.files = Files.of(folder, paths, lambda _: 1)
         heads = [_image_head(path) for path in self.files.paths]
         side = None if size is None else (size, size)
         sizes: collections.Counter[tuple[int, ...]] = collections.Counter(
@@ -307,10 +326,22 @@ class ImageShards:
         self.shape, self.dtype = (channels, *shape), np.dtype(np.uint8)
         self.units = self.files.starts
         names = labels_of(folder, self.files.paths, self.files.keys)
-        self._labels: Array | None = None
-        if names is not None:
-            codes, self.raw.classes = codes_of({"all": names}, str(folder))
-            self._labels = codes["all"]
+        codes, classes = codes_of({"all": names}, str(folder)) if names is not None else ({}, None)
+        self._labels: Array | None = codes.get("all")
+        self.facts = replace(
+            self.files.facts,
+            classes=classes,
+            levels=256,
+            image=True,
+            coloured=channels == 3,
+            notes=(*self.files.notes, *notes),
+        )
+
+    @property
+    def parts(self) -> Mapping[str, Places]:
+        """The rows of each split, or all; in this order they are put together."""
+        parts = self.files.parts
+        return {key: parts[key] for key in ("all", *SPLITS) if key in parts}
 
     def take(self, rows: Array) -> tuple[Array, Array | None]:
         """Pixels (rows, channels, height, width), and codes of labels."""
@@ -347,111 +378,21 @@ def _image_head(path: Path) -> tuple[tuple[int, int], bool]:
         return (pixels.shape[0], pixels.shape[1]), pixels.shape[2] == 1
 
 
-class ParquetShards:
-    """Tables of the same columns; a row group is decoded whole, and the last one is kept.
-
-    Args:
-        table: The files.
-        columns: Names of the columns to be read.
-        label: Column of labels, or ``None``.
-    """
-
-    def __init__(self, table: ParquetFiles, columns: Sequence[str], label: str | None) -> None:
-        self._table, self._columns, self._label = table, list(columns), label
-        largest = int(np.diff(table.units).max())
-        fits(
-            WORKING * 8 * largest * len(self._columns),
-            f"{table.files.folder}, a row group of {largest:,} rows, unpacked",
-            DataError,
-            "write smaller row groups (row_group_size=100_000)",
-        )
-        self.files = table.files
-        self.units: Array | None = table.units
-        self.raw = Raw(name=table.name, values={}, columns=tuple(columns), notes=[*table.notes])
-        self._codes: dict[str, Mapping[str, float]] = {}
-        self.shape: tuple[int, ...] = (len(self._columns),)
-        self.dtype = np.dtype(
-            np.float32
-            if all(table.narrow(name) or name in table.text for name in columns)
-            else np.float64
-        )
-        self._last: tuple[int, Array, Array | None] | None = None
-        self._lock = threading.Lock()
-
-    def with_codes(self, codes: Mapping[str, Mapping[str, float]]) -> ParquetShards:
-        """What the texts of a column, or of the label, are as numbers."""
-        self._codes = dict(codes)
-        return self
-
-    def take(self, rows: Array) -> tuple[Array, Array | None]:
-        """Values by increasing row numbers, NaN where they are missing; and codes of labels."""
-        values = np.empty((len(rows), len(self._columns)), self.dtype)
-        labels = None if self._label is None else np.empty(len(rows), np.int64)
-        groups = np.searchsorted(self._table.units, rows, "right") - 1
-        cuts = np.flatnonzero(np.diff(groups)) + 1
-        for begin, end in zip([0, *cuts], [*cuts, len(rows)], strict=True):
-            group = int(groups[begin])
-            decoded, codes = self._group(group)
-            within = rows[begin:end] - self._table.units[group]
-            values[begin:end] = decoded[within]
-            if labels is not None and codes is not None:
-                labels[begin:end] = codes[within]
-        return values, labels
-
-    def _group(self, group: int) -> tuple[Array, Array | None]:
-        with self._lock:
-            if self._last is None or self._last[0] != group:
-                self._last = None
-                self._last = (group, *self._decoded(group))
-            return self._last[1:]
-
-    def _decoded(self, group: int) -> tuple[Array, Array | None]:
-        wanted = [*self._columns, *([self._label] if self._label else [])]
-        first = int(self._table.units[group])
-        table = self._table.read(group, wanted)
-        values = np.empty((table.num_rows, len(self._columns)), self.dtype)
-        for place, name in enumerate(self._columns):
-            values[:, place] = self._numbers(table, name, first)
-        if self._label is None:
-            return values, None
-        return values, self._numbers(table, self._label, first).astype(np.int64)
-
-    def _numbers(self, table: Any, name: str, first: int) -> Array:
-        column = table.column(name)
-        if name not in self._codes:
-            return numbers_of(column)
-        lookup = self._codes[name]
-        texts, places = texts_of(column)
-        codes = np.array([lookup.get(text, -1.0) for text in texts] + [np.nan])
-        found = codes[places]
-        if (found < 0).any():
-            row = int(np.flatnonzero(found < 0)[0])
-            known = ", ".join(list(lookup)[:10])
-            what = "labels" if name == self._label else "categories"
-            raise DataError(
-                f"{self.files.where(first + row)}: column {name!r}: {texts[places[row]]!r} is "
-                f"none of the {what} of the training data ({known}); correct the cell."
-            )
-        return found
-
-
-class ParquetFiles:
+class ParquetFiles(InFiles):
     """Parquet files with the same columns, and their row groups.
 
     Args:
         folder: The folder, or the only file.
         paths: The files.
-        keys: The split of each, or ``"all"``.
 
     Raises:
         DataError: If a file is damaged, or the files differ in columns or types.
     """
 
-    def __init__(self, folder: Path, paths: Sequence[Path], keys: Array) -> None:
+    def __init__(self, folder: Path, paths: Sequence[Path]) -> None:
         heads = {path: _parquet_head(path) for path in paths if path.stat().st_size}
-        self.files = Files.of(folder, paths, keys, lambda path: sum(heads[path][1]))
-        self.name = folder.stem if folder.is_file() else folder.resolve().name
-        self.notes: list[str] = []
+        self.files = Files.of(folder, paths, lambda path: sum(heads[path][1]))
+        self.facts, self.origin = self.files.facts, str(folder)
         first = self.files.paths[0]
         self.types: dict[str, Any] = heads[first][0]
         for path in self.files.paths:
@@ -463,12 +404,12 @@ class ParquetFiles:
                     f"{', '.join(differ[:5])}); all files of a folder need the same columns."
                 )
             for name, kind in types.items():
-                if _family(kind) != _family(self.types[name]):
+                if family(kind) != family(self.types[name]):
                     raise DataError(
                         f"{path}: column {name!r} is {kind}, but {self.types[name]} in "
                         f"{first.name}; all files of a folder need the same types."
                     )
-                if not _is_narrow(kind):
+                if not is_narrow(kind):
                     self.types[name] = kind
         groups = [[size for size in heads[path][1] if size] for path in self.files.paths]
         numbers = [
@@ -479,29 +420,6 @@ class ParquetFiles:
         self._places = np.repeat(np.arange(len(groups)), [len(sizes) for sizes in groups])
         self._numbers = np.concatenate(numbers)
         self._metadata: collections.OrderedDict[int, Any] = collections.OrderedDict()
-
-    @property
-    def text(self) -> list[str]:
-        """Columns of text."""
-        return [name for name, kind in self.types.items() if _family(kind) == "text"]
-
-    def narrow(self, name: str) -> bool:
-        """Whether single precision holds all values of a column."""
-        return _is_narrow(self.types[name])
-
-    def refuse_columns(self, names: Sequence[str]) -> None:
-        """Only numbers, truth values and text can be read.
-
-        Raises:
-            DataError: If a column holds dates, lists or the like.
-        """
-        for name in names:
-            family = _family(self.types[name])
-            if family not in ("number", "text"):
-                raise DataError(
-                    f"{self.files.folder.name}: column {name!r} holds {family} "
-                    f"({self.types[name]}), not numbers; --drop {name}, or turn it into numbers."
-                )
 
     def read(self, group: int, names: Sequence[str]) -> Any:
         """Some columns of a row group, as an Arrow table."""
@@ -520,8 +438,9 @@ class ParquetFiles:
                     self._metadata.popitem(last=False)
                 number = int(self._numbers[group])
                 table = parquet.read_row_group(number, columns=list(names), use_threads=False)
-                for name in set(names) & set(self.text):
-                    table.column(name).validate(full=True)  # that it is UTF-8
+                for name in names:
+                    if family(self.types[name]) == "text":
+                        table.column(name).validate(full=True)  # that it is UTF-8
                 return table
         except FileNotFoundError:
             raise self.files.refuse_gone(place) from None
@@ -531,11 +450,6 @@ class ParquetFiles:
             raise DataError(
                 f"{path}: the parquet file is damaged ({_first_line(problem)})."
             ) from None
-
-    def tables(self, names: Sequence[str]) -> Iterator[tuple[int, Any]]:
-        """First row and content of each row group, some columns."""
-        for group in range(len(self.units) - 1):
-            yield int(self.units[group]), self.read(group, names)
 
 
 def _parquet_head(path: Path) -> tuple[dict[str, Any], list[int]]:
@@ -570,108 +484,35 @@ def _first_line(problem: BaseException) -> str:
     return (str(problem).strip() or type(problem).__name__).splitlines()[0][:150]
 
 
-def _family(kind: Any) -> str:
-    """What an Arrow type holds, in one word."""
-    import pyarrow.types as is_a
+def open_files(path: Path, *, size: int | None) -> NpyShards | ParquetFiles | ImageShards | None:
+    """The files at or below a path that can be read row by row; ``None`` where there are none.
 
-    if is_a.is_dictionary(kind):
-        return _family(kind.value_type)
-    if is_a.is_integer(kind) or is_a.is_floating(kind) or is_a.is_boolean(kind):
-        return "number"
-    if is_a.is_decimal(kind) or is_a.is_null(kind):
-        return "number"
-    if is_a.is_string(kind) or is_a.is_large_string(kind):
-        return "text"
-    if is_a.is_temporal(kind):
-        return "dates"
-    return "lists" if is_a.is_nested(kind) else "values"
-
-
-def _is_narrow(kind: Any) -> bool:
-    import pyarrow.types as is_a
-
-    small = is_a.is_integer(kind) and kind.bit_width <= 16
-    return small or is_a.is_boolean(kind) or is_a.is_float16(kind) or is_a.is_float32(kind)
-
-
-def numbers_of(column: Any) -> Array:
-    """An Arrow column of numbers, NaN where they are missing."""
-    import pyarrow as pa
-    import pyarrow.types as is_a
-
-    if is_a.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
-    if not (is_a.is_integer(column.type) or is_a.is_floating(column.type)):
-        wide = pa.uint8() if is_a.is_boolean(column.type) else pa.float64()
-        column = column.cast(wide)
-    return column.to_numpy()
-
-
-def texts_of(column: Any) -> tuple[list[str], Array]:
-    """The different values of an Arrow column as stripped text, and which one each row has.
-
-    A missing value has the last place, -1. Whole numbers are written without a point.
-    """
-    import pyarrow as pa
-
-    whole = column.combine_chunks()
-    if isinstance(whole, pa.ChunkedArray):
-        whole = pa.concat_arrays(whole.chunks) if whole.num_chunks else pa.array([], column.type)
-    if not isinstance(whole, pa.DictionaryArray):
-        whole = whole.dictionary_encode()
-    values = whole.dictionary.to_pylist()
-    texts = [str(int(v)) if isinstance(v, float) and v == int(v) else str(v) for v in values]
-    places = whole.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
-    return [text.strip() for text in texts], places
-
-
-def open_shards(path: Path, options: Mapping[str, Any]) -> tuple[str, Files, Any] | None:
-    """The files below a path that can be read row by row, by what they are.
-
-    Returns:
-        ``"npy"``, ``"parquet"`` or ``"images"`` with the opened shards (of parquet the files);
-        ``None`` for anything else.
+    Args:
+        path: An .npy or .parquet file, or a folder of these or of images.
+        size: As of :class:`ImageShards`.
 
     Raises:
-        DataError: If a file is damaged, files do not go together, or the folder has none.
+        DataError: If a file is damaged, or files do not go together.
     """
     if path.is_file():
-        if path.stat().st_size == 0:
-            return None
-        kind = path.suffix.lower()
-        paths, keys = [path], np.array(["all"])
-        if kind == ".npy":
-            npy = NpyShards(path, paths, keys)
-            return "npy", npy.files, npy
-        if kind == ".parquet":
-            parquet = ParquetFiles(path, paths, keys)
-            return "parquet", parquet.files, parquet
-        return None
-    found = {
-        "npy": files_below(path, (".npy",)),
-        "parquet": files_below(path, (".parquet",)),
-        "images": files_below(path, ENDINGS),
-    }
-    kinds = [kind for kind, paths in found.items() if paths]
-    if not kinds:
-        return None
-    if len(kinds) > 1:
-        examples = " and ".join(found[kind][0].name for kind in kinds)
+        files = [path] if path.stat().st_size else []
+        found = {ending: files for ending in (".npy", ".parquet") if ending == path.suffix.lower()}
+    else:
+        found = {
+            endings[0]: files_below(path, endings)
+            for endings in ((".npy",), (".parquet",), ENDINGS)
+        }
+    found = {kind: files for kind, files in found.items() if files}
+    if len(found) > 1:
+        examples = " and ".join([files[0].name for files in found.values()])
         raise DataError(
             f"{path}: the folder holds files of several kinds ({examples}); give each kind a "
             f"folder of its own."
         )
-    (kind,) = kinds
-    paths = found[kind]
-    keys, _ = splits_of(path, paths)
-    lost = lost_links(path, ENDINGS if kind == "images" else (f".{kind}",))
-    shards: Any
-    if kind == "npy":
-        shards = NpyShards(path, paths, keys)
-    elif kind == "parquet":
-        shards = ParquetFiles(path, paths, keys)
-    else:
-        shards = ImageShards(path, paths, keys, options["image_size"])
-    notes: list[str] = shards.notes if isinstance(shards, ParquetFiles) else shards.raw.notes
-    notes += lost
-    return kind, shards.files, shards
+    for kind, files in found.items():
+        if kind not in (".npy", ".parquet"):
+            return ImageShards(path, files, size)
+        if size is not None:
+            raise DataError(f"{path}: --image-size is for folders of images only.")
+        return NpyShards(path, files) if kind == ".npy" else ParquetFiles(path, files)
+    return None

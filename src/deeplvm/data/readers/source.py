@@ -1,0 +1,264 @@
+"""Source: rows by their number, in memory or in files, and what is said of them there."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deeplvm.data.records import DataError
+from deeplvm.files import WORKING, fits
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a source says of its rows.
+
+    Attributes:
+        name: Short name.
+        classes: Names of the codes of labels.
+        columns: Names of the columns of a table, or ``None`` for arrays and images.
+        categories: Columns that hold codes, and what the codes stand for.
+        kinds: Kinds that the source itself declares for columns.
+        levels: Number of levels that the source itself declares.
+        image: Whether the source says that these are images.
+        coloured: Whether three channels that are equal in all rows are to be one.
+        split: The source's own split, in words.
+        notes: What was done while reading.
+    """
+
+    name: str
+    classes: tuple[str, ...] | None = None
+    columns: tuple[str, ...] | None = None
+    categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    levels: int | None = None
+    image: bool = False
+    coloured: bool = False
+    split: str = ""
+    notes: tuple[str, ...] = ()
+
+    def at(self, places: Array) -> Self:
+        """The same of some of the columns."""
+        columns = tuple(self.columns[place] for place in places) if self.columns else None
+        known = set(columns or ())
+        categories = {name: codes for name, codes in self.categories.items() if name in known}
+        return replace(self, columns=columns, categories=categories)
+
+
+class Places:
+    """Rows of a source, as increasing numbers; held as ranges.
+
+    Args:
+        ranges: First row and row after the last, of each range, increasing.
+    """
+
+    def __init__(self, ranges: Sequence[tuple[int, int]]) -> None:
+        joined: list[list[int]] = []
+        for begin, end in ranges:
+            if joined and joined[-1][1] == begin:
+                joined[-1][1] = end
+            elif end > begin:
+                joined.append([begin, end])
+        self._begins = np.array([begin for begin, _ in joined], np.int64)
+        sizes = np.array([end - begin for begin, end in joined], np.int64)
+        self._ends = self._begins + sizes
+        self._sums = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+
+    def __len__(self) -> int:
+        return int(self._sums[-1])
+
+    def rows(self, places: Array) -> Array:
+        """Row numbers in the source of the rows 0, 1, ... of these."""
+        if not len(places):
+            return np.zeros(0, np.int64)
+        which = np.searchsorted(self._sums, places, "right") - 1
+        return self._begins[which] + places - self._sums[which]
+
+    def all(self) -> Array:
+        """All row numbers."""
+        return self.rows(np.arange(len(self)))
+
+    def below(self, rows: Array) -> Array:
+        """How many of these rows come before each row of the source."""
+        if not len(self):
+            return np.zeros(len(rows), np.int64)
+        which = np.maximum(np.searchsorted(self._begins, rows, "right") - 1, 0)
+        inside = np.clip(rows, self._begins[which], self._ends[which]) - self._begins[which]
+        return self._sums[which] + inside
+
+    def blocks(self, size: int) -> Iterator[Array]:
+        """All row numbers, so many at a time."""
+        for start in range(0, len(self), size):
+            yield self.rows(np.arange(start, min(start + size, len(self))))
+
+
+class Chosen(Places):
+    """Rows by a list of them.
+
+    Args:
+        rows: Increasing row numbers.
+    """
+
+    def __init__(self, rows: Array) -> None:
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def rows(self, places: Array) -> Array:
+        """Row numbers in the source of the rows 0, 1, ... of these."""
+        return self._rows[places]
+
+    def below(self, rows: Array) -> Array:
+        """How many of these rows come before each row of the source."""
+        return np.searchsorted(self._rows, rows)
+
+
+class Source(Protocol):
+    """Rows, numbered from 0; they are asked for a chunk at a time.
+
+    Attributes:
+        facts: What the source says of them.
+        parts: The source's own split: the rows of each part, or those of ``"all"``.
+        total: How many rows.
+        shape: Event shape of a row as it is stored.
+        dtype: Type of what :meth:`take` gives.
+        units: Numbers of the rows at which what is best read at once begins, and of the last row
+            plus 1; ``None`` where any row is read as easily as any other.
+        listing: Size and time of change of the files, by name; none for what memory holds.
+    """
+
+    facts: Facts
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    units: Array | None
+
+    @property
+    def parts(self) -> Mapping[str, Places]: ...
+    @property
+    def total(self) -> int: ...
+    @property
+    def listing(self) -> Mapping[str, str]: ...
+
+    def take(self, rows: Array) -> tuple[Array, Array | None]:
+        """Values of shape ``(rows, *shape)`` and codes of labels, by increasing row numbers."""
+        ...
+
+    def where(self, row: int) -> str:
+        """The file and the number of the row in it, counted from 1: for messages."""
+        ...
+
+
+class Held:
+    """Rows that memory holds.
+
+    Args:
+        facts: What is said of them.
+        values: By part, ``"all"`` where the source has no split of its own; each of shape
+            ``(rows, *shape)``. A table's are reals with codes for categories and NaN for holes.
+        labels: Codes by part; none without labels.
+        where: A row's place in words; by default its number in its part.
+    """
+
+    units = None
+
+    def __init__(
+        self,
+        facts: Facts,
+        values: Mapping[str, Array],
+        labels: Mapping[str, Array] | None = None,
+        where: Callable[[int], str] | None = None,
+    ) -> None:
+        self.facts, self._where = facts, where
+        self.parts = consecutive({key: len(part) for key, part in values.items()})
+        self.total = sum(map(len, values.values()))
+        self.values, *others = values.values()
+        if others:
+            self.values = np.concatenate([self.values, *others])
+        self.labels = np.concatenate([labels[key] for key in values]) if labels else None
+        self.shape, self.dtype = self.values.shape[1:], self.values.dtype
+        self.listing: Mapping[str, str] = {}
+
+    @classmethod
+    def of(cls, source: Source) -> Held:
+        """All rows of a source, read into memory."""
+        size = WORKING * source.total * math.prod(source.shape) * source.dtype.itemsize
+        hint = "--stream reads it from disk, some rows at a time"
+        fits(size, f"{source.facts.name}, unpacked and loaded", DataError, hint)
+        rows = {key: part.all() for key, part in source.parts.items()}
+        taken = {key: source.take(each) for key, each in rows.items()}
+        numbers = np.concatenate(list(rows.values()))
+        labels = {key: codes for key, (_, codes) in taken.items() if codes is not None}
+        values = {key: values for key, (values, _) in taken.items()}
+        where = source.where  # not the source, which may keep what it decoded
+        return cls(source.facts, values, labels, lambda row: where(int(numbers[row])))
+
+    def take(self, rows: Array) -> tuple[Array, Array | None]:
+        """Values and codes of labels, by increasing row numbers."""
+        neighbours = len(rows) and int(rows[-1]) - int(rows[0]) + 1 == len(rows)
+        index = slice(int(rows[0]), int(rows[-1]) + 1) if neighbours else rows
+        return self.values[index], None if self.labels is None else self.labels[index]
+
+    def where(self, row: int) -> str:
+        """The number of the row in its part, counted from 1."""
+        return self._where(row) if self._where else row_of_part(self.facts.name, self.parts, row)
+
+
+def consecutive(sizes: Mapping[str, int]) -> dict[str, Places]:
+    """Parts of so many rows, of which one follows the other."""
+    ends = itertools.pairwise(itertools.accumulate(sizes.values(), initial=0))
+    return {key: Places([each]) for key, each in zip(sizes, ends, strict=True)}
+
+
+def row_of_part(name: str, parts: Mapping[str, Places], row: int) -> str:
+    """A row in words, by its number in its part, where one part follows the other."""
+    for key, part in parts.items():
+        if row < len(part):
+            rows = "" if key == "all" else f" of the {key} rows"
+            return f"{name}, row {row + 1}{rows}"
+        row -= len(part)
+    raise IndexError(row)
+
+
+def codes_of(labels: Mapping[str, Array], what: str) -> tuple[dict[str, Array], tuple[str, ...]]:
+    """Labels of any type as codes 0, 1, ..., and the names of the codes.
+
+    Raises:
+        DataError: If a label is missing, or the labels are reals and so no classes.
+    """
+    for part in labels.values():
+        if part.dtype.kind == "f" and np.isnan(part).any():
+            row = int(np.flatnonzero(np.isnan(part))[0]) + 1
+            raise DataError(
+                f"{what}: row {row} has no label ({int(np.isnan(part).sum())} in all); give every "
+                f"row a label, or leave those rows out."
+            )
+        if part.dtype.kind == "f" and (part != np.floor(part)).any():
+            raise DataError(no_label(what, f"{part[part != np.floor(part)][0]:g}"))
+        if part.dtype.kind not in "buifUS":
+            raise DataError(
+                f"{what}: labels of type {part.dtype} are not supported; use integers."
+            )
+    joined = np.concatenate([part.reshape(len(part), -1)[:, 0] for part in labels.values()])
+    if joined.dtype.kind == "f":
+        joined = joined.astype(np.int64)
+    names, codes = np.unique(joined, return_inverse=True)
+    ends = np.cumsum([len(part) for part in labels.values()])[:-1]
+    parts = np.split(codes.astype(np.int64), ends)
+    return dict(zip(labels, parts, strict=True)), tuple(str(name) for name in names)
+
+
+def no_label(what: str, value: str) -> str:
+    """The error of a label that is a quantity."""
+    return (
+        f"{what}: labels must be whole numbers or text, but {value} is neither; a quantity to be "
+        f"modelled belongs among the values, not the labels."
+    )
