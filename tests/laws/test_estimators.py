@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,7 +39,7 @@ from deeplvm.core.trace import Trace
 from deeplvm.gradients import Draw, Reparameterised, Sampled, Suited
 from deeplvm.gradients.credit import Objective, ledger_alone
 from deeplvm.gradients.muprop import MuProp
-from deeplvm.gradients.path_derivatives import StickingTheLanding
+from deeplvm.gradients.path_derivatives import DoublyReparameterised, StickingTheLanding
 from deeplvm.gradients.rebar import Rebar, relax
 from deeplvm.gradients.regression import RegressedScore
 from deeplvm.gradients.score_function import Learned, LeaveOneOut, RunningMean, ScoreFunction
@@ -465,6 +466,83 @@ def test_it_is_so_with_recurrences_plates_and_lengths(member: Member, case: str)
     # the importance-weighted bound of noise of two steps wants more nodes than there is time for
     objective = iwae if "iwae" in member.objectives and not REPEATED[case].noise else elbo
     check_the_mean(model, REPEATED[case], objective, particles, draw=way)
+
+
+@pytest.mark.parametrize("case", list(WITH_NODES | REPEATED))
+@every_estimator
+def test_a_default_is_what_is_said_by_name(member: Member, case: str) -> None:
+    """The same draws have the same gradient, bit for bit, or both are refused."""
+    chosen, particles = (WITH_NODES | REPEATED)[case], member.particles[-1]
+    rows = {n: value.expand(4, *value.shape[1:]) for n, value in chosen.given.items()}
+    found: list[Any] = []
+    for named in (True, False):
+        torch.manual_seed(0)
+        model, way = chosen.model(), member.make()
+        ways: Any = {"draw": dict.fromkeys(chosen.values, way)}
+        if not named:
+            ways = {"default": Suited(way)}
+        try:
+            model.prepare(rows, particles=particles, **ways)
+            torch.manual_seed(1)
+            value, _ = model.estimate(elbo, rows, particles=particles, **ways)
+            gradients = torch.autograd.grad(value.sum(), list(model.q.parameters()))
+            found.append(torch.cat([g.flatten() for g in gradients]).tolist())
+        except ValueError as error:
+            found.append(str(error))
+    assert found[0] == found[1]
+
+
+@dataclass(frozen=True)
+class Path:
+    """An estimator through the path of a draw, and the objectives of which it is unbiased."""
+
+    way: Draw
+    objectives: tuple[str, ...]
+
+
+PATHS = {
+    "reparameterised": Path(Reparameterised(), ("elbo", "iwae")),
+    "sticking the landing": Path(StickingTheLanding(), ("elbo",)),
+    "doubly reparameterised": Path(DoublyReparameterised(), ("elbo", "iwae")),
+}
+
+
+def gaussian_chain(length: str | None = None) -> LatentVariableModel:
+    """A Gaussian latent that a computed state remembers."""
+    p = Recurrent(
+        {
+            "z | s[-1]": Gaussian(1, MLP(2)),
+            "f | z": Features(smooth(1, 3)),
+            "x | f": Bernoulli(2, MLP(3)),
+            "s | z, s[-1]": Features(smooth(3, 2)),
+        },
+        start={"s": 2},
+        length=length,
+    )
+    q = Recurrent(
+        {"z | x, s[-1]": Gaussian(1, MLP(4)), "s | z, s[-1]": p["s"]},
+        start={"s": 2},
+        length=length,
+    )
+    return LatentVariableModel(p, q)
+
+
+@pytest.mark.parametrize("length", [None, "n"], ids=["all steps", "lengths"])
+@pytest.mark.parametrize("member", list(PATHS.values()), ids=list(PATHS))
+def test_paths_through_a_recurrence(member: Path, length: str | None) -> None:
+    """By the latent's name and as a default: one gradient, with the exact mean."""
+    torch.manual_seed(0)
+    model = gaussian_chain(length)
+    case = Case(partial(gaussian_chain, length), {}, RAGGED if length else SERIES, {"z": (2, 1)})
+    for objective in member.objectives:
+        check_the_mean(model, case, OBJECTIVES[objective], 2, draw={"z": member.way})
+    found = []
+    for ways in ({"draw": {"z": member.way}}, {"default": Suited(member.way)}):
+        torch.manual_seed(1)
+        value, _ = model.estimate(elbo, case.given, particles=2, **ways)  # type: ignore[arg-type]
+        gradients = torch.autograd.grad(value.sum(), list(model.q.parameters()))
+        found.append(torch.cat([g.flatten() for g in gradients]).tolist())
+    assert found[0] == found[1]
 
 
 @every_estimator
