@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
@@ -11,8 +13,11 @@ from deeplvm.conditionals import Bernoulli, Gaussian, StandardNormal
 from deeplvm.core.joint import Joint
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.networks import MLP
-from deeplvm.training import Callback
+from deeplvm.training import Callback, fit, unfolded
 from deeplvm.training.callbacks import TIMINGS
+
+# With options as flags are, and the parameters of the last step, as in a loop by hand.
+quietly = functools.partial(unfolded(fit), averaging=0.0, quiet=True)
 
 
 def digits_vae(seed: int = 1, hidden: int = 16) -> LatentVariableModel:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -69,6 +70,15 @@ def read(text: str, functions: Mapping[str, Callable[..., Any]], *, what: str) -
             f"parentheses."
         ) from None
     return Call(functions[name.id], arguments, keywords, call is None)
+
+
+def phases_of(text: str, model: Any) -> Any:
+    """The phases of a training step that a text names, for a model.
+
+    Raises:
+        SpellingError: If there are none of that name, or they have no such option.
+    """
+    return importlib.import_module("deeplvm.learning.programs").phases_of(text, model)
 
 
 def in_snake_case(name: str) -> str:

@@ -19,7 +19,6 @@ from torch import nn
 from deeplvm.training import (
     CheckpointError,
     TrainingInterrupted,
-    fit,
     linear,
     load_model_into,
     save_model,
@@ -34,12 +33,12 @@ from training_models import (
     digits_vae,
     gaussian_rows,
     linear_gaussian,
+    quietly,
     same,
     untimed,
     weights,
 )
 
-quietly = functools.partial(fit, quiet=True)
 with_everything = functools.partial(
     quietly,
     batch_size=50,
@@ -152,14 +151,15 @@ import torch
 torch.set_num_threads(1)
 torch.set_default_dtype(torch.float64)
 from training_models import gaussian_rows, linear_gaussian
-from deeplvm.training import fit, linear, save_model
+from deeplvm.training import fit, linear, save_model, unfolded
 
 def run(folder):
     child = os.fork()
     if child:
         return child
     model = linear_gaussian()
-    fit(model, {{"x": gaussian_rows(100)}}, valid={{"x": gaussian_rows(30, seed=4)}}, epochs=12,
+    data, valid = {{"x": gaussian_rows(100)}}, {{"x": gaussian_rows(30, seed=4)}}
+    unfolded(fit)(model, data, valid=valid, epochs=12,
         folder=folder, resume=True, quiet=True, batch_size=20, averaging=0.9,
         kl_weight=linear(3), checkpoint_every=1)
     save_model(model, folder + "/model.safetensors")
@@ -285,7 +285,7 @@ class TestDamage:
         path = folder / "checkpoint" / "state.safetensors"
         damaged(path, damage)
         model, whole = linear_gaussian(seed=2), linear_gaussian()
-        fit(model, {"x": gaussian_rows()}, epochs=5, folder=folder, resume=True)
+        quietly(model, {"x": gaussian_rows()}, epochs=5, folder=folder, resume=True, quiet=False)
         warning = capsys.readouterr().err.splitlines()[0]
         assert "state.safetensors" in warning
         assert "Going on from" in warning

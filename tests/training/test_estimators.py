@@ -11,8 +11,9 @@ from deeplvm import Joint, LatentVariableModel, elbo, iwae
 from deeplvm.conditionals import Bernoulli
 from deeplvm.gradients.score_function import Learned, LeaveOneOut, RunningMean, ScoreFunction
 from deeplvm.networks import MLP
-from deeplvm.training import Phase, fit
+from deeplvm.training import Phase
 from deeplvm.training.checkpoint import CheckpointError
+from training_models import quietly
 
 
 def model() -> LatentVariableModel:
@@ -37,7 +38,7 @@ def test_a_belief_network_learns() -> None:
         (ScoreFunction(Learned(hidden=(8,)), normalise=True), None, 120),
         (ScoreFunction(LeaveOneOut()), 4, 60),
     ):
-        history = fit(
+        history = quietly(
             model(),
             rows(),
             objective=iwae if particles else elbo,
@@ -46,7 +47,6 @@ def test_a_belief_network_learns() -> None:
             epochs=epochs,
             batch_size=30,
             learning_rate=0.02,
-            quiet=True,
         )
         assert history.values()[0] < -2.7  # four fair coins have 2.77 nats
         assert history.values()[-1] > -1.6
@@ -57,7 +57,7 @@ def test_a_resumed_run_goes_on_exactly(tmp_path: Path) -> None:
 
     def run(folder: Path | None, epochs: int, *, resume: bool = False) -> list[torch.Tensor]:
         trained = model()
-        fit(
+        quietly(
             trained,
             rows(),
             estimator=ScoreFunction(Learned(hidden=(8,)), normalise=True),
@@ -65,7 +65,6 @@ def test_a_resumed_run_goes_on_exactly(tmp_path: Path) -> None:
             epochs=epochs,
             folder=folder,
             resume=resume,
-            quiet=True,
         )
         return [p.detach().clone() for p in trained.parameters()]
 
@@ -76,39 +75,38 @@ def test_a_resumed_run_goes_on_exactly(tmp_path: Path) -> None:
 
 
 def test_another_estimator_cannot_resume(tmp_path: Path) -> None:
-    fit(model(), rows(), estimator=ScoreFunction(), epochs=1, folder=tmp_path, quiet=True)
+    quietly(model(), rows(), estimator=ScoreFunction(), epochs=1, folder=tmp_path)
     other = ScoreFunction(Learned(hidden=(8,)))
     with pytest.raises(CheckpointError, match="estimator"):
-        fit(model(), rows(), estimator=other, epochs=2, folder=tmp_path, resume=True, quiet=True)
+        quietly(model(), rows(), estimator=other, epochs=2, folder=tmp_path, resume=True)
 
 
 def test_baselines_learn_while_the_model_does() -> None:
     estimator = ScoreFunction(Learned(hidden=(8,)))
-    fit(model(), rows(), estimator=estimator, epochs=1, quiet=True)
+    quietly(model(), rows(), estimator=estimator, epochs=1)
     assert set(estimator.own) == {"h", "g"}
     before = [p.detach().clone() for p in estimator.parameters()]
-    fit(model(), rows(), estimator=estimator, epochs=1, quiet=True)
+    quietly(model(), rows(), estimator=estimator, epochs=1)
     assert not any(
         [torch.equal(a, b) for a, b in zip(before, estimator.parameters(), strict=True)]
     )
 
 
 def test_phases_have_names() -> None:
-    history = fit(
+    history = quietly(
         model(), rows(), phases="wake_sleep", epochs=30, batch_size=30, learning_rate=0.02,
-        quiet=True,
     )  # fmt: skip
     assert history.values()[-1] > history.values()[0]
     with pytest.raises(ValueError, match="wake_sleep, reweighted_wake_sleep, aggressive"):
-        fit(model(), rows(), phases="dreaming", epochs=1, quiet=True)
+        quietly(model(), rows(), phases="dreaming", epochs=1)
 
 
 def test_estimators_have_names() -> None:
-    fit(model(), rows(), estimator="vimco", particles=2, epochs=1, quiet=True)
+    quietly(model(), rows(), estimator="vimco", particles=2, epochs=1)
     with pytest.raises(ValueError, match="vimco"):
-        fit(model(), rows(), estimator="vinco", particles=2, epochs=1, quiet=True)
+        quietly(model(), rows(), estimator="vinco", particles=2, epochs=1)
     with pytest.raises(ValueError, match="hiden"):
-        fit(model(), rows(), estimator="nvil(hiden=3)", epochs=1, quiet=True)
+        quietly(model(), rows(), estimator="nvil(hiden=3)", epochs=1)
 
 
 def test_a_baseline_reads_images_and_labels() -> None:
@@ -117,7 +115,7 @@ def test_a_baseline_reads_images_and_labels() -> None:
     q = Joint({"h | x, y": Bernoulli(2, Both())})
     x = rows()["x"].reshape(-1, 1, 2, 2)
     given = {"x": x, "y": torch.eye(3)[torch.arange(len(x)) % 3]}
-    history = fit(LatentVariableModel(p, q), given, estimator="nvil", epochs=2, quiet=True)
+    history = quietly(LatentVariableModel(p, q), given, estimator="nvil", epochs=2)
     assert len(history.values()) == 2
 
 
@@ -144,16 +142,15 @@ def test_phases_choose_their_own() -> None:
             particles=3,
         ),
     ]
-    history = fit(
+    history = quietly(
         model(), rows(), estimator=ScoreFunction(), phases=parts, epochs=10, learning_rate=0.02,
-        quiet=True,
     )  # fmt: skip
     assert history.values()[-1] > history.values()[0]
 
 
 def test_without_an_estimator_the_loss_of_a_gradient_is_refused() -> None:
     with pytest.raises(ValueError, match="estimator"):
-        fit(model(), rows(), epochs=1, quiet=True)
+        quietly(model(), rows(), epochs=1)
 
 
 def test_the_step_compiles() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import pytest
 import torch
 from torch import nn
@@ -12,11 +10,9 @@ from torch.distributions import Independent, Normal
 from deeplvm.conditionals import StandardNormal
 from deeplvm.core.joint import Joint
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.training import NonFiniteError, fit
+from deeplvm.training import NonFiniteError
 from deeplvm.training.checkpoint import load_checkpoint
-from training_models import Linear, OnEpoch, gaussian_rows, linear_gaussian, same, weights
-
-quietly = functools.partial(fit, quiet=True)
+from training_models import Linear, OnEpoch, gaussian_rows, linear_gaussian, quietly, same, weights
 
 
 class Breaks(Linear):

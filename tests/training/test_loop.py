@@ -19,7 +19,7 @@ from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.randomness import seed_of
 from deeplvm.networks import MLP
 from deeplvm.objectives import elbo, free_bits, iwae
-from deeplvm.training import Phase, cosine, fit, linear
+from deeplvm.training import Phase, cosine, linear
 from deeplvm.training.callbacks import TIMINGS
 from deeplvm.training.step import Step, make_optimizer
 from training_models import (
@@ -29,12 +29,11 @@ from training_models import (
     digits_vae,
     gaussian_rows,
     linear_gaussian,
+    quietly,
     same,
     untimed,
     weights,
 )
-
-quietly = functools.partial(fit, quiet=True)
 
 
 def step_of(model, objective=elbo, **options):
@@ -586,7 +585,7 @@ class TestOptions:
 
     def test_plain_lines_where_there_is_no_terminal(self, capsys):
         train, valid = digits(40, 20)
-        fit(digits_vae(), train, valid=valid, epochs=2)
+        quietly(digits_vae(), train, valid=valid, epochs=2, quiet=False)
         lines = capsys.readouterr().err.splitlines()
         assert len(lines) == 2
         assert lines[0].startswith("epoch 1/2  elbo -")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import signal
@@ -26,7 +25,6 @@ from deeplvm.training import (
     Callback,
     TensorBoard,
     TrainingInterrupted,
-    fit,
 )
 from deeplvm.training import (
     callbacks as metering,
@@ -44,12 +42,11 @@ from training_models import (
     digits_vae,
     gaussian_rows,
     linear_gaussian,
+    quietly,
     same,
     untimed,
     weights,
 )
-
-quietly = functools.partial(fit, quiet=True)
 
 
 class At(Callback):

@@ -1,5 +1,6 @@
 """Other ways to learn a model than by one encoder for all rows (monograph, appendix A.2)."""
 
+from deeplvm.learning.aggressive import aggressive
 from deeplvm.learning.bayes import (
     PosteriorPredictive,
     held,
@@ -17,6 +18,7 @@ from deeplvm.learning.em import (
     variational_em,
 )
 from deeplvm.learning.map import LogPrior, maximum_a_posteriori, named_parameters
+from deeplvm.learning.wake_sleep import dream, reweighted_wake_sleep, wake_sleep
 
 __all__ = [
     "ExactEM",
@@ -24,6 +26,8 @@ __all__ = [
     "MonteCarloEM",
     "PosteriorPredictive",
     "VariationalEM",
+    "aggressive",
+    "dream",
     "exact_em",
     "held",
     "make_random",
@@ -33,5 +37,7 @@ __all__ = [
     "named_parameters",
     "posterior_predictive",
     "posteriors",
+    "reweighted_wake_sleep",
     "variational_em",
+    "wake_sleep",
 ]

@@ -18,14 +18,12 @@ def known() -> dict[str, Callable[..., list[Phase]]]:
     return {function.__name__: function for function in functions}
 
 
-def phases_of(choice: Sequence[Phase] | str, model: LatentVariableModel) -> Sequence[Phase]:
+def phases_of(choice: str, model: LatentVariableModel) -> Sequence[Phase]:
     """Phases from their name or a call written as text, ``"aggressive(repeats=5)"``.
 
     Raises:
         SpellingError: If there are none of that name, or they have no such option.
     """
-    if not isinstance(choice, str):
-        return choice
     try:
         call = read(choice, known(), what="a list of phases")
         return call(

@@ -82,6 +82,11 @@ class GrowingCapacity(nn.Module):
         """The capacity of the present step, in nats per row."""
         return self.capacity * (self.step / self.steps).clamp(max=1.0)
 
+    @property
+    def settled(self) -> bool:
+        """Whether the capacity has its last value, so that epochs can be compared."""
+        return bool(self.step >= self.steps)
+
     def forward(self, evidence: Evidence) -> Tensor:
         """The objective; a call in training mode is a step."""
         value = beta_elbo(evidence, self.beta, self.now)

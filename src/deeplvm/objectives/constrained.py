@@ -46,6 +46,7 @@ class Constrained(nn.Module):
     tensor(1.)
     """
 
+    adapts = True  # values at different multipliers are not comparable
     multiplier: Tensor
     mean: Tensor
     steps: Tensor

@@ -93,6 +93,8 @@ class SoftFreeBits(nn.Module):
     tensor(1.)
     """
 
+    adapts = True  # values at different weights are not comparable
+
     def __init__(
         self,
         targets: Mapping[str, float | Sequence[float]],

@@ -44,7 +44,7 @@ def sleep(evidence: Evidence) -> Tensor:
     r"""Score of a dream's latents, :math:`\log q(z | x)` with :math:`x, z \sim p`.
 
     A dream is a row drawn from the model, latents and all, that is then given in full; see
-    :func:`~deeplvm.training.dream`. The gradient is that of
+    :func:`~deeplvm.learning.dream`. The gradient is that of
     :math:`-E_{p(x)} KL(p(z|x) \| q(z|x))`.
 
     The wake-sleep algorithm for unsupervised neural networks (Hinton et al., 1995),

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from deeplvm.learning.aggressive import aggressive
-from deeplvm.learning.wake_sleep import dream, reweighted_wake_sleep, wake_sleep
 from deeplvm.training import schedules
-from deeplvm.training.batches import Source, Tensors
+from deeplvm.training.batches import ByFactor, Source, Streams, Tensors
 from deeplvm.training.callbacks import Callback, History, TensorBoard
 from deeplvm.training.checkpoint import CheckpointError, load_model_into, save_model
 from deeplvm.training.failures import NonFiniteError, TrainingInterrupted
 from deeplvm.training.loop import fit
+from deeplvm.training.options import Machine, Optimization, Saving, Stopping, unfolded
 from deeplvm.training.schedules import (
     Schedule,
     constant,
@@ -24,30 +23,33 @@ from deeplvm.training.schedules import (
 from deeplvm.training.step import Phase
 
 __all__ = [
+    "ByFactor",
     "Callback",
     "CheckpointError",
     "History",
+    "Machine",
     "NonFiniteError",
+    "Optimization",
     "Phase",
+    "Saving",
     "Schedule",
     "Source",
+    "Stopping",
+    "Streams",
     "TensorBoard",
     "Tensors",
     "TrainingInterrupted",
-    "aggressive",
     "constant",
     "cosine",
     "cyclical",
-    "dream",
     "exponential",
     "fit",
     "linear",
     "load_model_into",
     "logistic",
-    "reweighted_wake_sleep",
     "save_model",
     "schedules",
     "tripling",
-    "wake_sleep",
+    "unfolded",
     "warm_up",
 ]

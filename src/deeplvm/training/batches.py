@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.randomness import seed_of
+from deeplvm.devices import dtype_of
 
 Rows = Mapping[str, Any]
 Split = Literal["train", "valid"]
@@ -129,9 +131,24 @@ class Batches:
         self.device, self.dtype = device, dtype
         self.missing = source.missing & names
 
-    def rows(self, split: Split) -> int:
-        """Number of rows of a split."""
+    def rows(self, split: Split, stream: str | None = None) -> int:
+        """Number of rows of a split; there is one stream only."""
+        if stream is not None:
+            raise ValueError(
+                f"A phase asks for the stream {stream!r}, and the data have no streams; give "
+                f"Streams({{{stream!r}: …}}), or leave out stream."
+            )
         return self.source.rows(split)
+
+    def of_stream(
+        self, stream: str | None, batch: dict[str, Any], index: Tensor
+    ) -> tuple[dict[str, Any], Tensor]:
+        """Values by name, and their row numbers."""
+        return batch, index if index.dim() == 1 else index[:, 0]
+
+    def first(self, n: int) -> Tensor:
+        """Training rows to look at before training: the first n."""
+        return torch.arange(min(n, self.rows("train")))
 
     def order(self, epoch: int, seed: int, batch_size: int, first: int = 0) -> Iterator[Tensor]:
         """The row numbers of each training batch of an epoch, from batch number ``first`` on.
@@ -153,6 +170,215 @@ class Batches:
             return self.source.batch(split, index.to(self.device))
         batch = self.source.batch(split, index.to(self.place), generator)
         return {name: place(batch[name], self.device, self.dtype) for name in self.names}
+
+
+class Streams:
+    """Several sources in one training: a step takes a batch of each, by the source's name.
+
+    Labelled and unlabelled rows, say, of unequal numbers. A phase reads one of them by its
+    ``stream``; the function ``evidence`` of a phase without is given all, name to batch. A source
+    that has fewer rows than an epoch begins again in a new order, one that has more goes on where
+    the epoch before ended; which rows come together depends on seed and epoch alone.
+
+    Args:
+        sources: Name to named tensors, or to a data set in memory.
+        epoch: Whose rows make an epoch; those of the longest by default.
+        measured: Whose rows are measured after each epoch; those of the first by default. Held-out
+            rows are its own (``valid`` of :func:`~deeplvm.training.fit` for named tensors).
+
+    Raises:
+        ValueError: If there are no sources, or none of that name.
+
+    >>> streams = Streams({"labelled": {"x": torch.zeros(2, 1)}, "unlabelled": {"x": torch.ones(3, 1)}})
+    >>> streams.epoch, streams.measured
+    ('unlabelled', 'labelled')
+    """
+
+    def __init__(
+        self,
+        sources: Mapping[str, Source | Rows],
+        *,
+        epoch: str | None = None,
+        measured: str | None = None,
+    ) -> None:
+        if not sources:
+            raise ValueError("Streams have no sources; give {'labelled': …, 'unlabelled': …}.")
+        self.sources = dict(sources)
+        counts = {
+            name: Tensors(each).rows("train") if isinstance(each, Mapping) else each.rows("train")
+            for name, each in sources.items()
+        }
+        self.epoch = epoch or max(counts, key=lambda name: counts[name])
+        self.measured = measured or next(iter(sources))
+        for option, name in (("epoch", self.epoch), ("measured", self.measured)):
+            if name not in sources:
+                raise ValueError(f"{option}={name!r} is none of the streams {', '.join(sources)}.")
+
+
+class StreamBatches:
+    """Batches of several streams; a batch's index has a column for each, ``(batch, streams)``.
+
+    With an index of one dimension they are batches of the stream that is measured.
+    """
+
+    def __init__(self, streams: Streams, batches: Mapping[str, Batches]) -> None:
+        self.streams, self.batches = streams, dict(batches)
+        self.measured = self.batches[streams.measured]
+        self.device = self.measured.device
+        self.missing = frozenset[str]().union(*[each.missing for each in self.batches.values()])
+        self.names = tuple(
+            dict.fromkeys([n for each in self.batches.values() for n in each.names])
+        )
+        self.orders: dict[int, tuple[int, Tensor]] = {}  # of each stream the latest, with its pass
+
+    def rows(self, split: Split, stream: str | None = None) -> int:
+        """Rows of a stream; of no certain one those of an epoch, or those that are held out."""
+        if stream is not None and stream not in self.batches:
+            raise ValueError(
+                f"There is no stream {stream!r}; there are {', '.join(self.batches)}."
+            )
+        main = self.streams.epoch if split == "train" else self.streams.measured
+        return self.batches[stream or main].rows(split)
+
+    def of_stream(
+        self, stream: str | None, batch: dict[str, Any], index: Tensor
+    ) -> tuple[dict[str, Any], Tensor]:
+        """Values by name of one stream, and their row numbers; of the measured one if of none."""
+        chosen = stream or self.streams.measured
+        return batch[chosen], index[:, [*self.batches].index(chosen)]
+
+    def first(self, n: int) -> Tensor:
+        """Training rows to look at before training: the first of each stream."""
+        n = min([n, *[each.rows("train") for each in self.batches.values()]])
+        return torch.arange(n).unsqueeze(-1).expand(n, len(self.batches))
+
+    def order(self, epoch: int, seed: int, batch_size: int, first: int = 0) -> Iterator[Tensor]:
+        """The row numbers of each batch of an epoch, from batch number ``first`` on."""
+        rows = self.rows("train")
+        for start in range(first * batch_size, rows, batch_size):
+            visits = range((epoch - 1) * rows + start, (epoch - 1) * rows + rows)[:batch_size]
+            columns = [self._visited(i, seed, visits) for i in range(len(self.batches))]
+            yield torch.stack(columns, -1)
+
+    def _visited(self, stream: int, seed: int, visits: range) -> Tensor:
+        """The rows of some visits of a stream, counted from the first epoch on."""
+        rows, found, at = [*self.batches.values()][stream].rows("train"), [], visits.start
+        while at < visits.stop:
+            again, offset = divmod(at, rows)
+            if self.orders.get(stream, (-1,))[0] != again:
+                generator = Generator().manual_seed(seed_of(seed, stream, again))
+                self.orders[stream] = (again, torch.randperm(rows, generator=generator))
+            found.append(self.orders[stream][1][offset : offset + visits.stop - at])
+            at += len(found[-1])
+        return torch.cat(found)
+
+    def __call__(
+        self, split: Split, index: Tensor, generator: Generator | None = None
+    ) -> dict[str, Any]:
+        """Batches by stream, or of the stream that is measured."""
+        if index.dim() == 1:
+            return self.measured(split, index, generator)
+        pairs = zip(self.batches.items(), index.unbind(-1), strict=True)
+        return {name: each(split, rows, generator) for (name, each), rows in pairs}
+
+
+class ByFactor:
+    """Batches in which one factor varies and the others stay as they are.
+
+    Deep Convolutional Inverse Graphics Network (Kulkarni et al., 2015),
+    https://arxiv.org/abs/1503.03167. Each batch draws a factor and a row, and takes rows that agree
+    with it in all other factors, ``batch_size`` of them or all that there are; as many batches as
+    cover the rows once are an epoch. Which factor varies is in the batch under ``name``, for a
+    conditional that reads it (``"z | x, factor"``), shape ``(batch,)``; it is -1 where rows are
+    measured, and all may vary.
+
+    Args:
+        train: Named tensors.
+        factors: Levels of each factor, shape ``(rows, factors)``.
+        valid: Held-out rows, with the same names; none.
+        name: Under which a batch says what varies.
+
+    Raises:
+        ValueError: If no two rows differ in one factor alone, or the shapes do not fit.
+    """
+
+    def __init__(
+        self, train: Rows, factors: Tensor, valid: Rows | None = None, *, name: str = "factor"
+    ) -> None:
+        self.tensors, self.name = Tensors(train, valid), name
+        self.missing = self.tensors.missing
+        if factors.dim() != 2 or len(factors) != self.rows("train"):
+            raise ValueError(
+                f"factors are to be of shape ({self.rows('train')}, factors), one row for each of "
+                f"the data; found {tuple(factors.shape)}."
+            )
+        self.groups = []  # of each factor that varies: group of each row, rows that have company
+        for number in range(factors.shape[1]):
+            others = torch.cat([factors[:, :number], factors[:, number + 1 :]], 1)
+            _, group, sizes = torch.unique(others, dim=0, return_inverse=True, return_counts=True)
+            if len(rows := (sizes[group] > 1).nonzero().squeeze(-1)):
+                self.groups.append((number, group, rows))
+        if not self.groups:
+            raise ValueError(
+                "No two rows differ in one factor alone, so nothing can vary by itself."
+            )
+
+    def rows(self, split: Split) -> int:
+        """Number of rows."""
+        return self.tensors.rows(split)
+
+    def order(self, epoch: int, seed: int, batch_size: int, first: int = 0) -> Iterator[Tensor]:
+        """Row and factor that varies, shape ``(batch, 2)``, from batch number ``first`` on."""
+        generator = Generator().manual_seed(seed_of(seed, epoch))
+
+        def drawn(n: int) -> int:
+            return int(torch.randint(n, (), generator=generator))
+
+        for number in range(-(-self.rows("train") // batch_size)):
+            factor, group, rows = self.groups[drawn(len(self.groups))]
+            alike = (group == group[rows[drawn(len(rows))]]).nonzero().squeeze(-1)
+            index = alike[torch.randperm(len(alike), generator=generator)[:batch_size]]
+            if number >= first:
+                yield torch.stack([index, torch.full_like(index, factor)], -1)
+
+    def batch(
+        self, split: Split, index: Tensor, generator: Generator | None = None
+    ) -> dict[str, Tensor]:
+        """The rows of an index, and which factor varies."""
+        rows, factor = (
+            index.unbind(-1) if index.dim() == 2 else (index, torch.full_like(index, -1))
+        )
+        return {**self.tensors.batch(split, rows, generator), self.name: factor}
+
+
+def batches_of(
+    model: LatentVariableModel,
+    data: Source | Streams | Rows,
+    valid: Rows | None,
+    missing: Sequence[str] | None,
+    device: torch.device,
+) -> Batches | StreamBatches:
+    """Batches of whatever ``fit`` was given."""
+    if isinstance(data, Streams):
+        each = {
+            name: batches_of(
+                model, source, valid if name == data.measured else None, missing, device
+            )
+            for name, source in data.sources.items()
+        }
+        if long := [name for name, batches in each.items() if hasattr(batches.source, "order")]:
+            raise ValueError(f"{long[0]!r} has an order of its own, which streams cannot follow.")
+        return StreamBatches(data, each)
+    if isinstance(data, Mapping):
+        source: Source = Tensors(data, valid, missing)
+    elif valid is not None or missing is not None:
+        raise ValueError(
+            "A data set has its own held-out rows and knows what is missing; leave out valid= and "
+            "missing=, which belong to named tensors."
+        )
+    else:
+        source = data
+    return Batches(source, model.names, device, dtype_of(model))
 
 
 def _fits(source: Source, device: torch.device) -> bool:

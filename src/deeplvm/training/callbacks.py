@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -110,9 +110,9 @@ class History:
             weight of the time), ``kl_weight`` and ``learning_rate`` at the epoch's last step,
             ``seconds`` of it all, training rows a second while stepping, ``fraction_of_limit``
             (see :mod:`deeplvm.training.callbacks`), ``peak_memory`` of the process in bytes.
-        bound: Name of the bound by which the best epoch was chosen.
-        best_epoch: The epoch whose weights the model has: the best held out, without held-out rows
-            the last.
+        bound: Name of the bound (or other measure) by which the best epoch was chosen.
+        best_epoch: The epoch whose weights the model has: the best held out among those that can
+            be compared (the record of another has ``comparable`` false), without such the last.
         stopped: Why it ended: all epochs done, or patience lost.
     """
 
@@ -140,9 +140,10 @@ class History:
         if not self.epochs:
             return "no epoch trained"
         shown = [f"{split} {self.best[split][self.bound]:.2f}" for split in self._splits()]
+        unit = " nats a row" if "elbo" in self.best["train"] else ""
         return (
-            f"{len(self.epochs)} epochs, best {self.best_epoch}: {self.bound} {', '.join(shown)} "
-            f"nats a row"
+            f"{len(self.epochs)} epochs, best {self.best_epoch}: {self.bound} {', '.join(shown)}"
+            f"{unit}"
         )
 
     __repr__ = __str__
@@ -155,7 +156,8 @@ class History:
             [str(record["epoch"]), *[f"{record[split][self.bound]:.2f}" for split in splits]]
             for record in self.epochs
         ]
-        heads = [f"{self.bound}, {split} (nats a row)" for split in splits]
+        unit = " (nats a row)" if self.epochs and "elbo" in self.best["train"] else ""
+        heads = [f"{self.bound}, {split}{unit}" for split in splits]
         return html_table(["epoch", *heads], rows, str(self))
 
     def _splits(self) -> list[str]:
@@ -249,7 +251,7 @@ class Progress:
         self.start = self.drawn = time.monotonic()
 
     def __enter__(self) -> Progress:
-        if self.shows and sys.stderr.isatty():
+        if self.shows and sys.stderr is not None and sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
@@ -268,7 +270,8 @@ class Progress:
             self.task = self.bar.add_task(
                 "", total=self.epochs, completed=self.done, epoch=self.done, bound=""
             )
-            self.bar.start()
+            with shown_or_not():
+                self.bar.start()
         return self
 
     def __exit__(
@@ -278,7 +281,8 @@ class Progress:
         at: TracebackType | None,
     ) -> None:
         if self.bar is not None:
-            self.bar.stop()
+            with shown_or_not():
+                self.bar.stop()
 
     def step(self, progress: float) -> None:
         """A step was done; ``progress`` in epochs."""
@@ -287,7 +291,8 @@ class Progress:
         now = time.monotonic()
         if now - self.drawn >= _REDRAW:
             self.drawn = now
-            self.bar.update(self.task, completed=progress, epoch=int(progress) + 1)
+            with shown_or_not():
+                self.bar.update(self.task, completed=progress, epoch=int(progress) + 1)
 
     def epoch(self, record: Mapping[str, Any], *, best: bool) -> None:
         """An epoch was done and measured."""
@@ -298,7 +303,8 @@ class Progress:
         if "valid" in record:
             shown += f"  held out {record['valid'][self.bound]:.2f}{' (best)' if best else ''}"
         if self.bar is not None:
-            self.bar.update(self.task, completed=self.done, epoch=self.done, bound=shown)
+            with shown_or_not():
+                self.bar.update(self.task, completed=self.done, epoch=self.done, bound=shown)
             return
         left = (
             (time.monotonic() - self.start) / (self.done - self.first) * (self.epochs - self.done)
@@ -310,15 +316,27 @@ class Progress:
         if not (self.shows and line):
             return
         if self.bar is not None:
-            self.bar.console.print(line, markup=False, highlight=False)
+            with shown_or_not():
+                self.bar.console.print(line, markup=False, highlight=False)
         else:
             say(line)
 
 
 def say(line: str) -> None:
-    """A line on standard error."""
-    sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()
+    """A line on standard error, where anybody can see it."""
+    with shown_or_not():
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()
+
+
+@contextlib.contextmanager
+def shown_or_not() -> Iterator[None]:
+    """Output that cannot be shown does not end the work.
+
+    A pipe whose reader has gone, a log on a full disk, a terminal that hung up, no stream at all.
+    """
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        yield
 
 
 def in_words(seconds: float) -> str:
@@ -334,15 +352,19 @@ def in_words(seconds: float) -> str:
     return f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"
 
 
-_HEARD = (signal.SIGINT, signal.SIGTERM)
+# Of these a person may want to send a second one, which then acts at once.
+_ASKED = ("SIGINT", "SIGTERM")
+# A terminal that closes, a limit of time, a batch system that warns before it kills.
+_TOLD = ("SIGHUP", "SIGXCPU", "SIGUSR1")
 
 
 class Signals:
-    """Listens for SIGINT and SIGTERM while training; a context manager.
+    """Listens for signals that ask to stop, while training; a context manager.
 
+    These are SIGINT and SIGTERM, and SIGHUP, SIGXCPU and SIGUSR1 where they would end the process.
     The first one only sets :attr:`received`, at which training looks after every step. It also
-    gives the signals back to whoever had them before, so that a second one acts at once. Signals
-    reach the main thread alone; elsewhere nothing is listened for.
+    gives SIGINT and SIGTERM back to whoever had them before, so that a second one acts at once.
+    Signals reach the main thread alone; elsewhere nothing is listened for.
 
     Attributes:
         received: The signal that asked to stop, or none.
@@ -354,7 +376,11 @@ class Signals:
 
     def __enter__(self) -> Signals:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._heard) for number in _HEARD}
+            known = signal.Signals.__members__
+            told = [known[name] for name in _TOLD if name in known]  # Windows has none of them
+            numbers = [known[name] for name in _ASKED]
+            numbers += [each for each in told if signal.getsignal(each) is signal.SIG_DFL]
+            self._before = {number: signal.signal(number, self._heard) for number in numbers}
         return self
 
     def __exit__(
@@ -363,14 +389,14 @@ class Signals:
         error: BaseException | None,
         at: TracebackType | None,
     ) -> None:
-        self._give_back()
+        self._give_back(list(self._before))
 
     def _heard(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number)
-        self._give_back()
+        self._give_back([each for each in self._before if each.name in _ASKED])
 
-    def _give_back(self) -> None:
-        for number, handler in self._before.items():
+    def _give_back(self, numbers: list[signal.Signals]) -> None:
+        for number in numbers:
             # A handler that was not set from Python reads as None and cannot be set again.
+            handler = self._before.pop(number)
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
-        self._before = {}

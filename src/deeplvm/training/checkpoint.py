@@ -253,13 +253,13 @@ def unique_state(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, aliases
 
 
-def restore(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Copy a state into a model, in place.
+def restore(model: nn.Module | Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+    """Copy a state into a model (or other tensors by name), in place.
 
     Raises:
         CheckpointError: If names, shapes or kinds of number disagree; nothing is copied then.
     """
-    own = model.state_dict()
+    own = model.state_dict() if isinstance(model, nn.Module) else model
     if absent := [name for name in own if name not in tensors]:
         raise CheckpointError(f"It lacks {_some(absent)}; was the model built with other options?")
     if extra := [name for name in tensors if name not in own]:

@@ -1,4 +1,4 @@
-"""Measure a bound on rows: the same function for the rows trained on and the rows held out."""
+"""Measure a model on rows it learns from and rows held out, and say which epoch is best by it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,10 +21,11 @@ from deeplvm.parallel.steps import Together
 from deeplvm.registry import in_snake_case
 from deeplvm.training.batches import Batches, Split
 from deeplvm.training.failures import explained, non_finite
+from deeplvm.training.schedules import NEAR
 from deeplvm.training.step import Objective
 
 
-def name_of(objective: Objective) -> str:
+def name_of(objective: Callable[..., Any], unnamed: str = "objective") -> str:
     """What the bound is called in the metrics.
 
     >>> name_of(functools.partial(elbo, form="analytic")), name_of(lambda evidence: elbo(evidence))
@@ -32,7 +34,7 @@ def name_of(objective: Objective) -> str:
     while isinstance(objective, functools.partial):
         objective = objective.func
     name = getattr(objective, "__name__", in_snake_case(type(objective).__name__))
-    return name if name.isidentifier() else "objective"
+    return name if name.isidentifier() else unnamed
 
 
 def for_rows(objective: Objective, rows: int) -> Objective:
@@ -45,70 +47,144 @@ def for_rows(objective: Objective, rows: int) -> Objective:
     return functools.partial(objective, rows=rows)  # pyrefly: ignore
 
 
-@torch.no_grad()
-def measure(
-    model: LatentVariableModel,
-    batches: Batches,
-    split: Split,
-    index: Tensor,
-    objective: Objective,
-    *,
-    batch_size: int,
-    particles: int | None,
-    draw: Mapping[str, Draw] | None,
-    default: Draw | None,
-    rows: int,
-    seed: int,
-    epoch: int,
-    together: Together,
-    look: Callable[[], None] = lambda: None,
-) -> dict[str, float]:
+@dataclass(frozen=True)
+class Selection:
+    """Which of the epochs is best.
+
+    A bound on held-out rows says so only among epochs that ascended the same objective: under a
+    KL weight below its last value a model learns something else, and the bounds of its first
+    epochs can be the highest of the run.
+
+    Attributes:
+        name: Of the number that is compared.
+        higher: Whether more of it is better.
+        weight: KL weight of the epochs that can be compared.
+        objective: What is ascended; one whose ``settled`` is false still changes.
+        why_not: Why no epochs of this run can be compared; empty where they can.
+    """
+
+    name: str
+    higher: bool = True
+    weight: float = 1.0
+    objective: Objective | None = None
+    why_not: str = ""
+
+    def settled(self, kl_weight: float) -> bool:
+        """Whether an epoch that ends now, at this KL weight, can be compared with later ones."""
+        near = abs(kl_weight - self.weight) <= NEAR * abs(self.weight)
+        return not self.why_not and near and bool(getattr(self.objective, "settled", True))
+
+    def comparable(self, record: Mapping[str, Any]) -> bool:
+        """Whether an epoch can be the best one, by its record."""
+        near = abs(record["kl_weight"] - self.weight) <= NEAR * abs(self.weight)
+        return not self.why_not and near and record.get("comparable", True)
+
+    def better(self, record: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+        """Whether one epoch is better than another, on held-out rows."""
+        one, two = record["valid"][self.name], other["valid"][self.name]
+        return one > two if self.higher else one < two
+
+
+@dataclass(frozen=True)
+class Measurement:
     r"""Means over rows, in nats: the ELBO, the objective (KL weight 1), the term of each name.
 
     The draws come from their own seed, the same every time, and the stream of random numbers that
     training reads is not touched. Randomness that is renewed at each visit is not renewed here.
-    Several processes share the rows of each batch and add up their sums. ``look`` is called before
-    each batch, and may end the measurement by raising.
+    Several processes share the rows of each batch and add up their sums.
 
-    Raises:
-        NonFiniteError: If one of them is not finite.
+    Attributes:
+        model: What is measured.
+        batches: Where rows are from.
+        objective: What is measured besides the ELBO.
+        own: A function of the model and of all rows, measured in place of the ledger.
+        particles: Draws a row.
+        draw: How latents are drawn.
+        default: How those are that ``draw`` does not name.
+        batch_size: Rows at a time.
+        seed: Of the draws.
+        together: The processes that share the work; each gives all rows to a function of one's
+            own, which may compare them.
+        look: Called before each batch; it may end the measurement by raising.
     """
-    bound = name_of(objective)
-    sums: dict[str, Tensor] = {}
-    training = model.training
-    model.eval()
 
-    def ledger(batch: dict[str, Any]) -> Evidence:
-        return model.evidence(
+    model: LatentVariableModel
+    batches: Batches
+    objective: Objective
+    own: Callable[[LatentVariableModel, dict[str, Any]], Tensor | float] | None
+    particles: int | None
+    draw: Mapping[str, Draw] | None
+    default: Draw | None
+    batch_size: int
+    seed: int
+    together: Together
+    look: Callable[[], None] = lambda: None
+
+    @torch.no_grad()
+    def __call__(self, split: Split, index: Tensor, epoch: int) -> dict[str, float]:
+        """Measure rows of a split after an epoch.
+
+        Raises:
+            NonFiniteError: If a number is not finite.
+        """
+        training = self.model.training
+        self.model.eval()
+        try:
+            with own_randomness(self.batches.device, self.seed):
+                if self.own is not None:
+                    return self._by_own(self.own, split, index)
+                return self._by_ledger(split, index, epoch)
+        finally:
+            self.model.train(training)
+
+    def _by_own(
+        self, own: Callable[..., Tensor | float], split: Split, index: Tensor
+    ) -> dict[str, float]:
+        self.look()
+        name, rows = name_of(own, "measure"), self.batches(split, index)
+        value = torch.as_tensor(own(self.model, rows), dtype=torch.float64)
+        if value.dim() > 1 or (value.dim() and len(value) not in (1, len(index))):
+            raise ValueError(
+                f"measure={name} is to return a number, or one a row of {len(index)} rows; it "
+                f"returned shape {tuple(value.shape)}."
+            )
+        if not math.isfinite(mean := value.mean().item()):
+            raise ValueError(
+                f"measure={name} is {mean} on the {split} rows; it is to be a finite number."
+            )
+        return {name: mean}
+
+    def _ledger(self, batch: dict[str, Any]) -> Evidence:
+        return self.model.evidence(
             batch,
-            particles=particles,
-            draw=draw,
-            default=default,
-            missing=batches.missing,
-            rows=rows,
+            particles=self.particles,
+            draw=self.draw,
+            default=self.default,
+            missing=self.batches.missing,
+            rows=self.batches.rows("train"),
         )
 
-    with own_randomness(batches.device, seed):
-        for rows_of_batch in index.split(batch_size):
-            look()
-            part = together.part(rows_of_batch)
-            batch = batches(split, part.index)
+    def _by_ledger(self, split: Split, index: Tensor, epoch: int) -> dict[str, float]:
+        bound, sums = name_of(self.objective), dict[str, Tensor]()
+        for rows in index.split(self.batch_size):
+            self.look()
+            part = self.together.part(rows)
+            batch = self.batches(split, part.index)
+            found: dict[str, Any] = {
+                "model": self.model,
+                "batch": batch,
+                "index": part.index,
+                "missing": self.batches.missing,
+                "epoch": epoch,
+                "split": split,
+            }
             try:
-                with together.noise(part, particles):
-                    evidence = ledger(batch)
+                with self.together.noise(part, self.particles):
+                    evidence = self._ledger(batch)
                     values = {name: term_of(evidence, name) for name in evidence.terms}
-                    values |= {"elbo": elbo(evidence), bound: objective(evidence)}
+                    values |= {"elbo": elbo(evidence), bound: self.objective(evidence)}
             except ValueError as error:
-                cause = explained(
-                    error,
-                    functools.partial(ledger, batch),
-                    model=model,
-                    batch=batch,
-                    index=part.index,
-                    missing=batches.missing,
-                    epoch=epoch,
-                    split=split,
-                )
+                cause = explained(error, functools.partial(self._ledger, batch), **found)
                 if cause is error:
                     raise
                 raise cause from error
@@ -116,24 +192,16 @@ def measure(
                 mean = value.mean(dtype=torch.float64)
                 sums[name] = sums.get(name, 0.0) + mean * (part.share * part.batch)
             # On a CPU this look is free, and the ledger that shows whom to blame is still there.
-            if batches.device.type == "cpu" and not math.isfinite(sums[bound].item()):
-                raise non_finite(
-                    model,
-                    batch,
-                    part.index,
-                    evidence,
-                    missing=batches.missing,
-                    epoch=epoch,
-                    split=split,
-                )
-    model.train(training)
-    everything = together.world.sum(torch.stack(list(sums.values())))
-    sums = dict(zip(sums, everything, strict=True))
-    means = {name: value.item() / len(index) for name, value in sums.items()}
-    if not all([math.isfinite(mean) for mean in means.values()]):
-        raise non_finite(model, {}, index, None, missing=batches.missing, epoch=epoch, split=split)
-    order = dict.fromkeys(["elbo", bound, *means])
-    return {name: means[name] for name in order}
+            if self.batches.device.type == "cpu" and not math.isfinite(sums[bound].item()):
+                raise non_finite(evidence=evidence, **found)
+        everything = self.together.world.sum(torch.stack(list(sums.values())))
+        means = {
+            name: value.item() / len(index) for name, value in zip(sums, everything, strict=True)
+        }
+        if not all([math.isfinite(mean) for mean in means.values()]):
+            found = {"missing": self.batches.missing, "epoch": epoch, "split": split}
+            raise non_finite(self.model, {}, index, None, **found)
+        return {name: means[name] for name in dict.fromkeys(["elbo", bound, *means])}
 
 
 def term_of(evidence: Evidence, name: str) -> Tensor:

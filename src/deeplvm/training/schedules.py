@@ -16,7 +16,8 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.devices import dtype_of
-from deeplvm.training.checks import non_negative
+
+NEAR = 0.01  # a KL weight so near its last value, relative to it, has arrived
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Schedule:
     Attributes:
         text: How it was written, ``linear(epochs=10, start=0, end=1)``.
         value: Progress in epochs (1.5 is the middle of the second) to the number.
+        end: What it comes to; none where it goes on to change.
 
     >>> weight = linear(10)
     >>> weight
@@ -40,6 +42,7 @@ class Schedule:
 
     text: str
     value: Callable[[float], float] = field(repr=False, compare=False)
+    end: float | None = field(default=None, repr=False, compare=False)
 
     def __call__(self, epoch: float) -> float:
         """The number at a progress of ``epoch`` epochs."""
@@ -51,7 +54,7 @@ class Schedule:
 
 def constant(weight: float = 1.0) -> Schedule:
     """The same number always."""
-    return Schedule(f"constant({weight})", lambda _: weight)
+    return Schedule(f"constant({weight})", lambda _: weight, weight)
 
 
 def linear(epochs: float, start: float = 0.0, end: float = 1.0) -> Schedule:
@@ -64,7 +67,7 @@ def linear(epochs: float, start: float = 0.0, end: float = 1.0) -> Schedule:
     def value(epoch: float) -> float:
         return end if epoch >= epochs else start + (end - start) * epoch / epochs
 
-    return Schedule(f"linear(epochs={epochs}, start={start}, end={end})", value)
+    return Schedule(f"linear(epochs={epochs}, start={start}, end={end})", value, end)
 
 
 def logistic(midpoint: float, steepness: float = 1.0, end: float = 1.0) -> Schedule:
@@ -84,7 +87,8 @@ def logistic(midpoint: float, steepness: float = 1.0, end: float = 1.0) -> Sched
         # tanh does not overflow however far the midpoint is
         return end * 0.5 * (1.0 + math.tanh(0.5 * steepness * (epoch - midpoint)))
 
-    return Schedule(f"logistic(midpoint={midpoint}, steepness={steepness}, end={end})", value)
+    text = f"logistic(midpoint={midpoint}, steepness={steepness}, end={end})"
+    return Schedule(text, value, end)
 
 
 def cyclical(period: float, ramp: float = 0.5, end: float = 1.0) -> Schedule:
@@ -101,7 +105,7 @@ def cyclical(period: float, ramp: float = 0.5, end: float = 1.0) -> Schedule:
     def value(epoch: float) -> float:
         return end * min(1.0, math.fmod(epoch, period) / period / ramp)
 
-    return Schedule(f"cyclical(period={period}, ramp={ramp}, end={end})", value)
+    return Schedule(f"cyclical(period={period}, ramp={ramp}, end={end})", value, end)
 
 
 def cosine(epochs: float, end: float = 0.0) -> Schedule:
@@ -115,7 +119,7 @@ def cosine(epochs: float, end: float = 0.0) -> Schedule:
         done = min(1.0, epoch / epochs)
         return end + (1.0 - end) * 0.5 * (1.0 + math.cos(math.pi * done))
 
-    return Schedule(f"cosine(epochs={epochs}, end={end})", value)
+    return Schedule(f"cosine(epochs={epochs}, end={end})", value, end)
 
 
 def exponential(epochs: float, end: float = 0.01) -> Schedule:
@@ -153,7 +157,7 @@ def warm_up(epochs: float, then: Schedule | None = None) -> Schedule:
     _positive("warm_up", epochs=epochs)
     after = then or constant()
     text = f"warm_up({epochs})" if then is None else f"warm_up({epochs}, {then})"
-    return Schedule(text, lambda epoch: min(1.0, epoch / epochs) * after(epoch))
+    return Schedule(text, lambda epoch: min(1.0, epoch / epochs) * after(epoch), after.end)
 
 
 # What a learning rate may do, by name, given the number of epochs of the run.
@@ -186,7 +190,7 @@ class KLWeight:
         self.schedule = weight if callable(weight) else None
         self.value: Tensor | float
         if self.schedule is None:
-            self.value = non_negative("kl_weight", float(weight))  # type: ignore[arg-type]
+            self.value = _not_negative(float(weight))  # type: ignore[arg-type]
             self.text = repr(self.value)
         else:
             self.value = torch.ones((), dtype=dtype_of(model), device=device)
@@ -195,8 +199,30 @@ class KLWeight:
     def at(self, epoch: float) -> None:
         """Set it for a step at this progress."""
         if self.schedule is not None:
-            number = non_negative("kl_weight", self.schedule(epoch))
+            number = _not_negative(self.schedule(epoch))
             self.value.fill_(number)  # type: ignore[union-attr]
+
+    def arrived(self, epochs: int, per_epoch: int) -> tuple[float, str]:
+        """The weight that it comes to, and why a run of so many epochs never has it, if so.
+
+        Of a function nothing but its values is known: it has arrived where its last epoch no
+        longer changes it.
+        """
+        if self.schedule is None:
+            return float(self.value), ""
+        last = self.schedule(epochs - 1 / per_epoch)
+        end = getattr(self.schedule, "end", None)
+        before = self.schedule(epochs - 1) if end is None else end
+        if abs(last - before) <= NEAR * abs(before):
+            return (last if end is None else end), ""
+        comes_to = "is still changing" if end is None else f"has not come to {end:g}"
+        return last, f"kl_weight={self.text} {comes_to} after {epochs} epochs"
+
+
+def _not_negative(number: float) -> float:
+    if not (math.isfinite(number) and number >= 0):
+        raise ValueError(f"kl_weight must be a number of at least 0, not {number}.")
+    return float(number)
 
 
 RateSchedule = str | Schedule | Callable[[Optimizer], LRScheduler]
@@ -247,11 +273,15 @@ class Rates:
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * factor
 
-    def after_epoch(self, bound: float) -> None:
-        """Let torch's schedulers step; the one that waits for a plateau looks at the bound."""
+    def after_epoch(self, bound: float | None) -> None:
+        """Let torch's schedulers step; the one that waits for a plateau looks at the bound.
+
+        Higher is better. Where there is none to compare with others, it waits.
+        """
         for scheduler in self.schedulers:
             if isinstance(scheduler, ReduceLROnPlateau):
-                scheduler.step(-bound)  # its default is to lower something
+                if bound is not None:
+                    scheduler.step(-bound)  # its default is to lower something
                 continue
             with warnings.catch_warnings():
                 # the optimiser of a phase that waits has not moved yet, and its rate goes along

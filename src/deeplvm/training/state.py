@@ -2,18 +2,189 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dis
+import functools
+import types
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.training.callbacks import Record
 from deeplvm.training.checkpoint import CheckpointError, restore, unique_state
+from deeplvm.training.measure import Selection
 from deeplvm.training.schedules import Average, Rates
-from deeplvm.training.step import Companions, Step
+from deeplvm.training.step import Step
+
+
+class Companions(nn.Module):
+    """What moves beside the model: trained, moved to its device and saved along.
+
+    The baselines of estimators, the multipliers of objectives, a critic: modules that are given,
+    and those that a function given holds in its closure, its arguments, its object or a name of
+    its file. A companion that has a method ``at(epoch)`` is told the progress before each step.
+    One with ``judge(model, take)`` is shown the model after each epoch, with ``take(n)`` the first
+    n rows that are held out (where none are, of those measured); what it returns is told to the
+    user.
+
+    Args:
+        candidates: Objectives, ways of drawing, conditions of phases; those that are modules are
+            companions.
+        functions: Whatever else is called in a step; what they hold is saved, and otherwise left
+            as it is.
+        model: Whose own modules are no companions.
+        device: Where they go.
+        dtype: Of their numbers.
+    """
+
+    def __init__(
+        self,
+        candidates: Iterable[Any],
+        functions: Iterable[Any],
+        model: nn.Module,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        super().__init__()
+        given = dict.fromkeys([each for each in candidates if isinstance(each, nn.Module)])
+        known = {*model.modules(), *[part for each in given for part in each.modules()]}
+        found = [each for each in held_by([*candidates, *functions, *given]) if each not in known]
+        self.optimizers = [each for each in found if isinstance(each, Optimizer)]
+        self.members = nn.ModuleList(given).to(device=device, dtype=dtype)
+        # in a list, so that their modes stay those that their owner gave them
+        held = [each for each in found if isinstance(each, nn.Module) and changes(each)]
+        within = {part for each in held for part in each.modules() if part is not each}
+        self.held = [each for each in held if each not in within]
+        for each in self.held:
+            each.to(device=device, dtype=dtype)
+        self.loose: list[Tensor] = []
+        self.told = [each for each in self.members.modules() if hasattr(each, "at")]
+        self.judges = [each for each in self.members.modules() if hasattr(each, "judge")]
+
+    def add(self, model: nn.Module, steps: Sequence[Step]) -> None:
+        """Save what the steps move and nobody else does: parameters without a module."""
+        modules = [model, self, *self.held]
+        known = {p for module in modules for p in module.parameters()}
+        moved = dict.fromkeys([p for step in steps for p in step.parameters])
+        self.loose = [p for p in moved if p not in known]
+        own = {step.optimizer for step in steps}
+        self.optimizers = [each for each in self.optimizers if each not in own]
+
+    def __len__(self) -> int:
+        return len(self.members) + len(self.held) + len(self.loose)
+
+    def at(self, epoch: float) -> None:
+        """Tell those that anneal the progress of training."""
+        for each in self.told:
+            each.at(epoch)  # type: ignore[operator]
+
+    def judge(self, model: nn.Module, take: Callable[[int], dict[str, Any]]) -> list[str]:
+        """Let those look that do; what they say, if anything."""
+        said = [each.judge(model, take) for each in self.judges]  # type: ignore[operator]
+        return [text for text in said if text]
+
+    def state(self) -> dict[str, Tensor]:
+        """For a checkpoint."""
+        return {name: value.detach().clone() for name, value in self._everything().items()}
+
+    def load(self, state: Any) -> None:
+        """The inverse of :meth:`state`.
+
+        Raises:
+            CheckpointError: If the checkpoint is of other companions.
+        """
+        try:
+            restore(self._everything(), state)
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"The checkpoint is of a run with another objective or estimator. {error}"
+            ) from error
+
+    def _everything(self) -> dict[str, Tensor]:
+        held = {
+            f"held.{i}.{name}": value
+            for i, each in enumerate(self.held)
+            for name, value in each.state_dict().items()
+        }
+        loose = {f"loose.{i}": value.detach() for i, value in enumerate(self.loose)}
+        return {**self.state_dict(), **held, **loose}
+
+
+def changes(module: nn.Module) -> bool:
+    """Whether training may change a module: it learns, or remembers."""
+    return any([p.requires_grad for p in module.parameters()]) or any(
+        [True for _ in module.buffers()]
+    )
+
+
+def held_by(functions: Iterable[Any]) -> list[nn.Module | Optimizer]:
+    """The modules and optimisers that functions hold, each once.
+
+    In partial arguments, bound objects and their attributes, closures, defaults, and the globals
+    that their code reads; also through other functions held. Code that is installed is not read.
+
+    >>> critic = nn.Linear(2, 1)
+    >>> held_by([functools.partial(lambda net, x: net(x), critic)])
+    [Linear(in_features=2, out_features=1, bias=True)]
+    """
+    found: list[nn.Module | Optimizer] = []
+    seen: dict[int, Any] = {}  # keeps what was seen alive, so that no number is used twice
+    waiting = [*functions][::-1]
+    while waiting:
+        each = waiting.pop()
+        if id(each) in seen:
+            continue
+        seen[id(each)] = each
+        if isinstance(each, nn.Module | Optimizer):
+            found.append(each)
+        waiting += reversed(_held(each))
+    return found
+
+
+def _held(value: Any) -> list[Any]:
+    if isinstance(value, functools.partial):
+        return [value.func, *value.args, *value.keywords.values()]
+    if isinstance(value, types.MethodType):
+        return [value.__self__, value.__func__]
+    if isinstance(value, types.FunctionType):
+        cells = [cell.cell_contents for cell in value.__closure__ or () if _bound(cell)]
+        inside = [*cells, *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
+        names = {} if _installed(value) else value.__globals__
+        return [*inside, *[names[name] for name in _globals_of(value.__code__) if name in names]]
+    if isinstance(value, Mapping):
+        return [*value.values()]
+    if isinstance(value, list | tuple):
+        return [*value]
+    if isinstance(value, type | types.ModuleType | Tensor) or _installed(type(value)):
+        return []
+    methods = [each for each in vars(type(value)).values() if isinstance(each, types.FunctionType)]
+    return [*getattr(value, "__dict__", {}).values(), *methods]
+
+
+def _globals_of(code: types.CodeType) -> Iterator[str]:
+    for each in dis.get_instructions(code):
+        if each.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+            yield each.argval
+    for inner in code.co_consts:
+        if isinstance(inner, types.CodeType):
+            yield from _globals_of(inner)
+
+
+def _bound(cell: types.CellType) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018 - a name that is not bound yet raises
+    except ValueError:
+        return False
+    return True
+
+
+def _installed(value: Any) -> bool:
+    package = (getattr(value, "__module__", None) or "").partition(".")[0]
+    return package in ("torch", "numpy", "builtins", "deeplvm")
 
 
 class State:
@@ -25,6 +196,7 @@ class State:
         rates: Of learning.
         average: Of the parameters, or none.
         companions: What moves beside the model.
+        selection: Which epoch is best.
         device: Where the model is.
         run: Options that a run cannot go on with if they are other ones.
 
@@ -37,6 +209,7 @@ class State:
         total: Sum of the objective over the rows of these batches.
         rows: Number of these rows.
         seconds: Time that these batches took.
+        best_epoch: Whose weights are the best so far; where none can be compared, the last.
     """
 
     def __init__(
@@ -46,11 +219,12 @@ class State:
         rates: Rates,
         average: Average | None,
         companions: Companions,
+        selection: Selection,
         device: torch.device,
         run: dict[str, Any],
     ) -> None:
         self.model, self.steps, self.rates, self.average = model, steps, rates, average
-        self.companions = companions
+        self.companions, self.selection = companions, selection
         self.device, self.run = device, run
         self.generator = Generator()  # of what is renewed at every visit of a row
         self.compiled: bool | None = None
@@ -66,53 +240,87 @@ class State:
         """Epochs done."""
         return len(self.history)
 
+    @property
+    def waited(self) -> int:
+        """Epochs since the best one that could have been better."""
+        return len([each for each in self.history[self.best_epoch :] if self._counts(each)])
+
     def begin(self, seed: int) -> None:
         """The first batch of an epoch is next."""
         self.position, self.total, self.rows, self.seconds = 0, 0.0, 0, 0.0
         self.generator.manual_seed(seed)
 
-    def keep_if_better(self, epoch: int, record: Record, bound: str) -> bool:
-        """Copy the weights if they are the best on held-out rows; without those, always."""
-        held_out = "valid" in record
-        before = (
-            self.history[self.best_epoch - 1]["valid"][bound]
-            if held_out and self.best_epoch
-            else None
-        )
-        if before is not None and record["valid"][bound] <= before:
-            return False
-        self.best_epoch, self.best = epoch, self._copy()
-        return held_out
+    def keep_if_better(self, record: Record) -> bool:
+        """Copy the weights if none before were better; whether they are the best.
+
+        The latest are kept as long as no epoch can be compared.
+        """
+        best = self.history[self.best_epoch - 1] if self.best_epoch else None
+        counts = self._counts(record)
+        if best is not None and self._counts(best):
+            if not counts or not self.selection.better(record, best):
+                return False
+        self.best_epoch, self.best = record["epoch"], self._copy()
+        return counts
+
+    def _counts(self, record: Record) -> bool:
+        return "valid" in record and self.selection.comparable(record)
 
     def take_best(self) -> None:
         """Give the model its best weights."""
         self._fill(self.best)
 
+    def _entries(self) -> dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]]:
+        """All that is saved: how it is read, and how it is put back, in this order."""
+
+        def own(name: str) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
+            return partial(getattr, self, name), partial(setattr, self, name)
+
+        def optimizers(states: list[Any]) -> None:
+            for step, state in zip(self.steps, states, strict=True):
+                step.optimizer.load_state_dict(state)
+
+        def skipped(numbers: list[int]) -> None:
+            for step, number in zip(self.steps, numbers, strict=True):
+                step.skipped = number
+
+        def best(weights: dict[str, Tensor]) -> None:
+            self.best = {name: value.to(self.device) for name, value in weights.items()}
+
+        nothing = (lambda: None, lambda _: None)
+        cuda = (
+            partial(torch.cuda.get_rng_state, self.device),
+            lambda state: state is None or torch.cuda.set_rng_state(state, self.device),
+        )
+        average, companions = self.average, self.companions
+        entries = {
+            "model": (lambda: unique_state(self.model)[0], self._fill),
+            "epoch": (lambda: self.epoch, lambda _: None),
+            **{name: own(name) for name in ("position", "total", "rows", "seconds")},
+            **{name: own(name) for name in ("compiled", "flops", "best_epoch")},
+            "history": (lambda: self.history, self.history.extend),
+            "run": (lambda: self.run, lambda _: None),
+            "best": (lambda: self.best, best),
+            "optimizers": (
+                lambda: [each.optimizer.state_dict() for each in self.steps],
+                optimizers,
+            ),
+            "skipped": (lambda: [each.skipped for each in self.steps], skipped),
+            "rates": (self.rates.state_dict, self.rates.load_state_dict),
+            "average": nothing
+            if average is None
+            else (average.state_dict, average.load_state_dict),
+            "renewal": (self.generator.get_state, self.generator.set_state),
+            "random": (torch.get_rng_state, torch.set_rng_state),
+            "random_cuda": cuda if self.device.type == "cuda" else nothing,
+        }
+        if len(companions):
+            entries["companions"] = (companions.state, companions.load)
+        return entries
+
     def tree(self) -> dict[str, Any]:
         """As nested dicts, for a checkpoint."""
-        cuda = self.device.type == "cuda"
-        tree = {
-            "epoch": self.epoch,
-            "position": self.position,
-            "total": self.total,
-            "rows": self.rows,
-            "seconds": self.seconds,
-            "compiled": self.compiled,
-            "flops": self.flops,
-            "run": self.run,
-            "model": unique_state(self.model)[0],
-            "best": self.best,
-            "best_epoch": self.best_epoch,
-            "optimizers": [step.optimizer.state_dict() for step in self.steps],
-            "skipped": [step.skipped for step in self.steps],
-            "rates": self.rates.state_dict(),
-            "average": None if self.average is None else self.average.state_dict(),
-            "renewal": self.generator.get_state(),
-            "random": torch.get_rng_state(),
-            "random_cuda": torch.cuda.get_rng_state(self.device) if cuda else None,
-            "history": self.history,
-        }
-        return tree | ({"companions": self.companions.state()} if len(self.companions) else {})
+        return {name: read() for name, (read, _) in self._entries().items()}
 
     def load(self, tree: dict[str, Any], folder: str) -> None:
         """The inverse of :meth:`tree`.
@@ -130,28 +338,10 @@ class State:
                     "use another folder."
                 )
         self._fill(tree["model"])
-        check_state(tree, own, folder)
+        check_state(tree, own, self.selection.name, folder)
         check_optimizers(tree["optimizers"], [step.optimizer for step in self.steps], folder)
-        self.best_epoch = tree["best_epoch"]
-        self.best = {name: value.to(self.device) for name, value in tree["best"].items()}
-        for step, kept, skipped in zip(
-            self.steps, tree["optimizers"], tree["skipped"], strict=True
-        ):
-            step.optimizer.load_state_dict(kept)
-            step.skipped = skipped
-        self.rates.load_state_dict(tree["rates"])
-        if self.average is not None:
-            self.average.load_state_dict(tree["average"])
-        self.generator.set_state(tree["renewal"])
-        torch.set_rng_state(tree["random"])
-        if len(self.companions):
-            self.companions.load(tree["companions"], folder)
-        if self.device.type == "cuda" and tree["random_cuda"] is not None:
-            torch.cuda.set_rng_state(tree["random_cuda"], self.device)
-        self.history.extend(tree["history"])
-        self.compiled, self.flops = tree["compiled"], tree["flops"]
-        self.position = tree["position"]
-        self.total, self.rows, self.seconds = tree["total"], tree["rows"], tree["seconds"]
+        for name, (_, put_back) in self._entries().items():
+            put_back(tree[name])
 
     def _copy(self) -> dict[str, Tensor]:
         return {
@@ -192,12 +382,15 @@ def check_entries(found: Mapping[str, Any], own: Mapping[str, Any], folder: str)
         raise _unfit(folder, "'run' are no options")
 
 
-def check_state(found: Mapping[str, Any], own: Mapping[str, Any], folder: str) -> None:
+def check_state(
+    found: Mapping[str, Any], own: Mapping[str, Any], measure: str, folder: str
+) -> None:
     """Refuse a state in which an entry is of another type or shape than in the run at hand.
 
     Args:
         found: What the checkpoint has, of a run with the same options.
         own: What the run would save now.
+        measure: What every record of the history has.
         folder: For the message.
 
     Raises:
@@ -206,7 +399,7 @@ def check_state(found: Mapping[str, Any], own: Mapping[str, Any], folder: str) -
     for name, value in own.items():
         if name not in ("run", "optimizers", "history"):
             _same_form(found[name], value, name, folder)
-    _check_history(found["history"], own["run"]["objective"], found["best_epoch"], folder)
+    _check_history(found["history"], measure, found["best_epoch"], folder)
     if found["epoch"] != len(found["history"]):
         raise _unfit(folder, "'epoch' is another than that of its history")
     for name in ("position", "rows"):

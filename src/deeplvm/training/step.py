@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import signal
 import threading
@@ -19,12 +20,11 @@ from torch.optim import Adam, Adamax, AdamW, Optimizer
 from deeplvm.core.draws import is_estimator
 from deeplvm.core.evidence import Evidence
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.randomness import own_randomness
+from deeplvm.core.randomness import generator_of, own_randomness
 from deeplvm.gradients import Draw, Suited
 from deeplvm.parallel.statistics import refuse_batch_norm
 from deeplvm.parallel.steps import Part, Together
 from deeplvm.training.callbacks import flops_of
-from deeplvm.training.checkpoint import CheckpointError, restore
 
 Objective = Callable[[Any], Tensor]
 OptimizerChoice = (
@@ -52,11 +52,14 @@ class Phase:
         estimator: How those are drawn that it suits, where ``draw`` does not say.
         evidence: ``(model, batch) -> what the objective reads``, where it is not
             ``model.evidence(batch)``: a dream of the model for the sleep phase, a batch without
-            its labels.
+            its labels. Ledgers in what it returns (in tuples, lists and mappings too) get the KL
+            weight; where there is none, it takes the weight itself, as ``kl_weight=``.
         repeats: Steps in a row on the same batch.
         when: Asked before the first batch of each epoch whether the phase is done in it; always.
             A module is saved in checkpoints, and may look at the model after each epoch (see
-            :class:`~deeplvm.training.step.Companions`).
+            :class:`~deeplvm.training.state.Companions`).
+        stream: Whose rows it is given, where there are several (see
+            :class:`~deeplvm.training.Streams`); those of all, by name.
     """
 
     objective: Objective | None = None
@@ -70,6 +73,13 @@ class Phase:
     evidence: Callable[[LatentVariableModel, dict[str, Any]], Any] | None = None
     repeats: int = 1
     when: Callable[[], bool] | None = None
+    stream: str | None = None
+
+    @property
+    def ways(self) -> list[Draw]:
+        """How its latents are drawn, where that is not by reparameterisation."""
+        ways = [*(self.draw or {}).values(), self.estimator]
+        return [way for way in ways if way is not None]
 
 
 def make_optimizer(
@@ -142,14 +152,15 @@ class Step:
         together: Together | None = None,
     ) -> None:
         chosen = model.parameters() if phase.parameters is None else phase.parameters(model)
-        ways = [*(phase.draw or {}).values(), phase.estimator]
-        own = parameters_of(phase.objective, *ways)
+        own = parameters_of(phase.objective, *phase.ways)
         # A parameter reached by two names is moved once.
-        self.parameters = list(dict.fromkeys([p for p in [*chosen, *own] if p.requires_grad]))
-        self.credited = any([is_estimator(way) for way in ways if way is not None])
+        parameters = list(dict.fromkeys([p for p in [*chosen, *own] if p.requires_grad]))
+        self.credited = any([is_estimator(way) for way in phase.ways])
         self.default = None if phase.estimator is None else Suited(phase.estimator)
-        self.beside = [each for each in (phase.objective, *ways) if isinstance(each, nn.Module)]
-        if not self.parameters:
+        self.beside = [
+            each for each in (phase.objective, *phase.ways) if isinstance(each, nn.Module)
+        ]
+        if not parameters:
             raise ValueError(
                 "There is nothing to learn: no parameter of this phase requires a gradient."
             )
@@ -157,14 +168,25 @@ class Step:
             raise ValueError("A phase needs an objective and an optimiser.")
         self.optimizer = make_optimizer(
             phase.optimizer,
-            self.parameters,
+            parameters,
             phase.learning_rate or 1e-3,
             phase.weight_decay or 0.0,
         )
+        # A function that makes the optimiser may have left some out, or added others.
+        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        asks = inspect.signature(type(self.optimizer).step).parameters.get("closure")
+        self.asks_again = asks is not None and asks.default is asks.empty
+        if self.asks_again and skip is not None:
+            raise ValueError(
+                f"{type(self.optimizer).__name__} looks at several gradients in one step, so none "
+                f"of them can be skipped; leave out skip."
+            )
         self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
-        self.inputs = None if alone and phase.parameters is None else self.parameters
+        every = alone and phase.parameters is None and set(self.parameters) == set(parameters)
+        self.inputs = None if every else self.parameters
         self.model, self.phase, self.rows, self.missing = model, phase, rows, missing
         self.objective = phase.objective
+        self.takes_weight = takes_weight(phase.evidence)
         self.log_prior, self.clip, self.skip = log_prior, clip, skip
         self.batch_size = batch_size
         if together is not None:
@@ -208,35 +230,43 @@ class Step:
         return value, evidence
 
     def _mean(self, batch: dict[str, Any], kl_weight: Tensor | float) -> tuple[Tensor, Any]:
-        evidence: Any
-        if self.phase.evidence is not None:
-            evidence = self.phase.evidence(self.model, batch)
+        phase, evidence = self.phase, None
+        weighs = not (isinstance(kl_weight, float) and kl_weight == 1.0)
+        options: dict[str, Any] = {
+            "particles": phase.particles,
+            "draw": phase.draw,
+            "default": self.default,
+            "missing": self.missing,
+            "rows": self.rows,
+        }
+        if phase.stream is not None:
+            batch = batch[phase.stream]
+        if phase.evidence is not None:
+            if self.takes_weight:
+                evidence = phase.evidence(self.model, batch, kl_weight=kl_weight)
+            else:
+                evidence = phase.evidence(self.model, batch)
+                evidence = self._weighed(evidence, kl_weight) if weighs else evidence
         elif self.credited:
             values, evidence = self.model.estimate(
-                self.objective,
-                batch,
-                particles=self.phase.particles,
-                draw=self.phase.draw,
-                default=self.default,
-                missing=self.missing,
-                rows=self.rows,
-                kl_weight=kl_weight,
+                self.objective, batch, kl_weight=kl_weight, **options
             )
             return self._with_prior(values.mean()), evidence
         else:
-            evidence = self.model.evidence(
-                batch,
-                particles=self.phase.particles,
-                draw=self.phase.draw,
-                default=self.default,
-                missing=self.missing,
-                rows=self.rows,
-            )
-        if isinstance(evidence, Evidence) and not (
-            isinstance(kl_weight, float) and kl_weight == 1.0
-        ):
-            evidence = evidence.temper(kl_weight)
+            evidence = self.model.evidence(batch, **options)
+            evidence = evidence.temper(kl_weight) if weighs else evidence
         return self._with_prior(self.objective(evidence).mean()), evidence
+
+    def _weighed(self, evidence: Any, kl_weight: Tensor | float) -> Any:
+        """What a phase's own function returned, with the KL weight in its ledgers."""
+        weighed = tempered(evidence, kl_weight)
+        if weighed is evidence:
+            raise ValueError(
+                f"kl_weight has nothing to weigh in a phase with evidence of its own: that "
+                f"function returns {type(evidence).__name__} without a ledger. Let it take an "
+                f"argument kl_weight and use it as it should, or leave out kl_weight."
+            )
+        return weighed
 
     def _with_prior(self, value: Tensor) -> Tensor:
         if self.log_prior is None:
@@ -294,13 +324,9 @@ class Step:
 
         Where that number is not finite, nothing has moved.
         """
-        result = self.gradient(batch, part, kl_weight)
-        if self.together is not None:
-            own = torch.as_tensor(result, dtype=self.parameters[0].dtype)
-            # a stand-in's value counts nothing, even if it is infinite
-            own = own * part.share if part.share else torch.zeros_like(own)
-            summed = self.together.sum_gradients(self.parameters, own)
-            result = summed.item() if self.device == "cpu" else summed
+        if self.asks_again:
+            return self._asked(batch, part, kl_weight)
+        result = self._summed(batch, part, kl_weight)
         if isinstance(result, float) and not math.isfinite(result):
             return result
         if self.clip is not None or self.skip is not None:
@@ -314,66 +340,71 @@ class Step:
         self.optimizer.step()
         return result
 
+    def _summed(
+        self, batch: dict[str, Any], part: Part, kl_weight: Tensor | float
+    ) -> Tensor | float:
+        """Value and gradient of the whole batch, of which others may have parts."""
+        result = self.gradient(batch, part, kl_weight)
+        if self.together is None:
+            return result
+        own = torch.as_tensor(result, dtype=self.parameters[0].dtype)
+        # a stand-in's value counts nothing, even if it is infinite
+        own = own * part.share if part.share else torch.zeros_like(own)
+        summed = self.together.sum_gradients(self.parameters, own)
+        return summed.item() if self.device == "cpu" else summed
 
-class Companions(nn.Module):
-    """The baselines of estimators, the multipliers of objectives: trained, moved and saved along.
+    def _asked(
+        self, batch: dict[str, Any], part: Part, kl_weight: Tensor | float
+    ) -> Tensor | float:
+        """A step of an optimiser that asks for value and gradient as often as it wants.
 
-    A companion that has a method ``at(epoch)`` is told the progress before each step. One with
-    ``judge(model, take)`` is shown the model after each epoch, with ``take(n)`` the first n rows
-    that are held out (where none are, of those measured); what it returns is told to the user.
-
-    Args:
-        candidates: Objectives, ways of drawing, conditions of phases; those that are modules are
-            companions.
-        device: Where they go.
-        dtype: Of their numbers.
-    """
-
-    def __init__(
-        self, candidates: Iterable[Any], device: torch.device, dtype: torch.dtype
-    ) -> None:
-        super().__init__()
-        found = [each for each in candidates if isinstance(each, nn.Module)]
-        self.members = nn.ModuleList(dict.fromkeys(found)).to(device=device, dtype=dtype)
-        self.told = [each for each in self.members.modules() if hasattr(each, "at")]
-        self.judges = [each for each in self.members.modules() if hasattr(each, "judge")]
-
-    def __len__(self) -> int:
-        return len(self.members)
-
-    def at(self, epoch: float) -> None:
-        """Tell those that anneal the progress of training."""
-        for each in self.told:
-            each.at(epoch)  # type: ignore[operator]
-
-    def judge(self, model: nn.Module, take: Callable[[int], dict[str, Any]]) -> list[str]:
-        """Let those look that do; what they say, if anything."""
-        said = [each.judge(model, take) for each in self.judges]  # type: ignore[operator]
-        return [text for text in said if text]
-
-    def state(self) -> dict[str, Tensor]:
-        """For a checkpoint."""
-        return {name: value.detach().clone() for name, value in self.state_dict().items()}
-
-    def load(self, state: Any, folder: str) -> None:
-        """The inverse of :meth:`state`.
-
-        Raises:
-            CheckpointError: If the checkpoint is of other companions.
+        It compares them, so each time the draws are the same.
         """
-        try:
-            restore(self, state)
-        except CheckpointError as error:
-            raise CheckpointError(
-                f"The checkpoint in {folder} is of a run with another objective or estimator. "
-                f"{error}"
-            ) from error
+        device = self.parameters[0].device
+        generators = {generator_of(each) for each in (torch.device("cpu"), device)}
+        before = [(each, each.get_state()) for each in generators]
+        values: list[Tensor | float] = []
+
+        def closure() -> Tensor | float:
+            for generator, state in before:
+                generator.set_state(state)
+            values.append(self._summed(batch, part, kl_weight))
+            if self.clip is not None:
+                clip_grads_with_norm_(
+                    self.parameters,
+                    self.clip,
+                    get_total_norm([p.grad for p in self.parameters if p.grad is not None]),
+                )
+            return -values[-1]
+
+        self.optimizer.step(closure)  # type: ignore[arg-type]
+        return values[0]
 
 
 def parameters_of(*candidates: Any) -> list[nn.Parameter]:
     """The parameters that those of them learn which are modules."""
     modules = [each for each in candidates if isinstance(each, nn.Module)]
     return [p for module in modules for p in module.parameters() if p.requires_grad]
+
+
+def takes_weight(evidence: Callable[..., Any] | None) -> bool:
+    """Whether a phase's own function wants to be told the KL weight."""
+    return evidence is not None and "kl_weight" in inspect.signature(evidence).parameters
+
+
+def tempered(found: Any, kl_weight: Tensor | float) -> Any:
+    """Whatever a phase reads, with the KL weight in its ledgers; the same where there are none."""
+    if isinstance(found, Evidence):
+        return found.temper(kl_weight)
+    if isinstance(found, Mapping):
+        parts = {name: tempered(each, kl_weight) for name, each in found.items()}
+        return found if all([parts[name] is found[name] for name in found]) else parts
+    if isinstance(found, list | tuple):
+        several = [tempered(each, kl_weight) for each in found]
+        if all([one is other for one, other in zip(several, found, strict=True)]):
+            return found
+        return type(found)(*several) if hasattr(found, "_fields") else type(found)(several)
+    return found
 
 
 Compile = bool | Literal["auto"]
