@@ -21,7 +21,7 @@ from deeplvm.conditionals import Bernoulli, Gaussian, StandardNormal
 from deeplvm.data import load
 from deeplvm.likelihood import importance_sampling
 from deeplvm.networks import MLP, glorot
-from deeplvm.training import fit
+from deeplvm.training import Optimization, fit
 from machine import keep
 
 PUBLISHED = {
@@ -74,11 +74,13 @@ def main() -> None:
         objective=partial(elbo, form="analytic"),
         epochs=options.epochs,
         batch_size=options.batch,
-        optimizer="adamw",
-        weight_decay=0.01,
-        learning_rate=options.learning_rate,
-        schedule="cosine",
-        averaging=0.999,
+        optimization=Optimization(
+            optimizer="adamw",
+            weight_decay=0.01,
+            learning_rate=options.learning_rate,
+            schedule="cosine",
+            averaging=0.999,
+        ),
         seed=options.seed,
     )
     seconds = time.perf_counter() - began

@@ -37,7 +37,7 @@ from deeplvm.gradients.muprop import MuProp
 from deeplvm.gradients.rebar import Rebar
 from deeplvm.gradients.score_function import Learned, ScoreFunction
 from deeplvm.networks import MLP
-from deeplvm.training import fit
+from deeplvm.training import Machine, Optimization, fit
 from deeplvm.training.schedules import Schedule
 from machine import RESULTS, keep
 
@@ -209,11 +209,10 @@ def trained(
         estimator=make(settings.epochs),
         epochs=settings.epochs,
         batch_size=settings.batch,
-        optimizer=settings.optimizer,
-        learning_rate=rate,
+        optimization=Optimization(optimizer=settings.optimizer, learning_rate=rate, averaging=0.0),
         seed=settings.seed,
         missing=(),
-        compile=False,
+        machine=Machine(compile=False),
         quiet=True,
     )
     seconds = time.perf_counter() - began

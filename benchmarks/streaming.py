@@ -110,10 +110,17 @@ def training(folder: str, *, stream: bool) -> float:
 
     from deeplvm.data import load
     from deeplvm.recipes import vae
-    from deeplvm.training import fit
+    from deeplvm.training import Machine, fit
 
     data = load(folder, stream=stream)
     torch.manual_seed(0)
     model = vae(data, latent=20, hidden=(200, 200))
-    history = fit(model, data, epochs=1, batch_size=BATCH, device="cpu", compile=False, quiet=True)
+    history = fit(
+        model,
+        data,
+        epochs=1,
+        batch_size=BATCH,
+        machine=Machine(device="cpu", compile=False),
+        quiet=True,
+    )
     return float(history.epochs[0]["rows_per_second"])

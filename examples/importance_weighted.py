@@ -8,7 +8,7 @@ from deeplvm.conditionals import Bernoulli, Gaussian, StandardNormal
 from deeplvm.data import load
 from deeplvm.likelihood import importance_sampling
 from deeplvm.networks import MLP
-from deeplvm.training import fit
+from deeplvm.training import Optimization, fit
 
 digits = load("digits", binarize="static")
 
@@ -22,7 +22,7 @@ for objective, particles in ((elbo, 1), (iwae, 20)):
         objective=objective,
         particles=particles,
         epochs=40,
-        learning_rate=3e-3,
+        optimization=Optimization(learning_rate=3e-3),
         quiet=True,
     )
     estimate = importance_sampling(model, digits.test, particles=500)

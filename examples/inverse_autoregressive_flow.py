@@ -14,7 +14,7 @@ from deeplvm.conditionals import Bernoulli, Gaussian, StandardNormal
 from deeplvm.conditionals.flows import InverseAutoregressiveFlow
 from deeplvm.data import load
 from deeplvm.networks import MLP
-from deeplvm.training import fit
+from deeplvm.training import Optimization, fit
 
 torch.manual_seed(0)
 digits = load("digits", binarize="static")
@@ -24,7 +24,7 @@ test = digits.batch("test", slice(None))["x"]
 def bound(posterior: nn.Module) -> float:
     p = Joint({"z": StandardNormal(2), "x | z": Bernoulli((1, 8, 8), MLP(2, 128))})
     model = LatentVariableModel(p, Joint({"z | x": posterior}))
-    fit(model, digits, epochs=60, learning_rate=3e-3, quiet=True)
+    fit(model, digits, epochs=60, optimization=Optimization(learning_rate=3e-3), quiet=True)
     with torch.no_grad():
         return elbo(model.evidence({"x": test}, particles=20)).mean().item()
 

@@ -8,7 +8,7 @@ from deeplvm.conditionals import Bernoulli, Gaussian, StandardNormal
 from deeplvm.data import load
 from deeplvm.likelihood import importance_sampling
 from deeplvm.networks import MLP
-from deeplvm.training import fit
+from deeplvm.training import Optimization, fit
 
 digits = load("digits", binarize="static")
 
@@ -17,7 +17,7 @@ q = Joint({"z | x": Gaussian(8, MLP((1, 8, 8), 128))})
 model = LatentVariableModel(p, q)
 print(p, "·", q)
 
-fit(model, digits, epochs=40, learning_rate=3e-3, quiet=True)
+fit(model, digits, epochs=40, optimization=Optimization(learning_rate=3e-3), quiet=True)
 
 estimate = importance_sampling(model, digits.test, particles=200)
 print(f"log p(x) = {estimate.mean:.2f} ± {estimate.stderr:.2f} nats a digit of the test rows")

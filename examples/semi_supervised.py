@@ -10,7 +10,7 @@ from deeplvm import Enumerated, Evidence, Joint, LatentVariableModel, elbo
 from deeplvm.conditionals import Bernoulli, Categorical, Gaussian, StandardNormal
 from deeplvm.data import load
 from deeplvm.networks import MLP
-from deeplvm.training import Phase, fit
+from deeplvm.training import Optimization, Phase, fit
 
 digits = load("digits", binarize="static")
 train, test = (digits.batch(split, slice(None)) for split in ("train", "test"))
@@ -46,7 +46,7 @@ fit(
     phases=[Phase(objective=gain, evidence=both)],
     draw=every_label,
     epochs=30,
-    learning_rate=2e-3,
+    optimization=Optimization(learning_rate=2e-3),
     quiet=True,
 )
 

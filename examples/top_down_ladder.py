@@ -9,7 +9,7 @@ from deeplvm import Joint, LatentVariableModel
 from deeplvm.conditionals import Bernoulli, Gaussian, PrecisionWeighted, StandardNormal
 from deeplvm.data import load
 from deeplvm.networks import MLP, Features
-from deeplvm.training import fit, linear
+from deeplvm.training import Optimization, fit, linear
 
 digits = load("digits", binarize="static")
 
@@ -34,7 +34,14 @@ model = LatentVariableModel(p, q)
 print(model)
 
 # KL annealing keeps the upper layer from being switched off at the start.
-fit(model, digits, epochs=40, learning_rate=3e-3, kl_weight=linear(epochs=20), quiet=True)
+fit(
+    model,
+    digits,
+    epochs=40,
+    optimization=Optimization(learning_rate=3e-3),
+    kl_weight=linear(epochs=20),
+    quiet=True,
+)
 
 with torch.no_grad():
     evidence = model.evidence({"x": digits.batch("test", slice(None))["x"]}, particles=20)

@@ -10,7 +10,7 @@ from deeplvm import LatentVariableModel, Recurrent, elbo
 from deeplvm.conditionals import Bernoulli, Gaussian
 from deeplvm.data import load
 from deeplvm.networks import GRU, MLP
-from deeplvm.training import fit
+from deeplvm.training import Optimization, fit
 
 digits = load("digits", binarize="static")
 rows, test = ({"x": digits.batch(split, slice(None))["x"][:, 0]} for split in ("train", "test"))
@@ -30,7 +30,7 @@ q = Recurrent(
 model = LatentVariableModel(p, q)
 print(p, "·", q)
 
-fit(model, rows, epochs=20, learning_rate=3e-3, quiet=True)
+fit(model, rows, epochs=20, optimization=Optimization(learning_rate=3e-3), quiet=True)
 
 with torch.no_grad():
     print(f"ELBO {elbo(model.evidence(test, particles=10)).mean():.2f} nats a digit")

@@ -14,7 +14,7 @@ from deeplvm import Joint, LatentVariableModel, elbo, iwae
 from deeplvm.conditionals import Bernoulli, Gaussian, PrecisionWeighted, StandardNormal
 from deeplvm.likelihood import importance_sampling
 from deeplvm.networks import MLP, ConvolutionalDecoder, ConvolutionalEncoder, Features
-from deeplvm.training import fit
+from deeplvm.training import Machine, Optimization, fit
 from deeplvm.training.batches import Tensors
 from deeplvm.training.callbacks import Callback
 from workloads import PIXELS, Workload, indices, pixels
@@ -124,8 +124,8 @@ class Training:
                 objective=elbo if workload.particles is None else iwae,
                 particles=workload.particles,
                 batch_size=workload.batch,
-                learning_rate=1e-3,
-                compile=compiled,
+                optimization=Optimization(learning_rate=1e-3, averaging=0.0),
+                machine=Machine(compile=compiled),
                 callbacks=[turns],
                 quiet=True,
             )

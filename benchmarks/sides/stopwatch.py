@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import Adam, Optimizer
 
 from deeplvm import elbo
-from deeplvm.training import fit
+from deeplvm.training import Machine, Optimization, fit
 from deeplvm.training.callbacks import Callback
 from sides.by_hand import Vae, draw, log_bernoulli, log_standard
 from sides.networks import positive
@@ -85,9 +85,9 @@ def ours(workload: dict[str, Any], *, steps: int) -> dict[str, list[float]]:
             model,
             data,
             objective=objective,
-            optimizer=optimizer,
+            optimization=Optimization(optimizer=optimizer, averaging=0.0),
             batch_size=what.batch,
-            compile=False,
+            machine=Machine(compile=False),
             callbacks=[Until(marks, steps + FIRST)],
             quiet=True,
         )

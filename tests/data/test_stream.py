@@ -29,7 +29,7 @@ from deeplvm.data.split import carved
 from deeplvm.data.stream import Plan, Stream
 from deeplvm.data.transform import noise_of
 from deeplvm.recipes import vae
-from deeplvm.training import Callback, TrainingInterrupted, fit
+from deeplvm.training import Callback, Optimization, Saving, TrainingInterrupted, fit
 
 
 @pytest.fixture
@@ -605,7 +605,9 @@ class TestFit:
         x = rng.normal(size=(2000, 1)) @ np.ones((1, 4)) + 0.1 * rng.normal(size=(2000, 4))
         data = stream(shards(tmp_path / "x", x.astype(np.float32), 250))
         model = vae(data, latent=1, hidden=(16,))
-        history = fit(model, data, epochs=5, learning_rate=1e-2, quiet=True)
+        history = fit(
+            model, data, epochs=5, optimization=Optimization(learning_rate=1e-2), quiet=True
+        )
         assert history.values()[-1] > history.values()[0]
 
     def test_it_goes_on_in_mid_epoch(
@@ -627,10 +629,18 @@ class TestFit:
             models.append(vae(data, latent=1, hidden=(8,)))
             if parts:
                 with pytest.raises(TrainingInterrupted):
-                    fit(models[1], data, folder=tmp_path / "run", callbacks=[Stop()], **options)
+                    fit(
+                        models[1],
+                        data,
+                        saving=Saving(folder=tmp_path / "run"),
+                        callbacks=[Stop()],
+                        **options,
+                    )
                 torch.manual_seed(1)
                 models[1] = vae(data, latent=1, hidden=(8,))
-                fit(models[1], data, folder=tmp_path / "run", resume=True, **options)
+                fit(
+                    models[1], data, saving=Saving(folder=tmp_path / "run", resume=True), **options
+                )
             else:
                 fit(models[0], data, **options)
         ours, theirs = (model.state_dict() for model in models)

@@ -17,7 +17,7 @@ from deeplvm.conditionals import Bernoulli, Categorical, Gaussian, Poisson
 from deeplvm.data import Data
 from deeplvm.diagnosis import Diagnosis, Effort, diagnose
 from deeplvm.networks import MLP
-from deeplvm.training import fit
+from deeplvm.training import Machine, Optimization, fit
 
 from .patients import (
     COLUMNS,
@@ -130,9 +130,15 @@ def learned() -> tuple[LatentVariableModel, Data]:
     model = linear(0.1 * normal(COLUMNS, 2, seed=6))
     model.p["x"].scale = type(model.p["x"].scale)("global", torch.Size((6,)), 1e-3, "Gaussian")  # type: ignore[operator]
     fit(
-        model, {"x": train}, valid={"x": test}, epochs=40, batch_size=300, learning_rate=0.02,
-        schedule="cosine", compile=False, quiet=True,
-    )  # fmt: skip
+        model,
+        {"x": train},
+        valid={"x": test},
+        epochs=40,
+        batch_size=300,
+        optimization=Optimization(learning_rate=0.02, schedule="cosine"),
+        machine=Machine(compile=False),
+        quiet=True,
+    )
     return model, rows
 
 

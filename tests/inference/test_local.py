@@ -23,7 +23,7 @@ from deeplvm.conditionals import (
 from deeplvm.conditionals.flows import InverseAutoregressiveFlow
 from deeplvm.conditionals.local import Local, corrected
 from deeplvm.networks import MLP, ConvolutionalDecoder
-from deeplvm.training import Phase, fit
+from deeplvm.training import Machine, Phase, fit
 
 FAMILIES: dict[str, Callable[[], nn.Module]] = {
     "Gaussian": lambda: Gaussian(3, MLP(5, 8)),
@@ -210,7 +210,7 @@ def test_variational_em_by_phases(nodes: dict[str, Any]) -> None:
         phases=[e_step, m_step],
         epochs=150,
         batch_size=12,
-        device="cpu",
+        machine=Machine(device="cpu"),
         quiet=True,
     )
     best = Factor(nodes)

@@ -24,7 +24,7 @@ from deeplvm.conditionals.local import corrected
 from deeplvm.inference import SemiAmortised
 from deeplvm.likelihood import importance_sampling
 from deeplvm.networks import MLP, Features
-from deeplvm.training import fit
+from deeplvm.training import Machine, Optimization, fit
 
 
 def semi(tb1: Any, **options: Any) -> LatentVariableModel:
@@ -145,7 +145,15 @@ def test_training(tb1: Any, nodes: dict[str, Any]) -> None:
     assert not {id(each) for each in model.q.parameters()} & {id(each) for each in p.parameters()}
     given = {"x": tb1.x}
     before = elbo(model.evidence(given, draw=nodes)).mean()
-    fit(model, given, epochs=60, batch_size=6, learning_rate=0.05, device="cpu", quiet=True)
+    fit(
+        model,
+        given,
+        epochs=60,
+        batch_size=6,
+        optimization=Optimization(learning_rate=0.05),
+        machine=Machine(device="cpu"),
+        quiet=True,
+    )
     assert elbo(model.evidence(given, draw=nodes)).mean() > before + 1
 
 

@@ -30,7 +30,7 @@ from deeplvm.learning.bayes import (
 )
 from deeplvm.likelihood import importance_sampling
 from deeplvm.networks import MLP
-from deeplvm.training import fit
+from deeplvm.training import Machine, Optimization, fit
 
 
 class BetaPrior(nn.Module):
@@ -55,9 +55,15 @@ def test_a_coin_by_a_name_that_all_rows_share() -> None:
     model = LatentVariableModel(p, q)
     x = torch.tensor([1.0] * heads + [0.0] * tails).unsqueeze(1)
     fit(
-        model, {"x": x}, epochs=150, batch_size=10, particles=20, learning_rate=0.05,
-        schedule="cosine", device="cpu", quiet=True, compile=False,
-    )  # fmt: skip
+        model,
+        {"x": x},
+        epochs=150,
+        batch_size=10,
+        particles=20,
+        optimization=Optimization(learning_rate=0.05, schedule="cosine"),
+        machine=Machine(device="cpu", compile=False),
+        quiet=True,
+    )
     new = {"x": torch.tensor([[1.0], [0.0]])}
     predictive = importance_sampling(model, new, particles=20_000).log_px.exp()
     truth = (2 + heads) / (2 + 3 + heads + tails)
@@ -78,9 +84,15 @@ def test_a_regression_has_the_best_factorised_posterior_and_its_predictive_densi
     model, x, y = regression()
     make_random(model, {"p.y.*": Normal(0.0, 1.0)})
     fit(
-        model, {"x": x, "y": y}, log_prior=minus_divergence, epochs=500, batch_size=30,
-        learning_rate=0.05, schedule="cosine", device="cpu", quiet=True, compile=False,
-    )  # fmt: skip
+        model,
+        {"x": x, "y": y},
+        log_prior=minus_divergence,
+        epochs=500,
+        batch_size=30,
+        optimization=Optimization(learning_rate=0.05, schedule="cosine"),
+        machine=Machine(device="cpu", compile=False),
+        quiet=True,
+    )
     design = torch.cat([x, torch.ones(30, 1)], 1)
     precision = torch.eye(3) + design.T @ design / 0.25
     mean = torch.linalg.solve(precision, design.T @ y / 0.25)[:, 0]

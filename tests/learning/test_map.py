@@ -14,7 +14,7 @@ from deeplvm import Joint, LatentVariableModel, elbo
 from deeplvm.conditionals import Gaussian, StandardNormal
 from deeplvm.learning.map import LogPrior, maximum_a_posteriori, named_parameters
 from deeplvm.networks import MLP
-from deeplvm.training import fit
+from deeplvm.training import Machine, Optimization, fit
 
 
 def small() -> LatentVariableModel:
@@ -32,7 +32,7 @@ def test_a_normal_prior_has_the_gradient_of_weight_decay() -> None:
         "device": "cpu", "quiet": True, "compile": False,
     }  # fmt: skip
     maximum_a_posteriori(one, {"x": x}, {"*": Normal(0.0, 0.7)}, **common)
-    fit(other, {"x": x}, weight_decay=1 / (20 * 0.7**2), **common)
+    fit(other, {"x": x}, optimization=Optimization(weight_decay=1 / (20 * 0.7**2)), **common)
     for mine, theirs in zip(one.parameters(), other.parameters(), strict=True):
         assert torch.allclose(mine, theirs, atol=1e-13)
 
@@ -73,9 +73,14 @@ def test_a_beta_prior_moves_a_coin_to_the_mode_of_its_posterior() -> None:
     model = LatentVariableModel(Joint({"x": Coin()}), Joint({}))
     x = torch.tensor([1.0] * 7 + [0.0] * 3).unsqueeze(1)
     maximum_a_posteriori(
-        model, {"x": x}, {"p.x.heads": Beta(3.0, 4.0)}, epochs=300, learning_rate=0.01,
-        schedule="cosine", device="cpu", quiet=True, compile=False,
-    )  # fmt: skip
+        model,
+        {"x": x},
+        {"p.x.heads": Beta(3.0, 4.0)},
+        epochs=300,
+        optimization=Optimization(learning_rate=0.01, schedule="cosine"),
+        machine=Machine(device="cpu", compile=False),
+        quiet=True,
+    )
     assert model.p["x"].heads.item() == pytest.approx((3 + 7 - 1) / (3 + 4 + 10 - 2), abs=1e-4)
 
 
@@ -113,10 +118,15 @@ def test_the_prior_fades_with_the_number_of_rows() -> None:
         p = Joint({"x": Gaussian(1, scale=2.0)})
         model = LatentVariableModel(p, Joint({}))
         maximum_a_posteriori(
-            model, {"x": torch.full((rows, 1), 3.0)}, {"p.x.head.free": Normal(0.0, 1.0)},
-            epochs=200, batch_size=rows, learning_rate=0.1, schedule="cosine", device="cpu",
-            quiet=True, compile=False,
-        )  # fmt: skip
+            model,
+            {"x": torch.full((rows, 1), 3.0)},
+            {"p.x.head.free": Normal(0.0, 1.0)},
+            epochs=200,
+            batch_size=rows,
+            optimization=Optimization(learning_rate=0.1, schedule="cosine"),
+            machine=Machine(device="cpu", compile=False),
+            quiet=True,
+        )
         return model.p["x"].head.free.flatten()
 
     for rows in (2, 200):

@@ -146,7 +146,7 @@ def learn(phases: list[Phase], model: LatentVariableModel, x: Tensor) -> None:
         epochs=30,
         batch_size=256,
         phases=phases,
-        learning_rate=0.1,
+        optimization=Optimization(learning_rate=0.1),
         draw={"z": Enumerated()},
         quiet=True,
     )

@@ -28,7 +28,7 @@ from deeplvm.likelihood.annealing import annealed_importance_sampling, sandwich
 from deeplvm.likelihood.importance import importance_sampling
 from deeplvm.networks import MLP
 from deeplvm.runs.run import build
-from deeplvm.training import fit
+from deeplvm.training import Optimization, fit
 
 
 def linear_gaussian() -> LatentVariableModel:
@@ -293,8 +293,15 @@ def test_factor_analysis_of_real_data(name: str) -> None:
     data = load(name, dequantize="uniform") if name == "digits" else load(name)
     model = build(recipes.factor_analysis, data, {"latent": 2}, 0).double()
     x = data.batch("train", slice(None))["x"].double().flatten(1)
-    fit(model, {"x": x.reshape(-1, *model.p["x"].event_shape)}, epochs=60, batch_size=2_000,
-        learning_rate=5e-2, particles=4, quiet=True)  # fmt: skip
+    fit(
+        model,
+        {"x": x.reshape(-1, *model.p["x"].event_shape)},
+        epochs=60,
+        batch_size=2_000,
+        optimization=Optimization(learning_rate=5e-2),
+        particles=4,
+        quiet=True,
+    )
     rows = data.batch("test", slice(0, 12))["x"].double()
     with torch.no_grad():
         origin = model.p["x"](torch.zeros(1, 2))
