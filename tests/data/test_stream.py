@@ -29,7 +29,7 @@ from deeplvm.data.split import carved
 from deeplvm.data.stream import Plan, Stream
 from deeplvm.data.transform import noise_of
 from deeplvm.recipes import vae
-from deeplvm.training import Callback, Optimization, Saving, TrainingInterrupted, fit
+from deeplvm.training import Callback, Machine, Optimization, Saving, TrainingInterrupted, fit
 
 
 @pytest.fixture
@@ -622,7 +622,7 @@ class TestFit:
 
         x = rng.normal(size=(2000, 4)).astype(np.float32)
         data = stream(shards(tmp_path / "x", x, 250))
-        options = {"epochs": 2, "batch_size": 50, "quiet": True, "device": "cpu"}
+        options = {"epochs": 2, "batch_size": 50, "quiet": True, "machine": Machine("cpu")}
         models = []
         for parts in (False, True):
             torch.manual_seed(0)

@@ -26,7 +26,7 @@ from deeplvm import files as limits
 from deeplvm.data import load
 from deeplvm.runs.run import FORMAT, open_run
 from deeplvm.training import checkpoint as checkpoints
-from deeplvm.training import fit
+from deeplvm.training import fit, unfolded
 
 ROOM = 4 << 30  # more than deeplvm may believe that it has, below
 BELIEVED = 1 << 28
@@ -215,7 +215,8 @@ def of_a_run() -> dict[str, Kind]:
 
     def resumed(chance: Chance) -> object:
         epochs = chance.choice([2, 3])
-        return fit(run.build(), data, folder="run", resume=True, epochs=epochs, **options)
+        learn = unfolded(fit)
+        return learn(run.build(), data, folder="run", resume=True, epochs=epochs, **options)
 
     def opened(chance: Chance) -> object:
         found = open_run("run")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 
 import pytest
@@ -14,11 +13,18 @@ from deeplvm.conditionals import Gaussian, StandardNormal
 from deeplvm.core.joint import Joint
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.evaluation.latents.mutual_information import mutual_information
-from deeplvm.learning.aggressive import Rising
-from deeplvm.training import Callback, Phase, aggressive, fit
-from training_models import Linear, digits, digits_vae, gaussian_rows, same, untimed, weights
-
-quietly = functools.partial(fit, quiet=True)
+from deeplvm.learning.aggressive import Rising, aggressive
+from deeplvm.training import Callback, Phase
+from training_models import (
+    Linear,
+    digits,
+    digits_vae,
+    gaussian_rows,
+    quietly,
+    same,
+    untimed,
+    weights,
+)
 
 
 class Scaled(nn.Module):
@@ -159,8 +165,8 @@ class TestResume:
 
 def test_it_says_so_once(capsys: pytest.CaptureFixture[str]) -> None:
     train, valid = digits(100, 60)
-    fit(digits_vae(), train, valid=valid, epochs=12, batch_size=50, learning_rate=0.03,
-        phases="aggressive(repeats=3)")  # fmt: skip
+    quietly(digits_vae(), train, valid=valid, epochs=12, batch_size=50, learning_rate=0.03,
+        phases="aggressive(repeats=3)", quiet=False)  # fmt: skip
     assert capsys.readouterr().err.count("climbs no more") == 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -27,12 +28,12 @@ def test_a_normal_prior_has_the_gradient_of_weight_decay() -> None:
     """RA.2.1, exactly: lambda = 1 / (N s^2), in every parameter after ten steps."""
     one, other = small(), small()
     x = torch.randn(20, 3)
-    common: dict[str, Any] = {
-        "epochs": 5, "batch_size": 10, "optimizer": torch.optim.SGD, "learning_rate": 0.01,
-        "device": "cpu", "quiet": True, "compile": False,
-    }  # fmt: skip
-    maximum_a_posteriori(one, {"x": x}, {"*": Normal(0.0, 0.7)}, **common)
-    fit(other, {"x": x}, optimization=Optimization(weight_decay=1 / (20 * 0.7**2)), **common)
+    slow = Optimization(torch.optim.SGD, learning_rate=0.01, averaging=0.0)
+    machine = Machine(device="cpu", compile=False)
+    common: dict[str, Any] = {"epochs": 5, "batch_size": 10, "machine": machine, "quiet": True}
+    maximum_a_posteriori(one, {"x": x}, {"*": Normal(0.0, 0.7)}, optimization=slow, **common)
+    decayed = replace(slow, weight_decay=1 / (20 * 0.7**2))
+    fit(other, {"x": x}, optimization=decayed, **common)
     for mine, theirs in zip(one.parameters(), other.parameters(), strict=True):
         assert torch.allclose(mine, theirs, atol=1e-13)
 

@@ -12,16 +12,10 @@ from torch import Tensor
 
 from deeplvm import Enumerated, Evidence, Joint, LatentVariableModel, Sampled, elbo, iwae
 from deeplvm.conditionals import Bernoulli, Gaussian, StandardNormal
+from deeplvm.learning import aggressive, dream, reweighted_wake_sleep, wake_sleep
 from deeplvm.networks import MLP
 from deeplvm.objectives import sleep, wake_phi
-from deeplvm.training import (
-    Phase,
-    aggressive,
-    dream,
-    fit,
-    reweighted_wake_sleep,
-    wake_sleep,
-)
+from deeplvm.training import Optimization, Phase, fit
 
 
 def binary(latents: int = 2, observed: int = 3, seed: int = 3) -> LatentVariableModel:

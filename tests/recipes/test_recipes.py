@@ -22,7 +22,7 @@ from deeplvm.gradients.score_function import LeaveOneOut, ScoreFunction
 from deeplvm.objectives import elbo, free_bits, iwae
 from deeplvm.recipes import RecipeError, describe, find, published, training_of
 from deeplvm.runs.run import build
-from deeplvm.training import fit
+from deeplvm.training import fit, unfolded
 from deeplvm.training.measure import for_rows
 
 SMALL: dict[str, tuple[str, dict[str, Any]]] = {
@@ -280,7 +280,7 @@ def _gaps(model: LatentVariableModel, x: Tensor, best: float) -> tuple[float, fl
 def test_r2_2_1_one_noise_reaches_the_closed_form_of_principal_components(tmp_path: Path) -> None:
     data, x = _linear_rows(tmp_path, np.full(6, 0.7))
     model = build(recipes.factor_analysis, data, {"latent": 2, "noise": "global"}, 1)
-    fit(model, {"x": x}, **LINEAR)
+    unfolded(fit)(model, {"x": x}, **LINEAR)
     # -1/2 {D log 2 pi + sum_k log l_k + (D - K) log s2 + D}, s2 the mean of the discarded l
     eigenvalues = torch.linalg.eigvalsh(torch.cov(x.T, correction=0)).flip(0)
     rest = float(eigenvalues[2:].mean())
@@ -297,7 +297,7 @@ def test_r2_2_1_noise_by_dimension_reaches_the_maximum_that_em_finds(tmp_path: P
 
     data, x = _linear_rows(tmp_path, np.linspace(0.4, 1.2, 6))
     model = build(recipes.factor_analysis, data, {"latent": 2}, 1)
-    fit(model, {"x": x}, **LINEAR)
+    unfolded(fit)(model, {"x": x}, **LINEAR)
     em = FactorAnalysis(2, tol=1e-8, max_iter=10_000, svd_method="lapack").fit(x.numpy())
     likelihood, bound = _gaps(model, x, float(em.score(x.numpy())))
     assert abs(likelihood) < 0.001

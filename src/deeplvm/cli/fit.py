@@ -84,12 +84,15 @@ class Choice:
 def parts_of(recipe: Recipe) -> dict[str, dict[str, Option]]:
     """The options by where they go: to loading data, to the recipe, to training."""
     from deeplvm.data import load
-    from deeplvm.training import fit
+    from deeplvm.training import fit, unfolded
 
+    training = unfolded(fit)
     return {
         "data_options": options_of(load, skip=NOT_STORED["data_options"]),
         "recipe_options": options_of(recipe),
-        "training": options_of(fit, skip=NOT_STORED["training"], defaults=training_of(recipe)),
+        "training": options_of(
+            training, skip=NOT_STORED["training"], defaults=training_of(recipe)
+        ),
     }
 
 
@@ -300,7 +303,13 @@ def _fit(
 
 def train(run: Run, model: LatentVariableModel, data: Data, **more: Any) -> None:
     """Train in a RUN folder as its configuration says, and keep the best model."""
-    from deeplvm.training import NonFiniteError, TensorBoard, TrainingInterrupted, fit
+    from deeplvm.training import (
+        NonFiniteError,
+        TensorBoard,
+        TrainingInterrupted,
+        fit,
+        unfolded,
+    )
 
     board = run.folder / _TENSORBOARD  # its folder is what says that it is wanted
     if board.is_dir():
@@ -308,7 +317,7 @@ def train(run: Run, model: LatentVariableModel, data: Data, **more: Any) -> None
     stored = {name: meant(name, value) for name, value in run.config.training.items()}
     first = processes().first
     try:
-        fit(model, data, folder=run.folder, **(stored | more))
+        unfolded(fit)(model, data, folder=run.folder, **(stored | more))
     except TrainingInterrupted as error:
         if error.epoch and first:
             run.save_model(model)

@@ -15,7 +15,7 @@ from deeplvm.training.schedules import linear
 
 
 # Without the rising weight, 100 dimensions of z are given up in the first thousand steps.
-@trained_with(kl_weight=linear(20), averaging=0.99)
+@trained_with(kl_weight=linear(20))
 def auxiliary_vae(
     data: Data | Description,
     *,
@@ -62,7 +62,6 @@ def auxiliary_vae(
     )
 
 
-@trained_with(averaging=0.99)
 def hierarchical_variational_vae(
     data: Data | Description,
     *,

@@ -57,7 +57,8 @@ def trained_with(**training: Any) -> Callable[[F], F]:
     """Attach to a recipe the training options that are its paper's, by the names of ``fit``.
 
     They are the defaults of ``deeplvm fit --recipe``; in Python,
-    ``fit(recipe(data), data, **training_of(recipe))``.
+    ``unfolded(fit)(recipe(data), data, **training_of(recipe))``, see
+    :func:`deeplvm.training.unfolded`.
 
     >>> from deeplvm.objectives import iwae
     >>> @trained_with(objective=iwae, particles=50)

@@ -12,7 +12,7 @@ from deeplvm.core.model import LatentVariableModel
 from deeplvm.data import likelihood_of
 from deeplvm.data.records import Data, Description
 from deeplvm.networks import MLP
-from deeplvm.recipes.catalogue import RecipeError, trained_with
+from deeplvm.recipes.catalogue import RecipeError
 from deeplvm.recipes.plain import at_least_one, observed, seen
 
 
@@ -30,7 +30,6 @@ class Indicator(nn.Module):
         return (label.unsqueeze(-1) == labels).to(labels.dtype)
 
 
-@trained_with(averaging=0.99)
 def conditional_vae(
     data: Data | Description,
     *,

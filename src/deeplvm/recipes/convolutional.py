@@ -9,11 +9,10 @@ from deeplvm.core.model import LatentVariableModel
 from deeplvm.data import likelihood_of
 from deeplvm.data.records import Data, Description
 from deeplvm.networks import ConvolutionalDecoder, ConvolutionalEncoder
-from deeplvm.recipes.catalogue import RecipeError, trained_with
+from deeplvm.recipes.catalogue import RecipeError
 from deeplvm.recipes.plain import at_least_one, observed, seen
 
 
-@trained_with(averaging=0.99)
 def convolutional_vae(
     data: Data | Description,
     *,

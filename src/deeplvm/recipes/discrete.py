@@ -18,7 +18,7 @@ from deeplvm.recipes.catalogue import trained_with
 from deeplvm.recipes.plain import at_least_one, observed, seen
 
 
-@trained_with(estimator=nvil, learning_rate=3e-4)
+@trained_with(estimator=nvil, learning_rate=3e-4, averaging=0.0)
 def sigmoid_belief_network(
     data: Data | Description, *, units: tuple[int, ...] = (200,)
 ) -> LatentVariableModel:
@@ -61,7 +61,7 @@ def sigmoid_belief_network(
     return LatentVariableModel(Joint(p), Joint(q))
 
 
-@trained_with(phases="wake_sleep", learning_rate=1e-3)
+@trained_with(phases="wake_sleep", measure="elbo", averaging=0.0)
 def helmholtz_machine(
     data: Data | Description, *, units: tuple[int, ...] = (100, 30)
 ) -> LatentVariableModel:
@@ -79,7 +79,7 @@ def helmholtz_machine(
 
 
 # The divergence in closed form and the annealing are the paper's.
-@trained_with(estimator=gumbel_softmax, objective=partial(elbo, form="analytic"))
+@trained_with(estimator=gumbel_softmax, objective=partial(elbo, form="analytic"), averaging=0.0)
 def gumbel_softmax_vae(
     data: Data | Description,
     *,

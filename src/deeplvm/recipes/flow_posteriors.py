@@ -22,7 +22,7 @@ from deeplvm.training.schedules import linear
 
 
 # KL annealing over 10,000 steps of 100 rows of 50,000, from 0.01.
-@trained_with(kl_weight=linear(20, start=0.01), averaging=0.99)
+@trained_with(kl_weight=linear(20, start=0.01))
 def normalizing_flow_vae(
     data: Data | Description,
     *,
@@ -86,9 +86,7 @@ def inverse_autoregressive_flow_vae(
     return one_latent(data, posterior, latent=latent, hidden=hidden, activation=nn.ELU)
 
 
-@trained_with(
-    optimizer="adamax", learning_rate=5e-4, kl_weight=linear(100), patience=100, averaging=0.99
-)
+@trained_with(optimizer="adamax", learning_rate=5e-4, kl_weight=linear(100), patience=100)
 def sylvester_vae(
     data: Data | Description,
     *,
@@ -116,7 +114,7 @@ def sylvester_vae(
     return one_latent(data, posterior, latent=latent, hidden=hidden)
 
 
-@trained_with(learning_rate=5e-4, kl_weight=linear(200), averaging=0.99)
+@trained_with(learning_rate=5e-4, kl_weight=linear(200))
 def householder_flow_vae(
     data: Data | Description,
     *,

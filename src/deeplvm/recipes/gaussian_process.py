@@ -16,7 +16,7 @@ from deeplvm.training.schedules import linear
 
 
 # At full weight from the start the reverse model holds the functions where they are.
-@trained_with(kl_weight=linear(20), averaging=0.99)
+@trained_with(kl_weight=linear(20))
 def variational_gaussian_process(
     data: Data | Description,
     *,

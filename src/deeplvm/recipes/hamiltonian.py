@@ -11,11 +11,9 @@ from deeplvm.core.model import LatentVariableModel
 from deeplvm.data import likelihood_of
 from deeplvm.data.records import Data, Description
 from deeplvm.networks import MLP, glorot
-from deeplvm.recipes.catalogue import trained_with
 from deeplvm.recipes.plain import at_least_one, observed, seen
 
 
-@trained_with(averaging=0.99)
 def hamiltonian_vae(
     data: Data | Description,
     *,

@@ -19,7 +19,6 @@ from deeplvm.recipes.catalogue import RecipeError, trained_with
 
 
 # Averaged weights cost nothing and are about a nat better on digits.
-@trained_with(averaging=0.99)
 def vae(
     data: Data | Description,
     *,
@@ -41,7 +40,6 @@ def vae(
     return one_latent(data, partial(posterior_of, posterior), latent=latent, hidden=hidden)
 
 
-@trained_with(averaging=0.99)
 def full_covariance_vae(
     data: Data | Description, *, latent: int = 16, hidden: tuple[int, ...] = (256, 256)
 ) -> LatentVariableModel:
@@ -59,7 +57,7 @@ def full_covariance_vae(
     return one_latent(data, FullCovarianceGaussian, latent=latent, hidden=hidden)
 
 
-@trained_with(objective=partial(objectives.beta_elbo, beta=4.0))
+@trained_with(objective=partial(objectives.beta_elbo, beta=4.0), averaging=0.0)
 def beta_vae(
     data: Data | Description, *, latent: int = 10, hidden: tuple[int, ...] = (1200, 1200)
 ) -> LatentVariableModel:
@@ -79,7 +77,7 @@ def beta_vae(
     return one_latent(data, Gaussian, latent=latent, hidden=hidden)
 
 
-@trained_with(objective=partial(objectives.beta_tc_elbo, beta=6.0), batch_size=2048)
+@trained_with(objective=partial(objectives.beta_tc_elbo, beta=6.0), batch_size=2048, averaging=0.0)
 def beta_tc_vae(
     data: Data | Description, *, latent: int = 10, hidden: tuple[int, ...] = (1200, 1200)
 ) -> LatentVariableModel:
@@ -99,7 +97,7 @@ def beta_tc_vae(
     return one_latent(data, Gaussian, latent=latent, hidden=hidden, activation=nn.Tanh)
 
 
-@trained_with(objective=partial(objectives.renyi, alpha=0.5), particles=5)
+@trained_with(objective=partial(objectives.renyi, alpha=0.5), particles=5, averaging=0.0)
 def renyi_vae(
     data: Data | Description, *, latent: int = 50, hidden: tuple[int, ...] = (200, 200)
 ) -> LatentVariableModel:

@@ -186,14 +186,14 @@ class Run:
             RecipeError: If the recipe is not one of this package, and nobody said to trust it.
         """
         from deeplvm.recipes.catalogue import find, refuse_to_run
-        from deeplvm.training import fit
+        from deeplvm.training import fit, unfolded
 
         if not self.trust:
             path = self.folder / "config.toml"
             refuse_to_run(self.config.recipe or "", self.config.recipe_options, path)
         recipe = find(self.config.recipe or "")
         self._check("recipe_options", recipe)
-        self._check("training", fit)
+        self._check("training", unfolded(fit))
         seed = self.config.training.get("seed", 0)
         options = self.config.recipe_options
         try:

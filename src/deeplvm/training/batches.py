@@ -189,7 +189,8 @@ class Streams:
     Raises:
         ValueError: If there are no sources, or none of that name.
 
-    >>> streams = Streams({"labelled": {"x": torch.zeros(2, 1)}, "unlabelled": {"x": torch.ones(3, 1)}})
+    >>> few, many = {"x": torch.zeros(2, 1), "y": torch.zeros(2)}, {"x": torch.ones(3, 1)}
+    >>> streams = Streams({"labelled": few, "unlabelled": many})
     >>> streams.epoch, streams.measured
     ('unlabelled', 'labelled')
     """
@@ -286,9 +287,10 @@ class ByFactor:
     """Batches in which one factor varies and the others stay as they are.
 
     Deep Convolutional Inverse Graphics Network (Kulkarni et al., 2015),
-    https://arxiv.org/abs/1503.03167. Each batch draws a factor and a row, and takes rows that agree
-    with it in all other factors, ``batch_size`` of them or all that there are; as many batches as
-    cover the rows once are an epoch. Which factor varies is in the batch under ``name``, for a
+    https://arxiv.org/abs/1503.03167. Each batch draws a factor and a row, and takes rows that
+    agree with it in all other factors, ``batch_size`` of them or all that there are; as many
+    batches as cover the rows once are an epoch. Which factor varies is in the batch under
+    ``name``, for a
     conditional that reads it (``"z | x, factor"``), shape ``(batch,)``; it is -1 where rows are
     measured, and all may vary.
 

@@ -257,9 +257,9 @@ class State:
         """
         best = self.history[self.best_epoch - 1] if self.best_epoch else None
         counts = self._counts(record)
-        if best is not None and self._counts(best):
-            if not counts or not self.selection.better(record, best):
-                return False
+        beats = counts and (best is None or self.selection.better(record, best))
+        if best is not None and self._counts(best) and not beats:
+            return False
         self.best_epoch, self.best = record["epoch"], self._copy()
         return counts
 
