@@ -290,9 +290,8 @@ class ByFactor:
     https://arxiv.org/abs/1503.03167. Each batch draws a factor and a row, and takes rows that
     agree with it in all other factors, ``batch_size`` of them or all that there are; as many
     batches as cover the rows once are an epoch. Which factor varies is in the batch under
-    ``name``, for a
-    conditional that reads it (``"z | x, factor"``), shape ``(batch,)``; it is -1 where rows are
-    measured, and all may vary.
+    ``name``, for a conditional that reads it (``"z | x, factor"``), shape ``(batch,)``; it is -1
+    where rows are measured, and all may vary.
 
     Args:
         train: Named tensors.
@@ -353,34 +352,35 @@ class ByFactor:
         return {**self.tensors.batch(split, rows, generator), self.name: factor}
 
 
+AnyBatches = Batches | StreamBatches
+
+
 def batches_of(
     model: LatentVariableModel,
     data: Source | Streams | Rows,
     valid: Rows | None,
     missing: Sequence[str] | None,
     device: torch.device,
-) -> Batches | StreamBatches:
+) -> AnyBatches:
     """Batches of whatever ``fit`` was given."""
-    if isinstance(data, Streams):
-        each = {
-            name: batches_of(
-                model, source, valid if name == data.measured else None, missing, device
+
+    def one(data: Source | Rows, valid: Rows | None) -> Batches:
+        if isinstance(data, Mapping):
+            data = Tensors(data, valid, missing)
+        elif valid is not None or missing is not None:
+            raise ValueError(
+                "A data set has its own held-out rows and knows what is missing; leave out valid= "
+                "and missing=, which belong to named tensors."
             )
-            for name, source in data.sources.items()
-        }
-        if long := [name for name, batches in each.items() if hasattr(batches.source, "order")]:
-            raise ValueError(f"{long[0]!r} has an order of its own, which streams cannot follow.")
-        return StreamBatches(data, each)
-    if isinstance(data, Mapping):
-        source: Source = Tensors(data, valid, missing)
-    elif valid is not None or missing is not None:
-        raise ValueError(
-            "A data set has its own held-out rows and knows what is missing; leave out valid= and "
-            "missing=, which belong to named tensors."
-        )
-    else:
-        source = data
-    return Batches(source, model.names, device, dtype_of(model))
+        return Batches(data, model.names, device, dtype_of(model))
+
+    if not isinstance(data, Streams):
+        return one(data, valid)
+    measured = data.measured
+    each = {name: one(s, valid if name == measured else None) for name, s in data.sources.items()}
+    if ordered := [name for name, one in each.items() if hasattr(one.source, "order")]:
+        raise ValueError(f"{ordered[0]!r} has an order of its own, which streams cannot follow.")
+    return StreamBatches(data, each)
 
 
 def _fits(source: Source, device: torch.device) -> bool:

@@ -26,7 +26,7 @@ from deeplvm.objectives import elbo
 from deeplvm.parallel.processes import apart, processes
 from deeplvm.parallel.steps import Part, Together
 from deeplvm.training import callbacks as metering
-from deeplvm.training.batches import Batches, Rows, Source, Split, batches_of
+from deeplvm.training.batches import AnyBatches, Rows, Source, Split, batches_of
 from deeplvm.training.callbacks import Callback, History, Progress, Record, Signals
 from deeplvm.training.checkpoint import CheckpointError, Checkpoints
 from deeplvm.training.failures import NonFiniteError, TrainingInterrupted, explained, non_finite
@@ -330,7 +330,7 @@ class Run:
     """
 
     state: State
-    batches: Batches
+    batches: AnyBatches
     weight: KLWeight
     together: Together
     measure: Measurement
@@ -604,7 +604,7 @@ def _companions(
     model: LatentVariableModel,
     phases: Sequence[Phase],
     functions: Sequence[Any],
-    batches: Batches,
+    batches: AnyBatches,
     device: torch.device,
     seed: int,
 ) -> Companions:
@@ -699,7 +699,7 @@ class Tally:
         batches: Where rows are from.
     """
 
-    def __init__(self, state: State, batches: Batches) -> None:
+    def __init__(self, state: State, batches: AnyBatches) -> None:
         self.state, self.batches = state, batches
         self.last: Tensor | float = 0.0  # the latest step's mean objective
         self.waiting: list[tuple[Tensor, Part, Step]] = []

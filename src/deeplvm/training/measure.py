@@ -19,7 +19,7 @@ from deeplvm.gradients import Draw
 from deeplvm.objectives import elbo
 from deeplvm.parallel.steps import Together
 from deeplvm.registry import in_snake_case
-from deeplvm.training.batches import Batches, Split
+from deeplvm.training.batches import AnyBatches, Split
 from deeplvm.training.failures import explained, non_finite
 from deeplvm.training.schedules import NEAR
 from deeplvm.training.step import Objective
@@ -109,7 +109,7 @@ class Measurement:
     """
 
     model: LatentVariableModel
-    batches: Batches
+    batches: AnyBatches
     objective: Objective
     own: Callable[[LatentVariableModel, dict[str, Any]], Tensor | float] | None
     particles: int | None
@@ -185,8 +185,11 @@ class Measurement:
                     values |= {"elbo": elbo(evidence), bound: self.objective(evidence)}
             except ValueError as error:
                 cause = explained(error, functools.partial(self._ledger, batch), **found)
-                if cause is error:
-                    raise
+                if cause is error and split == "train":  # steps took these rows, in another way
+                    cause = ValueError(
+                        f"{error} If the model has no density to measure after an epoch, say what "
+                        f"to measure: Stopping(measure=function of model and rows)."
+                    )
                 raise cause from error
             for name, value in values.items():
                 mean = value.mean(dtype=torch.float64)

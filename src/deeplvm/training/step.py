@@ -70,7 +70,7 @@ class Phase:
     particles: int | None = None
     draw: Mapping[str, Draw] | None = None
     estimator: Draw | None = None
-    evidence: Callable[[LatentVariableModel, dict[str, Any]], Any] | None = None
+    evidence: Callable[..., Any] | None = None
     repeats: int = 1
     when: Callable[[], bool] | None = None
     stream: str | None = None
