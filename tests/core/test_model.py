@@ -142,7 +142,7 @@ def test_closed_form_is_decided_by_the_names() -> None:
     assert first.closed == {"a", "b"}
     assert second.closed == {"b"}
     with pytest.raises(ValueError, match="not all drawn before it in q"):
-        second.kl("a")
+        second.closed_kl("a")
 
 
 def test_closed_form_sees_through_deterministic_nodes() -> None:

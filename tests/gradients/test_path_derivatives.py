@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -32,7 +31,7 @@ from deeplvm.conditionals.flows import (
 )
 from deeplvm.conditionals.flows.planar import Planar
 from deeplvm.core.evidence import Evidence
-from deeplvm.core.joint import embed
+from deeplvm.core.joint import view_of
 from deeplvm.core.recurrent import Plate, Recurrent
 from deeplvm.core.trace import Site
 from deeplvm.distributions import DiagonalNormal
@@ -275,7 +274,7 @@ def test_the_gradient_is_that_of_the_path(name: str) -> None:
     still = copy.deepcopy(model.q["z"]).requires_grad_(False)
     torch.manual_seed(1)
     z = model.evidence({"x": x}, particles=2).q["z"].value
-    site = Site(z, batch_dims=2, features=embed(still, z))
+    site = Site(z, batch_dims=2, view=view_of(still))
     log_p = model.p({"x": x, "z": site}, (2, 6)).log_prob
     expected = torch.autograd.grad(
         (log_p - still(x).log_prob(z)).mean(0).sum(), list(model.q.parameters())
@@ -299,7 +298,7 @@ def test_the_weights_of_the_path(alpha: float) -> None:
     torch.manual_seed(1)
     plain = model.evidence({"x": x}, particles=4)
     z, still = plain.q["z"].value, copy.deepcopy(model.q["z"]).requires_grad_(False)
-    site = Site(z, batch_dims=2, features=z)
+    site = Site(z, batch_dims=2)
     log_weight = model.p({"x": x, "z": site}, (4, 6)).log_prob - still(x).log_prob(z)
     share = ((1 - alpha) * log_weight).softmax(0).detach()
     parts = [
@@ -363,7 +362,6 @@ def path_oracle(
     """Log-weights of draws by a copy of q whose parameters are constants, and with whole q."""
     evidence = model.evidence(given, particles=particles)
     drawn = {n: Site(evidence.q[n].value, batch_dims=2) for n in evidence.latents}
-    drawn = {n: replace(site, features=site.value) for n, site in drawn.items()}
     still: Any = copy.deepcopy(model.q).requires_grad_(False)
     log_p = sum([evidence.p[n].log_prob for n in evidence.terms])  # type: ignore[misc]
     return log_p - still({**given, **drawn}, (particles, 2)).log_prob, evidence.log_weight

@@ -10,7 +10,7 @@ import torch
 from torch import Size, Tensor, nn
 
 from deeplvm.conditionals.heads import at_least, positive, raw_of
-from deeplvm.core.joint import Factor, Joint, NotationError, as_site, batch_shape_of, embed
+from deeplvm.core.joint import Factor, Joint, NotationError, as_site, batch_shape_of
 from deeplvm.core.trace import Site, Trace
 from deeplvm.gradients import Draw
 from deeplvm.networks.features import out_shape_of
@@ -224,8 +224,7 @@ class Hamiltonian(nn.Module):
 
     def _site(self, value: Tensor) -> Site:
         dims = value.dim() - len(self.event_shape)
-        features = embed(self.target[self.position], value)
-        return Site(value, batch_dims=dims, features=features)
+        return as_site(self.position, value, self.target, batch_dims=dims)
 
     def _first(self, force: Force, ends: Mapping[str, Site]) -> dict[str, Site]:
         """Where the steps that end in given values began."""

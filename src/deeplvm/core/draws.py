@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent
 
 from deeplvm.core.steps import of_one_step
-from deeplvm.core.trace import draw_with_log_prob, expand_to, sum_right
+from deeplvm.core.trace import draw_with_log_prob, expand_to, has_marginals, score, sum_right
 
 if TYPE_CHECKING:
     from deeplvm.gradients.credit import Account
@@ -38,6 +38,9 @@ class Draw(Protocol):
     ) -> Drawn:
         """Draw ``name`` for the particles and rows of ``batch_shape``."""
         ...
+
+
+_LEAST = -800.0  # nats: what a value of probability zero is scored, so that no term is infinite
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,59 @@ class Held:
         expanded = expand_to(distribution, batch_shape, batch_dims)
         log_prob = sum_right(expanded.log_prob(self.value), len(batch_shape))
         return Drawn(self.value, log_prob, batch_shape, 0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class PartlyGiven:
+    r"""Another draw where a value is missing (NaN), and the value itself where it is there.
+
+    Only what is drawn has a density here, :math:`\log q(x_\text{missing} | \cdot)`: with p at the
+    completed value, a bound on :math:`\log p(x_\text{given})`, exact where it is enumerated.
+
+    Attributes:
+        value: What is given, shape ``(batch, *event)``, in a floating type.
+        draw: How the rest is drawn.
+    """
+
+    value: Tensor
+    draw: Draw
+
+    def __call__(
+        self, name: str, distribution: Distribution, batch_shape: tuple[int, ...], batch_dims: int
+    ) -> Drawn:
+        """The completed value, with the log-density of what was drawn of it.
+
+        Raises:
+            ValueError: If some elements of a vector are missing whose density q does not have.
+        """
+        drawn = self.draw(name, distribution, batch_shape, batch_dims)
+        hole = torch.isnan(self.value)
+        value = torch.where(hole, drawn.value.to(self.value.dtype), self.value)
+        event = drawn.value.dim() - len(drawn.batch_shape)
+        if event and _is_plain(self.draw, distribution) and has_marginals(distribution):
+            log_prob = score(name, distribution, torch.where(hole, value, torch.nan), missing=True)
+            log_prob = sum_right(log_prob, len(drawn.batch_shape))
+            if isinstance(drawn.log_measure, Tensor):  # enumerated
+                log_prob = log_prob.clamp(min=_LEAST)
+            return drawn._replace(value=value, log_prob=log_prob)
+        some = hole.flatten(-event).any(-1) if event else hole
+        every = hole.flatten(-event).all(-1) if event else hole
+        if not torch.compiler.is_compiling() and not torch.equal(some, every):
+            raise ValueError(
+                f"Some elements of {name!r} are missing (NaN) and others given, but q draws it "
+                f"as a whole; let q's elements be independent and drawn by Reparameterised(), "
+                f"Sampled() or Enumerated(), or leave these rows out."
+            )
+        log_prob = torch.where(every, drawn.log_prob, torch.where(some, torch.nan, 0.0))
+        return drawn._replace(value=value, log_prob=log_prob)
+
+
+def _is_plain(draw: Any, distribution: Distribution) -> bool:
+    """Whether the log-density of a draw is its distribution's."""
+    while not isinstance(draw, Suited) and hasattr(draw, "draw"):
+        draw = draw.draw
+    draw = draw.of(distribution) if isinstance(draw, Suited) else draw
+    return isinstance(draw, Reparameterised | Sampled | Held | Enumerated)
 
 
 class Suited(nn.Module):
@@ -167,7 +223,7 @@ class Enumerated:
         event = values.shape[1:]
         value = values.reshape(lead + event).expand(shape + event)
         # A value of probability zero weighs exp(-800) = 0, and its terms stay finite.
-        log_prob = distribution.log_prob(value).clamp(min=-800.0)
+        log_prob = distribution.log_prob(value).clamp(min=_LEAST)
         return Drawn(value, log_prob, shape, log_prob)
 
     def values(self, name: str, distribution: Distribution) -> Tensor:

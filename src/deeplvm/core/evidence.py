@@ -2,7 +2,8 @@ r"""Evidence: for each name, log p − log q, and the log-measure of the particl
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -31,6 +32,10 @@ class Evidence:
             drawn before them in q.
         kl_weight: Factor on the terms of the latents; see :meth:`temper`.
         row_weight: Factor on the term of a name, 1/N of the data for names that all rows share.
+        shared: Names that all rows share.
+        drawn_in: Of latents that are given in some rows, the rows in which they were drawn,
+            booleans of shape ``(batch,)``. In the others the term is ``log p``, as of an observed
+            name.
     """
 
     terms: dict[str, Tensor]
@@ -43,6 +48,7 @@ class Evidence:
     kl_weight: Tensor | float = 1.0
     row_weight: float = 1.0
     shared: frozenset[str] = frozenset()
+    drawn_in: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
@@ -60,12 +66,27 @@ class Evidence:
         return self.total([self.weighted(name, term) for name, term in self.terms.items()])
 
     def weighted(self, name: str, term: Tensor) -> Tensor:
-        """A term, times ``kl_weight`` if its name is latent (1 costs nothing)."""
+        """A term, times ``kl_weight`` where its name is latent (1 costs nothing)."""
         if name not in self.latents or (
             isinstance(self.kl_weight, float) and self.kl_weight == 1.0
         ):
             return term
-        return self.kl_weight * term
+        weighted = self.kl_weight * term
+        rows = self.drawn_in.get(name)
+        return weighted if rows is None else torch.where(rows, weighted, term)
+
+    def observed_terms(self) -> list[Tensor]:
+        """``log p`` of all that was given, also of latents in the rows that have them."""
+        known = [
+            torch.where(rows, torch.zeros_like(self.terms[name]), self.terms[name])
+            for name, rows in self.drawn_in.items()
+        ]
+        return [self.terms[name] for name in self.observed] + known
+
+    def latent_term(self, name: str) -> Tensor:
+        """``log p − log q`` of a latent in the rows in which it was drawn, 0 in the others."""
+        rows, term = self.drawn_in.get(name), self.terms[name]
+        return term if rows is None else torch.where(rows, term, torch.zeros_like(term))
 
     def total(self, terms: list[Tensor]) -> Tensor:
         """Sum of terms, expanded to ``(*particles, batch)``."""
@@ -99,40 +120,24 @@ class Evidence:
         return replace(self, kl_weight=kl_weight)
 
     def kl(self, name: str) -> Tensor:
-        r"""Closed form of :math:`KL(q(z_n|\cdot) \| p(z_n|\cdot))` in nats.
+        r"""The divergence :math:`KL(q(z_n|\cdot) \| p(z_n|\cdot))` of a latent, in nats.
 
-        Its shape is broadcastable to ``(*particles, batch)``.
+        In closed form where there is one, else its sampled form :math:`\log q - \log p`. Its shape
+        is broadcastable to ``(*particles, batch)``.
+        """
+        try:
+            return self.closed_kl(name)
+        except ValueError:
+            return -self.latent_term(name)
+
+    def closed_kl(self, name: str) -> Tensor:
+        """The divergence of a latent in closed form; see :meth:`kl`.
 
         Raises:
             ValueError: If the names do not allow it, or no closed form is known.
         """
         q, p = self._pair(name)
-        try:
-            divergence = kl_divergence(q, p)
-        except NotImplementedError as error:
-            raise ValueError(
-                f"No closed form is known for the divergence of {name!r} ({type(q).__name__} to "
-                f"{type(p).__name__}); use the sampled form."
-            ) from error
-        return self._rowwise(name, divergence)
-
-    def has_closed_kl(self, name: str) -> bool:
-        """Whether :meth:`kl` has an answer for a latent."""
-        return self.closed_kl(name) is not None
-
-    def closed_kl(self, name: str) -> Tensor | None:
-        """:meth:`kl`, or ``None`` where the names or the distributions do not allow it."""
-        if name not in self.closed or self.q[name].distribution is None:
-            return None
-        try:
-            return self.kl(name)
-        except ValueError:
-            return None
-
-    def divergence(self, name: str) -> Tensor:
-        """The divergence of a latent: in closed form if there is one, else its sampled term."""
-        closed = self.closed_kl(name)
-        return -self.terms[name] if closed is None else closed
+        return self._rowwise(name, _divergence(name, q, p))
 
     def kl_by_dimension(self, name: str) -> Tensor:
         r"""Closed-form divergence of each dimension, shape ``(*particles, batch, *event)``.
@@ -148,7 +153,7 @@ class Evidence:
                 f"{name!r} does not factorise over its dimensions, so it has no divergence per "
                 f"dimension."
             )
-        each = kl_divergence(base_q, base_p)
+        each = _divergence(name, base_q, base_p)
         each = (
             each if self.row_weight == 1.0 or name not in self.shared else each * self.row_weight
         )
@@ -157,7 +162,7 @@ class Evidence:
     def entropy(self, name: str) -> Tensor:
         r"""Closed form of :math:`H[q(z_n|\cdot)]`, broadcastable to ``(*particles, batch)``."""
         site = self.q[name]
-        if site.distribution is None:
+        if site.distribution is None or name in self.drawn_in:
             raise ValueError(f"{name!r} has no entropy in closed form here; use the sampled form.")
         try:
             entropy = site.distribution.entropy()
@@ -172,6 +177,11 @@ class Evidence:
         if name not in self.latents:
             raise ValueError(
                 f"{name!r} is not a latent of this evidence: {', '.join(self.latents)}."
+            )
+        if name in self.drawn_in:
+            raise ValueError(
+                f"{name!r} is given in some rows, so its divergence has no closed form here; use "
+                f"the sampled form."
             )
         if name not in self.closed:
             raise ValueError(
@@ -212,6 +222,19 @@ class Evidence:
             kind = "latent" if name in self.latents else "observed"
             rows.append([name, kind, f"{float(mean):.4f}"])
         return html_table(["name", "", "mean log p − log q (nats)"], rows)
+
+
+def _divergence(name: str, q: Distribution, p: Distribution) -> Tensor:
+    """The closed form, of distributions that may have the batch shape of one row or of all."""
+    shape = torch.broadcast_shapes(q.batch_shape, p.batch_shape)
+    try:
+        q, p = (each if each.batch_shape == shape else each.expand(shape) for each in (q, p))
+        return kl_divergence(q, p)
+    except NotImplementedError as error:
+        raise ValueError(
+            f"No closed form is known for the divergence of {name!r} ({type(q).__name__} to "
+            f"{type(p).__name__}); use the sampled form."
+        ) from error
 
 
 def elementwise(distribution: Distribution) -> Distribution | None:

@@ -9,16 +9,15 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeGuard
 
-import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from deeplvm.core.draws import Draw, Reparameterised
-from deeplvm.core.trace import Site, Trace, score, sum_right
+from deeplvm.core.trace import Site, Trace, View, score, sum_right
 
 _REFERENCE = re.compile(r"([A-Za-z_]\w*)(?:\[([+-][1-9]\d?)\])?")
 
@@ -103,24 +102,26 @@ def in_order(factors: Iterable[Factor]) -> list[Factor]:
         NotationError: If they form a cycle, with the names in it.
     """
     owner = {name: factor for factor in factors for name in factor.names}
-    done: dict[Factor, bool] = {}
-    ordered: list[Factor] = []
-
-    def visit(factor: Factor, path: tuple[Factor, ...]) -> None:
-        if factor in path:
-            loop = [str(step) for step in path[path.index(factor) :]]
-            raise NotationError(f"The factors form a cycle: {'; '.join(loop)}.")
-        if factor in done:
-            return
-        for parent in factor.parents:
-            if not parent.lag and parent.name in owner:
-                visit(owner[parent.name], (*path, factor))
-        done[factor] = True
-        ordered.append(factor)
-
-    for factor in list(owner.values()):
-        visit(factor, ())
-    return ordered
+    ordered: dict[Factor, None] = {}
+    for first in owner.values():
+        path: dict[Factor, None] = {}  # from the first factor to the one whose parents are met
+        waiting = [first]
+        while waiting:
+            factor = waiting[-1]
+            if factor in path or factor in ordered:  # all its parents were met
+                ordered[waiting.pop()] = None
+                path.pop(factor, None)
+                continue
+            path[factor] = None
+            parents = [owner[p.name] for p in factor.parents if not p.lag and p.name in owner]
+            for parent in reversed(parents):
+                if parent in path:
+                    steps = list(path)
+                    loop = [str(step) for step in steps[steps.index(parent) :]]
+                    raise NotationError(f"The factors form a cycle: {'; '.join(loop)}.")
+                if parent not in ordered:
+                    waiting.append(parent)
+    return list(ordered)
 
 
 class Joint(nn.Module):
@@ -249,9 +250,11 @@ class Joint(nn.Module):
         default = default or Reparameterised()
         draw, ready = draw or {}, ready or {}
         sites = {name: as_site(name, value, self, missing) for name, value in given.items()}
+        if self.symbol == "q":  # an encoder may make of a missing value what it likes
+            sites = {name: filled(site) for name, site in sites.items()}
         shape = batch_shape if batch_shape is not None else batch_shape_of(sites)
         trace: dict[str, Site] = {}
-        log_measure: Tensor | float = -math.log(math.prod(shape[:-1])) if shape[:-1] else 0.0
+        log_measure: Tensor | float = monte_carlo(shape)
         for factor, nested in self._plan:
             module: Any = self.factors[factor.key]
             parents = [
@@ -275,6 +278,9 @@ class Joint(nn.Module):
                     ready=ready,
                 )
                 trace.update({name: inner[name] for name in factor.names})
+                if inner.batch_shape != shape:  # something was enumerated inside
+                    log_measure = log_measure + (inner.log_measure - monte_carlo(shape))
+                    shape = inner.batch_shape
                 continue
             name = factor.names[0]
             own = shape if name not in self.shared else (*shape[:-1], 1)
@@ -307,6 +313,7 @@ class Joint(nn.Module):
     ) -> tuple[Site, tuple[int, ...], Tensor | float]:
         """Evaluate one conditional; score its given value or draw one."""
         if ready is None:
+            self._refuse_holes(name, module, parents)
             outcome, batch_dims = call(module, parents)
         else:
             outcome = ready.value if ready.distribution is None else ready.distribution
@@ -317,21 +324,12 @@ class Joint(nn.Module):
                     f"{name!r} is computed from its parents, not random, so it cannot be given; "
                     f"leave it out."
                 )
-            return Site(outcome, batch_dims=batch_dims, features=outcome), shape, 0.0
+            return Site(outcome, batch_dims=batch_dims), shape, 0.0
         if given is not None:
             density = score(name, outcome, given.value, missing=name in missing)
             density = sum_right(density, max(batch_dims, given.batch_dims))
-            return (
-                Site(
-                    given.value,
-                    outcome,
-                    density,
-                    batch_dims=given.batch_dims,
-                    features=given.features,
-                ),
-                shape,
-                0.0,
-            )
+            scored = replace(given, distribution=outcome, log_prob=density, drawn=False)
+            return scored, shape, 0.0
         drawn = draw(name, outcome, own, batch_dims)
         site = Site(
             drawn.value,
@@ -339,10 +337,27 @@ class Joint(nn.Module):
             drawn.log_prob,
             drawn=True,
             batch_dims=len(drawn.batch_shape),
-            features=embed(module, drawn.value),
+            view=view_of(module),
         )
         enumerated = drawn.batch_shape[: len(drawn.batch_shape) - len(own)]
         return site, (*enumerated, *shape), drawn.log_measure
+
+    def _refuse_holes(self, name: str, module: nn.Module, parents: list[Site]) -> None:
+        """In p, a conditional that reads a missing value would be another model."""
+        if not any([site.holes and not site.fill for site in parents]) or accepts_missing(module):
+            return
+        factor = self.owner[name]
+        broken = [
+            parent
+            for parent, site in zip(factor.parents, parents, strict=True)
+            if site.holes and not site.fill
+        ]
+        raise ValueError(
+            f"{self.symbol}({factor}) reads {', '.join([repr(str(each)) for each in broken])}, of "
+            f"which elements are missing (NaN), so the density of {name!r} is not known in these "
+            f"rows: let q draw what is missing (add '{broken[0].name} | ...' to q), leave these "
+            f"rows out, or fill them in first."
+        )
 
     def _parent(
         self,
@@ -372,17 +387,26 @@ class Joint(nn.Module):
         return str(self)
 
 
+def monte_carlo(batch_shape: tuple[int, ...]) -> float:
+    r"""The log-measure :math:`-\log K` of K particles that are drawn."""
+    return -math.log(math.prod(batch_shape[:-1])) if batch_shape[:-1] else 0.0
+
+
+def accepts_missing(module: nn.Module | None) -> bool:
+    """Whether a conditional reads values with NaN as they are."""
+    return getattr(module, "accepts_missing", False)
+
+
 def call(module: nn.Module, parents: list[Site]) -> tuple[Any, int]:
     """What a conditional returns for its parents, and how many batch dimensions that has."""
-    raw = getattr(module, "accepts_missing", False)
+    raw = accepts_missing(module)
     outcome = module(*[site.value if raw else site.features for site in parents])
     return outcome, max([site.batch_dims for site in parents], default=0)
 
 
-def embed(module: nn.Module | None, value: Any) -> Any:
-    """What other names' networks see of a value: its owner's ``embed``, if it has one."""
-    function = getattr(module, "embed", None)
-    return value if function is None else function(value)
+def view_of(module: nn.Module | None) -> View | None:
+    """From a value to what other names' networks see: its owner's ``embed``, if it has one."""
+    return getattr(module, "embed", None)
 
 
 def owner_of(joint: Any, name: str) -> nn.Module | None:
@@ -391,17 +415,27 @@ def owner_of(joint: Any, name: str) -> nn.Module | None:
     return joint[name] if known else None
 
 
-def as_site(name: str, value: Any, joint: Any, missing: frozenset[str]) -> Site:
-    """A given value as a Site with the features its owner makes of it; a Site stays as it is.
+def as_site(
+    name: str,
+    value: Any,
+    joint: Any,
+    missing: frozenset[str] = frozenset(),
+    *,
+    batch_dims: int = 1,
+) -> Site:
+    """A value, or what another joint left of it, as the joint that defines the name sees it.
 
-    ``joint`` is the one that defines the name, ``None`` where networks see the value itself.
+    ``joint`` is ``None`` where nobody does, so that networks see the value itself.
     """
-    if isinstance(value, Site):
-        return value
-    features = value if joint is None else embed(owner_of(joint, name), value)
-    if name in missing and isinstance(features, Tensor):
-        features = torch.nan_to_num(features, nan=0.0)
-    return Site(value, features=features)
+    view = None if joint is None else view_of(owner_of(joint, name))
+    if not isinstance(value, Site):
+        return Site(value, batch_dims=batch_dims, view=view, holes=name in missing)
+    return value if view is None else replace(value, view=view)
+
+
+def filled(site: Site) -> Site:
+    """A given value as an encoder reads it: zeros among the features of what is missing."""
+    return replace(site, fill=True) if site.holes else site
 
 
 def batch_shape_of(sites: Mapping[str, Site]) -> tuple[int, ...]:

@@ -11,9 +11,26 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from deeplvm.core.draws import Draw, Drawn, Held, Sampled, refuse_credit
+from deeplvm.core.draws import (
+    Draw,
+    Drawn,
+    Held,
+    PartlyGiven,
+    Reparameterised,
+    Sampled,
+    refuse_credit,
+)
 from deeplvm.core.evidence import Evidence
-from deeplvm.core.joint import Joint, NotationError, as_site, call, embed, is_joint, owner_of
+from deeplvm.core.joint import (
+    Joint,
+    NotationError,
+    accepts_missing,
+    as_site,
+    call,
+    filled,
+    is_joint,
+    owner_of,
+)
 from deeplvm.core.steps import length_of
 from deeplvm.core.trace import Site, Trace
 
@@ -62,24 +79,34 @@ class LatentVariableModel(nn.Module):
             if name not in self.p.names and _is_random(self.q, name):
                 raise NotationError(_no_density(name, self.q))
         self._closed_of: dict[tuple[str, ...], frozenset[str]] = {}
-        self._read_by_p = frozenset((*self.p.names, *self.p.inputs))
+        self._named_in_p = frozenset((*self.p.names, *self.p.inputs))
+        self._read_by_p = _read(self.p)
         #: Every name of the model, inputs included.
-        self.names = self._read_by_p.union(self.q.names, self.q.inputs)
-        # Where networks see something else than the value: looked up once, and not at each step.
-        self._embedded = {
-            name: joint
-            for joint in (self.q, self.p)
-            for name in joint.names
-            if hasattr(owner_of(joint, name), "embed")
-        }
-        # Deterministic nodes that p and q share: computed once, in q.
-        self.common = frozenset(
-            [
-                name
-                for name in self.q.names
-                if name in self.p.names and _same_node(self.p, self.q, name)
-            ]
-        )
+        self.names = self._named_in_p.union(self.q.names, self.q.inputs)
+        # Deterministic nodes that p and q share, with the names they follow from: computed once.
+        self._follows = _common(self.p, self.q)
+        self.common = frozenset(self._follows)
+
+    @property
+    def shared(self) -> frozenset[str]:
+        """Names that all rows have in common."""
+        return _shared(self.p) | _shared(self.q)
+
+    def site(
+        self, name: str, value: Any, missing: frozenset[str] = frozenset(), *, batch_dims: int = 1
+    ) -> Site:
+        """A value with the view that networks have of it; a Site stays as it is.
+
+        Args:
+            name: Whose it is.
+            value: Shape ``(*particles, batch, *event)``.
+            missing: Names with NaN elements.
+            batch_dims: How many leading dimensions are particles and rows.
+        """
+        if isinstance(value, Site):
+            return value
+        joint = next((each for each in (self.p, self.q) if name in each.names), None)
+        return as_site(name, value, joint, missing, batch_dims=batch_dims)
 
     def _sites(self, given: Mapping[str, Any], missing: frozenset[str]) -> dict[str, Site]:
         if unknown := set(given) - self.names:
@@ -87,10 +114,28 @@ class LatentVariableModel(nn.Module):
                 f"Nothing in the model is called {', '.join([repr(n) for n in sorted(unknown)])}; "
                 f"its names are {', '.join(sorted(self.names))}."
             )
-        return {
-            name: as_site(name, value, self._embedded.get(name), missing)
-            for name, value in given.items()
-        }
+        return {name: self.site(name, value, missing) for name, value in given.items()}
+
+    def _known_to_q(
+        self, sites: Mapping[str, Site], draw: Mapping[str, Draw] | None, default: Draw | None
+    ) -> tuple[dict[str, Site], dict[str, Draw]]:
+        """What q is given, and how it draws: what p reads of a given name, it must have in full.
+
+        Where elements of such a name are missing, q draws them, and them alone.
+        """
+        read = self._read_by_p
+        holes = [n for n, s in sites.items() if s.holes and n in self.q.names and n in read]
+        ways = dict(draw or {})
+        for name in holes:
+            if hasattr(self.q, "repetitions") and len(self.q.repetitions(name)) > 1:
+                raise ValueError(
+                    f"p reads {name!r}, of which elements are missing (NaN), and q draws it in a "
+                    f"repetition inside another, which cannot go around what is given; fill them "
+                    f"in first, or leave these rows out."
+                )
+            way = ways.get(name, default) or Reparameterised()
+            ways[name] = PartlyGiven(sites[name].value, way)
+        return {n: site for n, site in sites.items() if n not in holes}, ways
 
     def encode(
         self, given: Mapping[str, Any], *, missing: Iterable[str] | None = None
@@ -101,7 +146,7 @@ class LatentVariableModel(nn.Module):
         does not repeat it.
         """
         holes = self._holes(given, missing)
-        sites = self._sites(given, holes)
+        sites = {n: filled(s) for n, s in self._sites(given, holes).items()}
         ready: dict[str, Site] = {}
         if not isinstance(self.q, Joint):
             return ready
@@ -115,12 +160,8 @@ class LatentVariableModel(nn.Module):
             known = [site for site in parents if site is not None]
             outcome, batch_dims = call(module, known)
             random = isinstance(outcome, Distribution)
-            ready[factor.names[0]] = Site(
-                None if random else outcome,
-                outcome if random else None,
-                batch_dims=batch_dims,
-                features=None if random else outcome,
-            )
+            value, distribution = (None, outcome) if random else (outcome, None)
+            ready[factor.names[0]] = Site(value, distribution, batch_dims=batch_dims)
         return ready
 
     def evidence(
@@ -200,9 +241,7 @@ class LatentVariableModel(nn.Module):
         ) -> Evidence:
             # what is held is scored, all steps of a recurrence at once
             held = {
-                name: replace(
-                    like[name], value=way.value, features=embed(owner_of(self.q, name), way.value)
-                )
+                name: replace(like[name], value=way.value, seen=None)
                 for name, way in (ways or {}).items()
                 if isinstance(way, Held) and like is not None
             }
@@ -218,7 +257,8 @@ class LatentVariableModel(nn.Module):
             return value, evidence
         ways = ways_of(evidence, draw, default)
         again = partial(redraw, like=evidence.q)
-        account = account_of(self.p, self.q, evidence, objective, value, sites, again, ways)
+        read = {name: filled(site) for name, site in sites.items()}
+        account = account_of(self.p, self.q, evidence, objective, value, read, again, ways)
         return settle(account), evidence
 
     def prepare(
@@ -241,7 +281,8 @@ class LatentVariableModel(nn.Module):
             holes = self._holes(given, missing)
             sites = self._sites(given, holes)
             evidence = self._evidence(sites, holes, particles, draw, default, rows, None)
-        prepare(self.p, self.q, evidence, sites, ways_of(evidence, draw, default))
+            read = {name: filled(site) for name, site in sites.items()}
+        prepare(self.p, self.q, evidence, read, ways_of(evidence, draw, default))
 
     def _evidence(
         self,
@@ -256,24 +297,30 @@ class LatentVariableModel(nn.Module):
     ) -> Evidence:
         batch, held = _rows_of(sites), held or {}
         shape = (batch,) if particles is None else (particles, batch)
-        options = {"draw": draw, "default": default, "missing": holes, "ready": ready}
-        q = self.q({**sites, **held}, shape, **options)
+        known, ways = self._known_to_q(sites, draw, default)
+        held = {n: s for n, s in held.items() if not isinstance(ways.get(n), PartlyGiven)}
+        options = {"draw": ways, "default": default, "missing": holes, "ready": ready}
+        q = self.q({**known, **held}, shape, **options)
         q.sites.update({name: replace(q[name], drawn=True) for name in held})
         drawn = {name: site for name, site in q.items() if site.drawn}
-        common = {name: q[name] for name in self.common}
         explained = {**sites, **drawn}
         p = self.p(
-            {name: site for name, site in explained.items() if name in self._read_by_p},
+            {name: site for name, site in explained.items() if name in self._named_in_p},
             q.batch_shape,
             default=_UNEXPLAINED,
-            missing=holes,
-            ready=common,
+            missing=holes.difference(drawn),
+            ready=self._computed(q, explained),
         )
-        return self._ledger(p, q, rows)
+        return self._ledger(p, q, rows, sites)
 
-    def _ledger(self, p: Trace, q: Trace, rows: int | None) -> Evidence:
+    def _computed(self, q: Trace, known: Mapping[str, Site]) -> dict[str, Site]:
+        """Deterministic nodes of q that are p's too; not those of missing values."""
+        holes = {name for name, site in known.items() if site.holes}
+        return {name: q[name] for name, read in self._follows.items() if not read & holes}
+
+    def _ledger(self, p: Trace, q: Trace, rows: int | None, given: Mapping[str, Site]) -> Evidence:
         latents = tuple([name for name, site in q.items() if site.drawn])
-        shared = _shared(self.p) | _shared(self.q)
+        shared = self.shared
         if shared and rows is None:
             raise ValueError(
                 f"All rows share {', '.join(sorted(shared))}; say how many rows the data set has: "
@@ -306,7 +353,8 @@ class LatentVariableModel(nn.Module):
             q=q,
             latents=latents,
             observed=tuple([name for name in terms if name not in latents]),
-            closed=self._closed(latents),
+            closed=self._closed(latents).difference(given),
+            drawn_in={name: _rows_with_holes(given[name]) for name in latents if name in given},
             row_weight=row_weight,
             shared=shared,
         )
@@ -374,8 +422,9 @@ class LatentVariableModel(nn.Module):
         sites = self._sites(given, holes)
         batch = _rows_of(sites)
         shape = (batch,) if particles is None else (particles, batch)
-        inputs = {n: site for n, site in sites.items() if n in self.q.names or n in self.q.inputs}
-        return self.q(inputs, shape, missing=holes)
+        known, ways = self._known_to_q(sites, None, None)
+        inputs = {n: site for n, site in known.items() if n in self.q.names or n in self.q.inputs}
+        return self.q(inputs, shape, draw=ways, missing=holes)
 
     @torch.no_grad()
     def sample(self, rows: int | None = None, given: Mapping[str, Any] | None = None) -> Trace:
@@ -406,12 +455,10 @@ class LatentVariableModel(nn.Module):
         drawn = {
             name: site for name, site in posterior.items() if site.drawn and name in self.p.names
         }
-        inputs = {
-            n: s for n, s in self._sites(given, frozenset()).items() if n not in self.p.names
-        }
-        common = {name: posterior[name] for name in self.common}
-        known = {name: site for name, site in inputs.items() if name in self.p.inputs}
-        return self.p(known | drawn, posterior.batch_shape, default=Sampled(), ready=common)
+        sites = self._sites(given, self._holes(given, missing))
+        known = {name: site for name, site in sites.items() if name in self.p.inputs} | drawn
+        ready = self._computed(posterior, known)
+        return self.p(known, posterior.batch_shape, default=Sampled(), ready=ready)
 
     def _holes(self, given: Mapping[str, Any], missing: Iterable[str] | None) -> frozenset[str]:
         if missing is not None:
@@ -526,10 +573,56 @@ def _is_random(joint: Any, name: str) -> bool:
     return hasattr(owner, "event_shape") and not hasattr(owner, "out_shape")
 
 
-def _same_node(p: Any, q: Any, name: str) -> bool:
-    try:
-        return (
-            p[name] is q[name] and not _is_random(q, name) and p.parents(name) == q.parents(name)
-        )
-    except (KeyError, AttributeError, TypeError):
-        return False
+def _read(joint: Any) -> frozenset[str]:
+    """Names whose values conditionals of a joint read, as far as it says; else all."""
+    if not hasattr(joint, "parents"):
+        return frozenset((*joint.names, *joint.inputs))
+    return frozenset(
+        [
+            parent.name
+            for name in joint.names
+            if not accepts_missing(owner_of(joint, name))
+            for parent in joint.parents(name)
+        ]
+    )
+
+
+def _rows_with_holes(site: Site) -> Tensor:
+    """Whether something is missing in a row, shape ``(batch,)``."""
+    holes = torch.isnan(site.value)
+    return holes.flatten(1).any(-1) if holes.dim() > 1 else holes
+
+
+def _common(p: Any, q: Any) -> dict[str, frozenset[str]]:
+    """Computed names whose module, parents and parents' values are the same in p and q.
+
+    With the random names and inputs that each follows from.
+    """
+    if not all([hasattr(joint, "parents") for joint in (p, q)]):
+        return {}
+    names = [name for name in q.names if name in p.names and _same_factor(p, q, name)]
+    while True:
+        same = set(names)
+        kept = [
+            name
+            for name in names
+            if all([each.name in same or _same_value(p, q, each.name) for each in p.parents(name)])
+        ]
+        if len(kept) == len(names):
+            break
+        names = kept
+    follows: dict[str, frozenset[str]] = {}
+    for name in names:  # parents first
+        read = [parent.name for parent in p.parents(name)]
+        follows[name] = frozenset().union(*[follows.get(each, {each}) for each in read])
+    return {name: read for name, read in follows.items() if not _is_random(q, name)}
+
+
+def _same_factor(p: Any, q: Any, name: str) -> bool:
+    own = owner_of(p, name)
+    return own is not None and own is owner_of(q, name) and p.parents(name) == q.parents(name)
+
+
+def _same_value(p: Any, q: Any, name: str) -> bool:
+    """Whether p's value of a name is q's: it is given, or drawn by q."""
+    return _is_random(p, name) if name in p.names else name not in q.names or _is_random(q, name)

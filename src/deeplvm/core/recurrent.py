@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deeplvm.core.draws import Draw, Held
-from deeplvm.core.joint import Joint, NotationError, Parent, as_site, batch_shape_of, embed
+from deeplvm.core.draws import Draw, Held, PartlyGiven
+from deeplvm.core.joint import Joint, NotationError, Parent, as_site, batch_shape_of, view_of
 from deeplvm.core.steps import Masked, Steps
 from deeplvm.core.trace import Site, Trace
 
@@ -138,20 +138,15 @@ class Repeated(nn.Module):
 
     def first(self, name: str, shape: tuple[int, ...]) -> Site:
         """What stands for a name where there is no step before (or after)."""
-        start, features = self.start[name], None
+        start, view = self.start[name], None
         if not isinstance(start, Tensor):
             like = next(iter(self.parameters()), torch.zeros(()))
             size = (start,) if isinstance(start, int) else tuple(start)
             start = torch.zeros(size, dtype=like.dtype, device=like.device)
         elif not start.is_floating_point() and name in self.step:
-            features = embed(self.step[name], start)  # a value, such as the index of a token
-        features = start if features is None else features
+            view = view_of(self.step[name])  # a value, such as the index of a token
         rows = shape[-1:]  # particles begin where their rows do
-        return Site(
-            start.expand(*rows, *start.shape),
-            batch_dims=len(rows),
-            features=features.expand(*rows, *features.shape),
-        )
+        return Site(start.expand(*rows, *start.shape), batch_dims=len(rows), view=view)
 
 
 class Plate(Repeated):
@@ -320,17 +315,13 @@ class Walk:
                     f"{tuple(features.shape[axis + 1 :])}."
                 )
             features = shift(first.features, features)
-        return Site(value, batch_dims=axis + 1, features=features)
+        return Site(value, batch_dims=axis + 1, seen=features, holes=site.holes, fill=site.fill)
 
     def _inside(self, site: Site, name: str) -> Site:
         """A site as the repeated joint sees it: its axis is one more dimension of the batch."""
         if name in self.joint.outside:
-            return replace(
-                site,
-                value=_unsqueeze(site.value, site.batch_dims),
-                features=_unsqueeze(site.features, site.batch_dims),
-                batch_dims=site.batch_dims + 1,
-            )
+            dims = site.batch_dims
+            return site.changed(lambda each: _unsqueeze(each, dims), batch_dims=dims + 1)
         return replace(site, batch_dims=site.batch_dims + 1)
 
     def at_once(self, draw: Mapping[str, Draw] | None = None) -> Trace:
@@ -417,7 +408,7 @@ class Walk:
         return replace(
             site,
             value=_where(mask, site.value, first.value, dims),
-            features=_where(mask, site.features, first.features, dims),
+            seen=_where(mask, site.features, first.features, dims),
         )
 
     def change(self, of: Callable[[Site], Site]) -> None:
@@ -427,23 +418,23 @@ class Walk:
 
     def outside(self, site: Site) -> Site:
         """A site as the rest of the model sees it: masked by length, summed over repetitions."""
-        value, features, log_prob, distribution = (
-            site.value,
-            site.features,
-            site.log_prob,
-            site.distribution,
-        )
+        log_prob, distribution = site.log_prob, site.distribution
         if self.mask is not None:
             if log_prob is not None:
                 log_prob = torch.where(self.mask, log_prob, torch.zeros_like(log_prob))
             if distribution is not None:
                 mask = self.mask.reshape(*self.mask.shape, *[1] * len(_inner(site)))
                 distribution = Masked(distribution, mask, str(self.joint.length))
-            value = _where(self.mask, value, None, site.batch_dims)
-            features = _where(self.mask, features, None, site.batch_dims)
+            mask, dims = self.mask, site.batch_dims
+            site = site.changed(lambda each: _where(mask, each, None, dims))
         if log_prob is not None:
             log_prob = log_prob.sum(-1)
-        return Site(value, distribution, log_prob, site.drawn, site.batch_dims - 1, features)
+        return replace(
+            site,
+            distribution=distribution,
+            log_prob=log_prob,
+            batch_dims=site.batch_dims - 1,
+        )
 
 
 def _measure(shape: tuple[int, ...]) -> float:
@@ -456,16 +447,16 @@ def _unsqueeze(value: Any, at: int) -> Any:
 
 def _at(site: Site, t: int) -> Site:
     """The site of one step."""
-    return replace(
-        site,
-        value=site.value.select(site.batch_dims, t),
-        features=site.features.select(site.batch_dims, t),
-    )
+    return site.changed(lambda each: each.select(site.batch_dims, t))
 
 
 def _draw_at(draw: Draw, t: int, axis: int) -> Draw:
     """A way of drawing at one step: of values that are there already, those of the step."""
-    return Held(draw.value.select(axis, t)) if isinstance(draw, Held) else draw
+    if isinstance(draw, Held):
+        return Held(draw.value.select(axis, t))
+    if isinstance(draw, PartlyGiven):
+        return PartlyGiven(draw.value.select(1, t), _draw_at(draw.draw, t, axis))
+    return draw
 
 
 def _inner(site: Site) -> tuple[int, ...]:
@@ -505,7 +496,8 @@ def _stack(sites: list[Site]) -> Site:
         log_prob,
         sites[0].drawn,
         dims + 1,
-        together([site.features for site in sites]),
+        sites[0].view,
+        together([site.features for site in sites]) if sites[0].seen is not None else None,
     )
 
 

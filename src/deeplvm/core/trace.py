@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, constraints, transform_to
 
+#: From a value to what the networks of other names see of it.
+View = Callable[[Any], Any]
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Site:
     """One name in a trace.
 
@@ -26,8 +29,12 @@ class Site:
             right of the batch is summed. ``None`` where there is no density.
         drawn: Whether the value was drawn here (and not given).
         batch_dims: How many leading dimensions of ``value`` are ``(*particles, batch)``.
-        features: What the networks of other names see instead of the value (``embed`` of the
-            conditional that owns the name: one-hot integers, scaled pixels, zeros for NaN).
+        view: From the value to its ``features`` (``embed`` of the conditional that owns the
+            name); none where networks see the value itself.
+        seen: The features, where they do not follow from the value.
+        holes: Whether elements of a given value may be missing (NaN).
+        fill: Whether the features have zeros in their place, which is for encoders alone: what q
+            makes of its inputs is its own affair, but p would become another model.
     """
 
     value: Any
@@ -35,7 +42,34 @@ class Site:
     log_prob: Tensor | None = None
     drawn: bool = False
     batch_dims: int = 1
-    features: Any = None
+    view: View | None = None
+    seen: Any = None
+    holes: bool = False
+    fill: bool = False
+
+    @property
+    def features(self) -> Any:
+        """What the networks of other names see: one-hot integers, scaled pixels, embeddings.
+
+        Made when it is first read, once.
+        """
+        if self.seen is not None:
+            return self.seen
+        if self.view is None and not self.fill:
+            return self.value
+        # what was made without a graph is not for those who want gradients (a learned table)
+        recorded, features = self.__dict__.get("_features", (None, None))
+        if recorded is not torch.is_grad_enabled():
+            features = self.value if self.view is None else self.view(self.value)
+            if self.fill and isinstance(features, Tensor):
+                features = torch.nan_to_num(features, nan=0.0)
+            object.__setattr__(self, "_features", (torch.is_grad_enabled(), features))
+        return features
+
+    def changed(self, change: Callable[[Any], Any], **others: Any) -> Site:
+        """The site with other leading dimensions of its value, and so of what is seen of it."""
+        seen = None if self.seen is None else change(self.seen)
+        return replace(self, value=change(self.value), seen=seen, **others)
 
 
 class Trace(Mapping[str, Site]):
@@ -125,25 +159,42 @@ def score(name: str, distribution: Distribution, value: Any, *, missing: bool = 
     """
     if not missing:
         return distribution.log_prob(value)
-    observed = ~torch.isnan(value)
-    marginal = getattr(distribution, "observed_log_prob", None)
-    if marginal is not None:
-        return marginal(value, observed)
-    base, right = distribution, 0
-    while isinstance(base, Independent):
-        right += base.reinterpreted_batch_ndims
-        base = base.base_dist
-    event_dims = len(base.event_shape)
-    if event_dims > 0 and base.support is not constraints.one_hot:
+    if not has_marginals(distribution):
+        base, _ = _base_of(distribution)
         raise ValueError(
             f"{name!r} has missing elements (NaN), but its {type(base).__name__} does not "
             f"factorise over elements and offers no marginal of some of them; fill them in first, "
             f"or use a likelihood that factorises, such as a diagonal Gaussian."
         )
+    observed = ~torch.isnan(value)
+    marginal = getattr(distribution, "observed_log_prob", None)
+    if marginal is not None:
+        return marginal(value, observed)
+    base, right = _base_of(distribution)
+    event_dims = len(base.event_shape)
     known = observed.flatten(-event_dims).all(-1) if event_dims > 0 else observed
     safe = torch.where(observed, value, inside_support(base, value))
     log_prob = torch.where(known, base.log_prob(safe), 0.0)
     return sum_right(log_prob, log_prob.dim() - right)
+
+
+def has_marginals(distribution: Distribution) -> bool:
+    """Whether some elements can be scored without the others."""
+    base, _ = _base_of(distribution)
+    return (
+        hasattr(distribution, "observed_log_prob")
+        or not base.event_shape
+        or base.support is constraints.one_hot
+    )
+
+
+def _base_of(distribution: Distribution) -> tuple[Distribution, int]:
+    """The distribution of an element, and how many dimensions of independent ones there are."""
+    right = 0
+    while isinstance(distribution, Independent):
+        right += distribution.reinterpreted_batch_ndims
+        distribution = distribution.base_dist
+    return distribution, right
 
 
 def inside_support(distribution: Distribution, like: Tensor) -> Tensor:

@@ -3,14 +3,14 @@ r"""The latents of some rows as one vector without constraints, and their densit
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Size, Tensor
 from torch.distributions import Distribution, Independent, biject_to
 
-from deeplvm.core.joint import as_site, batch_shape_of, embed, owner_of
+from deeplvm.core.joint import batch_shape_of
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.randomness import RowNoise
 from deeplvm.core.trace import Site, Trace
@@ -66,10 +66,7 @@ class LatentSpace:
     ) -> None:
         self.model, self.missing = model, missing
         self.noise = noise
-        self.given = {
-            name: as_site(name, value, _owner(model, name), missing)
-            for name, value in given.items()
-        }
+        self.given = {name: model.site(name, value, missing) for name, value in given.items()}
         self.rows = batch_shape_of(self.given)[-1]
         self.places: list[Place] = []
         self.summed: dict[str, Draw] = {}
@@ -150,8 +147,8 @@ class LatentSpace:
             value = place.bijection(part)
             change = place.bijection.log_abs_det_jacobian(part, value)
             volume = volume + change.reshape(*leading, -1).sum(-1)
-            features = embed(owner_of(self.model.p, place.name), value)
-            sites[place.name] = Site(value, drawn=True, batch_dims=2, features=features)
+            site = self.model.site(place.name, value, batch_dims=2)
+            sites[place.name] = replace(site, drawn=True)
         return sites, volume
 
     def free_of(self, values: Mapping[str, Tensor]) -> Tensor:
@@ -184,10 +181,6 @@ class LatentSpace:
 
     def _for(self, joint: Any) -> dict[str, Site]:
         return {n: s for n, s in self.given.items() if n in joint.names or n in joint.inputs}
-
-
-def _owner(model: LatentVariableModel, name: str) -> Any:
-    return next((joint for joint in (model.p, model.q) if name in joint.names), None)
 
 
 def _support(name: str, site: Site) -> Any:

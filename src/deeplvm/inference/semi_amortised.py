@@ -173,5 +173,5 @@ class SemiAmortised(nn.Module):
 def _recordable(value: Any) -> Any:
     """A value through which gradients may be taken: copied, where inference mode made it."""
     if isinstance(value, Site):
-        return replace(value, value=_recordable(value.value), features=_recordable(value.features))
+        return replace(value, value=_recordable(value.value))
     return value.clone() if isinstance(value, Tensor) and value.is_inference() else value

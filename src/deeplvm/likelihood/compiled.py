@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.trace import Site, Trace
+from deeplvm.core.trace import Site, Trace, View
 from deeplvm.likelihood.chunks import Chunks
 from deeplvm.parallel.processes import processes
 
@@ -64,16 +64,17 @@ class CompiledJoint(nn.Module):
     ) -> Trace:
         """The log-densities of given Sites, without their distributions."""
         ready = ready or {}
-        parts = {name: (site.value, site.features) for name, site in given.items()}
-        nodes = {name: (site.value, site.features) for name, site in ready.items()}
-        tensors = [each for pair in (*parts.values(), *nodes.values()) for each in pair]
+        parts = {name: site.value for name, site in given.items()}
+        nodes = {name: site.value for name, site in ready.items()}
+        tensors = [*parts.values(), *nodes.values()]
         if batch_shape != self.batch_shape or not all([isinstance(t, Tensor) for t in tensors]):
             return self.joint(given, batch_shape, default=default, missing=missing, ready=ready)
         given_dims = {name: site.batch_dims for name, site in given.items()}
         node_dims = {name: site.batch_dims for name, site in ready.items()}
         key = (tuple(given_dims.items()), tuple(node_dims.items()), missing)
         if key not in self.compiled:
-            self.compiled[key] = self._compile(given_dims, node_dims, missing, default)
+            views = {name: site.view for name, site in given.items()}
+            self.compiled[key] = self._compile(given_dims, views, node_dims, missing, default)
         terms = self.compiled[key](parts, nodes)
         sites = {n: Site(None, log_prob=term) for n, term in terms.items()}
         return Trace(sites, batch_shape)
@@ -81,23 +82,21 @@ class CompiledJoint(nn.Module):
     def _compile(
         self,
         given_dims: dict[str, int],
+        views: dict[str, View | None],
         node_dims: dict[str, int],
         missing: frozenset[str],
         default: Any,
     ) -> Callable[..., dict[str, Tensor]]:
         joint, batch_shape = self.joint, self.batch_shape
 
-        def log_prob(
-            parts: dict[str, tuple[Tensor, Tensor]], nodes: dict[str, tuple[Tensor, Tensor]]
-        ) -> dict[str, Tensor]:
+        def log_prob(parts: dict[str, Tensor], nodes: dict[str, Tensor]) -> dict[str, Tensor]:
             given = {
-                name: Site(value, batch_dims=given_dims[name], features=features)
-                for name, (value, features) in parts.items()
+                name: Site(
+                    value, batch_dims=given_dims[name], view=views[name], holes=name in missing
+                )
+                for name, value in parts.items()
             }
-            ready = {
-                name: Site(value, batch_dims=node_dims[name], features=features)
-                for name, (value, features) in nodes.items()
-            }
+            ready = {n: Site(value, batch_dims=node_dims[n]) for n, value in nodes.items()}
             trace = joint(given, batch_shape, default=default, missing=missing, ready=ready)
             return {
                 name: site.log_prob for name, site in trace.items() if site.log_prob is not None

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent
 
-from deeplvm.core.joint import as_site, embed, owner_of
+from deeplvm.core.joint import as_site
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.randomness import RowNoise
 from deeplvm.core.results import RowEstimate
@@ -219,8 +219,7 @@ class _Space:
             for name, values in reversed(self.values.items()):
                 value = values[(rest % len(values)).to(values.device)].unsqueeze(1)
                 value = value.expand(*shape, *values.shape[1:])
-                features = embed(owner_of(self.p, name), value)
-                sites[name] = Site(value, batch_dims=2, features=features)
+                sites[name] = as_site(name, value, self.p, batch_dims=2)
                 rest = rest // len(values)
             trace = self.p({**known, **sites}, shape, missing=missing)
             yield trace.log_prob.expand(shape).double()

@@ -300,7 +300,7 @@ def _taken(site: Site, index: Tensor) -> Site:
             return value
         return value.expand(*index.shape, *value.shape[2:])[index, row]
 
-    return Site(chosen(site.value), batch_dims=2, features=chosen(site.features))
+    return Site(chosen(site.value), batch_dims=2, view=site.view)
 
 
 def _device(given: Mapping[str, Tensor]) -> torch.device:

@@ -36,7 +36,7 @@ def beta_elbo(
     """
     if capacity is None:
         return elbo(evidence.temper(beta * evidence.kl_weight))
-    parts = [mean_rows(evidence, evidence.divergence(name)) for name in evidence.latents]
+    parts = [mean_rows(evidence, evidence.kl(name)) for name in evidence.latents]
     divergence = torch.stack(parts).sum() if parts else torch.zeros(())
     return reconstruction(evidence) - beta * evidence.kl_weight * (divergence - capacity).abs()
 

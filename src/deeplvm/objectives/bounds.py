@@ -32,10 +32,10 @@ def elbo(evidence: Evidence, form: Form = "sampled") -> Tensor:
     """
     if form == "sampled":
         return evidence.expectation(evidence.log_weight)
-    parts = [evidence.terms[name] for name in evidence.observed]
+    parts = evidence.observed_terms()
     for name in evidence.latents:
         if form == "analytic":
-            term = -evidence.divergence(name)
+            term = -evidence.kl(name)
         elif form == "entropy":
             log_p = density(evidence.p[name])
             scale = evidence.row_weight if name in evidence.shared else 1.0

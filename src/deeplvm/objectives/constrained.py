@@ -79,7 +79,7 @@ class Constrained(nn.Module):
             distortion = self.distortion(evidence)
         value = -self.multiplier.clone() * (distortion - self.most)
         for name in evidence.latents:
-            divergence = mean_particles(evidence, evidence.divergence(name))
+            divergence = mean_particles(evidence, evidence.kl(name))
             value = value - evidence.weighted(name, divergence)
         if self.training:
             self._move(batch_mean(distortion.detach().mean()))

@@ -113,7 +113,7 @@ def info_vae(
     value = reconstruction(evidence)
     for latent in evidence.latents:
         share = 1.0 - alpha if latent == name else 1.0
-        divergence = share * mean_particles(evidence, evidence.divergence(latent))
+        divergence = share * mean_particles(evidence, evidence.kl(latent))
         value = value - evidence.weighted(latent, divergence)
     return value - evidence.weighted(name, (alpha + weight - 1.0) * discrepancy)
 

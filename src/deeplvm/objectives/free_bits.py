@@ -58,6 +58,8 @@ def free_bits(
         floored = torch.clamp(mean(evidence, each, lead), min=allowed)
         if lead:
             floored = floored.sum(tuple(range(lead)))
+        if per == "row" and name in evidence.drawn_in:  # a row that is given it has no allowance
+            floored = torch.where(evidence.drawn_in[name], floored, torch.zeros_like(floored))
         total = total - evidence.weighted(name, floored)
     return total
 
@@ -124,7 +126,7 @@ class SoftFreeBits(nn.Module):
         total = reconstruction(evidence)
         for name in evidence.latents:
             if name not in self.names:
-                each = mean_particles(evidence, evidence.divergence(name))
+                each = mean_particles(evidence, evidence.kl(name))
                 total = total - evidence.weighted(name, each)
                 continue
             target = self.get_buffer(f"target_{name}")

@@ -10,9 +10,7 @@ from deeplvm.parallel.statistics import batch_mean
 
 def reconstruction(evidence: Evidence) -> Tensor:
     r""":math:`E_q[\log p(x | z)]` of all observed names, shape ``(batch,)``."""
-    return evidence.expectation(
-        evidence.total([evidence.terms[name] for name in evidence.observed])
-    )
+    return evidence.expectation(evidence.total(evidence.observed_terms()))
 
 
 def the_latent(evidence: Evidence, name: str | None, owner: str) -> str:
@@ -29,6 +27,8 @@ def the_latent(evidence: Evidence, name: str | None, owner: str) -> str:
             f"{owner} reads one latent; say which, as in {owner}(..., name='z'). The latents here "
             f"are: {found}."
         )
+    if name in evidence.drawn_in:
+        raise ValueError(f"{name!r} is given in some rows, and {owner} reads one that is latent.")
     return name
 
 
@@ -64,7 +64,7 @@ def by_group(evidence: Evidence, name: str, *, by_dimension: bool) -> tuple[Tens
         event, and the number of dimensions of the event: none where the latent is one group.
     """
     if not by_dimension:
-        return evidence.divergence(name), 0
+        return evidence.kl(name), 0
     values = evidence.kl_by_dimension(name)
     event = evidence.q[name].value.dim() - evidence.q[name].batch_dims
     if not event:

@@ -80,5 +80,4 @@ def _taken(
         row = torch.arange(batch_shape[-1], device=index.device)
         return flat[index, row].reshape(*shape, *event)
 
-    features = site.value if site.features is None else site.features
-    return Site(taken(site.value), drawn=True, batch_dims=len(shape), features=taken(features))
+    return Site(taken(site.value), drawn=True, batch_dims=len(shape), view=site.view)

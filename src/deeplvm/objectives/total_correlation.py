@@ -125,7 +125,7 @@ def beta_tc_elbo(
         + by_dimension * parts.by_dimension,
     )
     others = [
-        evidence.weighted(other, evidence.terms[other])
+        evidence.weighted(other, evidence.latent_term(other))
         for other in evidence.latents
         if other != name
     ]

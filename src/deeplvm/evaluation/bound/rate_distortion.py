@@ -221,7 +221,7 @@ def _own(
     )  # fmt: skip
     if not evidence.latents:
         raise ValueError("Everything is given: without a latent there is no rate.")
-    rate = evidence.total([evidence.divergence(name) for name in evidence.latents])
+    rate = evidence.total([evidence.kl(name) for name in evidence.latents])
     distortion = evidence.total([-evidence.terms[name] for name in evidence.observed])
     means = {"rate": evidence.expectation(rate), "distortion": evidence.expectation(distortion)}
     return means, evidence

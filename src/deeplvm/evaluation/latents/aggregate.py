@@ -33,7 +33,7 @@ from collections.abc import Iterator, Sequence
 from torch.distributions import Distribution, Independent, Normal, constraints
 
 from deeplvm.core.evidence import elementwise
-from deeplvm.core.joint import Joint, embed, owner_of
+from deeplvm.core.joint import Joint
 from deeplvm.core.trace import Site, Trace
 from deeplvm.gradients import Sampled
 from deeplvm.inference.rows import Batches, batches_of
@@ -443,8 +443,7 @@ def is_one_hot(distribution: Distribution | None) -> bool:
 
 
 def _draws(model: LatentVariableModel, name: str, q: Site, p: Site) -> LatentDraws:
-    owner = owner_of(model.p, name)
-    seen = [embed(owner, site.value) for site in (q, p)]
+    seen = [model.site(name, site.value).features for site in (q, p)]
     features = [each.reshape(len(each), -1).double().cpu() for each in seen]
     for each, side in zip(features, ("q", "p"), strict=True):
         if not bool(torch.isfinite(each).all()):

@@ -156,8 +156,10 @@ class _Tally:
     def add(self, evidence: Evidence, name: str) -> None:
         site = evidence.q[name]
         batch = evidence.batch_shape[-1]
-        self.closed_form = evidence.has_closed_kl(name)
-        each = evidence.kl(name) if self.closed_form else -evidence.terms[name]
+        try:
+            each = evidence.closed_kl(name)
+        except ValueError:
+            each, self.closed_form = evidence.kl(name), False
         self.kl.append(_expectation(evidence, each, 0).double().cpu().clone())
         by_dimension = _by_dimension(evidence, name)
         if by_dimension is not None:

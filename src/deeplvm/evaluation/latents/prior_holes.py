@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from deeplvm.core.joint import as_site, embed, owner_of
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.randomness import evaluating
 from deeplvm.core.results import finite, mean_of, number, stderr_of
-from deeplvm.core.trace import Site
+from deeplvm.core.trace import Site, sum_right
 from deeplvm.evaluation.latents.aggregate import (
     ancestors_of,
     latents_of,
@@ -28,10 +27,8 @@ from deeplvm.inference.rows import Batches
 if TYPE_CHECKING:
     from deeplvm.data.records import Data, Split
 from collections.abc import Iterator
-from dataclasses import replace
 
 from deeplvm.core.evidence import Evidence, elementwise
-from deeplvm.core.trace import sum_right
 from deeplvm.gradients import Draw, Sampled
 from deeplvm.inference.rows import batches_of
 
@@ -376,14 +373,15 @@ def _log_posterior(
 ) -> Tensor:
     """The log-density q(z | x) of each draw and row, shape ``(draws, rows)``."""
     shape = (len(next(iter(held.values()))), len(next(iter(given.values()))))
-    q, sites = model.q, {}
-    for name, value in given.items():
-        if name in q.names or name in q.inputs:
-            owner = next((joint for joint in (q, model.p) if name in joint.names), None)
-            sites[name] = as_site(name, value, owner, taken.missing)
+    q = model.q
+    sites = {
+        name: model.site(name, value, taken.missing)
+        for name, value in given.items()
+        if name in q.names or name in q.inputs
+    }
     for name, value in held.items():
         wide = value.unsqueeze(1).expand(*shape, *value.shape[1:])
-        sites[name] = Site(wide, batch_dims=2, features=embed(owner_of(q, name), wide))
+        sites[name] = model.site(name, wide, batch_dims=2)
     options = {"ready": ready} if ready else {}
     trace = q(sites, shape, missing=taken.missing, **options)
     return _total([trace[name].log_prob for name in held], *shape).double()
@@ -666,13 +664,12 @@ class _Drawn:
         """The trace of q at given latents, each ``(c, m, *event)``: some read others."""
         q = self.model.q
         sites = {
-            name: as_site(name, value, _owner(self.model, name), self.taken.missing)
+            name: self.model.site(name, value, self.taken.missing)
             for name, value in given.items()
             if name in q.names or name in q.inputs
         }
         for name, value in wide.items():
-            features = embed(owner_of(q, name), value)
-            sites[name] = Site(value, drawn=True, batch_dims=2, features=features)
+            sites[name] = replace(self.model.site(name, value, batch_dims=2), drawn=True)
         shape = tuple(next(iter(wide.values())).shape[:2])
         return q(sites, shape, missing=self.taken.missing)
 
@@ -721,10 +718,6 @@ def _sum(terms: list[Tensor]) -> Tensor:
 
 def _host(values: Tensor | None) -> Tensor | None:
     return None if values is None else values.cpu()
-
-
-def _owner(model: LatentVariableModel, name: str) -> Any:
-    return next((joint for joint in (model.q, model.p) if name in joint.names), None)
 
 
 def _refuse_refining(q: Any) -> None:
