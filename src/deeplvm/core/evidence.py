@@ -139,6 +139,13 @@ class Evidence:
         q, p = self._pair(name)
         return self._rowwise(name, _divergence(name, q, p))
 
+    def has_closed_kl(self, name: str) -> bool:
+        """Whether :meth:`closed_kl` has an answer for a latent."""
+        try:
+            return self.closed_kl(name) is not None
+        except ValueError:
+            return False
+
     def kl_by_dimension(self, name: str) -> Tensor:
         r"""Closed-form divergence of each dimension, shape ``(*particles, batch, *event)``.
 

@@ -156,10 +156,7 @@ class _Tally:
     def add(self, evidence: Evidence, name: str) -> None:
         site = evidence.q[name]
         batch = evidence.batch_shape[-1]
-        try:
-            each = evidence.closed_kl(name)
-        except ValueError:
-            each, self.closed_form = evidence.kl(name), False
+        each, self.closed_form = evidence.kl(name), evidence.has_closed_kl(name)
         self.kl.append(_expectation(evidence, each, 0).double().cpu().clone())
         by_dimension = _by_dimension(evidence, name)
         if by_dimension is not None:
