@@ -88,7 +88,7 @@ class Account:
         sites = {**self.given, **self.evidence.q}
         found = [sites[parent] for parent in self.parents[name] if parent in sites]
         one = self.value.new_ones(1, 1)
-        return found or [Site(one, features=one)]
+        return found or [Site(one)]
 
     def log_prob(self, name: str) -> Tensor:
         r""":math:`\log q` of the latent's own draws, shape ``(*own particles, batch)``."""
