@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -9,7 +11,9 @@ from torch.distributions import Distribution, Independent, MultivariateNormal, N
 
 from deeplvm.conditionals import Categorical, Gaussian, StandardNormal
 from deeplvm.core.joint import Joint, NotationError, parse
-from deeplvm.gradients import Sampled
+from deeplvm.core.model import LatentVariableModel
+from deeplvm.core.recurrent import Plate
+from deeplvm.gradients import Enumerated, Sampled
 from deeplvm.networks import MLP, Features
 
 
@@ -184,6 +188,68 @@ def test_sub_joint_defines_several_names() -> None:
     assert torch.equal(outer(values).log_prob, flat(values).log_prob)
     with pytest.raises(NotationError, match="defines a, b"):
         Joint({"a, x": inner})
+
+
+def test_names_shared_by_all_rows_inside_a_sub_joint() -> None:
+    """A shared name keeps its one row, whichever joint says so; the one that draws it must."""
+    inner = Joint({"w": StandardNormal(2), "x | w": Gaussian(3, MLP(2, 4))}, shared=["w"])
+    outer = Joint({"w, x": inner, "y | x": Gaussian(1, MLP(3, 4))})
+    assert outer.shared == {"w"}
+    assert outer({}, (7, 5))["w"].value.shape == (7, 1, 2)
+    assert outer({}, (7, 5))["x"].value.shape == (7, 5, 3)
+    alone = Joint({"w": StandardNormal(2), "x | w": Gaussian(3, MLP(2, 4))})
+    with pytest.raises(NotationError, match=r"'w'.*draws them for each row; say shared=... there"):
+        Joint({"w, x": alone}, shared=["w"])
+    with pytest.raises(NotationError, match="w cannot be shared by all rows inside a repetition"):
+        Plate({"w, x": inner})
+
+
+def test_enumeration_inside_a_sub_joint_is_enumeration() -> None:
+    """The trace of nested joints is that of the flat one: values, measure, and batch shape."""
+    parts: dict[str, nn.Module] = {
+        "a": Categorical(3),
+        "b | a": Categorical(2, MLP(3, 4)),
+        "c | a, b": Gaussian(1, MLP(5, 4)),
+    }
+    flat = Joint(parts)
+    inner = Joint({key: parts[key] for key in ("a", "b | a")})
+    nests = [
+        Joint({"a, b": inner, "c | a, b": parts["c | a, b"]}),
+        Joint({"a, b, c": Joint({"a, b": inner, "c | a, b": parts["c | a, b"]})}),
+        Joint({"a": Joint({"a": parts["a"]}), "b, c | a": Joint(dict(list(parts.items())[1:]))}),
+    ]
+    draw = {"a": Enumerated(), "b": Enumerated()}
+    c = {"c": torch.randn(4, 1)}
+    truth = flat(c, (5, 4), draw=draw)
+    for nested in nests:
+        trace = nested(c, (5, 4), draw=draw)
+        assert trace.batch_shape == truth.batch_shape == (2, 3, 5, 4)
+        assert torch.equal(trace.log_prob, truth.log_prob)
+        assert torch.allclose(trace.log_measure, truth.log_measure, atol=1e-12)
+    total = truth.log_measure.exp().expand(truth.batch_shape).sum((0, 1, 2))
+    assert torch.allclose(total, torch.ones(4), atol=1e-12)
+
+
+def test_names_by_the_thousand_in_any_order() -> None:
+    """Children first and in disorder; the time grows with the number, not with its square."""
+
+    def built(names: int) -> tuple[Joint, float]:
+        keys = [f"x{i} | x{i + 1}" for i in range(names)]
+        order = torch.randperm(names, generator=torch.Generator().manual_seed(0)).tolist()
+        cell, began = Features(nn.Identity(), 1), time.process_time()
+        factors = dict.fromkeys(keys, cell) | {keys[i]: cell for i in order}
+        return Joint(factors), time.process_time() - began
+
+    small, fast = built(500)
+    large, slow = built(4_000)
+    assert large.names[0] == "x3999"
+    assert large.inputs == ("x4000",)
+    assert slow < 40 * fast + 1.0  # 8 times as many; their square is 64
+    trace = small({"x500": torch.ones(2, 1)})
+    assert torch.equal(trace["x0"].value, torch.ones(2, 1))
+    assert len(LatentVariableModel(large, large).common) == 4_000
+    with pytest.raises(NotationError, match=r"form a cycle: a0 \| a1; .*; a1999 \| a0"):
+        Joint({f"a{i} | a{(i + 1) % 2_000}": nn.Identity() for i in range(2_000)})
 
 
 def test_state_dict_reads_as_the_notation() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,11 +13,13 @@ from torch.distributions import Distribution, Independent, MultivariateNormal, N
 
 from deeplvm.conditionals import Bernoulli, Categorical, Gaussian, StandardNormal
 from deeplvm.core.evidence import Evidence
-from deeplvm.core.joint import Joint, NotationError
+from deeplvm.core.joint import Joint, NotationError, as_site
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.gradients import Enumerated
+from deeplvm.core.trace import Site, Trace
+from deeplvm.gradients import Draw, Enumerated, Sampled
+from deeplvm.gradients.named import vimco
 from deeplvm.networks import MLP, Features
-from deeplvm.objectives import elbo, iwae
+from deeplvm.objectives import elbo, free_bits, iwae
 
 
 def vae(features: int = 6, latent: int = 2) -> LatentVariableModel:
@@ -185,6 +189,102 @@ def test_shared_path_is_evaluated_once() -> None:
     assert len(list(model.parameters())) == len(set(model.parameters()))
 
 
+def test_a_shared_module_is_one_node_only_where_its_parents_are() -> None:
+    """p computes d from z and q from x: what both make of d by one module differs."""
+    torch.manual_seed(0)
+    both, more = Features(MLP(3, 4)), Features(MLP(4, 4))
+    p = Joint(
+        {
+            "z": StandardNormal(2),
+            "d | z": Features(MLP(2, 3)),
+            "e | d": both,
+            "f | e": more,
+            "x | f": Gaussian(6, MLP(4, 4)),
+        }
+    )
+    posterior = Gaussian(2, MLP(4, 4))
+    q = Joint({"d | x": Features(MLP(6, 3)), "e | d": both, "f | e": more, "z | f": posterior})
+    model, x = LatentVariableModel(p, q), torch.randn(5, 6)
+    assert model.common == set()
+    evidence = model.evidence({"x": x}, particles=3)
+    z = evidence.q["z"].value
+    expected = p["x"](more(both(p["d"](z)))).log_prob(x)
+    assert torch.allclose(evidence.terms["x"], expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("label", [True, False])
+def test_given_and_drawn_names_are_the_same_value_in_p_and_q(label: bool) -> None:
+    """A node of an input, of an observed name and of a draw is shared: each has one value."""
+    torch.manual_seed(0)
+    nodes: dict[str, nn.Module] = {
+        "d | y": Features(MLP(3, 4)),
+        "e | d, c": Features(MLP(5, 4)),
+    }
+    p = Joint({"y": Categorical(3), "x | e": Gaussian(6, MLP(4, 4)), **nodes})
+    q = Joint({"y | x": Categorical(3, MLP(6, 4)), **nodes})
+    model = LatentVariableModel(p, q)
+    assert model.common == {"d", "e"}
+    calls: list[int] = []
+    nodes["e | d, c"].register_forward_hook(lambda *_: calls.append(1))
+    given = {"x": torch.randn(5, 6), "c": torch.randn(5, 1)}
+    given |= {"y": torch.arange(5) % 3} if label else {}
+    evidence = model.evidence(given, draw={} if label else {"y": Enumerated()})
+    assert len(calls) == 1
+    d = nodes["d | y"](nn.functional.one_hot(evidence.p["y"].value.long(), 3).double())
+    e = nodes["e | d, c"](d, given["c"].expand(*d.shape[:-1], 1))
+    assert torch.allclose(evidence.terms["x"], p["x"](e).log_prob(given["x"]), atol=1e-12)
+
+
+class Prior(nn.Module):
+    """A distribution of torch as it is, without a batch shape."""
+
+    def __init__(self, distribution: Distribution) -> None:
+        super().__init__()
+        self.distribution, self.event_shape = distribution, distribution.event_shape
+
+    def forward(self) -> Distribution:
+        return self.distribution
+
+
+class Bits(nn.Module):
+    event_shape = torch.Size([3])
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Distribution:
+        return Independent(torch.distributions.Bernoulli(logits=self.layer(x)), 1)
+
+
+PRIORS = {
+    "normal": (Normal(torch.ones(3), 2.0), Gaussian(3, MLP(6, 4))),
+    "bits of torch": (torch.distributions.Bernoulli(torch.tensor([0.2, 0.5, 0.9])), Bits()),
+    "bits": (torch.distributions.Bernoulli(torch.tensor([0.2, 0.5, 0.9])), Bernoulli(3, MLP(6))),
+}
+
+
+@pytest.mark.parametrize("kind", list(PRIORS))
+def test_a_prior_of_torch_without_batch_shape(kind: str) -> None:
+    """A divergence in closed form, by dimension and with free bits, against the sum of terms."""
+    torch.manual_seed(0)
+    prior, posterior = PRIORS[kind]
+    posterior = copy.deepcopy(posterior).double()
+    p = Joint({"z": Prior(Independent(prior, 1)), "x | z": Gaussian(6, MLP(3, 4))})
+    model, x = LatentVariableModel(p, Joint({"z | x": posterior})), torch.randn(5, 6)
+    bits = kind != "normal"
+    evidence = model.evidence({"x": x}, particles=2, draw={"z": Enumerated()} if bits else {})
+    each = evidence.kl_by_dimension("z")
+    assert each.shape[-1] == 3
+    assert torch.allclose(each.sum(-1), evidence.closed_kl("z"), atol=1e-12)
+    if bits:
+        sampled = evidence.expectation(-evidence.terms["z"].expand(evidence.batch_shape))
+        assert torch.allclose(sampled, evidence.kl("z").expand(5), atol=1e-12)
+    expected = elbo(evidence.temper(0.0)) - each.mean(0).clamp(min=0.7).sum()
+    assert torch.allclose(free_bits(evidence, 0.7, groups="dimension"), expected, atol=1e-6)
+    assert elbo(evidence, "analytic").isfinite().all()
+
+
 def test_missing_elements_are_summed_out() -> None:
     model, x = vae(), data()
     holes = x.clone()
@@ -319,30 +419,60 @@ def test_temper_weights_latent_terms_only() -> None:
     assert torch.equal(evidence.temper(torch.tensor(0.25)).log_weight, tempered.log_weight)
 
 
+class Program(nn.Module):
+    """p(z) p(y) p(x | z, y) of ``joint``, written by hand: the same conditionals, other code."""
+
+    names = ("z", "y", "x")
+    inputs: tuple[str, ...] = ()
+
+    def __init__(self, joint: Joint) -> None:
+        super().__init__()
+        self.joint = joint
+
+    def forward(
+        self,
+        given: dict[str, Site],
+        batch_shape: tuple[int, ...],
+        *,
+        default: Draw | None = None,
+        **options: object,
+    ) -> Trace:
+        sites = dict(given)
+        for name, parents in (("z", ()), ("y", ()), ("x", ("z", "y"))):
+            distribution = self.joint[name](*[sites[parent].features for parent in parents])
+            if name in given:
+                density = distribution.log_prob(given[name].value)
+                sites[name] = replace(given[name], distribution=distribution, log_prob=density)
+            else:
+                dims = max([sites[parent].batch_dims for parent in parents], default=0)
+                drawn = (default or Sampled())(name, distribution, batch_shape, dims)
+                site = as_site(name, drawn.value, self.joint, batch_dims=len(batch_shape))
+                sites[name] = replace(
+                    site, distribution=distribution, log_prob=drawn.log_prob, drawn=True
+                )
+        return Trace(sites, batch_shape)
+
+
 def test_a_program_may_be_ordinary_code() -> None:
-    """The escape hatch: names, inputs and forward(given, batch_shape) are the whole protocol."""
-    from deeplvm.core.trace import Site, Trace
-
-    class Program(nn.Module):
-        names = ("z", "x")
-        inputs: tuple[str, ...] = ()
-
-        def forward(self, given: dict, batch_shape: tuple[int, ...], **options: object) -> Trace:
-            z = given["z"]
-            prior = Independent(Normal(torch.zeros(2), 1.0), 1)
-            likelihood = Independent(Normal(z.value.sum(-1, keepdim=True), 1.0), 1)
-            return Trace(
-                {
-                    "z": Site(z.value, prior, prior.log_prob(z.value), batch_dims=z.batch_dims),
-                    "x": Site(given["x"].value, likelihood, likelihood.log_prob(given["x"].value)),
-                },
-                batch_shape,
-            )
-
-    model = LatentVariableModel(Program(), Joint({"z | x": Gaussian(2, MLP(1))}))
-    evidence = model.evidence({"x": torch.randn(5, 1)}, particles=3)
-    assert evidence.log_weight.shape == (3, 5)
-    assert elbo(evidence).shape == (5,)
+    """R4.5.3r: the ELBO of a program is that of the joint, and its gradient; it samples too."""
+    torch.manual_seed(0)
+    joint = Joint({"z": Gaussian(2), "y": Categorical(3), "x | z, y": Gaussian(4, MLP(5, 8))})
+    q = Joint({"y | x": Categorical(3, MLP(4, 8)), "z | x, y": Gaussian(2, MLP(7, 8))})
+    x, found = torch.randn(5, 4), []
+    for p in (joint, Program(joint)):
+        model, values = LatentVariableModel(p, q), []
+        for way in (Enumerated(), vimco()):
+            model.zero_grad()
+            torch.manual_seed(1)
+            value, evidence = model.estimate(elbo, {"x": x}, particles=3, draw={"y": way})
+            value.sum().backward()
+            values += [value, iwae(evidence)]
+            values += [each.grad.clone() for each in (*joint.parameters(), *q.parameters())]
+        torch.manual_seed(2)
+        values += [model.sample(6)["x"].value, model.reconstruct({"x": x})["x"].value]
+        found.append(values)
+    for each, truth in zip(*found, strict=True):
+        torch.testing.assert_close(each, truth, rtol=1e-10, atol=1e-10)
 
 
 def test_sampling_and_reconstruction() -> None:

@@ -189,6 +189,14 @@ class Joint(nn.Module):
             raise NotationError(
                 f"{sorted(unknown)} are said to be shared, but nothing defines them."
             )
+        for module in filter(is_joint, parsed.values()):
+            inside = frozenset(getattr(module, "shared", ()))
+            if unsaid := self.shared.intersection(module.names) - inside:
+                raise NotationError(
+                    f"{sorted(unsaid)} are said to be shared, but {module}, which defines them, "
+                    f"draws them for each row; say shared=... there."
+                )
+            self.shared |= inside
 
     def __getitem__(self, name: str) -> nn.Module:
         """The conditional that owns a name (for a sub-joint, its member's)."""

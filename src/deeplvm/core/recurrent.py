@@ -47,6 +47,11 @@ class Repeated(nn.Module):
         self.repeats = repeats
         self.inputs = (*self.step.inputs, *([length] if length else []))
         self.shared: frozenset[str] = frozenset()
+        if self.step.shared:
+            raise NotationError(
+                f"{', '.join(sorted(self.step.shared))} cannot be shared by all rows inside a "
+                f"repetition; define it outside, and read it with outside=[...]."
+            )
         lagged = [parent for factor in self.step.order for parent in factor.parents if parent.lag]
         #: What is read of other steps.
         self.remembered: tuple[Parent, ...] = tuple(dict.fromkeys(lagged))
