@@ -60,6 +60,9 @@ MODELS: dict[str, Callable[[], LatentVariableModel]] = {
     "sticking_the_landing": continuous,
     "doubly_reparameterised": continuous,
     "generalised": positive,
+    "antithetic": continuous,
+    "stratified": continuous,
+    "quasi_random": continuous,
 }
 
 every_estimator = pytest.mark.parametrize("estimator", sorted(named.known()))

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from deeplvm.core.draws import Draw
 from deeplvm.gradients.gumbel_softmax import Annealed, GumbelSoftmax, StraightThrough
 from deeplvm.gradients.muprop import MuProp
+from deeplvm.gradients.noise import Antithetic, QuasiRandom, Stratified
 from deeplvm.gradients.path_derivatives import DoublyReparameterised, StickingTheLanding
 from deeplvm.gradients.rebar import Rebar, relax
 from deeplvm.gradients.regression import RegressedScore
@@ -80,6 +81,9 @@ ESTIMATORS: dict[str, Callable[..., Draw]] = {
     "sticking_the_landing": StickingTheLanding,
     "doubly_reparameterised": DoublyReparameterised,
     "generalised": GeneralisedReparameterised,
+    "antithetic": Antithetic,
+    "stratified": Stratified,
+    "quasi_random": QuasiRandom,
     "gumbel_softmax": gumbel_softmax,
     "straight_through": StraightThrough,
 }
