@@ -276,8 +276,8 @@ def test_mistakes_are_named() -> None:
         chain()({}, (3,))
     with pytest.raises(ValueError, match="different numbers of steps"):
         chain()({"z": torch.zeros(2, 3, 1), "x": torch.zeros(2, 4, 1)})
-    labels = Plate({"y": Categorical(3)}, repeats=2)
-    with pytest.raises(ValueError, match="cannot be enumerated"):
+    labels = Plate({"y": Categorical(3)}, repeats=11)
+    with pytest.raises(ValueError, match="paths through its 11 steps, more than 65536"):
         labels({}, (3,), draw={"y": Enumerated()})
 
 

@@ -24,7 +24,8 @@ from deeplvm.conditionals import (
     OneHot,
     StandardNormal,
 )
-from deeplvm.core.draws import Suited
+from deeplvm.core.draws import Enumerated, Suited
+from deeplvm.core.joint import Joint
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.recurrent import Plate, Recurrent
 from deeplvm.core.steps import Masked, Steps
@@ -289,3 +290,107 @@ def test_a_step_with_computed_states_is_one_graph() -> None:
     expected = loss(given["x"])
     torch.manual_seed(0)
     assert torch.allclose(compiled(given["x"]), expected)
+
+
+@pytest.mark.parametrize("build, length", MODELS.values(), ids=MODELS.keys())
+def test_enumerated_values_of_every_step_are_all_paths(
+    build: Callable[..., LatentVariableModel], length: str | None
+) -> None:
+    model, given = build(length), rows(length)
+    evidence = model.evidence(given, draw={"k": Enumerated()})
+    assert torch.allclose(elbo(evidence).mean(), exact_elbo(model, given), atol=1e-10)
+    exact = iwae(evidence)  # the sum over all paths of p(x, k)
+    beside = model.evidence(given, particles=5, draw={"k": Enumerated()})
+    assert torch.allclose(iwae(beside), exact, atol=1e-10)
+    alone = LatentVariableModel(model.p).evidence(given, draw={"k": Enumerated()})
+    assert alone.batch_shape == (2,)
+    assert torch.allclose(elbo(alone), exact, atol=1e-10)
+
+
+def paths_of(states: int, steps: int) -> Tensor:
+    return torch.tensor(list(itertools.product(range(states), repeat=steps)))
+
+
+@pytest.mark.parametrize("lag", [-1, 1])
+@pytest.mark.parametrize("length", [None, "n"])
+def test_a_hidden_markov_model_is_summed_over_all_paths(lag: int, length: str | None) -> None:
+    """Three states, five steps: 243 paths, with inputs, states of their own and two outputs."""
+    torch.manual_seed(0)
+    p = Recurrent(
+        {
+            f"k | k[{lag:+d}], u": Categorical(3, MLP(3 + 2, 4)),
+            "x | k, h, c": Gaussian(2, MLP(3 + 4 + 1, 4)),
+            f"y | k, k[{lag:+d}], x": Categorical(2, MLP(3 + 3 + 2, 4)),
+            f"h | u, h[{lag:+d}]": GRU(2, 4),
+        },
+        start={"k": torch.tensor(2), "h": 4}, outside=["c"], length=length,
+    )  # fmt: skip
+    model = LatentVariableModel(Joint({"k, x, y, h | c": p}))
+    given = {
+        "x": torch.randn(2, 5, 2),
+        "y": torch.randint(2, (2, 5)),
+        "u": torch.randn(2, 5, 2),
+        "c": torch.randn(2, 1),
+    } | ({"n": torch.tensor([5, 3])} if length else {})
+    evidence = model.evidence(given, draw={"k": Enumerated()})
+    assert set(evidence.terms) == {"x", "y"}
+    parameters = list(p.parameters())
+    found = torch.autograd.grad(evidence.log_weight.sum(), parameters)
+    total = torch.zeros(())
+    for row, steps in enumerate([5, 3] if length else [5, 5]):
+        paths = paths_of(3, steps)
+        k = torch.zeros(len(paths), 5, dtype=torch.long)
+        k[:, :steps] = paths
+        here = {n: v[row : row + 1].expand(len(k), *v.shape[1:]) for n, v in given.items()}
+        trace = p({**here, "k": k})
+        joint = {name: trace[name].log_prob for name in ("k", "x", "y")}
+        of_x = (joint["k"] + joint["x"]).logsumexp(0)  # type: ignore[operator]
+        both = trace.log_prob.logsumexp(0)
+        assert torch.allclose(evidence.terms["x"][row], of_x, atol=1e-10)
+        assert torch.allclose(evidence.log_weight[row], both, atol=1e-10)
+        total = total + both
+    expected = torch.autograd.grad(total, parameters)
+    assert all([torch.allclose(a, b, atol=1e-9) for a, b in zip(found, expected, strict=True)])
+
+
+def test_a_sum_over_states_stands_beside_latents_that_q_draws() -> None:
+    """A switching model: z is drawn by q, k is summed over given it, in every particle."""
+    torch.manual_seed(0)
+    p = Recurrent(
+        {
+            "k | k[-1]": OneHot(2, MLP(2)),
+            "z | k, z[-1]": Gaussian(1, MLP(3)),
+            "x | z": Bernoulli(3, MLP(1)),
+        },
+        start={"k": 2, "z": 1},
+    )  # fmt: skip
+    q = Recurrent({"z | x, z[-1]": Gaussian(1, MLP(4))}, start={"z": 1})
+    model, given = sharpened(LatentVariableModel(p, q)), rows(None)
+    evidence = model.evidence(given, particles=4, draw={"k": Enumerated()})
+    assert not evidence.has_closed_kl("z")
+    z = evidence.q["z"].value
+    k = torch.eye(2)[paths_of(2, STEPS)]  # (8, steps, 2)
+    k = k[:, None, None].expand(8, 4, 2, STEPS, 2)
+    sites = {"k": k, "z": z.expand(8, *z.shape), "x": given["x"].expand(8, 4, *given["x"].shape)}
+    flat = p({name: value.flatten(0, 2) for name, value in sites.items()})
+    exact = flat.log_prob.reshape(8, 4, 2).logsumexp(0) - evidence.q["z"].log_prob
+    assert torch.allclose(evidence.log_weight, exact, atol=1e-10)
+
+
+def test_sums_that_are_not_exact_are_refused() -> None:
+    given, enumerated = rows(None), {"k": Enumerated()}
+    state = Recurrent(
+        {"k": OneHot(2), "h | k, h[-1]": GRU(2, 3), "x | h": Bernoulli(3, MLP(3))}, start={"h": 3}
+    )
+    with pytest.raises(ValueError, match=r"'k' cannot be summed over in .*, as h would"):
+        LatentVariableModel(state).evidence(given, draw=enumerated)
+    far = Recurrent(
+        {"k | k[-2]": OneHot(2, MLP(2)), "x | k": Bernoulli(3, MLP(2))}, start={"k": 2}
+    )
+    with pytest.raises(ValueError, match=r"as k\[-2\] would"):
+        LatentVariableModel(far).evidence(given, draw=enumerated)
+    row = Joint({"k": OneHot(2), "x | k": Bernoulli(3, MLP(2))})
+    with pytest.raises(ValueError, match=r"'k' is to be enumerated, but q does not draw it"):
+        LatentVariableModel(row).evidence({"x": torch.ones(2, 3)}, draw=enumerated)
+    with pytest.raises(ValueError, match="paths through its 20 steps, more than 65536"):
+        hidden_markov().evidence({"x": torch.zeros(2, 20, 3)}, draw=enumerated)

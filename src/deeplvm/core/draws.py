@@ -253,6 +253,26 @@ class Enumerated:
         return each[index.reshape(-1, *places)]
 
 
+@dataclass(frozen=True)
+class Summed:
+    """What p does with a discrete name of every step that q does not draw: sum over its values.
+
+    Attributes:
+        most: The largest number of values of one step.
+    """
+
+    most: int = Enumerated.most
+
+    def __call__(
+        self, name: str, distribution: Distribution, batch_shape: tuple[int, ...], batch_dims: int
+    ) -> Drawn:
+        """Refused: only a Plate or a Recurrent knows how."""
+        raise ValueError(
+            f"{name!r} is to be enumerated, but q does not draw it: add '{name} | ...' to q. Only "
+            f"what a Plate or a Recurrent repeats is summed over in p itself."
+        )
+
+
 class Estimator(Draw, Protocol):
     """A way of drawing whose gradient is completed once the objective is known."""
 

@@ -14,10 +14,12 @@ from torch.distributions import Distribution
 from deeplvm.core.draws import (
     Draw,
     Drawn,
+    Enumerated,
     Held,
     PartlyGiven,
     Reparameterised,
     Sampled,
+    Summed,
     refuse_credit,
 )
 from deeplvm.core.evidence import Evidence
@@ -304,9 +306,15 @@ class LatentVariableModel(nn.Module):
         q.sites.update({name: replace(q[name], drawn=True) for name in held})
         drawn = {name: site for name, site in q.items() if site.drawn}
         explained = {**sites, **drawn}
+        summed = {
+            name: Summed(way.most)
+            for name, way in (draw or {}).items()
+            if isinstance(way, Enumerated) and name not in explained
+        }
         p = self.p(
             {name: site for name, site in explained.items() if name in self._named_in_p},
             q.batch_shape,
+            draw=summed,
             default=_UNEXPLAINED,
             missing=holes.difference(drawn),
             ready=self._computed(q, explained),

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
+import math
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from deeplvm.core.draws import Draw, Held, PartlyGiven
+from deeplvm.core.draws import Draw, Enumerated, Held, PartlyGiven, Sampled, Summed
+from deeplvm.core.evidence import density
 from deeplvm.core.joint import Joint, NotationError, Parent, as_site, batch_shape_of, view_of
 from deeplvm.core.steps import Masked, Steps
 from deeplvm.core.trace import Site, Trace
@@ -137,9 +139,13 @@ class Repeated(nn.Module):
     ) -> Trace:
         """Score what is given, draw the rest; see :meth:`deeplvm.core.joint.Joint.forward`."""
         walk = Walk(self, given, batch_shape, **options)
-        if walk.known:
-            return walk.at_once(draw)
-        return walk.step_by_step(draw)
+        drawn = {name: way for name, way in (draw or {}).items() if name in self.step}
+        drawn = {name: way for name, way in drawn.items() if name not in walk.sites}
+        if summed := {n: way.most for n, way in drawn.items() if isinstance(way, Summed)}:
+            return sum_out(walk, list(summed), min(summed.values()))
+        if walk.known and not any([isinstance(way, Enumerated) for way in drawn.values()]):
+            return walk.at_once(drawn)
+        return walk.step_by_step(drawn)
 
     def first(self, name: str, shape: tuple[int, ...]) -> Site:
         """What stands for a name where there is no step before (or after)."""
@@ -247,13 +253,44 @@ class Walk:
         self.ready = {n: site for n, site in (ready or {}).items() if n in joint.step}
         self.count = self._count(lengths)
         self.mask = self._mask(lengths)
+        #: The batch shape and log-measure so far, with the values that steps enumerated.
+        self.here, self.log_measure = self.shape, _measure(self.shape)
         self.past: dict[int, Mapping[str, Site]] = {}
         #: Of what is known of all steps: as it is read, one step before, say.
-        self.shifted = {
+        self.shifted = self.shift_all()
+
+    def shift_all(self) -> dict[Parent, Site]:
+        """What is read of other steps, as far as it is known."""
+        return {
             parent: self._shift(parent, site)
-            for parent in joint.remembered
-            if (site := self.ready.get(parent.name) or sites.get(parent.name))
+            for parent in self.joint.remembered
+            if (site := self.ready.get(parent.name) or self.sites.get(parent.name))
         }
+
+    def begins(self) -> Tensor:
+        """Which step of each row is its first on the way, broadcastable to ``(batch, steps)``."""
+        if self.mask is None or not self.joint.backwards:
+            steps = torch.arange(self.count, device=next(iter(self.sites.values())).value.device)
+            return steps == self.order[0]
+        return self.mask & ~torch.nn.functional.pad(self.mask, (0, 1))[..., 1:]
+
+    def recursion(self, log_prob: Tensor, count: int, *, memory: bool) -> Tensor:
+        """Of ``(values, values before, *particles, batch, steps)`` the sum over all paths."""
+        ones = [1] * len(self.shape)
+        whole = torch.broadcast_shapes(log_prob.shape, (count, count, *ones, self.count))
+        log_prob = log_prob.expand(whole)
+        begins = self.begins()
+        so_far = torch.full_like(log_prob[:, 0, ..., 0], -math.log(count))
+        total = torch.zeros_like(so_far[0])
+        for t in self.order:
+            counted = torch.ones_like(begins[..., t]) if self.mask is None else self.mask[..., t]
+            fresh = log_prob[:, 0, ..., t]
+            if not memory:
+                total = total + torch.where(counted, fresh.logsumexp(0), 0.0)
+                continue
+            moved = (log_prob[..., t] + so_far).logsumexp(1)
+            so_far = torch.where(counted, torch.where(begins[..., t], fresh, moved), so_far)
+        return so_far.logsumexp(0) if memory else total
 
     @property
     def known(self) -> bool:
@@ -322,7 +359,7 @@ class Walk:
             features = shift(first.features, features)
         return Site(value, batch_dims=axis + 1, seen=features, holes=site.holes, fill=site.fill)
 
-    def _inside(self, site: Site, name: str) -> Site:
+    def inside(self, site: Site, name: str) -> Site:
         """A site as the repeated joint sees it: its axis is one more dimension of the batch."""
         if name in self.joint.outside:
             dims = site.batch_dims
@@ -331,15 +368,7 @@ class Walk:
 
     def at_once(self, draw: Mapping[str, Draw] | None = None) -> Trace:
         """All repetitions in one evaluation, possible when nothing remembered is unknown."""
-        trace = self.joint.step(
-            {name: self._inside(site, name) for name, site in self.sites.items()},
-            (*self.shape, self.count),
-            draw=draw,
-            default=self.default,
-            missing=self.missing,
-            ready={name: self._inside(site, name) for name, site in self.ready.items()},
-            previous=self.shifted,
-        )
+        trace = self.all_steps(self.shape, draw=draw)
         if trace.batch_shape != (*self.shape, self.count):
             raise ValueError(
                 f"Values inside {self.joint} cannot be enumerated; draw them another way."
@@ -347,24 +376,44 @@ class Walk:
         sites = {name: self.outside(site) for name, site in trace.items()}
         return Trace(sites, self.shape, _measure(self.shape))
 
+    def all_steps(
+        self,
+        shape: tuple[int, ...],
+        *,
+        draw: Mapping[str, Draw] | None = None,
+        more: Mapping[str, Site] | None = None,
+        previous: Mapping[Parent, Site] | None = None,
+    ) -> Trace:
+        """One evaluation of the step for all, whose axis is then the last of the batch."""
+        sites = {name: self.inside(site, name) for name, site in self.sites.items()}
+        return self.joint.step(
+            sites | dict(more or {}),
+            (*shape, self.count),
+            draw=draw,
+            default=self.default,
+            missing=self.missing,
+            ready={name: self.inside(site, name) for name, site in self.ready.items()},
+            previous=self.shifted | dict(previous or {}),
+        )
+
     def step_by_step(self, draw: Mapping[str, Draw] | None = None) -> Trace:
-        """One repetition after another, each with what it remembers."""
-        order = range(self.count)
-        if self.joint.backwards:
-            order = order[::-1]
-        traces = [self.take(t, draw=draw) for t in order]
-        for trace in traces:
-            if trace.batch_shape != self.shape:
-                raise ValueError(
-                    f"Values inside {self.joint} cannot be enumerated; draw them another way."
-                )
+        """One repetition after another, each with what it remembers.
+
+        The values that are enumerated in each make paths, the product of those of all steps.
+        """
+        traces = [self.take(t, draw=draw) for t in self.order]
         if self.joint.backwards:
             traces.reverse()
         sites = {
             name: self.outside(_stack([trace[name] for trace in traces]))
             for name in self.joint.step.names
         }
-        return Trace(sites, self.shape, _measure(self.shape))
+        return Trace(sites, self.here, self.log_measure)
+
+    @property
+    def order(self) -> range:
+        """The steps in the order in which they are taken."""
+        return range(self.count)[::-1] if self.joint.backwards else range(self.count)
 
     def take(
         self,
@@ -376,22 +425,34 @@ class Walk:
     ) -> Trace:
         """Step ``t``, which is remembered; ``more`` and ``ready`` are of that step alone."""
         joint, axis = self.joint, len(self.shape)
+        before = self.here
         now = {
             name: site if name in joint.outside else _at(site, t)
             for name, site in self.sites.items()
         }
         trace = joint.step(
             now | dict(more or {}),
-            self.shape,
-            draw={
-                name: _draw_at(way, t, axis) if name in joint.step else way
-                for name, way in (draw or {}).items()
-            },
+            before,
+            draw={name: _draw_at(way, t, axis) for name, way in (draw or {}).items()},
             default=self.default,
             missing=self.missing,
             ready={name: _at(site, t) for name, site in self.ready.items()} | dict(ready or {}),
             previous={parent: self._read(parent, t) for parent in joint.remembered},
         )
+        if trace.batch_shape != before:  # every value counts, of those that count at all
+            self.here = trace.batch_shape
+            weight, lead = trace.log_measure - _measure(before), len(self.here) - len(before)
+            paths, values = math.prod(self.here[: len(self.here) - axis]), self.here[:lead]
+            if paths > Enumerated.most:
+                raise ValueError(
+                    f"What is enumerated inside {joint} takes {paths} or more paths through its "
+                    f"{self.count} steps, more than {Enumerated.most}: draw it another way, or "
+                    f"leave it out of q, and p sums over the values of each step."
+                )
+            if self.mask is not None:
+                alike = torch.full_like(torch.as_tensor(weight), -math.log(math.prod(values)))
+                weight = torch.where(self.mask[..., t], weight, alike)
+            self.log_measure = self.log_measure + weight
         kept = {parent.name for parent in joint.remembered if parent not in self.shifted}
         self.past[t] = {name: trace[name] for name in kept}
         furthest = max([abs(parent.lag) for parent in joint.remembered], default=0)
@@ -410,9 +471,10 @@ class Walk:
         if parent.lag < 0 or self.mask is None:
             return site
         mask, dims = self.mask[..., there], site.batch_dims  # it begins where each row ends
+        same = first.value.shape[first.batch_dims :] == site.value.shape[dims:]
         return replace(
             site,
-            value=_where(mask, site.value, first.value, dims),
+            value=_where(mask, site.value, first.value if same else None, dims),
             seen=_where(mask, site.features, first.features, dims),
         )
 
@@ -440,6 +502,84 @@ class Walk:
             log_prob=log_prob,
             batch_dims=site.batch_dims - 1,
         )
+
+
+def sum_out(walk: Walk, names: Sequence[str], most: int) -> Trace:
+    r"""The trace of what is given, with a discrete variable of every step summed over.
+
+    A variable that reads itself one step before makes a hidden Markov model, summed by
+
+    .. math:: \alpha_t(k) = \sum_j \alpha_{t-1}(j)\, p(k | j)\, p(x_t | k, j)
+
+    in logarithms, at a cost that grows with the square of the number of values and linearly with
+    the steps; one without memory is summed in each step. The term of a name that is given is the
+    logarithm of the density of its sequence given those of the names before it.
+
+    A Maximization Technique Occurring in the Statistical Analysis of Probabilistic Functions of
+    Markov Chains (Baum, Petrie, Soules & Weiss, 1970), https://doi.org/10.1214/aoms/1177697196
+
+    Raises:
+        ValueError: If another name that is remembered depends on the variable, there are several
+            such variables, or not all others are given.
+    """
+    joint, name, shape = walk.joint, names[0], walk.shape
+    own = [parent for parent in joint.remembered if parent.name == name]
+    reached, found = set(), {name}
+    while found - reached:
+        reached |= found
+        read = [f for f in joint.step.order if {p.name for p in f.parents} & reached]
+        found = {each for factor in read for each in factor.names}
+    unknown = {p.name for p in joint.remembered if p not in walk.shifted} - {name}
+    hidden = sorted(unknown & reached) or [str(p) for p in own if abs(p.lag) > 1] or names[1:]
+    if hidden:
+        raise ValueError(
+            f"The values of {name!r} cannot be summed over in {joint}, as {', '.join(hidden)} "
+            f"would have to be followed with them; add '{name} | ...' to q and draw it there."
+        )
+    if unknown:  # states that follow from what is given, whatever the variable is
+        trace = walk.step_by_step({name: Sampled()})
+        walk.ready |= {n: trace[n] for n in unknown}
+        walk.shifted = walk.shift_all()
+    with torch.no_grad():
+        one = walk.take(walk.order[0], draw={name: Sampled()})[name].distribution
+    if one is None:
+        raise ValueError(f"{name!r} is computed, not random: there is nothing to sum over.")
+    values = Enumerated(most).values(name, one)  # (S, *event)
+    count, ones, dims = len(values), [1] * (len(shape) + 1), len(shape) + 3
+    view = view_of(joint.step[name])
+    seen = values if view is None else view(values)
+    begins = walk.begins()
+    previous = {}
+    for parent in own:
+        first = joint.first(name, shape)
+        start = first.features[(0,) * first.batch_dims]
+        before = seen.reshape(1, count, *ones, *seen.shape[1:])
+        before = _where(~begins, before, start, dims)
+        previous[parent] = Site(
+            values.reshape(1, count, *ones, *values.shape[1:]), batch_dims=dims, seen=before
+        )
+    now = Site(values.reshape(count, 1, *ones, *values.shape[1:]), batch_dims=dims, view=view)
+    trace = walk.all_steps((count, count, *shape), more={name: now}, previous=previous)
+    if drawn := [n for n, site in trace.items() if site.drawn]:
+        raise ValueError(
+            f"The values of {name!r} can be summed over where all others are given; give "
+            f"{', '.join(drawn)}."
+        )
+    total, below = density(trace[name]), torch.zeros(())
+    sites = {}
+    for each, site in trace.items():
+        if site.log_prob is not None and each != name:
+            total = total + site.log_prob  # (S, S, *particles, batch, steps)
+            whole = walk.recursion(total, count, memory=bool(own))
+            given = replace(walk.sites[each], distribution=None, log_prob=None, drawn=False)
+            given = walk.outside(walk.inside(given, each))
+            sites[each] = replace(given, log_prob=whole - below)
+            below = whole
+        elif each in reached:
+            sites[each] = Site(None, batch_dims=len(shape))
+        else:
+            sites[each] = walk.outside(site)
+    return Trace(sites, shape, _measure(shape))
 
 
 def _measure(shape: tuple[int, ...]) -> float:
