@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal
 
-from deeplvm.conditionals import Bernoulli, Categorical, Gaussian, StandardNormal
+from deeplvm.conditionals import Bernoulli, Beta, Categorical, Gaussian, StandardNormal
 from deeplvm.core.joint import Joint, NotationError
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.recurrent import Plate, Recurrent
@@ -486,3 +487,95 @@ def test_a_smoother_reads_a_backward_recurrence_in_a_few_lines() -> None:
     before = q(given)["a"].value
     assert not torch.allclose(again[0, 0], before[0, 0])
     assert torch.equal(again[1:], before[1:])
+
+
+def until(end: str, **options: Any) -> Recurrent:
+    """A walk that ends by a binary name of its own, or by a token."""
+    torch.manual_seed(0)
+    if end == "stop":
+        return Recurrent(
+            {
+                "x | x[-1]": Scaled(0.8, 0.6),
+                "stop | x": Bernoulli(1, MLP(1, 4)),
+            },
+            start={"x": 1}, length="n", end={"stop": 1}, **options,
+        )  # fmt: skip
+    return Recurrent(
+        {"w | w[-1]": Categorical(3, MLP(3, 4))},
+        start={"w": 3}, length="n", end={"w": 1}, **options,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("end", ["stop", "w"])
+def test_a_model_ends_its_rows_itself(end: str) -> None:
+    joint = until(end)
+    trace = LatentVariableModel(joint).sample(200)
+    n = trace["n"].value
+    steps = trace[end].value.shape[1]
+    assert n.shape == (200,)
+    assert int(n.min()) >= 1
+    assert int(n.max()) == steps
+    value = trace[end].value.reshape(200, steps)
+    for row in range(200):
+        assert value[row, n[row] - 1] == 1
+        assert (value[row, : n[row] - 1] != 1).all()
+        assert (value[row, n[row] :] == 0).all()
+    given = {name: trace[name].value for name in joint.step.names}
+    again = joint(given)
+    assert torch.equal(again["n"].value, n)
+    assert torch.allclose(again.log_prob, trace.log_prob, atol=1e-12)
+    by_length = joint({**given, "n": n})  # the same said twice
+    assert torch.allclose(by_length.log_prob, trace.log_prob, atol=1e-12)
+    model = LatentVariableModel(Joint({", ".join(joint.names): joint}))
+    assert torch.allclose(model.evidence(given).log_weight, trace.log_prob, atol=1e-12)
+    assert model.sample(3)["n"].value.shape == (3,)
+
+
+def test_the_end_of_a_row_counts() -> None:
+    """All sequences of at most four tokens, and what has not ended by then, are one."""
+    joint = until("w")
+    paths = torch.tensor(list(itertools.product(range(3), repeat=4)))
+    trace = joint({"w": paths})
+    ended = {}
+    for row, path in enumerate(paths.tolist()):
+        n = int(trace["n"].value[row])
+        assert n == (path.index(1) + 1 if 1 in path else 4)
+        ended[tuple(path[:n])] = trace.log_prob[row].exp().detach()
+    assert float(sum(ended.values())) == pytest.approx(1, abs=1e-12)
+
+
+def test_a_length_says_what_a_binary_end_is() -> None:
+    joint = until("stop")
+    x, n = torch.randn(3, 4, 1), torch.tensor([4, 2, 1])
+    stop = (torch.arange(1, 5) == n[:, None]).double()[..., None]
+    expected = joint({"x": x, "stop": stop})
+    found = joint({"x": x, "n": n})
+    assert torch.allclose(found.log_prob, expected.log_prob, atol=1e-12)
+    assert not torch.allclose(found.log_prob, found["x"].log_prob.expand(3), atol=1e-3)
+    drawn = LatentVariableModel(joint).sample(given={"n": n})
+    assert drawn["x"].value.shape == (3, 4, 1)
+    assert (drawn["x"].value[2, 1:] == 0).all()
+
+
+def test_rows_that_do_not_end_stop_at_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
+    trace = LatentVariableModel(until("w", repeats=2)).sample(500)
+    assert trace["w"].value.shape == (500, 2)
+    assert set(trace["n"].value.tolist()) == {1, 2}
+    never = Recurrent(
+        {"x | x[-1]": Scaled(0.8, 0.6), "stop": Bernoulli(1, mean=0.01)},
+        start={"x": 1}, length="n", end={"stop": 2},
+    )  # fmt: skip
+    monkeypatch.setattr("deeplvm.core.recurrent._LONGEST", 50)
+    with pytest.raises(ValueError, match="have not ended after 50 steps; set repeats=N"):
+        never({}, (1,), default=Sampled())
+
+
+def test_ends_that_cannot_be_are_refused() -> None:
+    for options in (
+        {"end": {"w": 1}},
+        {"end": {"v": 1}, "length": "n"},
+    ):
+        with pytest.raises(NotationError, match=r"end=\{\.\.\.\} says which value of one name"):
+            Recurrent({"w | w[-1]": Categorical(3, MLP(3))}, start={"w": 3}, **options)
+    with pytest.raises(ValueError, match="does not say the values of 'w'"):
+        Recurrent({"w": Beta(1)}, start={}, length="n", end={"w": 1})({"n": torch.tensor([2])})

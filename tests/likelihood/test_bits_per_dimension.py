@@ -8,12 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from deeplvm.conditionals import Bernoulli, Categorical, Gaussian, OneHot, StandardNormal
+from deeplvm.conditionals import Bernoulli, Categorical, OneHot
 from deeplvm.core.joint import Joint
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.recurrent import Plate, Recurrent
 from deeplvm.evaluation import evaluate
-from deeplvm.networks import MLP
 
 
 def bits(model: LatentVariableModel, given: dict[str, Tensor]) -> float:
@@ -49,15 +48,12 @@ def test_padding_is_no_data(values: str) -> None:
 def test_one_hot_values_cost_what_their_numbers_cost() -> None:
     """A vector of K elements with a single 1 is one category, and says no more than its index."""
     torch.manual_seed(0)
-    network = MLP(2, 8)
-    z = StandardNormal(2)
     y = torch.randint(5, (30, 3))
-    index = Categorical(5, network, shape=3)
-    vector = OneHot(5, network, shape=3)
+    index, vector = Categorical(5, shape=3), OneHot(5, shape=3)
+    with torch.no_grad():
+        index.head.free.normal_()
     vector.load_state_dict(index.state_dict())
-    q = Gaussian(2)
-    numbers = LatentVariableModel(Joint({"z": z, "y | z": index}), Joint({"z": q}))
-    vectors = LatentVariableModel(Joint({"z": z, "y | z": vector}), Joint({"z": q}))
+    numbers, vectors = [LatentVariableModel(Joint({"y": each})) for each in (index, vector)]
     found = bits(vectors, {"y": torch.eye(5)[y]})
     assert found == pytest.approx(bits(numbers, {"y": y}), abs=1e-9)
-    assert 1.0 < found < 4.0
+    assert 1.0 < found < 6.0

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import constraints
 
 from deeplvm.core.draws import Draw, Enumerated, Held, PartlyGiven, Sampled, Summed
 from deeplvm.core.evidence import density
@@ -17,6 +18,7 @@ from deeplvm.core.steps import Masked, Steps
 from deeplvm.core.trace import Site, Trace
 
 Start = int | tuple[int, ...] | Tensor
+_LONGEST = 10_000  # steps of a row that nothing but its own end limits
 
 
 class Repeated(nn.Module):
@@ -30,6 +32,8 @@ class Repeated(nn.Module):
         length: Name of an input of shape ``(batch,)``: how many repetitions of each row count.
             What lies beyond is drawn as zeros and does not enter any log-density.
         repeats: How many repetitions to draw when nothing given has the axis.
+        start: What stands where there is no step before.
+        end: Name and value that end a row, as in ``{"w": 1}``.
     """
 
     def __init__(
@@ -40,14 +44,21 @@ class Repeated(nn.Module):
         length: str | None = None,
         repeats: int | None = None,
         start: Mapping[str, Start] | None = None,
+        end: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
         self.step = Joint(factors, steps=True)
+        self.end: str | None
+        self.end, self.last = next(iter((end or {}).items()), (None, 0.0))
         self.names = self.step.names
         self.outside = tuple(outside)
         self.length = length
         self.repeats = repeats
-        self.inputs = (*self.step.inputs, *([length] if length else []))
+        self.inputs = self.step.inputs
+        if length and not self.end:
+            self.inputs = (*self.inputs, length)
+        elif length:
+            self.names = (*self.names, length)
         self.shared: frozenset[str] = frozenset()
         if self.step.shared:
             raise NotationError(
@@ -66,6 +77,12 @@ class Repeated(nn.Module):
             )
         #: Whether the last step is computed first.
         self.backwards = ways == {True}
+        if end and (len(end) > 1 or self.end not in self.step or not length or self.backwards):
+            raise NotationError(
+                f"end={{...}} says which value of one name ends a row of a Recurrent that runs "
+                f"forwards, and length='...' how the number of steps is called, as in "
+                f"end={{'w': 1}}, length='n'; found end={dict(end)}, length={length!r} in {self}."
+            )
         if unknown := set(self.outside) - set(self.inputs):
             raise NotationError(
                 f"{sorted(unknown)} are said to come from outside, but nothing reads them."
@@ -95,13 +112,15 @@ class Repeated(nn.Module):
         return self.step.order
 
     def __getitem__(self, name: str) -> nn.Module:
-        return self.step[name]
+        return nn.Identity() if self.end and name == self.length else self.step[name]
 
     def __contains__(self, name: object) -> bool:
-        return name in self.step
+        return name in self.names
 
     def parents(self, name: str) -> tuple[Parent, ...]:
         """What a name reads within one repetition, of other steps, and of lengths."""
+        if self.end and name == self.length:
+            return (Parent(self.end),)
         read = [
             replace(parent, start=self._started(parent.name)) if parent.lag else parent
             for parent in self.step.parents(name)
@@ -146,6 +165,26 @@ class Repeated(nn.Module):
         if walk.known and not any([isinstance(way, Enumerated) for way in drawn.values()]):
             return walk.at_once(drawn)
         return walk.step_by_step(drawn)
+
+    def mask(self, given: Mapping[str, Site], count: int) -> Tensor | None:
+        """Which repetitions count, shape ``(*particles, batch, repeats)``; none where all do.
+
+        Those up to the length, if that is given, else to the value that ends the row.
+        """
+        lengths = given.get(self.length or "")
+        if lengths is not None:
+            steps = torch.arange(count, device=lengths.value.device)
+            return steps < lengths.value[..., None]
+        ends = given.get(self.end or "")
+        if ends is None:
+            return None
+        there = self.ended(ends.value, ends.batch_dims + 1).long()
+        return there.cumsum(-1) == there
+
+    def ended(self, value: Tensor, dims: int) -> Tensor:
+        """Where a value of the name that ends a row is the one that does."""
+        there = value == self.last
+        return there.flatten(dims).all(-1) if there.dim() > dims else there
 
     def first(self, name: str, shape: tuple[int, ...]) -> Site:
         """What stands for a name where there is no step before (or after)."""
@@ -194,6 +233,11 @@ class Recurrent(Repeated):
     in both directions. ``start`` says what stands where there is no such step: a size (zeros), a
     tensor, or a parameter, as networks see it; an integer tensor is a value, such as a token.
 
+    ``end={"w": 1}`` lets the model say itself where a row ends: the first step in which w is 1 is
+    the last that counts, and the number of steps is a name that it computes, called by
+    ``length``. Sequences are drawn until all have ended, or to ``repeats``; what is given may have
+    the length instead of an ``end`` that is binary.
+
     A Recurrent Latent Variable Model for Sequential Data (Chung et al., 2015),
     https://arxiv.org/abs/1506.02216, is one example.
 
@@ -215,8 +259,11 @@ class Recurrent(Repeated):
         outside: Iterable[str] = (),
         length: str | None = None,
         repeats: int | None = None,
+        end: Mapping[str, float] | None = None,
     ) -> None:
-        super().__init__(factors, outside=outside, length=length, repeats=repeats, start=start)
+        super().__init__(
+            factors, outside=outside, length=length, repeats=repeats, start=start, end=end
+        )
 
 
 class Walk:
@@ -248,11 +295,15 @@ class Walk:
             if name in joint.names or name in joint.inputs
         }
         self.shape = batch_shape if batch_shape is not None else batch_shape_of(sites)
-        lengths = sites.pop(joint.length, None) if joint.length else None
+        self.length = sites.pop(joint.length, None) if joint.length else None
         self.sites = sites
         self.ready = {n: site for n, site in (ready or {}).items() if n in joint.step}
-        self.count = self._count(lengths)
-        self.mask = self._mask(lengths)
+        self.count = self._count()
+        self.implied = False  # whether the length says what the name that ends a row is
+        if joint.end and joint.end not in sites and self.length is not None:
+            sites |= self._end()
+        lengths = {} if self.length is None else {str(joint.length): self.length}
+        self.mask = joint.mask(sites | lengths, self.count)
         #: The batch shape and log-measure so far, with the values that steps enumerated.
         self.here, self.log_measure = self.shape, _measure(self.shape)
         self.past: dict[int, Mapping[str, Site]] = {}
@@ -295,11 +346,30 @@ class Walk:
     @property
     def known(self) -> bool:
         """Whether nothing that is remembered is yet to come, so that steps need no order."""
-        return len(self.shifted) == len(self.joint.remembered)
+        return len(self.shifted) == len(self.joint.remembered) and not self.open
 
-    def _count(self, lengths: Site | None) -> int:
-        joint = self.joint
-        if joint.length and lengths is None:
+    @property
+    def open(self) -> bool:
+        """Whether it is yet to be drawn where rows end."""
+        return self.joint.end is not None and self.mask is None
+
+    def _end(self) -> dict[str, Site]:
+        """The name that ends a row, where it is binary and so follows from the length."""
+        name = str(self.joint.end)
+        owner = self.joint.step[name]
+        shape = getattr(owner, "event_shape", torch.Size((2,)))
+        binary = shape.numel() == 1 and self.joint.last in (0, 1) and view_of(owner) is None
+        if self.length is None or not binary:
+            return {}
+        lengths, like = self.length.value.unsqueeze(-1), next(owner.parameters(), torch.zeros(()))
+        here = torch.arange(1, self.count + 1, device=lengths.device) == lengths
+        value = (here if self.joint.last else ~here).to(like.dtype).reshape(*here.shape, *shape)
+        self.implied = True
+        return {name: Site(value, batch_dims=self.length.batch_dims)}
+
+    def _count(self) -> int:
+        joint, lengths = self.joint, self.length
+        if joint.length and lengths is None and not joint.end:
             raise ValueError(
                 f"{joint} needs the length of each row: give {{{joint.length!r}: tensor}}."
             )
@@ -312,6 +382,9 @@ class Walk:
             raise ValueError(f"The given sequences have different numbers of steps: {counts}.")
         longest = [int(lengths.value.max())] if lengths is not None and not counts else []
         count = next(iter(counts.values()), joint.repeats or next(iter(longest), None))
+        self.free = not counts
+        if count is None and joint.end:
+            return _LONGEST
         if count is None:
             raise ValueError(
                 f"Nothing given says how many repetitions of {joint} to draw; set repeats=N."
@@ -322,12 +395,6 @@ class Walk:
                 f"{count}; leave repeats out, or raise it."
             )
         return count
-
-    def _mask(self, lengths: Site | None) -> Tensor | None:
-        if lengths is None:
-            return None
-        steps = torch.arange(self.count, device=lengths.value.device)
-        return steps < lengths.value[..., None]
 
     def _shift(self, parent: Parent, site: Site) -> Site:
         """What is read of other steps, for every step: the start, where there is none."""
@@ -373,8 +440,23 @@ class Walk:
             raise ValueError(
                 f"Values inside {self.joint} cannot be enumerated; draw them another way."
             )
-        sites = {name: self.outside(site) for name, site in trace.items()}
-        return Trace(sites, self.shape, _measure(self.shape))
+        return self.trace({name: self.outside(site) for name, site in trace.items()})
+
+    def trace(self, sites: dict[str, Site]) -> Trace:
+        """What a call leaves behind, with the lengths that the joint itself computes."""
+        if self.joint.end:
+            name, length = self.joint.end, self.length
+            support = getattr(sites[name].distribution, "support", None)
+            support = getattr(support, "base_constraint", support)
+            if self.implied and support is not constraints.boolean:
+                raise ValueError(
+                    f"The length of a row does not say the values of {name!r}, which is not "
+                    f"binary; give {name!r} too."
+                )
+            if length is None and self.mask is not None:
+                length = Site(self.mask.sum(-1), batch_dims=self.mask.dim() - 1)
+            sites |= {str(self.joint.length): replace(length, drawn=False)}
+        return Trace(sites, self.here, self.log_measure)
 
     def all_steps(
         self,
@@ -401,14 +483,30 @@ class Walk:
 
         The values that are enumerated in each make paths, the product of those of all steps.
         """
-        traces = [self.take(t, draw=draw) for t in self.order]
+        traces: list[Trace] = []
+        goes_on: list[Tensor] = []  # after each step
+        for t in self.order:
+            traces.append(self.take(t, draw=draw))
+            if self.open:
+                last = traces[-1][str(self.joint.end)]
+                here = ~self.joint.ended(last.value, last.batch_dims)
+                goes_on.append(goes_on[-1] & here if goes_on else here)
+                if self.free and not bool(goes_on[-1].any()):
+                    break
+        if goes_on:
+            if len(goes_on) == _LONGEST and bool(goes_on[-1].any()):
+                raise ValueError(
+                    f"Rows of {self.joint} have not ended after {_LONGEST} steps; set repeats=N "
+                    f"to stop there."
+                )
+            self.mask = torch.stack([torch.ones_like(goes_on[0]), *goes_on[:-1]], -1)
         if self.joint.backwards:
             traces.reverse()
         sites = {
             name: self.outside(_stack([trace[name] for trace in traces]))
             for name in self.joint.step.names
         }
-        return Trace(sites, self.here, self.log_measure)
+        return self.trace(sites)
 
     @property
     def order(self) -> range:
@@ -579,7 +677,7 @@ def sum_out(walk: Walk, names: Sequence[str], most: int) -> Trace:
             sites[each] = Site(None, batch_dims=len(shape))
         else:
             sites[each] = walk.outside(site)
-    return Trace(sites, shape, _measure(shape))
+    return walk.trace(sites)
 
 
 def _measure(shape: tuple[int, ...]) -> float:

@@ -13,6 +13,7 @@ from torch import Tensor
 from deeplvm.core.joint import owner_of
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.results import stderr_of
+from deeplvm.core.trace import Site
 
 if TYPE_CHECKING:
     from deeplvm.data.records import Variable
@@ -122,9 +123,11 @@ def count_elements(
             known = known.any(-1)
         joints = model.p.repetitions(name) if hasattr(model.p, "repetitions") else ()
         for axis, joint in enumerate(joints, start=1):
-            if joint.length:
-                steps = torch.arange(value.shape[axis], device=value.device)
-                counted = steps < given[joint.length].unsqueeze(-1)
+            sites = {
+                n: Site(given[n], batch_dims=axis) for n in (joint.length, joint.end) if n in given
+            }
+            counted = joint.mask(sites, value.shape[axis])
+            if counted is not None:
                 known = known & counted.reshape(*counted.shape, *[1] * (known.dim() - axis - 1))
         counts.append(known.flatten(1).sum(1) if known.dim() > 1 else known.long())
     return torch.stack(counts).sum(0).cpu()

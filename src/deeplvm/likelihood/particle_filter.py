@@ -255,7 +255,13 @@ def _walk(
 ) -> Walk:
     recurrent = parts.recurrent
     read = {n: v for n, v in known.items() if n in recurrent.names or n in recurrent.inputs}
-    return Walk(recurrent, read, shape, missing=missing, default=default)
+    walk = Walk(recurrent, read, shape, missing=missing, default=default)
+    if walk.open:
+        raise ValueError(
+            f"A particle filter needs to know where each row ends: give {recurrent.end!r} or "
+            f"{recurrent.length!r}."
+        )
+    return walk
 
 
 def _before(
