@@ -455,7 +455,8 @@ class Walk:
                 )
             if length is None and self.mask is not None:
                 length = Site(self.mask.sum(-1), batch_dims=self.mask.dim() - 1)
-            sites |= {str(self.joint.length): replace(length, drawn=False)}
+            if length is not None:
+                sites |= {str(self.joint.length): replace(length, drawn=False)}
         return Trace(sites, self.here, self.log_measure)
 
     def all_steps(
