@@ -178,7 +178,7 @@ CASES = {
     ),
     "infinite array": (npy(with_value(np.inf)), {}, r"row 5, element \(1,\).*infinite"),
     "constant array": (npy(with_value(2.5, 1)), {}, r"column 1 is constant.*--drop 1"),
-    "silent array": (npy(with_value(np.nan, 1)), {}, r"column '1' has no value.*--drop 1"),
+    "silent array": (npy(with_value(np.nan, 1)), {}, r"column 1 has no value.*--drop 1"),
     "label of an array": (npy(reals()), {"label": "a"}, r"--label a does not apply"),
     "drop beyond": (npy(reals()), {"drop": ("7",)}, r"no column 7; the last.*is 2"),
     "drop by name": (npy(reals()), {"drop": ("a",)}, r"--drop a does not apply"),

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 import pytest
+import torch
 
-from deeplvm.data import DataError, choose_likelihood
+from deeplvm.data import DataError, LikelihoodName, choose_likelihood, likelihood_of, load
+from deeplvm.data.likelihood import LIKELIHOODS
+from deeplvm.networks import MLP
 
 rng = np.random.default_rng(0)
 BINARY = rng.integers(0, 2, (50, 6)).astype(np.uint8)
@@ -134,3 +139,38 @@ def test_dequantized_levels_in_the_unit_interval_count_their_scale() -> None:
 def test_only_holes_are_refused() -> None:
     with pytest.raises(DataError, match="every value is missing"):
         choose_likelihood(np.full((3, 2), np.nan))
+
+
+# values of each likelihood, drawn as it says
+OF = {
+    "bernoulli": BINARY,
+    "discretized-logistic": PIXELS,
+    "categorical": COUNTS,
+    "poisson": COUNTS,
+    "negative-binomial": BURSTY,
+    "gaussian": REALS,
+    "laplace": REALS,
+    "student-t": REALS,
+    "continuous-bernoulli": GREY,
+    "beta": GREY,
+    "gamma": np.abs(REALS),
+}
+
+
+def test_the_table_has_the_names() -> None:
+    assert set(LIKELIHOODS) == set(get_args(LikelihoodName)) - {"auto"} == set(OF)
+
+
+@pytest.mark.parametrize("name", OF)
+def test_a_row_of_the_table_is_all_there_is_of_a_likelihood(name: str) -> None:
+    """Values that suit are taken, and make a conditional that scores them; others are refused."""
+    row, values = LIKELIHOODS[name], OF[name]
+    assert not row.heavier or LIKELIHOODS[row.heavier].kind == row.kind
+    data = load(values, likelihood=name, split=(0.8, 0.1, 0.1))  # type: ignore[arg-type]
+    x = data.variables["x"]
+    assert (x.likelihood, x.kind) == (name, row.kind)
+    p = likelihood_of(x, MLP(2, 4))(torch.zeros(len(data.test["x"]), 2))
+    assert p.log_prob(data.batch("test", slice(None))["x"]).isfinite().all()
+    unsuited = NEGATIVE if row.density else REALS
+    with pytest.raises(DataError, match="--likelihood"):
+        choose_likelihood(unsuited, likelihood=name)  # type: ignore[arg-type]

@@ -164,8 +164,7 @@ def _fetch(item: NamedSet) -> tuple[Path, ...]:
     if not item.sha256:
         raise DataError(
             f"data set {item.name!r} is not on this machine and has no public address with a "
-            "known "
-            f"checksum (it comes from {item.origin}); {by_hand}."
+            f"known checksum (it comes from {item.origin}); {by_hand}."
         )
     import pooch
     from requests import RequestException  # what pooch itself downloads with

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
@@ -26,8 +26,6 @@ from deeplvm.data.records import (
 )
 from deeplvm.data.statistics import Summary
 
-CONTINUOUS = ("gaussian", "laplace", "student-t", "continuous-bernoulli", "beta", "gamma")
-MASSES = ("bernoulli", "discretized-logistic", "poisson", "negative-binomial", "categorical")
 # A variance this many times the mean is too much for a Poisson even before the latents explain
 # some of it: 1 is exact for a Poisson, and latents only add.
 OVERDISPERSION = 1.5
@@ -69,6 +67,97 @@ class _Look:
     levels: int | None = None
     step: float = 1.0
     dispersion: float = 1.0
+
+    @property
+    def counted(self) -> bool:
+        """Whether the values are whole numbers of at least 0."""
+        return self.whole and self.minimum >= 0
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """A row of the table: what values a likelihood is of, and the conditional that it makes.
+
+    Attributes:
+        name: What the user types.
+        kind: What the values are under it.
+        conditional: From a variable to the conditional, all but its network.
+        kinds: Kinds of values that it takes without another look at them.
+        title: What a sentence calls it.
+        needs: The values that it needs, in words.
+        suits: Whether a look found such values.
+        density: Whether reals have a density under it; whole numbers have a probability otherwise.
+        in_units: Whether it is of all reals, measured by mean and standard deviation: then its
+            density grows without bound also on what was rounded.
+        least_whole: The smallest whole number to which U[0, 1) may be added: below it the density
+            has no value.
+        heavier: A likelihood for the same values with heavier tails.
+    """
+
+    name: str
+    kind: Kind
+    conditional: Callable[[Variable], Callable[..., nn.Module]]
+    kinds: tuple[Kind, ...]
+    title: str
+    needs: str = ""
+    suits: Callable[[_Look], bool] = lambda _: True
+    density: bool = False
+    in_units: bool = False
+    least_whole: float = -math.inf
+    heavier: str = ""
+
+
+def _mean(head: Callable[..., nn.Module]) -> Callable[[Variable], Callable[..., nn.Module]]:
+    return lambda v: partial(head, v.shape, mean=v.mean)
+
+
+def _units(head: Callable[..., nn.Module]) -> Callable[[Variable], Callable[..., nn.Module]]:
+    return lambda v: partial(head, v.shape, units=(v.mean, v.std))
+
+
+_COUNTED = "whole numbers of at least 0"
+# fmt: off
+_ROWS = (
+    Likelihood("bernoulli", "binary", _mean(conditionals.Bernoulli), ("binary",), "a Bernoulli",
+               "0 and 1 only", lambda look: look.kind == "binary"),
+    Likelihood("discretized-logistic", "levels",
+               lambda v: partial(
+                   conditionals.DiscretizedLogistic, v.shape, levels=v.levels or 256),
+               ("levels",), "discretized-logistic", _COUNTED, lambda look: look.counted),
+    Likelihood("categorical", "category",
+               lambda v: partial(conditionals.Categorical, v.levels or 2, shape=v.shape),
+               ("levels", "category"), "categorical",
+               _COUNTED, lambda look: look.counted and look.step == 1),
+    Likelihood("poisson", "counts", _mean(conditionals.Poisson), ("counts",), "poisson",
+               _COUNTED, lambda look: look.counted and look.step == 1,
+               heavier="negative-binomial"),
+    Likelihood("negative-binomial", "counts", _mean(conditionals.NegativeBinomial), ("counts",),
+               "negative-binomial", _COUNTED, lambda look: look.counted and look.step == 1),
+    Likelihood("gaussian", "real", _units(conditionals.Gaussian), ("real",), "a Gaussian",
+               density=True, in_units=True, heavier="student-t"),
+    Likelihood("laplace", "real", _units(conditionals.Laplace), ("real",), "a Laplace",
+               density=True, in_units=True, heavier="student-t"),
+    Likelihood("student-t", "real", _units(conditionals.StudentT), ("real",), "a Student-t",
+               density=True, in_units=True),
+    Likelihood("continuous-bernoulli", "unit",
+               lambda v: partial(conditionals.ContinuousBernoulli, v.shape), ("unit",),
+               "a continuous Bernoulli", "reals in [0, 1]",
+               lambda look: look.minimum >= 0 and look.maximum <= 1, density=True),
+    Likelihood("beta", "real", lambda v: partial(conditionals.Beta, v.shape), (), "a beta",
+               "reals strictly between 0 and 1",
+               lambda look: look.minimum > 0 and look.maximum < 1,
+               density=True, least_whole=math.inf),
+    Likelihood("gamma", "real", lambda v: partial(conditionals.Gamma, v.shape, unit=v.mean), (),
+               "a gamma", "positive reals", lambda look: look.minimum > 0,
+               density=True, least_whole=1),
+)
+# fmt: on
+LIKELIHOODS: Mapping[str, Likelihood] = {row.name: row for row in _ROWS}
+# What is asked for of values of a kind where nothing else is said.
+_USUAL = {
+    "binary": "bernoulli", "levels": "discretized-logistic", "unit": "continuous-bernoulli",
+    "counts": "negative-binomial", "real": "gaussian", "category": "categorical",
+}  # fmt: skip
 
 
 def choose_likelihood(
@@ -114,54 +203,43 @@ def choose_likelihood(
         return _check(look, what, likelihood, dequantize=dequantize)
     if dequantize and look.kind != "binary":
         if not look.whole:
-            raise DataError(
-                f"{what}: holds reals, so there is no rounding to dequantize; leave out "
-                f"--dequantize."
-            )
+            raise DataError(_NO_ROUNDING.format(what))
         return _dequantized(look, what, "gaussian")
     if look.kind == "binary":
         return Choice("binary", "bernoulli", f"{what}: values are 0 and 1: bernoulli.", 2)
     if look.kind == "levels":
+        top = f"0..{look.levels - 1 if look.levels else ''}"
+        reason = f"{what}: whole levels {top}: discretized-logistic. If they are counts: "
+        reason += "--likelihood negative-binomial."
         if look.step != 1.0:
             reason = (
                 f"{what}: every value in [0, 1] is a multiple of 1/{round(1 / look.step)}: "
-                "recovered "
-                f"as whole levels 0..{look.levels - 1 if look.levels else ''} with a "
-                f"discretized-logistic (a probability of whole levels, not a density of greys)."
-            )
-        else:
-            reason = (
-                f"{what}: whole levels 0..{look.levels - 1 if look.levels else ''}: "
-                f"discretized-logistic. If they are counts: --likelihood negative-binomial."
+                f"recovered as whole levels {top} with a discretized-logistic (a probability of "
+                f"whole levels, not a density of greys)."
             )
         return Choice("levels", "discretized-logistic", reason, look.levels, look.step)
     if look.kind == "unit":
-        reason = (
-            f"{what}: grey reals in [0, 1]: continuous-bernoulli (a density, with its constant)."
-        )
-        return Choice("unit", "continuous-bernoulli", reason)
+        grey = "grey reals in [0, 1]: continuous-bernoulli (a density, with its constant)."
+        return Choice("unit", "continuous-bernoulli", f"{what}: {grey}")
     if look.kind == "counts" and 0 <= look.minimum <= look.maximum <= LARGEST_COUNT:
-        chosen = "negative-binomial" if look.dispersion > OVERDISPERSION else "poisson"
-        relation = "above" if look.dispersion > OVERDISPERSION else "not above"
+        over = look.dispersion > OVERDISPERSION
+        chosen = "negative-binomial" if over else "poisson"
         reason = (
             f"{what}: counts up to {look.maximum:g}, variance {look.dispersion:.3g} times the "
-            "mean "
-            f"({relation} {OVERDISPERSION}): {chosen}."
+            f"mean ({'above' if over else 'not above'} {OVERDISPERSION}): {chosen}."
         )
         if look.dispersion < UNDERDISPERSION:
             reason += " That is much less than a Poisson's: for codes or grades say --categories."
         return Choice("counts", chosen, reason)
-    if look.whole:
-        why = (
-            f"whole numbers up to {look.maximum:g}, too large for a count likelihood in single "
-            f"precision"
-            if look.minimum >= 0
-            else f"whole numbers down to {look.minimum:g}"
-        )
-        choice = _dequantized(look, what, "gaussian")
-        return replace(choice, reason=f"{what}: {why}. {choice.reason.removeprefix(what + ': ')}")
-    reason = f"{what}: reals: gaussian, a density in the data's own units."
-    return Choice("real", "gaussian", reason)
+    if not look.whole:
+        reason = f"{what}: reals: gaussian, a density in the data's own units."
+        return Choice("real", "gaussian", reason)
+    why = f"whole numbers down to {look.minimum:g}"
+    if look.minimum >= 0:
+        why = f"whole numbers up to {look.maximum:g}, too large for a count likelihood in single "
+        why += "precision"
+    choice = _dequantized(look, what, "gaussian")
+    return replace(choice, reason=f"{what}: {why}. {choice.reason.removeprefix(what + ': ')}")
 
 
 def _look(
@@ -210,101 +288,73 @@ def _dispersion(seen: Summary) -> float:
 
 
 def _check(look: _Look, what: str, likelihood: str, *, dequantize: bool) -> Choice:
+    """The choice that was asked for.
+
+    Raises:
+        DataError: If it gives such values no probability, or a density without bound.
+    """
+    row = LIKELIHOODS.get(likelihood)
+    if row is None:
+        raise DataError(f"--likelihood {likelihood}: no likelihood has this name.")
     found = _describe(look.whole and look.step == 1.0, look.minimum, look.maximum)
-    levels = look.levels or (int(look.maximum) + 1 if look.whole else None)
-    asked = f"{what}: {likelihood}, as asked for."
-    if likelihood in CONTINUOUS:
-        if look.whole and dequantize:
-            if likelihood == "beta" or (likelihood == "gamma" and look.minimum < 1):
-                raise DataError(
-                    f"{what}: a {likelihood} density has no value at the edge of its support, "
-                    "where "
-                    f"dequantized {found} come; use --likelihood gaussian with --dequantize "
-                    "uniform."
-                )
-            return _dequantized(look, what, likelihood)
-        if look.kind == "binary":
+    title = row.title
+    if row.density and look.whole and dequantize:
+        if look.minimum < row.least_whole:
             raise DataError(
-                f"{what}: values are 0 and 1, and a {_article(likelihood)} density of them can "
-                "grow "
-                f"without bound; use --likelihood bernoulli."
+                f"{what}: {title} density has no value at the edge of its support, where "
+                f"dequantized {found} come; use --likelihood gaussian with --dequantize uniform."
             )
-        if look.whole and look.step == 1.0:
-            raise DataError(
-                f"{what}: a {_article(likelihood)} gives {found} a density, which can grow "
-                "without "
-                f"bound, not a probability. Use --likelihood discretized-logistic for levels, "
-                f"poisson or negative-binomial for counts; or --dequantize uniform, which adds "
-                f"U[0, 1) noise so that the density is a lower bound of the probability."
-            )
-        if look.whole and likelihood in ("gaussian", "laplace", "student-t"):
-            raise DataError(
-                f"{what}: every value is a multiple of 1/{round(1 / look.step)}, and a "
-                f"{_article(likelihood)} density of rounded values can grow without bound. Use "
-                f"--likelihood discretized-logistic, or --dequantize uniform."
-            )
-        if dequantize:
-            raise DataError(
-                f"{what}: holds reals, so there is no rounding to dequantize; leave out "
-                f"--dequantize."
-            )
-        if likelihood == "continuous-bernoulli" and not (look.minimum >= 0 and look.maximum <= 1):
-            raise DataError(
-                f"{what}: a continuous Bernoulli needs reals in [0, 1], found {found}; use "
-                f"--likelihood gaussian."
-            )
-        if likelihood == "beta" and not (look.minimum > 0 and look.maximum < 1):
-            raise DataError(
-                f"{what}: a beta needs reals strictly between 0 and 1, found {found}; use "
-                f"--likelihood continuous-bernoulli, which allows 0 and 1, or gaussian."
-            )
-        if likelihood == "gamma" and look.minimum <= 0:
-            raise DataError(
-                f"{what}: a gamma needs positive reals, found {found}; use --likelihood gaussian."
-            )
-        kind: Kind = "unit" if likelihood == "continuous-bernoulli" else "real"
-        return Choice(kind, likelihood, asked)
-    if likelihood == "bernoulli":
-        if look.kind != "binary":
-            alternative = (
-                "discretized-logistic"
-                if look.kind == "levels"
-                else "continuous-bernoulli"
-                if look.kind == "unit"
-                else "gaussian"
-                if look.kind == "real"
-                else "negative-binomial"
-            )
-            binarize = (
-                "--binarize dynamic or --binarize static draws them as 0 and 1; or "
-                if look.kind in ("levels", "unit")
-                else ""
-            )
-            raise DataError(
-                f"{what}: a Bernoulli needs 0 and 1 only, found {found}: it would be no "
-                "normalised "
-                f"density there. {binarize}use --likelihood {alternative}.".replace(". u", ". U")
-            )
-        return Choice("binary", likelihood, asked, 2)
-    if not look.whole or look.minimum < 0 or (look.step != 1.0 and "logistic" not in likelihood):
-        better = "gaussian" if look.kind == "real" or look.minimum < 0 else "continuous-bernoulli"
-        better += " with --dequantize uniform" if look.whole and look.minimum < 0 else ""
+        return _dequantized(look, what, likelihood)
+    if row.density and look.kind == "binary":
         raise DataError(
-            f"{what}: {likelihood} needs whole numbers of at least 0, found {found}; use "
-            f"--likelihood {better}."
+            f"{what}: values are 0 and 1, and {title} density of them can grow without bound; use "
+            f"--likelihood bernoulli."
         )
-    if likelihood in ("poisson", "negative-binomial"):
-        return Choice("counts", likelihood, asked)
-    if likelihood in ("discretized-logistic", "categorical"):
-        if levels is None or levels > LARGEST_COUNT:
-            raise DataError(
-                f"{what}: {likelihood} needs few levels, found {found}; use --likelihood "
-                f"negative-binomial."
-            )
+    if row.density and look.whole and look.step == 1.0:
+        raise DataError(
+            f"{what}: {title} gives {found} a density, which can grow without bound, not a "
+            f"probability. Use --likelihood discretized-logistic for levels, poisson or "
+            f"negative-binomial for counts; or --dequantize uniform, which adds U[0, 1) noise so "
+            f"that the density is a lower bound of the probability."
+        )
+    if row.in_units and look.whole:
+        raise DataError(
+            f"{what}: every value is a multiple of 1/{round(1 / look.step)}, and {title} density "
+            f"of rounded values can grow without bound. Use --likelihood discretized-logistic, or "
+            f"--dequantize uniform."
+        )
+    if row.density and dequantize:
+        raise DataError(_NO_ROUNDING.format(what))
+    if not row.suits(look):
+        raise DataError(f"{what}: {title} needs {row.needs}, found {found}{_instead(look, row)}.")
+    levels = look.levels or (int(look.maximum) + 1 if look.whole else None)
+    if row.kind not in ("levels", "category"):
+        levels = 2 if row.kind == "binary" else None
+    elif levels is None or levels > LARGEST_COUNT:
+        raise DataError(
+            f"{what}: {title} needs few levels, found {found}; use --likelihood negative-binomial."
+        )
+    else:
         levels = max(levels, 2)
-        named: Kind = "category" if likelihood == "categorical" else "levels"
-        return Choice(named, likelihood, asked, levels, look.step)
-    raise DataError(f"--likelihood {likelihood}: no likelihood has this name.")
+    step = look.step if row.kind in ("levels", "category") else 1.0
+    return Choice(row.kind, likelihood, f"{what}: {likelihood}, as asked for.", levels, step)
+
+
+_NO_ROUNDING = "{}: holds reals, so there is no rounding to dequantize; leave out --dequantize."
+
+
+def _instead(look: _Look, asked: Likelihood) -> str:
+    """What to do where the likelihood that was asked for does not suit."""
+    usual = "gaussian" if look.minimum < 0 or asked.density else _USUAL[look.kind]
+    if asked.name == "beta" and look.minimum >= 0 and look.maximum <= 1:
+        usual = "continuous-bernoulli, which allows 0 and 1, or gaussian"
+    if look.whole and look.minimum < 0:
+        usual += " with --dequantize uniform"
+    if asked.kind != "binary":
+        return f"; use --likelihood {usual}"
+    draws = "--binarize dynamic or --binarize static draws them as 0 and 1; or use"
+    use = draws if look.kind in ("levels", "unit") else "Use"
+    return f": it would be no normalised density there. {use} --likelihood {usual}"
 
 
 def _dequantized(look: _Look, what: str, likelihood: str) -> Choice:
@@ -313,8 +363,7 @@ def _dequantized(look: _Look, what: str, likelihood: str) -> Choice:
     scaled = f", divided by {divisor:g}" if divisor != 1 else ""
     reason = (
         f"{what}: {likelihood} on x + u{scaled}, u ~ U[0, 1) drawn anew at each visit: its "
-        "density "
-        f"is a lower bound of the probability of the whole number x."
+        f"density is a lower bound of the probability of the whole number x."
     )
     return Choice(
         kind, likelihood, reason, look.levels, look.step, dequantize=True, divisor=divisor
@@ -325,12 +374,6 @@ def _describe(whole: bool, minimum: float, maximum: float) -> str:  # noqa: FBT0
     if whole:
         return f"whole numbers {minimum:g}..{maximum:g}"
     return f"reals in [{minimum:g}, {maximum:g}]"
-
-
-def _article(likelihood: str) -> str:
-    return {"gaussian": "Gaussian", "laplace": "Laplace", "student-t": "Student-t"}.get(
-        likelihood, likelihood
-    )
 
 
 def choose(
@@ -348,41 +391,22 @@ def choose(
     likelihood = options["likelihood"]
     train, everything = seen["train"], Summary.joined(seen.values())
     _refuse_silent(train, source, facts.columns)
+    asked = LIKELIHOODS.get(likelihood)
+    plain = partial(choose_likelihood, likelihood=likelihood, table=facts.columns is not None)
     if facts.columns is None:
-        return [
-            choose_likelihood(
-                everything,
-                what="x",
-                likelihood=likelihood,
-                dequantize=dequantize,
-                image=facts.image,
-                levels=facts.levels,
-            )
-        ]
+        image, levels = facts.image, facts.levels
+        return [plain(everything, dequantize=dequantize, image=image, levels=levels)]
     if set(facts.kinds.values()) == {"counts"} and len(facts.kinds) >= len(facts.columns):
-        return [
-            choose_likelihood(
-                train,
-                what="x",
-                likelihood=likelihood,
-                dequantize=dequantize,
-                table=True,
-                kind="counts",
-            )
-        ]
-    if likelihood in MASSES and not facts.categories:
-        for place, column in enumerate(facts.columns):  # an error should name the column
-            what = f"column {column!r}"
-            choose_likelihood(
-                everything.column(place), what=what, likelihood=likelihood, table=True
-            )
-        return [choose_likelihood(everything, what="x", likelihood=likelihood, table=True)]
+        return [plain(train, dequantize=dequantize, kind="counts")]
+    whats = [f"column {column!r}" for column in facts.columns]  # an error should name the column
+    if asked is not None and not asked.density and not facts.categories:
+        for place, what in enumerate(whats):
+            plain(everything.column(place), what=what)
+        return [plain(everything)]
     _refuse_constant_columns(everything, source, facts.columns)
     choices = []
-    for place, column in enumerate(facts.columns):
-        what = f"column {column!r}"
-        if column in facts.categories:
-            names = facts.categories[column]
+    for place, (column, what) in enumerate(zip(facts.columns, whats, strict=True)):
+        if (names := facts.categories.get(column)) is not None:
             reason = f"{what}: {len(names)} categories: categorical."
             choices.append(Choice("category", "categorical", reason, len(names)))
             continue
@@ -390,18 +414,12 @@ def choose(
         values = everything.column(place)
         look = choose_likelihood(values, what=what, table=True, kind=kind)
         if look.kind == "binary":  # no other likelihood gives 0 and 1 a probability of their own
-            choices.append(
-                look
-                if likelihood in ("auto", "bernoulli")
-                else choose_likelihood(values, what=what, table=True, likelihood="bernoulli")
-            )
+            if likelihood not in ("auto", "bernoulli"):
+                look = replace(look, reason=f"{what}: bernoulli, as asked for.")
+            choices.append(look)
             continue
-        suits = dequantize and (kind != "real") and bool(values.whole.all())
-        choices.append(
-            choose_likelihood(
-                values, what=what, likelihood=likelihood, dequantize=suits, table=True, kind=kind
-            )
-        )
+        suits = dequantize and kind != "real" and bool(values.whole.all())
+        choices.append(plain(values, what=what, dequantize=suits, kind=kind))
     if dequantize and not any(choice.dequantize for choice in choices):
         raise DataError(f"{source}: no column holds whole numbers to dequantize; leave it out.")
     return _merged(choices)
@@ -427,48 +445,14 @@ def chosen(
     return choices, reasons_of(choices, facts)
 
 
-def binarization_scale(
-    facts: Facts,
-    seen: Mapping[Split, Summary],
-    source: str,
-    options: Mapping[str, Any],
-    trained: Variable | None,
-) -> tuple[float | None, list[str]]:
-    """The level of probability 1 where grey values are to be binarized; and a note of it.
-
-    Raises:
-        DataError: If these are no grey values.
-    """
-    binarize = options["binarize"]
-    if not binarize:
-        return None, []
-    top = None if trained is None else trained.grey
-    scale = grey_scale(Summary.joined(seen.values()), source, facts.levels, top)
-    if scale is None:
-        return None, [f"--binarize {binarize} changes nothing: the values are 0 and 1 already."]
-    return scale, [_binarization_note(binarize, scale, options["seed"])]
-
-
 def _merged(choices: list[Choice]) -> list[Choice]:
     """One choice where all columns are alike."""
     first = choices[0]
-    kinds = {choice.kind for choice in choices}
-    likelihoods = {choice.likelihood for choice in choices}
-    noisy = {choice.dequantize for choice in choices}
-    if kinds == {"counts"} and likelihoods == {"poisson", "negative-binomial"}:
+    same = {(each.kind, each.likelihood, each.dequantize) for each in choices}
+    if len(same) > 1 or first.kind not in ("binary", "counts", "real"):
         return choices
-    if len(kinds) == len(likelihoods) == len(noisy) == 1 and first.kind in (
-        "binary",
-        "counts",
-        "real",
-    ):
-        reason = (
-            f"all {len(choices)} columns alike. {first.reason}"
-            if len(choices) > 1
-            else first.reason
-        )
-        return [dataclasses.replace(first, reason=reason)]
-    return choices
+    alike = f"all {len(choices)} columns alike. " if len(choices) > 1 else ""
+    return [replace(first, reason=f"{alike}{first.reason}")]
 
 
 def reasons_of(choices: list[Choice], facts: Facts) -> list[str]:
@@ -481,13 +465,12 @@ def reasons_of(choices: list[Choice], facts: Facts) -> list[str]:
     reasons = ["columns of several kinds: each has its own likelihood, a row's is their product."]
     for (likelihood, noisy), members in groups.items():
         names = ", ".join(column for column, _ in members)
-        if likelihood in ("poisson", "negative-binomial") or len(members) == 1:
+        if members[0][1].kind == "counts" or len(members) == 1:
             reasons += [choice.reason for _, choice in members]
         elif noisy:
             reasons.append(
                 f"{likelihood} on x + u, u ~ U[0, 1) drawn anew at each visit, a lower bound of "
-                "the "
-                f"probability of the whole numbers: {names}."
+                f"the probability of the whole numbers: {names}."
             )
         elif likelihood == "categorical":
             counts = ", ".join(f"{column} ({choice.levels})" for column, choice in members)
@@ -500,17 +483,9 @@ def reasons_of(choices: list[Choice], facts: Facts) -> list[str]:
 
 def choices_of(variable: Variable) -> list[Choice]:
     """The choices that made a variable, for reading another file in the same way."""
+    parts = variable.parts or (variable,)
     return [
-        Choice(
-            kind=part.kind,
-            likelihood=part.likelihood,
-            reason="",
-            levels=part.levels,
-            step=part.step,
-            dequantize=part.dequantized,
-            divisor=part.divisor,
-        )
-        for part in (variable.parts or (variable,))
+        Choice(p.kind, p.likelihood, "", p.levels, p.step, p.dequantized, p.divisor) for p in parts
     ]
 
 
@@ -534,12 +509,10 @@ def refuse_unlike(seen: Summary, source: str, variable: Variable) -> None:
         whole = (
             bool(values.whole.all()) if part.step == 1 else round(1 / part.step) in values.steps
         )
-        wants_whole = part.dequantized or part.kind in ("binary", "levels", "counts", "category")
-        top = (part.levels or np.inf) - 1 if wants_whole and part.levels else np.inf
+        wants_whole = part.dequantized or part.is_whole
+        top = part.levels - 1 if wants_whole and part.levels else np.inf
         top = 1.0 if part.kind == "unit" and not part.dequantized else top
-        bottom = (
-            0.0 if part.kind in ("binary", "levels", "counts", "category", "unit") else -np.inf
-        )
+        bottom = 0.0 if part.is_whole or part.kind == "unit" else -np.inf
         if (wants_whole and not whole) or low < bottom or high > top:
             need = "whole numbers" if wants_whole else "reals"
             bounds = f" in [{bottom:g}, {top:g}]" if np.isfinite(top) else ""
@@ -553,16 +526,23 @@ def refuse_unlike(seen: Summary, source: str, variable: Variable) -> None:
 
 def _refuse_silent(train: Summary, source: str, columns: tuple[str, ...] | None) -> None:
     """No element may be missing in all training rows: nothing could be learned of it."""
-    silent = np.argwhere(train.count == 0)
-    if len(silent):
-        where = tuple(int(place) for place in silent[0])
-        name = columns[where[0]] if columns is not None else str(where[0])
-        what = f"column {name!r}" if len(where) == 1 else f"element {where}"
-        drop = f"--drop {name}" if len(where) == 1 else "leave it out"
+    for what, number, drop in _first(train.count == 0, columns):
         raise DataError(
-            f"{source}: {what} has no value in any training row ({len(silent)} such in all); "
-            f"{drop}."
+            f"{source}: {what} has no value in any training row ({number} such in all); {drop}."
         )
+
+
+def _first(found: Array, columns: tuple[str, ...] | None) -> Iterator[tuple[str, int, str]]:
+    """The first element that was found, if any, in words; how many they are; and a way out."""
+    places = np.argwhere(found)
+    if len(places):
+        where = tuple(places[0].tolist())
+        name = columns[where[0]] if columns is not None else str(where[0])
+        what = f"column {name!r}" if columns is not None else f"column {name}"
+        if len(where) > 1:
+            yield f"element {where}", len(places), "leave it out"
+        else:
+            yield what, len(places), f"--drop {name}"
 
 
 def _refuse_constant_columns(seen: Summary, source: str, columns: tuple[str, ...]) -> None:
@@ -573,44 +553,14 @@ def _refuse_constant_columns(seen: Summary, source: str, columns: tuple[str, ...
         low = seen.low[columns.index(constant[0])]
         pixels = len(constant) > 10 and not seen.holes and bool(seen.whole.all())
         pixels = pixels and seen.low.min() >= 0 and seen.high.max() <= 255
+        more = len(constant) - 1
+        others = f" (and so are {more} others)" if more else ""
         raise DataError(
             f"{source}: column {constant[0]!r} is always {low:g}"
-            f"{_others(constant)}: there is nothing to learn from it, and a density of it is "
+            f"{others}: there is nothing to learn from it, and a density of it is "
             f"infinite; --drop {' '.join(constant[:10])}"
             f"{'; or, if these are pixels, --likelihood discretized-logistic' if pixels else ''}."
         )
-
-
-def _others(names: Sequence[str]) -> str:
-    return "" if len(names) == 1 else f" (and so are {len(names) - 1} others)"
-
-
-def _binarization_note(binarize: str, scale: float, seed: int) -> str:
-    probability = "x" if scale == 1 else f"x/{scale:g}"
-    if binarize == "static":
-        return (
-            f"static binarization: each element was drawn once as Bernoulli({probability}), seed "
-            f"{seed}."
-        )
-    return (
-        f"dynamic binarization: Bernoulli({probability}) drawn anew at each visit of a training "
-        "row; "
-        f"validation and test rows were drawn once, seed {seed}. Likelihoods are not comparable "
-        "with "
-        f"those of a static binarization."
-    )
-
-
-# Which likelihoods the values of a kind allow without being looked at again.
-_ALLOWED = {
-    "binary": ("bernoulli",),
-    "levels": ("discretized-logistic", "categorical"),
-    "unit": ("continuous-bernoulli",),
-    "counts": ("poisson", "negative-binomial"),
-    "real": ("gaussian", "laplace", "student-t"),
-    "category": ("categorical",),
-    "mixed": ("columns",),
-}
 
 
 def likelihood_of(
@@ -643,50 +593,27 @@ def likelihood_of(
         variable = variable.variables["x"]
     if likelihood in (None, "auto"):
         likelihood = variable.likelihood
-    allowed = _ALLOWED[variable.kind]
+    allowed = [row.name for row in _ROWS if variable.kind in row.kinds] or [variable.likelihood]
     if likelihood != variable.likelihood and likelihood not in allowed:
         raise DataError(
             f"{variable.name}: {likelihood} is no likelihood for {variable.kind} values as they "
-            "were "
-            f"loaded; load the data with likelihood={likelihood!r} (--likelihood {likelihood}), "
-            f"which checks the values, or use {' or '.join(allowed)}."
+            f"were loaded; load the data with likelihood={likelihood!r} (--likelihood "
+            f"{likelihood}), which checks the values, or use {' or '.join(allowed)}."
         )
     if variable.parts:
-        return Columns(
-            [(tuple(places), _build(group)) for places, group in _groups(variable)], network
-        )
-    return _builder(variable, likelihood)(network=network)
-
-
-def _builder(variable: Variable, likelihood: str) -> Callable[..., nn.Module]:
-    """The conditional's constructor, all but its network."""
-    shape, mean = variable.shape, variable.mean
-    units = (mean, variable.std)
-    builders: dict[str, Callable[..., nn.Module]] = {
-        "bernoulli": partial(conditionals.Bernoulli, shape, mean=mean),
-        "continuous-bernoulli": partial(conditionals.ContinuousBernoulli, shape),
-        "discretized-logistic": partial(
-            conditionals.DiscretizedLogistic, shape, levels=variable.levels or 256
-        ),
-        "gaussian": partial(conditionals.Gaussian, shape, units=units),
-        "laplace": partial(conditionals.Laplace, shape, units=units),
-        "student-t": partial(conditionals.StudentT, shape, units=units),
-        "poisson": partial(conditionals.Poisson, shape, mean=mean),
-        "negative-binomial": partial(conditionals.NegativeBinomial, shape, mean=mean),
-        "categorical": partial(conditionals.Categorical, variable.levels or 2, shape=shape),
-        "beta": partial(conditionals.Beta, shape),
-        "gamma": partial(conditionals.Gamma, shape, unit=mean),
-    }
-    return builders[likelihood]
+        groups = [
+            (tuple(places), LIKELIHOODS[group.likelihood].conditional(group))
+            for places, group in _groups(variable)
+        ]
+        return Columns(groups, network)
+    return LIKELIHOODS[likelihood].conditional(variable)(network=network)
 
 
 def _groups(variable: Variable) -> list[tuple[list[int], Variable]]:
     """Columns of one likelihood and one number of levels, as one variable of several elements."""
     places: dict[tuple[str, int | None], list[int]] = {}
     for place, part in enumerate(variable.parts):
-        levels = (
-            part.levels if part.likelihood in ("categorical", "discretized-logistic") else None
-        )
+        levels = part.levels if part.kind in ("levels", "category") else None
         places.setdefault((part.likelihood, levels), []).append(place)
     groups = []
     for (likelihood, levels), chosen in places.items():
@@ -706,59 +633,72 @@ def _groups(variable: Variable) -> list[tuple[list[int], Variable]]:
     return groups
 
 
-def _build(group: Variable) -> Callable[..., nn.Module]:
-    return _builder(group, group.likelihood)
-
-
 def refuse_coarse(facts: Facts, train: Summary, source: str, choices: list[Choice]) -> None:
     """Single precision must resolve the spread of each real element."""
     real = np.array([choice.kind == "real" for choice in choices])
     if not real.any() or (len(choices) == 1 and train.dtype.itemsize < 4):
         return
-    mean, std = train.mean, train.std
-    coarse = np.argwhere((np.abs(mean) * 2.0**-24 > 1e-3 * std) & (std > 0) & real)
-    if not len(coarse):
-        return
-    place = tuple(coarse[0].tolist())
-    what = f"element {place}" if facts.columns is None else f"column {facts.columns[place[0]]!r}"
-    raise DataError(
-        f"{source}: {what} has mean {float(mean[place]):.6g} but varies by "
-        f"{float(std[place]):.3g} only, which single precision cannot resolve; subtract a "
-        f"constant from it first."
-    )
+    coarse = (np.abs(train.mean) * 2.0**-24 > 1e-3 * train.std) & (train.std > 0) & real
+    for what, _, _ in _first(coarse, facts.columns):
+        place = tuple(np.argwhere(coarse)[0])
+        raise DataError(
+            f"{source}: {what} has mean {train.mean[place]:.6g} but varies by "
+            f"{train.std[place]:.3g} only, which single precision cannot resolve; subtract a "
+            f"constant from it first."
+        )
 
 
-def grey_scale(seen: Summary, source: str, levels: int | None, top: float | None) -> float | None:
-    """The level of probability 1; ``None`` if the values are binary already.
+def binarization(
+    facts: Facts,
+    seen: Summary,
+    source: str,
+    options: Mapping[str, Any],
+    trained: Variable | None,
+) -> tuple[float | None, list[str]]:
+    """The level of probability 1 where grey values are to be binarized; and a note of it.
 
     Args:
+        facts: What the source says of its rows.
         seen: Of all rows.
         source: For messages.
-        levels: How many levels the source itself declares.
-        top: The level of probability 1 in the training data, where these are other data.
+        options: Those of :func:`~deeplvm.data.load`.
+        trained: The variable of the training data, where these are other data.
 
     Raises:
         DataError: If the values have holes, or are not grey values.
     """
+    if (binarize := options["binarize"]) is None:
+        return None, []
     low, high, whole = float(seen.low.min()), float(seen.high.max()), bool(seen.whole.all())
     if seen.holes:
         raise DataError(f"{source}: --binarize needs values without holes; leave it out.")
-    if top is None and whole and low >= 0 and high <= 1 and levels is None:
-        return None
-    if top is not None:
-        if not (low >= 0 and high <= top):
-            raise DataError(
-                f"{source}: the model was fitted to binarized values 0..{top:g}, found values in "
-                f"[{low:g}, {high:g}]."
-            )
-        return top
-    if not (low >= 0 and (high <= 1 or (whole and high <= 255))):
-        kinds = "whole numbers" if whole else "reals"
+    scale = None if trained is None else trained.grey
+    if scale is None and whole and low >= 0 and high <= 1 and facts.levels is None:
+        return None, [f"--binarize {binarize} changes nothing: the values are 0 and 1 already."]
+    if scale is not None and not (low >= 0 and high <= scale):
+        raise DataError(
+            f"{source}: the model was fitted to binarized values 0..{scale:g}, found values in "
+            f"[{low:g}, {high:g}]."
+        )
+    if scale is None and not (low >= 0 and (high <= 1 or (whole and high <= 255))):
         raise DataError(
             f"{source}: --binarize reads grey values in [0, 1] or levels 0..255 as probabilities, "
-            f"but found {kinds} in [{low:g}, {high:g}]; leave it out."
+            f"but found {'whole numbers' if whole else 'reals'} in [{low:g}, {high:g}]; leave it "
+            f"out."
         )
-    return float((levels or (int(high) + 1 if high < 32 else 256)) - 1) if whole else 1.0
+    if scale is None:
+        levels = facts.levels or (int(high) + 1 if high < 32 else 256)
+        scale = float(levels - 1) if whole else 1.0
+    drawn = "Bernoulli(x)" if scale == 1 else f"Bernoulli(x/{scale:g})"
+    if binarize == "static":
+        words = f"each element was drawn once as {drawn}, seed {options['seed']}."
+        return scale, [f"static binarization: {words}"]
+    words = (
+        f"{drawn} drawn anew at each visit of a training row; validation and test rows were drawn "
+        f"once, seed {options['seed']}. Likelihoods are not comparable with those of a static "
+        f"binarization."
+    )
+    return scale, [f"dynamic binarization: {words}"]
 
 
 def variable_of(
@@ -781,10 +721,7 @@ def variable_of(
     columns = facts.columns or ()
     parts: tuple[Variable, ...] = ()
     if len(choices) == 1:
-        if first.kind in ("real", "unit") and first.likelihood not in (
-            "continuous-bernoulli",
-            "beta",
-        ):
+        if first.kind == "real" and first.likelihood != "beta":
             _refuse_constant(std, source, facts.columns)
     else:
         parts = tuple(
@@ -826,32 +763,19 @@ def variable_of(
 
 
 def _refuse_constant(std: Tensor, source: str, columns: tuple[str, ...] | None) -> None:
-    constant = (std <= 0).nonzero()
-    if not len(constant):
-        return
-    where = tuple(constant[0].tolist())
-    if columns is not None:
-        name = columns[where[0]]
-        what, drop = f"column {name!r}", f"--drop {name}"
-    elif len(where) == 1:
-        what, drop = f"column {where[0]}", f"--drop {where[0]}"
-    else:
-        what, drop = f"element {where}", "leave it out"
-    raise DataError(
-        f"{source}: {what} is constant in the training rows ({len(constant)} such in all), and a "
-        f"density of a constant is infinite; {drop}."
-    )
+    for what, number, drop in _first((std <= 0).numpy(), columns):
+        raise DataError(
+            f"{source}: {what} is constant in the training rows ({number} such in all), and a "
+            f"density of a constant is infinite; {drop}."
+        )
 
 
 def warnings_of(variable: Variable, seen: Mapping[Split, Summary], train: Tensor) -> list[str]:
     """What a density cannot say of rounded or repeated values."""
     known = []
     if variable.missing:
-        share = float(
-            np.mean(
-                [part.holes / (part.rows * part.count.size) for part in seen.values() if part.rows]
-            )
-        )
+        parts = [part.holes / (part.rows * part.count.size) for part in seen.values() if part.rows]
+        share = float(np.mean(parts))
         known = [f"{100 * share:.2g}% of the values are missing; likelihoods are of the others."]
     if variable.columns is None:
         return known
@@ -867,13 +791,11 @@ def warnings_of(variable: Variable, seen: Mapping[Split, Summary], train: Tensor
         if len(values) <= 2:
             known.append(
                 f"warning: column {name!r} takes only {len(values)} values, so a density of it "
-                "can "
-                f"grow without bound; --categories {name} gives them probabilities."
+                f"can grow without bound; --categories {name} gives them probabilities."
             )
         elif most > 0.5:
             known.append(
                 f"warning: {100 * most:.0f}% of column {name!r} is exactly {at:g}, so a density "
-                "of "
-                f"it can grow without bound."
+                f"of it can grow without bound."
             )
     return known

@@ -17,7 +17,7 @@ from PIL import Image
 from deeplvm.data.catalogue import NAMED, close_names, read_named
 from deeplvm.data.likelihood import (
     Choice,
-    binarization_scale,
+    binarization,
     choices_of,
     chosen,
     refuse_other_shape,
@@ -502,14 +502,14 @@ def _modelled(
         refuse_other_shape(shape, source, trained)
         shape = trained.shape
         seen = {e: part.changed(lambda v: v.reshape(-1, *shape)) for e, part in seen.items()}
-    scale, said = binarization_scale(facts, seen, source, options, trained)
-    stored = seen
+    stored, everything = seen, Summary.joined(seen.values())
+    scale, said = binarization(facts, everything, source, options, trained)
     if scale is not None:  # the draws will be 0 and 1 in every element
         facts, seen = replace(facts, levels=None), {each: _binary(s) for each, s in seen.items()}
     choices, reasons = chosen(facts, seen, source, options, trained)
     notes += [*said, *reasons]
     kinds = {each: _kind(part, choices, scale) for each, part in stored.items()}
-    kind = _kind(Summary.joined(stored.values()), choices, scale)
+    kind = _kind(everything, choices, scale)
     reader = replace(reader, shape=shape, kind=kind, choices=tuple(choices))
     reader = _with_noise(reader, places, scale)
     on_disk = bool(found.listing)

@@ -135,6 +135,11 @@ class Variable:
         return float(self.levels or 1) if scaled else 1.0
 
     @property
+    def is_whole(self) -> bool:
+        """Whether the values are whole numbers; under noise they no longer are."""
+        return self.kind in ("binary", "levels", "counts", "category") and not self.dequantized
+
+    @property
     def is_image(self) -> bool:
         """Whether the event is (channels, height, width)."""
         return len(self.shape) == 3
@@ -638,8 +643,7 @@ def _known_fields(record: type, plain: Mapping[str, Any]) -> dict[str, Any]:
     if absent:
         raise DataError(
             f"a stored {record.__name__.lower()} of the data lacks {', '.join(absent)}: the file "
-            "is "
-            f"damaged or was written by another version of deeplvm; fit again."
+            f"is damaged or was written by another version of deeplvm; fit again."
         )
     return {name: plain[name] for name in fields if name in plain}
 

@@ -18,8 +18,6 @@ from deeplvm.core.trace import Site
 if TYPE_CHECKING:
     from deeplvm.data.records import Variable
 
-_DISCRETE = ("binary", "levels", "counts", "category")
-
 
 @dataclass(frozen=True)
 class BitsPerDimension:
@@ -82,12 +80,12 @@ def offset_of(variables: Mapping[str, Variable] | None) -> tuple[float, str]:
             "their probability; of reals, of a density in the data's own units."
         )
     scored = [part for variable in variables.values() for part in (variable.parts or (variable,))]
-    if all([part.kind in _DISCRETE and not part.dequantized for part in scored]):
+    if all([part.is_whole for part in scored]):
         return 0.0, (
             "No offset: the values are whole numbers and the likelihood gives them probabilities, "
             "so these are the bits of a lossless code."
         )
-    if all([part.dequantized or part.kind in _DISCRETE for part in scored]):
+    if all([part.dequantized or part.is_whole for part in scored]):
         widths = {(part.name, _levels_in_unit(part), part.elements) for part in scored}
         total = sum([count for _, _, count in widths])
         offset = sum([math.log2(levels) * count for _, levels, count in widths]) / total

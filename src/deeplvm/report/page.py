@@ -729,8 +729,7 @@ def _column_names(variable: Variable) -> list[str]:
 
 
 def _discrete(variable: Variable) -> list[bool]:
-    kinds = [part.kind for part in variable.parts] or [variable.kind] * variable.elements
-    return [kind in ("binary", "levels", "counts", "category") for kind in kinds]
+    return [part.is_whole for part in variable.parts] or [variable.is_whole] * variable.elements
 
 
 def _chosen_columns(variable: Variable, most: int = _MOST_COLUMNS) -> list[int]:

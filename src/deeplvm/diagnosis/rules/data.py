@@ -8,13 +8,13 @@ from typing import Any
 from torch import Tensor
 
 from deeplvm.core.results import finite
+from deeplvm.data.likelihood import LIKELIHOODS
 from deeplvm.diagnosis.verdict import Verdict
 from deeplvm.evaluation.examination import SEARCHED, CannotMeasure, Examination, listed
 from deeplvm.evaluation.samples.quality import draws
 
 _FEW_VALUES = 10  # under a density a column of fewer is not continuous
 _MANY_ROWS = 200
-_DENSITIES = ("gaussian", "laplace", "student-t", "beta", "gamma", "continuous-bernoulli")
 
 
 def shifted_rows(seen: Examination) -> Verdict | None:
@@ -114,7 +114,7 @@ def constant_columns(seen: Examination) -> Verdict | None:
     why = (
         "a density of them is as high as the likelihood's scale may become narrow, and says "
         "nothing about the model"
-        if any([kinds[name] in _DENSITIES for name in same])
+        if any([_is_density(kinds[name]) for name in same])
         else "there is nothing to learn of them, and a new row that differs in one costs dearly"
     )
     return Verdict(
@@ -136,7 +136,7 @@ def few_values(seen: Examination) -> Verdict | None:
     found = {}
     for name, kind, column in zip(names, kinds, values.unbind(1), strict=True):
         distinct = len(column[~column.isnan()].unique())
-        if kind in _DENSITIES and 2 <= distinct <= _FEW_VALUES:
+        if _is_density(kind) and 2 <= distinct <= _FEW_VALUES:
             found[name] = distinct
     if not found or seen.variable.dequantized:
         return None
@@ -200,3 +200,7 @@ def _columns(seen: Examination) -> list[str]:
     if not seen.variable.columns:
         raise CannotMeasure("The data are no table.")
     return list(seen.variable.columns)
+
+
+def _is_density(likelihood: str) -> bool:
+    return likelihood in LIKELIHOODS and LIKELIHOODS[likelihood].density

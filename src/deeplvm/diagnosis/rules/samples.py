@@ -7,6 +7,7 @@ from typing import Any
 
 from deeplvm.conditionals import StandardNormal
 from deeplvm.core.results import finite
+from deeplvm.data.likelihood import LIKELIHOODS
 from deeplvm.diagnosis.remedies import longer, networks, one_of, untried
 from deeplvm.diagnosis.rules.likelihood import refuse_one_row, refuse_poor_posterior
 from deeplvm.diagnosis.verdict import Verdict
@@ -192,11 +193,9 @@ def miscalibrated(seen: Examination) -> Verdict | None:
 
 def _tails(seen: Examination) -> list[str]:
     """A likelihood of heavier tails, where the columns' own has light ones."""
-    light = {each.likelihood for each in (seen.variable, *seen.variable.parts)} & {
-        "gaussian", "poisson"
-    }  # fmt: skip
-    other = {"gaussian": "--likelihood student-t", "poisson": "--likelihood negative-binomial"}
-    return [other[each] for each in sorted(light)]
+    known = {each.likelihood for each in (seen.variable, *seen.variable.parts)} & set(LIKELIHOODS)
+    heavier = {LIKELIHOODS[each].heavier for each in known} - {""}
+    return [f"--likelihood {each}" for each in sorted(heavier)]
 
 
 def hollow_prior(seen: Examination) -> Verdict | None:
