@@ -395,16 +395,16 @@ def test_the_temperatures_are_a_length_apart() -> None:
     space = LatentSpace(linear_gaussian(), {"x": torch.ones(50, 2)}, frozenset())
     torch.manual_seed(0)
     with torch.no_grad():
-        walk = Walk(space, "prior", count, 4)
-        log_weight = walk.forward(40)["log_weight"]
-    betas = torch.tensor(walk.betas)
+        walk = Walk(space, "prior", 4)
+        schedule = walk.schedule(count)
+        log_weight = walk.run(40, schedule, "walk")[0]["log_weight"]
+    betas = torch.cat([torch.zeros(1, 50), schedule.betas])
     assert len(betas) == count + 1
-    assert betas[0] == 0
-    assert betas[-1] == 1
-    assert (betas.diff() > 0).all()
+    assert (betas[-1] == 1).all()
+    assert (betas.diff(dim=0) > 0).all()
     grid = torch.linspace(0, 1, 10_001)
     least = torch.trapezoid(variance(grid).sqrt(), grid) ** 2 / count
-    planned = (betas.diff().square() * variance(betas[1:])).sum()
+    planned = (betas.diff(dim=0).square() * variance(betas[1:])).sum(0).mean()
     assert least * 0.9 < planned < least * 1.3
     assert least * 0.8 < log_weight.var(0).mean() < least * 5.0  # as neighbours are alike
 

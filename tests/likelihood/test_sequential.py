@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from deeplvm import Joint, LatentVariableModel
 from deeplvm.conditionals import Bernoulli, FullCovarianceGaussian, Gaussian, StandardNormal
-from deeplvm.likelihood.sequential import Population, sequential_monte_carlo
+from deeplvm.inference.tempering import Population
+from deeplvm.likelihood.sequential import sequential_monte_carlo
 from deeplvm.networks import MLP
 
 GOLDEN = -2.707313885885
@@ -43,7 +44,7 @@ def test_the_golden_likelihood(start: Any, adaptive: bool) -> None:
     assert (found.log_px_stderr < 0.08).all()
     assert ((found.log_px - GOLDEN).abs() < 5 * found.log_px_stderr).all()
     assert (found.acceptance > 0.3).all()
-    assert found.temperatures.unique().numel() == 1  # of one batch
+    assert (found.temperatures >= 2).all()  # each row finds its own
 
 
 @pytest.mark.parametrize("below", [0.0, 0.5, 0.95])

@@ -7,14 +7,54 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from deeplvm.core.draws import Draw, Drawn, Enumerated, Reparameterised
+from deeplvm.core.draws import Draw, Drawn, Enumerated, Reparameterised, is_estimator
+
+
+class Noise(Protocol):
+    """Where the random numbers of some rows come from."""
+
+    def normal_like(self, like: Tensor) -> Tensor:
+        """Standard normals for chains, ``(particles, rows, *event)`` or ``(rows,)``."""
+        ...
+
+    def uniform_like(self, like: Tensor) -> Tensor:
+        """Numbers between 0 and 1 for chains, ``(particles, rows, *event)`` or ``(rows,)``."""
+        ...
+
+    def apart(self, what: object) -> Noise:
+        """Other numbers for the same rows, which do not depend on how many were taken before."""
+        ...
+
+    def of(self, draw: Draw) -> Draw:
+        """A way of drawing, with the numbers of the rows."""
+        ...
+
+
+class _Ambient:
+    """Torch's own generator."""
+
+    def normal_like(self, like: Tensor) -> Tensor:
+        return torch.randn_like(like)
+
+    def uniform_like(self, like: Tensor) -> Tensor:
+        return torch.rand_like(like)
+
+    def apart(self, what: object) -> Noise:
+        return self
+
+    def of(self, draw: Draw) -> Draw:
+        return draw
+
+
+AMBIENT: Noise = _Ambient()
+"""Torch's own generator, for rows that are alone."""
 
 
 class RowNoise:
@@ -67,7 +107,9 @@ class RowNoise:
 
     def of(self, draw: Draw) -> Draw:
         """A way of drawing, with the numbers of the rows."""
-        return draw if isinstance(draw, Enumerated) else RowDraw(self, draw)
+        # an estimator's draws are its own: it draws again when it gives credit
+        plain = isinstance(draw, Enumerated) or is_estimator(draw)
+        return draw if plain else RowDraw(self, draw)
 
     @contextmanager
     def drawing(self, name: str, batch_shape: tuple[int, ...]) -> Iterator[None]:

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from deeplvm.core.randomness import AMBIENT, Noise
+
 
 class Point(NamedTuple):
     r"""Where chains stand: free numbers u, two log-densities, and their gradients.
@@ -30,12 +32,16 @@ class Point(NamedTuple):
     start_slope: Tensor
     end_slope: Tensor
 
-    def log_density(self, beta: float) -> Tensor:
-        r""":math:`(1 - \beta) \log f_0 + \beta \log f_1`."""
-        return (1.0 - beta) * self.start + beta * self.end
+    def log_density(self, beta: Tensor | float) -> Tensor:
+        r""":math:`(1 - \beta) \log f_0 + \beta \log f_1`, one :math:`\beta` or one a row."""
+        found = (1.0 - beta) * self.start + beta * self.end
+        # at an end the other density has no say, even where it is zero
+        return torch.where(torch.as_tensor(beta == 1.0, device=found.device), self.end, found)
 
-    def slope(self, beta: float) -> Tensor:
+    def slope(self, beta: Tensor | float) -> Tensor:
         r""":math:`\nabla \log f_\beta`."""
+        if isinstance(beta, Tensor):
+            beta = beta.unsqueeze(-1).to(self.free)
         return torch.lerp(self.start_slope, self.end_slope, beta)
 
     def where(self, chosen: Tensor, other: Point) -> Point:
@@ -67,7 +73,12 @@ class Moved(NamedTuple):
 
 
 def transition(
-    evaluate: Evaluate, point: Point, beta: float, step_size: Tensor, steps: int
+    evaluate: Evaluate,
+    point: Point,
+    beta: Tensor | float,
+    step_size: Tensor,
+    steps: int,
+    noise: Noise = AMBIENT,
 ) -> Moved:
     r"""One Hamiltonian transition, which leaves :math:`f_\beta` as it is.
 
@@ -81,12 +92,13 @@ def transition(
     Args:
         evaluate: The point at free numbers.
         point: Where the chains stand.
-        beta: Of the density.
+        beta: Of the density, one or of each row.
         step_size: Their mean, shape ``(rows,)`` or broadcastable to ``(particles, rows)``.
         steps: L.
+        noise: Where random numbers come from.
     """
-    size = (step_size * (0.5 + torch.rand_like(point.start))).unsqueeze(-1)
-    momentum = torch.randn_like(point.free)
+    size = (step_size * (0.5 + noise.uniform_like(point.start))).unsqueeze(-1)
+    momentum = noise.normal_like(point.free)
     before = point.log_density(beta) - 0.5 * momentum.square().sum(-1)
     there, free = point, point.free
     momentum = momentum + 0.5 * size * there.slope(beta)
@@ -99,22 +111,28 @@ def transition(
     # a chain that left the numbers (an infinite slope) stays where it was
     change = torch.nan_to_num(after - before, nan=-torch.inf, posinf=-torch.inf)
     probability = change.clamp(max=0.0).exp()
-    accepted = torch.rand_like(probability) < probability
+    accepted = noise.uniform_like(probability) < probability
     return Moved(there.where(accepted, point), probability)
 
 
-def adapted(step_size: Tensor, probability: Tensor, target: float, gain: float) -> Tensor:
-    r"""The step size of each row after a look at its chains' acceptance.
+TARGET = 0.8
+"""Acceptance that step sizes aim at, as in Stan; 0.65, the optimum of one long chain in many
+dimensions, is at the edge of stability in few."""
+_GAIN = 0.3
+
+
+def adapted(step_size: Tensor, probability: Tensor, gain: float = _GAIN) -> Tensor:
+    r"""Step sizes after a look at their chains' acceptance.
 
     .. math:: \log \epsilon \leftarrow \log \epsilon + g\, (\bar a - a^*)
 
     Args:
-        step_size: :math:`\epsilon`, shape ``(rows,)``.
+        step_size: :math:`\epsilon` of each row, ``(rows,)``, or of each chain.
         probability: Of moving, shape ``(particles, rows)``.
-        target: :math:`a^*`.
         gain: g.
     """
-    return step_size * (gain * (probability.mean(0) - target)).exp()
+    seen = probability if step_size.dim() == probability.dim() else probability.mean(0)
+    return step_size * (gain * (seen - TARGET)).exp()
 
 
 _FIRST, _LAST = 0.15, 0.1  # of warm-up, in which only the step size is sought

@@ -12,7 +12,7 @@ from torch.distributions import Distribution, Independent, biject_to
 
 from deeplvm.core.joint import batch_shape_of
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.randomness import RowNoise
+from deeplvm.core.randomness import AMBIENT, Noise
 from deeplvm.core.trace import Site, Trace
 from deeplvm.gradients import Draw, Enumerated, Sampled
 
@@ -62,12 +62,14 @@ class LatentSpace:
         given: Mapping[str, Any],
         missing: frozenset[str],
         draw: Mapping[str, Draw] | None = None,
-        noise: RowNoise | None = None,
+        noise: Noise = AMBIENT,
     ) -> None:
         self.model, self.missing = model, missing
         self.noise = noise
         self.given = {name: model.site(name, value, missing) for name, value in given.items()}
         self.rows = batch_shape_of(self.given)[-1]
+        like = next(s.value for s in self.given.values() if isinstance(s.value, Tensor))
+        self.device, self.dtype = like.device, torch.get_default_dtype()
         self.places: list[Place] = []
         self.summed: dict[str, Draw] = {}
         start = 0
@@ -81,6 +83,7 @@ class LatentSpace:
             free = bijection.inv(site.value)
             shape = free.shape[2:]
             self.places.append(Place(name, start, shape.numel(), shape, bijection))
+            self.dtype = free.dtype
             start += shape.numel()
         self.size = start
         if kept := sorted(set(draw or {}) - set(self.summed)):
@@ -91,18 +94,18 @@ class LatentSpace:
 
     def nowhere(self) -> Tensor:
         """The one point of a space without dimensions, shape ``(1, rows, 0)``."""
-        like = next(s.value for s in self.given.values() if isinstance(s.value, Tensor))
-        return torch.zeros(1, self.rows, 0, device=like.device)
+        return torch.zeros(1, self.rows, 0, device=self.device)
 
-    def prior(self, particles: int) -> Tensor:
+    def prior(self, particles: int, noise: Noise | None = None) -> Tensor:
         """Draws of p given the inputs, free numbers of shape ``(particles, rows, D)``."""
-        return self.free_of({name: site.value for name, site in self._drawn(particles).items()})
+        drawn = self._drawn(particles, noise)
+        return self.free_of({name: site.value for name, site in drawn.items()})
 
-    def posterior(self, particles: int) -> Tensor:
+    def posterior(self, particles: int, noise: Noise | None = None) -> Tensor:
         """Draws of q, free numbers of shape ``(particles, rows, D)``."""
         trace = self.model.q(
             self._for(self.model.q), (particles, self.rows), missing=self.missing,
-            default=self._sampled,
+            default=(noise or self.noise).of(Sampled()),
         )  # fmt: skip
         return self.free_of({place.name: trace[place.name].value for place in self.places})
 
@@ -161,11 +164,11 @@ class LatentSpace:
         ]
         return torch.cat(parts, -1)
 
-    def _drawn(self, particles: int) -> dict[str, Site]:
+    def _drawn(self, particles: int, noise: Noise | None = None) -> dict[str, Site]:
         # what is given stays: a latent may have observed parents
         trace = self.model.p(
-            self._for(self.model.p), (particles, self.rows), default=self._sampled,
-            missing=self.missing,
+            self._for(self.model.p), (particles, self.rows), missing=self.missing,
+            default=(noise or self.noise).of(Sampled()),
         )  # fmt: skip
         return {name: site for name, site in trace.items() if site.drawn}
 
@@ -174,10 +177,6 @@ class LatentSpace:
             {**self._for(joint), **latents}, tuple(free.shape[:-1]), draw=self.summed,
             missing=self.missing,
         )  # fmt: skip
-
-    @property
-    def _sampled(self) -> Draw:
-        return Sampled() if self.noise is None else self.noise.of(Sampled())
 
     def _for(self, joint: Any) -> dict[str, Site]:
         return {n: s for n, s in self.given.items() if n in joint.names or n in joint.inputs}

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from deeplvm.core.randomness import AMBIENT, Noise
 from deeplvm.inference.hmc import Evaluate, Point
 
 _DIVERGENT = 1_000.0  # nats of energy that no accurate trajectory gains
@@ -68,7 +69,13 @@ class _Tree:
     leaves: Tensor
 
 
-def no_u_turn(evaluate: Evaluate, point: Point, step_size: Tensor, max_depth: int = 10) -> Visited:
+def no_u_turn(
+    evaluate: Evaluate,
+    point: Point,
+    step_size: Tensor,
+    max_depth: int = 10,
+    noise: Noise = AMBIENT,
+) -> Visited:
     r"""One transition of the no-U-turn sampler, which leaves the density as it is.
 
     From a momentum :math:`v \sim N(0, I)` the trajectory is doubled, forwards or backwards by
@@ -90,8 +97,9 @@ def no_u_turn(evaluate: Evaluate, point: Point, step_size: Tensor, max_depth: in
         point: Where the chains stand; both of its densities are the one sampled.
         step_size: Shape ``(rows,)`` or broadcastable to ``(chains, rows)``.
         max_depth: Doublings at most: :math:`2^{max\_depth} - 1` steps.
+        noise: Where random numbers come from.
     """
-    momentum = torch.randn_like(point.free)
+    momentum = noise.normal_like(point.free)
     energy = 0.5 * momentum.square().sum(-1) - point.end
     zeros = torch.zeros_like(energy)
     none = torch.zeros_like(energy, dtype=torch.bool)
@@ -101,15 +109,17 @@ def no_u_turn(evaluate: Evaluate, point: Point, step_size: Tensor, max_depth: in
     for level in range(max_depth):
         if not bool(active.any()):
             break
-        forward = torch.rand_like(energy) < 0.5
+        forward = noise.uniform_like(energy) < 0.5
         size = torch.where(forward, step_size, -step_size)
-        part, far = _subtree(evaluate, right.where(forward, left), size, energy, level, active)
+        part, far = _subtree(
+            evaluate, right.where(forward, left), size, energy, level, active, noise.apart(level)
+        )
         right = far.where(active & forward, right)
         left = far.where(active & ~forward, left)
         depth = depth + active
         sound = active & ~part.turning & ~part.diverged
         # the newer half is favoured, which leaves the density as it is all the same
-        taken = torch.rand_like(energy).log() < part.log_weight - whole.log_weight
+        taken = noise.uniform_like(energy).log() < part.log_weight - whole.log_weight
         total = whole.momentum + part.momentum
         turning = _turning(left.momentum, right.momentum, total)
         whole = _Tree(
@@ -129,7 +139,13 @@ def no_u_turn(evaluate: Evaluate, point: Point, step_size: Tensor, max_depth: in
 
 
 def _subtree(
-    evaluate: Evaluate, end: _End, size: Tensor, energy: Tensor, level: int, active: Tensor
+    evaluate: Evaluate,
+    end: _End,
+    size: Tensor,
+    energy: Tensor,
+    level: int,
+    active: Tensor,
+    noise: Noise,
 ) -> tuple[_Tree, _End]:
     r""":math:`2^{level}` leapfrog steps on from an end; what they make, and the new end.
 
@@ -140,6 +156,7 @@ def _subtree(
         energy: Of the start of the trajectory.
         level: How often the trajectory was doubled.
         active: The chains that go on.
+        noise: Where random numbers come from.
     """
     zeros = torch.zeros_like(energy)
     none = torch.zeros_like(active)
@@ -153,7 +170,7 @@ def _subtree(
         if not bool(active.any()):
             break
         end = _leapfrog(evaluate, end, size).where(active, end)
-        _add(tree, end, energy, active)
+        _add(tree, end, energy, active, noise)
         last, first = _checkpoints(leaf)
         if leaf % 2 == 0:
             momenta[last], sums[last] = end.momentum, tree.momentum
@@ -166,13 +183,13 @@ def _subtree(
     return tree, end
 
 
-def _add(tree: _Tree, end: _End, energy: Tensor, active: Tensor) -> None:
+def _add(tree: _Tree, end: _End, energy: Tensor, active: Tensor, noise: Noise) -> None:
     """A leaf more: its weight, and perhaps its place as the proposal."""
     change = energy - (0.5 * end.momentum.square().sum(-1) - end.point.end)
     change = torch.nan_to_num(change, nan=-torch.inf, posinf=-torch.inf)
     weight = torch.where(active, change, -torch.inf)
     total = torch.logaddexp(tree.log_weight, weight)
-    taken = active & (torch.rand_like(total).log() < weight - total)
+    taken = active & (noise.uniform_like(total).log() < weight - total)
     tree.proposal = end.point.where(taken, tree.proposal)
     tree.log_weight = total
     tree.momentum = tree.momentum + torch.where(active.unsqueeze(-1), end.momentum, 0.0)

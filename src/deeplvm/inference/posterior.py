@@ -18,16 +18,14 @@ from deeplvm.inference.diagnostics import (
     rank_normalised_split_rhat,
     tail_effective_size,
 )
-from deeplvm.inference.hmc import DualAveraging, Evaluate, Point, Spread, transition, windows
+from deeplvm.inference.hmc import TARGET, DualAveraging, Spread, transition, windows
 from deeplvm.inference.latent_space import LatentSpace
 from deeplvm.inference.nuts import no_u_turn
 from deeplvm.inference.rows import Source, for_rows
+from deeplvm.inference.tempering import density
 
 Method = Literal["nuts", "hmc"]
-# As in Stan; 0.65, the optimum in many dimensions, is at the edge of stability in few.
-_TARGET = 0.8
 _METHODS = ("nuts", "hmc")
-_JITTER = 0.2  # of the step size of a fixed number of steps, which could be a period of the path
 _PILOT = 64  # draws of q that say how large each latent is before any chain has moved
 _RHAT, _PER_CHAIN = 1.01, 100.0  # Vehtari et al.: R-hat, and effective draws a chain
 
@@ -179,7 +177,7 @@ def sample_posterior(
     warmup: int = 500,
     draws: int = 500,
     steps: int = 10,
-    target: float = _TARGET,
+    target: float = TARGET,
     max_depth: int = 10,
     batch_size: int = 100,
     seed: int = 0,
@@ -274,15 +272,18 @@ class _Kernel:
 
     def __init__(self, space: LatentSpace, method: Method, steps: int, max_depth: int) -> None:
         self.space, self.method, self.steps, self.max_depth = space, method, steps, max_depth
+        self.moves = 0
 
     def __call__(
         self, free: Tensor, scale: Tensor, step_size: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The next free numbers, and ``(chains, rows)`` numbers about the way there."""
-        evaluate = scaled(self.space, scale)
+        evaluate = density(self.space, scale=scale)
         point = evaluate(free / scale)
+        self.moves += 1
+        noise = self.space.noise.apart(self.moves)
         if self.method == "nuts":
-            visited = no_u_turn(evaluate, point, step_size, self.max_depth)
+            visited = no_u_turn(evaluate, point, step_size, self.max_depth, noise)
             ended = visited.depth == self.max_depth
             cut = ended & ~visited.diverged & (visited.evaluations == 2**self.max_depth - 1)
             return visited.point.free * scale, {
@@ -292,10 +293,7 @@ class _Kernel:
                 "depth": visited.depth,
                 "evaluations": visited.evaluations,
             }
-        jitter = 1.0 - _JITTER * torch.rand_like(
-            step_size
-        )  # never longer: it may be near the edge
-        moved = transition(evaluate, point, 1.0, jitter * step_size, self.steps)
+        moved = transition(evaluate, point, 1.0, step_size, self.steps, noise)
         zeros = torch.zeros_like(moved.probability)
         return moved.point.free * scale, {
             "acceptance": moved.probability,
@@ -305,30 +303,6 @@ class _Kernel:
             "depth": zeros + math.nan,
             "evaluations": zeros + self.steps,
         }
-
-
-def scaled(space: LatentSpace, scale: Tensor) -> Evaluate:
-    r"""The log joint density at :math:`u = s y` and its gradient in y.
-
-    Where a trajectory has left the numbers, the density is zero.
-
-    Args:
-        space: The latents of some rows.
-        scale: s, broadcastable to ``(chains, rows, D)``.
-    """
-
-    def evaluate(free: Tensor) -> Point:
-        lost = ~torch.isfinite(free).all(-1)
-        free = torch.where(lost.unsqueeze(-1), 0.0, free.detach())
-        with torch.enable_grad():
-            free.requires_grad_()
-            prior, likelihood = space.log_joint(scale * free)
-            density = prior + likelihood
-            (slope,) = torch.autograd.grad(density.sum(), free)
-        density = torch.where(lost | density.isnan(), -torch.inf, density.detach())
-        return Point(free.detach(), density, density, slope, slope)
-
-    return evaluate
 
 
 def first_of(space: LatentSpace, particles: int) -> Tensor:

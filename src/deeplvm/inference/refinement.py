@@ -115,8 +115,8 @@ def refine(
     refined = localised(model, rows.rows, row)
 
     @torch.enable_grad()
-    def measure(given: dict[str, Tensor], _: frozenset[str], __: RowNoise) -> dict[str, Tensor]:
-        ascent = _Ascent(model, given, rows, objective, particles, draw, row)
+    def measure(given: dict[str, Tensor], _: frozenset[str], noise: RowNoise) -> dict[str, Tensor]:
+        ascent = _Ascent(model, given, rows, objective, particles, draw, row, noise)
         return ascent(steps, learning_rate) | {f"data/{n}": v for n, v in given.items()}
 
     joined = for_rows(
@@ -142,7 +142,9 @@ class _Ascent:
         particles: int,
         draw: Mapping[str, Draw] | None,
         row: str,
+        noise: RowNoise,
     ) -> None:
+        self.draw, self.noise = draw, noise
         count = len(next(iter(given.values())))
         self.model = localised(model, count, row).eval()
         self.given = given | {row: torch.arange(count, device=taken.device)}
@@ -150,39 +152,36 @@ class _Ascent:
         self.corrections = _tables(self.model)
 
         self.options: dict[str, Any] = {"missing": taken.missing, "rows": taken.data_rows}
-        self.options |= {"draw": draw}
         with torch.no_grad():
-            check_latents(self.model.q, model.evidence(given, **self.options))
+            check_latents(self.model.q, model.evidence(given, draw=draw, **self.options))
 
     def __call__(self, steps: int, learning_rate: float) -> dict[str, Tensor]:
         """Refine; the corrections, and the objective before and after from the same noise."""
-        noise = int(torch.randint(2**62, ()))
-        before = self.measure(noise)
+        before = self.measure()
         optimizer = Adam(self.corrections, lr=learning_rate)
         for step in range(steps):
             optimizer.param_groups[0]["lr"] = learning_rate * (1 - step / steps)
-            total = self.value().sum()
+            total = self.value(self.noise).sum()
             gradients = torch.autograd.grad(total, self.corrections, materialize_grads=True)
             for table, gradient in zip(self.corrections, gradients, strict=True):
                 table.grad = -gradient
             optimizer.step()
         tables = {f"table/{i}": table.detach() for i, table in enumerate(self.corrections)}
-        return {"before": before, "after": self.measure(noise), **tables}
+        return {"before": before, "after": self.measure(), **tables}
 
-    def value(self) -> Tensor:
+    def value(self, noise: RowNoise) -> Tensor:
         """The objective of each row, from fresh draws, shape ``(batch,)``."""
         value, _ = self.model.estimate(
-            self.objective, self.given, particles=self.particles, **self.options
-        )
+            self.objective, self.given, particles=self.particles, **self.options,
+            draw=noise.draws(self.model.q.names, self.draw),
+        )  # fmt: skip
         return value
 
     @torch.no_grad()
-    def measure(self, noise: int) -> Tensor:
-        """Mean of the objective over draws that the noise decides, shape ``(batch,)``."""
-        with torch.random.fork_rng(_devices(self.taken.device), device_type="cuda"):
-            torch.manual_seed(noise)
-            values = [self.value() for _ in range(_MEASURES)]
-        return torch.stack(values).mean(0)
+    def measure(self) -> Tensor:
+        """Mean of the objective over draws that are the same each time, shape ``(batch,)``."""
+        noise = self.noise.apart("measured")
+        return torch.stack([self.value(noise) for _ in range(_MEASURES)]).mean(0)
 
 
 def localised(model: LatentVariableModel, rows: int, row: str = "row") -> LatentVariableModel:
@@ -252,7 +251,3 @@ def _written(key: str) -> str:
 def _tables(model: LatentVariableModel) -> list[nn.Parameter]:
     locals_ = [part for part in model.q.factors.values() if isinstance(part, Local)]
     return [cast("nn.Parameter", table) for part in locals_ for table in part.corrections]
-
-
-def _devices(device: torch.device) -> list[torch.device]:
-    return [device] if device.type == "cuda" else []

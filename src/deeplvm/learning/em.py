@@ -16,11 +16,11 @@ from deeplvm.core.randomness import evaluating
 from deeplvm.core.results import finite
 from deeplvm.gradients import Draw
 from deeplvm.gradients.path_derivatives import StickingTheLanding
-from deeplvm.inference.hmc import adapted, transition
 from deeplvm.inference.latent_space import LatentSpace
-from deeplvm.inference.posterior import first_of, scaled
+from deeplvm.inference.posterior import first_of
 from deeplvm.inference.refinement import check_latents, localised
 from deeplvm.inference.rows import Rows, Source, at_least, rows_of
+from deeplvm.inference.tempering import Chains
 from deeplvm.learning.closed_forms import (
     LinearGaussian,
     MixtureOfGaussians,
@@ -224,11 +224,6 @@ def _read(
     return u, -float((there * log_units).sum(1).mean())
 
 
-_GAIN = 0.1  # of the step size's adaptation, at each visit
-_TARGET = 0.8  # of the acceptance; with few steps a shorter one that is taken serves best
-_JITTER = 0.2
-
-
 @dataclass(frozen=True, eq=False)
 class MonteCarloEM:
     r"""What Monte-Carlo expectation maximisation did; the model holds what it learned.
@@ -402,13 +397,11 @@ class _Chains:
 
     def move(self, space: LatentSpace, index: Tensor, steps: int) -> Tensor:
         """One transition of the chains of some rows; the probabilities, ``(chains, batch)``."""
-        evaluate = scaled(space, torch.ones_like(self.free[0, 0]))
-        size = self.step_size[index]
-        jitter = 1.0 + _JITTER * (2.0 * torch.rand_like(size) - 1.0)
-        moved = transition(evaluate, evaluate(self.free[:, index]), 1.0, jitter * size, steps)
-        self.free[:, index] = moved.point.free
-        self.step_size[index] = adapted(size, moved.probability, _TARGET, _GAIN)
-        return moved.probability
+        chains = Chains(space, self.free[:, index], steps)
+        chains.size = self.step_size[index]
+        probability = chains.move(adapt=True)
+        self.free[:, index], self.step_size[index] = chains.point.free, chains.size
+        return probability
 
 
 class _Ascent:

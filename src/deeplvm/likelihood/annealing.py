@@ -19,11 +19,12 @@ from deeplvm.core.randomness import RowNoise
 from deeplvm.core.results import finite, mean_of, number, stderr_of
 from deeplvm.gradients import Draw
 from deeplvm.inference.latent_space import LatentSpace
-from deeplvm.inference.rows import Rows, Source, evaluation_of, for_rows
+from deeplvm.inference.rows import Rows, Source, evaluation_of, for_rows, noise_of
 from deeplvm.inference.tempering import (
     Start,
+    Temperatures,
     Walk,
-    check,
+    checked,
     effective,
     exactly,
     log_mean,
@@ -160,7 +161,7 @@ def annealed_importance_sampling(
     model: LatentVariableModel,
     data: Source | Rows,
     particles: int = 16,
-    temperatures: int = 1_000,
+    temperatures: Temperatures = 1_000,
     *,
     steps: int = 10,
     start: Start = "prior",
@@ -188,7 +189,8 @@ def annealed_importance_sampling(
         model: Evaluated in ``eval()`` mode; left as it was.
         data: Rows: ``data.test[:100]``, or named tensors of shape ``(rows, *event)``.
         particles: Chains a row.
-        temperatures: T.
+        temperatures: T, spaced by a pilot run; or :math:`\beta_1 < \dots < \beta_T = 1`
+            themselves.
         steps: Leapfrog steps a transition.
         start: Where chains begin: ``"prior"`` owes nothing to q, ``"posterior"`` needs fewer
             temperatures where q is good.
@@ -210,17 +212,18 @@ def annealed_importance_sampling(
         >>> annealed_importance_sampling(model, {"x": torch.zeros(3, 2)}, 4, 20).log_px.shape
         torch.Size([3])
     """
-    check(
-        start, draw, particles=particles, temperatures=temperatures, steps=steps,
-        batch_size=batch_size,
-    )  # fmt: skip
+    betas: Any = checked(start, temperatures, draw, particles=particles, steps=steps)
 
     def measure(
         given: dict[str, Tensor], missing: frozenset[str], noise: RowNoise
     ) -> dict[str, Tensor]:
         space = LatentSpace(model, given, missing, draw, noise)
-        walk = Walk(space, start, temperatures, steps) if space.size else None
-        found = walk.forward(particles) if walk else exactly(space)
+        if not space.size:
+            found = exactly(space)
+        else:
+            walk = Walk(space, start, steps)
+            found, _ = walk.run(particles, walk.schedule(betas), "walk")
+            found = {name: found[name] for name in ("log_weight", "acceptance", "step_size")}
         found["log_weight"] = found["log_weight"].T
         found["log_px"] = log_mean(found["log_weight"].T)
         found["exact"] = torch.full((space.rows,), not space.size)
@@ -231,12 +234,13 @@ def annealed_importance_sampling(
     )
     del joined["log_px"]
     exact = bool(joined.pop("exact").all())
+    count = betas if isinstance(betas, int) else len(betas)
     return AnnealedEstimate(
         **joined,
         particles=1 if exact else particles,
-        temperatures=temperatures,
+        temperatures=count,
         steps=steps,
-        evaluations=1 if exact else 1 + (temperatures - 1) * steps,
+        evaluations=1 if exact else 1 + (count - 1) * steps,
         exact=exact,
     )
 
@@ -309,7 +313,7 @@ def sandwich(
     model: LatentVariableModel,
     rows: int = 100,
     particles: int = 16,
-    temperatures: int = 1_000,
+    temperatures: Temperatures = 1_000,
     *,
     steps: int = 10,
     start: Start = "prior",
@@ -330,7 +334,7 @@ def sandwich(
         model: Whose likelihood is estimated.
         rows: How many rows are simulated.
         particles: Chains a row, in each direction.
-        temperatures: Densities between the ends.
+        temperatures: As in :func:`annealed_importance_sampling`.
         steps: Leapfrog steps a transition.
         start: The other end of the walk.
         draw: As in :func:`annealed_importance_sampling`.
@@ -340,7 +344,7 @@ def sandwich(
     Raises:
         ValueError: As :func:`annealed_importance_sampling`.
     """
-    check(start, draw, particles=particles, temperatures=temperatures, steps=steps, rows=rows)
+    betas: Any = checked(start, temperatures, draw, particles=particles, steps=steps, rows=rows)
     with evaluation_of(model, seed):
         inputs = dict(given or {})
         values = {
@@ -350,11 +354,16 @@ def sandwich(
         }
         latents = {name: values[name] for name in model.q.names if name in values}
         observed = {name: value for name, value in values.items() if name not in latents}
-        space = LatentSpace(model, observed | inputs, frozenset(), draw)
+        known = observed | inputs
+        device = next(iter(known.values())).device
+        noise = noise_of(model, known, seed, device)
+        space = LatentSpace(model, known, frozenset(), draw, noise)
         if space.size:
-            walk = Walk(space, start, temperatures, steps)
-            there = walk.forward(particles)
-            back = walk.backward({n: v.expand(particles, *v.shape) for n, v in latents.items()})
+            walk = Walk(space, start, steps)
+            schedule = walk.schedule(betas)
+            there, _ = walk.run(particles, schedule, "walk")
+            exact = {n: v.expand(particles, *v.shape) for n, v in latents.items()}
+            back = walk.back(exact, schedule)
         else:
             there = back = exactly(space)
     lower, upper = there["log_weight"], -back["log_weight"]
@@ -372,6 +381,6 @@ def sandwich(
         acceptance=there["acceptance"],
         acceptance_back=back["acceptance"],
         particles=particles,
-        temperatures=temperatures,
+        temperatures=betas if isinstance(betas, int) else len(betas),
         steps=steps,
     )

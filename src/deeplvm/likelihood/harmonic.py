@@ -20,13 +20,11 @@ from torch.distributions import (
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.randomness import RowNoise
 from deeplvm.core.results import RowEstimate
-from deeplvm.inference.hmc import Point, adapted, transition
 from deeplvm.inference.latent_space import LatentSpace
 from deeplvm.inference.rows import Source, at_least, for_rows, latent_dimensions
+from deeplvm.inference.tempering import Chains
 
 _DIMENSIONS = 5  # "if the dimensionality of the sampled space is low (less than 5 dimensions)"
-_TARGET = 0.8  # of the acceptance: a little above the optimum, for chains that start anywhere
-_GAIN = 0.3
 
 # draws (n, rows, D) -> a density of each row, batch shape (rows,), event shape (D,)
 Fit = Callable[[Tensor], Distribution]
@@ -206,36 +204,22 @@ def harmonic_likelihood(
 
 
 def _walked(
-    space: LatentSpace, chains: int, draws: int, steps: int, warmup: int
+    space: LatentSpace, number: int, draws: int, steps: int, warmup: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Posterior draws ``(draws, chains, rows, D)``, their log-joint, and acceptance, float64."""
-
-    def evaluate(free: Tensor) -> Point:
-        # a chain thrown out of the numbers stands at zero until its move is refused
-        lost = ~free.isfinite().all(-1)
-        with torch.enable_grad():
-            free = free.detach().masked_fill(lost.unsqueeze(-1), 0.0).requires_grad_()
-            prior, likelihood = space.log_joint(free)
-            (slope,) = torch.autograd.grad((prior + likelihood).sum(), free)
-        log_joint = (prior + likelihood).detach().masked_fill(lost, -torch.inf)
-        return Point(free.detach(), log_joint, log_joint, slope, slope)
-
-    point = evaluate(space.posterior(chains))
+    chains = Chains(space, space.posterior(number), steps)
     # at first each chain has its own step size, so that one far out, where slopes are steep, gets
     # back; then one a row, that leaves the posterior as it is
-    own = 0.5 * torch.ones_like(point.end) / max(1.0, space.size**0.25)
+    chains.size = chains.size.expand_as(chains.point.end)
     for _ in range(warmup // 2):
-        point, probability = transition(evaluate, point, 1.0, own, steps)
-        own = own * (_GAIN * (probability - _TARGET)).exp()
-    size = own.median(0).values
+        chains.move(adapt=True)
+    chains.size = chains.size.median(0).values
     for _ in range(warmup - warmup // 2):
-        point, probability = transition(evaluate, point, 1.0, size, steps)
-        size = adapted(size, probability, _TARGET, _GAIN)
+        chains.move(adapt=True)
     kept, accepted = [], []
     for _ in range(draws):
-        point, probability = transition(evaluate, point, 1.0, size, steps)
-        kept.append((point.free.double(), point.end.double()))
-        accepted.append(probability.double().mean(0))
+        accepted.append(chains.move().double().mean(0))
+        kept.append((chains.point.free.double(), chains.point.end.double()))
     free, log_joint = [torch.stack(each) for each in zip(*kept, strict=True)]
     return free, log_joint, torch.stack(accepted).mean(0)
 

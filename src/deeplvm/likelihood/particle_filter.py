@@ -18,7 +18,7 @@ from deeplvm.core.recurrent import Recurrent, Walk
 from deeplvm.core.results import RowEstimate
 from deeplvm.core.trace import Site, Trace
 from deeplvm.inference.rows import Source, at_least, for_rows
-from deeplvm.likelihood.sequential import Population
+from deeplvm.inference.tempering import Population
 
 _NUMBERS = 2**14  # particles of all rows together that go through a step at once
 
@@ -138,9 +138,9 @@ def particle_filter(
     q = _parted(model.q) if proposal == "posterior" else None
 
     def evaluate(
-        given: dict[str, Tensor], missing: frozenset[str], _noise: RowNoise
+        given: dict[str, Tensor], missing: frozenset[str], noise: RowNoise
     ) -> dict[str, Tensor]:
-        return _filtered(model, p, q, given, missing, particles, resample_below)
+        return _filtered(model, p, q, given, missing, particles, resample_below, noise)
 
     joined = for_rows(
         model, data, evaluate, seed=seed,
@@ -206,22 +206,24 @@ def _filtered(
     missing: frozenset[str],
     particles: int,
     resample_below: float,
+    noise: RowNoise,
 ) -> dict[str, Tensor]:
     """Quantities of each row, ``(rows, ...)``."""
     shape = (particles, len(next(iter(given.values()))))
     # what comes before the steps, and its weights
     known: dict[str, Any] = dict(given)
     log_weight = torch.zeros(shape, dtype=torch.float64)
+    drawn = noise.of(Sampled())
     guide, ready = None, {}
     if q is not None:
-        first = _before(q, known, shape, missing, {})
-        guide = _walk(q, {**known, **first}, shape, missing, Sampled())
+        first = _before(q, known, shape, missing, {}, drawn)
+        guide = _walk(q, {**known, **first}, shape, missing, drawn)
         ready = {name: first[name] for name in model.common if name in first}
         known |= {name: site for name, site in first.items() if site.drawn}
         log_weight = log_weight.to(_device(given)) - _drawn(first, shape)
-    first = _before(p, known, shape, missing, ready)
+    first = _before(p, known, shape, missing, ready, drawn)
     log_weight = log_weight.to(_device(given)) + _scored(first, shape)
-    default = Sampled() if guide is None else _UNEXPLAINED
+    default = drawn if guide is None else _UNEXPLAINED
     target = _walk(p, {**known, **first}, shape, missing, default)
 
     population = Population(*shape, device=log_weight.device)
@@ -238,7 +240,7 @@ def _filtered(
         if target.mask is not None:
             log_weight = torch.where(target.mask[:, t], log_weight, 0.0)
         predictive.append(population.weigh(log_weight))
-        index = population.resample(resample_below)
+        index = population.resample(resample_below, noise)
         for walker in (target, guide):
             if walker is not None:
                 walker.change(partial(_taken, index=index))
@@ -270,11 +272,12 @@ def _before(
     shape: tuple[int, int],
     missing: frozenset[str],
     ready: Mapping[str, Site],
+    default: Draw,
 ) -> Trace:
     """What comes before the steps."""
     names = {*parts.before.names, *parts.before.inputs}
     read = {name: value for name, value in known.items() if name in names}
-    return parts.before(read, shape, default=Sampled(), missing=missing, ready=ready)
+    return parts.before(read, shape, default=default, missing=missing, ready=ready)
 
 
 def _drawn(trace: Trace, shape: tuple[int, int]) -> Tensor:

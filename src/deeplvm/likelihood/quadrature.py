@@ -160,11 +160,19 @@ class _Moments(NamedTuple):
 
 def _integrate(space: LatentSpace, points: int) -> dict[str, Tensor]:
     around = _first(space)
+    moving = torch.ones_like(around.mean[:, 0], dtype=torch.bool)
     for _ in range(_STEPS):
         nodes, log_weight = _nodes(space, around, _LOOK_POINTS)
-        before = around.covariance
-        around = _moments(nodes, log_weight, _CARRIED**space.size, before)
-        if torch.allclose(before, around.covariance, rtol=1e-3, atol=0.0):
+        found = _moments(nodes, log_weight, _CARRIED**space.size, around.covariance)
+        # each row stops by itself, whatever rows it is with
+        apart = (found.covariance - around.covariance).abs() - 1e-3 * found.covariance.abs()
+        still = moving & (apart > 0.0).flatten(1).any(1)
+        around = _Moments(
+            torch.where(moving[:, None], found.mean, around.mean),
+            torch.where(moving[:, None, None], found.covariance, around.covariance),
+        )
+        moving = still
+        if not bool(moving.any()):
             break
     nodes, log_weight = _nodes(space, around, points)
     _, log_fewer = _nodes(space, around, points // 2)
@@ -205,7 +213,7 @@ def _nodes(space: LatentSpace, around: _Moments, points: int) -> tuple[Tensor, T
     log_grid = torch.cartesian_prod(*[log_w] * dimensions).reshape(-1, dimensions).sum(-1)
     normal = MultivariateNormal(like, around.covariance)
     nodes = like + (normal.scale_tril @ grid.unsqueeze(-1)).squeeze(-1)
-    prior, likelihood = space.log_joint(nodes.to(space.prior(1).dtype))
+    prior, likelihood = space.log_joint(nodes.to(space.dtype))
     log_joint = _weights(prior + likelihood)
     return nodes, log_grid.unsqueeze(-1) + log_joint - normal.log_prob(nodes)
 

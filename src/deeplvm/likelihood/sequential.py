@@ -2,26 +2,22 @@ r"""Sequential Monte Carlo: chains that walk to the posterior, and are resampled
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.randomness import RowNoise
 from deeplvm.core.results import RowEstimate
-from deeplvm.inference.hmc import Point, adapted, transition
 from deeplvm.inference.latent_space import LatentSpace
-from deeplvm.inference.rows import Source, at_least, for_rows, latent_dimensions
+from deeplvm.inference.rows import Source, for_rows, latent_dimensions
+from deeplvm.inference.tempering import Start, Temperatures, Walk, checked, keeping
 
-_TARGET = 0.65  # of the acceptance, the optimum of Hamiltonian transitions in many dimensions
-_GAIN = 0.3
-_FIRST_LOOKS, _LOOKS = 10, 3  # transitions by which the step size is found at a temperature
-_PILOT_CHAINS = 32
-_SMALLEST = 1e-9  # step of a temperature
+_PILOT_PARTICLES = 32
+_REPORTED = (
+    "log_px", "log_px_stderr", "ess", "ess_minimum", "resamplings", "acceptance", "temperatures",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,10 +79,10 @@ def sequential_monte_carlo(
     model: LatentVariableModel,
     data: Source,
     particles: int = 64,
-    temperatures: Sequence[float] | None = None,
+    temperatures: Temperatures | None = None,
     *,
     steps: int = 10,
-    start: Literal["prior", "posterior"] = "prior",
+    start: Start = "prior",
     keep: float = 0.9,
     adaptive: bool = False,
     resample_below: float = 0.5,
@@ -121,15 +117,16 @@ def sequential_monte_carlo(
         data: Rows: ``data.test[:100]``, or named tensors ``(rows, *event)``, NaN where one is
             missing.
         particles: K, chains a row.
-        temperatures: :math:`\beta_1 < \dots < \beta_T = 1`; found if left out.
+        temperatures: How many, spaced by a pilot, or :math:`\beta_1 < \dots < \beta_T = 1`
+            themselves; found by ``keep`` if left out.
         steps: Leapfrog steps a transition.
         start: Where chains begin: ``"prior"`` owes nothing to q, ``"posterior"`` needs fewer
             temperatures where q is good.
-        keep: How much of the effective number of particles one temperature may leave, in (0, 1),
-            in the row of a batch where it leaves least; nearer to one takes more temperatures.
+        keep: How much of the effective number of particles one temperature may leave, in (0, 1);
+            nearer to one takes more temperatures.
         adaptive: Whether the particles that count find temperatures and step sizes.
         resample_below: Share of effective particles below which a row is resampled; 0 never.
-        batch_size: Rows at a time; they share their temperatures.
+        batch_size: Rows at a time.
         seed: Same seed, same numbers.
 
     Raises:
@@ -144,215 +141,25 @@ def sequential_monte_carlo(
         >>> sequential_monte_carlo(model, {"x": torch.zeros(3, 2)}, 8).log_px.shape
         torch.Size([3])
     """
-    at_least(1, particles=particles, steps=steps)
-    betas = _checked(start, keep, temperatures, adaptive=adaptive)
+    betas = checked(start, temperatures, particles=particles, steps=steps)
+    if not 0.0 < keep < 1.0:
+        raise ValueError(f"keep is between 0 and 1, found {keep}.")
+    if adaptive and betas is not None:
+        raise ValueError("adaptive finds the temperatures, so give none.")
     if latent_dimensions(model, data) == 0:
         raise ValueError("No latent is continuous: exact_likelihood sums over discrete ones.")
 
-    def evaluate(
+    def measure(
         given: dict[str, Tensor], missing: frozenset[str], noise: RowNoise
     ) -> dict[str, Tensor]:
-        space = LatentSpace(model, given, missing, noise=noise)
-        sampler = _Sampler(space, start, steps, keep, resample_below)
-        if adaptive:
-            return sampler.run(particles, Plan())[0]
-        _, plan = sampler.run(_PILOT_CHAINS, Plan(betas))
-        return sampler.run(particles, plan)[0]
+        walk = Walk(LatentSpace(model, given, missing, noise=noise), start, steps)
+        way: Any = keeping(keep)
+        if betas is not None:
+            way = walk.schedule(betas)
+        elif not adaptive:
+            _, way = walk.run(_PILOT_PARTICLES, way, "pilot", resample_below=resample_below)
+        found, _ = walk.run(particles, way, "walk", resample_below=resample_below)
+        return {name: found[name] for name in _REPORTED}
 
-    joined = for_rows(model, data, evaluate, batch_size=batch_size, seed=seed)
+    joined = for_rows(model, data, measure, batch_size=batch_size, seed=seed)
     return SequentialEstimate(**joined, particles=particles, steps=steps, adaptive=adaptive)
-
-
-class Plan(NamedTuple):
-    """What a run keeps to: temperatures, and step sizes ``(rows,)`` at all but the last.
-
-    What is left out is found on the way.
-    """
-
-    betas: tuple[float, ...] = ()
-    sizes: tuple[Tensor, ...] = ()
-
-
-@dataclass
-class _Sampler:
-    """Runs of chains for some rows."""
-
-    space: LatentSpace
-    start: str
-    steps: int
-    keep: float
-    resample_below: float
-
-    def run(self, particles: int, plan: Plan) -> tuple[dict[str, Tensor], Plan]:
-        """Quantities of each row, shape ``(rows,)``, and the plan that this run followed."""
-        first = self.space.prior if self.start == "prior" else self.space.posterior
-        point = self._evaluate(first(particles))
-        population = Population(*point.start.shape, device=point.start.device)
-        size = 0.5 * torch.ones_like(point.start[0]) / max(1.0, self.space.size**0.25)
-        betas, sizes, moved = [0.0], [], []
-        while betas[-1] < 1.0:
-            change = (point.end - point.start).double()
-            done = len(betas) - 1
-            beta = plan.betas[done] if plan.betas else self._next(population, change, betas[-1])
-            population.weigh((beta - betas[-1]) * change)
-            betas.append(beta)
-            if beta == 1.0:
-                break
-            point = _taken(point, population.resample(self.resample_below))
-            if not plan.sizes:
-                for _ in range(_FIRST_LOOKS if done == 0 else _LOOKS):
-                    point, probability = transition(self._evaluate, point, beta, size, self.steps)
-                    size = adapted(size, probability, _TARGET, _GAIN)
-            sizes.append(plan.sizes[done] if plan.sizes else size)
-            point, probability = transition(self._evaluate, point, beta, sizes[-1], self.steps)
-            moved.append(probability.double().mean(0))
-        found = population.result()
-        count = torch.full_like(found["log_px"], len(betas) - 1)
-        acceptance = torch.stack(moved).mean(0) if moved else torch.full_like(count, math.nan)
-        used = Plan(tuple(betas[1:]), tuple(sizes))
-        return {**found, "acceptance": acceptance, "temperatures": count}, used
-
-    def _next(self, population: Population, change: Tensor, beta: float) -> float:
-        """The next temperature: the farthest that keeps enough effective particles."""
-        if self._kept(population, change, 1.0 - beta) >= self.keep:
-            return 1.0
-        low, high = math.log(_SMALLEST), math.log(1.0 - beta)
-        for _ in range(40):
-            middle = 0.5 * (low + high)
-            if self._kept(population, change, math.exp(middle)) >= self.keep:
-                low = middle
-            else:
-                high = middle
-        return min(1.0, beta + math.exp(low))
-
-    @staticmethod
-    def _kept(population: Population, change: Tensor, step: float) -> float:
-        r"""The least :math:`(\sum W v)^2 / \sum W v^2` of any row, where particles live."""
-        alive = change > -torch.inf
-        log_weight = torch.where(alive, population.log_weight, -torch.inf)
-        rise = torch.where(alive, step * change, 0.0)
-        share = log_weight.logsumexp(0)
-        mean, square = (log_weight + rise).logsumexp(0), (log_weight + 2 * rise).logsumexp(0)
-        kept = (2 * mean - square - share).exp()
-        return float(torch.where(kept.isnan(), 1.0, kept).min())
-
-    def _evaluate(self, free: Tensor) -> Point:
-        """Both log-densities and their gradients."""
-        # a chain thrown out of the numbers stands at zero until its move is refused
-        lost = ~free.isfinite().all(-1)
-        with torch.enable_grad():
-            free = free.detach().masked_fill(lost.unsqueeze(-1), 0.0).requires_grad_()
-            prior, likelihood = self.space.log_joint(free)
-            end = prior + likelihood
-            begin = prior if self.start == "prior" else self.space.log_posterior(free)
-            (slope,) = torch.autograd.grad(begin.sum(), free, retain_graph=True)
-            (end_slope,) = torch.autograd.grad(end.sum(), free)
-        begin, end = [each.detach().masked_fill(lost, -torch.inf) for each in (begin, end)]
-        return Point(free.detach(), begin, end, slope, end_slope)
-
-
-class Population:
-    r"""Weighted particles of some rows, and the product of mean weights that they collected.
-
-    Attributes:
-        log_weight: Logarithms of the normalised weights W, shape ``(particles, rows)``.
-        log_px: :math:`\log \prod_t \sum_k W_{t-1}^k w_t^k` so far, shape ``(rows,)``.
-    """
-
-    def __init__(self, particles: int, rows: int, device: torch.device | None = None) -> None:
-        self.particles = particles
-        options: Any = {"dtype": torch.float64, "device": device}
-        self.log_weight = torch.full((particles, rows), -math.log(particles), **options)
-        self.log_px = torch.zeros(rows, **options)
-        self._own = torch.arange(particles, device=device).unsqueeze(-1).expand(particles, rows)
-        self._first = self._own  # which first particle each descends from
-        self._resamplings = torch.zeros(rows, **options)
-        self._lowest = torch.full((rows,), float(particles), **options)
-
-    @property
-    def ess(self) -> Tensor:
-        r"""Effective number :math:`1 / \sum W^2`, shape ``(rows,)``."""
-        return (-(2 * self.log_weight).logsumexp(0)).exp()
-
-    def weigh(self, log_weight: Tensor) -> Tensor:
-        r"""Multiply the weights; returns :math:`\log \sum_k W^k w^k`, shape ``(rows,)``."""
-        joined = self.log_weight + log_weight.double()
-        mean = joined.logsumexp(0)
-        self.log_px = self.log_px + mean
-        # where no particle is left, all go on, to no effect
-        self.log_weight = torch.where(mean.isneginf(), -math.log(self.particles), joined - mean)
-        self._lowest = torch.minimum(self._lowest, self.ess)
-        return mean
-
-    def resample(self, below: float) -> Tensor:
-        """Which particle each continues, ``(particles, rows)``; itself in rows that are even.
-
-        Systematic resampling: one uniform number a row, and as many copies of each particle as
-        K W says, rounded up or down.
-        """
-        weight = self.log_weight.exp()
-        uniform = torch.rand(weight.shape[1], dtype=weight.dtype, device=weight.device)
-        chosen = self.ess < below * self.particles
-        if not bool(chosen.any()):
-            return self._own
-        place = (self._own + uniform) / self.particles
-        total = weight.cumsum(0)
-        index = torch.searchsorted((total / total[-1]).T.contiguous(), place.T.contiguous()).T
-        index = torch.where(chosen, index.clamp(max=self.particles - 1), self._own)
-        self._first = self._first.gather(0, index)
-        self.log_weight = torch.where(chosen, -math.log(self.particles), self.log_weight)
-        self._resamplings = self._resamplings + chosen
-        return index
-
-    def result(self) -> dict[str, Tensor]:
-        r"""Quantities of each row, shape ``(rows,)``.
-
-        With :math:`S_e` the weight of all descendants of the first particle e, the relative
-        variance of the estimate is estimated by :math:`(K \sum_e S_e^2 - 1) / (K - 1)`: that of
-        independent weights where nothing was resampled, and a little more than the truth where it
-        was, as systematic draws vary less.
-        """
-        count = self.particles
-        shares = torch.zeros_like(self.log_weight)
-        shares = shares.scatter_add(0, self._first, self.log_weight.exp())
-        together = shares.square().sum(0)
-        relative = (count * together - 1) / (count - 1) if count > 1 else together * math.nan
-        return {
-            "log_px": self.log_px,
-            "log_px_stderr": relative.clamp(min=0).sqrt(),
-            "ess": 1 / together,
-            "ess_minimum": self._lowest,
-            "resamplings": self._resamplings,
-        }
-
-
-def _taken(point: Point, index: Tensor) -> Point:
-    """The points that particles continue, by :meth:`Population.resample`."""
-    wide = index.unsqueeze(-1).expand_as(point.free)
-    return Point(
-        point.free.gather(0, wide),
-        point.start.gather(0, index),
-        point.end.gather(0, index),
-        point.start_slope.gather(0, wide),
-        point.end_slope.gather(0, wide),
-    )
-
-
-def _checked(
-    start: str, keep: float, temperatures: Sequence[float] | None, *, adaptive: bool
-) -> tuple[float, ...]:
-    if start not in ("prior", "posterior"):
-        raise ValueError(f"start is 'prior' or 'posterior', not {start!r}.")
-    if not 0.0 < keep < 1.0:
-        raise ValueError(f"keep is between 0 and 1, found {keep}.")
-    if temperatures is None:
-        return ()
-    if adaptive:
-        raise ValueError("adaptive finds the temperatures, so give none.")
-    betas = tuple(float(each) for each in temperatures)
-    rising = all([a < b for a, b in zip((0.0, *betas), betas, strict=False)])
-    if not betas or betas[-1] != 1.0 or not rising:
-        raise ValueError(
-            f"temperatures rise from above 0 to 1, which is the last; found {list(temperatures)}."
-        )
-    return betas

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from deeplvm.core.evidence import Evidence
@@ -16,14 +15,11 @@ from deeplvm.core.randomness import RowNoise
 from deeplvm.core.results import mean_of, shown_mean
 from deeplvm.evaluation.latents.prior_holes import reads_of
 from deeplvm.gradients import Draw, Sampled
-from deeplvm.inference.hmc import Point, adapted, transition
 from deeplvm.inference.latent_space import LatentSpace
 from deeplvm.inference.rows import Rows, Source, at_least, for_rows, rows_of
+from deeplvm.inference.tempering import Chains, Population, Walk
 
 BETAS = (0.03, 0.1, 0.2, 0.35, 0.6, 1.0, 1.7, 3.0)
-_TARGET = 0.65  # of the acceptance, the optimum of Hamiltonian transitions in many dimensions
-_PILOT_CHAINS = 4
-_GAIN = 0.3
 
 
 @dataclass(frozen=True, eq=False)
@@ -251,65 +247,30 @@ def _curve(
             f"no curve; ask for the model's own point alone, betas=()."
         )
     space = LatentSpace(model, given, taken.missing, noise=noise)
-    return _Tempering(space, betas, temperatures, steps).points(particles)
+    return _points(Walk(space, "prior", steps), betas, temperatures, particles)
 
 
-class _Tempering:
-    """The walk from the prior through rising inverse temperatures, for some rows."""
+def _points(
+    walk: Walk, betas: list[float], temperatures: int, particles: int
+) -> dict[str, Tensor]:
+    """Rate, distortion and effective chains at every one of the betas, ``(rows,)``."""
+    # Far from the prior a density changes as its temperature by a share: steps that grow with the
+    # temperature. The fourth power does that, and begins gently.
+    path = [betas[-1] * (t / temperatures) ** 4 for t in range(1, temperatures)]
+    every = sorted({*path, *betas})
+    found: dict[str, Tensor] = {}
 
-    def __init__(
-        self, space: LatentSpace, betas: list[float], temperatures: int, steps: int
-    ) -> None:
-        self.space, self.steps, self.marked = space, steps, set(betas)
-        # Far from the prior a density changes as its temperature by a share: steps that grow with
-        # the temperature. The fourth power does that, and begins gently.
-        path = [betas[-1] * (t / temperatures) ** 4 for t in range(1, temperatures)]
-        self.betas = sorted({*path, *betas})
-        self.sizes = self._pilot()
+    def visit(at: int, population: Population, chains: Chains) -> None:
+        beta = every[at]
+        if beta in betas:
+            share = population.log_weight.exp()
+            distortion = -(share * chains.change).sum(0)
+            found[f"distortion/{beta}"] = distortion
+            found[f"rate/{beta}"] = -population.log_px - beta * distortion
+            found[f"ess/{beta}"] = population.ess
 
-    def points(self, particles: int) -> dict[str, Tensor]:
-        """Rate, distortion and effective chains at every marked temperature, ``(rows,)``."""
-        found: dict[str, Tensor] = {}
-        point = self._evaluate(self.space.prior(particles))
-        log_weight = torch.zeros_like(point.start, dtype=torch.float64)
-        before = 0.0
-        for beta, size in zip(self.betas, self.sizes, strict=True):
-            log_weight += (beta - before) * _log_likelihood(point)
-            point, _ = transition(self._evaluate, point, beta, size, self.steps)
-            before = beta
-            if beta in self.marked:
-                share = log_weight.softmax(0)
-                distortion = -(share * _log_likelihood(point)).sum(0)
-                log_z = torch.logsumexp(log_weight, 0) - math.log(particles)
-                found[f"distortion/{beta}"] = distortion
-                found[f"rate/{beta}"] = -log_z - beta * distortion
-                found[f"ess/{beta}"] = 1 / share.square().sum(0)
-        return found
-
-    def _pilot(self) -> list[Tensor]:
-        """A step size of each row, for each temperature."""
-        point = self._evaluate(self.space.prior(_PILOT_CHAINS))
-        size = 0.5 * torch.ones_like(point.start[0]) / max(1.0, self.space.size**0.25)
-        found = []
-        for beta in [self.betas[0]] * 10 + self.betas:  # the first until a step size fits it
-            point, moved = transition(self._evaluate, point, beta, size, self.steps)
-            size = adapted(size, moved, _TARGET, _GAIN)
-            found.append(size)
-        return found[10:]
-
-    def _evaluate(self, free: Tensor) -> Point:
-        """The densities of prior and posterior, and their gradients."""
-        with torch.enable_grad():
-            free = free.detach().requires_grad_()
-            prior, likelihood = self.space.log_joint(free)
-            (slope,) = torch.autograd.grad(prior.sum(), free, retain_graph=True)
-            (rest,) = torch.autograd.grad(likelihood.sum(), free)
-        prior, likelihood = prior.detach(), likelihood.detach()
-        return Point(free.detach(), prior, prior + likelihood, slope, slope + rest)
-
-
-def _log_likelihood(point: Point) -> Tensor:
-    return (point.end - point.start).double()
+    walk.run(particles, walk.schedule(every, moves=True), "walk", visit=visit)
+    return found
 
 
 def _is_discrete(distribution: Any) -> bool:
