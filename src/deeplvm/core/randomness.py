@@ -283,13 +283,13 @@ class _Dealt(TorchDispatchMode):
         self.calls += 1
         shape = tuple(torch.broadcast_shapes(*[each.shape for each in tensors.values()]))
         at, batch, start = self._placed(shape)
-        if at:
-            raise ValueError(f"{name} draws {self.what.split('/')[0]!r} before its particles.")
+        here, front = tuple(range(at, at + len(batch))), tuple(range(len(batch)))
         particles = batch[-2] if len(batch) > 1 else 1
-        last = shape[len(batch) :] if shape[: len(batch)] == batch else shape[1:]
+        moved = {key: each.expand(shape).movedim(here, front) for key, each in tensors.items()}
+        whole = next(iter(moved.values())).shape
+        last = whole[len(batch) :] if shape[at : at + len(batch)] == batch else whole[1:]
         each_of = {
-            key: each.expand(shape).reshape(-1, particles, batch[-1], *last)
-            for key, each in tensors.items()
+            key: each.reshape(-1, particles, batch[-1], *last) for key, each in moved.items()
         }
         out = torch.empty_like(next(iter(each_of.values())))
         generator = torch.Generator(self.noise.keys.device)
@@ -307,7 +307,7 @@ class _Dealt(TorchDispatchMode):
                         for argument, each in each_of.items()
                     }
                     out[first, block, row] = func(**bound | part | {"generator": generator})
-        return out.reshape(shape)
+        return out.reshape(whole).movedim(front, here)
 
     def _deal_rand(self, like: Tensor, _: dict[str, Any]) -> Tensor:
         return self.uniform(like)

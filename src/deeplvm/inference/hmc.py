@@ -132,7 +132,7 @@ def adapted(step_size: Tensor, probability: Tensor, gain: float = _GAIN) -> Tens
         gain: g.
     """
     seen = probability if step_size.dim() == probability.dim() else probability.mean(0)
-    return step_size * (gain * (seen - TARGET)).exp()
+    return step_size * (gain * (seen - TARGET)).exp().to(step_size)
 
 
 _FIRST, _LAST = 0.15, 0.1  # of warm-up, in which only the step size is sought

@@ -27,7 +27,7 @@ Start = Literal["prior", "posterior"]
 # A number of densities, or the temperatures themselves.
 Temperatures = int | Sequence[float]
 
-_FIRST_LOOKS, _LOOKS = 10, 3  # transitions by which the step size is found at a temperature
+_FIRST_LOOKS, _LOOKS = 10, 2  # transitions by which the step size is found at a temperature
 _PILOT_PARTICLES = 8  # of each row, where temperatures are spaced by the spread of a weight
 _LENGTH = 0.5  # of a pilot's step, in standard deviations of the log-weight that it adds
 _MOST = 200  # pilot temperatures
@@ -200,18 +200,16 @@ class Walk:
             last = t + 1 == len(known) if isinstance(known, Tensor) else bool((after >= 1.0).all())
             going = after > beta if last else after < 1.0
             beta = after
-            if last and visit is None:
-                sizes.append(chains.size)
-                break
-            if resample_below:
+            if resample_below and not last:
                 chains.take(population.resample(resample_below, noise, going))
             if isinstance(way, Schedule):
-                chains.size, looks = way.sizes[t].to(chains.size), 0
-            else:
-                looks = _LOOKS if t else _FIRST_LOOKS
-            for _ in range(looks):
-                chains.move(beta, adapt=True)
+                chains.size = way.sizes[t].to(chains.size)
+            else:  # at the last one too: it is the first of a row that gets there at once
+                for _ in range(_LOOKS if t else _FIRST_LOOKS):
+                    chains.move(beta, adapt=True)
             sizes.append(chains.size)
+            if last and visit is None:
+                break
             probability = chains.move(beta).double().mean(0)
             accepted, moves = accepted + torch.where(going, probability, 0.0), moves + going
             if visit is not None:
