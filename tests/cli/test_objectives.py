@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from deeplvm import objectives
-from deeplvm.cli.options import known_functions, meant
+from deeplvm.registry import known, meant
 from deeplvm.training.measure import name_of
 
 
@@ -62,11 +62,11 @@ def test_what_is_refused(text: str, said: str) -> None:
 
 
 def test_all_objectives_and_nothing_else() -> None:
-    known = known_functions("objective")
-    for value in known.values():
+    found = known("objective")
+    for value in found.values():
         assert inspect.isclass(value) or inspect.isfunction(value)
-    assert not {"resample", "divergence_parts", "rbf", "imq", "sleep", "wake_phi"} & set(known)
-    assert {"elbo", "iwae", "free_bits", "renyi", "vr_max", "constrained"} <= set(known)
+    assert not {"resample", "divergence_parts", "rbf", "imq", "sleep", "wake_phi"} & set(found)
+    assert {"elbo", "iwae", "free_bits", "renyi", "vr_max", "constrained"} <= set(found)
 
 
 def test_fit_with_one(deeplvm: Callable[..., Any], csv: Path) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from deeplvm.cli.options import known_functions, meant
 from deeplvm.gradients.score_function import Learned, LeaveOneOut, ScoreFunction
+from deeplvm.registry import known, meant
 
 Run = Callable[..., Any]
 
@@ -78,7 +78,10 @@ REFUSED = {
     "no such phases": (("--phases", "dreaming"), "--phases cannot be 'dreaming'"),
     "what phases there are": (("--phases", "dreaming"), "wake_sleep, reweighted_wake_sleep"),
     "no such option of phases": (("--phases", "aggressive(repeat=5)"), "repeat"),
-    "bad option of phases": (("--phases", "aggressive(repeats=0)"), "1 or more, not 0"),
+    "bad option of phases": (
+        ("--phases", "aggressive(repeats=0)"),
+        "repeats must be a whole number",
+    ),
     "phases that are no call": (("--phases", "aggressive(repeats=5"), "cannot be"),
 }
 
@@ -96,4 +99,4 @@ def test_all_are_in_the_help(deeplvm: Run) -> None:
     outcome = deeplvm("fit", "--help")
     said = " ".join(outcome.out.replace("│", " ").split())
     for name in ("estimator", "phases"):
-        assert f"one of {', '.join(known_functions(name))}" in said
+        assert f"one of {', '.join(known(name))}" in said

@@ -151,7 +151,7 @@ def test_evaluate_gaps(deeplvm: Run, table_run: Path, copy_of: Callable[[Path], 
     gaps = json.loads((run / "evaluation.json").read_text())["gaps"]
     assert gaps["rows"] == 3
     assert gaps["amortisation"]["value"] > 0
-    assert "--gap-rows must be at least 1" in deeplvm(*words[:-1], 0).line
+    assert "--gap-rows must be a whole number" in deeplvm(*words[:-1], 0).line
 
 
 def test_evaluate_other_data(deeplvm: Run, table_run: Path, table: Table) -> None:

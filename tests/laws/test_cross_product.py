@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from deeplvm import Evidence, Joint, LatentVariableModel
-from deeplvm.cli.options import known_functions
 from deeplvm.conditionals import Bernoulli, Gamma, Gaussian, StandardNormal
 from deeplvm.core.draws import is_estimator
 from deeplvm.gradients import Suited, named
 from deeplvm.gradients.credit import Objective
 from deeplvm.networks import MLP
+from deeplvm.registry import known
 
 ROWS, PARTICLES = 6, 4
 
@@ -36,7 +36,7 @@ REFUSED = {
 
 
 def objective_of(name: str) -> Objective:
-    function = known_functions("objective")[name]
+    function = known("objective")[name]
     options = OPTIONS.get(name, {})
     return function(**options) if isinstance(function, type) else partial(function, **options)
 
@@ -66,7 +66,7 @@ MODELS: dict[str, Callable[[], LatentVariableModel]] = {
 }
 
 every_estimator = pytest.mark.parametrize("estimator", sorted(named.known()))
-every_objective = pytest.mark.parametrize("objective", sorted(known_functions("objective")))
+every_objective = pytest.mark.parametrize("objective", sorted(known("objective")))
 
 
 def gradient(model: LatentVariableModel, objective: Objective, estimator: str) -> list[bool]:
@@ -96,5 +96,5 @@ def test_it_runs_or_says_why_not(estimator: str, objective: str) -> None:
 
 
 def test_the_lists_are_complete() -> None:
-    assert known_functions("objective").keys() >= NOT_ROW_BY_ROW | OPTIONS.keys()
+    assert known("objective").keys() >= NOT_ROW_BY_ROW | OPTIONS.keys()
     assert named.known().keys() >= MODELS.keys()

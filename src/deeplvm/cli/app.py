@@ -18,6 +18,7 @@ from typing import Any
 from cyclopts import App, CycloptsError
 
 from deeplvm.cli import verbs
+from deeplvm.cli.options import checked
 from deeplvm.cli.parallel import (
     EndedTogether,
     Terminated,
@@ -122,7 +123,7 @@ def application(words: Sequence[str]) -> App:
         verbs.resume, verbs.evaluate, verbs.diagnose, verbs.sample, verbs.embed,
         verbs.reconstruct, verbs.score, verbs.impute, verbs.report, verbs.recipes, verbs.datasets,
     ):  # fmt: skip
-        app.command(verb)
+        app.command(checked(verb))
     return app
 
 

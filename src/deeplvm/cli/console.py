@@ -14,7 +14,7 @@ from deeplvm.parallel.processes import processes
 
 if TYPE_CHECKING:
     from deeplvm.core.model import LatentVariableModel
-    from deeplvm.data.records import Data, Split
+    from deeplvm.data.records import Data, Description, Split
     from deeplvm.evaluation import Evaluation
     from deeplvm.runs.run import Run
 
@@ -156,12 +156,13 @@ def may_write(folder: Path) -> None:
         ) from error
 
 
-def at_least_one(**numbers: int | None) -> None:
-    """Refuse a number below 1, by its flag; None is left alone.
+def refuse_large(flag: str, count: int, description: Description) -> None:
+    """Refuse so many rows or draws that one copy of their values is larger than the memory.
 
     Raises:
         ValueError: With the flag.
     """
-    for name, number in numbers.items():
-        if number is not None and number < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, found {number}.")
+    from deeplvm.files import fits
+
+    elements = sum([each.elements for each in description.variables.values()])
+    fits(4.0 * count * elements, f"{flag} {count:,}", ValueError)

@@ -16,13 +16,14 @@ from cyclopts import App, Group, Parameter
 from cyclopts.config import Dict
 from cyclopts.exceptions import CycloptsError, UnknownOptionError
 
-from deeplvm.cli.console import at_least_one, finish, note
-from deeplvm.cli.options import Option, meant, options_of
+from deeplvm.cli.console import finish, note
+from deeplvm.cli.options import Option, options_of, whole
 from deeplvm.cli.parallel import by_first, data_of, together
-from deeplvm.files import write_atomically
+from deeplvm.files import fits, write_atomically
 from deeplvm.parallel.processes import ProcessesError, processes
 from deeplvm.recipes import Recipe, describe, find, name_of, published, training_of
 from deeplvm.recipes.catalogue import refuse_to_run
+from deeplvm.registry import Bounds, amiss, meant, why
 from deeplvm.runs.run import (
     NOT_STORED,
     Config,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from deeplvm.data.records import Data
 
 DEFAULT_RECIPE = "vae"
+Particles = Annotated[int, Bounds(1, 10_000_000), Parameter(converter=whole)]
 _TENSORBOARD = "tensorboard"
 _TABLES = ("data_options", "recipe_options", "training")
 
@@ -128,6 +130,9 @@ def command(words: Sequence[str]) -> App:
         # the parser passes only what was said; what is stored is everything
         given = {each.name: each.default for each in parameters[1:]} | given
         own = {name: given.pop(name) for name in _OWN}
+        for name, value in own.items():
+            if reason := amiss(value, _OWN[name].annotation):
+                raise RunError(f"--{name.replace('_', '-')} {reason}.")
         options: dict[str, dict[str, Any]] = {table: {} for table in _TABLES}
         for flag, value in given.items():
             table, name = flags[flag]
@@ -224,7 +229,7 @@ _OWN = {
         _own("evaluate", bool, True, "Whether to evaluate and write the report in the end."),
         _own(
             "evaluation_particles",
-            int | None,
+            Particles | None,
             None,
             "Draws a row of the evaluation; by default a million in all, 100 to 5000 a row.",
         ),
@@ -278,9 +283,15 @@ def _fit(
 ) -> None:
     """Train, evaluate, report."""
     from deeplvm.data import load
+    from deeplvm.training import fit as learn
 
-    training = {name: meant(name, value) for name, value in config.training.items()}
-    at_least_one(evaluation_particles=evaluation_particles)
+    functions = {"data_options": load, "recipe_options": recipe, "training": learn}
+    for table, function in functions.items():
+        for name, value in getattr(config, table).items():
+            if reason := why(function, name, value):
+                raise RunError(f"--{name.replace('_', '-')} {reason}.")
+            meant(name, value)
+    training = config.training
     with together(str(training.get("device", "auto"))) as here, ExitStack() as stack:
         claimed: Callable[[Any], Path] = lambda folders: by_first(  # noqa: E731
             here, lambda: stack.enter_context(claim(folders))
@@ -291,6 +302,7 @@ def _fit(
         note(data.describe())
         model = build(recipe, data, config.recipe_options, int(training.get("seed", 0)))
         note(repr(model))
+        refuse_large_step(training, data)
         source, name = str(data.options.get("source", config.data)), name_of(recipe)
         place = folder or claimed(free_folders(data.name, name))
         config = replace(config, data=source, recipe=name)
@@ -299,6 +311,14 @@ def _fit(
             (run.folder / _TENSORBOARD).mkdir()
         train(run, model, data)
         finish(run, model, data, evaluate=evaluate, particles=evaluation_particles, json=json)
+
+
+def refuse_large_step(training: Mapping[str, Any], data: Data) -> None:
+    """Refuse particles and batches of which one copy of the values is larger than the memory."""
+    particles, rows = training.get("particles") or 1, training.get("batch_size") or 1
+    elements = sum([each.elements for each in data.variables.values()])
+    size = 4.0 * particles * min(rows, data.rows("train")) * elements
+    fits(size, f"--particles {particles:,} of --batch-size {rows:,}", RunError)
 
 
 def train(run: Run, model: LatentVariableModel, data: Data, **more: Any) -> None:

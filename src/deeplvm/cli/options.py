@@ -3,32 +3,21 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import inspect
 import operator
 import types
-import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from cyclopts import Group, Parameter
+from cyclopts import Group, Parameter, Token, convert
 from docstring_parser import parse
 
-from deeplvm.registry import SpellingError, read
+from deeplvm.registry import KINDS, choices, hint_of, why
 
 # What can be written as one word.
 _WORDS = (int, float, str, bool, Path)
-# Options that take a function: written by name, or as a call, `free_bits(minimum=0.5)`.
-NAMED = {
-    "estimator": "deeplvm.gradients.named",
-    "objective": "deeplvm.objectives",
-    "phases": "deeplvm.learning.programs",
-    "kl_weight": "deeplvm.training.schedules",
-    "posterior": "deeplvm.conditionals.posteriors",
-    "schedule": "deeplvm.training.schedules",
-}
 
 
 @dataclass(frozen=True)
@@ -51,7 +40,11 @@ class Option:
         """The parameter of the composed signature."""
         many = get_origin(self.hint) in (tuple, list)
         spread = Parameter(
-            help=self.help, group=group, consume_multiple=many, negative_iterable=()
+            help=self.help,
+            group=group,
+            consume_multiple=many,
+            negative_iterable=(),
+            converter=whole if _is_whole(self.hint) else None,
         )
         return inspect.Parameter(
             self.name,
@@ -59,6 +52,41 @@ class Option:
             default=self.default,
             annotation=Annotated[self.hint, spread],
         )
+
+
+def whole(hint: Any, tokens: Sequence[Token]) -> Any:
+    """Words as whole numbers; one with a point is none, and is not rounded.
+
+    Raises:
+        ValueError: With the word.
+    """
+    for token in tokens:
+        if "." in token.value:
+            raise ValueError(f"{token.value!r} is not a whole number.")
+    return convert(hint, tokens)
+
+
+def _is_whole(hint: Any) -> bool:
+    """Whether a type has whole numbers and nothing else that a point could stand in."""
+    inner = [each for each in get_args(hint) if each not in (Ellipsis, type(None))]
+    return hint is int or (bool(inner) and all([_is_whole(each) for each in inner]))
+
+
+def checked(verb: Callable[..., None]) -> Callable[..., None]:
+    """A verb that is not begun with an option that is not what its signature says.
+
+    Raises:
+        ValueError: With the flag.
+    """
+
+    @functools.wraps(verb)
+    def begin(*words: Any, **options: Any) -> None:
+        for name, value in inspect.signature(verb).bind(*words, **options).arguments.items():
+            if reason := why(verb, name, value):
+                raise ValueError(f"--{name.replace('_', '-')} {reason}.")
+        verb(*words, **options)
+
+    return begin
 
 
 def options_of(
@@ -85,115 +113,13 @@ def options_of(
         if variadic or parameter.name in skip:
             continue
         default = _written(defaults.get(parameter.name, parameter.default))
-        hint = _words(_hint(function, parameter), parameter.name, default)
+        hint = _words(hint_of(function, parameter.name), parameter.name, default)
         if hint is not None:
             text = texts.get(parameter.name, "")
-            if parameter.name in NAMED:
-                text = f"{text} Here: {_choices(parameter.name)}."
+            if parameter.name in KINDS:
+                text = f"{text} Here: {choices(parameter.name)}."
             found[parameter.name] = Option(parameter.name, hint, default, text)
     return found
-
-
-def meant(name: str, value: Any) -> Any:
-    """What an option means: a function for its name, anything else as it is.
-
-    Raises:
-        ValueError: If no such function is known.
-
-    >>> meant("kl_weight", "linear(10)")
-    linear(epochs=10, start=0.0, end=1.0)
-    >>> meant("kl_weight", 0.5)
-    0.5
-    """
-    if name not in NAMED or not isinstance(value, str):
-        return value
-    functions = known_functions(name)
-    if name == "schedule" and value.isidentifier():
-        return value  # fit knows these by name, and how many epochs there are
-    try:
-        call = read(value, functions, what="known")
-    except SpellingError:
-        raise ValueError(_unreadable(name, value)) from None
-    try:
-        if name == "phases":
-            return value  # fit knows the model that they want
-        if name != "objective" or inspect.isclass(call.function):
-            return call()
-        signature = inspect.signature(call.function)
-        later = {"rows": 1} if "rows" in signature.parameters else {}  # fit knows how many
-        signature.bind(None, *call.arguments, **(later | call.keywords))
-    except (SpellingError, TypeError) as error:
-        raise ValueError(f"{_flag(name)} {value}: {error}.") from error
-    if call.bare:
-        return call.function
-    options = list(signature.parameters)[1 : 1 + len(call.arguments)]
-    by_place = dict(zip(options, call.arguments, strict=True))
-    return functools.partial(call.function, **by_place, **call.keywords)
-
-
-def known_functions(name: str) -> dict[str, Callable[..., Any]]:
-    """The functions that an option may name; objectives with a state are classes, in snake case.
-
-    >>> sorted(known_functions("objective"))[:3]
-    ['alpha_energy', 'beta_elbo', 'beta_tc_elbo']
-    """
-    module = importlib.import_module(NAMED[name])
-    if name in ("estimator", "phases", "posterior"):
-        return module.known()
-    own = {
-        key: value
-        for key, value in vars(module).items()
-        if f"{getattr(value, '__module__', '')}.".startswith(f"{module.__name__}.")
-        and key[0] != "_"
-    }
-    if name == "objective":
-        from deeplvm.registry import in_snake_case
-
-        own = {in_snake_case(key): value for key, value in own.items() if _is_objective(value)}
-    return {
-        key: value
-        for key, value in own.items()
-        if inspect.isfunction(value) or (name == "objective" and inspect.isclass(value))
-    }
-
-
-def _is_objective(value: Any) -> bool:
-    """Whether it is a function of evidence, one value per row, or a class of such functions."""
-    if inspect.isclass(value):
-        return "evidence" in inspect.signature(getattr(value, "forward", lambda: None)).parameters
-    if not inspect.isfunction(value) or value.__module__ == _OF_PHASES:
-        return False
-    signature = inspect.signature(value)
-    first = next(iter(signature.parameters), "")
-    return first == "evidence" and signature.return_annotation == "Tensor"
-
-
-def _unreadable(name: str, value: str) -> str:
-    return f"{_flag(name)} cannot be {value!r}; it is {_choices(name)}."
-
-
-def _choices(name: str) -> str:
-    number = "a number, or " if name == "kl_weight" else ""
-    return (
-        f"{number}one of {', '.join(known_functions(name))}, with its options in parentheses, as "
-        f"in {_EXAMPLES[name]!r}"
-    )
-
-
-# Objectives that teach q alone, or want dreams: parts of phases, of no use by themselves.
-_OF_PHASES = "deeplvm.objectives.wake_sleep"
-_EXAMPLES = {
-    "estimator": "nvil(hidden=(200,))",
-    "objective": "free_bits(minimum=0.5)",
-    "kl_weight": "linear(10)",
-    "phases": "aggressive(repeats=5)",
-    "posterior": "iaf(transforms=4)",
-    "schedule": "exponential(epochs=100)",
-}
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
 
 
 def _written(default: Any) -> Any:
@@ -209,25 +135,6 @@ def _written(default: Any) -> Any:
     return default if is_word or default is inspect.Parameter.empty else repr(default)
 
 
-def _hint(function: Callable[..., Any], parameter: inspect.Parameter) -> Any:
-    """The type of a parameter; where none can be read, that of its default."""
-    annotation = parameter.annotation
-    if isinstance(annotation, str):
-        namespace = getattr(inspect.unwrap(function), "__globals__", {})
-        try:
-            annotation = typing.get_type_hints(
-                types.SimpleNamespace(__annotations__={"it": annotation}), namespace
-            )["it"]
-        except (NameError, AttributeError, TypeError, SyntaxError):
-            annotation = inspect.Parameter.empty
-    if annotation is inspect.Parameter.empty:
-        default = parameter.default
-        if isinstance(default, tuple) and default and isinstance(default[0], _WORDS):
-            return tuple[type(default[0]), ...]  # type: ignore[misc]
-        return type(default) if isinstance(default, _WORDS) else None
-    return annotation
-
-
 def _words(hint: Any, name: str, default: Any) -> Any:
     """The part of a type that can be written as words, or None."""
     origin, inner = get_origin(hint), get_args(hint)
@@ -238,7 +145,7 @@ def _words(hint: Any, name: str, default: Any) -> Any:
         kept = [part for part in parts if part is not None]
         # numbers before text, which takes anything
         kept.sort(key=lambda part: part is str)
-        if name in NAMED and str not in kept:
+        if name in KINDS and str not in kept:
             kept.append(str)
         if not kept:
             return None
@@ -254,7 +161,7 @@ def _words(hint: Any, name: str, default: Any) -> Any:
         fixed = origin is tuple and Ellipsis not in inner
         one: Any = words[0]
         return tuple.__class_getitem__(tuple(words)) if fixed else tuple[one, ...]
-    return str if name in NAMED else None
+    return str if name in KINDS else None
 
 
 def _help_of(function: Callable[..., Any]) -> dict[str, str]:

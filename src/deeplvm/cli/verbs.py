@@ -9,17 +9,19 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from deeplvm.cli.console import (
-    at_least_one,
     evaluate_into,
     finish,
     may_write,
     note,
+    refuse_large,
     show,
     tell,
     write_report,
 )
+from deeplvm.cli.options import whole
 from deeplvm.cli.parallel import by_first, data_of, model_of, together
 from deeplvm.parallel.processes import processes
+from deeplvm.registry import Bounds
 
 Folder = Annotated[Path, Parameter(help="A RUN folder, which deeplvm fit made.")]
 Model = Annotated[
@@ -51,6 +53,10 @@ Trust = Annotated[
         negative=(),
     ),
 ]
+Number = Annotated[int, Bounds(1, 2**31), Parameter(converter=whole)]
+# beyond, an evaluation takes days, and its error is that of the rows
+Particles = Annotated[int, Bounds(1, 10_000_000), Parameter(converter=whole)]
+Seed = Annotated[int, Parameter(converter=whole)]
 Output = Annotated[Path, Parameter(name=("--output", "-o"))]
 Device = Annotated[
     Literal["auto", "cpu", "cuda"],
@@ -67,11 +73,11 @@ def resume(  # noqa: D417 - the types say the rest
     run: Folder,
     /,
     *,
-    epochs: int | None = None,
+    epochs: Number | None = None,
     device: Device = "auto",
     trust: Trust = False,
     evaluate: bool = True,
-    evaluation_particles: int | None = None,
+    evaluation_particles: Particles | None = None,
     json: bool = False,
 ) -> None:
     """Go on with training exactly where it stopped.
@@ -86,7 +92,6 @@ def resume(  # noqa: D417 - the types say the rest
     from deeplvm.files import alone
     from deeplvm.runs.run import RunError, open_run
 
-    at_least_one(epochs=epochs, evaluation_particles=evaluation_particles)
     with together(device) as here, ExitStack() as stack:
         opened = by_first(here, lambda: open_run(run, trust=trust))
         by_first(here, lambda: stack.enter_context(alone(opened.folder, RunError)))
@@ -102,17 +107,17 @@ def evaluate(  # noqa: D417 - the types say the rest
     data: Rows = None,
     /,
     *,
-    particles: int = 1000,
+    particles: Particles = 1000,
     split: Split = None,
-    seed: int = 0,
+    seed: Seed = 0,
     ais: bool = False,
     sandwich: bool = False,
-    temperatures: int = 1000,
-    chains: int = 16,
+    temperatures: Number = 1000,
+    chains: Number = 16,
     start: Literal["prior", "posterior"] = "prior",
-    chain_rows: int = 100,
+    chain_rows: Number = 100,
     gaps: bool = False,
-    gap_rows: int = 100,
+    gap_rows: Number = 100,
     device: Device = "auto",
     trust: Trust = False,
     json: bool = False,
@@ -141,10 +146,6 @@ def evaluate(  # noqa: D417 - the types say the rest
     """
     from deeplvm.devices import place
 
-    at_least_one(
-        particles=particles, gap_rows=gap_rows, temperatures=temperatures, chains=chains,
-        chain_rows=chain_rows,
-    )  # fmt: skip
     options: dict[str, Any] = {"particles": particles, "seed": seed}
     if gaps:
         options["gap_rows"] = gap_rows
@@ -200,8 +201,8 @@ def sample(  # noqa: D417 - the types say the rest
     /,
     *,
     output: Output,
-    rows: Annotated[int, Parameter(name=("--rows", "-n"))] = 64,
-    seed: int = 0,
+    rows: Annotated[Number, Parameter(name=("--rows", "-n"))] = 64,
+    seed: Seed = 0,
     mean: bool | None = None,
     label: str | None = None,
     device: Device = "auto",
@@ -221,10 +222,10 @@ def sample(  # noqa: D417 - the types say the rest
     from deeplvm.devices import place
     from deeplvm.runs.run import open_run
 
-    at_least_one(rows=rows)
     picture = check_output(output, (*PICTURES, *TABLES)) in PICTURES
     opened = open_run(run, trust=trust)
     _only_images(opened, output, picture=picture)
+    refuse_large("-n", rows, opened.description)
     model = opened.model.to(place(device))
     values = sampled(
         model,
@@ -244,7 +245,7 @@ def embed(  # noqa: D417 - the types say the rest
     output: Output,
     split: Split = None,
     scales: bool = False,
-    seed: int = 0,
+    seed: Seed = 0,
     device: Device = "auto",
     trust: Trust = False,
 ) -> None:
@@ -280,9 +281,9 @@ def reconstruct(  # noqa: D417 - the types say the rest
     /,
     *,
     output: Output,
-    rows: Annotated[int, Parameter(name=("--rows", "-n"))] = 32,
+    rows: Annotated[Number, Parameter(name=("--rows", "-n"))] = 32,
     split: Split = None,
-    seed: int = 0,
+    seed: Seed = 0,
     device: Device = "auto",
     trust: Trust = False,
 ) -> None:
@@ -300,7 +301,6 @@ def reconstruct(  # noqa: D417 - the types say the rest
     from deeplvm.devices import place
     from deeplvm.runs.run import open_run
 
-    at_least_one(rows=rows)
     picture = check_output(output, (*PICTURES, *TABLES)) in PICTURES
     opened = open_run(run, trust=trust)
     _only_images(opened, output, picture=picture)
@@ -321,9 +321,9 @@ def score(  # noqa: D417 - the types say the rest
     /,
     *data: Files,
     output: Output,
-    particles: int = 500,
+    particles: Particles = 500,
     split: Split = None,
-    seed: int = 0,
+    seed: Seed = 0,
     device: Device = "auto",
     trust: Trust = False,
 ) -> None:
@@ -340,8 +340,6 @@ def score(  # noqa: D417 - the types say the rest
     import numpy as np
 
     from deeplvm.cli.bulk import carry_out
-
-    at_least_one(particles=particles)
 
     def work(model: Any, rows: Any, output: Path, held_out: Any) -> None:
         from deeplvm.likelihood import importance_sampling
@@ -378,8 +376,8 @@ def impute(  # noqa: D417 - the types say the rest
         str, Parameter(help="Files with missing values: NaN, or empty cells; one or several.")
     ],
     output: Output,
-    particles: int = 200,
-    seed: int = 0,
+    particles: Particles = 200,
+    seed: Seed = 0,
     device: Device = "auto",
     trust: Trust = False,
 ) -> None:
@@ -395,7 +393,6 @@ def impute(  # noqa: D417 - the types say the rest
     """
     from deeplvm.cli.bulk import carry_out
 
-    at_least_one(particles=particles)
     if not data:
         raise ValueError(f"Which file has the holes? deeplvm impute {run} FILE -o {output}")
 
@@ -403,6 +400,7 @@ def impute(  # noqa: D417 - the types say the rest
         from deeplvm.cli.outputs import imputed
 
         holes = rows.missing_values("test")
+        refuse_large("--particles", particles, rows.description)
         values = imputed(model, rows, "test", particles=particles, seed=seed)
         if processes().first:
             _save(output, values, rows.description)
@@ -415,11 +413,11 @@ def diagnose(  # noqa: D417 - the types say the rest
     run: Folder,
     /,
     *,
-    rows: Annotated[int, Parameter(name=("--rows", "-n"))] = 500,
-    particles: int = 500,
+    rows: Annotated[Number, Parameter(name=("--rows", "-n"))] = 500,
+    particles: Particles = 500,
     split: Split = None,
     quick: bool = False,
-    seed: int = 0,
+    seed: Seed = 0,
     device: Device = "auto",
     trust: Trust = False,
     json: bool = False,
@@ -442,7 +440,6 @@ def diagnose(  # noqa: D417 - the types say the rest
     from deeplvm.report.page import read_metrics
     from deeplvm.runs.run import open_run
 
-    at_least_one(rows=rows, particles=particles)
     opened = open_run(run, trust=trust)
     may_write(opened.folder)
     found = look(

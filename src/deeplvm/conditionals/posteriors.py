@@ -14,7 +14,7 @@ from deeplvm.conditionals import (
     LowRankGaussian,
     flows,
 )
-from deeplvm.registry import SpellingError, read
+from deeplvm.registry import call_of
 
 
 def sylvester(
@@ -121,8 +121,4 @@ def posterior_of(
     """
     if not isinstance(choice, str):
         return choice(shape, network)
-    call = read(choice, _KNOWN, what="a posterior")
-    try:
-        return call(shape, network)
-    except SpellingError as error:
-        raise SpellingError(f"posterior {choice!r}: {error}.") from error
+    return call_of(choice, "posterior")(shape, network)

@@ -6,6 +6,7 @@ is needed for any of them.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 import unicodedata
@@ -15,7 +16,7 @@ from html import escape
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 _NUMBER = re.compile(r"[-+−±~≈<>]?\s*\d[\d\s.,eE+\-−±%]*")
 
@@ -310,6 +311,21 @@ class RowEstimate(
         return (
             f"log p(x)  {number(self.mean, self.stderr)} nats a row over {self.rows:,} row{plural}"
         )
+
+
+def digest_of(model: nn.Module) -> str:
+    """SHA-256 of the weights, by name: by it a result says which model it measured.
+
+    Real numbers count in single precision, so that a model moved to double is the same model.
+    """
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        plain_value = value.detach().cpu()
+        if plain_value.is_floating_point():
+            plain_value = plain_value.float()
+        digest.update(f"{name} {tuple(value.shape)}\n".encode())
+        digest.update(plain_value.contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def stderr_of(values: Tensor) -> float:

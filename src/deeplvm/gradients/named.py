@@ -14,7 +14,7 @@ from deeplvm.gradients.rebar import Rebar, relax
 from deeplvm.gradients.regression import RegressedScore
 from deeplvm.gradients.rejection import GeneralisedReparameterised
 from deeplvm.gradients.score_function import Learned, LeaveOneOut, RunningMean, ScoreFunction
-from deeplvm.registry import SpellingError, read
+from deeplvm.registry import NonNegative, Positive, Size, call_of
 
 
 def score_function(*, running_mean: bool = True, local: bool = True) -> ScoreFunction:
@@ -27,7 +27,7 @@ def score_function(*, running_mean: bool = True, local: bool = True) -> ScoreFun
     return ScoreFunction(RunningMean() if running_mean else None, local=local)
 
 
-def nvil(*, hidden: tuple[int, ...] = (100,), normalise: bool = True) -> ScoreFunction:
+def nvil(*, hidden: tuple[Size, ...] = (100,), normalise: bool = True) -> ScoreFunction:
     """The score function with a :class:`~deeplvm.gradients.score_function.Learned` baseline.
 
     Args:
@@ -42,7 +42,7 @@ def vimco() -> ScoreFunction:
     return ScoreFunction(LeaveOneOut())
 
 
-def muprop(*, hidden: tuple[int, ...] | None = None) -> MuProp:
+def muprop(*, hidden: tuple[Size, ...] | None = None) -> MuProp:
     """:class:`~deeplvm.gradients.muprop.MuProp`, with a learned baseline or none.
 
     Args:
@@ -53,9 +53,9 @@ def muprop(*, hidden: tuple[int, ...] | None = None) -> MuProp:
 
 def gumbel_softmax(
     *,
-    temperature: float = 1.0,
-    rate: float = 0.05,
-    least: float = 0.5,
+    temperature: Positive = 1.0,
+    rate: NonNegative = 0.05,
+    least: Positive = 0.5,
     straight_through: bool = False,
 ) -> GumbelSoftmax:
     """:class:`~deeplvm.gradients.gumbel_softmax.GumbelSoftmax` at a temperature that falls.
@@ -104,9 +104,6 @@ def estimator_of(choice: Draw | Callable[..., Draw] | str) -> Draw:
     'LeaveOneOut'
     """
     if isinstance(choice, str):
-        try:
-            return read(choice, ESTIMATORS, what="an estimator")()
-        except SpellingError as error:
-            raise SpellingError(f"estimator {choice!r}: {error}") from error
+        return call_of(choice, "estimator")()
     made = inspect.isfunction(choice) or inspect.isclass(choice)
     return choice() if made else choice  # type: ignore[return-value, call-arg]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.learning.wake_sleep import of_p, of_q
+from deeplvm.registry import Count
 from deeplvm.training.step import Objective, Phase
 
 _ROWS = 1_000  # N² densities: a second or less on a CPU
@@ -19,7 +20,7 @@ _ROWS = 1_000  # N² densities: a second or less on a CPU
 def aggressive(
     objective: Objective | None = None,
     *,
-    repeats: int = 10,
+    repeats: Count = 10,
     stop: bool = True,
     rows: int = _ROWS,
 ) -> list[Phase]:

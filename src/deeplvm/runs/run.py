@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import json
+import math
 import os
 import platform
 import shutil
@@ -19,13 +20,14 @@ from typing import TYPE_CHECKING, Any
 
 from deeplvm.files import (
     alone,
+    fits,
     nested,
     parse_json,
     read_whole,
     refuse_moved,
     write_atomically,
 )
-from deeplvm.runs.options import unsuited
+from deeplvm.registry import why
 
 if TYPE_CHECKING:
     from deeplvm.core.model import LatentVariableModel
@@ -246,11 +248,11 @@ class Run:
     def _check(self, table: str, function: Callable[..., Any]) -> None:
         """Refuse an option that the function has not, or of another type."""
         for name, value in getattr(self.config, table).items():
-            why = unsuited(function, name, value)
-            if why is not None or name in NOT_STORED[table]:
-                why = why or "a file cannot say this"
+            reason = why(function, name, value)
+            if reason is not None or name in NOT_STORED[table]:
+                reason = reason or "is not for a file to say"
                 path = self.folder / "config.toml"
-                raise RunError(f"{name} in [{table}] of {path}: {why}.")
+                raise RunError(f"{name} in [{table}] of {path} {reason}.")
 
     def save_model(self, model: LatentVariableModel) -> None:
         """Write the best model."""
@@ -286,7 +288,6 @@ def build(
     from deeplvm.core.joint import Joint
     from deeplvm.core.model import LatentVariableModel
     from deeplvm.recipes import name_of
-    from deeplvm.runs.options import within_memory
 
     with torch.random.fork_rng(devices=[]), within_memory(name_of(recipe), RunError):
         torch.manual_seed(seed)
@@ -299,6 +300,32 @@ def build(
             f"Joints, p and q; it returned {_what(model)}."
         )
     return model  # type: ignore[return-value]
+
+
+@contextlib.contextmanager
+def within_memory(what: str, error: type[ValueError]) -> Iterator[None]:
+    """Refuse new tensors that together are larger than the memory, before they are made.
+
+    Raises:
+        ValueError: Of the class given.
+    """
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Bounded(TorchDispatchMode):
+        total = 0.0
+
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            size = args[0] if args else None
+            if isinstance(size, list | torch.Size) and all([isinstance(n, int) for n in size]):
+                self.total += math.prod(size) * 4.0
+                fits(self.total, what, error)
+            return func(*args, **(kwargs or {}))
+
+    with Bounded():
+        yield
 
 
 def _call(recipe: Any, data: Data | Description, options: Mapping[str, Any]) -> Any:

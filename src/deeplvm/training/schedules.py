@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.devices import dtype_of
+from deeplvm.registry import Count, Fraction, Positive
 
 NEAR = 0.01  # a KL weight so near its last value, relative to it, has arrived
 
@@ -57,7 +58,7 @@ def constant(weight: float = 1.0) -> Schedule:
     return Schedule(f"constant({weight})", lambda _: weight, weight)
 
 
-def linear(epochs: float, start: float = 0.0, end: float = 1.0) -> Schedule:
+def linear(epochs: Positive, start: float = 0.0, end: float = 1.0) -> Schedule:
     """From ``start`` to ``end`` in so many epochs, then ``end``: KL annealing, or warm-up.
 
     Ladder Variational Autoencoders (Sønderby et al., 2016), https://arxiv.org/abs/1602.02282
@@ -70,7 +71,7 @@ def linear(epochs: float, start: float = 0.0, end: float = 1.0) -> Schedule:
     return Schedule(f"linear(epochs={epochs}, start={start}, end={end})", value, end)
 
 
-def logistic(midpoint: float, steepness: float = 1.0, end: float = 1.0) -> Schedule:
+def logistic(midpoint: float, steepness: Positive = 1.0, end: float = 1.0) -> Schedule:
     r"""``end`` times :math:`1 / (1 + e^{-s (t - m)})`.
 
     Generating Sentences from a Continuous Space (Bowman et al., 2016),
@@ -91,7 +92,7 @@ def logistic(midpoint: float, steepness: float = 1.0, end: float = 1.0) -> Sched
     return Schedule(text, value, end)
 
 
-def cyclical(period: float, ramp: float = 0.5, end: float = 1.0) -> Schedule:
+def cyclical(period: Positive, ramp: Fraction = 0.5, end: float = 1.0) -> Schedule:
     """0 to ``end`` over the first ``ramp`` of every period, ``end`` over the rest of it.
 
     Cyclical Annealing Schedule (Fu et al., 2019), https://arxiv.org/abs/1903.10145
@@ -108,7 +109,7 @@ def cyclical(period: float, ramp: float = 0.5, end: float = 1.0) -> Schedule:
     return Schedule(f"cyclical(period={period}, ramp={ramp}, end={end})", value, end)
 
 
-def cosine(epochs: float, end: float = 0.0) -> Schedule:
+def cosine(epochs: Positive, end: float = 0.0) -> Schedule:
     """Half a cosine from 1 to ``end`` in so many epochs, then ``end``.
 
     SGDR (Loshchilov & Hutter, 2017), https://arxiv.org/abs/1608.03983, without its restarts.
@@ -122,7 +123,7 @@ def cosine(epochs: float, end: float = 0.0) -> Schedule:
     return Schedule(f"cosine(epochs={epochs}, end={end})", value, end)
 
 
-def exponential(epochs: float, end: float = 0.01) -> Schedule:
+def exponential(epochs: Positive, end: Positive = 0.01) -> Schedule:
     """Geometric decay that passes ``end`` after so many epochs, and goes on."""
     _positive("exponential", epochs=epochs, end=end)
     return Schedule(
@@ -130,7 +131,7 @@ def exponential(epochs: float, end: float = 0.01) -> Schedule:
     )
 
 
-def tripling(stages: int = 8) -> Schedule:
+def tripling(stages: Count = 8) -> Schedule:
     r"""Stage i lasts :math:`3^i` passes over the data at :math:`10^{-i/7}` of the learning rate.
 
     With a learning rate of 1e-3 and 8 stages (3,280 passes) this is the schedule of Importance
@@ -152,7 +153,7 @@ def tripling(stages: int = 8) -> Schedule:
     return Schedule(f"tripling(stages={stages})", value)
 
 
-def warm_up(epochs: float, then: Schedule | None = None) -> Schedule:
+def warm_up(epochs: Positive, then: Schedule | None = None) -> Schedule:
     """A linear rise from 0 over so many epochs, times another schedule."""
     _positive("warm_up", epochs=epochs)
     after = then or constant()

@@ -13,6 +13,7 @@ from deeplvm.conditionals.flows.flow import Flow, Transform, context_width
 from deeplvm.conditionals.flows.masked import SMALL, Perceptron
 from deeplvm.conditionals.heads import at_least, event_shape_of
 from deeplvm.networks.broadcasting import fold_particles
+from deeplvm.registry import Count
 
 
 def coupling_mask(shape: int | Sequence[int], mask: str, *, swapped: bool = False) -> Tensor:
@@ -216,7 +217,7 @@ class MultiScale(Transform):
         hidden: Sequence[int],
         *,
         scales: int,
-        transforms: int,
+        transforms: Count,
     ) -> None:
         super().__init__()
         sizes = tuple(shape)
@@ -264,7 +265,7 @@ def alternating(
     context: int,
     hidden: Sequence[int],
     mask: str,
-    transforms: int,
+    transforms: Count,
     *,
     additive: bool = False,
 ) -> list[Transform]:
@@ -323,7 +324,7 @@ class NICE(Flow):
         shape: int | Sequence[int],
         network: nn.Module | None = None,
         *,
-        transforms: int = 4,
+        transforms: Count = 4,
         mask: str | None = None,
         hidden: Sequence[int] = (64, 64),
         context: int | None = None,
@@ -376,7 +377,7 @@ class RealNVP(Flow):
         shape: int | Sequence[int],
         network: nn.Module | None = None,
         *,
-        transforms: int = 4,
+        transforms: Count = 4,
         mask: str | None = None,
         hidden: Sequence[int] = (64, 64),
         scales: int = 1,

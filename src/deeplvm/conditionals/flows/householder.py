@@ -10,6 +10,7 @@ from torch.nn.functional import normalize
 from deeplvm.conditionals.flows.flow import Flow
 from deeplvm.conditionals.flows.vectors import VectorTransform, dot
 from deeplvm.conditionals.heads import at_least
+from deeplvm.registry import Count
 
 
 def reflect(value: Tensor, v: Tensor) -> Tensor:
@@ -83,7 +84,7 @@ class HouseholderFlow(Flow):
         shape: int | Sequence[int],
         network: nn.Module | None = None,
         *,
-        transforms: int = 2,
+        transforms: Count = 2,
         minimum_scale: float = 1e-3,
         units: tuple[Tensor | float, Tensor | float] | None = None,
     ) -> None:

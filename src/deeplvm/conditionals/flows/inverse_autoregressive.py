@@ -13,6 +13,7 @@ from deeplvm.conditionals.flows.flow import Flow, Transform, context_width
 from deeplvm.conditionals.flows.masked import MaskedConvolutions, MaskedNetwork, in_place_elu
 from deeplvm.conditionals.heads import event_shape_of
 from deeplvm.networks.features import out_shape_of
+from deeplvm.registry import Count
 
 
 def autoregressive_network(
@@ -180,7 +181,7 @@ class InverseAutoregressiveFlow(Flow):
         shape: int | Sequence[int],
         network: nn.Module | None = None,
         *,
-        transforms: int = 2,
+        transforms: Count = 2,
         hidden: Sequence[int] = (64, 64),
         context: int | None = None,
         forget_bias: float = 1.5,

@@ -14,6 +14,7 @@ from deeplvm.conditionals.flows.inverse_autoregressive import (
     autoregressive_network,
 )
 from deeplvm.conditionals.heads import event_shape_of
+from deeplvm.registry import Count
 
 
 class Inverted(Transform):
@@ -142,7 +143,7 @@ class MaskedAutoregressiveFlow(Flow):
         shape: int | Sequence[int],
         network: nn.Module | None = None,
         *,
-        transforms: int = 5,
+        transforms: Count = 5,
         hidden: Sequence[int] = (64, 64),
         context: int | None = None,
         minimum_scale: float = 1e-3,

@@ -13,6 +13,7 @@ from torch.nn.functional import logsigmoid
 from deeplvm.conditionals.flows.flow import Flow, Transform, context_width
 from deeplvm.conditionals.flows.masked import MaskedNetwork
 from deeplvm.conditionals.heads import at_least, event_shape_of, positive
+from deeplvm.registry import Count
 
 
 class SigmoidalLayer(nn.Module):
@@ -216,7 +217,7 @@ class NeuralAutoregressiveFlow(Flow):
         shape: int | Sequence[int],
         network: nn.Module | None = None,
         *,
-        transforms: int = 2,
+        transforms: Count = 2,
         sigmoids: int = 16,
         layers: int = 1,
         hidden: Sequence[int] = (64, 64),

@@ -12,6 +12,7 @@ from torch.nn.functional import softplus
 from deeplvm.conditionals.flows.flow import Flow
 from deeplvm.conditionals.flows.vectors import VectorTransform, dot, solve_tanh_equation
 from deeplvm.conditionals.heads import at_least, positive
+from deeplvm.registry import Count
 
 # The paper's m(a) is zero here: an offset to a, so that a raw u of 0 makes no step at all.
 NO_STEP = math.log(math.expm1(1.0))
@@ -143,7 +144,7 @@ class PlanarFlow(Flow):
         shape: int | Sequence[int],
         network: nn.Module | None = None,
         *,
-        transforms: int = 8,
+        transforms: Count = 8,
         minimum_scale: float = 1e-3,
         units: tuple[Tensor | float, Tensor | float] | None = None,
     ) -> None:
@@ -273,7 +274,7 @@ class RadialFlow(Flow):
         shape: int | Sequence[int],
         network: nn.Module | None = None,
         *,
-        transforms: int = 8,
+        transforms: Count = 8,
         minimum_scale: float = 1e-3,
         units: tuple[Tensor | float, Tensor | float] | None = None,
     ) -> None:

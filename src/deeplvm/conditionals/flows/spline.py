@@ -12,6 +12,7 @@ from deeplvm.conditionals.flows.flow import Flow, Transform, context_width
 from deeplvm.conditionals.flows.guarded_zuko import zuko
 from deeplvm.conditionals.flows.masked import MaskedNetwork
 from deeplvm.conditionals.heads import at_least, event_shape_of
+from deeplvm.registry import Count
 
 Spline = zuko.transforms.MonotonicRQSTransform
 
@@ -116,7 +117,7 @@ class NeuralSplineFlow(Flow):
         shape: int | Sequence[int],
         network: nn.Module | None = None,
         *,
-        transforms: int = 2,
+        transforms: Count = 2,
         bins: int = 8,
         bound: float = 5.0,
         passes: int | None = 2,

@@ -17,6 +17,7 @@ from deeplvm.conditionals.flows.planar import (
 from deeplvm.conditionals.flows.vectors import VectorTransform, dot, solve_tanh_equation, times
 from deeplvm.conditionals.heads import at_least, event_shape_of
 from deeplvm.distributions.multivariate_normal import product
+from deeplvm.registry import Count
 
 # A bounded diagonal entry of R and of R~ at most, so that r r~ > -0.999: a step is invertible, and
 # its inverse no steeper than 1000.
@@ -169,7 +170,7 @@ class OrthogonalSylvesterFlow(Flow):
         shape: int | Sequence[int],
         network: nn.Module | None = None,
         *,
-        transforms: int = 4,
+        transforms: Count = 4,
         columns: int | None = None,
         bounded: bool = True,
         minimum_scale: float = 1e-3,
@@ -228,7 +229,7 @@ class HouseholderSylvesterFlow(Flow):
         shape: int | Sequence[int],
         network: nn.Module | None = None,
         *,
-        transforms: int = 4,
+        transforms: Count = 4,
         reflections: int = 8,
         bounded: bool = True,
         minimum_scale: float = 1e-3,
@@ -281,7 +282,7 @@ class TriangularSylvesterFlow(Flow):
         shape: int | Sequence[int],
         network: nn.Module | None = None,
         *,
-        transforms: int = 4,
+        transforms: Count = 4,
         bounded: bool = True,
         minimum_scale: float = 1e-3,
         units: tuple[Tensor | float, Tensor | float] | None = None,

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from deeplvm import files as limits
-from deeplvm.runs.options import unsuited, within_memory
+from deeplvm.registry import why
+from deeplvm.runs.run import within_memory
 
 
 def takes(
@@ -26,7 +27,7 @@ def test_values_that_suit() -> None:
     for name, value in {
         "rate": 1, "sizes": [1, 2], "names": ["a"], "kind": None, "quiet": True,
     }.items():  # fmt: skip
-        assert unsuited(takes, name, value) is None
+        assert why(takes, name, value) is None
 
 
 @pytest.mark.parametrize(
@@ -37,11 +38,11 @@ def test_values_that_suit() -> None:
     ],
 )  # fmt: skip
 def test_values_that_do_not(name: str, value: Any) -> None:
-    assert " is no " in str(unsuited(takes, name, value))
+    assert "must be " in str(why(takes, name, value))
 
 
 def test_an_option_that_there_is_not() -> None:
-    assert unsuited(takes, "speed", 1) == "there is no such option"
+    assert why(takes, "speed", 1) == "is no option of takes, which has names, kind, quiet"
 
 
 def test_a_model_larger_than_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
