@@ -278,7 +278,7 @@ def why(function: Callable[..., Any], name: str, value: Any) -> str | None:
 
 
 def amiss(value: Any, hint: Any) -> str | None:
-    """What is wrong with a value where a type is asked for, to follow its name; none if nothing."""
+    """What is wrong with a value where a type is asked for, to follow its name; none if fine."""
     if hint is None or suits(value, hint):
         return None
     number = isinstance(value, int | float)
@@ -402,7 +402,9 @@ def phases_of(text: str, model: Any) -> Any:
     Raises:
         SpellingError: If there are none of that name, or they have no such option.
     """
-    return importlib.import_module("deeplvm.learning.programs").phases_of(text, model)
+    call = call_of(text, "phases")
+    names = inspect.signature(call.function).parameters
+    return call(*[model for name in names if name == "model"])
 
 
 def in_snake_case(name: str) -> str:

@@ -35,7 +35,7 @@ def test_a_flow_goes_through_every_verb(deeplvm: Run, csv: Path) -> None:
 
 def test_what_there_is_not_is_said_in_one_line(deeplvm: Run, csv: Path) -> None:
     for text, said in (
-        ("iaff", "'iaff' is not a posterior; there are gaussian, full_covariance, low_rank"),
+        ("iaff", "--posterior cannot be 'iaff'; it is one of gaussian, full_covariance, low_rank"),
         ("iaf(steps=2)", "posterior 'iaf(steps=2)': "),
     ):
         outcome = deeplvm("fit", csv, "--posterior", text, "--out", "run", *TINY)

@@ -284,8 +284,9 @@ def _fit(
     """Train, evaluate, report."""
     from deeplvm.data import load
     from deeplvm.training import fit as learn
+    from deeplvm.training import unfolded
 
-    functions = {"data_options": load, "recipe_options": recipe, "training": learn}
+    functions = {"data_options": load, "recipe_options": recipe, "training": unfolded(learn)}
     for table, function in functions.items():
         for name, value in getattr(config, table).items():
             if reason := why(function, name, value):
