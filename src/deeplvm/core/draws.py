@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeGuard
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeGuard, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,8 @@ from deeplvm.core.steps import of_one_step
 from deeplvm.core.trace import draw_with_log_prob, expand_to, has_marginals, score, sum_right
 
 if TYPE_CHECKING:
-    from deeplvm.gradients.credit import Account
+    from deeplvm.core.evidence import Evidence
+    from deeplvm.core.trace import Site
 
 
 class Drawn(NamedTuple):
@@ -273,17 +274,87 @@ class Summed:
         )
 
 
+@dataclass(frozen=True)
+class Valuation:
+    """What an objective made of some draws, and how they are made again.
+
+    Attributes:
+        p: The generative joint.
+        q: The joint that drew.
+        evidence: The ledger, with the gradient of all that was reparameterised.
+        objective: Ledger to one value per row.
+        value: ``objective(evidence)``, shape ``(batch,)``.
+        given: Sites of what was given, by name, as q reads them.
+        redraw: Draws of the latents, by name, to another ledger of the same rows.
+        draws: How each latent was drawn.
+    """
+
+    p: Any
+    q: Any
+    evidence: Evidence
+    objective: Callable[[Evidence], Tensor]
+    value: Tensor
+    given: Mapping[str, Site]
+    redraw: Callable[[Mapping[str, Draw]], Evidence]
+    draws: Mapping[str, Draw]
+
+    def settled(self) -> Tensor:
+        """The value per row, with the gradient of every estimator in it."""
+        value, account = self.value, None
+        for name, way in self.draws.items():
+            if is_estimator(way):
+                account = way.account(self) if account is None else account
+                value = value + way.credit(name, account)
+        return value
+
+    def prepare(self) -> None:
+        """Let estimators make what they learn: this value counts for nothing else."""
+        for name, way in self.draws.items():
+            if isinstance(way, Learner):
+                way.prepare(name, way.account(self))
+
+
 class Estimator(Draw, Protocol):
     """A way of drawing whose gradient is completed once the objective is known."""
 
-    def credit(self, name: str, account: Account) -> Tensor:
+    def account(self, valuation: Valuation, /) -> Any:
+        """What the estimators of one call look at, made once for all of them."""
+        ...
+
+    def credit(self, name: str, account: Any) -> Tensor:
         """A value-neutral term per row, shape ``(batch,)``, whose gradient is what is missing."""
+        ...
+
+
+@runtime_checkable
+class Learner(Estimator, Protocol):
+    """An estimator that learns something itself: it is made before an optimiser can have it."""
+
+    def prepare(self, name: str, account: Any) -> None:
+        """Make the networks that fit what a latent reads."""
         ...
 
 
 def is_estimator(draw: Any) -> TypeGuard[Estimator]:
     """Whether a way of drawing has a credit to add (for :class:`Suited`, the one within)."""
     return hasattr(draw.draw if isinstance(draw, Suited) else draw, "credit")
+
+
+def way_of(name: str, site: Site, draw: Mapping[str, Draw] | None, default: Draw | None) -> Draw:
+    """How a latent was drawn.
+
+    Raises:
+        ValueError: If that was left to what suits a distribution that is not known any more.
+    """
+    way = (draw or {}).get(name, default) or Reparameterised()
+    if not isinstance(way, Suited):
+        return way
+    if site.distribution is None:
+        raise ValueError(
+            f"{name!r} was moved after it was drawn, so what way of drawing suits it is not known "
+            f"in the end; say it by its name, draw={{{name!r}: ...}}."
+        )
+    return way.of(site.distribution)
 
 
 def refuse_credit(draws: Mapping[str, Draw | None]) -> None:

@@ -20,7 +20,9 @@ from deeplvm.core.draws import (
     Reparameterised,
     Sampled,
     Summed,
+    Valuation,
     refuse_credit,
+    way_of,
 )
 from deeplvm.core.evidence import Evidence
 from deeplvm.core.joint import (
@@ -251,17 +253,13 @@ class LatentVariableModel(nn.Module):
             plain = isinstance(kl_weight, float) and kl_weight == 1.0
             return evidence if plain else evidence.temper(kl_weight)
 
-        from deeplvm.gradients.credit import account_of, settle, ways_of
-
         evidence = redraw(draw, default)
         value = objective(evidence)
         if not torch.is_grad_enabled():
             return value, evidence
-        ways = ways_of(evidence, draw, default)
         again = partial(redraw, like=evidence.q)
-        read = {name: filled(site) for name, site in sites.items()}
-        account = account_of(self.p, self.q, evidence, objective, value, read, again, ways)
-        return settle(account), evidence
+        valuation = self._valuation(evidence, objective, value, sites, again, draw, default)
+        return valuation.settled(), evidence
 
     def prepare(
         self,
@@ -277,14 +275,28 @@ class LatentVariableModel(nn.Module):
 
         Some rows are drawn once for it, as by :meth:`evidence`.
         """
-        from deeplvm.gradients.credit import prepare, ways_of
-
         with torch.no_grad():
             holes = self._holes(given, missing)
             sites = self._sites(given, holes)
             evidence = self._evidence(sites, holes, particles, draw, default, rows, None)
-            read = {name: filled(site) for name, site in sites.items()}
-        prepare(self.p, self.q, evidence, read, ways_of(evidence, draw, default))
+        nothing = next(iter(evidence.terms.values())).new_zeros(evidence.batch_shape[-1])
+        self._valuation(
+            evidence, lambda _: nothing, nothing, sites, _no_redraw, draw, default
+        ).prepare()
+
+    def _valuation(
+        self,
+        evidence: Evidence,
+        objective: Callable[[Evidence], Tensor],
+        value: Tensor,
+        sites: Mapping[str, Site],
+        redraw: Callable[[Mapping[str, Draw]], Evidence],
+        draw: Mapping[str, Draw] | None,
+        default: Draw | None,
+    ) -> Valuation:
+        given = {name: filled(site) for name, site in sites.items()}
+        ways = {n: way_of(n, evidence.q[n], draw, default) for n in evidence.latents}
+        return Valuation(self.p, self.q, evidence, objective, value, given, redraw, ways)
 
     def _evidence(
         self,
@@ -540,6 +552,10 @@ class _Unexplained:
 
 
 _UNEXPLAINED = _Unexplained()
+
+
+def _no_redraw(_: Mapping[str, Draw]) -> Evidence:
+    raise RuntimeError("An estimator is only being prepared: nothing is drawn again.")
 
 
 def _together(lag: int | None, other: int) -> int | None:

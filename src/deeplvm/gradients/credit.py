@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deeplvm.core.draws import Draw, Enumerated, Held, Reparameterised, Suited, is_estimator
+from deeplvm.core.draws import Draw, Enumerated, Held, Reparameterised, Valuation
 from deeplvm.core.evidence import Evidence
 from deeplvm.core.trace import Site, Trace
 from deeplvm.gradients.relaxation import can_relax
@@ -240,46 +240,14 @@ def mixes_rows(objective: Objective, evidence: Evidence) -> bool:
     return False
 
 
-def ways_of(
-    evidence: Evidence, draw: Mapping[str, Draw] | None, default: Draw | None
-) -> dict[str, Draw]:
-    """How each latent of the evidence was drawn.
-
-    Raises:
-        ValueError: If that was left to what suits a distribution that is not known any more.
-    """
-    ways: dict[str, Draw] = {}
-    for name in evidence.latents:
-        way = (draw or {}).get(name, default) or Reparameterised()
-        if isinstance(way, Suited):
-            distribution = evidence.q[name].distribution
-            if distribution is None:
-                raise ValueError(
-                    f"{name!r} is drawn step by step or with unequal lengths, so which way of "
-                    f"drawing suits it is not known in the end; say it by its name, "
-                    f"draw={{{name!r}: ...}}."
-                )
-            way = way.of(distribution)
-        ways[name] = way
-    return ways
-
-
-def account_of(
-    p: Any,
-    q: Any,
-    evidence: Evidence,
-    objective: Objective,
-    value: Tensor,
-    given: Mapping[str, Site],
-    redraw: Callable[[Mapping[str, Draw]], Evidence],
-    draws: Mapping[str, Draw],
-) -> Account:
-    """What estimators may look at, of a model of p and q; the rest as in :class:`Account`.
+def account_of(valuation: Valuation) -> Account:
+    """What estimators may look at, of a model and its draws.
 
     A term depends on a draw that it scores, whose child it scores, or that a conditional of its
     name reads, in p or q, also through computed names. Where p or q do not say who reads what,
     every term depends on every latent, and every later draw on every earlier one.
     """
+    evidence, p, q = valuation.evidence, valuation.p, valuation.q
     latents, terms = evidence.latents, tuple(evidence.terms)
     if all([hasattr(joint, "parents") for joint in (p, q)]):
         in_q = {latent: _reached(q, {latent}) for latent in latents}
@@ -294,17 +262,17 @@ def account_of(
     else:
         followers = {n: latents[i + 1 :] for i, n in enumerate(latents)}
         dependents = {n: set(terms) for n in latents}
-        parents = dict.fromkeys(latents, tuple(given))
+        parents = dict.fromkeys(latents, tuple(valuation.given))
     return Account(
         evidence=evidence,
-        objective=objective,
-        value=value,
-        given=given,
+        objective=valuation.objective,
+        value=valuation.value,
+        given=valuation.given,
         dependents={n: tuple([t for t in terms if t in dependents[n]]) for n in latents},
         followers=followers,
         parents=parents,
-        redraw=redraw,
-        draws=draws,
+        redraw=valuation.redraw,
+        draws=valuation.draws,
     )
 
 
@@ -322,37 +290,6 @@ def _reached(joint: Any, sources: set[str], stop: frozenset[str] = frozenset()) 
             return reached
         reached |= new
         passed |= new - stop
-
-
-def prepare(
-    p: Any, q: Any, evidence: Evidence, given: Mapping[str, Site], draws: Mapping[str, Draw]
-) -> None:
-    """Let estimators make what they learn, of evidence that counts for nothing else."""
-    value = _nothing(evidence)
-    account = account_of(p, q, evidence, _nothing, value, given, _no_redraw, draws)
-    for name, way in draws.items():
-        make = getattr(way, "prepare", None)
-        if make is not None:
-            make(name, account)
-
-
-def _nothing(evidence: Evidence) -> Tensor:
-    """An objective that is zero for every row."""
-    return next(iter(evidence.terms.values())).new_zeros(evidence.batch_shape[-1])
-
-
-def _no_redraw(_: Mapping[str, Draw]) -> Evidence:
-    raise RuntimeError("An estimator is only being prepared: nothing is drawn again.")
-
-
-def settle(account: Account) -> Tensor:
-    """The objective's value per row, with the gradient of every estimator in it."""
-    value = account.value
-    for name in account.evidence.latents:
-        draw = account.draws[name]
-        if is_estimator(draw):
-            value = value + draw.credit(name, account)
-    return value
 
 
 def log_weight_at(name: str, value: Tensor, account: Account, otherwise: Draw) -> Tensor:

@@ -10,7 +10,14 @@ from torch.distributions import Distribution
 
 from deeplvm.core.draws import Drawn
 from deeplvm.core.trace import expand_to, sum_right
-from deeplvm.gradients.credit import Account, log_weight_at, neutral, over_particles, own_score
+from deeplvm.gradients.credit import (
+    Account,
+    account_of,
+    log_weight_at,
+    neutral,
+    over_particles,
+    own_score,
+)
 from deeplvm.gradients.relaxation import relaxation_at, relaxation_of
 from deeplvm.gradients.score_function import Baseline, ScoreFunction
 
@@ -76,6 +83,8 @@ class MuProp(nn.Module):
     def prepare(self, name: str, account: Account) -> None:
         """A baseline for a latent of its own, with all its parameters."""
         self.score.prepare(name, account)
+
+    account = staticmethod(account_of)
 
     def credit(self, name: str, account: Account) -> Tensor:
         """The two parts, value-neutral."""

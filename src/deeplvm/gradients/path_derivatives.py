@@ -14,6 +14,7 @@ from deeplvm.core.evidence import density
 from deeplvm.core.trace import expand_to
 from deeplvm.gradients.credit import (
     Account,
+    account_of,
     ledger_alone,
     neutral,
     over_particles,
@@ -59,6 +60,8 @@ class StickingTheLanding(Reparameterised):
         >>> value.shape
         torch.Size([5])
     """
+
+    account = staticmethod(account_of)
 
     def credit(self, name: str, account: Account) -> Tensor:
         """Minus the scores of all latents drawn so, settled at the first of them."""
@@ -198,6 +201,8 @@ class DoublyReparameterised(Reparameterised):
     """
 
     traceable = False
+
+    account = staticmethod(account_of)
 
     def credit(self, name: str, account: Account) -> Tensor:
         """What replaces the scores of all latents drawn so, settled at the first of them."""

@@ -14,7 +14,14 @@ from torch.distributions import Distribution
 
 from deeplvm.core.draws import Drawn
 from deeplvm.core.trace import expand_to, sum_right
-from deeplvm.gradients.credit import Account, log_weight_at, neutral, over_particles, own_score
+from deeplvm.gradients.credit import (
+    Account,
+    account_of,
+    log_weight_at,
+    neutral,
+    over_particles,
+    own_score,
+)
 from deeplvm.gradients.relaxation import Relaxation, relaxation_at, relaxation_of
 from deeplvm.gradients.score_function import Baseline, ScoreFunction
 from deeplvm.networks import MLP
@@ -148,6 +155,8 @@ class Rebar(nn.Module):
             control = copy.deepcopy(self.control)
             control.prepare(_inputs(name, account.evidence.q[name].value, account))
             self.own[name] = control
+
+    account = staticmethod(account_of)
 
     def credit(self, name: str, account: Account) -> Tensor:
         """The gradient of the logits times the logits, and what the control variate learns."""

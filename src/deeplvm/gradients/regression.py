@@ -8,7 +8,7 @@ from torch.distributions import Bernoulli, Distribution, Independent, Normal, On
 
 from deeplvm.core.draws import Drawn, Sampled
 from deeplvm.core.trace import Site, sum_right
-from deeplvm.gradients.credit import Account, neutral, over_particles, own_score
+from deeplvm.gradients.credit import Account, account_of, neutral, over_particles, own_score
 
 _FEW = 3
 
@@ -54,6 +54,8 @@ class RegressedScore(nn.Module):
     ) -> Drawn:
         """Draw with ``sample``."""
         return Sampled()(name, distribution, batch_shape, batch_dims)
+
+    account = staticmethod(account_of)
 
     def credit(self, name: str, account: Account) -> Tensor:
         """The gradient of each parameter times the parameter, value-neutral.

@@ -13,7 +13,7 @@ from deeplvm.core.draws import Drawn
 from deeplvm.core.steps import of_one_step
 from deeplvm.core.trace import expand_to, sum_right
 from deeplvm.distributions.beta import Beta
-from deeplvm.gradients.credit import Account, neutral, over_particles
+from deeplvm.gradients.credit import Account, account_of, neutral, over_particles
 from deeplvm.gradients.score_function import Baseline, RunningMean, ScoreFunction
 
 
@@ -101,6 +101,8 @@ class GeneralisedReparameterised(nn.Module):
     def prepare(self, name: str, account: Account) -> None:
         """A baseline for a latent of its own, with all its parameters."""
         self.score.prepare(name, account)
+
+    account = staticmethod(account_of)
 
     def credit(self, name: str, account: Account) -> Tensor:
         """The signals times the log-densities of the accepted noise, value-neutral.

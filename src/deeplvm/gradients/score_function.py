@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 
 from deeplvm.core.draws import Drawn, Sampled
 from deeplvm.core.trace import Site
-from deeplvm.gradients.credit import Account, neutral, over_particles
+from deeplvm.gradients.credit import Account, account_of, neutral, over_particles
 from deeplvm.networks import MLP
 from deeplvm.networks.features import out_shape_of
 from deeplvm.parallel.statistics import batch_mean
@@ -214,6 +214,8 @@ class ScoreFunction(nn.Module):
         guess = baseline.guess(name, log_weight, account)
         learned = baseline.learn(guess, log_weight).expand(log_weight.shape)
         return guess.detach(), account.evidence.expectation(learned)
+
+    account = staticmethod(account_of)
 
     def credit(self, name: str, account: Account) -> Tensor:
         """The signals times the log-probabilities of the draws, value-neutral."""
