@@ -216,3 +216,29 @@ def test_traversals_move_one_dimension() -> None:
     column = likelihood.head.layer.weight[:, 1].detach()
     step = traversals[0].positions.diff()[0]
     assert torch.allclose(change, (step * column).expand_as(change))
+
+
+def test_epochs_that_cannot_be_compared_are_not_the_best() -> None:
+    """While a KL weight grows, each epoch has a bound of its own; the first may be highest."""
+    data = load("iris")
+    metrics = [
+        {"epoch": e, "valid": {"elbo": -5.0 - e if e < 4 else -9.0 + e / 10}, "comparable": e > 3}
+        for e in range(1, 9)
+    ]
+    page = report(vae(data, latent=2, hidden=(4,)), data, None, metrics)
+    assert "The weights of epoch 8, the best held out, were kept." in page
+    assert "The first 3 epochs had a bound of their own" in page
+
+
+def test_two_latent_dimensions_have_a_plane() -> None:
+    """x over the plane: to the right z[0] grows, upwards z[1]."""
+    data = load("digits")
+    p = Joint({"z": StandardNormal(2), "x | z": Gaussian((1, 8, 8), MLP(2), scale=1.0)})
+    model = LatentVariableModel(p, Joint({"z | x": Gaussian(2, MLP((1, 8, 8)))}))
+    plane = Material(model, data).manifold("z", 5).reshape(5, 5, 64)
+    weight = model.p["x"].head.layer.weight.detach()
+    right, up = plane[2, 3] - plane[2, 2], plane[1, 2] - plane[2, 2]
+    assert torch.allclose(right / right.norm(), weight[:, 0] / weight[:, 0].norm())
+    assert torch.allclose(up / up.norm(), weight[:, 1] / weight[:, 1].norm())
+    page = report(model, data, evaluate(model, data, "valid", particles=5))
+    assert "The plane of the latent" in page

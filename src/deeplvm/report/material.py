@@ -184,6 +184,19 @@ class Material:
                 )
         return found
 
+    def manifold(self, name: str, side: int) -> Tensor:
+        """Means of x over the plane of a latent of two dimensions, ``(side * side, *event)``.
+
+        In each direction the steps are equal in the probability of a standard normal.
+        """
+        with self._drawing():
+            _, means, _ = self._posterior(self.first(1))
+            steps = torch.special.ndtri(torch.linspace(0.02, 0.98, side, dtype=torch.float64))
+            plane = torch.cartesian_prod(-steps, steps).flip(1).to(means[name])
+            given = self.conditions(len(plane)) | {name: plane.view(-1, *means[name].shape[1:])}
+            site = self.model.p(given, (len(plane),), default=AtCentre())[self.name]
+            return site.value.cpu().clone()
+
     def latent_space(
         self, use: Mapping[str, Mapping[str, Any]], most_rows: int = 2_000
     ) -> LatentSpace | None:

@@ -86,9 +86,11 @@ def particle_curve(curve: Sequence[Mapping[str, Any]]) -> Markup:
         axes.set_xscale("log")
         axes.minorticks_off()
         axes.set_xticks(particles, [f"{number:,}" for number in particles])
+        last = particles[-1]
         if len(particles) > 5:  # neighbours such as 5 and 10 stay apart, their labels would not
             labels = [
-                f"{n:,}" if str(n)[0] == "1" or n == particles[-1] else "" for n in particles
+                f"{n:,}" if n == last or (str(n)[0] == "1" and n < last / 3) else ""
+                for n in particles
             ]
             axes.set_xticks(particles, labels)
         axes.set_xlabel("particles, k")

@@ -78,7 +78,8 @@ def new_figure(width: float, height: float, **options: Any) -> Iterator[tuple[Fi
     from matplotlib.figure import Figure as MatplotlibFigure
 
     with mpl.rc_context(_STYLE):
-        figure = MatplotlibFigure(figsize=(width, height), layout="constrained")
+        # compressed: pictures keep their aspect, and their titles have room
+        figure = MatplotlibFigure(figsize=(width, height), layout="compressed")
         FigureCanvasSVG(figure)
         yield figure, figure.subplots(**options)
 

@@ -3,20 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from markupsafe import Markup
 
-from deeplvm.report.figures.style import (
-    FIRST,
-    SECOND,
-    grid_lines,
-    new_figure,
-    svg,
-)
-
-if TYPE_CHECKING:
-    pass
+from deeplvm.report.figures.style import FIRST, RULE, SECOND, grid_lines, new_figure, svg
 
 
 def training_curves(
@@ -43,9 +34,13 @@ def training_curves(
             if split == "valid" and best in x:
                 at = y[x.index(best)]
                 axes.plot([best], [at], "o", color=colour, ms=5, label=f"best, epoch {best}")
+        apart = [r["epoch"] for r in metrics if not r.get("comparable", True)]
+        compared = [record for record in metrics if record.get("comparable", True)] or metrics
+        if apart:
+            axes.axvspan(epochs[0], apart[-1], color=RULE, alpha=0.5, linewidth=0, label="warm-up")
         if len(epochs) > 10 and shown:
             # the steep start would flatten everything that follows: leave a part of it out
-            late = [v for record in metrics[len(metrics) // 12 :] for v in _both(record, bound)]
+            late = [v for r in compared[len(compared) // 12 :] for v in _both(r, bound)]
             low, high = min(late), max(late)
             axes.set_ylim(low - 0.12 * (high - low), high + 0.08 * (high - low))
         axes.set_xlabel("epoch")

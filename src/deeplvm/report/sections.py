@@ -1,0 +1,385 @@
+"""The parts of the report: what each shows, and the facts of which its template speaks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from markupsafe import Markup
+
+from deeplvm.report.figures import images, latents, likelihood, samples, training
+from deeplvm.report.figures.style import CLASSES
+from deeplvm.report.material import STEPS, Material
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from deeplvm.core.model import LatentVariableModel
+    from deeplvm.data.records import Data, Split, Variable
+    from deeplvm.evaluation.summary import Evaluation
+
+_MOST_COLUMNS = 12  # small multiples on one page
+_MOST_CORRELATED = 60
+_MOST_ROWS = 5_000  # of a split; they stand for it
+_WIDTH = 960  # pixels of a card
+SPLITS: dict[Split, str] = {"train": "training", "valid": "validation", "test": "test"}
+
+Figure = tuple[Markup, str]
+
+
+@dataclass(frozen=True)
+class Section:
+    """One part of the page.
+
+    Attributes:
+        anchor: Where the contents link to; the name of its lead in ``leads.html``.
+        title: Its heading.
+        figures: Pairs of a figure and its caption.
+        facts: What its lead speaks of.
+        wide: Whether figures stand below each other.
+    """
+
+    anchor: str
+    title: str
+    figures: Sequence[Figure]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    wide: bool = True
+
+
+@dataclass(eq=False)
+class Subject:
+    """What a page is about.
+
+    Attributes:
+        model: A fitted model.
+        data: What it was fitted to.
+        evaluation: What was measured, or none.
+        metrics: Records of the epochs.
+        diagnosis: As in ``diagnosis.json``, or none.
+        figures_of: Its figures, by their files.
+        split: The rows that are shown.
+        seed: Of every draw.
+    """
+
+    model: LatentVariableModel
+    data: Data
+    evaluation: Evaluation | None
+    metrics: Sequence[Mapping[str, Any]]
+    diagnosis: Mapping[str, Any] | None
+    figures_of: Mapping[str, Markup]
+    split: Split
+    seed: int
+
+    @cached_property
+    def material(self) -> Material:
+        """The model with random rows of each split: the first of a file may be unlike others."""
+        some = self.data.sampled(_MOST_ROWS, self.seed)
+        return Material(self.model, some, self.split, self.seed)
+
+    @cached_property
+    def variable(self) -> Variable:
+        """The variable that is shown."""
+        return self.data.variables[self.material.name]
+
+    @property
+    def pictured(self) -> bool:
+        """Whether its values are pictures."""
+        return self.variable.is_image and self.variable.shape[0] in (1, 3)
+
+    @property
+    def use(self) -> Mapping[str, Any]:
+        """Latents that are drawn, by name, as they were measured."""
+        return self.evaluation.latents if self.evaluation is not None else {}
+
+    @property
+    def bound(self) -> str:
+        """What the epochs are compared by."""
+        names = list(self.metrics[-1].get("valid") or self.metrics[-1].get("train") or ["elbo"])
+        return "elbo" if "elbo" in names else names[0]
+
+    @property
+    def best(self) -> Mapping[str, Any] | None:
+        """The record of the epoch whose weights were kept: the best of those that compare."""
+        held_out = [r for r in self.metrics if (r.get("valid") or {}).get(self.bound) is not None]
+        known = [record for record in held_out if record.get("comparable", True)]
+        return max(known, key=lambda r: r["valid"][self.bound], default=None)
+
+
+def sections(subject: Subject) -> tuple[list[Section], list[str]]:
+    """The parts of a page in order; and what the model does not allow to show, and why."""
+    shown: list[Section] = []
+    left_out: list[str] = []
+    for what, part in _PARTS.items():
+        try:
+            shown += part(subject)
+        except (ValueError, KeyError, NotImplementedError) as error:
+            left_out.append(f"{what}: {error}")
+    return shown, left_out
+
+
+def curve_warnings(subject: Subject) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What the curves of training warn of: the name of a sentence, and its numbers."""
+    bound, best = subject.bound, subject.best
+    if best is None:
+        return
+    value = best["valid"][bound]
+    gap = (best.get("train") or {}).get(bound, math.nan) - value
+    if gap > 0.1 * abs(value):
+        yield "learned_by_heart", {"gap": gap}
+    late = [each["valid"][bound] for each in subject.metrics if bound in (each.get("valid") or {})]
+    tenth = max(1, len(late) // 10)
+    if best is subject.metrics[-1] and len(late) > 10 and late[-1] - late[-1 - tenth] > 0.1:
+        yield "still_rising", {"rise": late[-1] - late[-1 - tenth], "epochs": tenth}
+
+
+def _training(subject: Subject) -> Iterator[Section]:
+    if not subject.metrics:
+        return
+    best = None if subject.best is None else subject.best["epoch"]
+    figure = training.training_curves(subject.metrics, subject.bound, best)
+    skipped = sum([not record.get("comparable", True) for record in subject.metrics])
+    facts = {"best": best, "skipped": skipped}
+    yield Section("training", "Training", [(figure, f"{subject.bound}, higher is better.")], facts)
+
+
+def _particles(subject: Subject) -> Iterator[Section]:
+    curve = [] if subject.evaluation is None else subject.evaluation.log_px["curve"]
+    if len(curve) < 2 or any([point["value"] is None for point in curve]):
+        return
+    caption = "All points are from the same draws, in disjoint groups of k; mean over rows."
+    figure = likelihood.particle_curve(curve)
+    facts = {"last": curve[-1], "before": curve[-2]}
+    yield Section("particles", "How far to trust the likelihood", [(figure, caption)], facts)
+
+
+def _annealing(subject: Subject) -> Iterator[Section]:
+    both = None if subject.evaluation is None else subject.evaluation.annealing
+    if not both:
+        return
+    caption = (
+        f"Both are lower bounds in expectation, on the same {both['rows']:,} rows; bands are two "
+        f"standard errors of the differences from the last point of annealing."
+    )
+    figures = [(likelihood.convergence_figure(both), caption)]
+    yield Section("annealing", "Annealing beside importance sampling", figures, both)
+
+
+def _samples(subject: Subject) -> Iterator[Section]:
+    material, variable = subject.material, subject.variable
+    if subject.pictured:
+        across, down = (10, 6) if variable.shape[-1] <= 40 else (6, 4)
+        drawn = material.samples(across * down, mean=True)
+        real = material.first(across * down)[material.name].cpu()
+        rows = f"Data, {SPLITS[material.split]} rows, drawn at random, to compare."
+        means = "Drawn from the model: the mean of p(x | z) at draws of z from p(z)."
+        form: dict[str, Any] = {"columns": across, "variable": variable, "width": _WIDTH // 2}
+        pair = [
+            (images.image_grid(drawn.numpy(), "Samples of the model", **form), means),
+            (images.image_grid(real.numpy(), "Rows of the data", **form), rows),
+        ]
+        yield Section("samples", "Samples", pair, {"pictured": True}, wide=False)
+        return
+    drawn, data = _flat(material.samples(2_000)), _flat(material.data_rows(2_000))
+    names, discrete, order = _names(variable), _discrete(variable), _chosen(variable)
+    known = [(i, data[:, i][np.isfinite(data[:, i])]) for i in order]
+    columns = [(names[i], real, drawn[:, i], discrete[i]) for i, real in known if len(real)]
+    caption = "Grey: training rows. Blue: draws of x from the model, with their noise."
+    if len(names) > len(order):
+        caption += f" {len(order)} of {len(names)} columns are shown."
+    shown = [(samples.marginals(columns), caption)]
+    if 1 < len(names) <= _MOST_CORRELATED and not all(discrete):
+        pair_of_matrices = samples.correlations(data, drawn, names)
+        alike = "Correlations between columns: the two pictures should be alike."
+        shown.append((pair_of_matrices, alike))
+    yield Section("samples", "Samples", shown, {"pictured": False})
+
+
+def _reconstructions(subject: Subject) -> Iterator[Section]:
+    material, variable, model = subject.material, subject.variable, subject.model
+    if not set(model.q.names) & set(model.p.names):
+        return
+    measured = subject.evaluation
+    facts = {"worth": None if measured is None else measured.reconstruction}
+    if subject.pictured:
+        across = 12 if variable.shape[-1] <= 40 else 6
+        original, mean = material.reconstructions(across * 3)
+        # a line of originals, the line of their reconstructions below it
+        count = len(original) // across * across or len(original)
+        across = min(across, count)
+        form = (-1, across, *variable.shape)
+        lines = [each[:count].numpy().reshape(form) for each in (original, mean)]
+        picture = images.image_grid(
+            np.stack(lines, 1).reshape(-1, *variable.shape),
+            "Originals above, reconstructions below",
+            columns=across,
+            variable=variable,
+            group=2,
+            width=_WIDTH,
+        )
+        caption = "Pairs of lines: originals above, the means of p(x | z) below."
+    else:
+        flat, back = [_flat(each) for each in material.reconstructions(1_000)]
+        names, known = _names(variable), np.isfinite(flat)
+        columns = [
+            (names[i], flat[known[:, i], i], back[known[:, i], i])
+            for i in _chosen(variable)
+            if known[:, i].any()
+        ]
+        picture = samples.recovered(columns)
+        caption = "A point a row; on the line the reconstruction is the original."
+    yield Section("reconstructions", "Reconstructions", [(picture, caption)], facts)
+
+
+def _traversals(subject: Subject) -> Iterator[Section]:
+    material, variable = subject.material, subject.variable
+    found = material.traversals(subject.use) if subject.use else []
+    if not found:
+        return
+    title = "Traversals"
+    if subject.pictured:
+        strips = []
+        for each in found:
+            form: dict[str, Any] = {"columns": STEPS, "variable": variable, "width": _WIDTH}
+            name = f"{each.name}[{each.dimension}]"
+            picture = images.image_grid(each.values.numpy(), f"Traversal of {name}", **form)
+            low, high = float(each.positions[0]), float(each.positions[-1])
+            strips.append((picture, minus(f"{name} from {low:.2f} to {high:.2f}")))
+        yield Section("traversals", title, strips)
+        return
+    scale = np.asarray(variable.std.double().flatten())
+    scale, chosen = np.where(scale > 0, scale, 1.0), _chosen(variable, 24)
+    changes = []
+    for each in found:
+        values = _flat(each.values)
+        change = ((values - values[STEPS // 2]) / scale)[:, chosen]
+        changes.append((f"{each.name}[{each.dimension}]", change))
+    names, steps = _names(variable), [f"−{2.5:g} sd", *[""] * (STEPS - 2), f"+{2.5:g} sd"]
+    picture = latents.column_traversals(changes, [names[i] for i in chosen], steps)
+    caption = "How far the mean of each column moves from the middle, in its standard deviations."
+    yield Section("traversals", title, [(picture, caption)])
+
+
+def _manifold(subject: Subject) -> Iterator[Section]:
+    """Pictures over the plane of the only latent, where it is a plane."""
+    if not subject.pictured or [use["dimensions"] for use in subject.use.values()] != [2]:
+        return
+    side = 15 if subject.variable.shape[-1] <= 40 else 8
+    grid = subject.material.manifold(next(iter(subject.use)), side)
+    form: dict[str, Any] = {"columns": side, "variable": subject.variable, "width": _WIDTH}
+    picture = images.image_grid(grid.numpy(), "Means of x over the plane of z", **form)
+    yield Section("manifold", "The plane of the latent", [(picture, "")])
+
+
+def _latents(subject: Subject) -> Iterator[Section]:
+    shown = []
+    for name, use in subject.use.items():
+        variance = use["variance_of_posterior_mean"]
+        if variance is None or len(variance) < 2:
+            continue
+        active = [value > 1e-2 for value in variance]
+        each = use["kl_by_dimension"]
+        factorises = each is not None and len(each) == len(variance)
+        what = "KL, nats" if factorises else "variance of means"
+        caption = f"{name}: KL {use['kl']:.2f} nats in all"
+        caption += f", {carrying(each)} dimensions carry 95 % of it" if factorises else ""
+        caption += f"; {sum(active)} of {len(active)} are active."
+        if not factorises:
+            caption += " Its distributions do not factorise, so there is no KL of each dimension."
+        heights = each if factorises else variance
+        shown.append((latents.dimension_bars(name, heights, active, what), caption))
+    if shown:
+        yield Section("latents", "Use of the latents", shown, wide=False)
+
+
+def _space(subject: Subject) -> Iterator[Section]:
+    space = subject.material.latent_space(subject.use) if subject.use else None
+    if space is None:
+        return
+    classes = subject.data.classes
+    labels = None if space.labels is None else space.labels.numpy()
+    points = space.points.numpy()
+    facts = {
+        "space": space,
+        "rows": len(points),
+        "split": SPLITS[space.split],
+        "coloured": labels is not None and bool(classes) and len(classes or ()) <= len(CLASSES),
+        "told": "y" in subject.material.rows.names,
+    }
+    if points.shape[1] == 1:
+        figure = latents.latent_histogram(points[:, 0], labels, classes, space.name)
+    else:
+        names = (f"{space.name}[0]", f"{space.name}[1]")
+        if space.shares:
+            kinds = zip(("first", "second"), space.shares, strict=True)
+            first, second = [f"{kind} principal axis ({100 * n:.0f} %)" for kind, n in kinds]
+            names = (first, second)
+        figure = latents.latent_map(points, labels, classes, names)
+    yield Section("space", "The latent space", [(figure, "")], facts)
+
+
+def _diagnosed(subject: Subject) -> Iterator[Section]:
+    """The figures of a diagnosis, by topic."""
+    topics: dict[str, list[Figure]] = {}
+    for figure in subject.diagnosis["figures"] if subject.diagnosis else ():
+        if figure["file"] in subject.figures_of:
+            pair = (subject.figures_of[figure["file"]], figure["caption"])
+            topics.setdefault(figure["topic"], []).append(pair)
+    for number, (topic, pairs) in enumerate(topics.items(), 1):
+        yield Section(f"diagnosis-{number}", topic, pairs)
+
+
+_PARTS: dict[str, Callable[[Subject], Iterator[Section]]] = {
+    "Training": _training,
+    "Particles": _particles,
+    "Annealing": _annealing,
+    "Samples": _samples,
+    "Reconstructions": _reconstructions,
+    "Traversals": _traversals,
+    "The plane of the latent": _manifold,
+    "Use of the latents": _latents,
+    "The latent space": _space,
+    "Diagnosis": _diagnosed,
+}
+
+
+def carrying(divergences: Sequence[float], share: float = 0.95) -> int:
+    """The fewest dimensions that have so large a part of the divergence.
+
+    >>> carrying([0.1, 5.0, 0.0, 3.0])
+    2
+    """
+    largest = np.sort(np.asarray(divergences, dtype=float))[::-1]
+    return int(np.searchsorted(np.cumsum(largest), share * largest.sum())) + 1
+
+
+def minus(text: str) -> str:
+    """The sign as it is printed."""
+    return text.replace("-", "−")
+
+
+def _flat(values: Tensor) -> np.ndarray[Any, Any]:
+    return np.asarray(values.double().flatten(1) if values.dim() > 1 else values.double()[:, None])
+
+
+def _names(variable: Variable) -> list[str]:
+    """A name for each element."""
+    if variable.columns and len(variable.columns) == variable.elements:
+        return list(variable.columns)
+    return [f"{variable.name}[{i}]" for i in range(variable.elements)]
+
+
+def _discrete(variable: Variable) -> list[bool]:
+    return [part.is_whole for part in variable.parts] or [variable.is_whole] * variable.elements
+
+
+def _chosen(variable: Variable, most: int = _MOST_COLUMNS) -> list[int]:
+    """All columns, or where they are many those that vary most (for counts the most frequent)."""
+    if variable.elements <= most:
+        return list(range(variable.elements))
+    weight = variable.mean if variable.kind == "counts" else variable.std
+    order = np.argsort(-np.asarray(weight.double().flatten()), kind="stable")[:most]
+    return sorted(order.tolist())
