@@ -7,6 +7,7 @@ import glob
 import json
 import math
 import os
+import sys
 import tempfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -289,3 +290,34 @@ def _lock(descriptor: int) -> None:
         raise
     except (ImportError, OSError) as error:
         raise NoLocks from error
+
+
+class Shown:
+    """A stream whose output may go unseen: what cannot be written does not end the work.
+
+    A pipe whose reader has gone, a log on a full disk, a terminal that hung up, no stream at all.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        """Write, if that can be done; as many characters as if it were."""
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush, if that can be done."""
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            self.stream.flush()
+
+
+def say(line: str) -> None:
+    """A line on standard error, where anybody can see it."""
+    shown = Shown(sys.stderr)
+    shown.write(f"{line}\n")
+    shown.flush()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
+import sys
 import threading
 from typing import Any
 
@@ -67,9 +69,15 @@ def signalled(number):
 class TestStop:
     """R2.3c: the state is exact at every step, not only after an epoch."""
 
-    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-    @pytest.mark.parametrize("step", [1, 8, 12, 13])
+    @pytest.mark.parametrize(
+        "number, step",
+        [
+            *[(number, step) for number in ("SIGINT", "SIGTERM") for step in (1, 8, 12, 13)],
+            *[(number, 8) for number in ("SIGHUP", "SIGXCPU", "SIGUSR1")],
+        ],
+    )
     def test_a_signal_finishes_the_step_and_resume_is_exact(self, tmp_path, number, step):
+        number = getattr(signal, number)
         train, valid = digits(120, 40)
         options = {
             "epochs": 3,
@@ -166,6 +174,31 @@ class TestStop:
             assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
         finally:
             signal.signal(signal.SIGINT, own)
+
+    def test_what_would_not_end_the_process_is_left_alone(self):
+        """nohup ignores SIGHUP; a handler of SIGUSR1 is the user's own."""
+        heard = []
+        own = signal.signal(signal.SIGUSR1, lambda *_: heard.append("USR1"))
+        ignored = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        try:
+            with Signals() as signals:
+                signal.raise_signal(signal.SIGHUP)
+                signal.raise_signal(signal.SIGUSR1)
+                assert signals.received is None
+            assert heard == ["USR1"]
+        finally:
+            signal.signal(signal.SIGUSR1, own)
+            signal.signal(signal.SIGHUP, ignored)
+
+    def test_a_terminal_that_closes_says_so_twice(self):
+        before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        try:
+            with Signals() as signals:
+                signal.raise_signal(signal.SIGHUP)
+                signal.raise_signal(signal.SIGHUP)
+                assert signals.received == signal.SIGHUP
+        finally:
+            signal.signal(signal.SIGHUP, before)
 
     def test_in_another_thread_nothing_is_listened_for(self):
         heard = []
@@ -273,6 +306,40 @@ class TestWatching:
         assert record["rows_per_second"] > 0
         assert 0 < record["fraction_of_limit"] < 2
         assert record["peak_memory"] > 50e6
+
+
+class Gone(io.StringIO):
+    """A stream whose reader has gone, or whose disk is full."""
+
+    def __init__(self, error: OSError | ValueError, *, terminal: bool = False) -> None:
+        super().__init__()
+        self.error, self.terminal = error, terminal
+
+    def write(self, text: str) -> int:
+        raise self.error
+
+    def flush(self) -> None:
+        raise self.error
+
+    def isatty(self) -> bool:
+        return self.terminal
+
+
+@pytest.mark.parametrize("terminal", [False, True], ids=["lines", "bar"])
+@pytest.mark.parametrize(
+    "error",
+    [BrokenPipeError(), OSError(28, "No space left"), ValueError("I/O operation on closed file")],
+    ids=["pipe", "disk", "closed"],
+)
+def test_output_that_nobody_sees_does_not_end_training(error, terminal, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Gone(error, terminal=terminal))
+    history = quietly(linear_gaussian(), {"x": gaussian_rows()}, epochs=3, quiet=False)
+    assert len(history.epochs) == 3
+
+
+def test_without_a_stream(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    assert quietly(linear_gaussian(), {"x": gaussian_rows()}, epochs=2, quiet=False).epochs
 
 
 class TestMetering:

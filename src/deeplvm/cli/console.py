@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from deeplvm.files import say
 from deeplvm.parallel.processes import processes
 
 if TYPE_CHECKING:
@@ -24,8 +25,7 @@ DRAWS, FEWEST, MOST = 1_000_000, 100, 5_000
 
 def note(text: str) -> None:
     """Progress: a text on standard error."""
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
+    say(text)
 
 
 @contextlib.contextmanager

@@ -140,6 +140,11 @@ class Batches:
             )
         return self.source.rows(split)
 
+    @property
+    def measured_rows(self) -> int:
+        """Training rows that may be measured."""
+        return self.rows("train")
+
     def of_stream(
         self, stream: str | None, batch: dict[str, Any], index: Tensor
     ) -> tuple[dict[str, Any], Tensor]:
@@ -240,6 +245,11 @@ class StreamBatches:
             )
         main = self.streams.epoch if split == "train" else self.streams.measured
         return self.batches[stream or main].rows(split)
+
+    @property
+    def measured_rows(self) -> int:
+        """Training rows that may be measured."""
+        return self.measured.rows("train")
 
     def of_stream(
         self, stream: str | None, batch: dict[str, Any], index: Tensor

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -16,6 +16,8 @@ from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
+
+from deeplvm.files import Shown, say
 
 
 class Callback:
@@ -263,15 +265,14 @@ class Progress:
                 TimeElapsedColumn(),
                 TextColumn("left"),
                 TimeRemainingColumn(elapsed_when_finished=False),
-                console=Console(file=sys.stderr),
+                console=Console(file=cast("Any", Shown(sys.stderr))),
                 refresh_per_second=4,
                 speed_estimate_period=120,
             )
             self.task = self.bar.add_task(
                 "", total=self.epochs, completed=self.done, epoch=self.done, bound=""
             )
-            with shown_or_not():
-                self.bar.start()
+            self.bar.start()
         return self
 
     def __exit__(
@@ -281,8 +282,7 @@ class Progress:
         at: TracebackType | None,
     ) -> None:
         if self.bar is not None:
-            with shown_or_not():
-                self.bar.stop()
+            self.bar.stop()
 
     def step(self, progress: float) -> None:
         """A step was done; ``progress`` in epochs."""
@@ -291,8 +291,7 @@ class Progress:
         now = time.monotonic()
         if now - self.drawn >= _REDRAW:
             self.drawn = now
-            with shown_or_not():
-                self.bar.update(self.task, completed=progress, epoch=int(progress) + 1)
+            self.bar.update(self.task, completed=progress, epoch=int(progress) + 1)
 
     def epoch(self, record: Mapping[str, Any], *, best: bool) -> None:
         """An epoch was done and measured."""
@@ -303,8 +302,7 @@ class Progress:
         if "valid" in record:
             shown += f"  held out {record['valid'][self.bound]:.2f}{' (best)' if best else ''}"
         if self.bar is not None:
-            with shown_or_not():
-                self.bar.update(self.task, completed=self.done, epoch=self.done, bound=shown)
+            self.bar.update(self.task, completed=self.done, epoch=self.done, bound=shown)
             return
         left = (
             (time.monotonic() - self.start) / (self.done - self.first) * (self.epochs - self.done)
@@ -316,27 +314,9 @@ class Progress:
         if not (self.shows and line):
             return
         if self.bar is not None:
-            with shown_or_not():
-                self.bar.console.print(line, markup=False, highlight=False)
+            self.bar.console.print(line, markup=False, highlight=False)
         else:
             say(line)
-
-
-def say(line: str) -> None:
-    """A line on standard error, where anybody can see it."""
-    with shown_or_not():
-        sys.stderr.write(f"{line}\n")
-        sys.stderr.flush()
-
-
-@contextlib.contextmanager
-def shown_or_not() -> Iterator[None]:
-    """Output that cannot be shown does not end the work.
-
-    A pipe whose reader has gone, a log on a full disk, a terminal that hung up, no stream at all.
-    """
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        yield
 
 
 def in_words(seconds: float) -> str:

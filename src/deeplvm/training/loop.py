@@ -269,7 +269,7 @@ def fit(
                 together,
                 lambda: _heard(signals, together),
             ),
-            look=_looked_at(rows, held_out, seed),
+            look=_looked_at(batches.measured_rows, held_out, seed),
             seed=seed,
             epochs=epochs,
             batch_size=batch_size,

@@ -161,7 +161,7 @@ class Measurement:
             draw=self.draw,
             default=self.default,
             missing=self.batches.missing,
-            rows=self.batches.rows("train"),
+            rows=self.batches.measured_rows,
         )
 
     def _by_ledger(self, split: Split, index: Tensor, epoch: int) -> dict[str, float]:
