@@ -21,6 +21,7 @@ from typing import Any
 MOST_NESTED = 64
 # To load values takes so many times their bytes: as read, as they rest, and what lies between.
 WORKING = 3
+ROW = 48  # bytes a row beside its values: numbers of rows, as they are parted and permuted
 _PIECE = 1 << 20
 
 

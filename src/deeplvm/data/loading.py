@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,6 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image
 
 from deeplvm.data.catalogue import NAMED, close_names, read_named
 from deeplvm.data.likelihood import (
@@ -29,7 +29,6 @@ from deeplvm.data.readers.images import (
     ENDINGS,
     GREY,
     Layout,
-    files_below,
     laid_out,
     layout_notes,
     layout_of,
@@ -162,8 +161,8 @@ def load(
             _in_memory(source, options, known) if path is None else _named(name, options, known)
         )
     else:
-        options["stream"] = _is_streamed(path, stream, options)
-        found = _opened(path, name, options, known)
+        found = _opened(path, name, options, known, stream)
+        options["stream"] = bool(found.listing)
     return _modelled(found, name, options, known)
 
 
@@ -214,54 +213,21 @@ def reopen(description: Description) -> Stream | None:
 # --- where the rows are
 
 
-def _is_streamed(path: Path, stream: Streaming, options: Mapping[str, Any]) -> bool:
-    """Whether a source is to be read row by row from disk.
-
-    Raises:
-        DataError: If that is asked for of what cannot be.
-    """
-    if stream not in (True, False, "auto"):
-        raise DataError(f"--stream {stream}: choose True, False or auto.")
-    if not path.exists():  # the error of a file that is not there says more
-        return False
-    if stream == "auto":
-        return WORKING * _bytes_in_memory(path, options) > memory()
-    if stream and not (path.is_dir() or path.suffix.lower() in (".npy", ".parquet")):
-        raise DataError(
-            f"{path}: only .npy and .parquet files, folders of them and folders of images can be "
-            f"streamed; save it as one of these, or leave out --stream."
-        )
-    return bool(stream)
-
-
-def _bytes_in_memory(path: Path, options: Mapping[str, Any]) -> float:
-    """About what all rows would take; 0 for what cannot be streamed, or not be read."""
-    files = files_below(path, (".npy", ".parquet", *ENDINGS)) if path.is_dir() else [path]
-    images = [file for file in files if file.suffix.lower() in ENDINGS] if path.is_dir() else []
-    total = 0.0
-    try:
-        for file in files:
-            if file.suffix.lower() == ".npy":
-                total += file.stat().st_size
-            elif file.suffix.lower() == ".parquet" and file.stat().st_size:
-                import pyarrow.parquet as pq
-
-                metadata = pq.read_metadata(file)
-                total += metadata.num_rows * metadata.num_columns * 8
-        if images:
-            with Image.open(images[0]) as image:
-                side = options["image_size"]
-                pixels = image.width * image.height if side is None else side * side
-            total += 3.0 * pixels * len(images)
-    except Exception:  # noqa: BLE001 - whatever is wrong with a file, its reader says it better
-        return 0.0
-    return total
+def _is_streamed(size: float, stream: Streaming) -> bool:
+    """Whether rows of so many bytes in all are to be read from disk as they are visited."""
+    return WORKING * size > memory() if stream == "auto" else stream
 
 
 def _opened(
-    path: Path, source: str, options: Mapping[str, Any], known: Description | None
+    path: Path,
+    source: str,
+    options: Mapping[str, Any],
+    known: Description | None,
+    stream: Streaming,
 ) -> Source:
-    """The rows of a file or a folder."""
+    """The rows of a file or a folder, in memory if they are not to be streamed."""
+    if stream not in (True, False, "auto"):
+        raise DataError(f"--stream {stream}: choose True, False or auto.")
     if not path.exists():
         raise DataError(_not_there(source, path))
     if path.is_file() and path.stat().st_size == 0:
@@ -269,7 +235,9 @@ def _opened(
     name = path.name.lower()
     if path.is_file() and options["image_size"] is not None:
         raise DataError(f"{path}: --image-size is for folders of images only.")
-    if path.is_dir() or options["stream"] or name.endswith(".parquet"):
+    npy = path.is_file() and name.endswith(".npy")
+    streamed = npy and _is_streamed(path.stat().st_size, stream)
+    if streamed or path.is_dir() or name.endswith(".parquet"):
         files = open_files(path, size=options["image_size"])
         if files is None:
             lost = "".join([f"; {each.removesuffix('.')}" for each in lost_links(path, ENDINGS)])
@@ -278,7 +246,13 @@ def _opened(
                 f"{', '.join(ENDINGS)}{lost}."
             )
         found = _rows_of(files, source, options, known)
-        return found if options["stream"] else Held.of(found)
+        size = found.total * math.prod(found.shape) * found.dtype.itemsize
+        return found if streamed or _is_streamed(size, stream) else Held.of(found)
+    if stream is True:
+        raise DataError(
+            f"{path}: only .npy and .parquet files, folders of them and folders of images can be "
+            f"streamed; save it as one of these, or leave out --stream."
+        )
     if name.endswith(_TEXT):
         frames = {"all": read_csv(path)}
         return _held_table(Facts(path.name.split(".")[0]), frames, path.name, options, known)

@@ -22,7 +22,7 @@ from numpy.lib.format import (
 
 from deeplvm.data.readers.source import Array, Facts, Held, codes_of
 from deeplvm.data.records import SPLITS, DataError
-from deeplvm.files import WORKING, fits, gunzip, read_whole
+from deeplvm.files import ROW, WORKING, fits, gunzip, read_whole
 
 # Keys of the values and of the labels in an .npz, in the order in which they are looked for.
 VALUE_KEYS = ("x", "X", "data")
@@ -228,21 +228,26 @@ def read_arrays(path: Path) -> dict[str, Array]:
 
 def _refuse_large_members(file: IO[bytes], path: Path) -> None:
     """Of an .npz: what unpacks to more than the memory, or says that it is larger than it is."""
+    hint = "save its x as .npy, which is read from disk row by row"
+    size = 0
     with zipfile.ZipFile(file) as archive:
-        members = archive.infolist()
-        size = WORKING * sum([each.file_size for each in members])
-        hint = "save its x as .npy, which is read from disk row by row"
-        fits(size, f"{path}, unpacked and loaded", DataError, hint)
-        for member in members:
+        for member in archive.infolist():
+            size += WORKING * member.file_size
             with archive.open(member) as inside:
-                if inside.read(len(MAGIC_PREFIX)) != MAGIC_PREFIX:
-                    continue
-            with archive.open(member) as inside:
-                _refuse_too_large(inside, member.file_size, f"{path}, {member.filename}")
+                is_array = inside.read(len(MAGIC_PREFIX)) == MAGIC_PREFIX
+            if is_array:
+                with archive.open(member) as inside:
+                    what = f"{path}, {member.filename}"
+                    size += ROW * _refuse_too_large(inside, member.file_size, what)
+    fits(size, f"{path}, unpacked and loaded", DataError, hint)
 
 
-def _refuse_too_large(file: IO[bytes], size: int, what: str) -> None:
-    """An array whose header promises more than there is: numpy would first make room for it."""
+def _refuse_too_large(file: IO[bytes], size: int, what: str) -> int:
+    """An array whose header promises more than there is: numpy would first make room for it.
+
+    Returns:
+        How many rows it has.
+    """
     version = read_magic(file)
     header = read_array_header_1_0 if version == (1, 0) else read_array_header_2_0
     shape, _, kind = header(file)
@@ -253,3 +258,4 @@ def _refuse_too_large(file: IO[bytes], size: int, what: str) -> None:
             f"cut short or damaged, fetch it again."
         )
     fits(expected, what, DataError)
+    return int(shape[0]) if shape else 1

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deeplvm.data.records import DataError
-from deeplvm.files import WORKING, fits
+from deeplvm.files import ROW, WORKING, fits
 
 Array = NDArray[Any]
 
@@ -190,7 +190,8 @@ class Held:
     @classmethod
     def of(cls, source: Source) -> Held:
         """All rows of a source, read into memory."""
-        size = WORKING * source.total * math.prod(source.shape) * source.dtype.itemsize
+        size = math.prod(source.shape) * source.dtype.itemsize
+        size = source.total * (WORKING * size + ROW)
         hint = "--stream reads it from disk, some rows at a time"
         fits(size, f"{source.facts.name}, unpacked and loaded", DataError, hint)
         rows = {key: part.all() for key, part in source.parts.items()}

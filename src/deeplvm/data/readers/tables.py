@@ -17,7 +17,7 @@ import pandas as pd
 
 from deeplvm.data.readers.source import Array, Facts, Places, consecutive, no_label, row_of_part
 from deeplvm.data.records import DataError, Description
-from deeplvm.files import WORKING, fits, gunzip, read_whole
+from deeplvm.files import ROW, WORKING, fits, gunzip, read_whole
 
 # pandas' own list, and the question mark of the UCI repository.
 MISSING_WORDS = (
@@ -46,9 +46,11 @@ def read_csv(path: Path) -> pd.DataFrame:
     if not begin:
         raise DataError(f"{path}: the file is empty.")
     delimiter = max((",", ";", "\t"), key=begin.count)
-    cells = content.count(delimiter.encode()) + content.count(b"\n")
+    rows = content.count(b"\n")
+    cells = content.count(delimiter.encode()) + rows
     hint = "save it as .npy or .parquet, which are read from disk row by row"
-    fits(WORKING * len(content) + _CELL * cells, f"{path}, {cells:,} cells", DataError, hint)
+    size = WORKING * len(content) + _CELL * cells + ROW * rows
+    fits(size, f"{path}, {cells:,} cells", DataError, hint)
     first, rows = _equal_widths(path, content, delimiter)
     named = first[1:] if not first[0] else first
     counted = len(named) > 1 and named == [str(number) for number in range(len(named))]
