@@ -32,6 +32,11 @@ def rows() -> dict[str, torch.Tensor]:
     return {"x": (code.expand(-1, 4) - flips.double()).abs()}
 
 
+def test_an_estimator_that_would_draw_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"ScoreFunction would draw nothing.*leave it out"):
+        quietly(model(), rows(), phases="wake_sleep", estimator=ScoreFunction(), epochs=1)
+
+
 def test_a_belief_network_learns() -> None:
     """Two clusters: the bound comes near the entropy of the data, log 2 + 4 * 0.2 nats."""
     for estimator, particles, epochs in (

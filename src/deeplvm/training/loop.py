@@ -29,7 +29,7 @@ from deeplvm.training import callbacks as metering
 from deeplvm.training.batches import AnyBatches, Rows, Source, Split, batches_of
 from deeplvm.training.callbacks import Callback, History, Progress, Record, Signals
 from deeplvm.training.checkpoint import CheckpointError, Checkpoints
-from deeplvm.training.failures import NonFiniteError, TrainingInterrupted, explained, non_finite
+from deeplvm.training.failures import TrainingInterrupted, explained, non_finite
 from deeplvm.training.measure import Measurement, Selection, for_rows, name_of
 from deeplvm.training.options import Machine, Optimization, Saving, Stopping, check
 from deeplvm.training.schedules import Average, KLWeight, Rates
@@ -159,6 +159,11 @@ def fit(
     if isinstance(phases, str):
         phases = registry.phases_of(phases, model)
     listed = [_filled(phase, plain) for phase in phases or [plain]]
+    if way is not None and not any([_asks(phase, model) for phase in listed]):
+        raise ValueError(
+            f"The estimator {type(way).__name__} would draw nothing: every phase says itself how "
+            f"its latents are drawn; leave it out."
+        )
     weight = KLWeight(kl_weight, model, target)
     companions = _companions(
         model, listed, [log_prior, kl_weight, stopping.measure], batches, target, seed
@@ -186,9 +191,8 @@ def fit(
             f"({type(companions.optimizers[0]).__name__}), whose memory no checkpoint would have; "
             f"give what it moves to a phase of its own, or train without a folder."
         )
-    rates = Rates(
-        optimization.schedule, [step.optimizer for step in steps], [s.rates for s in steps], epochs
-    )
+    schedule = optimization.schedule
+    rates = Rates(schedule, [s.optimizer for s in steps], [s.rates for s in steps], epochs)
     average = Average(model, optimization.averaging) if optimization.averaging else None
     selection = _selection(
         stopping, listed, plain, model, weight.arrived(epochs, -(-rows // batch_size))
@@ -214,13 +218,9 @@ def fit(
             "batch_size": batch_size,
             "objective": name_of(objective),
             "particles": particles,
-            "averaging": optimization.averaging,
             "kl_weight": weight.text,
-            "clip": optimization.clip,
-            "skip": optimization.skip,
-            "schedule": optimization.schedule
-            if isinstance(optimization.schedule, str)
-            else repr(rates.factor),
+            **{name: getattr(optimization, name) for name in ("averaging", "clip", "skip")},
+            "schedule": schedule if isinstance(schedule, str) else repr(rates.factor),
             "learning rates": [step.rates for step in steps],
             "optimizers": [type(step.optimizer).__name__ for step in steps],
             "precision": "bfloat16" if bfloat16 else "float32",
@@ -308,36 +308,17 @@ class Stopped(BaseException):
 
 @dataclass
 class Run:
-    """Everything that a run of training is made of; put together by :func:`fit`.
+    """Everything that a run of training is made of; put together by :func:`fit`."""
 
-    Attributes:
-        state: What changes, and what a checkpoint holds; the rest is fixed.
-        batches: Where rows are from.
-        weight: Weight of the latents' terms.
-        together: The processes that share the work.
-        measure: Measures rows of a split.
-        look: Rows of each split that are measured after an epoch.
-        seed: Of everything random.
-        epochs: In all.
-        batch_size: Rows a batch, of all processes together.
-        patience: Epochs without a better one, or none.
-        compile: Whether steps are compiled.
-        compile_budget: Seconds for that.
-        files: Checkpoints and metrics.
-        progress: On standard error.
-        signals: Whether somebody asked to stop.
-        callbacks: Told what happens.
-    """
-
-    state: State
+    state: State  # what changes, and what a checkpoint holds; the rest is fixed
     batches: AnyBatches
     weight: KLWeight
     together: Together
     measure: Measurement
-    look: Mapping[Split, Tensor]
+    look: Mapping[Split, Tensor]  # rows of each split that are measured after an epoch
     seed: int
     epochs: int
-    batch_size: int
+    batch_size: int  # of all processes together
     patience: int | None
     compile: Compile
     compile_budget: float
@@ -552,6 +533,11 @@ class Run:
             callback.saved(self.files.path)
 
 
+def _asks(phase: Phase, model: LatentVariableModel) -> bool:
+    """Whether an estimator has a say in how the latents of a phase are drawn."""
+    return phase.evidence is None and bool(set(model.q.names) - set(phase.draw or ()))
+
+
 def _notes(selection: Selection, phases: Sequence[Phase], held_out: int) -> Iterator[str]:
     """What a user should know before training begins."""
     if held_out and selection.why_not:
@@ -693,10 +679,6 @@ class Tally:
 
     A GPU is not waited for at every step: there the look whether values are finite comes at the
     end of an epoch, before a checkpoint, or after ten thousand steps.
-
-    Args:
-        state: Its total and number of rows grow.
-        batches: Where rows are from.
     """
 
     def __init__(self, state: State, batches: AnyBatches) -> None:
@@ -711,32 +693,24 @@ class Tally:
             NonFiniteError: If that is not finite.
         """
         try:
-            value = step(batch, part, weight)
+            self.last = step(batch, part, weight)
         except ValueError as error:
             found = self._found(step, batch, part.index)
             cause = explained(error, lambda: step.mean(batch, 1.0)[1], **found)
             if cause is error:
                 raise
             raise cause from error
-        self.last = value
-        if isinstance(value, Tensor):
-            self.waiting.append((value, part, step))
-            if len(self.waiting) == _MOST_WAITING:
-                self.look()
+        if not isinstance(self.last, Tensor):
+            self._count(self.last, step, part, batch)
             return
-        if not math.isfinite(value):
-            raise self._error(part.index, batch, step)
-        self.state.total += value * part.batch
-        self.state.rows += part.batch
+        self.waiting.append((self.last, part, step))
+        if len(self.waiting) == _MOST_WAITING:
+            self.look()
 
     def look(self) -> None:
         """Wait for the values of a GPU."""
         for value, part, step in self.waiting:
-            number = float(value)
-            if not math.isfinite(number):
-                raise self._error(part.index, self.batches("train", part.index), step)
-            self.state.total += number * part.batch
-            self.state.rows += part.batch
+            self._count(float(value), step, part, None)
         self.waiting.clear()
 
     def mean(self) -> float:
@@ -744,13 +718,18 @@ class Tally:
         self.look()
         return self.state.total / self.state.rows
 
-    def _error(self, index: Tensor, batch: dict[str, Any], step: Step) -> NonFiniteError:
+    def _count(self, value: float, step: Step, part: Part, batch: dict[str, Any] | None) -> None:
+        if math.isfinite(value):
+            self.state.total += value * part.batch
+            self.state.rows += part.batch
+            return
+        batch = self.batches("train", part.index) if batch is None else batch
         evidence = step.evidence
         if evidence is None:  # a compiled step keeps no ledger: draw one again
             with torch.no_grad():
                 evidence = step.mean(batch, 1.0)[1]
         evidence = evidence if isinstance(evidence, Evidence) else None
-        return non_finite(evidence=evidence, **self._found(step, batch, index))
+        raise non_finite(evidence=evidence, **self._found(step, batch, part.index))
 
     def _found(self, step: Step, batch: dict[str, Any], index: Tensor) -> dict[str, Any]:
         batch, index = self.batches.of_stream(step.phase.stream, batch, index)

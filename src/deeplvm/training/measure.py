@@ -92,33 +92,20 @@ class Measurement:
     The draws come from their own seed, the same every time, and the stream of random numbers that
     training reads is not touched. Randomness that is renewed at each visit is not renewed here.
     Several processes share the rows of each batch and add up their sums.
-
-    Attributes:
-        model: What is measured.
-        batches: Where rows are from.
-        objective: What is measured besides the ELBO.
-        own: A function of the model and of all rows, measured in place of the ledger.
-        particles: Draws a row.
-        draw: How latents are drawn.
-        default: How those are that ``draw`` does not name.
-        batch_size: Rows at a time.
-        seed: Of the draws.
-        together: The processes that share the work; each gives all rows to a function of one's
-            own, which may compare them.
-        look: Called before each batch; it may end the measurement by raising.
+    A function of one's own gets all rows at once, in every process, as it may compare them.
     """
 
     model: LatentVariableModel
     batches: AnyBatches
-    objective: Objective
-    own: Callable[[LatentVariableModel, dict[str, Any]], Tensor | float] | None
+    objective: Objective  # measured besides the ELBO
+    own: Callable[[LatentVariableModel, dict[str, Any]], Tensor | float] | None  # in their place
     particles: int | None
     draw: Mapping[str, Draw] | None
     default: Draw | None
     batch_size: int
     seed: int
     together: Together
-    look: Callable[[], None] = lambda: None
+    look: Callable[[], None] = lambda: None  # called before each batch; may end it by raising
 
     @torch.no_grad()
     def __call__(self, split: Split, index: Tensor, epoch: int) -> dict[str, float]:

@@ -105,6 +105,8 @@ class Saving:
 
     def __post_init__(self) -> None:
         check(checkpoint_every=self.checkpoint_every, checkpoint_seconds=self.checkpoint_seconds)
+        if self.folder is None and self.checkpoint_every is not None:
+            raise ValueError("checkpoint_every says how often to save; say where as well: folder.")
 
 
 @dataclass(frozen=True)

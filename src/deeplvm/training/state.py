@@ -190,26 +190,7 @@ def _installed(value: Any) -> bool:
 class State:
     """Everything that the next step depends on, and the best weights so far.
 
-    Args:
-        model: Being trained.
-        steps: With their optimisers.
-        rates: Of learning.
-        average: Of the parameters, or none.
-        companions: What moves beside the model.
-        selection: Which epoch is best.
-        device: Where the model is.
-        run: Options that a run cannot go on with if they are other ones.
-
-    Attributes:
-        generator: Draws what is renewed at every visit of a row.
-        compiled: Whether steps are compiled; none before that was decided.
-        flops: Of the products of one row's steps; none before they were counted.
-        history: The records of the epochs done.
-        position: Batches done of the epoch after those.
-        total: Sum of the objective over the rows of these batches.
-        rows: Number of these rows.
-        seconds: Time that these batches took.
-        best_epoch: Whose weights are the best so far; where none can be compared, the last.
+    Where no epoch can be called the best one, that is the last.
     """
 
     def __init__(
@@ -224,16 +205,15 @@ class State:
         run: dict[str, Any],
     ) -> None:
         self.model, self.steps, self.rates, self.average = model, steps, rates, average
-        self.companions, self.selection = companions, selection
-        self.device, self.run = device, run
+        self.companions, self.selection, self.device = companions, selection, device
+        self.run = run  # options that a run cannot go on with if they are other ones
         self.generator = Generator()  # of what is renewed at every visit of a row
-        self.compiled: bool | None = None
-        self.flops: float | None = None
-        self.history: list[Record] = []
-        self.position = 0
-        self.total, self.rows, self.seconds = 0.0, 0, 0.0
-        self.best_epoch = 0
-        self.best = self._copy()
+        self.compiled: bool | None = None  # none before that was decided
+        self.flops: float | None = None  # of one row's steps; none before they were counted
+        self.history: list[Record] = []  # of the epochs done
+        # of the epoch after those: batches done, their objectives' sum, their rows, their time
+        self.position, self.total, self.rows, self.seconds = 0, 0.0, 0, 0.0
+        self.best_epoch, self.best = 0, self._copy()
 
     @property
     def epoch(self) -> int:
@@ -362,12 +342,7 @@ _SHAPED = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "square_avg", "
 
 
 def check_entries(found: Mapping[str, Any], own: Mapping[str, Any], folder: str) -> None:
-    """Refuse a state that lacks an entry, or whose weights or options are none.
-
-    Args:
-        found: What the checkpoint has.
-        own: What the run at hand would save now.
-        folder: For the message.
+    """Refuse a state that lacks an entry of ``own``, or whose weights or options are none.
 
     Raises:
         CheckpointError: If it does.
@@ -422,9 +397,8 @@ def check_optimizers(found: Any, optimizers: Sequence[Optimizer], folder: str) -
         raise _unfit(folder, "it has other optimisers")
     for kept, optimizer in zip(found, optimizers, strict=True):
         _same_form(kept, {"state": None, "param_groups": None}, "optimizers", folder, deep=False)
-        _same_form(
-            kept["param_groups"], optimizer.state_dict()["param_groups"], "param_groups", folder
-        )
+        groups = optimizer.state_dict()["param_groups"]
+        _same_form(kept["param_groups"], groups, "param_groups", folder)
         parameters = [each for group in optimizer.param_groups for each in group["params"]]
         if not isinstance(kept["state"], dict):
             raise _unfit(folder, "the state of an optimiser is no dictionary")

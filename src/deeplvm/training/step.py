@@ -461,10 +461,23 @@ def choose(
     """
     if wanted is False or (wanted == "auto" and left < _FEWEST):
         return Choice(compiled=False)
-    model, device = steps[0].model, steps[0].parameters[0].device
+    device = steps[0].parameters[0].device
+
+    def once() -> None:
+        for step in steps:
+            step.gradient(batch, part, kl_weight)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
     try:
-        with own_randomness(device, 0), unchanged(model, steps):
-            return _tried(steps, batch, part, kl_weight, wanted, left, budget, say)
+        with own_randomness(device, 0), unchanged(steps):
+            eager = 0.0
+            if wanted == "auto":
+                eager = _seconds(once)
+                if eager * left < _WORTH * budget:
+                    return Choice(compiled=False, by_clock=True)
+                say(f"compiling the step (at most {budget:.0f} s; --compile no leaves it out)")
+            return _tried(steps, once, len(part.index), eager, budget)
     except ValueError:
         if wanted is True:
             raise
@@ -472,95 +485,64 @@ def choose(
 
 
 def _tried(
-    steps: Sequence[Step],
-    batch: dict[str, Any],
-    part: Part,
-    kl_weight: Tensor | float,
-    wanted: Compile,
-    left: int,
-    budget: float,
-    say: Callable[[str], None],
+    steps: Sequence[Step], once: Callable[[], None], rows: int, eager: float, budget: float
 ) -> Choice:
-    eager = 0.0
-    if wanted == "auto":
-        eager = _seconds(steps, batch, part, kl_weight)
-        if eager * left < _WORTH * budget:
-            return Choice(compiled=False, by_clock=True)
-        say(f"compiling the step (at most {budget:.0f} s; --compile no leaves it out)")
-    flops = flops_of(lambda: _once(steps, batch, part, kl_weight)) / len(part.index)
-    if any([step.together is not None and step.together.statistics for step in steps]):
-        reason = "not compiled: several processes tell each other statistics of each batch"
-        if wanted is True:
-            raise ValueError(
-                "Several processes tell each other statistics of each batch, which this objective "
-                "or estimator reads, so the step cannot be compiled; leave out compile."
-            )
-        return Choice(compiled=False, reason=reason)
+    """Compile the steps; keep that where they are faster than eager, if that was timed."""
+
+    def undone(reason: str) -> Choice:
+        for step in steps:
+            step.compiled = None
+        torch.compiler.reset()
+        return Choice(compiled=False, reason=reason, by_clock=True)
+
+    flops = flops_of(once) / rows
     for step in steps:
         step.compile()
     began = time.perf_counter()
     try:
-        with _at_most(budget if wanted == "auto" else None):
-            _once(steps, batch, part, kl_weight)
+        with _at_most(budget if eager else None):
+            once()
     except _OverBudget:
-        return _undone(steps, f"not compiled: it takes more than the {budget:.0f} s allowed")
+        return undone(f"not compiled: it takes more than the {budget:.0f} s allowed")
     except (RuntimeError, OSError, ImportError) as error:  # what torch's compilers raise
         lines = [line for line in str(error).splitlines() if line.strip()]
         cause = lines[0] if lines else type(error).__name__
-        if wanted is True:
-            _undone(steps, "")
+        if not eager:
+            undone("")
             raise ValueError(
                 f"The step cannot be compiled here ({cause}); leave out compile, or see what "
                 "torch.compile needs (a C++ compiler on a CPU)."
             ) from error
-        return _undone(steps, f"not compiled: torch.compile fails here ({cause})")
+        return undone(f"not compiled: torch.compile fails here ({cause})")
     took = time.perf_counter() - began
-    if wanted is True:
+    if not eager:
         return Choice(compiled=True, reason=f"the step is compiled, in {took:.1f} s", flops=flops)
-    compiled = _seconds(steps, batch, part, kl_weight)
+    compiled = _seconds(once)
     told = (
         f"{1e3 * compiled:.2f} ms compiled, {1e3 * eager:.2f} ms not; compiling took {took:.1f} s"
     )
     if compiled > _GAIN * eager:
-        return _undone(steps, f"the step is not compiled, as that is not faster ({told})")
+        return undone(f"the step is not compiled, as that is not faster ({told})")
     return Choice(
         compiled=True, reason=f"the step is compiled ({told})", by_clock=True, flops=flops
     )
 
 
-def _undone(steps: Sequence[Step], reason: str) -> Choice:
-    for step in steps:
-        step.compiled = None
-    torch.compiler.reset()
-    return Choice(compiled=False, reason=reason, by_clock=True)
-
-
-def _once(
-    steps: Sequence[Step], batch: dict[str, Any], part: Part, kl_weight: Tensor | float
-) -> None:
-    for step in steps:
-        step.gradient(batch, part, kl_weight)
-    if steps[0].parameters[0].device.type == "cuda":
-        torch.cuda.synchronize()
-
-
-def _seconds(
-    steps: Sequence[Step], batch: dict[str, Any], part: Part, kl_weight: Tensor | float
-) -> float:
+def _seconds(once: Callable[[], None]) -> float:
     """Of value and gradient, the least of a few; the optimiser costs the same either way."""
-    _once(steps, batch, part, kl_weight)
+    once()
     times: list[float] = []
     while len(times) < 10 and sum(times) < 0.5:
         began = time.perf_counter()
-        _once(steps, batch, part, kl_weight)
+        once()
         times.append(time.perf_counter() - began)
     return min(times)
 
 
 @contextmanager
-def unchanged(model: nn.Module, steps: Sequence[Step]) -> Iterator[None]:
+def unchanged(steps: Sequence[Step]) -> Iterator[None]:
     """What steps try inside leaves buffers (running statistics) as before, and no gradient."""
-    modules = [model, *[module for step in steps for module in step.beside]]
+    modules = [steps[0].model, *[module for step in steps for module in step.beside]]
     buffers = [(buffer, buffer.clone()) for module in modules for buffer in module.buffers()]
     try:
         yield

@@ -94,8 +94,9 @@ def over_fitting(seen: Examination) -> Verdict | str | None:
 
 
 def held_out_curve(metrics: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, str]:
-    """The held-out bound by epoch, and its name."""
-    return curve(metrics, "valid")
+    """The held-out bound by epoch, and its name: of those that can be compared, if any can."""
+    comparable = [record for record in metrics if record.get("comparable", True)]
+    return curve(comparable or metrics, "valid")
 
 
 def curve(metrics: Sequence[Mapping[str, Any]], split: str) -> tuple[np.ndarray, str]:
