@@ -104,6 +104,7 @@ def evaluate_into(
     from deeplvm.evaluation import evaluate
     from deeplvm.files import write_atomically
 
+    options["draw"] = run.measured(data) or None
     evaluation = evaluate(model, data, split, particles=particles, seed=seed, **options)
     if processes().first:
         write_atomically(run.folder / "evaluation.json", evaluation.to_json().encode())

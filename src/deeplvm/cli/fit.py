@@ -338,7 +338,7 @@ def train(run: Run, model: LatentVariableModel, data: Data, **more: Any) -> None
     stored = {name: meant(name, value) for name, value in run.config.training.items()}
     first = processes().first
     try:
-        unfolded(fit)(model, data, folder=run.folder, **(stored | more))
+        unfolded(fit)(model, data, folder=run.folder, draw=run.draw or None, **(stored | more))
     except TrainingInterrupted as error:
         if error.epoch and first:
             run.save_model(model)

@@ -169,7 +169,8 @@ def evaluate(  # noqa: D417 - the types say the rest
         else:
             from deeplvm.evaluation import evaluate as measure
 
-            measured = measure(model, rows, chosen, **options)
+            draw = None if opened is None else opened.measured(rows) or None
+            measured = measure(model, rows, chosen, draw=draw, **options)
         show(measured, json=json)
 
 
@@ -341,11 +342,15 @@ def score(  # noqa: D417 - the types say the rest
 
     from deeplvm.cli.bulk import carry_out
 
-    def work(model: Any, rows: Any, output: Path, held_out: Any) -> None:
+    def work(model: Any, rows: Any, output: Path, prepared: Any) -> None:
         from deeplvm.likelihood import importance_sampling
 
+        opened, held_out = prepared
+
         chosen = _chosen(rows, split)
-        estimate = importance_sampling(model, getattr(rows, chosen), particles, seed=seed)
+        estimate = importance_sampling(
+            model, getattr(rows, chosen), particles, draw=opened.measured(rows), seed=seed
+        )
         log_px = estimate.log_px.cpu().double().numpy()
         columns: dict[str, Any] = {
             "log_px": log_px,
@@ -364,7 +369,7 @@ def score(  # noqa: D417 - the types say the rest
         output,
         device,
         work,
-        lambda here, opened, model: _reference(here, opened, model, particles, seed),
+        lambda here, opened, model: (opened, _reference(here, opened, model, particles, seed)),
         trust=trust,
     )
 
@@ -544,7 +549,11 @@ def _reference(here: Any, opened: Any, model: Any, particles: int, seed: int) ->
         note(f"no percentiles: {why}")
         return None
     held_out = importance_sampling(
-        model, data.valid if data.rows("valid") else data.train, particles, seed=seed
+        model,
+        data.valid if data.rows("valid") else data.train,
+        particles,
+        draw=opened.measured(data),
+        seed=seed,
     )
     return -held_out.log_px.cpu().double().numpy()
 

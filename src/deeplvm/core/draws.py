@@ -349,12 +349,14 @@ def way_of(name: str, site: Site, draw: Mapping[str, Draw] | None, default: Draw
     way = (draw or {}).get(name, default) or Reparameterised()
     if not isinstance(way, Suited):
         return way
-    if site.distribution is None:
+    if site.distribution is not None:
+        return way.of(site.distribution)
+    if torch.is_grad_enabled() and not site.value.requires_grad:
         raise ValueError(
-            f"{name!r} was moved after it was drawn, so what way of drawing suits it is not known "
-            f"in the end; say it by its name, draw={{{name!r}: ...}}."
+            f"{name!r} was moved after it was drawn and has no path for its gradient, so what way "
+            f"of drawing suits it is not known; say it by its name, draw={{{name!r}: ...}}."
         )
-    return way.of(site.distribution)
+    return Reparameterised()
 
 
 def refuse_credit(draws: Mapping[str, Draw | None]) -> None:

@@ -270,19 +270,24 @@ class LatentVariableModel(nn.Module):
         default: Draw | None = None,
         missing: Iterable[str] | None = None,
         rows: int | None = None,
-    ) -> None:
+    ) -> dict[str, Draw]:
         """Let estimators make what they learn (the networks of baselines), before an optimiser.
 
         Some rows are drawn once for it, as by :meth:`evidence`.
+
+        Returns:
+            How each latent was drawn.
         """
         with torch.no_grad():
             holes = self._holes(given, missing)
             sites = self._sites(given, holes)
             evidence = self._evidence(sites, holes, particles, draw, default, rows, None)
-        nothing = next(iter(evidence.terms.values())).new_zeros(evidence.batch_shape[-1])
-        self._valuation(
-            evidence, lambda _: nothing, nothing, sites, _no_redraw, draw, default
-        ).prepare()
+            nothing = next(iter(evidence.terms.values())).new_zeros(evidence.batch_shape[-1])
+            valuation = self._valuation(
+                evidence, lambda _: nothing, nothing, sites, _no_redraw, draw, default
+            )
+        valuation.prepare()
+        return dict(valuation.draws)
 
     def _valuation(
         self,

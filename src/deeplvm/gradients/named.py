@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from deeplvm.core.draws import Draw
 from deeplvm.gradients.gumbel_softmax import Annealed, GumbelSoftmax, StraightThrough
@@ -107,3 +107,10 @@ def estimator_of(choice: Draw | Callable[..., Draw] | str) -> Draw:
         return call_of(choice, "estimator")()
     made = inspect.isfunction(choice) or inspect.isclass(choice)
     return choice() if made else choice  # type: ignore[return-value, call-arg]
+
+
+def draws_of(draw: Mapping[str, Draw | str] | None) -> dict[str, Draw] | None:
+    """How latents are drawn, by the latents' names, of which each may be said by its own name."""
+    if draw is None:
+        return None
+    return {n: estimator_of(way) if isinstance(way, str) else way for n, way in draw.items()}

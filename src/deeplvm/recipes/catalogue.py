@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import difflib
 import importlib
 import importlib.util
@@ -58,7 +59,8 @@ def trained_with(**training: Any) -> Callable[[F], F]:
 
     They are the defaults of ``deeplvm fit --recipe``; in Python,
     ``unfolded(fit)(recipe(data), data, **training_of(recipe))``, see
-    :func:`deeplvm.training.unfolded`.
+    :func:`deeplvm.training.unfolded`. How latents are drawn, ``draw={"k": Enumerated()}``, holds
+    in ``resume`` too, and in its measured form in ``evaluate`` and ``score``.
 
     >>> from deeplvm.objectives import iwae
     >>> @trained_with(objective=iwae, particles=50)
@@ -76,8 +78,12 @@ def trained_with(**training: Any) -> Callable[[F], F]:
 
 
 def training_of(recipe: Recipe) -> dict[str, Any]:
-    """The training options that a recipe brings; none for a function that says nothing."""
-    return dict(getattr(recipe, "training", {}))
+    """The training options that a recipe brings; none for a function that says nothing.
+
+    What learns among them (an estimator, an objective with a state) is a copy, so that no two
+    fits share it.
+    """
+    return copy.deepcopy(getattr(recipe, "training", {}))
 
 
 def published() -> dict[str, Recipe]:

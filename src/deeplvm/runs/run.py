@@ -30,6 +30,7 @@ from deeplvm.files import (
 from deeplvm.registry import why
 
 if TYPE_CHECKING:
+    from deeplvm.core.draws import Draw
     from deeplvm.core.model import LatentVariableModel
     from deeplvm.data.records import Data, Description
 
@@ -205,6 +206,19 @@ class Run:
                 raise
             # somebody's own recipe that reads rows, which a description does not have
             return build(recipe, self.data, options, seed)
+
+    @property
+    def draw(self) -> dict[str, Draw]:
+        """How the recipe says that latents are drawn in training, where it says so."""
+        from deeplvm.recipes import find, training_of
+
+        return dict(training_of(find(self.config.recipe or "")).get("draw") or {})
+
+    def measured(self, data: Data) -> dict[str, Draw]:
+        """How those that the data do not have are drawn where the model is measured."""
+        from deeplvm.core.draws import as_measured
+
+        return {n: as_measured(way) for n, way in self.draw.items() if n not in data.train}
 
     @cached_property
     def data(self) -> Data:

@@ -21,7 +21,7 @@ from deeplvm.core.randomness import own_randomness, seed_of
 from deeplvm.devices import device_of, dtype_of, keep_freed_memory
 from deeplvm.files import alone
 from deeplvm.gradients import Draw, Suited, as_measured
-from deeplvm.gradients.named import estimator_of
+from deeplvm.gradients.named import draws_of, estimator_of
 from deeplvm.objectives import elbo
 from deeplvm.parallel.processes import apart, processes
 from deeplvm.parallel.steps import Part, Together
@@ -49,7 +49,7 @@ def fit(
     epochs: int = 100,
     batch_size: int = 100,
     particles: int | None = None,
-    draw: Mapping[str, Draw] | None = None,
+    draw: Mapping[str, Draw | str] | None = None,
     estimator: Draw | str | None = None,
     kl_weight: float | Callable[[float], float] = 1.0,
     log_prior: Callable[[LatentVariableModel], Tensor] | None = None,
@@ -91,7 +91,8 @@ def fit(
         batch_size: Rows a step; the last of an epoch may have fewer, and its objective too is a
             mean per row.
         particles: Draws per row.
-        draw: How latents are drawn, by name, where not by reparameterisation.
+        draw: How latents are drawn, by their names, where not by reparameterisation; a way of
+            drawing may be said by its own name, as ``estimator`` is.
         estimator: How those are drawn that it suits and ``draw`` does not name: an estimator of
             :mod:`deeplvm.gradients` for latents without a reparameterised draw, say, or its name
             in :mod:`deeplvm.gradients.named`.
@@ -153,7 +154,7 @@ def fit(
         learning_rate=optimization.learning_rate,
         weight_decay=optimization.weight_decay,
         particles=particles,
-        draw=draw,
+        draw=(draw := draws_of(draw)),
         estimator=way,
     )
     if isinstance(phases, str):
@@ -599,12 +600,16 @@ def _companions(
     candidates = [*[each.objective for each in phases], *ways, *[each.when for each in phases]]
     called = [[each.evidence, each.parameters, each.optimizer] for each in phases]
     companions = Companions(candidates, [*called, *functions], model, device, dtype_of(model))
-    if any([hasattr(way, "prepare") for way in ways]):
+    estimators = [
+        each.estimator for each in phases if each.estimator is not None and each.evidence is None
+    ]
+    if estimators or any([hasattr(way, "prepare") for way in ways]):
+        found: list[Draw] = []
         with own_randomness(device, seed):
             batch = batches("train", batches.first(2), Generator().manual_seed(seed))
             for phase in phases:
                 if phase.evidence is None:
-                    model.prepare(
+                    drawn = model.prepare(
                         batch if phase.stream is None else batch[phase.stream],
                         particles=phase.particles,
                         draw=phase.draw,
@@ -612,6 +617,13 @@ def _companions(
                         missing=batches.missing,
                         rows=batches.rows("train", phase.stream),
                     )
+                    found += drawn.values()
+        for way in estimators:
+            if not any([each is way for each in found]):
+                raise ValueError(
+                    f"The estimator {type(way).__name__} suits no latent that is drawn here; "
+                    f"leave it out, choose another, or say it by the name of a latent, draw=..."
+                )
     return companions.train()
 
 
@@ -663,12 +675,19 @@ def _interrupted(run: Run) -> TrainingInterrupted:
 def _filled(phase: Phase, plain: Phase) -> Phase:
     """A phase with what it leaves open taken from the plain one."""
     check(repeats=phase.repeats, particles=phase.particles, learning_rate=phase.learning_rate)
+    if phase.evidence is not None and (phase.estimator is not None or phase.draw):
+        raise ValueError(
+            "A phase with an evidence of its own draws its latents there; leave out estimator= and "
+            "draw= beside evidence=."
+        )
     kept = {
         field.name: getattr(plain, field.name)
         for field in fields(Phase)
         if getattr(phase, field.name) is None
     }
-    return replace(phase, **kept)
+    filled = replace(phase, **kept)
+    way = None if filled.estimator is None else estimator_of(filled.estimator)
+    return replace(filled, draw=draws_of(filled.draw), estimator=way)
 
 
 _MOST_WAITING = 10_000

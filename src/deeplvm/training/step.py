@@ -68,15 +68,15 @@ class Phase:
     learning_rate: float | None = None
     weight_decay: float | None = None
     particles: int | None = None
-    draw: Mapping[str, Draw] | None = None
-    estimator: Draw | None = None
+    draw: Mapping[str, Draw | str] | None = None
+    estimator: Draw | str | None = None
     evidence: Callable[..., Any] | None = None
     repeats: int = 1
     when: Callable[[], bool] | None = None
     stream: str | None = None
 
     @property
-    def ways(self) -> list[Draw]:
+    def ways(self) -> list[Any]:
         """How its latents are drawn, where that is not by reparameterisation."""
         ways = [*(self.draw or {}).values(), self.estimator]
         return [way for way in ways if way is not None]
