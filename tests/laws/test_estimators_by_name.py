@@ -109,7 +109,7 @@ def continuous() -> LatentVariableModel:
     ids=["of another family", "named beside it", "in a phase", "a phase with its own evidence"],
 )
 def test_an_estimator_that_draws_nothing_is_refused(ways: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="suits no latent|draws its latents there"):
+    with pytest.raises(ValueError, match=r"suits no latent|draws its latents there"):
         fit(
             continuous(), {"x": torch.zeros(8, 3)}, epochs=1, particles=2, quiet=True,
             machine=Machine(compile=False, device="cpu"), **ways,

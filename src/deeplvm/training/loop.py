@@ -677,8 +677,8 @@ def _filled(phase: Phase, plain: Phase) -> Phase:
     check(repeats=phase.repeats, particles=phase.particles, learning_rate=phase.learning_rate)
     if phase.evidence is not None and (phase.estimator is not None or phase.draw):
         raise ValueError(
-            "A phase with an evidence of its own draws its latents there; leave out estimator= and "
-            "draw= beside evidence=."
+            "A phase with an evidence of its own draws its latents there; leave out its estimator "
+            "and its draw."
         )
     kept = {
         field.name: getattr(plain, field.name)
