@@ -30,6 +30,7 @@ from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.recurrent import Plate, Recurrent
 from deeplvm.core.steps import Masked, Steps
 from deeplvm.gradients.named import estimator_of
+from deeplvm.likelihood import importance_sampling
 from deeplvm.networks import GRU, MLP
 from deeplvm.objectives import elbo, free_bits
 
@@ -394,3 +395,64 @@ def test_sums_that_are_not_exact_are_refused() -> None:
         LatentVariableModel(row).evidence({"x": torch.ones(2, 3)}, draw=enumerated)
     with pytest.raises(ValueError, match="paths through its 20 steps, more than 65536"):
         hidden_markov().evidence({"x": torch.zeros(2, 20, 3)}, draw=enumerated)
+
+
+@pytest.mark.parametrize("members", [STEPS, 6])
+def test_a_row_of_members_has_one_number_in_any_batch(members: int) -> None:
+    """As many members as rows, or not: whose numbers are drawn is told by the rows alone."""
+    torch.manual_seed(0)
+    p = Plate({"z": StandardNormal(2), "x | z": Bernoulli(3, MLP(2))})
+    inner = Plate({"z | x": Gaussian(2, MLP(3))})
+    given = {"x": (torch.rand(6, members, 3) > 0.5).double()}
+    for q in (inner, Joint({"z | x": inner})):
+        model = LatentVariableModel(p, q)
+        whole = importance_sampling(model, given, 32).log_px
+        for size in (1, 4):
+            apart = importance_sampling(model, given, 32, batch_size=size).log_px
+            assert torch.allclose(apart, whole, atol=1e-9)
+
+
+@pytest.mark.parametrize("build, length", MODELS.values(), ids=MODELS.keys())
+def test_importance_sampling_sums_where_evidence_does(
+    build: Callable[..., LatentVariableModel], length: str | None
+) -> None:
+    model, given = build(length), rows(length)
+    exact = iwae(model.evidence(given, draw={"k": Enumerated()}))
+    inside = LatentVariableModel(Joint({"k, x": model.p}), Joint({"k | x": model.q}))
+    for each in (model, inside, LatentVariableModel(model.p), LatentVariableModel(inside.p)):
+        found = importance_sampling(each, given, 4, draw={"k": Enumerated()})
+        assert torch.allclose(found.log_px, exact, atol=1e-9)
+
+
+def test_sums_within_a_repetition_within_another() -> None:
+    torch.manual_seed(0)
+    inner = Recurrent(
+        {"k | k[-1], c": OneHot(2, MLP(3)), "x | k": Bernoulli(3, MLP(2))},
+        start={"k": 2}, outside=["c"],
+    )  # fmt: skip
+    p = Recurrent({"c | c[-1]": Gaussian(1, MLP(1)), "k, x | c": inner}, start={"c": 1})
+    q = Recurrent({"c | c[-1]": Gaussian(1, MLP(1))}, start={"c": 1}, repeats=2)
+    x = (torch.rand(2, 2, STEPS, 3) > 0.5).double()
+    evidence = LatentVariableModel(p, q).evidence({"x": x}, particles=3, draw={"k": Enumerated()})
+    total, c = torch.zeros(6), evidence.q["c"].value
+    for t in range(2):
+        here = {"x": x[:, t].repeat(3, 1, 1), "c": c[:, :, t].reshape(6, 1)}
+        paths = torch.eye(2)[paths_of(2, STEPS)]
+        total = total + torch.stack(
+            [inner({**here, "k": k.expand(6, STEPS, 2)}).log_prob for k in paths]
+        ).logsumexp(0)
+    assert torch.allclose(evidence.terms["x"], total.reshape(3, 2), atol=1e-10)
+
+
+def test_a_divergence_is_closed_where_rows_end_by_what_is_given() -> None:
+    torch.manual_seed(0)
+    p = Recurrent(
+        {"z | h[-1]": Gaussian(2, MLP(4)), "w | z": Categorical(3, MLP(2)), "h | w, h[-1]": GRU(3, 4)},
+        start={"h": 4}, length="n", end={"w": 1},
+    )  # fmt: skip
+    q = Recurrent({"z | w": Gaussian(2, MLP(3))}, start={}, length="n")
+    model = LatentVariableModel(p, q)
+    given = {"w": torch.tensor([[0, 2, 1, 0], [0, 1, 0, 0]]), "n": torch.tensor([3, 2])}
+    evidence = model.evidence(given, particles=2)
+    assert evidence.has_closed_kl("z")
+    assert model.reconstruct(given)["n"].value.shape == (2,)

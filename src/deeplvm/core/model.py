@@ -417,7 +417,7 @@ class LatentVariableModel(nn.Module):
         return lag is not None and len(own) == 1 and own[0].reaches(lag)
 
     def _random_parents(self, name: str, latents: tuple[str, ...]) -> set[tuple[str, int | None]]:
-        """Latent parents of a name in p, seen through names that are not latent.
+        """Latent parents of a name in p, seen through computed names; others are given.
 
         With them the direction in time in which they are read, ``None`` for both.
         """
@@ -430,7 +430,9 @@ class LatentVariableModel(nn.Module):
                 step = (parent.name, _together(lag, parent.lag))
                 if parent.name in latents:
                     found.add(step)
-                elif parent.name in self.p and step not in seen:
+                elif (
+                    step not in seen and parent.name in self.p and not _is_random(self.p, step[0])
+                ):
                     seen.add(step)
                     waiting.append(step)
         return found

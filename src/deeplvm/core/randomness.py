@@ -101,9 +101,10 @@ class RowNoise:
         return RowNoise(self.seed, self.keys, self.shared, start)
 
     def draws(self, names: Iterable[str], draw: Mapping[str, Draw] | None) -> dict[str, Draw]:
-        """How each name is drawn, with the numbers of the rows."""
+        """How each name is drawn, with the numbers of the rows, and what is chosen beside."""
         chosen = draw or {}
-        return {name: self.of(chosen.get(name, Reparameterised())) for name in names}
+        named = dict.fromkeys((*names, *chosen))
+        return {name: self.of(chosen.get(name, Reparameterised())) for name in named}
 
     def of(self, draw: Draw) -> Draw:
         """A way of drawing, with the numbers of the rows."""
@@ -140,15 +141,22 @@ class RowNoise:
 
 @dataclass(frozen=True, eq=False)
 class RowDraw:
-    """A way of drawing, with the numbers of the rows."""
+    """A way of drawing, with the numbers of the rows.
+
+    Attributes:
+        noise: Where the numbers come from.
+        draw: The way.
+        right: How many dimensions of what is said to be the batch are members inside a row.
+    """
 
     noise: RowNoise
     draw: Draw
+    right: int = 0
 
     def __call__(
         self, name: str, distribution: Distribution, batch_shape: tuple[int, ...], batch_dims: int
     ) -> Drawn:
-        with self.noise.drawing(name, batch_shape):
+        with self.noise.drawing(name, batch_shape[: len(batch_shape) - self.right]):
             return self.draw(name, distribution, batch_shape, batch_dims)
 
 

@@ -13,7 +13,16 @@ from torch.distributions import constraints
 
 from deeplvm.core.draws import Draw, Enumerated, Held, PartlyGiven, Sampled, Summed
 from deeplvm.core.evidence import density
-from deeplvm.core.joint import Joint, NotationError, Parent, as_site, batch_shape_of, view_of
+from deeplvm.core.joint import (
+    Joint,
+    NotationError,
+    Parent,
+    as_site,
+    batch_shape_of,
+    is_joint,
+    view_of,
+)
+from deeplvm.core.randomness import RowDraw
 from deeplvm.core.steps import Masked, Steps
 from deeplvm.core.trace import Site, Trace
 
@@ -160,7 +169,8 @@ class Repeated(nn.Module):
         walk = Walk(self, given, batch_shape, **options)
         drawn = {name: way for name, way in (draw or {}).items() if name in self.step}
         drawn = {name: way for name, way in drawn.items() if name not in walk.sites}
-        if summed := {n: way.most for n, way in drawn.items() if isinstance(way, Summed)}:
+        own = {n: way for n, way in drawn.items() if not is_joint(self.step.conditional(n))}
+        if summed := {n: way.most for n, way in own.items() if isinstance(way, Summed)}:
             return sum_out(walk, list(summed), min(summed.values()))
         if walk.known and not any([isinstance(way, Enumerated) for way in drawn.values()]):
             return walk.at_once(drawn)
@@ -472,7 +482,7 @@ class Walk:
         return self.joint.step(
             sites | dict(more or {}),
             (*shape, self.count),
-            draw=draw,
+            draw={name: _draw_inside(way) for name, way in (draw or {}).items()},
             default=self.default,
             missing=self.missing,
             ready={name: self.inside(site, name) for name, site in self.ready.items()},
@@ -703,6 +713,13 @@ def _draw_at(draw: Draw, t: int, axis: int) -> Draw:
     return draw
 
 
+def _draw_inside(draw: Draw) -> Draw:
+    """A way of drawing all steps at once, whose axis is no particle and no row."""
+    if isinstance(draw, PartlyGiven):
+        return replace(draw, draw=_draw_inside(draw.draw))
+    return replace(draw, right=draw.right + 1) if isinstance(draw, RowDraw) else draw
+
+
 def _inner(site: Site) -> tuple[int, ...]:
     """The dimensions of a value that are neither of its batch nor of its event."""
     if site.distribution is None or not isinstance(site.value, Tensor):
@@ -715,6 +732,8 @@ def _inner(site: Site) -> tuple[int, ...]:
 def _stack(sites: list[Site]) -> Site:
     """Sites of single steps as one, with log-densities still one a step at the right."""
     dims = max([site.batch_dims for site in sites])
+    if any([site.value is None for site in sites]):  # summed over within
+        return Site(None, batch_dims=dims + 1)
 
     def together(values: list[Any]) -> Any:
         lead = torch.broadcast_shapes(
