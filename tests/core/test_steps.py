@@ -447,7 +447,11 @@ def test_sums_within_a_repetition_within_another() -> None:
 def test_a_divergence_is_closed_where_rows_end_by_what_is_given() -> None:
     torch.manual_seed(0)
     p = Recurrent(
-        {"z | h[-1]": Gaussian(2, MLP(4)), "w | z": Categorical(3, MLP(2)), "h | w, h[-1]": GRU(3, 4)},
+        {
+            "z | h[-1]": Gaussian(2, MLP(4)),
+            "w | z": Categorical(3, MLP(2)),
+            "h | w, h[-1]": GRU(3, 4),
+        },
         start={"h": 4}, length="n", end={"w": 1},
     )  # fmt: skip
     q = Recurrent({"z | w": Gaussian(2, MLP(3))}, start={}, length="n")
