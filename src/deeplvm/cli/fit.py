@@ -17,7 +17,7 @@ from cyclopts.config import Dict
 from cyclopts.exceptions import CycloptsError, UnknownOptionError
 
 from deeplvm.cli.console import finish, note
-from deeplvm.cli.options import Option, options_of, whole
+from deeplvm.cli.options import Option, options_of, whole, written
 from deeplvm.cli.parallel import by_first, data_of, together
 from deeplvm.files import fits, write_atomically
 from deeplvm.parallel.processes import ProcessesError, processes
@@ -336,6 +336,8 @@ def train(run: Run, model: LatentVariableModel, data: Data, **more: Any) -> None
     if board.is_dir():
         more["callbacks"] = [*more.get("callbacks", ()), TensorBoard(board)]
     stored = {name: meant(name, value) for name, value in run.config.training.items()}
+    if _is_idle(run, model):
+        stored.pop("estimator")
     first = processes().first
     try:
         unfolded(fit)(model, data, folder=run.folder, draw=run.draw or None, **(stored | more))
@@ -358,6 +360,18 @@ def train(run: Run, model: LatentVariableModel, data: Data, **more: Any) -> None
         raise
     if first:
         run.save_model(model)
+
+
+def _is_idle(run: Run, model: LatentVariableModel) -> bool:
+    """Whether the estimator is the recipe's own, and the phases leave nothing to draw by it."""
+    from deeplvm.registry import phases_of
+    from deeplvm.training.loop import asks
+
+    own = training_of(find(run.config.recipe or "")).get("estimator")
+    phases = run.config.training.get("phases")
+    if own is None or phases is None or run.config.training.get("estimator") != written(own):
+        return False
+    return not any([asks(each, model) for each in phases_of(phases, model)])
 
 
 class _Epochs(Callback):

@@ -112,7 +112,7 @@ def options_of(
         variadic = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
         if variadic or parameter.name in skip:
             continue
-        default = _written(defaults.get(parameter.name, parameter.default))
+        default = written(defaults.get(parameter.name, parameter.default))
         hint = _words(hint_of(function, parameter.name), parameter.name, default)
         if hint is not None:
             text = texts.get(parameter.name, "")
@@ -122,7 +122,7 @@ def options_of(
     return found
 
 
-def _written(default: Any) -> Any:
+def written(default: Any) -> Any:
     """A default as it would be written: functions by their names, schedules by their text."""
     if inspect.isfunction(default):
         return default.__name__

@@ -159,16 +159,19 @@ def fit(
     )
     if isinstance(phases, str):
         phases = registry.phases_of(phases, model)
-    listed = [_filled(phase, plain) for phase in phases or [plain]]
-    if way is not None and not any([_asks(phase, model) for phase in listed]):
+    said = list(phases or [plain])
+    listed = [_filled(phase, plain) for phase in said]
+    estimators = [
+        each.estimator for each, own in zip(listed, said, strict=True) if own.estimator is not None
+    ]
+    if way is not None and not any([asks(phase, model) for phase in listed]):
         raise ValueError(
             f"The estimator {type(way).__name__} would draw nothing: every phase says itself how "
             f"its latents are drawn; leave it out."
         )
     weight = KLWeight(kl_weight, model, target)
-    companions = _companions(
-        model, listed, [log_prior, kl_weight, stopping.measure], batches, target, seed
-    )
+    functions = [log_prior, kl_weight, stopping.measure]
+    companions = _companions(model, listed, estimators, functions, batches, target, seed)
     steps = [
         Step(
             model,
@@ -534,7 +537,7 @@ class Run:
             callback.saved(self.files.path)
 
 
-def _asks(phase: Phase, model: LatentVariableModel) -> bool:
+def asks(phase: Phase, model: LatentVariableModel) -> bool:
     """Whether an estimator has a say in how the latents of a phase are drawn."""
     return phase.evidence is None and bool(set(model.q.names) - set(phase.draw or ()))
 
@@ -590,19 +593,21 @@ def _selection(
 def _companions(
     model: LatentVariableModel,
     phases: Sequence[Phase],
+    estimators: Sequence[Any],
     functions: Sequence[Any],
     batches: AnyBatches,
     device: torch.device,
     seed: int,
 ) -> Companions:
-    """What moves beside the model, ready for the optimisers."""
+    """What moves beside the model, ready for the optimisers.
+
+    Raises:
+        ValueError: If one of the estimators that a phase names suits no latent.
+    """
     ways = [way for phase in phases for way in phase.ways]
     candidates = [*[each.objective for each in phases], *ways, *[each.when for each in phases]]
     called = [[each.evidence, each.parameters, each.optimizer] for each in phases]
     companions = Companions(candidates, [*called, *functions], model, device, dtype_of(model))
-    estimators = [
-        each.estimator for each in phases if each.estimator is not None and each.evidence is None
-    ]
     if estimators or any([hasattr(way, "prepare") for way in ways]):
         found: list[Draw] = []
         with own_randomness(device, seed):
