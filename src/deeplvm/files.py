@@ -7,6 +7,7 @@ import glob
 import json
 import math
 import os
+import stat
 import sys
 import tempfile
 import zlib
@@ -84,18 +85,30 @@ def fits(size: float, what: str, error: type[ValueError], hint: str = "") -> Non
         )
 
 
-def read_whole(path: Path, error: type[ValueError]) -> bytes:
+def read_whole(path: Path, error: type[ValueError], most: int | None = None) -> bytes:
     """The content of a regular file that memory can hold.
 
+    Args:
+        path: Where it is.
+        error: What is raised.
+        most: Bytes that such a file may have; as many as memory has if left out.
+
     Raises:
-        ValueError: Of the class given, if it is a pipe or a device, or larger than the memory.
+        ValueError: Of the class given, if it is a pipe or a device, or too large.
         OSError: If the system refuses.
     """
-    with path.open("rb") as file:
-        if not path.is_file():  # a pipe or a device may never end
+    # a pipe is not waited for, and a device may never end
+    with open(path, "rb", opener=lambda name, how: os.open(name, how | _NO_WAIT)) as file:
+        about = os.fstat(file.fileno())
+        if not stat.S_ISREG(about.st_mode):
             raise error(f"{path} is not a regular file.")
-        fits(os.fstat(file.fileno()).st_size, str(path), error)
+        if most is not None and about.st_size > most:
+            raise error(f"{path} has {about.st_size:,} bytes; deeplvm writes {most:,} at most.")
+        fits(about.st_size, str(path), error)
         return file.read()
+
+
+_NO_WAIT = getattr(os, "O_NONBLOCK", 0)
 
 
 def gunzip(content: bytes, path: Path, error: type[ValueError]) -> bytes:

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from deeplvm.cli import main
-from deeplvm.report.page import read_metrics
 from deeplvm.runs.run import open_run
+from deeplvm.runs.sidecars import read_metrics
 
 Run = Callable[..., Any]
 Copy = Callable[[Path], Path]

@@ -68,7 +68,10 @@ def finish(
         split = next(each for each in splits if data.rows(each))
         draws = particles or min(MOST, max(FEWEST, DRAWS // data.rows(split)))
         note(f"evaluating on {data.rows(split)} {split} rows, {draws} draws each")
-        evaluation = evaluate_into(run, model, data, split=split, particles=draws)
+        again = asked_before(run)
+        if again:
+            note(f"and again, as evaluation.json has it: {', '.join(again)}; takes minutes")
+        evaluation = evaluate_into(run, model, data, split=split, particles=draws, **again)
         if not processes().first:
             return
         if data.variables["x"].is_image if "x" in data.variables else False:
@@ -109,6 +112,23 @@ def evaluate_into(
     if processes().first:
         write_atomically(run.folder / "evaluation.json", evaluation.to_json().encode())
     return evaluation
+
+
+def asked_before(run: Run) -> dict[str, Any]:
+    """What was asked of an earlier evaluation beside the likelihood, such as annealing."""
+    from deeplvm.runs.sidecars import read_evaluation
+
+    found: dict[str, Any] = {}
+    if processes().first:
+        with contextlib.suppress(ValueError, OSError):
+            if (earlier := read_evaluation(run.folder)) is not None:
+                found = {
+                    name: earlier.settings[name] for name in _ASKED if name in earlier.settings
+                }
+    return processes().from_first(found)
+
+
+_ASKED = ("gap_rows", "annealed_rows", "simulated_rows", "temperatures", "chains", "start")
 
 
 def write_report(run: Run) -> None:

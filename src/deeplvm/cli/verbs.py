@@ -442,8 +442,8 @@ def diagnose(  # noqa: D417 - the types say the rest
     from deeplvm.devices import place
     from deeplvm.diagnosis import Effort
     from deeplvm.diagnosis import diagnose as look
-    from deeplvm.report.page import read_metrics
     from deeplvm.runs.run import open_run
+    from deeplvm.runs.sidecars import read_metrics
 
     opened = open_run(run, trust=trust)
     may_write(opened.folder)

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deeplvm.core.model import LatentVariableModel
+from deeplvm.core.results import digest_of
 from deeplvm.diagnosis.rules import RULES, Rule
 from deeplvm.diagnosis.verdict import Verdict, ranked
 from deeplvm.evaluation.examination import SEARCHED, CannotMeasure, Effort, Examination
 from deeplvm.evaluation.summary import FEWEST_ROWS
 from deeplvm.files import write_atomically
-from deeplvm.report.figures.diagnosis import Figure, drawn
+from deeplvm.report.figures.diagnosis import FIGURES, Figure, drawn
 
 if TYPE_CHECKING:
     from deeplvm.data.records import Data, Split
@@ -72,6 +73,7 @@ class Diagnosis:
         }
         return {
             "title": self.title,
+            "model": digest_of(self.examination.model),
             "healthy": self.healthy,
             "verdicts": [verdict.to_dict() for verdict in self.verdicts],
             "looked_for_in_vain": list(self.sound),
@@ -101,14 +103,16 @@ class Diagnosis:
         All are written beside their places first, so that a full disk leaves the older ones.
         """
         beside, figures = folder / "figures", self.figures()
+        if beside.is_symlink():
+            raise ValueError(f"{beside} is a link, and nothing is written outside of {folder}.")
         with tempfile.TemporaryDirectory(prefix=".diagnosis-", dir=folder) as name:
             fresh = Path(name)
             for figure in figures:
                 write_atomically(fresh / f"{figure.name}.svg", figure.image.encode())
             write_atomically(fresh / "diagnosis.json", self.to_json().encode())
             beside.mkdir(exist_ok=True)
-            for old in beside.glob("*.svg"):
-                old.unlink()
+            for old in FIGURES:  # what others have put there stays
+                (beside / f"{old}.svg").unlink(missing_ok=True)
             for figure in figures:
                 (fresh / f"{figure.name}.svg").replace(beside / f"{figure.name}.svg")
             (fresh / "diagnosis.json").replace(folder / "diagnosis.json")

@@ -14,7 +14,7 @@ from rich.cells import cell_len
 from torch import Tensor
 
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.results import finite, mean_of, number
+from deeplvm.core.results import digest_of, finite, mean_of, number
 from deeplvm.evaluation.bound.gaps import gaps_table, inference_gaps
 from deeplvm.evaluation.latents.latent_use import ACTIVE, LatentUse, latent_use
 from deeplvm.gradients import Draw
@@ -60,7 +60,7 @@ class Evaluation:
         active_units: Number of active dimensions of each latent; ``None`` where rows share it.
         latents: Everything else about each latent; see :meth:`LatentUse.to_dict`.
         warnings: What a reader should know before trusting these numbers, in words.
-        settings: Arguments that give the same numbers again.
+        settings: Arguments that give the same numbers again, and the digest of the model.
         gaps: What the bound loses to the family of q and what to the encoder, where that was
             asked for; see :meth:`InferenceGaps.to_dict`.
         annealing: The likelihood by annealing beside that by importance sampling, and which of
@@ -280,6 +280,10 @@ def evaluate(
     bits = bits_per_dimension(
         estimate.log_px.cpu(), torch.cat(counted), known if described else None
     )
+    asked = {
+        "gap_rows": gap_rows, "annealed_rows": annealed_rows, "simulated_rows": simulated_rows,
+    }  # fmt: skip
+    walk = {"temperatures": temperatures, "chains": chains, "start": start}
     return Evaluation(
         data=_data(data, split, estimate, rows.names, variables),
         elbo=mean_of(estimate.elbo),
@@ -297,9 +301,12 @@ def evaluate(
             *_rows_warning(rows.rows),
         ],
         settings={
+            "model": digest_of(model),
             "particles": particles,
             "batch_size": batch_size,
             "seed": seed,
+            **{name: number for name, number in asked.items() if number is not None},
+            **(walk if annealed_rows or simulated_rows else {}),
             "dtype": str(rows.dtype).removeprefix("torch."),
             "torch": str(torch.__version__),
         },

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
 from markupsafe import Markup
 
-from deeplvm.core.results import html_table, number
-from deeplvm.files import parse_json
+from deeplvm.core.results import digest_of, html_table, number
 from deeplvm.report.sections import SPLITS, Subject, carrying, curve_warnings, minus, sections
 
 if TYPE_CHECKING:
@@ -68,9 +67,28 @@ def report(
         factorisation=f"{model.p} · {model.q}" if model.q.names else str(model.p),
         parameters=sum([parameter.numel() for parameter in model.parameters()]),
         curve_warnings=list(curve_warnings(subject)) if metrics else [],
+        stale=list(_of_another_model(model, evaluation, diagnosis)),
         settings=settings or {},
         splits=SPLITS,
     )
+
+
+def _of_another_model(
+    model: LatentVariableModel, evaluation: Evaluation | None, diagnosis: Mapping[str, Any] | None
+) -> Iterator[str]:
+    """What is on the page and was measured of other weights than those that are shown."""
+    digest = digest_of(model)
+    measured = {
+        "evaluate": {} if evaluation is None else evaluation.settings,
+        "diagnose": diagnosis or {},
+    }
+    for verb, found in measured.items():
+        if found.get("model", digest) != digest:
+            what = "likelihoods and latents" if verb == "evaluate" else "faults"
+            yield (
+                f"The {what} on this page belong to an earlier model, not to the one that is "
+                f"shown: measure it again with: deeplvm {verb}"
+            )
 
 
 def _environment() -> Environment:
@@ -108,98 +126,37 @@ def write_report(run: Run | str | Path) -> Path:
     Raises:
         ValueError: If it is not a finished run.
     """
-    from deeplvm.evaluation.summary import Evaluation
     from deeplvm.files import write_atomically
     from deeplvm.runs.run import open_run
+    from deeplvm.runs.sidecars import read_diagnosis, read_evaluation, read_figures, read_metrics
 
     opened = open_run(run) if isinstance(run, str | Path) else run
-    measured = opened.folder / "evaluation.json"
-    evaluation = None
-    if measured.exists():
-        try:
-            evaluation = Evaluation.from_dict(parse_json(measured.read_bytes()))
-        except (ValueError, TypeError) as error:
-            raise ValueError(
-                f"{measured} is damaged ({error}); write it again with: "
-                f"deeplvm evaluate {opened.folder}"
-            ) from error
-    config = opened.config
-    diagnosis = _read_diagnosis(opened.folder / "diagnosis.json")
-    page = report(
-        opened.model,
-        opened.data,
-        evaluation,
-        read_metrics(opened.folder / "metrics.jsonl"),
-        recipe=(config.recipe or "").rpartition(":")[2],
-        settings={**config.data_options, **config.recipe_options, **config.training},
-        diagnosis=diagnosis,
-        figures_of=_read_figures(opened.folder, diagnosis),
-    )
-    path = opened.folder / "report.html"
+    config, folder = opened.config, opened.folder
+    evaluation, diagnosis = read_evaluation(folder), read_diagnosis(folder)
+    metrics, model, data = read_metrics(folder / "metrics.jsonl"), opened.model, opened.data
+    drawings = read_figures(folder, diagnosis)
+    try:
+        page = report(
+            model,
+            data,
+            evaluation,
+            metrics,
+            recipe=(config.recipe or "").rpartition(":")[2],
+            settings={**config.data_options, **config.recipe_options, **config.training},
+            diagnosis=diagnosis,
+            figures_of={name: Markup(text) for name, text in drawings.items()},
+        )
+    except (KeyError, TypeError, AttributeError, IndexError, UndefinedError) as error:
+        if evaluation is None and diagnosis is None and not metrics:
+            raise
+        raise ValueError(
+            f"A report cannot be made of what is in {folder}: evaluation.json, metrics.jsonl or "
+            f"diagnosis.json is not what deeplvm writes ({type(error).__name__}: {error}). Write "
+            f"them again with: deeplvm evaluate {folder}, deeplvm diagnose {folder}"
+        ) from error
+    path = folder / "report.html"
     write_atomically(path, page.encode())
     return path
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of the epochs; a last line cut short is left."""
-    records: list[dict[str, Any]] = []
-    if not path.exists():
-        return records
-    for line in path.read_text("utf-8", errors="replace").splitlines():
-        try:
-            record = parse_json(line)
-        except ValueError:
-            break
-        if not isinstance(record, dict) or "epoch" not in record:
-            break
-        records.append(record)
-    return records
-
-
-def _read_diagnosis(path: Path) -> dict[str, Any] | None:
-    """What ``deeplvm diagnose`` left.
-
-    Raises:
-        ValueError: If it is damaged.
-    """
-    if not path.exists():
-        return None
-    try:
-        plain = parse_json(path.read_bytes())
-        if not isinstance(plain, dict) or not _is_whole(plain):
-            raise ValueError("entries are missing")
-    except ValueError as error:
-        raise ValueError(
-            f"{path} is damaged ({error}); write it again with: deeplvm diagnose {path.parent}"
-        ) from error
-    run = str(path.parent)
-    told = [
-        each | {"remedy": str(each["remedy"]).replace("RUN", run)} for each in plain["verdicts"]
-    ]
-    return plain | {"verdicts": told}
-
-
-def _is_whole(plain: Mapping[str, Any]) -> bool:
-    """Whether a diagnosis has what the page shows of it."""
-    lists = {
-        "verdicts": ("name", "seen", "remedy"),
-        "figures": ("file", "topic", "caption"),
-        "looked_for_in_vain": (),
-    }
-    for name, needed in lists.items():
-        if not isinstance(plain.get(name), list):
-            return False
-        for each in plain[name] if needed else ():
-            if not isinstance(each, dict) or not set(needed) <= set(each):
-                return False
-    return "title" in plain
-
-
-def _read_figures(folder: Path, diagnosis: Mapping[str, Any] | None) -> dict[str, Markup]:
-    """The figures that are there, by their files."""
-    files = [each["file"] for each in diagnosis["figures"]] if diagnosis else []
-    paths = {name: folder / name for name in files}
-    return {name: Markup(p.read_text("utf-8")) for name, p in paths.items() if p.exists()}
 
 
 def _estimate(estimate: Mapping[str, Any]) -> str:

@@ -130,6 +130,10 @@ _FIGURES: tuple[tuple[str, str, str, str, Drawn], ...] = (
 )
 
 
+# the names of their files
+FIGURES = tuple([name for _, name, *_ in _FIGURES])
+
+
 def drawn(measured: Mapping[str, Any]) -> Iterator[Figure]:
     """The figures of measurements by name, in the order of the page; those that can be drawn."""
     for measurement, name, topic, caption, draw in _FIGURES:
