@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import inspect
 import itertools
 import json
 from typing import Any
 
+import docstring_parser
 import pytest
 import torch
 from torch import nn
@@ -19,7 +22,17 @@ from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.randomness import seed_of
 from deeplvm.networks import MLP
 from deeplvm.objectives import elbo, free_bits, iwae
-from deeplvm.training import Phase, cosine, linear
+from deeplvm.training import (
+    Machine,
+    Optimization,
+    Phase,
+    Saving,
+    Stopping,
+    cosine,
+    fit,
+    linear,
+    unfolded,
+)
 from deeplvm.training.callbacks import TIMINGS
 from deeplvm.training.step import Step, make_optimizer
 from training_models import (
@@ -34,6 +47,8 @@ from training_models import (
     untimed,
     weights,
 )
+
+GROUPS = (Optimization, Stopping, Saving, Machine)
 
 
 def step_of(model, objective=elbo, **options):
@@ -558,6 +573,35 @@ class TestData:
         assert model.training
         assert torch.allclose(
             model.q["z"].norm.running_mean, 5 + gaussian_rows().mean(0), atol=1.0
+        )
+
+
+class TestUnfolded:
+    """Options in groups, flat as flags are."""
+
+    def test_every_option_of_every_group_is_there_and_says_what_it_is(self):
+        flat = unfolded(fit)
+        names = {each.name for group in GROUPS for each in dataclasses.fields(group)}
+        assert names < set(inspect.signature(flat).parameters)
+        texts = {
+            each.arg_name: each.description for each in docstring_parser.parse(flat.__doc__).params
+        }
+        assert all(texts.get(name) for name in inspect.signature(flat).parameters)
+
+    def test_the_same_run_either_way(self):
+        x, one, other = gaussian_rows(), linear_gaussian(), linear_gaussian()
+        told = Optimization(learning_rate=0.1, clip=1.0)
+        fit(one, {"x": x}, epochs=2, optimization=told, machine=Machine("cpu"), quiet=True)
+        flat = unfolded(fit)
+        flat(other, {"x": x}, epochs=2, learning_rate=0.1, clip=1.0, device="cpu", quiet=True)
+        assert same(weights(one), weights(other))
+
+    def test_an_option_beside_its_group(self):
+        """What is not said flat is the group's."""
+        plain, group = Optimization(), Optimization(clip=3.0, learning_rate=0.5)
+        told = unfolded(lambda model, *, optimization=plain: optimization)
+        assert told(None, optimization=group, learning_rate=0.2) == dataclasses.replace(
+            group, learning_rate=0.2
         )
 
 

@@ -582,7 +582,7 @@ def _selection(
     elif getattr(objective, "adapts", False):
         unlike = f"{name} weighs its terms anew in every step"
     if unlike:
-        why_not = f"{unlike}; measure='elbo', or a function of one's own, would"
+        why_not = f"{unlike}; measure='elbo' (--measure elbo), or a function of one's own, would"
     if unlike and stopping.patience is not None:
         raise ValueError(
             f"patience waits for a better epoch, and nothing says which is better: {why_not}."

@@ -176,14 +176,14 @@ def unfolded(function: Callable[..., Result]) -> Callable[..., Result]:
     signature = inspect.signature(function)
     plain: dict[str, inspect.Parameter] = {}
     owners: dict[str, str] = {}
-    texts = [inspect.getdoc(function) or ""]
+    texts: list[str] = []
     for each in signature.parameters.values():
         if not is_dataclass(each.default):
             plain[each.name] = each
             continue
         group = type(each.default)
         hints = get_type_hints(group)
-        texts.append(inspect.getdoc(group) or "")
+        texts.append((inspect.getdoc(group) or "").partition("Attributes:\n")[2])
         for one in fields(group):
             default = inspect.Parameter.empty if one.default is MISSING else one.default
             plain[one.name] = inspect.Parameter(
@@ -205,5 +205,5 @@ def unfolded(function: Callable[..., Result]) -> Callable[..., Result]:
         parameters=list(plain.values())
     )
     flat.__annotations__ = {each.name: each.annotation for each in plain.values()}
-    flat.__doc__ = "\n\n".join(texts)
+    flat.__doc__ = "\n".join([inspect.getdoc(function) or "", "\nAttributes:", *texts])
     return flat
