@@ -626,8 +626,8 @@ def _companions(
         for way in estimators:
             if not any([each is way for each in found]):
                 raise ValueError(
-                    f"The estimator {type(way).__name__} suits no latent that is drawn here; "
-                    f"leave it out, choose another, or say it by the name of a latent, draw=..."
+                    f"The estimator {type(way).__name__} would draw nothing: it suits no latent "
+                    f"that is not drawn otherwise; leave it out, or choose another."
                 )
     return companions.train()
 
