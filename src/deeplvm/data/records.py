@@ -9,12 +9,13 @@ import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, Protocol, Self, get_args, overload
+from typing import Annotated, Any, Literal, Protocol, Self, get_args, get_type_hints, overload
 
 import torch
 from torch import Tensor
 
 from deeplvm.files import fits
+from deeplvm.registry import Bounds, Positive, Size, suits
 
 Rows = dict[str, Tensor]
 
@@ -66,6 +67,8 @@ LikelihoodName = Literal[
     "beta",
     "gamma",
 ]
+# Beyond it a float64 no longer holds every level.
+Levels = Annotated[int, Bounds(1, 2**53)]
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
 _SOME_ROWS = 1000
 
@@ -100,15 +103,15 @@ class Variable:
     """
 
     name: str
-    shape: tuple[int, ...]
+    shape: tuple[Size, ...]
     kind: Kind
     likelihood: str
     mean: Tensor
     std: Tensor
     minimum: float
     maximum: float
-    levels: int | None = None
-    step: float = 1.0
+    levels: Levels | None = None
+    step: Positive = 1.0
     missing: bool = False
     dequantized: bool = False
     grey: float | None = None
@@ -219,7 +222,7 @@ class Description:
     classes: tuple[str, ...] | None
     split: str
     notes: tuple[str, ...]
-    rows: Mapping[str, int]
+    rows: Mapping[str, Annotated[int, Bounds(0)]]
     fingerprint: str = ""
     stream: Mapping[str, Any] = field(default_factory=dict)
 
@@ -650,9 +653,6 @@ def _known_fields(record: type, plain: Mapping[str, Any]) -> dict[str, Any]:
 
 _LIKELIHOODS = {*get_args(LikelihoodName), "columns"} - {"auto"}
 _IN_UNITS = ("gaussian", "laplace", "student-t")  # of mean and std
-# Beyond it a float64 no longer holds every level.
-_MOST_LEVELS = 2**53
-_LARGEST = 2**1000  # an int may be too large for a float
 
 
 def check_description(found: Description) -> None:
@@ -661,49 +661,27 @@ def check_description(found: Description) -> None:
     Raises:
         DataError: If it has one, or a row is larger than the memory.
     """
-    for name in ("name", "source", "split", "fingerprint"):
-        _expect(isinstance(getattr(found, name), str), name)
-    for name in ("options", "rows", "variables", "stream"):
-        _expect(isinstance(getattr(found, name), dict), name)
-    _expect(_texts(found.notes), "notes")
-    _expect(found.classes is None or _texts(found.classes), "classes")
-    _expect(all([_whole(number, 0) for number in found.rows.values()]), "rows")
+    _check_types(found, "")
     for name, variable in found.variables.items():
-        _expect(variable.name == name, f"variables, {name}")
         _check_variable(variable)
-        _expect(all([_scalar(part) for part in variable.parts]), f"{name}: parts")
+        _expect(variable.name == name, f"variables, {name}")
+        scalars = all([part.shape == () and not part.parts for part in variable.parts])
+        _expect(scalars, f"{name}: parts")
 
 
 def _check_variable(found: Variable) -> None:
     at = str(found.name)
-    _expect(isinstance(found.name, str), "the name of a variable")
-    shape = found.shape
-    _expect(isinstance(shape, tuple) and all([_whole(n, 1) for n in shape]), f"{at}: shape")
-    _expect(found.kind in get_args(Kind), f"{at}: kind")
+    _check_types(found, f"{at}: ")
+    shape, levels = found.shape, found.levels
     _expect(found.likelihood in _LIKELIHOODS, f"{at}: likelihood")
-    for name in ("missing", "dequantized"):
-        _expect(isinstance(getattr(found, name), bool), f"{at}: {name}")
-    for name in ("minimum", "maximum", "step", "grey"):
-        value = getattr(found, name)
-        _expect(_number(value) or (name == "grey" and value is None), f"{at}: {name}")
-    _expect(found.step > 0, f"{at}: step")
-    levels = found.levels
-    needed = found.likelihood in ("discretized-logistic", "categorical")
-    _expect(
-        (levels is None and not needed) or _whole(levels, 1, _MOST_LEVELS),
-        f"{at}: levels",
-    )
+    _expect(levels is not None or found.kind not in ("levels", "category"), f"{at}: levels")
     for name in ("mean", "std"):
         value = getattr(found, name)
         _expect(tuple(value.shape) == shape and not value.isinf().any(), f"{at}: {name}")
+        if found.likelihood in _IN_UNITS:
+            _expect(value.float().isfinite().all(), f"{at}: {name}")
     _expect(not (found.std < 0).any(), f"{at}: std")
-    if found.likelihood in _IN_UNITS:
-        _expect(found.mean.float().isfinite().all(), f"{at}: mean")
-        _expect((found.std.float() > 0).all(), f"{at}: std")
-        _expect(found.std.float().isfinite().all(), f"{at}: std")
-    for name in ("columns", "categories"):
-        names = getattr(found, name)
-        _expect(names is None or _texts(names), f"{at}: {name}")
+    _expect(found.likelihood not in _IN_UNITS or (found.std.float() > 0).all(), f"{at}: std")
     _expect(found.columns is None or shape == (len(found.columns),), f"{at}: columns")
     _expect(found.categories is None or len(found.categories) == levels, f"{at}: categories")
     mixed = found.kind == "mixed"
@@ -714,21 +692,10 @@ def _check_variable(found: Variable) -> None:
     fits(8 * found.features, f"a row of {at}", DataError)
 
 
-def _scalar(part: Variable) -> bool:
-    return part.shape == () and not part.parts
-
-
-def _whole(value: Any, least: int, most: int = _LARGEST) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
-
-
-def _number(value: Any) -> bool:
-    good = isinstance(value, int | float) and not isinstance(value, bool)
-    return good and abs(value) < _LARGEST and math.isfinite(value)
-
-
-def _texts(value: Any) -> bool:
-    return isinstance(value, tuple) and all([isinstance(each, str) for each in value])
+def _check_types(found: Variable | Description, at: str) -> None:
+    hints = get_type_hints(type(found), include_extras=True)
+    for item in dataclasses.fields(found):
+        _expect(suits(getattr(found, item.name), hints[item.name]), f"{at}{item.name}")
 
 
 def _expect(good: object, what: str) -> None:
