@@ -64,8 +64,10 @@ class Categorical(nn.Module):
         classes: the number of categories.
         network: maps the parents to features; ``None`` for free logits, uniform at first.
         shape: the event shape; ``()`` for one label.
+        features: how many learned numbers other networks see of a category, for vocabularies: a
+            row of a table is looked up, and no one-hot vector made; ``None`` for one-hot vectors.
 
-    Other networks see the value one-hot, a missing one (NaN) as zeros.
+    Other networks see the value one-hot or by its row of the table, a missing one (NaN) as zeros.
 
     Examples:
         >>> label = Categorical(10)
@@ -74,6 +76,8 @@ class Categorical(nn.Module):
         >>> label.embed(torch.tensor([2.0, float("nan")]))[:, :4]
         tensor([[0., 0., 1., 0.],
                 [0., 0., 0., 0.]])
+        >>> Categorical(10_000, shape=25, features=64).embed(torch.zeros(32, 25)).shape
+        torch.Size([32, 25, 64])
     """
 
     levels: Tensor
@@ -83,6 +87,8 @@ class Categorical(nn.Module):
         classes: int,
         network: nn.Module | None = None,
         shape: int | Sequence[int] = (),
+        *,
+        features: int | None = None,
     ) -> None:
         super().__init__()
         self.event_shape = event_shape_of(shape, "Categorical")
@@ -90,6 +96,9 @@ class Categorical(nn.Module):
         self.head = Head(network, self.event_shape, classes, "Categorical")
         # floating, not saved: it carries the dtype that the module was moved to
         self.register_buffer("levels", torch.arange(float(classes)), persistent=False)
+        self.table: nn.Embedding | None = None
+        if features is not None:
+            self.table = nn.Embedding(classes, at_least(features, 1, "Categorical", "features"))
 
     def forward(self, *parents: Tensor) -> Independent:
         """The distribution of the value given parents of shapes ``(*particles, batch, ...)``."""
@@ -98,8 +107,16 @@ class Categorical(nn.Module):
         return Independent(elements, len(self.event_shape), validate_args=False)
 
     def embed(self, value: Tensor) -> Tensor:
-        """One-hot vectors, shape ``(*particles, batch, *event, classes)``; missing is zeros."""
-        return one_hot(value, self.levels)
+        """One-hot vectors or rows of the table, ``(*particles, batch, *event, classes)``.
+
+        Zeros for what is missing. The last axis has ``features`` numbers where there is a table.
+        """
+        if self.table is None:
+            return one_hot(value, self.levels)
+        if not value.is_floating_point():
+            return self.table(value.long())
+        known = ~torch.isnan(value)
+        return self.table(torch.where(known, value, 0).long()) * known.unsqueeze(-1)
 
 
 class OneHot(nn.Module):

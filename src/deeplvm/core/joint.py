@@ -18,6 +18,7 @@ from torch.distributions import Distribution
 
 from deeplvm.core.draws import Draw, Reparameterised
 from deeplvm.core.trace import Site, Trace, View, score, sum_right
+from deeplvm.core.values import STACKED
 
 _REFERENCE = re.compile(r"([A-Za-z_]\w*)(?:\[([+-][1-9]\d?)\])?")
 
@@ -454,8 +455,9 @@ def batch_shape_of(sites: Mapping[str, Site]) -> tuple[int, ...]:
     """
     shapes = [
         tuple(site.value.shape[: site.batch_dims])
-        for site in sites.values()
         if isinstance(site.value, Tensor)
+        else (STACKED.count(site.value),)
+        for site in sites.values()
     ]
     if not shapes:
         raise ValueError("Nothing is given, so say how many rows to draw: batch_shape=(rows,).")

@@ -37,6 +37,7 @@ from deeplvm.core.joint import (
 )
 from deeplvm.core.steps import length_of
 from deeplvm.core.trace import Site, Trace
+from deeplvm.core.values import STACKED, Values, has_nan
 
 
 class LatentVariableModel(nn.Module):
@@ -111,6 +112,31 @@ class LatentVariableModel(nn.Module):
             return value
         joint = next((each for each in (self.p, self.q) if name in each.names), None)
         return as_site(name, value, joint, missing, batch_dims=batch_dims)
+
+    def values(self, name: str) -> Values:
+        """What a row of a name's values is, as the conditional that owns it says."""
+        owners = [owner_of(joint, name) for joint in (self.p, self.q)]
+        return next((own.values for own in owners if hasattr(own, "values")), STACKED)  # type: ignore[union-attr,return-value]
+
+    def rows(self, given: Mapping[str, Any]) -> int:
+        """How many rows are given.
+
+        Raises:
+            ValueError: If nothing is, or names disagree.
+        """
+        sites = {name: self.site(name, value) for name, value in given.items()}
+        counts = {
+            name: site.value.shape[site.batch_dims - 1]
+            if isinstance(site.value, Tensor)
+            else self.values(name).count(site.value)
+            for name, site in sites.items()
+            if not isinstance(site.value, Tensor) or site.value.dim() > 0
+        }
+        if not counts:
+            raise ValueError("Nothing is given, so there are no rows; give at least one name.")
+        if len(set(counts.values())) > 1:
+            raise ValueError(f"The given values have different numbers of rows: {counts}.")
+        return next(iter(counts.values()))
 
     def _sites(self, given: Mapping[str, Any], missing: frozenset[str]) -> dict[str, Site]:
         if unknown := set(given) - self.names:
@@ -314,7 +340,7 @@ class LatentVariableModel(nn.Module):
         ready: Mapping[str, Site] | None,
         held: Mapping[str, Site] | None = None,
     ) -> Evidence:
-        batch, held = _rows_of(sites), held or {}
+        batch, held = self.rows(sites), held or {}
         shape = (batch,) if particles is None else (particles, batch)
         known, ways = self._known_to_q(sites, draw, default)
         held = {n: s for n, s in held.items() if not isinstance(ways.get(n), PartlyGiven)}
@@ -447,7 +473,7 @@ class LatentVariableModel(nn.Module):
         """The trace of q: draws of the latents, with their distributions."""
         holes = self._holes(given, missing)
         sites = self._sites(given, holes)
-        batch = _rows_of(sites)
+        batch = self.rows(sites)
         shape = (batch,) if particles is None else (particles, batch)
         known, ways = self._known_to_q(sites, None, None)
         inputs = {n: site for n, site in known.items() if n in self.q.names or n in self.q.inputs}
@@ -462,7 +488,7 @@ class LatentVariableModel(nn.Module):
             given: Values (labels, latents) to condition downstream names on.
         """
         sites = self._sites(given or {}, frozenset())
-        shape = (rows,) if rows is not None else (_rows_of(sites),)
+        shape = (rows,) if rows is not None else (self.rows(sites),)
         return self.p(sites, shape, default=Sampled())
 
     @torch.no_grad()
@@ -492,15 +518,7 @@ class LatentVariableModel(nn.Module):
             return frozenset(missing)
         if torch.compiler.is_compiling():
             return frozenset()
-        return frozenset(
-            [
-                name
-                for name, value in given.items()
-                if isinstance(value, Tensor)
-                and value.is_floating_point()
-                and bool(torch.isnan(value).any())
-            ]
-        )
+        return frozenset([name for name, value in given.items() if has_nan(value)])
 
     @property
     def factorisation(self) -> str:
@@ -580,19 +598,6 @@ def _no_density(name: str, q: Any) -> str:
 
 def _shared(joint: Any) -> frozenset[str]:
     return getattr(joint, "shared", frozenset())
-
-
-def _rows_of(sites: Mapping[str, Site]) -> int:
-    counts = {
-        name: site.value.shape[site.batch_dims - 1]
-        for name, site in sites.items()
-        if isinstance(site.value, Tensor) and site.value.dim() > 0
-    }
-    if not counts:
-        raise ValueError("Nothing is given, so there are no rows; give at least one name.")
-    if len(set(counts.values())) > 1:
-        raise ValueError(f"The given values have different numbers of rows: {counts}.")
-    return next(iter(counts.values()))
 
 
 def _is_random(joint: Any, name: str) -> bool:

@@ -10,7 +10,6 @@ import torch
 from torch import Size, Tensor
 from torch.distributions import Distribution, Independent, biject_to
 
-from deeplvm.core.joint import batch_shape_of
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.randomness import AMBIENT, Noise
 from deeplvm.core.trace import Site, Trace
@@ -67,7 +66,7 @@ class LatentSpace:
         self.model, self.missing = model, missing
         self.noise = noise
         self.given = {name: model.site(name, value, missing) for name, value in given.items()}
-        self.rows = batch_shape_of(self.given)[-1]
+        self.rows = model.rows(self.given)
         like = next(s.value for s in self.given.values() if isinstance(s.value, Tensor))
         self.device, self.dtype = like.device, torch.get_default_dtype()
         self.places: list[Place] = []

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.randomness import RowNoise, evaluating
+from deeplvm.core.values import Values, has_nan
 from deeplvm.inference.latent_space import LatentSpace
 from deeplvm.parallel.processes import processes
 
@@ -45,6 +46,7 @@ class Rows:
             split, where there is one.
         device: Where the model is.
         dtype: The model's floating type.
+        values: What a row of a name's values is.
     """
 
     source: Source
@@ -54,6 +56,7 @@ class Rows:
     data_rows: int
     device: torch.device
     dtype: torch.dtype
+    values: Mapping[str, Values]
 
     @property
     def description(self) -> Description | None:
@@ -64,20 +67,18 @@ class Rows:
         """Some rows, on the model's device, reals in its floating type."""
         batch = getattr(self.source, "batch", None)
         taken = (
-            {name: self.source[name][index] for name in self.names}
+            {n: self.values[n].take(self.source[n], index) for n in self.names}
             if batch is None
             else batch(index, self.names)
         )
-        return {name: self._ready(value) for name, value in taken.items()}
+        return {n: self.values[n].change(value, self._ready) for n, value in taken.items()}
 
     def each(self, size: int) -> Iterator[tuple[int, dict[str, Tensor]]]:
         """The first row's number and the values of each batch, in order."""
         for start in range(0, self.rows, size):
             yield start, self[slice(start, start + size)]
 
-    def _ready(self, value: Any) -> Any:
-        if not isinstance(value, Tensor):
-            return value
+    def _ready(self, value: Tensor) -> Tensor:
         # labels are int64 and stay so; bytes and short integers are pixels and counts at rest
         whole = value.dtype == torch.int64 or value.is_complex()
         return value.to(self.device) if whole else value.to(self.device, self.dtype)
@@ -110,19 +111,21 @@ def rows_of(model: LatentVariableModel, source: Source | Rows, omit: Collection[
             f"names are {', '.join(sorted(model.names))}: call one of them as the data do."
         )
     rows = getattr(source, "rows", None)
-    rows = len(source[names[0]]) if rows is None else rows
+    values = {name: model.values(name) for name in names}
+    rows = values[names[0]].count(source[names[0]]) if rows is None else rows
     if rows == 0:
         raise ValueError("There are no rows to evaluate; name another split.")
     known = getattr(source, "missing", None)
     missing = [
-        each for each in names if (_has_nan(source[each]) if known is None else each in known)
+        each for each in names if (has_nan(source[each]) if known is None else each in known)
     ]
     like = next(
         (t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()),
         torch.zeros(()),
     )
     data_rows = getattr(source, "data_rows", 0) or rows
-    return Rows(source, names, frozenset(missing), rows, data_rows, like.device, like.dtype)
+    holes = frozenset(missing)
+    return Rows(source, names, holes, rows, data_rows, like.device, like.dtype, values)
 
 
 def for_rows(
@@ -212,7 +215,7 @@ def noise_of(
 def _digests(model: LatentVariableModel, given: Mapping[str, Any]) -> list[int]:
     # what only q reads (features, the row's number of a refined q) is no part of what is modelled
     names = [name for name in given if name in model.p.names or name in model.p.inputs]
-    parts = [_bytes_of(given[name]) for name in sorted(names or given)]
+    parts = [_bytes_of(given[name], model.values(name)) for name in sorted(names or given)]
     return [_digest(b"|".join(row)) for row in zip(*parts, strict=True)]
 
 
@@ -220,15 +223,24 @@ def _digest(text: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big", signed=True)
 
 
-def _bytes_of(value: Any) -> list[bytes]:
+def _bytes_of(value: Any, values: Values) -> list[bytes]:
     """What a name's value says of each row."""
-    if isinstance(value, Tensor) and value.layout == torch.strided:
-        return [row.tobytes() for row in value.detach().cpu().contiguous().numpy()]
     if isinstance(value, Tensor):
-        return _bytes_of(value.to_dense())
-    if isinstance(value, tuple | list):
-        return [b"|".join(row) for row in zip(*map(_bytes_of, value), strict=True)]
-    return [repr(row).encode() for row in value]
+        value = value if value.layout == torch.strided else value.to_dense()
+        return [row.tobytes() for row in value.detach().cpu().contiguous().numpy()]
+    each = [values.take(value, slice(row, row + 1)) for row in range(values.count(value))]
+    return [b"|".join(_tensors_of(row, values)) for row in each]
+
+
+def _tensors_of(row: Any, values: Values) -> list[bytes]:
+    found: list[bytes] = []
+
+    def look(tensor: Tensor) -> Tensor:
+        found.extend(_bytes_of(tensor, values))
+        return tensor
+
+    values.change(row, look)
+    return found or [repr(row).encode()]
 
 
 @contextmanager
@@ -279,12 +291,6 @@ def at_least(least: float, **numbers: float | None) -> None:
     for name, value in numbers.items():
         if value is not None and not value >= least:
             raise ValueError(f"{name} is at least {least}, found {value}.")
-
-
-def _has_nan(value: Any) -> bool:
-    return (
-        isinstance(value, Tensor) and value.is_floating_point() and bool(torch.isnan(value).any())
-    )
 
 
 Batches = Rows

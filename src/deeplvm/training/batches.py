@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.randomness import seed_of
+from deeplvm.core.values import STACKED, Values, has_nan
 from deeplvm.devices import dtype_of
 
 Rows = Mapping[str, Any]
@@ -56,15 +57,22 @@ class Tensors:
         train: Named tensors of the same number of rows.
         valid: The held-out rows, with the same names; none.
         missing: Names with NaN elements; by default they are looked at, once.
+        values: What a row of a name's values is, where they are not stacked along an axis.
 
     Raises:
         ValueError: If there are no rows, or names disagree on their number.
     """
 
     def __init__(
-        self, train: Rows, valid: Rows | None = None, missing: Iterable[str] | None = None
+        self,
+        train: Rows,
+        valid: Rows | None = None,
+        missing: Iterable[str] | None = None,
+        values: Mapping[str, Values] | None = None,
     ) -> None:
-        self.splits = {"train": _tensors(train, "train"), "valid": _tensors(valid or {}, "valid")}
+        self.values = {name: (values or {}).get(name, STACKED) for name in train}
+        read = {"train": train, "valid": valid or {}}
+        self.splits = {split: self._read(rows, split) for split, rows in read.items()}
         if not self.splits["train"]:
             raise ValueError("There is nothing to learn from: give named tensors, {'x': tensor}.")
         if valid is not None and (absent := set(train) - set(valid)):
@@ -75,29 +83,52 @@ class Tensors:
             name
             for tensors in self.splits.values()
             for name, value in tensors.items()
-            if value.is_floating_point() and bool(torch.isnan(value).any())
+            if has_nan(value)
         ]
         self.missing = frozenset(holes if missing is None else missing)
 
     def rows(self, split: Split) -> int:
         """Number of rows; 0 for a split that is not there."""
-        return len(next(iter(self.splits[split].values()), ()))
+        name, value = next(iter(self.splits[split].items()), (None, ()))
+        return self.values[name].count(value) if name in self.values else 0
 
     def batch(
         self, split: Split, index: Tensor, generator: Generator | None = None
     ) -> dict[str, Tensor]:
         """The rows of an index, shape ``(batch,)``."""
-        return {name: value.index_select(0, index) for name, value in self.splits[split].items()}
+        return {n: self.values[n].take(value, index) for n, value in self.splits[split].items()}
 
     def to(self, names: Iterable[str], device: torch.device, dtype: torch.dtype) -> Tensors:
         """The same rows where the model is, once and not per batch; only names that it knows."""
         moved = object.__new__(Tensors)
-        moved.missing = self.missing
+        moved.missing, moved.values = self.missing, self.values
         moved.splits = {
-            split: {name: place(tensors[name], device, dtype) for name in tensors if name in names}
+            split: {
+                name: self.values[name].change(value, lambda each: place(each, device, dtype))
+                for name, value in tensors.items()
+                if name in names
+            }
             for split, tensors in self.splits.items()
         }
         return moved
+
+    def _read(self, rows: Rows, split: str) -> dict[str, Any]:
+        tensors = {}
+        for name, value in rows.items():
+            if isinstance(value, np.ndarray):
+                value = torch.from_numpy(np.array(value))
+            own = self.values.setdefault(name, STACKED)
+            stacked = isinstance(value, tuple) or (isinstance(value, Tensor) and value.dim() > 0)
+            if own is STACKED and not stacked:
+                raise ValueError(
+                    f"{name!r} of the {split} data must be a tensor whose first axis is the rows, "
+                    f"not {type(value).__name__}."
+                )
+            tensors[name] = value
+        counts = {n: self.values[n].count(value) for n, value in tensors.items()}
+        if len(set(counts.values())) > 1:
+            raise ValueError(f"The {split} data have different numbers of rows: {counts}.")
+        return tensors
 
 
 class Batches:
@@ -376,7 +407,7 @@ def batches_of(
 
     def one(data: Source | Rows, valid: Rows | None) -> Batches:
         if isinstance(data, Mapping):
-            data = Tensors(data, valid, missing)
+            data = Tensors(data, valid, missing, {name: model.values(name) for name in data})
         elif valid is not None or missing is not None:
             raise ValueError(
                 "A data set has its own held-out rows and knows what is missing; leave out valid= "
@@ -406,20 +437,3 @@ def place(value: Any, device: torch.device, dtype: torch.dtype) -> Any:
     if not isinstance(value, Tensor):
         return value
     return value.to(device, dtype if value.is_floating_point() else value.dtype, non_blocking=True)
-
-
-def _tensors(rows: Rows, split: str) -> dict[str, Tensor]:
-    tensors = {}
-    for name, value in rows.items():
-        if isinstance(value, np.ndarray):
-            value = torch.from_numpy(np.array(value))
-        if not isinstance(value, Tensor) or value.dim() == 0:
-            raise ValueError(
-                f"{name!r} of the {split} data must be a tensor whose first axis is the rows, not "
-                f"{type(value).__name__}."
-            )
-        tensors[name] = value
-    counts = {name: len(value) for name, value in tensors.items()}
-    if len(set(counts.values())) > 1:
-        raise ValueError(f"The {split} data have different numbers of rows: {counts}.")
-    return tensors
