@@ -105,6 +105,8 @@ class Repeated(nn.Module):
         for name, value in self.start.items():
             if isinstance(value, nn.Parameter):
                 self.register_parameter(f"start_{name}", value)
+            elif isinstance(value, Tensor):  # it moves with the module
+                self.register_buffer(f"start_{name}", value, persistent=False)
 
     @property
     def symbol(self) -> str:
@@ -198,7 +200,8 @@ class Repeated(nn.Module):
 
     def first(self, name: str, shape: tuple[int, ...]) -> Site:
         """What stands for a name where there is no step before (or after)."""
-        start, view = self.start[name], None
+        start: Any = getattr(self, f"start_{name}", self.start[name])
+        view = None
         if not isinstance(start, Tensor):
             like = next(iter(self.parameters()), torch.zeros(()))
             size = (start,) if isinstance(start, int) else tuple(start)
@@ -314,11 +317,33 @@ class Walk:
             sites |= self._end()
         lengths = {} if self.length is None else {str(joint.length): self.length}
         self.mask = joint.mask(sites | lengths, self.count)
+        if self.mask is not None:
+            for name, site in sites.items():
+                if name not in joint.outside and isinstance(site.value, Tensor):
+                    sites[name] = self._padded(site)
+            self.missing = missing - {n for n, site in sites.items() if not site.holes}
         #: The batch shape and log-measure so far, with the values that steps enumerated.
         self.here, self.log_measure = self.shape, _measure(self.shape)
         self.past: dict[int, Mapping[str, Site]] = {}
         #: Of what is known of all steps: as it is read, one step before, say.
         self.shifted = self.shift_all()
+
+    def _padded(self, site: Site) -> Site:
+        """With a value that may occur beyond the lengths, whatever stands there.
+
+        It counts for nothing, but the gradient of a density outside its support is no number.
+        """
+        mask, dims = self.mask, site.batch_dims
+        if mask is None:
+            return site
+        longest = mask.sum(-1).reshape(-1, mask.shape[-2])[0].argmax().unsqueeze(0)
+
+        def pad(value: Tensor) -> Tensor:
+            one = value.select(dims, 0).index_select(dims - 1, longest).unsqueeze(dims)
+            return _where(mask, value, one, dims + 1)
+
+        site = site.changed(pad)
+        return replace(site, holes=site.holes and bool(torch.isnan(site.value).any()))
 
     def shift_all(self) -> dict[Parent, Site]:
         """What is read of other steps, as far as it is known."""
