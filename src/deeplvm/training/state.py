@@ -467,7 +467,8 @@ def _check_history(history: Any, bound: str, best: int, folder: str) -> None:
     if not isinstance(history, list) or not 0 <= best <= len(history):
         raise _unfit(folder, "its best epoch is not in its history")
     for epoch, record in enumerate(history, 1):
-        if not isinstance(record, dict) or record.get("epoch") != epoch or not _plain(record):
+        whole = isinstance(record, dict) and record.get("epoch") == epoch and _plain(record)
+        if not whole or not isinstance(record.get("kl_weight"), int | float):
             raise _unfit(folder, f"it has no record of epoch {epoch}")
         for split in ("train", "valid") if "valid" in record else ("train",):
             means = record.get(split)

@@ -329,16 +329,22 @@ class Step:
         result = self._summed(batch, part, kl_weight)
         if isinstance(result, float) and not math.isfinite(result):
             return result
-        if self.clip is not None or self.skip is not None:
-            gradients = [p.grad for p in self.parameters if p.grad is not None]
-            norm = get_total_norm(gradients)
-            if self.skip is not None and not norm <= self.skip:
-                self.skipped += 1
-                return result
-            if self.clip is not None:
-                clip_grads_with_norm_(self.parameters, self.clip, norm)
-        self.optimizer.step()
+        if self._bounded():
+            self.optimizer.step()
+        else:
+            self.skipped += 1
         return result
+
+    def _bounded(self) -> bool:
+        """Shorten a gradient that is too long; whether it is to be followed at all."""
+        if self.clip is None and self.skip is None:
+            return True
+        norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        if self.skip is not None and not norm <= self.skip:
+            return False
+        if self.clip is not None:
+            clip_grads_with_norm_(self.parameters, self.clip, norm)
+        return True
 
     def _summed(
         self, batch: dict[str, Any], part: Part, kl_weight: Tensor | float
@@ -369,12 +375,7 @@ class Step:
             for generator, state in before:
                 generator.set_state(state)
             values.append(self._summed(batch, part, kl_weight))
-            if self.clip is not None:
-                clip_grads_with_norm_(
-                    self.parameters,
-                    self.clip,
-                    get_total_norm([p.grad for p in self.parameters if p.grad is not None]),
-                )
+            self._bounded()
             return -values[-1]
 
         self.optimizer.step(closure)  # type: ignore[arg-type]
@@ -396,15 +397,15 @@ def tempered(found: Any, kl_weight: Tensor | float) -> Any:
     """Whatever a phase reads, with the KL weight in its ledgers; the same where there are none."""
     if isinstance(found, Evidence):
         return found.temper(kl_weight)
+    if not isinstance(found, Mapping | list | tuple):
+        return found
+    parts = [*found.values()] if isinstance(found, Mapping) else [*found]
+    weighed = [tempered(each, kl_weight) for each in parts]
+    if all([one is other for one, other in zip(weighed, parts, strict=True)]):
+        return found
     if isinstance(found, Mapping):
-        parts = {name: tempered(each, kl_weight) for name, each in found.items()}
-        return found if all([parts[name] is found[name] for name in found]) else parts
-    if isinstance(found, list | tuple):
-        several = [tempered(each, kl_weight) for each in found]
-        if all([one is other for one, other in zip(several, found, strict=True)]):
-            return found
-        return type(found)(*several) if hasattr(found, "_fields") else type(found)(several)
-    return found
+        return dict(zip(found, weighed, strict=True))
+    return type(found)(*weighed) if hasattr(found, "_fields") else type(found)(weighed)
 
 
 Compile = bool | Literal["auto"]
