@@ -51,9 +51,13 @@ class ShiftedColumn(Record):
         (first, second), (narrow, wide) = self.medians, self.spreads
         if min(narrow, wide) <= 0:
             return None
-        factor = wide / narrow
+        # far from zero the medians tell it more exactly, near zero only the spreads do
+        far = min(abs(first) / narrow, abs(second) / wide) > 1
+        factor = second / first if far else wide / narrow
+        if factor <= 0 or abs(math.log(factor)) < math.log(1.5):
+            return None
         same = abs(second - factor * first) < 0.2 * wide
-        return factor if same and abs(math.log(factor)) > math.log(1.5) else None
+        return factor if same and abs(math.log(wide / narrow / factor)) < math.log(1.4) else None
 
     def __str__(self) -> str:
         if abs(self.holes[1] - self.holes[0]) > _LARGE:
