@@ -123,9 +123,9 @@ class Estimate:
         """Whether it is more than ``least``, and more than so many errors above zero."""
         return self.value > least and self.value > errors * self.stderr
 
-    def to_dict(self) -> dict[str, float | None]:
-        """``value`` and ``stderr``; what is not a number is ``None``."""
-        return {"value": finite(self.value), "stderr": finite(self.stderr)}
+    def to_dict(self) -> dict[str, Any]:
+        """``value``, ``stderr`` and what a subclass adds; what is not a number is ``None``."""
+        return {name: plain(value) for name, value in vars(self).items()}
 
     def __str__(self) -> str:
         return number(self.value, self.stderr)
@@ -286,6 +286,8 @@ class RowEstimate(
     log_px: Tensor
     log_px_stderr: Tensor
 
+    symbol: ClassVar[str] = "log p(x)"
+
     @property
     def rows(self) -> int:
         """Number of rows."""
@@ -307,10 +309,8 @@ class RowEstimate(
         return float(self.log_px_stderr.square().sum().sqrt() / self.rows)
 
     def __str__(self) -> str:
-        plural = "" if self.rows == 1 else "s"
-        return (
-            f"log p(x)  {number(self.mean, self.stderr)} nats a row over {self.rows:,} row{plural}"
-        )
+        rows = f"{self.rows:,} row{'' if self.rows == 1 else 's'}"
+        return f"{self.symbol}  {shown_mean(self.log_px)} nats a row over {rows}"
 
 
 def digest_of(model: nn.Module) -> str:

@@ -10,11 +10,10 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import torch
-from rich.cells import cell_len
 from torch import Tensor
 
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.results import digest_of, finite, mean_of, number
+from deeplvm.core.results import Record, digest_of, finite, mean_of, number
 from deeplvm.evaluation.bound.gaps import gaps_table, inference_gaps
 from deeplvm.evaluation.latents.latent_use import ACTIVE, LatentUse, latent_use
 from deeplvm.gradients import Draw
@@ -41,7 +40,7 @@ _ASKED = ("gaps", "annealing", "sandwich")
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Record):
     """What a model is worth on some rows. Nats a row; ``elbo`` and ``log_px``: higher is better.
 
     Its fields are those of ``evaluation.json``, plain numbers, lists and dicts.
@@ -87,10 +86,8 @@ class Evaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """The object of ``evaluation.json``, without what was not asked for."""
-        plain = {item.name: getattr(self, item.name) for item in fields(self)}
-        return {
-            name: value for name, value in plain.items() if value is not None or name not in _ASKED
-        }
+        asked = super().to_dict().items()
+        return {name: value for name, value in asked if value is not None or name not in _ASKED}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Evaluation:
@@ -167,31 +164,15 @@ class Evaluation:
                 )
         return rows
 
-    def title(self) -> str:
+    def heading(self) -> str:
         """Which rows, in a line."""
         name, split, rows = (self.data[key] for key in ("name", "split", "rows"))
         return f"{name}, {split}, {rows:,} rows; nats a row, ± one standard error over rows"
 
-    def __str__(self) -> str:
-        table = self.table()
-        width = max([cell_len(name) for name, _, _ in table])
-        value = max([len(text) for _, text, _ in table])
-        # by the cells it fills: the hat of k̂ fills none
-        lines = [
-            f"{n}{' ' * (width - cell_len(n))}  {v.rjust(value)}  {what}" for n, v, what in table
-        ]
+    def notes(self) -> list[str]:
+        """Whether annealing has settled, and what makes the numbers doubtful."""
         verdict = [] if self.annealing is None else [self.annealing["verdict"]]
-        warnings = [f"! {text}" for text in self.warnings]
-        return "\n".join([self.title(), *lines, *verdict, *warnings])
-
-    def _repr_html_(self) -> str:
-        from html import escape
-
-        from deeplvm.core.results import html_table
-
-        notes = "".join([f"<li>{escape(text)}</li>" for text in self.warnings])
-        table = html_table(["", "value", "what it means"], self.table(), self.title())
-        return table + (f"<ul>{notes}</ul>" if notes else "")
+        return [*verdict, *[f"! {text}" for text in self.warnings]]
 
 
 def evaluate(

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from torch.distributions import Distribution, Normal, kl_divergence
 from torch.nn.utils import parametrize
 
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.results import finite, number, stderr_of
+from deeplvm.core.results import RowEstimate
 from deeplvm.inference.rows import Source
 from deeplvm.learning.map import priors_of
 from deeplvm.likelihood.importance import importance_sampling
@@ -163,7 +163,7 @@ def held(model: LatentVariableModel, seed: int) -> Iterator[None]:
 
 
 @dataclass(frozen=True, eq=False)
-class PosteriorPredictive:
+class PosteriorPredictive(RowEstimate, also="spread draws", without="each", means="spread"):
     r"""The density of new rows, the parameters averaged over.
 
     Attributes:
@@ -172,34 +172,22 @@ class PosteriorPredictive:
         each: :math:`\log p(x' | \theta_s)`, shape ``(draws, rows)``.
     """
 
-    log_px: Tensor
-    log_px_stderr: Tensor
     each: Tensor
+
+    symbol: ClassVar = "log p(x' | D)"
 
     @property
     def spread(self) -> Tensor:
         r"""What averaging is worth, :math:`\log \bar p - \overline{\log p} \ge 0`, ``(rows,)``."""
         return self.log_px - self.each.mean(0)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Means over rows; what is not a number is ``None``."""
-        return {
-            "value": finite(float(self.log_px.mean())),
-            "stderr": finite(stderr_of(self.log_px)),
-            "monte_carlo_stderr": finite(
-                float(self.log_px_stderr.square().sum().sqrt() / len(self.log_px))
-            ),
-            "spread": finite(float(self.spread.mean())),
-            "draws": len(self.each),
-            "rows": len(self.log_px),
-        }
+    @property
+    def draws(self) -> int:
+        """How many draws of the parameters."""
+        return len(self.each)
 
     def __str__(self) -> str:
-        value = number(float(self.log_px.mean()), stderr_of(self.log_px))
-        return (
-            f"log p(x' | D)  {value} nats a row over {len(self.log_px):,} rows, {len(self.each)} "
-            f"draws of the parameters"
-        )
+        return f"{super().__str__()}, {self.draws} draws of the parameters"
 
 
 def posterior_predictive(

@@ -13,7 +13,7 @@ from torch.optim import Adam, Optimizer
 from deeplvm.conditionals.local import Local, heads_of
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.randomness import evaluating
-from deeplvm.core.results import finite
+from deeplvm.core.results import Record
 from deeplvm.gradients import Draw
 from deeplvm.gradients.path_derivatives import StickingTheLanding
 from deeplvm.inference.latent_space import LatentSpace
@@ -34,7 +34,7 @@ from deeplvm.training.step import OptimizerChoice, make_optimizer
 
 
 @dataclass(frozen=True)
-class ExactEM:
+class ExactEM(Record, also="iterations"):
     r"""What exact expectation maximisation did; the model holds what it learned.
 
     Attributes:
@@ -55,16 +55,6 @@ class ExactEM:
     def iterations(self) -> int:
         """How many M-steps were made."""
         return len(self.log_likelihood) - 1
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers; what is not a number is ``None``."""
-        return {
-            "log_likelihood": [finite(each) for each in self.log_likelihood],
-            "iterations": self.iterations,
-            "converged": self.converged,
-            "exact_posterior": self.exact_posterior,
-            "rows": self.rows,
-        }
 
     def __str__(self) -> str:
         end = "converged" if self.converged else "not converged: take more iterations"
@@ -225,7 +215,7 @@ def _read(
 
 
 @dataclass(frozen=True, eq=False)
-class MonteCarloEM:
+class MonteCarloEM(Record, also="epochs rows", without="latents", means="step_size"):
     r"""What Monte-Carlo expectation maximisation did; the model holds what it learned.
 
     Attributes:
@@ -249,20 +239,14 @@ class MonteCarloEM:
         """Passes over the data."""
         return len(self.log_joint)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers; what is not a number is ``None``."""
-        return {
-            "log_joint": [finite(each) for each in self.log_joint],
-            "acceptance": [finite(each) for each in self.acceptance],
-            "step_size": finite(float(self.step_size.mean())),
-            "epochs": self.epochs,
-            "rows": len(self.step_size),
-            "taught": self.taught,
-        }
+    @property
+    def rows(self) -> int:
+        """How many rows."""
+        return len(self.step_size)
 
     def __str__(self) -> str:
         return (
-            f"Monte-Carlo EM, {len(self.step_size):,} rows, {self.epochs:,} epochs: log p(x, z) "
+            f"Monte-Carlo EM, {self.rows:,} rows, {self.epochs:,} epochs: log p(x, z) "
             f"{self.log_joint[0]:.4f} -> {self.log_joint[-1]:.4f} nats a row, acceptance "
             f"{self.acceptance[-1]:.2f}"
         )
@@ -434,7 +418,7 @@ MStep = Literal["auto", "closed form", "gradient"]
 
 
 @dataclass(frozen=True, eq=False)
-class VariationalEM:
+class VariationalEM(Record, also="iterations rows", without="model data"):
     r"""What variational expectation maximisation did.
 
     ``importance_sampling(learned.model, learned.data)`` evaluates the rows that were learned;
@@ -457,18 +441,14 @@ class VariationalEM:
         """How many E-steps, and M-steps, were made."""
         return len(self.elbo)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers; what is not a number is ``None``."""
-        return {
-            "elbo": [finite(each) for each in self.elbo],
-            "iterations": self.iterations,
-            "m_step": self.m_step,
-            "rows": len(next(iter(self.data.values()))),
-        }
+    @property
+    def rows(self) -> int:
+        """How many rows."""
+        return len(next(iter(self.data.values())))
 
     def __str__(self) -> str:
         return (
-            f"variational EM, {len(next(iter(self.data.values()))):,} rows: ELBO "
+            f"variational EM, {self.rows:,} rows: ELBO "
             f"{self.elbo[0]:.4f} -> {self.elbo[-1]:.4f} nats a row in {self.iterations:,} "
             f"iterations, M-step by {self.m_step}"
         )

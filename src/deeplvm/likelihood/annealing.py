@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.randomness import RowNoise
-from deeplvm.core.results import finite, mean_of, number, stderr_of
+from deeplvm.core.results import Estimate, Record, RowEstimate
 from deeplvm.gradients import Draw
 from deeplvm.inference.latent_space import LatentSpace
 from deeplvm.inference.rows import Rows, Source, evaluation_of, for_rows, noise_of
@@ -33,10 +32,19 @@ from deeplvm.inference.tempering import (
 
 
 @dataclass(frozen=True, eq=False)
-class AnnealedEstimate:
+class AnnealedEstimate(
+    RowEstimate,
+    also="ess",
+    without="log_weight step_size evaluations",
+    means="ess acceptance",
+    least="ess acceptance",
+    keys={"steps": "leapfrog_steps"},
+):
     r"""Log-likelihood of each row by annealed importance sampling; nats.
 
     Attributes:
+        log_px: :math:`\log \hat p(x)`, shape ``(rows,)``: a lower bound in expectation.
+        log_px_stderr: Its Monte-Carlo error by the delta method, shape ``(rows,)``.
         log_weight: Log-weight of each chain, shape ``(rows, particles)``.
         acceptance: Mean probability of moving, shape ``(rows,)``; NaN where nothing moved.
         step_size: Leapfrog step size, mean over temperatures, shape ``(rows,)``.
@@ -57,34 +65,9 @@ class AnnealedEstimate:
     exact: bool
 
     @property
-    def log_px(self) -> Tensor:
-        r""":math:`\log \hat p(x)`, shape ``(rows,)``: a lower bound in expectation."""
-        return log_mean(self.log_weight.T)
-
-    @property
-    def log_px_stderr(self) -> Tensor:
-        """Its Monte-Carlo standard error by the delta method, shape ``(rows,)``."""
-        return torch.zeros_like(self.log_px) if self.exact else relative_stderr(self.log_weight.T)
-
-    @property
     def ess(self) -> Tensor:
         """Effective number of chains, shape ``(rows,)``."""
         return effective(self.log_weight.T)
-
-    @property
-    def rows(self) -> int:
-        """Number of rows."""
-        return len(self.log_weight)
-
-    @property
-    def mean(self) -> float:
-        """Mean of ``log_px`` over rows."""
-        return float(self.log_px.mean())
-
-    @property
-    def stderr(self) -> float:
-        """Standard error of :attr:`mean` over rows."""
-        return stderr_of(self.log_px)
 
     def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
         r"""An interval for :math:`\log p(x)` of each row by its own chains; two of ``(rows,)``.
@@ -128,27 +111,8 @@ class AnnealedEstimate:
         # fmax: a weight of zero has no logarithm, and leaves the first interval alone
         return log_px - delta, torch.fmax(log_px + delta, centre + width)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, means over rows; what is not a number is ``None``."""
-        return {
-            "value": finite(self.mean),
-            "stderr": finite(self.stderr),
-            "monte_carlo_stderr": finite(
-                float(self.log_px_stderr.square().sum().sqrt() / self.rows)
-            ),
-            "particles": self.particles,
-            "temperatures": self.temperatures,
-            "leapfrog_steps": self.steps,
-            "rows": self.rows,
-            "exact": self.exact,
-            "ess": finite(float(self.ess.mean())),
-            "ess_minimum": finite(float(self.ess.min())),
-            "acceptance": finite(float(self.acceptance.mean())),
-            "acceptance_minimum": finite(float(self.acceptance.min())),
-        }
-
     def __str__(self) -> str:
-        value = f"log p(x)  {number(self.mean, self.stderr)} nats a row over {self.rows:,} rows"
+        value = super().__str__()
         if self.exact:
             return f"{value}, exact: every latent is summed over"
         return (
@@ -232,11 +196,12 @@ def annealed_importance_sampling(
     joined = for_rows(
         model, data, measure, batch_size=batch_size, seed=seed, omit=tuple(draw or ())
     )
-    del joined["log_px"]
     exact = bool(joined.pop("exact").all())
     count = betas if isinstance(betas, int) else len(betas)
+    error = torch.zeros_like if exact else lambda _: relative_stderr(joined["log_weight"].T)
     return AnnealedEstimate(
         **joined,
+        log_px_stderr=error(joined["log_px"]),
         particles=1 if exact else particles,
         temperatures=count,
         steps=steps,
@@ -246,7 +211,13 @@ def annealed_importance_sampling(
 
 
 @dataclass(frozen=True, eq=False)
-class Sandwich:
+class Sandwich(
+    Record,
+    also="gap rows",
+    without="lower_stderr upper_stderr",
+    means="ess ess_back acceptance acceptance_back",
+    keys={"steps": "leapfrog_steps"},
+):
     r"""Both bounds on :math:`\log p(x)` of simulated rows; nats.
 
     Attributes:
@@ -277,35 +248,19 @@ class Sandwich:
     steps: int
 
     @property
-    def gap(self) -> float:
+    def gap(self) -> Estimate:
         """Mean difference: in expectation what both bounds together are away from the truth."""
-        return float((self.upper - self.lower).mean())
+        return Estimate.of(self.upper - self.lower)
 
     @property
-    def gap_stderr(self) -> float:
-        """Standard error of it over rows."""
-        return stderr_of(self.upper - self.lower)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, means over rows; what is not a number is ``None``."""
-        return {
-            "lower": mean_of(self.lower),
-            "upper": mean_of(self.upper),
-            "gap": {"value": finite(self.gap), "stderr": finite(self.gap_stderr)},
-            "ess": finite(float(self.ess.mean())),
-            "ess_back": finite(float(self.ess_back.mean())),
-            "acceptance": finite(float(self.acceptance.mean())),
-            "acceptance_back": finite(float(self.acceptance_back.mean())),
-            "particles": self.particles,
-            "temperatures": self.temperatures,
-            "leapfrog_steps": self.steps,
-            "rows": len(self.lower),
-        }
+    def rows(self) -> int:
+        """How many rows were simulated."""
+        return len(self.lower)
 
     def __str__(self) -> str:
         return (
             f"{float(self.lower.mean()):.4f} <= log p(x) <= {float(self.upper.mean()):.4f} nats a "
-            f"row, a gap of {number(self.gap, self.gap_stderr)}, {len(self.lower)} simulated rows"
+            f"row, a gap of {self.gap}, {len(self.lower)} simulated rows"
         )
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.randomness import RowNoise, evaluating
-from deeplvm.core.results import finite, number, stderr_of
+from deeplvm.core.results import Estimate, Record, finite, mean_of, number
 from deeplvm.gradients import Draw
 from deeplvm.inference.diagnostics import TOO_HEAVY, pareto_k, tail_length
 from deeplvm.inference.rows import Rows, Source, for_rows, rows_of
@@ -24,7 +24,7 @@ _MIXING = 0.5  # acceptance below which chains hardly move
 
 
 @dataclass(frozen=True)
-class Difference:
+class Difference(Estimate):
     """Mean of differences row by row, nats.
 
     Attributes:
@@ -32,22 +32,10 @@ class Difference:
         stderr: Its standard error over rows, with the Monte-Carlo noise of both.
     """
 
-    value: float
-    stderr: float
-
-    @classmethod
-    def of(cls, values: Tensor) -> Difference:
-        """From one difference a row."""
-        return cls(float(values.mean()), stderr_of(values))
-
     @property
     def error(self) -> float:
         """Two standard errors."""
         return 2.0 * self.stderr
-
-    def above(self, least: float) -> bool:
-        """Whether it is more than ``least``, and more than two standard errors above zero."""
-        return self.value > least and self.value > self.error
 
     def __str__(self) -> str:
         # an error of rounding is none
@@ -55,7 +43,7 @@ class Difference:
 
 
 @dataclass(frozen=True, eq=False)
-class Convergence:
+class Convergence(Record):
     r"""Two lower bounds in expectation on :math:`\log p(x)` that rise to it; nats a row.
 
     They are compared row by row, so that what the rows differ by is no part of an error.
@@ -86,6 +74,8 @@ class Convergence:
     start: Start
     exact: bool
     tolerance: float
+
+    header: ClassVar = ("", "log p(x), nats a row", "below the last")
 
     @property
     def rows(self) -> int:
@@ -204,7 +194,7 @@ class Convergence:
                     self.temperatures, self.annealed, self.acceptance, strict=True
                 )
             ],
-            "gap": {"value": finite(self.gap.value), "stderr": finite(self.gap.stderr)},
+            "gap": self.gap.to_dict(),
             "chains": self.chains,
             "ess": finite(float(self.ess.mean())),
             "start": self.start,
@@ -218,8 +208,7 @@ class Convergence:
     def _point(self, values: Tensor) -> dict[str, float | None]:
         below = Difference.of(self.annealed[-1] - values)
         return {
-            "value": finite(float(values.mean())),
-            "stderr": finite(stderr_of(values)),
+            **mean_of(values),
             "below": finite(below.value),
             "below_stderr": finite(below.stderr),
         }
@@ -242,19 +231,10 @@ class Convergence:
             for name, point in steps
         ]
 
-    def __str__(self) -> str:
-        head = ("", "log p(x), nats a row", "below the last")
-        lines = [head, *self.table()]
-        first, second, _ = (max([len(line[i]) for line in lines]) for i in range(3))
-        shown = [f"{a.ljust(first)}  {b.rjust(second)}  {c}".rstrip() for a, b, c in lines]
+    def notes(self) -> list[str]:
+        """How reliable the weights are, and what the curves say."""
         heavy = f"rows with Pareto k̂ above 0.7: {100 * self.heavy:.1f} %; {self.rows:,} rows"
-        return "\n".join([*shown, heavy, self.verdict])
-
-    def _repr_html_(self) -> str:
-        from deeplvm.core.results import html_table
-
-        head = [self.verdict, "log p(x), nats a row", "below the last"]
-        return html_table(head, [list(row) for row in self.table()])
+        return [heavy, self.verdict]
 
 
 def convergence(

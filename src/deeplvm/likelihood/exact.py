@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +22,7 @@ _MOST = 2**20  # values of all latents together: twenty binary ones
 
 
 @dataclass(frozen=True, eq=False)
-class ExactLikelihood(RowEstimate):
+class ExactLikelihood(RowEstimate, also="exact"):
     r"""Log-likelihood of each row, summed over all values of the latents; nats.
 
     ``log_px_stderr`` is zero: nothing is drawn.
@@ -36,14 +35,10 @@ class ExactLikelihood(RowEstimate):
     latents: tuple[str, ...]
     values: int
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, means over rows; what is not a number is ``None``."""
-        return {
-            **super().to_dict(),
-            "exact": True,
-            "latents": list(self.latents),
-            "values": self.values,
-        }
+    @property
+    def exact(self) -> bool:
+        """Always: nothing is drawn."""
+        return True
 
     def __str__(self) -> str:
         names = ", ".join(self.latents)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +30,14 @@ Fit = Callable[[Tensor], Distribution]
 
 
 @dataclass(frozen=True, eq=False)
-class HarmonicEstimate(RowEstimate):
+class HarmonicEstimate(
+    RowEstimate,
+    also="largest apart",
+    without="r_hat",
+    means="ess acceptance",
+    least="ess acceptance",
+    keys={"largest": "r_hat_maximum", "apart": "r_hat_above_1.05"},
+):
     r"""Log-likelihood of each row by the harmonic-type estimator; nats.
 
     ``log_px`` is an *upper* bound in expectation where the chains have arrived;
@@ -59,20 +65,10 @@ class HarmonicEstimate(RowEstimate):
         """Share of rows whose ``r_hat`` is above 1.05."""
         return float((self.r_hat > 1.05).double().mean())
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, means over rows; what is not a number is ``None``."""
-        return {
-            **super().to_dict(),
-            "chains": self.chains,
-            "draws": self.draws,
-            "dimensions": self.dimensions,
-            "ess": float(self.ess.mean()),
-            "ess_minimum": float(self.ess.min()),
-            "r_hat_maximum": float(self.r_hat.max()),
-            "r_hat_above_1.05": self.apart,
-            "acceptance": float(self.acceptance.mean()),
-            "acceptance_minimum": float(self.acceptance.min()),
-        }
+    @property
+    def largest(self) -> float:
+        """The largest ``r_hat``."""
+        return float(self.r_hat.max())
 
     def __str__(self) -> str:
         return (

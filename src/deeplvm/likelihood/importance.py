@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +12,7 @@ from torch import Tensor
 from deeplvm.core.evidence import Evidence
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.randomness import RowNoise, evaluating
-from deeplvm.core.results import RowEstimate, finite, number, stderr_of
+from deeplvm.core.results import Estimate, Record, RowEstimate, shown_mean, stderr_of
 from deeplvm.gradients import Draw
 from deeplvm.inference.diagnostics import TOO_HEAVY, pareto_k, tail_length
 from deeplvm.inference.rows import Rows, Source, at_least, for_rows, rows_of
@@ -23,7 +22,7 @@ from deeplvm.parallel.processes import processes
 
 
 @dataclass(frozen=True)
-class CurvePoint:
+class CurvePoint(Estimate):
     r"""The bound :math:`E[L_k]` at one number of particles, mean over rows, nats.
 
     Attributes:
@@ -35,14 +34,19 @@ class CurvePoint:
     """
 
     particles: int
-    value: float
-    stderr: float
     rise: float
     rise_stderr: float
 
 
 @dataclass(frozen=True, eq=False)
-class ImportanceEstimate(RowEstimate):
+class ImportanceEstimate(
+    RowEstimate,
+    also="pareto_k_median pareto_k_maximum heavy",
+    without="elbo terms pareto_k observed latents compile_seconds",
+    means="ess",
+    least="ess",
+    keys={"pareto_k_median": "pareto_k", "heavy": "pareto_k_above_0.7"},
+):
     r"""Log-likelihood of each row, estimated by importance sampling; nats, higher is better.
 
     With draws :math:`z_k \sim q(z | x)` and :math:`w_k = p(x, z_k) / q(z_k | x)`,
@@ -89,39 +93,21 @@ class ImportanceEstimate(RowEstimate):
         r""":math:`E_q \log p(x | z)`, the terms of the observed names, shape ``(rows,)``."""
         return torch.stack([self.terms[name] for name in self.observed]).sum(0)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, means over rows; what is not a number is ``None``."""
-        tail = self.pareto_k[~self.pareto_k.isnan()]
-        return {
-            "value": finite(self.mean),
-            "stderr": finite(self.stderr),
-            "monte_carlo_stderr": finite(self.monte_carlo_stderr),
-            "particles": self.particles,
-            "rows": self.rows,
-            "exact": self.exact,
-            "ess": float(self.ess.mean()),
-            "ess_minimum": float(self.ess.min()),
-            "pareto_k": finite(float(tail.median())) if len(tail) else None,
-            "pareto_k_maximum": finite(float(tail.max())) if len(tail) else None,
-            "pareto_k_above_0.7": self.heavy,
-            "curve": [
-                {
-                    "particles": point.particles,
-                    "value": point.value,
-                    "stderr": finite(point.stderr),
-                    "rise": finite(point.rise),
-                    "rise_stderr": finite(point.rise_stderr),
-                }
-                for point in self.curve
-            ],
-        }
+    @property
+    def pareto_k_median(self) -> float:
+        """Of the rows that have a tail; NaN if none has."""
+        return float(self.pareto_k.nanmedian())
 
-    def _table(self) -> list[tuple[str, str]]:
+    @property
+    def pareto_k_maximum(self) -> float:
+        """The largest; NaN if no row has a tail."""
+        known = self.pareto_k[~self.pareto_k.isnan()]
+        return float(known.max()) if len(known) else math.nan
+
+    def table(self) -> list[tuple[str, str]]:
+        """Rows of name and value."""
         how = "exact" if self.exact else f"{self.particles:,} particles"
-        table = [
-            (f"log p(x), {how}", number(self.mean, self.stderr)),
-            ("ELBO", number(float(self.elbo.mean()), stderr_of(self.elbo))),
-        ]
+        table = [(f"log p(x), {how}", shown_mean(self.log_px)), ("ELBO", shown_mean(self.elbo))]
         if not self.exact:
             table += [
                 ("effective particles, mean", f"{float(self.ess.mean()):.1f}"),
@@ -131,15 +117,11 @@ class ImportanceEstimate(RowEstimate):
             table.append(("compiling took", f"{self.compile_seconds:.1f} s"))
         return [*table, ("rows", f"{self.rows:,}")]
 
-    def __str__(self) -> str:
-        width = max([len(name) for name, _ in self._table()])
-        lines = [f"{name.ljust(width)}  {value}" for name, value in self._table()]
-        return "\n".join([*lines, "nats a row, ± one standard error over rows"])
+    def notes(self) -> list[str]:
+        """What the numbers are of."""
+        return ["nats a row, ± one standard error over rows"]
 
-    def _repr_html_(self) -> str:
-        from deeplvm.core.results import html_table
-
-        return html_table(["nats a row, ± standard error", ""], self._table())
+    __str__ = Record.__str__
 
 
 def importance_sampling(
@@ -239,9 +221,9 @@ def _curve(levels: Mapping[int, Tensor]) -> tuple[CurvePoint, ...]:
         rise = None if before is None else values - before
         points.append(
             CurvePoint(
-                particles,
                 float(values.mean()),
                 stderr_of(values),
+                particles,
                 math.nan if rise is None else float(rise.mean()),
                 math.nan if rise is None else stderr_of(rise),
             )

@@ -24,7 +24,13 @@ _NUMBERS = 2**14  # particles of all rows together that go through a step at onc
 
 
 @dataclass(frozen=True, eq=False)
-class FilterEstimate(RowEstimate):
+class FilterEstimate(
+    RowEstimate,
+    also="fewest length",
+    without="predictive ess_minimum",
+    means="ess resamplings",
+    keys={"fewest": "ess_minimum", "length": "steps"},
+):
     r"""Log-likelihood of each sequence by a particle filter; nats.
 
     ``log_px`` is a lower bound in expectation, ``log_px_stderr`` its Monte-Carlo standard error,
@@ -49,23 +55,21 @@ class FilterEstimate(RowEstimate):
     particles: int
     proposal: str
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, means over rows; what is not a number is ``None``."""
-        return {
-            **super().to_dict(),
-            "particles": self.particles,
-            "steps": self.predictive.shape[1],
-            "ess": float(self.ess.mean()),
-            "ess_minimum": float(self.ess_minimum.min()),
-            "resamplings": float(self.resamplings.mean()),
-            "proposal": self.proposal,
-        }
+    @property
+    def fewest(self) -> float:
+        """Effective particles where they are the fewest, of all rows and steps."""
+        return float(self.ess_minimum.min())
+
+    @property
+    def length(self) -> int:
+        """How many steps there are."""
+        return self.predictive.shape[1]
 
     def __str__(self) -> str:
         return (
             f"{super().__str__()}, {self.particles:,} particles from the {self.proposal}, "
             f"resampled {float(self.resamplings.mean()):.1f} times in "
-            f"{self.predictive.shape[1]} steps; effective first particles "
+            f"{self.length} steps; effective first particles "
             f"{float(self.ess.mean()):.1f}"
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -30,7 +30,9 @@ _CARRIED_DRAWS = 20.0
 
 
 @dataclass(frozen=True, eq=False)
-class QuadratureEstimate(RowEstimate):
+class QuadratureEstimate(
+    RowEstimate, also="dimensions largest_error", without="free_mean free_covariance"
+):
     r"""Log-likelihood of each row by quadrature; nats.
 
     ``log_px_stderr`` is the distance to the result of half as many points, which is not random
@@ -56,15 +58,6 @@ class QuadratureEstimate(RowEstimate):
     def dimensions(self) -> int:
         """D, of the latents together."""
         return self.free_mean.shape[1]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, means over rows; what is not a number is ``None``."""
-        return {
-            **super().to_dict(),
-            "points": self.points,
-            "dimensions": self.dimensions,
-            "largest_error": self.largest_error,
-        }
 
     def __str__(self) -> str:
         nodes = f"{self.points}" if self.dimensions == 1 else f"{self.points} × {self.points}"

@@ -21,7 +21,14 @@ _REPORTED = (
 
 
 @dataclass(frozen=True, eq=False)
-class SequentialEstimate(RowEstimate):
+class SequentialEstimate(
+    RowEstimate,
+    also="fewest",
+    without="ess_minimum",
+    means="ess resamplings acceptance temperatures",
+    least="acceptance",
+    keys={"fewest": "ess_minimum", "steps": "leapfrog_steps"},
+):
     r"""Log-likelihood of each row by sequential Monte Carlo; nats.
 
     ``log_px`` is a lower bound in expectation, ``log_px_stderr`` its Monte-Carlo standard error,
@@ -50,21 +57,10 @@ class SequentialEstimate(RowEstimate):
     steps: int
     adaptive: bool
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, means over rows; what is not a number is ``None``."""
-        acceptance = self.acceptance[~self.acceptance.isnan()]
-        return {
-            **super().to_dict(),
-            "particles": self.particles,
-            "temperatures": float(self.temperatures.double().mean()),
-            "leapfrog_steps": self.steps,
-            "ess": float(self.ess.mean()),
-            "ess_minimum": float(self.ess_minimum.min()),
-            "resamplings": float(self.resamplings.mean()),
-            "acceptance": float(acceptance.mean()) if len(acceptance) else None,
-            "acceptance_minimum": float(acceptance.min()) if len(acceptance) else None,
-            "adaptive": self.adaptive,
-        }
+    @property
+    def fewest(self) -> float:
+        """Effective particles where they are the fewest, of all rows and temperatures."""
+        return float(self.ess_minimum.min())
 
     def __str__(self) -> str:
         return (

@@ -143,7 +143,7 @@ def test_everything_on_a_model_of_the_factors() -> None:
     assert list(found.scores) == list(METRICS)
     for name in METRICS:
         score = found[name]
-        value = score.disentanglement if name == "importance_scores" else score.value
+        value = (score.disentanglement if name == "importance_scores" else score).value
         floor = 0.6 if name == "attribute_predictability" else 0.9  # `a` has no order: accuracies
         assert value > floor, name
     assert model.training

@@ -99,9 +99,9 @@ def test_importance_scores_are_the_references(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(module, "_errors", lambda *_: (math.nan, math.nan))  # four more fits
     found = importance_scores(*TRAIN, held_out=TEST, predictor=boosted_trees)
     # trees that tie choose at random
-    assert found.disentanglement == pytest.approx(0.5345112061943094, abs=2e-3)
-    assert found.completeness == pytest.approx(0.6301122976309013, abs=2e-3)
-    assert found.informativeness == pytest.approx(0.9746666666666667, abs=3e-3)
+    assert found.disentanglement.value == pytest.approx(0.5345112061943094, abs=2e-3)
+    assert found.completeness.value == pytest.approx(0.6301122976309013, abs=2e-3)
+    assert found.informativeness.value == pytest.approx(0.9746666666666667, abs=3e-3)
     assert found.to_dict()["completeness_stderr"] is None
 
 
@@ -160,8 +160,10 @@ def test_area_against_scikit_learn() -> None:
 METRICS: dict[str, Callable[..., float]] = {
     "mutual information gap": lambda z, v: mutual_information_gap(z, v).value,
     "attribute predictability": lambda z, v: attribute_predictability(z, v).value,
-    "disentanglement": lambda z, v: importance_scores(z, v, predictor=one_tree).disentanglement,
-    "completeness": lambda z, v: importance_scores(z, v, predictor=one_tree).completeness,
+    "disentanglement": lambda z, v: (
+        importance_scores(z, v, predictor=one_tree).disentanglement.value
+    ),
+    "completeness": lambda z, v: importance_scores(z, v, predictor=one_tree).completeness.value,
     "modularity": lambda z, v: modularity(z, v).value,
     "interventional robustness": lambda z, v: interventional_robustness(z, v).value,
 }
@@ -266,9 +268,9 @@ def test_dci_states_its_error() -> None:
     random = np.random.default_rng(0)
     v = random.integers(3, size=(400, 2))
     found = importance_scores(v + random.normal(size=v.shape), v, predictor=one_tree)
-    assert 0 < found.disentanglement_stderr < 0.2
-    assert 0 < found.informativeness_stderr < 0.05
-    assert found.chance < found.informativeness
+    assert 0 < found.disentanglement.stderr < 0.2
+    assert 0 < found.informativeness.stderr < 0.05
+    assert found.chance < found.informativeness.value
     assert "DCI: disentanglement 0." in str(found)
 
 

@@ -174,13 +174,15 @@ def test_probabilities() -> None:
         trace = model.p({"x": data["x"]}, (1_500,))
         p: Tensor = trace["b"].distribution.mean[:, 0]  # type: ignore[union-attr]
     noise = float((p * (1 - p)).mean()) / 500
-    assert b.brier == pytest.approx(float((p - data["b"][:, 0]).square().mean()) + noise, abs=2e-3)
+    assert b.brier.value == pytest.approx(
+        float((p - data["b"][:, 0]).square().mean()) + noise, abs=2e-3
+    )
     assert (b.probability - p).abs().max() < 5 * 0.5 / math.sqrt(500)
     assert b.title == "b[0]"
     assert c.title == "c"
     assert min(b.adjusted, c.adjusted) > 1e-2  # the smaller of two is below in one of 100
-    assert b.calibration_error == pytest.approx(
-        b.if_calibrated, abs=4 * b.calibration_error_stderr
+    assert b.calibration_error.value == pytest.approx(
+        b.if_calibrated, abs=4 * b.calibration_error.stderr
     )
     model, data = labels(1 / 3)
     wrong = calibration(model, data, hide=1.0, particles=500)
@@ -194,9 +196,9 @@ def test_reliability_by_hand() -> None:
     shares = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.6, 0.3]])
     (found,) = reliability({"c": (shares, torch.tensor([0.0, 2.0]))}, seed=0)
     first, second = 0.3**2 + 0.2**2 + 0.1**2, 0.1**2 + 0.6**2 + 0.7**2
-    assert found.brier == pytest.approx((first + second) / 2)
+    assert found.brier.value == pytest.approx((first + second) / 2)
     assert found.outcome.tolist() == [1.0, 0.0]
-    assert found.calibration_error == pytest.approx((0.3 + 0.6) / 2)
+    assert found.calibration_error.value == pytest.approx((0.3 + 0.6) / 2)
     assert calibration_error(np.array([1.0, 0.0]), np.array([1.0, 0.0])) == 0.0
 
 

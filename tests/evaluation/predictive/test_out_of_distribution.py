@@ -65,9 +65,9 @@ def test_scores_in_closed_form() -> None:
         for score, values in expected.items():
             assert torch.allclose(getattr(found[score], name), values, atol=1e-10), score
     # rows near the mode have the most density: the likelihood says the wrong thing, exactly
-    assert found["likelihood"].auroc == 0.0
-    assert found["typicality"].auroc > 0.99
-    assert found["likelihood"].auroc_stderr == 0.0
+    assert found["likelihood"].auroc.value == 0.0
+    assert found["typicality"].auroc.value > 0.99
+    assert found["likelihood"].auroc.stderr == 0.0
     assert "typicality" in str(found)
     assert "15 outside" in str(found)
     assert "<table" in found._repr_html_()
@@ -98,11 +98,11 @@ def test_areas_are_those_of_scikit_learn(ties: bool) -> None:
         inside, outside = inside.round(), outside.round()
     found = detection("s", torch.from_numpy(inside), torch.from_numpy(outside))
     truth, score = np.repeat([0, 1], [70, 50]), np.concatenate([inside, outside])
-    assert found.auroc == pytest.approx(roc_auc_score(truth, score), abs=1e-12)
-    assert found.aupr == pytest.approx(average_precision_score(truth, score), abs=1e-12)
+    assert found.auroc.value == pytest.approx(roc_auc_score(truth, score), abs=1e-12)
+    assert found.aupr.value == pytest.approx(average_precision_score(truth, score), abs=1e-12)
     # inside rows kept as positives, by the lowest scores
     false, true, _ = roc_curve(1 - truth, -score, drop_intermediate=False)
-    assert found.passed == pytest.approx(false[true >= 0.95].min(), abs=1e-12)
+    assert found.passed.value == pytest.approx(false[true >= 0.95].min(), abs=1e-12)
 
 
 def test_error_of_the_area() -> None:
@@ -135,9 +135,9 @@ def test_errors_of_the_bootstrap() -> None:
         )
         for _ in range(40)
     ]
-    for value, error in (("aupr", "aupr_stderr"), ("passed", "passed_stderr")):
-        spread = np.std([getattr(each, value) for each in samples])
-        mean = np.mean([getattr(each, error) for each in samples])
+    for name in ("aupr", "passed"):
+        spread = np.std([getattr(each, name).value for each in samples])
+        mean = np.mean([getattr(each, name).stderr for each in samples])
         assert mean == pytest.approx(spread, rel=0.5)
 
 

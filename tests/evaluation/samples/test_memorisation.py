@@ -70,9 +70,9 @@ def test_statistic_of_cells() -> None:
     assert found.statistic == pytest.approx(expected, abs=1e-6)
     p = scipy.stats.norm.cdf(expected / math.sqrt((weight**2).sum()))
     assert found.p_value == pytest.approx(p, abs=1e-8)
-    assert found.ratio == pytest.approx(float(near[0].median() / near[1].median()))
+    assert found.ratio.value == pytest.approx(float(near[0].median() / near[1].median()))
     limit = np.quantile(near[1].numpy(), 0.05, method="higher")
-    assert found.close == pytest.approx(float((near[0] <= limit).double().mean()))
+    assert found.close.value == pytest.approx(float((near[0] <= limit).double().mean()))
 
 
 def test_fresh_draws_are_silent() -> None:
@@ -83,11 +83,11 @@ def test_fresh_draws_are_silent() -> None:
     ]
     p_values = [each.p_value for each in many]
     assert scipy.stats.kstest(p_values, "uniform").pvalue > 1e-3
-    close = torch.tensor([each.close for each in many])
+    close = torch.tensor([each.close.value for each in many])
     assert float(close.mean()) == pytest.approx(0.05, abs=4 * float(close.std()) / 11 + 1 / 150)
-    assert many[0].close_stderr == pytest.approx(float(close.std()), rel=0.3)
-    ratio = torch.tensor([each.ratio for each in many])
-    told = torch.tensor([each.ratio_stderr for each in many]).square().mean().sqrt()
+    assert many[0].close.stderr == pytest.approx(float(close.std()), rel=0.3)
+    ratio = torch.tensor([each.ratio.value for each in many])
+    told = torch.tensor([each.ratio.stderr for each in many]).square().mean().sqrt()
     assert float(told / ratio.std()) == pytest.approx(1, abs=0.3)
 
 
@@ -100,12 +100,12 @@ def test_copies_are_found() -> None:
     assert found.p_value < 1e-3
     assert found.exact == pytest.approx(57 / 400)
     assert found.exact_fresh == 0
-    assert found.close > 0.05 + 4 * found.close_stderr
+    assert found.close.value > 0.05 + 4 * found.close.stderr
     assert found.nearest[:57].tolist() == list(range(57))
     near = memorisation(train[:400] + 0.01 * samples, train, fresh)
     assert near.p_value < 1e-12
     assert near.exact == 0
-    assert near.ratio < 0.2
+    assert near.ratio.value < 0.2
 
 
 def test_copies_among_samples_that_are_far_off() -> None:
@@ -115,7 +115,7 @@ def test_copies_among_samples_that_are_far_off() -> None:
     samples[:80] = train[:80] + 0.001
     found = memorisation(samples, train, fresh)
     assert found.statistic > 0
-    assert found.close > 0.05 + 4 * found.close_stderr
+    assert found.close.value > 0.05 + 4 * found.close.stderr
 
 
 def test_a_region_left_out_is_no_copying() -> None:
@@ -137,7 +137,7 @@ def test_binary_rows() -> None:
     train, fresh, samples = (torch.randint(2, (200, 2)).double() for _ in range(3))
     found = memorisation(samples, train, fresh, cells=9)
     assert (found.exact, found.exact_fresh, found.p_value) == (1, 1, 0.5)
-    assert math.isnan(found.ratio)
+    assert math.isnan(found.ratio.value)
     assert json.loads(json.dumps(found.to_dict()))["ratio"]["value"] is None
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from deeplvm.core.results import Estimate
 from deeplvm.evaluation.samples import precision_recall as manifolds
 from deeplvm.evaluation.samples.precision_recall import (
     MEASURES,
@@ -42,7 +43,7 @@ def by_loops(data: Tensor, samples: Tensor, k: int) -> list[float]:
 
 
 def values(estimate: ManifoldEstimate) -> list[float]:
-    return [getattr(estimate, name) for name in MEASURES]
+    return [getattr(estimate, name).value for name in MEASURES]
 
 
 @pytest.mark.parametrize("k", [1, 3])
@@ -66,8 +67,8 @@ def test_ties(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_samples_that_are_the_data_and_that_are_far_off() -> None:
     data = torch.randn(60, 3)
     same = manifold_estimate(data, data.flip(0))
-    assert (same.precision, same.recall, same.coverage) == (1, 1, 1)
-    assert same.density > 1  # each lies in its own ball too
+    assert (same.precision.value, same.recall.value, same.coverage.value) == (1, 1, 1)
+    assert same.density.value > 1  # each lies in its own ball too
     assert values(manifold_estimate(data, data + 100)) == [0, 0, 0, 0]
 
 
@@ -76,13 +77,14 @@ def test_expectations_for_equal_distributions() -> None:
     many = [
         manifold_estimate(torch.randn(60, 3), torch.randn(90, 3), neighbours=4) for _ in range(150)
     ]
-    density = torch.tensor([each.density for each in many])
-    coverage = torch.tensor([each.coverage for each in many])
+    density = torch.tensor([each.density.value for each in many])
+    coverage = torch.tensor([each.coverage.value for each in many])
     expected = 1 - math.comb(60 - 1, 4) / math.comb(60 + 90 - 1, 4)
     assert many[0].coverage_if_equal == pytest.approx(expected)
     for found, mean in ((density, 1.0), (coverage, expected)):
         assert abs(found.mean() - mean) < 4 * found.std() / math.sqrt(len(found))
-    large = ManifoldEstimate(0, 0, 0, 0, 0, 0, 0, 0, 5, 100_000, 100_000)
+    none = Estimate(0, 0)
+    large = ManifoldEstimate(none, none, none, none, 5, 100_000, 100_000)
     assert large.coverage_if_equal == pytest.approx(1 - 2**-5, abs=1e-5)
 
 
@@ -93,17 +95,17 @@ def test_standard_errors_are_as_large_as_the_spread() -> None:
         for i in range(60)
     ]
     for name in ("recall", "density", "coverage"):
-        spread = torch.tensor([getattr(each, name) for each in many]).std()
-        told = torch.tensor([getattr(each, f"{name}_stderr") for each in many])
+        spread = torch.tensor([getattr(each, name).value for each in many]).std()
+        told = torch.tensor([getattr(each, name).stderr for each in many])
         assert float(told.square().mean().sqrt() / spread) == pytest.approx(1, abs=0.4), name
 
 
 def test_printed_and_plain() -> None:
     data = torch.randn(50, 2)
     few = manifold_estimate(data, data + 1, neighbours=5)
-    assert math.isnan(few.precision_stderr)  # no two parts of fifty
+    assert math.isnan(few.precision.stderr)  # no two parts of fifty
     plain = json.loads(json.dumps(few.to_dict()))
-    assert plain["precision"] == {"value": few.precision, "stderr": None}
+    assert plain["precision"] == {"value": few.precision.value, "stderr": None}
     assert "coverage" in str(few)
     assert "k = 5, 50 samples" in str(few)
 

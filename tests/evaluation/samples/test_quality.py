@@ -48,8 +48,8 @@ def test_the_true_model_is_as_good_as_fresh_rows(truth: tuple) -> None:
     quality = sample_quality(model, test, train=train)
     for name in ("precision", "recall", "density", "coverage"):
         pair = (quality.samples.manifold, quality.fresh.manifold)
-        values = [getattr(each, name) for each in pair]
-        error = math.hypot(*[getattr(each, f"{name}_stderr") for each in pair])
+        values = [getattr(each, name).value for each in pair]
+        error = math.hypot(*[getattr(each, name).stderr for each in pair])
         assert abs(values[0] - values[1]) < 5 * error, name
     for pair in (
         [each.frechet.extrapolated for each in (quality.samples, quality.fresh)],
@@ -59,19 +59,19 @@ def test_the_true_model_is_as_good_as_fresh_rows(truth: tuple) -> None:
     copying = quality.copying["columns"]
     assert list(quality.copying) == ["columns"]
     assert copying.p_value > 1e-3
-    assert copying.ratio == pytest.approx(1, abs=5 * copying.ratio_stderr)
+    assert copying.ratio.value == pytest.approx(1, abs=5 * copying.ratio.stderr)
 
 
 def test_worse_models_are_worse(truth: tuple) -> None:
     _, train, test = truth
     wide = sample_quality(linear(scale=2.0), test, train=train)
-    assert wide.samples.manifold.precision < wide.fresh.manifold.precision - 0.2
+    assert wide.samples.manifold.precision.value < wide.fresh.manifold.precision.value - 0.2
     assert wide.samples.frechet.extrapolated > 10 * wide.samples.frechet.stderr
     assert wide.samples.kernel.value > 5 * wide.samples.kernel.stderr
     assert wide.copying["columns"].statistic > 5
     means = sample_quality(linear(), test, train=train, mean=True)
     # all on a plane: the data are not covered
-    assert means.samples.manifold.recall < means.fresh.manifold.recall - 0.2
+    assert means.samples.manifold.recall.value < means.fresh.manifold.recall.value - 0.2
     assert "which are no draws" in str(means)
 
 
@@ -94,7 +94,7 @@ def test_a_model_that_copies(truth: tuple) -> None:
     model = LatentVariableModel(p, Joint({"z | x": Gaussian(9, MLP(3))}))
     found = sample_quality(model, test, train=train)
     assert found.copying["columns"].p_value < 1e-12
-    assert found.samples.manifold.precision > 0.99  # which alone would look very good
+    assert found.samples.manifold.precision.value > 0.99  # which alone would look very good
     assert "the model may copy" in str(found)
     shown = found.neighbours
     assert torch.allclose(shown.samples, shown.nearest["columns"], atol=0.01)
@@ -163,8 +163,8 @@ def test_images_with_labels() -> None:
     assert found.features.kind == "classifier"
     assert list(found.copying) == ["pixels", "features"]
     assert found.copying["pixels"].train_rows == digits.rows("train")
-    assert found.samples.manifold.coverage < 0.2  # 0 and 1 where the data have 0 to 16
-    assert found.fresh.manifold.coverage > 0.8
+    assert found.samples.manifold.coverage.value < 0.2  # 0 and 1 where the data have 0 to 16
+    assert found.fresh.manifold.coverage.value > 0.8
     assert found.neighbours.samples.shape == (24, 1, 8, 8)
     pixels = found.copying["pixels"]
     train = digits.batch("train", slice(None))["x"]

@@ -46,7 +46,7 @@ def unsettled_estimate(seen: Examination) -> Verdict | str | None:
     if seen.estimate(seen.unseen).exact:
         return None
     found = seen.convergence
-    gap = Estimate(found.gap.value, found.gap.stderr)
+    gap = found.gap
     refuse_one_row(gap)
     if not gap.above(_UNSETTLED, 4):
         return f"{_seen_above(_UNSETTLED, gap)} nats would have been seen"

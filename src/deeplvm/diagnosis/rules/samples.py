@@ -231,8 +231,8 @@ def copies(seen: Examination) -> Verdict | None:
     """Samples that are training rows over again."""
     found = seen.copying
     copied = found.exact - found.exact_fresh > 0.05
-    near = not math.isnan(found.p_value) and found.p_value < 1e-4 and found.ratio < 0.8
-    close = found.close > 0.05 + 6 * found.close_stderr and found.close > 0.2
+    near = not math.isnan(found.p_value) and found.p_value < 1e-4 and found.ratio.value < 0.8
+    close = found.close.value > 0.05 + 6 * found.close.stderr and found.close.value > 0.2
     if found.exact_fresh > 0.05:  # values that repeat by themselves: most distances are 0
         near = close = False
     if not (copied or near or close):
@@ -248,7 +248,7 @@ def copies(seen: Examination) -> Verdict | None:
             ]
         )
         + " Do not publish samples if rows are private.",
-        {"ratio": finite(found.ratio), "close": found.close, "exact": found.exact},
+        {"ratio": finite(found.ratio.value), "close": found.close.value, "exact": found.exact},
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.results import mean_of, number
+from deeplvm.core.results import Record, mean_of, number
 from deeplvm.gradients import Draw
 from deeplvm.likelihood.importance import ImportanceEstimate, importance_sampling
 
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class InferenceGaps:
+class InferenceGaps(
+    Record, also="elbo_local elbo approximation amortisation total", without="amortised local"
+):
     r"""The two parts of :math:`\log p(x) - L(q)`, nats a row.
 
     .. math:: \log p(x) - L(q) = \underbrace{\log p(x) - L(q^*)}_{\text{approximation gap}}
@@ -58,35 +60,29 @@ class InferenceGaps:
         r""":math:`\log \hat p(x) - L(q)`, shape ``(rows,)``."""
         return self.local.log_px - self.amortised.elbo
 
+    @property
+    def elbo(self) -> Tensor:
+        r""":math:`L(q)`, shape ``(rows,)``."""
+        return self.amortised.elbo
+
+    @property
+    def elbo_local(self) -> Tensor:
+        r""":math:`L(q^*)`, shape ``(rows,)``."""
+        return self.local.elbo
+
     def to_dict(self) -> dict[str, Any]:
         """Means over rows with their standard errors, as in ``evaluation.json``."""
-        heavy = {"pareto_k_above_0.7": self.local.heavy}
-        return {
-            "log_px": mean_of(self.log_px) | heavy,
-            "elbo_local": mean_of(self.local.elbo),
-            "elbo": mean_of(self.amortised.elbo),
-            "approximation": mean_of(self.approximation),
-            "amortisation": mean_of(self.amortisation),
-            "total": mean_of(self.total),
-            "rows": self.local.rows,
-            "particles": self.local.particles,
-            "steps": self.steps,
-        }
+        log_px = mean_of(self.log_px) | {"pareto_k_above_0.7": self.local.heavy}
+        counts = {"rows": self.local.rows, "particles": self.local.particles}
+        return {"log_px": log_px} | super().to_dict() | counts
 
     def table(self) -> list[tuple[str, str, str]]:
         """Rows of name, value with its error, and what the number means."""
         return gaps_table(self.to_dict())
 
-    def __str__(self) -> str:
-        table = self.table()
-        name, value = (max([len(row[i]) for row in table]) for i in (0, 1))
-        lines = [f"{n.ljust(name)}  {v.rjust(value)}  {what}" for n, v, what in table]
-        return "\n".join([*lines, f"nats a row, ± one standard error over {self.local.rows} rows"])
-
-    def _repr_html_(self) -> str:
-        from deeplvm.core.results import html_table
-
-        return html_table(["", "nats a row", "what it means"], self.table())
+    def notes(self) -> list[str]:
+        """What the numbers are of."""
+        return [f"nats a row, ± one standard error over {self.local.rows} rows"]
 
 
 def inference_gaps(

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.results import Estimate, stderr_of
+from deeplvm.core.results import Estimate, Record, stderr_of
 from deeplvm.evaluation.bound.gaps import InferenceGaps, inference_gaps
 from deeplvm.gradients import Draw
 
@@ -36,7 +36,11 @@ class Gap(Estimate):
 
 
 @dataclass(frozen=True, eq=False)
-class GeneralisationGap:
+class GeneralisationGap(
+    Record,
+    also="total decoder family encoder encoder_overfits decoder_overfits verdict",
+    keys={"total": "elbo"},
+):
     r"""The three parts of :math:`L(\text{train}) - L(\text{test})`, which they sum to.
 
     .. math:: L = \log p(x) - (\log p(x) - L(q^*)) - (L(q^*) - L(q))
@@ -93,19 +97,15 @@ class GeneralisationGap:
             )
         return "no over-fitting is seen, in the encoder or in the decoder"
 
-    def to_dict(self) -> dict[str, Any]:
-        """The parts, the means of both splits, and the verdict."""
-        return {
-            "elbo": self.total.to_dict(),
-            "decoder": self.decoder.to_dict(),
-            "family": self.family.to_dict(),
-            "encoder": self.encoder.to_dict(),
-            "encoder_overfits": self.encoder.overfits,
-            "decoder_overfits": self.decoder.overfits,
-            "verdict": self.verdict,
-            "train": self.train.to_dict(),
-            "test": self.test.to_dict(),
-        }
+    @property
+    def encoder_overfits(self) -> bool:
+        """Whether the encoder loses clearly and much more on held-out rows."""
+        return self.encoder.overfits
+
+    @property
+    def decoder_overfits(self) -> bool:
+        """Whether the decoder does."""
+        return self.decoder.overfits
 
     def table(self) -> list[tuple[str, str, str]]:
         """Rows of name, value with its error, and what the number means."""
@@ -116,17 +116,10 @@ class GeneralisationGap:
             ("encoder", str(self.encoder), "amortisation gap, held-out less training rows"),
         ]
 
-    def __str__(self) -> str:
-        table = self.table()
-        name, value = (max([len(row[i]) for row in table]) for i in (0, 1))
-        lines = [f"{n.ljust(name)}  {v.rjust(value)}  {what}" for n, v, what in table]
+    def notes(self) -> list[str]:
+        """What the numbers are of, and what over-fits."""
         rows = f"{self.train.local.rows} training and {self.test.local.rows} held-out rows"
-        return "\n".join([*lines, f"nats a row, ± one standard error over {rows}", self.verdict])
-
-    def _repr_html_(self) -> str:
-        from deeplvm.core.results import html_table
-
-        return html_table(["", "nats a row", self.verdict], self.table())
+        return [f"nats a row, ± one standard error over {rows}", self.verdict]
 
 
 def generalisation_gap(

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from deeplvm.core.evidence import Evidence
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.randomness import generator_of
+from deeplvm.core.results import Record
 from deeplvm.gradients import Draw, Enumerated, Sampled, Suited
 from deeplvm.gradients.credit import ledger_alone, mixes_rows
 from deeplvm.gradients.named import estimator_of
@@ -60,7 +61,7 @@ class GradientNoise:
 
 
 @dataclass(frozen=True)
-class GradientVariance:
+class GradientVariance(Record):
     """What :func:`variance_of_gradient` found; prints as a table.
 
     Attributes:
@@ -83,35 +84,21 @@ class GradientVariance:
         known = sorted({(each.estimator, each.group) for each in self.noise})
         raise KeyError(f"There is no {key}; there are {known}.")
 
+    @property
+    def header(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Titles of the table; the bias only where it is known."""
+        known = any([each.bias is not None for each in self.noise])
+        titles = ("estimator", "of", "norm", "variance", "signal/noise", "ms", "bias")
+        return titles if known else titles[:-1]
+
     def table(self) -> list[tuple[str, ...]]:
-        """The header and the rows of a table; the bias only where it is known."""
-        header = ("estimator", "of", "norm", "variance", "signal/noise", "ms", "bias")
-        rows = [header, *[_row(each) for each in self.noise]]
-        return rows if any([row[-1] for row in rows[1:]]) else [row[:-1] for row in rows]
+        """A row for each estimator and group."""
+        return [_row(each)[: len(self.header)] for each in self.noise]
 
-    def __str__(self) -> str:
-        rows = self.table()
-        widths = [max([len(row[i]) for row in rows]) for i in range(len(rows[0]))]
-        lines = [
-            "  ".join(
-                [
-                    cell.ljust(width) if i < 2 else cell.rjust(width)
-                    for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-                ]
-            )
-            for row in rows
-        ]
-        return "\n".join([*lines, self._caption()])
-
-    def _repr_html_(self) -> str:
-        from deeplvm.core.results import html_table
-
-        header, *rows = self.table()
-        return html_table(header, rows, self._caption())
-
-    def _caption(self) -> str:
+    def notes(self) -> list[str]:
+        """What the numbers are of."""
         each = "1 draw" if self.particles is None else f"{self.particles} particles"
-        return f"{self.repeats} gradients of the mean of {self.rows} rows, {each} a row"
+        return [f"{self.repeats} gradients of the mean of {self.rows} rows, {each} a row"]
 
 
 def variance_of_gradient(

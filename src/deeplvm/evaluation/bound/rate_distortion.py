@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from deeplvm.core.evidence import Evidence
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.randomness import RowNoise
-from deeplvm.core.results import mean_of, shown_mean
+from deeplvm.core.results import Record, shown_mean
 from deeplvm.evaluation.latents.prior_holes import reads_of
 from deeplvm.gradients import Draw, Sampled
 from deeplvm.inference.latent_space import LatentSpace
@@ -23,7 +23,7 @@ BETAS = (0.03, 0.1, 0.2, 0.35, 0.6, 1.0, 1.7, 3.0)
 
 
 @dataclass(frozen=True, eq=False)
-class TemperedPoint:
+class TemperedPoint(Record, means="ess"):
     r"""A point of the curve, from :math:`p_\beta(z|x) \propto p(z)\, p(x|z)^\beta`; nats.
 
     Attributes:
@@ -39,18 +39,9 @@ class TemperedPoint:
     distortion: Tensor
     ess: Tensor
 
-    def to_dict(self) -> dict[str, Any]:
-        """Means over rows with their standard errors."""
-        return {
-            "beta": self.beta,
-            "rate": mean_of(self.rate),
-            "distortion": mean_of(self.distortion),
-            "ess": float(self.ess.mean()),
-        }
-
 
 @dataclass(frozen=True, eq=False)
-class RateDistortion:
+class RateDistortion(Record, also="elbo rows"):
     r"""Rate R and distortion D of q, nats a row; :math:`-L(q) = R + D`.
 
     Attributes:
@@ -68,6 +59,8 @@ class RateDistortion:
     particles: int
     temperatures: int
 
+    header: ClassVar = ("", "rate", "distortion", "rate + distortion")
+
     @property
     def rows(self) -> int:
         """Number of rows."""
@@ -78,39 +71,15 @@ class RateDistortion:
         r""":math:`-(R + D)` of each row, shape ``(rows,)``."""
         return -(self.rate + self.distortion)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Means over rows with their standard errors."""
-        return {
-            "rate": mean_of(self.rate),
-            "distortion": mean_of(self.distortion),
-            "elbo": mean_of(self.elbo),
-            "curve": [point.to_dict() for point in self.curve],
-            "rows": self.rows,
-            "particles": self.particles,
-            "temperatures": self.temperatures,
-        }
-
     def table(self) -> list[tuple[str, ...]]:
-        """The header, the model's own point, and the curve."""
+        """The model's own point, and the curve."""
         points = [("q", self.rate, self.distortion)]
         points += [(f"β = {p.beta:g}", p.rate, p.distortion) for p in self.curve]
-        cells = [(name, shown_mean(r), shown_mean(d), shown_mean(r + d)) for name, r, d in points]
-        return [("", "rate", "distortion", "rate + distortion"), *cells]
+        return [(name, shown_mean(r), shown_mean(d), shown_mean(r + d)) for name, r, d in points]
 
-    def __str__(self) -> str:
-        table = self.table()
-        widths = [max([len(row[i]) for row in table]) for i in range(4)]
-        lines = [
-            "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])])
-            for row in table
-        ]
-        return "\n".join([*lines, f"nats a row, ± one standard error over {self.rows:,} rows"])
-
-    def _repr_html_(self) -> str:
-        from deeplvm.core.results import html_table
-
-        header, *rows = self.table()
-        return html_table(list(header), rows)
+    def notes(self) -> list[str]:
+        """What the numbers are of."""
+        return [f"nats a row, ± one standard error over {self.rows:,} rows"]
 
 
 def rate_distortion(

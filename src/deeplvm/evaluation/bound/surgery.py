@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.results import finite, mean_of, shown_mean
+from deeplvm.core.results import Record, shown_mean
 from deeplvm.evaluation.latents.mutual_information import MutualInformation, information_of
 from deeplvm.evaluation.latents.prior_holes import Dimensions, Scores, scores_of
 from deeplvm.gradients import Draw
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class SurgeryByDimension:
+class SurgeryByDimension(Record, lists="mutual_information marginal"):
     r"""The split of every dimension of a latent by itself, nats.
 
     Attributes:
@@ -32,7 +32,7 @@ class SurgeryByDimension:
 
 
 @dataclass(frozen=True, eq=False)
-class SurgeryPart:
+class SurgeryPart(Record, also="total_correlation"):
     r"""One latent, or all together: :math:`E_x KL(q(z|x) \| p(z)) = I_q(x; z) + KL(q(z)\|p(z))`.
 
     All of the same draws, so that the two parts sum to the divergence exactly.
@@ -61,28 +61,9 @@ class SurgeryPart:
             return None
         return float(self.marginal.mean() - self.by_dimension.marginal.sum())
 
-    def to_dict(self) -> dict[str, Any]:
-        """Means over rows with their standard errors, and every estimate of the information."""
-        each = self.by_dimension
-        dimensions = None
-        if each is not None:
-            dimensions = {
-                "mutual_information": [finite(v) for v in each.mutual_information.tolist()],
-                "marginal": [finite(v) for v in each.marginal.tolist()],
-            }
-        return {
-            "latents": list(self.latents),
-            "kl": mean_of(self.kl),
-            "mutual_information": mean_of(self.mutual_information),
-            "marginal": mean_of(self.marginal),
-            "total_correlation": self.total_correlation,
-            "by_dimension": dimensions,
-            "information": self.information.to_dict(),
-        }
-
 
 @dataclass(frozen=True, eq=False)
-class ElboSurgery:
+class ElboSurgery(Record):
     """What :func:`elbo_surgery` found.
 
     Attributes:
@@ -95,6 +76,8 @@ class ElboSurgery:
     rows: int
     particles: int
 
+    header: ClassVar = ("latents", "averaged KL", "= mutual information", "+ KL(q(z) ‖ p(z))")
+
     def __getitem__(self, key: str) -> SurgeryPart:
         """By the name of a latent, or the names of all."""
         if key not in self.parts:
@@ -106,39 +89,19 @@ class ElboSurgery:
         """All latents together."""
         return list(self.parts.values())[-1]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, as in a file."""
-        parts = {key: part.to_dict() for key, part in self.parts.items()}
-        return {"parts": parts, "rows": self.rows, "particles": self.particles}
-
     def table(self) -> list[tuple[str, ...]]:
-        """The header, and a row for each part."""
-        header = ("latents", "averaged KL", "= mutual information", "+ KL(q(z) ‖ p(z))")
+        """A row for each part."""
         return [
-            header,
-            *[
-                (key, *[shown_mean(each) for each in (p.kl, p.mutual_information, p.marginal)])
-                for key, p in self.parts.items()
-            ],
+            (key, *[shown_mean(each) for each in (p.kl, p.mutual_information, p.marginal)])
+            for key, p in self.parts.items()
         ]
 
-    def __str__(self) -> str:
-        table = self.table()
-        widths = [max([len(row[i]) for row in table]) for i in range(len(table[0]))]
-        lines = [
-            "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])])
-            for row in table
-        ]
-        lines.append(f"nats, ± one standard error over {self.rows:,} rows")
+    def notes(self) -> list[str]:
+        """What the numbers are of, and whether there are too few rows."""
+        told = [f"nats, ± one standard error over {self.rows:,} rows"]
         if self.joint.information.saturated:
-            lines.append("the information is near its most, log N: give more rows to trust it")
-        return "\n".join(lines)
-
-    def _repr_html_(self) -> str:
-        from deeplvm.core.results import html_table
-
-        header, *rows = self.table()
-        return html_table(list(header), rows)
+            told.append("the information is near its most, log N: give more rows to trust it")
+        return told
 
 
 def elbo_surgery(

@@ -7,13 +7,12 @@ import math
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from deeplvm.core.results import number
-from deeplvm.evaluation.disentanglement.mig import Array, parted, plain
+from deeplvm.core.results import Estimate, Record
+from deeplvm.evaluation.disentanglement.mig import Array, parted
 
 PARTS = 4
 """Disjoint parts of the rows, from whose spread the standard errors come."""
@@ -22,41 +21,31 @@ Predictor = Callable[[Array, Array, int], tuple[Array, Callable[[Array], Array]]
 
 
 @dataclass(frozen=True, eq=False)
-class ImportanceScores:
+class ImportanceScores(Record, flat=True):
     r"""DCI.
+
+    Errors are from disjoint parts of the training rows, of informativeness over rows held out.
 
     Attributes:
         disentanglement: How far each dimension is important for one factor only, weighted by its
             importance; from 0 to 1.
-        disentanglement_stderr: Its standard error, from disjoint parts of the training rows.
         completeness: How far each factor is predicted from one dimension only; from 0 to 1.
-        completeness_stderr: Its standard error, likewise.
         informativeness: Accuracy of the predictions on rows held out, mean over factors.
-        informativeness_stderr: Its standard error over those rows.
         chance: The accuracy of always guessing the most frequent value.
         importance: Shape ``(D, K)``; of each factor it sums to 1 where anything is important.
         rows: Rows that it was trained on.
     """
 
-    disentanglement: float
-    disentanglement_stderr: float
-    completeness: float
-    completeness_stderr: float
-    informativeness: float
-    informativeness_stderr: float
+    disentanglement: Estimate
+    completeness: Estimate
+    informativeness: Estimate
     chance: float
     importance: Array
     rows: int
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and lists."""
-        return plain(vars(self))
-
     def __str__(self) -> str:
-        shown = [
-            f"{name} {number(getattr(self, name), getattr(self, f'{name}_stderr'))}"
-            for name in ("disentanglement", "completeness", "informativeness")
-        ]
+        names = ("disentanglement", "completeness", "informativeness")
+        shown = [f"{name} {getattr(self, name)}" for name in names]
         return f"DCI: {', '.join(shown)} (chance {self.chance:.2f}; {self.rows:,} rows)"
 
 
@@ -129,7 +118,7 @@ def importance_scores(
     Examples:
         >>> factors = np.indices((2, 3, 60)).reshape(3, -1).T[:, :2]
         >>> scores = importance_scores(factors, factors, predictor=random_forest)
-        >>> round(scores.disentanglement, 2), round(scores.informativeness, 2)
+        >>> round(scores.disentanglement.value, 2), round(scores.informativeness.value, 2)
         (1.0, 1.0)
     """
     (z, v), (other, truth) = parted(codes, factors, held_out, seed)
@@ -141,13 +130,12 @@ def importance_scores(
     right = np.stack([guess(other) for _, guess in found], 1) == truth
     often = np.array([np.bincount(column).argmax() for column in v.T])
     d_error, c_error = _errors(z, v, predictor, seed)
+    each = right.mean(1)
+    error = float(each.std(ddof=1) / math.sqrt(len(each))) if len(each) > 1 else math.nan
     return ImportanceScores(
-        disentangled(importance),
-        d_error,
-        complete(importance),
-        c_error,
-        float(right.mean()),
-        float(right.mean(1).std(ddof=1) / math.sqrt(len(right))) if len(right) > 1 else math.nan,
+        Estimate(disentangled(importance), d_error),
+        Estimate(complete(importance), c_error),
+        Estimate(float(right.mean()), error),
         float((truth == often).mean()),
         importance,
         len(z),

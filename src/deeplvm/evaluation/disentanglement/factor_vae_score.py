@@ -11,16 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deeplvm.core.results import number
+from deeplvm.core.results import Estimate
 from deeplvm.data.synthetic.factors import Factors
-from deeplvm.evaluation.disentanglement.mig import Array, plain
+from deeplvm.evaluation.disentanglement.mig import Array
 
 Encode = Callable[[Tensor], Any]
 """From rows of shape ``(rows, *event)`` to codes of shape ``(rows, D)``."""
 
 
 @dataclass(frozen=True, eq=False)
-class HeldFactor:
+class HeldFactor(Estimate):
     r"""How often the factor that was held is guessed from the code.
 
     Attributes:
@@ -37,21 +37,16 @@ class HeldFactor:
     """
 
     name: str
-    value: float
-    stderr: float
     chance: float
     trained: float
     by_factor: Array
     votes: Array | None
     groups: int
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and lists."""
-        return plain(vars(self))
-
     def __str__(self) -> str:
-        shown = number(self.value, self.stderr)
-        return f"{self.name} {shown} (chance {self.chance:.2f}; {self.groups:,} groups)"
+        return (
+            f"{self.name} {super().__str__()} (chance {self.chance:.2f}; {self.groups:,} groups)"
+        )
 
 
 def beta_vae_score(
@@ -226,9 +221,9 @@ def _result(
     by_factor = [right[held == k].mean() if (held == k).any() else math.nan for k in range(kinds)]
     value = float(right.mean())
     return HeldFactor(
-        name,
         value,
         math.sqrt(value * (1 - value) / len(right)),
+        name,
         1 / kinds,
         float(trained.mean()),
         np.array(by_factor),

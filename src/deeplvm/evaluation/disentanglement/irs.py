@@ -3,17 +3,16 @@ r"""Interventional robustness: a dimension stays where it is when the other fact
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from deeplvm.core.results import number
-from deeplvm.evaluation.disentanglement.mig import Array, bootstrap_error, paired, plain
+from deeplvm.core.results import Estimate
+from deeplvm.evaluation.disentanglement.mig import Array, bootstrap_error, paired
 
 
 @dataclass(frozen=True, eq=False)
-class InterventionalRobustness:
+class InterventionalRobustness(Estimate):
     r"""How little each dimension moves while its own factor is held.
 
     Attributes:
@@ -24,19 +23,13 @@ class InterventionalRobustness:
         rows: How many rows.
     """
 
-    value: float
-    stderr: float
     by_dimension: Array
     robustness: Array
     rows: int
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and lists."""
-        return plain(vars(self))
-
     def __str__(self) -> str:
         name = "interventional robustness"
-        return f"{name} {number(self.value, self.stderr)} ({self.rows:,} rows)"
+        return f"{name} {super().__str__()} ({self.rows:,} rows)"
 
 
 def interventional_robustness(

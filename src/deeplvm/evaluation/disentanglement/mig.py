@@ -2,18 +2,18 @@ r"""Mutual information gap: each factor known by one dimension, and by no second
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from deeplvm.core.results import finite, number
+from deeplvm.core.results import Estimate
 
 
 @dataclass(frozen=True, eq=False)
-class MutualInformationGap:
+class MutualInformationGap(Estimate):
     r"""How much more the best dimension knows of each factor than the second best.
 
     Attributes:
@@ -26,19 +26,13 @@ class MutualInformationGap:
         rows: How many rows.
     """
 
-    value: float
-    stderr: float
     by_factor: Array
     information: Array
     entropy: Array
     rows: int
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and lists."""
-        return plain(vars(self))
-
     def __str__(self) -> str:
-        return f"mutual information gap {number(self.value, self.stderr)} ({self.rows:,} rows)"
+        return f"mutual information gap {super().__str__()} ({self.rows:,} rows)"
 
 
 BINS = 20
@@ -273,17 +267,6 @@ def parted(
     both = [np.unique(np.r_[a, b], return_inverse=True)[1] for a, b in zip(values.T, theirs.T)]  # noqa: B905
     numbered = np.stack(both, 1)
     return (z, numbered[: len(z)]), (other, numbered[len(z) :])
-
-
-def plain(value: Any) -> Any:
-    """Numbers and lists that JSON can hold."""
-    if isinstance(value, np.ndarray):
-        return plain(value.tolist())
-    if isinstance(value, Mapping):
-        return {key: plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(each) for each in value]
-    return finite(float(value)) if isinstance(value, float | np.floating) else value
 
 
 def _information(z: Array, v: Array) -> float:

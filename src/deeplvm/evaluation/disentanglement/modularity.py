@@ -3,12 +3,11 @@ r"""Modularity: no dimension knows two factors. Explicitness: all together know 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from deeplvm.core.results import number
+from deeplvm.core.results import Estimate
 from deeplvm.evaluation.disentanglement.mig import (
     BINS,
     Array,
@@ -17,12 +16,11 @@ from deeplvm.evaluation.disentanglement.mig import (
     mutual_information,
     paired,
     parted,
-    plain,
 )
 
 
 @dataclass(frozen=True, eq=False)
-class Modularity:
+class Modularity(Estimate):
     r"""Whether each dimension knows one factor only.
 
     Attributes:
@@ -33,22 +31,16 @@ class Modularity:
         rows: How many rows.
     """
 
-    value: float
-    stderr: float
     by_dimension: Array
     information: Array
     rows: int
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and lists."""
-        return plain(vars(self))
-
     def __str__(self) -> str:
-        return f"modularity {number(self.value, self.stderr)} ({self.rows:,} rows)"
+        return f"modularity {super().__str__()} ({self.rows:,} rows)"
 
 
 @dataclass(frozen=True, eq=False)
-class Explicitness:
+class Explicitness(Estimate):
     r"""Whether a linear classifier reads the factors from the code.
 
     Attributes:
@@ -59,17 +51,11 @@ class Explicitness:
         rows: Rows that it was judged on.
     """
 
-    value: float
-    stderr: float
     by_factor: Array
     rows: int
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and lists."""
-        return plain(vars(self))
-
     def __str__(self) -> str:
-        return f"explicitness {number(self.value, self.stderr)} ({self.rows:,} rows held out)"
+        return f"explicitness {super().__str__()} ({self.rows:,} rows held out)"
 
 
 def modularity(

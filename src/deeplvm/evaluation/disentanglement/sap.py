@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from deeplvm.core.results import number
-from deeplvm.evaluation.disentanglement.mig import Array, bootstrap_error, gap, parted, plain
+from deeplvm.core.results import Estimate
+from deeplvm.evaluation.disentanglement.mig import Array, bootstrap_error, gap, parted
 
 
 @dataclass(frozen=True, eq=False)
-class AttributePredictability:
+class AttributePredictability(Estimate):
     r"""How much better the best dimension predicts each factor than the second best.
 
     Attributes:
@@ -26,19 +25,13 @@ class AttributePredictability:
         rows: Rows that the scores are of.
     """
 
-    value: float
-    stderr: float
     by_factor: Array
     scores: Array
     rows: int
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and lists."""
-        return plain(vars(self))
-
     def __str__(self) -> str:
         name = "separated attribute predictability"
-        return f"{name} {number(self.value, self.stderr)} ({self.rows:,} rows)"
+        return f"{name} {super().__str__()} ({self.rows:,} rows)"
 
 
 def attribute_predictability(

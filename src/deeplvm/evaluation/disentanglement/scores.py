@@ -13,6 +13,7 @@ from torch.distributions import Categorical, Distribution, Independent
 
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.randomness import evaluating
+from deeplvm.core.results import Record
 from deeplvm.data.synthetic.factors import Factors
 from deeplvm.evaluation.disentanglement.dci import Predictor, importance_scores, random_forest
 from deeplvm.evaluation.disentanglement.factor_vae_score import (
@@ -22,7 +23,7 @@ from deeplvm.evaluation.disentanglement.factor_vae_score import (
     factor_vae_score,
 )
 from deeplvm.evaluation.disentanglement.irs import interventional_robustness
-from deeplvm.evaluation.disentanglement.mig import Array, mutual_information_gap, plain
+from deeplvm.evaluation.disentanglement.mig import Array, mutual_information_gap
 from deeplvm.evaluation.disentanglement.modularity import explicitness, modularity
 from deeplvm.evaluation.disentanglement.sap import attribute_predictability
 from deeplvm.inference.rows import batches_of
@@ -41,7 +42,7 @@ _DRAWS = 32  # for the mean of a posterior that has none in closed form
 
 
 @dataclass(frozen=True, eq=False)
-class Disentanglement:
+class Disentanglement(Record):
     """The scores of one encoder.
 
     Attributes:
@@ -58,15 +59,6 @@ class Disentanglement:
 
     def __getitem__(self, name: str) -> Any:
         return self.scores[name]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and lists."""
-        return {
-            "factors": list(self.factors),
-            "dimensions": self.dimensions,
-            "rows": self.rows,
-            "scores": {name: plain(score.to_dict()) for name, score in self.scores.items()},
-        }
 
     def __str__(self) -> str:
         lines = [str(score) for score in self.scores.values()]

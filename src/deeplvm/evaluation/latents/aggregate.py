@@ -11,7 +11,7 @@ from torch import Tensor
 
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.randomness import evaluating
-from deeplvm.core.results import finite, number
+from deeplvm.core.results import Record, number
 from deeplvm.evaluation.latents.two_sample_tests import (
     FOLDS,
     ClassifierTest,
@@ -42,7 +42,12 @@ _MOST_DIMENSIONS = 512  # beyond, the jackknife of a covariance takes too long
 
 
 @dataclass(frozen=True, eq=False)
-class AggregateTests:
+class AggregateTests(
+    Record,
+    also="rows",
+    without="name posterior prior standard_normal",
+    keys={"discrepancy": "mmd"},
+):
     """The tests of one latent, or of all together.
 
     Attributes:
@@ -65,15 +70,10 @@ class AggregateTests:
     classifiers: dict[str, ClassifierTest]
     moments: Moments | None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, without the draws."""
-        return {
-            "rows": len(self.posterior),
-            "marginals": None if self.marginals is None else self.marginals.to_dict(),
-            "mmd": _plain(self.discrepancy),
-            "classifiers": {name: _plain(test) for name, test in self.classifiers.items()},
-            "moments": None if self.moments is None else _plain(self.moments),
-        }
+    @property
+    def rows(self) -> int:
+        """Draws of each side."""
+        return len(self.posterior)
 
     def table(self) -> list[tuple[str, str, str]]:
         """Rows of name, value with its error, and p-value or what is expected."""
@@ -96,16 +96,13 @@ class AggregateTests:
             rows.append(("covariance, distance from I", shown, expected))
         return rows
 
-    def __str__(self) -> str:
-        rows = self.table()
-        name, value = (max([len(row[i]) for row in rows]) for i in (0, 1))
-        lines = [f"  {n.ljust(name)}  {v.rjust(value)}  {p}" for n, v, p in rows]
-        head = f"{self.name}: q(z) against p(z), {len(self.posterior):,} draws of each"
-        return "\n".join([head, *lines])
+    def heading(self) -> str:
+        """What is compared."""
+        return f"{self.name}: q(z) against p(z), {self.rows:,} draws of each"
 
 
 @dataclass(frozen=True, eq=False)
-class AggregateAgainstPrior:
+class AggregateAgainstPrior(Record):
     """Tests of every latent by name, and of all together.
 
     Attributes:
@@ -115,13 +112,6 @@ class AggregateAgainstPrior:
 
     latents: dict[str, AggregateTests]
     joint: AggregateTests | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, without the draws."""
-        return {
-            "latents": {name: each.to_dict() for name, each in self.latents.items()},
-            "joint": None if self.joint is None else self.joint.to_dict(),
-        }
 
     def __str__(self) -> str:
         each = [*self.latents.values(), *([] if self.joint is None else [self.joint])]
@@ -271,10 +261,6 @@ def _marginals(draws: LatentDraws) -> MarginalTests:
     if draws.one_hot:
         ours, theirs = ours.argmax(-1), theirs.argmax(-1)
     return marginal_tests(ours, theirs, discrete=draws.discrete)
-
-
-def _plain(record: Any) -> dict[str, Any]:
-    return {key: finite(float(value)) for key, value in vars(record).items()}
 
 
 def _p(value: Tensor | float) -> str:

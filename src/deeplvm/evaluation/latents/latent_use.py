@@ -13,7 +13,7 @@ from torch import Tensor
 from deeplvm.core.evidence import Evidence
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.randomness import evaluating
-from deeplvm.core.results import finite, number, stderr_of
+from deeplvm.core.results import Record, number, stderr_of
 from deeplvm.core.trace import Site
 from deeplvm.gradients import Draw
 from deeplvm.inference.rows import batches_of
@@ -26,7 +26,13 @@ ACTIVE = 1e-2
 
 
 @dataclass(frozen=True, eq=False)
-class LatentUse:
+class LatentUse(
+    Record,
+    also="dimensions active_units",
+    without="name",
+    lists="kl_by_dimension variance",
+    keys={"variance": "variance_of_posterior_mean"},
+):
     r"""How one latent variable is used.
 
     Attributes:
@@ -66,22 +72,6 @@ class LatentUse:
     def collapsed(self) -> bool:
         """Whether no dimension is active: the latent carries nothing about a row."""
         return self.active_units == 0
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and lists."""
-        by_dimension = self.kl_by_dimension
-        return {
-            "shape": list(self.shape),
-            "dimensions": self.dimensions,
-            "kl": self.kl,
-            "kl_stderr": finite(self.kl_stderr),
-            "closed_form": self.closed_form,
-            "kl_by_dimension": None if by_dimension is None else by_dimension.flatten().tolist(),
-            "active_units": self.active_units,
-            "variance_of_posterior_mean": (
-                None if self.variance is None else self.variance.flatten().tolist()
-            ),
-        }
 
     def __str__(self) -> str:
         active = (

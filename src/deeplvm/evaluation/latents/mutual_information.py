@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.results import finite, number, stderr_of
+from deeplvm.core.results import Estimate, Record, number, stderr_of
 from deeplvm.evaluation.latents.prior_holes import Scores, scores_of
 from deeplvm.gradients import Draw
 
@@ -28,7 +28,7 @@ BIAS = {
 
 
 @dataclass(frozen=True)
-class InformationEstimate:
+class InformationEstimate(Estimate):
     r"""One estimator's :math:`I_q(x; z)`, nats.
 
     Attributes:
@@ -38,17 +38,11 @@ class InformationEstimate:
         bias: In which direction it errs, in words.
     """
 
-    value: float
-    stderr: float
     bias: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers."""
-        return {"value": finite(self.value), "stderr": finite(self.stderr), "bias": self.bias}
 
 
 @dataclass(frozen=True)
-class MutualInformation:
+class MutualInformation(Record, also="log_rows saturated"):
     r""":math:`I_q(x; z)` of one latent, or of several together, by every estimator.
 
     Attributes:
@@ -76,30 +70,28 @@ class MutualInformation:
         r"""Whether the aggregate says more than :math:`\log N - 1`: too few rows to tell I."""
         return self["aggregate"].value > math.log(self.rows) - 1.0
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and words."""
-        return {
-            "latents": list(self.latents),
-            "estimates": {name: each.to_dict() for name, each in self.estimates.items()},
-            "log_rows": math.log(self.rows),
-            "rows": self.rows,
-            "particles": self.particles,
-            "minibatch": self.minibatch,
-            "saturated": self.saturated,
-        }
+    @property
+    def log_rows(self) -> float:
+        """The most that any estimate here can say."""
+        return math.log(self.rows)
 
-    def __str__(self) -> str:
+    def heading(self) -> str:
+        """Of what."""
+        return f"I(x; {', '.join(self.latents)})"
+
+    def table(self) -> list[tuple[str, str, str]]:
+        """Rows of the estimator, its value with its error, and its bias."""
         cells = [(name, number(e.value, e.stderr), e.bias) for name, e in self.estimates.items()]
-        first, second = (max([len(row[i]) for row in cells]) for i in (0, 1))
-        lines = [f"{n.ljust(first)}  {v.rjust(second)}  bias {bias}" for n, v, bias in cells]
+        return [(name, value, f"bias {bias}") for name, value, bias in cells]
+
+    def notes(self) -> list[str]:
+        """What the numbers are of, and whether there are too few rows."""
         what = (
-            f"nats, ± one standard error over {self.rows:,} rows; log N = "
-            f"{math.log(self.rows):.2f}, minibatches of {self.minibatch}"
+            f"nats, ± one standard error over {self.rows:,} rows; log N = {self.log_rows:.2f}, "
+            f"minibatches of {self.minibatch}"
         )
-        if self.saturated:
-            what += "\nlog N is nearly reached: more rows would show more information"
-        title = f"I(x; {', '.join(self.latents)})"
-        return "\n".join([title, *lines, what])
+        more = "log N is nearly reached: more rows would show more information"
+        return [what, *([more] if self.saturated else [])]
 
 
 def mutual_information(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.randomness import evaluating
-from deeplvm.core.results import finite, mean_of, number, stderr_of
+from deeplvm.core.results import Estimate, Record, number, shown_mean
 from deeplvm.core.trace import Site, sum_right
 from deeplvm.evaluation.latents.aggregate import (
     ancestors_of,
@@ -37,7 +37,7 @@ _RESAMPLES = 200
 
 
 @dataclass(frozen=True)
-class Share:
+class Share(Estimate):
     """A share of draws beyond a quantile of other draws, which is ``expected`` if laws agree.
 
     Attributes:
@@ -47,14 +47,8 @@ class Share:
         threshold: The quantile, nats.
     """
 
-    value: float
-    stderr: float
     expected: float
     threshold: float
-
-    def to_dict(self) -> dict[str, float | None]:
-        """Plain numbers."""
-        return {key: finite(value) for key, value in vars(self).items()}
 
     def __str__(self) -> str:
         shown = number(100 * self.value, 100 * self.stderr, (1, 6))
@@ -62,7 +56,16 @@ class Share:
 
 
 @dataclass(frozen=True, eq=False)
-class Holes:
+class Holes(
+    Record,
+    also="prior_ratio posterior_ratio draws",
+    without="aggregate_at_prior aggregate_at_posterior prior_at_prior prior_at_posterior level "
+    "worst worst_log_density",
+    keys={
+        "prior_ratio": "log_prior_less_aggregate",
+        "posterior_ratio": "log_aggregate_less_prior",
+    },
+):
     r"""Prior and aggregate posterior, each scored where the other draws.
 
     With :math:`\hat q(z) = \frac{1}{N} \sum_n q(z | x_n)`, all latents together, nats.
@@ -117,18 +120,6 @@ class Holes:
         at = self.prior_at_posterior
         return None if at is None else self.aggregate_at_posterior - at
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers: shares, and both mean log-ratios with their standard errors."""
-        return {
-            "hole": self.hole.to_dict(),
-            "uncovered": None if self.uncovered is None else self.uncovered.to_dict(),
-            "outside": None if self.outside is None else self.outside.to_dict(),
-            "log_prior_less_aggregate": _mean(self.prior_ratio),
-            "log_aggregate_less_prior": _mean(self.posterior_ratio),
-            "rows": self.rows,
-            "draws": self.draws,
-        }
-
     def table(self) -> list[tuple[str, str, str]]:
         """Rows of name, value with its error, and what the number means."""
         expected = f"{100 * self.level:g} % if q(z) = p(z)"
@@ -143,15 +134,14 @@ class Holes:
             ("log q − log p under q", self.posterior_ratio),
         ):
             if ratio is not None:
-                shown = number(float(ratio.mean()), stderr_of(ratio))
-                rows.append((name, shown, "nats, mean; 0 if q(z) = p(z) and rows are many"))
+                rows.append(
+                    (name, shown_mean(ratio), "nats, mean; 0 if q(z) = p(z) and rows are many")
+                )
         return rows
 
-    def __str__(self) -> str:
-        rows = self.table()
-        name, value = (max([len(row[i]) for row in rows]) for i in (0, 1))
-        lines = [f"{n.ljust(name)}  {v.rjust(value)}  {what}" for n, v, what in rows]
-        return "\n".join([*lines, f"{self.draws:,} draws of each, q(z) of {self.rows:,} rows"])
+    def notes(self) -> list[str]:
+        """What the numbers are of."""
+        return [f"{self.draws:,} draws of each, q(z) of {self.rows:,} rows"]
 
 
 def holes(
@@ -403,10 +393,6 @@ def _total(terms: Sequence[Tensor | None], *shape: int) -> Tensor:
 
 def _cat(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]} if parts else {}
-
-
-def _mean(values: Tensor | None) -> dict[str, float | None] | None:
-    return None if values is None else mean_of(values)
 
 
 _ELEMENTS = 500_000  # of scores at a time: few enough to stay in the caches

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.randomness import evaluating
-from deeplvm.core.results import finite, number
+from deeplvm.core.results import Estimate, Record, number
 from deeplvm.evaluation.latents.aggregate import seed_of
 from deeplvm.inference.rows import batches_of
 
@@ -45,7 +45,7 @@ _RESAMPLES = 100
 
 
 @dataclass(frozen=True)
-class Score:
+class Score(Estimate):
     """A number with its standard error.
 
     Attributes:
@@ -53,19 +53,12 @@ class Score:
         stderr: Its standard error over the scored rows.
     """
 
-    value: float
-    stderr: float
-
-    def to_dict(self) -> dict[str, float | None]:
-        """Plain numbers."""
-        return {"value": finite(self.value), "stderr": finite(self.stderr)}
-
     def __str__(self) -> str:
         return number(self.value, self.stderr, (3, 6))
 
 
 @dataclass(frozen=True)
-class Representation:
+class Representation(Record, without="name"):
     """How well labels are read from one representation of the rows.
 
     Attributes:
@@ -85,19 +78,9 @@ class Representation:
     inverse_penalty: float
     neighbours: dict[int, Score]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers."""
-        return {
-            "latent": self.latent,
-            "dimensions": self.dimensions,
-            "linear": self.linear.to_dict(),
-            "inverse_penalty": self.inverse_penalty,
-            "neighbours": {str(k): score.to_dict() for k, score in self.neighbours.items()},
-        }
-
 
 @dataclass(frozen=True)
-class Clustering:
+class Clustering(Record, without="name"):
     r"""How the most probable values of a discrete latent agree with the labels.
 
     Attributes:
@@ -115,14 +98,9 @@ class Clustering:
     nmi: Score
     ari: Score
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers."""
-        scores = {key: getattr(self, key).to_dict() for key in ("accuracy", "nmi", "ari")}
-        return {"clusters": self.clusters, **scores}
-
 
 @dataclass(frozen=True)
-class Probes:
+class Probes(Record, keys={"given": "labels_given_to_q"}):
     """What can be read from the latents, and from the data themselves.
 
     Attributes:
@@ -145,19 +123,6 @@ class Probes:
     train_rows: int
     test_rows: int
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers."""
-        return {
-            "labels": self.labels,
-            "labels_given_to_q": self.given,
-            "classes": self.classes,
-            "chance": self.chance.to_dict(),
-            "representations": {k: each.to_dict() for k, each in self.representations.items()},
-            "clusterings": {k: each.to_dict() for k, each in self.clusterings.items()},
-            "train_rows": self.train_rows,
-            "test_rows": self.test_rows,
-        }
-
     def table(self) -> list[tuple[str, str, str]]:
         """Rows of a representation, what reads it, and the score with its error."""
         rows = [("chance", "most frequent label", str(self.chance))]
@@ -171,16 +136,13 @@ class Probes:
             rows += [("", "NMI", str(each.nmi)), ("", "ARI", str(each.ari))]
         return rows
 
-    def __str__(self) -> str:
-        rows = self.table()
-        first, second, third = (max([len(row[i]) for row in rows]) for i in range(3))
-        lines = [f"{a.ljust(first)}  {b.ljust(second)}  {c.rjust(third)}" for a, b, c in rows]
+    def notes(self) -> list[str]:
+        """What the scores are of."""
         end = (
             f"accuracy for {self.labels!r} on {self.test_rows:,} rows, learned from "
             f"{self.train_rows:,}; ± one standard error"
         )
-        told = [f"q was given {self.labels!r}"] if self.given else []
-        return "\n".join([*lines, end, *told])
+        return [end, *([f"q was given {self.labels!r}"] if self.given else [])]
 
 
 def probes(

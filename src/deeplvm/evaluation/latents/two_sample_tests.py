@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deeplvm.core.results import Record
 from deeplvm.objectives.discrepancy import Kernel, rbf
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ _GROUPS = 20  # of the jackknife
 
 
 @dataclass(frozen=True, eq=False)
-class MarginalTests:
+class MarginalTests(Record, lists="statistic p holm", keys={"holm": "p_holm"}):
     r"""A test of each dimension by itself.
 
     Attributes:
@@ -45,18 +46,9 @@ class MarginalTests:
         # p-values underflow to 0 far out: the statistic then tells them apart
         return np.lexsort((-self.statistic.numpy(), self.p.numpy())).tolist()
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and lists."""
-        return {
-            "test": self.test,
-            "statistic": self.statistic.tolist(),
-            "p": self.p.tolist(),
-            "p_holm": self.holm.tolist(),
-        }
-
 
 @dataclass(frozen=True)
-class DiscrepancyTest:
+class DiscrepancyTest(Record):
     r"""Squared maximum mean discrepancy, unbiased, with a permutation test.
 
     Attributes:
@@ -77,7 +69,7 @@ class DiscrepancyTest:
 
 
 @dataclass(frozen=True)
-class ClassifierTest:
+class ClassifierTest(Record):
     """How well a classifier tells draws of q(z) from draws of p(z) that it was not trained on.
 
     Attributes:
@@ -99,7 +91,7 @@ class ClassifierTest:
 
 
 @dataclass(frozen=True)
-class Moments:
+class Moments(Record):
     r"""Distance of the aggregate's first two moments from those of N(0, I).
 
     Attributes:

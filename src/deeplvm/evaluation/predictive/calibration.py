@@ -13,7 +13,6 @@ from torch import Tensor
 
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.randomness import evaluating, seed_of
-from deeplvm.core.results import finite
 from deeplvm.evaluation.predictive.checks import holm_steps
 from deeplvm.evaluation.predictive.columns import ObservedColumn, observed_columns
 from deeplvm.inference.rows import batches_of
@@ -25,7 +24,7 @@ from collections.abc import Iterator
 from torch.distributions import Distribution, Independent
 
 from deeplvm.core.joint import Joint
-from deeplvm.core.results import stderr_of
+from deeplvm.core.results import Estimate, Record, plain
 from deeplvm.distributions.product import Product
 from deeplvm.evaluation.predictive.columns import matrix
 from deeplvm.gradients import Sampled
@@ -35,7 +34,7 @@ _FEW = 10  # effective particles
 
 
 @dataclass(frozen=True)
-class Coverage:
+class Coverage(Estimate):
     """How often the central interval of one level has the hidden value in it.
 
     Attributes:
@@ -45,15 +44,13 @@ class Coverage:
     """
 
     level: float
-    value: float
-    stderr: float
 
     def __str__(self) -> str:
         return f"{100 * self.level:g} %: {100 * self.value:.1f} ± {100 * self.stderr:.1f} %"
 
 
 @dataclass(frozen=True, eq=False)
-class IntervalCalibration:
+class IntervalCalibration(Record, also="hidden", without="title pit"):
     r"""Predictive intervals of one column of numbers.
 
     Attributes:
@@ -71,14 +68,10 @@ class IntervalCalibration:
     p_value: float
     adjusted: float
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, without the transforms."""
-        return {
-            "hidden": len(self.pit),
-            "coverage": _plain(self.coverage),
-            "p_value": self.p_value,
-            "adjusted": self.adjusted,
-        }
+    @property
+    def hidden(self) -> int:
+        """How many values were hidden."""
+        return len(self.pit)
 
     def __str__(self) -> str:
         each = "; ".join([str(coverage) for coverage in self.coverage])
@@ -86,7 +79,7 @@ class IntervalCalibration:
 
 
 @dataclass(frozen=True, eq=False)
-class Calibration:
+class Calibration(Record, without="pit intervals reliability"):
     """What hidden values say of the model's predictions; the worst columns come first.
 
     Attributes:
@@ -114,17 +107,10 @@ class Calibration:
     particles: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers; what is not a number is ``None``."""
-        return {
-            "rows": self.rows,
-            "particles": self.particles,
-            "effective_particles": self.effective_particles,
-            "few_particles": self.few_particles,
-            "coverage": _plain(self.coverage),
-            "p_value": finite(self.p_value),
-            "intervals": {each.title: each.to_dict() for each in self.intervals},
-            "reliability": {each.title: each.to_dict() for each in self.reliability},
-        }
+        """Plain numbers, columns by their titles."""
+        columns = {"intervals": self.intervals, "reliability": self.reliability}
+        by_title = {key: {each.title: each for each in found} for key, found in columns.items()}
+        return super().to_dict() | plain(by_title)
 
     def __str__(self) -> str:
         lines = [f"hidden values of {self.rows:,} rows, ± one standard error"]
@@ -297,7 +283,7 @@ def _coverage(pit: Tensor, row: Tensor, levels: Sequence[float]) -> tuple[Covera
         # a share of 0 or 1 has an error too: that of half a value more
         least = (len(pit) * share + 0.5) / (len(pit) + 1)
         error = max(error, math.sqrt(least * (1 - least) / len(pit)))
-        found.append(Coverage(level, share, error))
+        found.append(Coverage(share, error, level))
     return tuple(found)
 
 
@@ -320,10 +306,6 @@ def uniform_p(values: Tensor) -> float:
         return 1.0
     terms = [(-1) ** (k - 1) * math.exp(-2 * (k * scaled) ** 2) for k in range(1, 30)]
     return min(1.0, max(0.0, 2 * math.fsum(terms)))
-
-
-def _plain(coverage: Sequence[Coverage]) -> list[dict[str, float]]:
-    return [{"level": each.level, "value": each.value, "stderr": each.stderr} for each in coverage]
 
 
 _NUMBERS = 4_000_000  # drawn at a time
@@ -491,8 +473,16 @@ _RESAMPLES = 500
 
 
 @dataclass(frozen=True, eq=False)
-class Reliability:
+class Reliability(
+    Record,
+    also="hidden",
+    without="title probability outcome",
+    keys={"if_calibrated": "calibration_error_if_calibrated"},
+    flat=True,
+):
     r"""Predictive probabilities of one binary column, or of one with categories.
+
+    The error of the calibration error is by the bootstrap.
 
     Attributes:
         title: The column.
@@ -500,10 +490,8 @@ class Reliability:
         outcome: Whether it came, 0 or 1, shape ``(hidden,)``.
         brier: Mean of :math:`(p - y)^2`; of categories, of its sum over them. The noise of the
             draws is in it, at most one over four times the effective particles.
-        brier_stderr: Its standard error.
         calibration_error: Expected calibration error, :math:`\sum_b n_b / n\, |\bar p_b -
             \bar y_b|` over ten bins of equal width.
-        calibration_error_stderr: By the bootstrap.
         if_calibrated: What it would be on average if every probability were right: above zero.
         p_value: How often it would then be at least as large.
         adjusted: The same after Holm's steps over all columns.
@@ -512,31 +500,22 @@ class Reliability:
     title: str
     probability: Tensor
     outcome: Tensor
-    brier: float
-    brier_stderr: float
-    calibration_error: float
-    calibration_error_stderr: float
+    brier: Estimate
+    calibration_error: Estimate
     if_calibrated: float
     p_value: float
     adjusted: float
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, without the probabilities."""
-        return {
-            "hidden": len(self.outcome),
-            "brier": self.brier,
-            "brier_stderr": finite(self.brier_stderr),
-            "calibration_error": self.calibration_error,
-            "calibration_error_stderr": self.calibration_error_stderr,
-            "calibration_error_if_calibrated": self.if_calibrated,
-            "p_value": self.p_value,
-            "adjusted": self.adjusted,
-        }
+    @property
+    def hidden(self) -> int:
+        """How many values were hidden."""
+        return len(self.outcome)
 
     def __str__(self) -> str:
         return (
-            f"{self.title}: Brier score {self.brier:.4f} ± {self.brier_stderr:.4f}, calibration "
-            f"error {self.calibration_error:.3f} ± {self.calibration_error_stderr:.3f}, "
+            f"{self.title}: Brier score {self.brier.value:.4f} ± {self.brier.stderr:.4f}, "
+            f"calibration error {self.calibration_error.value:.3f} ± "
+            f"{self.calibration_error.stderr:.3f}, "
             f"{self.if_calibrated:.3f} if calibrated (p = {self.adjusted:.2g})"
         )
 
@@ -579,10 +558,8 @@ def _of(
         "title": title,
         "probability": probability,
         "outcome": outcome,
-        "brier": float(brier.mean()),
-        "brier_stderr": stderr_of(brier),
-        "calibration_error": error,
-        "calibration_error_stderr": float(np.std(bootstrap)),
+        "brier": Estimate.of(brier),
+        "calibration_error": Estimate(error, float(np.std(bootstrap))),
         "if_calibrated": float(expected.mean()),
         "p_value": float((1 + (expected >= error - 1e-12).sum()) / (_RESAMPLES + 1)),
     }

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.randomness import evaluating, seed_of
-from deeplvm.core.results import finite
+from deeplvm.core.results import Record
 from deeplvm.evaluation.predictive.columns import matrix, observed_columns
 from deeplvm.gradients import Sampled
 from deeplvm.inference.rows import Batches, batches_of
@@ -34,7 +34,7 @@ Statistic = Callable[[Mapping[str, Tensor]], Any]
 
 
 @dataclass(frozen=True, eq=False)
-class Check:
+class Check(Record, also="mean spread", without="replicated"):
     r"""One statistic of the data against its distribution over replicated data sets.
 
     Attributes:
@@ -69,20 +69,6 @@ class Check:
         """Standard deviation over the replicated data sets: what chance alone does."""
         return float(self.replicated.std())
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers; what is not a number is ``None``."""
-        return {
-            "column": self.column,
-            "statistic": self.statistic,
-            "observed": finite(self.observed),
-            "mean": finite(self.mean),
-            "spread": finite(self.spread),
-            "p_value": self.p_value,
-            "family_wise": self.family_wise,
-            "holm": self.holm,
-            "discovery_rate": self.discovery_rate,
-        }
-
     def __str__(self) -> str:
         drawn = f"{_short(self.mean)} ± {self.spread:.2g}"
         return (
@@ -92,7 +78,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class CorrelatedPair:
+class CorrelatedPair(Record):
     """The two columns whose correlation is the farthest from that of draws.
 
     Attributes:
@@ -115,7 +101,7 @@ class CorrelatedPair:
 
 
 @dataclass(frozen=True, eq=False)
-class PredictiveChecks:
+class PredictiveChecks(Record, also="p_value", without="posterior"):
     r"""What of the held-out rows is unlike draws from the model, most surprising first.
 
     Attributes:
@@ -151,14 +137,8 @@ class PredictiveChecks:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, without the replicated values."""
-        return {
-            "source": "posterior" if self.posterior else "prior",
-            "rows": self.rows,
-            "replicates": self.replicates,
-            "p_value": self.p_value,
-            "found": len(self.found()),
-            "checks": [check.to_dict() for check in self.checks],
-        }
+        source = "posterior" if self.posterior else "prior"
+        return super().to_dict() | {"source": source, "found": len(self.found())}
 
     def __str__(self) -> str:
         found = self.found()

@@ -7,14 +7,14 @@ import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.results import finite
+from deeplvm.core.results import Estimate, Record
 from deeplvm.inference.rows import batches_of
 from deeplvm.likelihood.importance import ImportanceEstimate, importance_sampling
 
@@ -29,8 +29,16 @@ Compressor = Callable[["NDArray[np.uint8]"], int]
 
 
 @dataclass(frozen=True, eq=False)
-class Detection:
+class Detection(
+    Record,
+    also="inside_rows outside_rows",
+    without="name inside outside",
+    keys={"passed": "fpr_at_95_tpr"},
+    flat=True,
+):
     """How well one score tells outside rows from inside ones; they are the positives.
+
+    Errors are DeLong's of the AUROC (zero where the scores do not overlap), by the bootstrap else.
 
     Attributes:
         name: Of the score.
@@ -39,48 +47,45 @@ class Detection:
         auroc: Area under the receiver operating characteristic: the probability that an outside
             row has the higher score, a tie counts half. Below 1/2: the score is the wrong way
             round.
-        auroc_stderr: Standard error of DeLong; zero where the scores do not overlap.
         aupr: Area under the precision-recall curve (average precision). By chance it is the share
             of outside rows.
-        aupr_stderr: By the bootstrap.
         passed: Share of outside rows that pass at the threshold which lets 95 % of the inside
             rows pass (FPR at 95 % TPR); lower is better, chance is 0.95.
-        passed_stderr: By the bootstrap.
     """
 
     name: str
     inside: Tensor
     outside: Tensor
-    auroc: float
-    auroc_stderr: float
-    aupr: float
-    aupr_stderr: float
-    passed: float
-    passed_stderr: float
+    auroc: Estimate
+    aupr: Estimate
+    passed: Estimate
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, without the scores."""
-        return {
-            "auroc": self.auroc,
-            "auroc_stderr": finite(self.auroc_stderr),
-            "aupr": self.aupr,
-            "aupr_stderr": self.aupr_stderr,
-            "fpr_at_95_tpr": self.passed,
-            "fpr_at_95_tpr_stderr": self.passed_stderr,
-            "inside_rows": len(self.inside),
-            "outside_rows": len(self.outside),
-        }
+    @property
+    def inside_rows(self) -> int:
+        """Rows inside."""
+        return len(self.inside)
+
+    @property
+    def outside_rows(self) -> int:
+        """Rows outside."""
+        return len(self.outside)
+
+    @property
+    def shown(self) -> tuple[str, str, str]:
+        """AUROC, AUPR and FPR at 95 % TPR, each with its error."""
+        one, two, three = (
+            f"{each.value:.3f} ± {each.stderr:.3f}"
+            for each in (self.auroc, self.aupr, self.passed)
+        )
+        return one, two, three
 
     def __str__(self) -> str:
-        return (
-            f"{self.name}: AUROC {self.auroc:.3f} ± {self.auroc_stderr:.3f}, "
-            f"AUPR {self.aupr:.3f} ± {self.aupr_stderr:.3f}, "
-            f"FPR at 95 % TPR {self.passed:.3f} ± {self.passed_stderr:.3f}"
-        )
+        auroc, aupr, passed = self.shown
+        return f"{self.name}: AUROC {auroc}, AUPR {aupr}, FPR at 95 % TPR {passed}"
 
 
 @dataclass(frozen=True, eq=False)
-class OutOfDistribution:
+class OutOfDistribution(Record, keys={"detections": "scores"}):
     """Several scores of the same rows.
 
     Attributes:
@@ -93,48 +98,20 @@ class OutOfDistribution:
     log_px: ImportanceEstimate
     outside_log_px: ImportanceEstimate
 
+    header: ClassVar = ("score", "AUROC", "AUPR", "FPR at 95 % TPR")
+
     def __getitem__(self, name: str) -> Detection:
         return self.detections[name]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers; what is not a number is ``None``."""
-        return {
-            "scores": {name: each.to_dict() for name, each in self.detections.items()},
-            "log_px": self.log_px.to_dict(),
-            "outside_log_px": self.outside_log_px.to_dict(),
-        }
-
     def table(self) -> list[tuple[str, str, str, str]]:
         """Rows of name, AUROC, AUPR and FPR at 95 % TPR, each with its error."""
-        return [
-            (
-                each.name,
-                f"{each.auroc:.3f} ± {each.auroc_stderr:.3f}",
-                f"{each.aupr:.3f} ± {each.aupr_stderr:.3f}",
-                f"{each.passed:.3f} ± {each.passed_stderr:.3f}",
-            )
-            for each in self.detections.values()
-        ]
+        return [(each.name, *each.shown) for each in self.detections.values()]
 
-    def __str__(self) -> str:
-        head = ("score", "AUROC", "AUPR", "FPR at 95 % TPR")
-        table = [head, *self.table()]
-        width = [max([len(row[i]) for row in table]) for i in range(4)]
-        lines = [
-            "  ".join([cell.ljust(w) for cell, w in zip(row, width, strict=True)]).rstrip()
-            for row in table
-        ]
+    def notes(self) -> list[str]:
+        """Which rows."""
         inside, outside = self.log_px, self.outside_log_px
-        end = (
-            f"{inside.rows:,} inside rows, mean log p(x) {inside.mean:.2f}; "
-            f"{outside.rows:,} outside, {outside.mean:.2f} nats"
-        )
-        return "\n".join([*lines, end])
-
-    def _repr_html_(self) -> str:
-        from deeplvm.core.results import html_table
-
-        return html_table(["score", "AUROC", "AUPR", "FPR at 95 % TPR"], self.table())
+        told = f"{inside.rows:,} inside rows, mean log p(x) {inside.mean:.2f}; "
+        return [f"{told}{outside.rows:,} outside, {outside.mean:.2f} nats"]
 
 
 def out_of_distribution(
@@ -212,8 +189,8 @@ def out_of_distribution(
         >>> normal = LatentVariableModel(Joint({"x": Gaussian(50, scale=1.0)}))
         >>> x = torch.randn(200, 50)
         >>> scores = out_of_distribution(normal, {"x": x}, {"x": 0 * x}, train={"x": x})
-        >>> [f"{each.auroc:.0f}" for each in scores.detections.values()]  # 0 has the most density
-        ['0', '1']
+        >>> [each.auroc.value for each in scores.detections.values()]  # 0 has the most density
+        [0.0, 1.0]
     """
     given = {"inside": inside, "outside": outside}
     taken = {which: _rows(model, data, split, rows, which) for which, data in given.items()}
@@ -282,7 +259,12 @@ def detection(name: str, inside: Tensor, outside: Tensor, *, seed: int = 0) -> D
     ]
     (aupr, passed), spread = _curves(low, high), np.std(again, 0)
     return Detection(
-        name, inside, outside, auroc, error, aupr, float(spread[0]), passed, float(spread[1])
+        name,
+        inside,
+        outside,
+        Estimate(auroc, error),
+        Estimate(aupr, float(spread[0])),
+        Estimate(passed, float(spread[1])),
     )
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from deeplvm.core.results import finite, number
+from deeplvm.core.results import Estimate, number
 from deeplvm.evaluation.samples.precision_recall import check_clouds
 
 _GROUPS = 10
@@ -17,7 +16,7 @@ _CHUNK = 1_000
 
 
 @dataclass(frozen=True, eq=False)
-class FrechetEstimate:
+class FrechetEstimate(Estimate):
     r"""Fréchet distance between Gaussians fitted to two clouds of features.
 
     Attributes:
@@ -33,25 +32,11 @@ class FrechetEstimate:
         dimensions: Number of features.
     """
 
-    value: float
-    stderr: float
     extrapolated: float
     extrapolated_stderr: float
     data_rows: int
     sample_rows: int
     dimensions: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers."""
-        return {
-            "value": finite(self.value),
-            "stderr": finite(self.stderr),
-            "extrapolated": finite(self.extrapolated),
-            "extrapolated_stderr": finite(self.extrapolated_stderr),
-            "data_rows": self.data_rows,
-            "sample_rows": self.sample_rows,
-            "dimensions": self.dimensions,
-        }
 
     def __str__(self) -> str:
         at = f"at {self.data_rows:,} and {self.sample_rows:,} rows"
@@ -64,7 +49,7 @@ class FrechetEstimate:
 
 
 @dataclass(frozen=True, eq=False)
-class KernelEstimate:
+class KernelEstimate(Estimate):
     """Squared maximum mean discrepancy with a cubic kernel (the kernel distance, KID).
 
     Attributes:
@@ -74,19 +59,8 @@ class KernelEstimate:
         dimensions: Number of features.
     """
 
-    value: float
-    stderr: float
     rows: int
     dimensions: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers."""
-        return {
-            "value": finite(self.value),
-            "stderr": finite(self.stderr),
-            "rows": self.rows,
-            "dimensions": self.dimensions,
-        }
 
     def __str__(self) -> str:
         return f"kernel distance {number(self.value, self.stderr)}, {self.rows:,} rows of each"

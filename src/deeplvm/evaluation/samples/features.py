@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from deeplvm.core.results import finite, number
+from deeplvm.core.results import Record, number
 
 if TYPE_CHECKING:
     from deeplvm.data.records import Data, Variable
@@ -26,7 +26,7 @@ _CLASSIFIER, _ROTATIONS, _COLUMNS = "classifier", "rotations", "columns"
 
 
 @dataclass(frozen=True, eq=False)
-class FeatureMap:
+class FeatureMap(Record, without="network shape"):
     r"""A fixed map :math:`\phi` from rows to features, and where it came from.
 
     Distances in different features cannot be compared: two numbers belong side by side only if
@@ -75,19 +75,6 @@ class FeatureMap:
         with torch.inference_mode():
             parts = [self.network(part.detach().cpu().float()) for part in x.split(CHUNK)]
         return torch.cat(parts).double().clone()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and strings, without the network."""
-        return {
-            "kind": self.kind,
-            "dimensions": self.dimensions,
-            "fingerprint": self.fingerprint,
-            "seed": self.seed,
-            "rows": self.rows,
-            "accuracy": _plain(self.accuracy),
-            "accuracy_stderr": _plain(self.accuracy_stderr),
-            "chance": _plain(self.chance),
-        }
 
     def __str__(self) -> str:
         return features_line(self.to_dict())
@@ -301,10 +288,6 @@ def _fingerprint(kind: str, seed: int, steps: int, *rows: Tensor) -> str:
         digest.update(f" {tuple(wide.shape)} ".encode())
         digest.update(wide.contiguous().numpy().data)
     return digest.hexdigest()
-
-
-def _plain(value: float | None) -> float | None:
-    return None if value is None else finite(value)
 
 
 FEATURES = 64

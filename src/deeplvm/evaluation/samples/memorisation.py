@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deeplvm.core.results import finite, number
+from deeplvm.core.results import Estimate, Record
 from deeplvm.evaluation.samples.precision_recall import check_clouds
 
 CLOSE = 0.05
@@ -25,8 +25,10 @@ _CHUNK = 500
 
 
 @dataclass(frozen=True, eq=False)
-class Memorisation:
+class Memorisation(Record, also="samples fresh_rows", without="nearest distance fresh_distance"):
     r"""How near to the training rows samples lie, against how near fresh rows lie.
+
+    The error of ``ratio`` is by the bootstrap, that of ``close`` what it is without copying.
 
     Attributes:
         statistic: :math:`C_T`, a mean over cells of standardised rank sums; far below zero if
@@ -36,10 +38,8 @@ class Memorisation:
             and without underfitting. An underfitted model is not found out by it: what some
             samples lose by being far off, others may gain by being copies; see ``close``.
         ratio: Median distance of samples over that of fresh rows; below 1 is nearer.
-        ratio_stderr: Its standard error, by the bootstrap.
         close: Share of samples as near as the nearest 5 % of fresh rows; 0.05 is expected without
             copying, and copies show even among samples that are far off.
-        close_stderr: Its standard error if there is no copying.
         exact: Share of samples that are equal to a training row.
         exact_fresh: Share of fresh rows that are; more than zero only in discrete data.
         cells: How many cells had enough rows to count.
@@ -52,10 +52,8 @@ class Memorisation:
 
     statistic: float
     p_value: float
-    ratio: float
-    ratio_stderr: float
-    close: float
-    close_stderr: float
+    ratio: Estimate
+    close: Estimate
     exact: float
     exact_fresh: float
     cells: int
@@ -65,28 +63,22 @@ class Memorisation:
     fresh_distance: Tensor
     train_rows: int
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, without the single rows."""
-        return {
-            "statistic": finite(self.statistic),
-            "p_value": finite(self.p_value),
-            "ratio": {"value": finite(self.ratio), "stderr": finite(self.ratio_stderr)},
-            "close": {"value": self.close, "stderr": finite(self.close_stderr)},
-            "exact": self.exact,
-            "exact_fresh": self.exact_fresh,
-            "cells": self.cells,
-            "covered": self.covered,
-            "samples": len(self.distance),
-            "fresh_rows": len(self.fresh_distance),
-            "train_rows": self.train_rows,
-        }
+    @property
+    def samples(self) -> int:
+        """How many samples were drawn."""
+        return len(self.distance)
+
+    @property
+    def fresh_rows(self) -> int:
+        """How many fresh rows they are compared with."""
+        return len(self.fresh_distance)
 
     def __str__(self) -> str:
         return (
             f"C_T {self.statistic:.2f}, p {self.p_value:.3g}; distance to the nearest of "
-            f"{self.train_rows:,} training rows {number(self.ratio, self.ratio_stderr)} times "
-            f"that of fresh rows; {100 * self.close:.1f} % close "
-            f"({100 * CLOSE:.0f} ± {100 * self.close_stderr:.1f} % without copying), "
+            f"{self.train_rows:,} training rows {self.ratio} times "
+            f"that of fresh rows; {100 * self.close.value:.1f} % close "
+            f"({100 * CLOSE:.0f} ± {100 * self.close.stderr:.1f} % without copying), "
             f"{100 * self.exact:.1f} % equal"
         )
 
@@ -149,11 +141,12 @@ def memorisation(
     return Memorisation(
         statistic=statistic,
         p_value=p_value,
-        ratio=ratio,
-        ratio_stderr=_ratio_stderr(distance, beside, seed) if middle > 0 else math.nan,
-        close=float((distance <= limit).double().mean()),
+        ratio=Estimate(ratio, _ratio_stderr(distance, beside, seed) if middle > 0 else math.nan),
         # a share of the samples, below a limit that is itself a quantile of the fresh rows
-        close_stderr=math.sqrt(CLOSE * (1 - CLOSE) * (1 / many + 1 / few)),
+        close=Estimate(
+            float((distance <= limit).double().mean()),
+            math.sqrt(CLOSE * (1 - CLOSE) * (1 / many + 1 / few)),
+        ),
         exact=float((distance == 0).double().mean()),
         exact_fresh=float((beside == 0).double().mean()),
         cells=counted,

@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from deeplvm.core.results import finite, number
+from deeplvm.core.results import Estimate, Record, number
 
 MEASURES = ("precision", "recall", "density", "coverage")
 _PARTS = 10  # disjoint parts at most
@@ -19,7 +18,7 @@ _CHUNK = 1_000
 
 
 @dataclass(frozen=True, eq=False)
-class ManifoldEstimate:
+class ManifoldEstimate(Record, also="coverage_if_equal"):
     r"""How two clouds of points overlap, by balls that reach to the k-th neighbour.
 
     With :math:`B_k(a)` the ball around a that reaches to its k-th nearest neighbour within its
@@ -30,29 +29,23 @@ class ManifoldEstimate:
               \text{density} &= \tfrac1{kM} \textstyle\sum_j \sum_i 1[y_j \in B_k(x_i)] \\
               \text{coverage} &= \tfrac1N \textstyle\sum_i 1[\exists j: y_j \in B_k(x_i)]
 
+    Errors are NaN where there are too few rows to divide.
+
     Attributes:
         precision: Share of the samples that lie where data are.
         recall: Share of the data that lie where samples are.
         density: How many balls of data a sample lies in, over k; 1 in expectation for two clouds
             of one continuous distribution, more where samples crowd in the midst of the data.
         coverage: Share of the data that have a sample within their own ball.
-        precision_stderr: Standard error; NaN where there are too few rows to divide.
-        recall_stderr: As above.
-        density_stderr: As above.
-        coverage_stderr: As above.
         neighbours: k.
         data_rows: N.
         sample_rows: M.
     """
 
-    precision: float
-    recall: float
-    density: float
-    coverage: float
-    precision_stderr: float
-    recall_stderr: float
-    density_stderr: float
-    coverage_stderr: float
+    precision: Estimate
+    recall: Estimate
+    density: Estimate
+    coverage: Estimate
     neighbours: int
     data_rows: int
     sample_rows: int
@@ -67,29 +60,15 @@ class ManifoldEstimate:
         n, m = self.data_rows, self.sample_rows
         return 1 - math.prod([(n - j) / (n + m - j) for j in range(1, self.neighbours + 1)])
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers."""
-        plain: dict[str, Any] = {
-            name: {
-                "value": finite(getattr(self, name)),
-                "stderr": finite(getattr(self, f"{name}_stderr")),
-            }
-            for name in MEASURES
-        }
-        return plain | {
-            "coverage_if_equal": self.coverage_if_equal,
-            "neighbours": self.neighbours,
-            "data_rows": self.data_rows,
-            "sample_rows": self.sample_rows,
-        }
+    def table(self) -> list[tuple[str, str]]:
+        """Rows of name and value with its error."""
+        found = [(name, getattr(self, name)) for name in MEASURES]
+        return [(name, number(each.value, each.stderr, (3, 6))) for name, each in found]
 
-    def __str__(self) -> str:
-        lines = [
-            f"{name:9}  {number(getattr(self, name), getattr(self, f'{name}_stderr'), (3, 6))}"
-            for name in MEASURES
-        ]
+    def notes(self) -> list[str]:
+        """What the numbers are of."""
         of = f"k = {self.neighbours}, {self.sample_rows:,} samples, {self.data_rows:,} data rows"
-        return "\n".join([*lines, f"± one standard error; {of}"])
+        return [f"± one standard error; {of}"]
 
 
 def manifold_estimate(
@@ -121,23 +100,16 @@ def manifold_estimate(
     Examples:
         >>> x, y = torch.randn(2, 400, 3)
         >>> same = manifold_estimate(x, y)
-        >>> abs(same.coverage - same.coverage_if_equal) < 0.1
+        >>> abs(same.coverage.value - same.coverage_if_equal) < 0.1
         True
-        >>> manifold_estimate(x, y + 20).precision
+        >>> manifold_estimate(x, y + 20).precision.value
         0.0
     """
     check_clouds(data, samples, neighbours + 1)
     value = _measures(data.double(), samples.double(), neighbours).tolist()
     error = _errors(data.double(), samples.double(), neighbours, seed).tolist()
     return ManifoldEstimate(
-        precision=value[0],
-        recall=value[1],
-        density=value[2],
-        coverage=value[3],
-        precision_stderr=error[0],
-        recall_stderr=error[1],
-        density_stderr=error[2],
-        coverage_stderr=error[3],
+        *[Estimate(*each) for each in zip(value, error, strict=True)],
         neighbours=neighbours,
         data_rows=len(data),
         sample_rows=len(samples),

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.results import number
+from deeplvm.core.results import Record, number
 from deeplvm.evaluation.samples.distances import (
     FrechetEstimate,
     KernelEstimate,
@@ -43,7 +43,7 @@ _SHOWN = 12
 
 
 @dataclass(frozen=True, eq=False)
-class Comparison:
+class Comparison(Record):
     """Two clouds of features, compared in all ways.
 
     Attributes:
@@ -55,14 +55,6 @@ class Comparison:
     manifold: ManifoldEstimate
     frechet: FrechetEstimate
     kernel: KernelEstimate
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers."""
-        return {
-            "manifold": self.manifold.to_dict(),
-            "frechet": self.frechet.to_dict(),
-            "kernel": self.kernel.to_dict(),
-        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +74,7 @@ class Neighbours:
 
 
 @dataclass(frozen=True, eq=False)
-class SampleQuality:
+class SampleQuality(Record, without="neighbours"):
     """Draws of a model against training rows, and fresh rows against the same training rows.
 
     Fresh rows are the floor: a model that draws from the distribution of the data has their
@@ -114,38 +106,18 @@ class SampleQuality:
     split: str
     seed: int
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, strings and dicts, without the rows themselves."""
-        return {
-            "name": self.name,
-            "drawn": self.drawn,
-            "features": self.features.to_dict(),
-            "samples": self.samples.to_dict(),
-            "fresh": self.fresh.to_dict(),
-            "copying": {space: each.to_dict() for space, each in self.copying.items()},
-            "rows": self.rows,
-            "split": self.split,
-            "seed": self.seed,
-        }
-
     def table(self) -> list[tuple[str, str, str, str]]:
         """Rows of name, value of the samples, value of fresh rows, and what the number means."""
         return quality_table(self.to_dict())
 
-    def __str__(self) -> str:
-        table = [("", "samples", self.split + " rows", ""), *self.table()]
-        wide = [max([len(row[i]) for row in table]) for i in range(3)]
-        lines = [
-            f"{n.ljust(wide[0])}  {s.rjust(wide[1])}  {f.rjust(wide[2])}  {what}".rstrip()
-            for n, s, f, what in table
-        ]
-        return "\n".join([*lines, *quality_notes(self.to_dict())])
+    @property
+    def header(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Titles of the table."""
+        return ("", "samples", f"{self.split} rows", "what it means")
 
-    def _repr_html_(self) -> str:
-        from deeplvm.core.results import html_table
-
-        header = ["", "samples", f"{self.split} rows", "what it means"]
-        return html_table(header, self.table(), " ".join(quality_notes(self.to_dict())))
+    def notes(self) -> list[str]:
+        """What the features are, and what the rows show."""
+        return quality_notes(self.to_dict())
 
 
 def quality_table(plain: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
@@ -269,7 +241,8 @@ def sample_quality(
         >>> model = LatentVariableModel(p, Joint({"z | x": Gaussian(1, MLP(2))}))
         >>> drawn = [{"x": model.sample(300)["x"].value} for _ in range(2)]
         >>> quality = sample_quality(model, drawn[0], train=drawn[1])
-        >>> abs(quality.samples.manifold.density - quality.fresh.manifold.density) < 0.3
+        >>> samples, fresh = quality.samples.manifold, quality.fresh.manifold
+        >>> abs(samples.density.value - fresh.density.value) < 0.3
         True
         >>> quality.copying["columns"].p_value > 0.001
         True

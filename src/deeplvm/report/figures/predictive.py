@@ -170,7 +170,9 @@ def scores_figure(scores: OutOfDistribution) -> Markup:
         curves = grid.flat[len(told)]
         curves.plot([0, 1], [0, 1], color=RULE, lw=1.2)
         for colour, each in zip(CLASSES, told, strict=False):
-            curves.plot(*_operating(each), color=colour, label=f"{each.name} {each.auroc:.2f}")
+            curves.plot(
+                *_operating(each), color=colour, label=f"{each.name} {each.auroc.value:.2f}"
+            )
         curves.set_xlabel("share of inside rows refused")
         curves.set_ylabel("share of outside rows refused")
         curves.legend(loc="lower right", fontsize=7)
@@ -191,7 +193,7 @@ def _histograms(axes: Axes, each: Detection) -> None:
             np.full(len(values), 1 / len(values)),
         )
         axes.hist(clipped, bins.tolist(), weights=weights, color=colour, alpha=0.55, label=name)
-    axes.set_title(f"{each.name}, AUROC {each.auroc:.3f}", loc="left")
+    axes.set_title(f"{each.name}, AUROC {each.auroc.value:.3f}", loc="left")
     axes.set_xlabel("score, higher is stranger")
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
