@@ -19,7 +19,7 @@ from deeplvm.distributions import (
     StudentT,
     cumulative_logits,
 )
-from deeplvm.distributions.negative_binomial import log_rising
+from deeplvm.distributions.gamma_functions import log_rising
 
 
 @pytest.mark.parametrize("loc", [-3.0, -1.0, -0.99, 0.0, 0.4, 1.0, 5.0])

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, distributions, nn
+from torch import Tensor, nn
 from torch.distributions import Independent
 
 from deeplvm.conditionals.heads import Head, Scale, event_shape_of, positive, raw_of
 from deeplvm.distributions.negative_binomial import (
     NegativeBinomial as NegativeBinomialDistribution,
 )
+from deeplvm.distributions.poisson import Poisson as PoissonDistribution
 
 _MINIMUM_RATE = 1e-6  # a rate of 0 would make a count of 1 impossible, its gradient infinite
 
@@ -52,7 +53,7 @@ class Poisson(nn.Module):
     def forward(self, *parents: Tensor) -> Independent:
         """The distribution of the value given parents of shapes ``(*particles, batch, ...)``."""
         (raw,) = self.head.each(*parents)
-        elements = distributions.Poisson(positive(raw, _MINIMUM_RATE), validate_args=False)
+        elements = PoissonDistribution(positive(raw, _MINIMUM_RATE), validate_args=False)
         return Independent(elements, len(self.event_shape), validate_args=False)
 
     def embed(self, value: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor, distributions, nn
 from torch.distributions import Independent
 
 from deeplvm.conditionals.heads import Head, Scale, event_shape_of, optional_units, positive
+from deeplvm.distributions.gamma import Gamma as GammaDistribution
 from deeplvm.distributions.student_t import StudentT as StudentTDistribution
 
 
@@ -174,7 +175,7 @@ class Gamma(nn.Module):
         raw_mean, *raw = self.head.each(*parents)
         mean = self.unit * positive(raw_mean, 1e-3)
         concentration = self.concentration(raw)
-        elements = distributions.Gamma(concentration, concentration / mean, validate_args=False)
+        elements = GammaDistribution(concentration, concentration / mean, validate_args=False)
         return Independent(elements, len(self.event_shape), validate_args=False)
 
     def embed(self, value: Tensor) -> Tensor:

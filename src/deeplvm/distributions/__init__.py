@@ -9,12 +9,14 @@ from deeplvm.distributions.dirichlet import Dirichlet
 from deeplvm.distributions.discretized_logistic import DiscretizedLogistic
 from deeplvm.distributions.divergences import remember
 from deeplvm.distributions.full_covariance_normal import FullCovarianceNormal
+from deeplvm.distributions.gamma import Gamma
 from deeplvm.distributions.logistic import Logistic
 from deeplvm.distributions.low_rank_normal import LowRankNormal, LowRankPrecisionNormal
 from deeplvm.distributions.mixture import Mixture, NormalMixture
 from deeplvm.distributions.negative_binomial import NegativeBinomial
 from deeplvm.distributions.one_hot_categorical import OneHotCategorical
 from deeplvm.distributions.ordinal import Ordinal, cumulative_logits
+from deeplvm.distributions.poisson import Poisson
 from deeplvm.distributions.student_t import StudentT
 from deeplvm.distributions.von_mises_fisher import UniformSphere, VonMisesFisher
 
@@ -27,6 +29,7 @@ __all__ = [
     "Dirichlet",
     "DiscretizedLogistic",
     "FullCovarianceNormal",
+    "Gamma",
     "Logistic",
     "LowRankNormal",
     "LowRankPrecisionNormal",
@@ -35,6 +38,7 @@ __all__ = [
     "NormalMixture",
     "OneHotCategorical",
     "Ordinal",
+    "Poisson",
     "StudentT",
     "UniformSphere",
     "VonMisesFisher",

@@ -8,7 +8,7 @@ import torch
 from torch import Size, Tensor
 from torch.distributions import Distribution, constraints, register_kl
 
-from deeplvm.distributions.negative_binomial import log_rising
+from deeplvm.distributions.gamma_functions import log_binomial
 
 
 class Beta(Distribution):
@@ -60,31 +60,31 @@ class Beta(Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         up, down = self.concentration1, self.concentration0
-        return (
-            torch.xlogy(up - 1, value)
-            + torch.special.xlog1py(down - 1, -value)
-            - self._log_normalizer()
-        )
+        total = up + down
+        # n = a + b trials with a successes at a share of x, times ab / n, over x (1 - x)
+        apart = up * (1 - value) - down * value
+        trials = log_binomial(up, down, value, 1 - value, apart)
+        return trials + (up * down / total).log() - value.log() - torch.log1p(-value)
 
     def entropy(self) -> Tensor:
-        up, down = self.concentration1, self.concentration0
+        up, down = self.concentration1.double(), self.concentration0.double()
         both = (up + down - 2) * torch.digamma(up + down)
         each = (up - 1) * torch.digamma(up) + (down - 1) * torch.digamma(down)
-        return self._log_normalizer() - each + both
+        return (self._log_normalizer() - each + both).to(self.concentration1.dtype)
 
     def _log_normalizer(self) -> Tensor:
-        # log B(a, b) = log Gamma(a) - (log Gamma(a + b) - log Gamma(b)), b the larger
-        small = torch.minimum(self.concentration1, self.concentration0)
-        large = torch.maximum(self.concentration1, self.concentration0)
-        return torch.lgamma(small) - log_rising(large, small)
+        # in double precision: of large concentrations little is left of what is subtracted
+        up, down = self.concentration1.double(), self.concentration0.double()
+        return torch.lgamma(up) + torch.lgamma(down) - torch.lgamma(up + down)
 
 
 @register_kl(Beta, Beta)
 def _kl_betas(q: Beta, p: Beta) -> Tensor:
-    up, down = q.concentration1, q.concentration0
+    up, down = q.concentration1.double(), q.concentration0.double()
     expected = (
         (up - p.concentration1) * torch.digamma(up)
         + (down - p.concentration0) * torch.digamma(down)
         + (p.concentration1 - up + p.concentration0 - down) * torch.digamma(up + down)
     )
-    return p._log_normalizer() - q._log_normalizer() + expected
+    divergence = p._log_normalizer() - q._log_normalizer() + expected
+    return divergence.to(q.concentration1.dtype)

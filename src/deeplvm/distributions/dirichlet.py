@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Size, Tensor, distributions
+from torch.distributions import register_kl
 
 
 class Dirichlet(distributions.Dirichlet):
@@ -37,3 +38,24 @@ class Dirichlet(distributions.Dirichlet):
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         with torch.no_grad():
             return self.rsample(sample_shape)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        # in double precision: of large concentrations little is left of what is subtracted
+        exponents = (self.concentration.double() - 1.0) * value.double().log()
+        return (exponents.sum(-1) - self._log_normalizer()).to(value.dtype)
+
+    def entropy(self) -> Tensor:
+        wide = distributions.Dirichlet(self.concentration.double(), validate_args=False)
+        return wide.entropy().to(self.concentration.dtype)
+
+    def _log_normalizer(self) -> Tensor:
+        wide = self.concentration.double()
+        return torch.lgamma(wide).sum(-1) - torch.lgamma(wide.sum(-1))
+
+
+@register_kl(Dirichlet, Dirichlet)
+def _kl_dirichlets(q: Dirichlet, p: Dirichlet) -> Tensor:
+    one, other = q.concentration.double(), p.concentration.double()
+    expected = (one - other) * (torch.digamma(one) - torch.digamma(one.sum(-1, keepdim=True)))
+    divergence = p._log_normalizer() - q._log_normalizer() + expected.sum(-1)
+    return divergence.to(q.concentration.dtype)

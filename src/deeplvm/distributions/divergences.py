@@ -15,11 +15,14 @@ from deeplvm.distributions.bernoulli import Bernoulli
 from deeplvm.distributions.beta import Beta
 from deeplvm.distributions.continuous_bernoulli import ContinuousBernoulli
 from deeplvm.distributions.diagonal_normal import DiagonalNormal
+from deeplvm.distributions.dirichlet import Dirichlet
 from deeplvm.distributions.full_covariance_normal import FullCovarianceNormal, dense
+from deeplvm.distributions.gamma import Gamma
 from deeplvm.distributions.low_rank_normal import LowRankNormal, LowRankPrecisionNormal
 from deeplvm.distributions.multivariate_normal import MultivariateNormal
 from deeplvm.distributions.one_hot_categorical import OneHotCategorical
 from deeplvm.distributions.ordinal import Ordinal
+from deeplvm.distributions.poisson import Poisson
 
 
 def _as_full(normal: DiagonalNormal) -> FullCovarianceNormal:
@@ -92,8 +95,9 @@ def remember() -> None:
         OneHotCategorical(_ONE),
         Ordinal(logits=_ONE, validate_args=False),
         torch.distributions.Categorical(logits=_ONE, validate_args=False),
-        torch.distributions.Gamma(_ONE, _ONE, validate_args=False),
+        Dirichlet(torch.ones(2)),
+        Gamma(_ONE, _ONE, validate_args=False),
         torch.distributions.Laplace(_ONE, _ONE, validate_args=False),
         torch.distributions.Normal(_ONE, _ONE, validate_args=False),
-        torch.distributions.Poisson(_ONE, validate_args=False),
+        Poisson(_ONE, validate_args=False),
     )

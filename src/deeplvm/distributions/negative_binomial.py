@@ -8,31 +8,7 @@ import torch
 from torch import Size, Tensor
 from torch.distributions import Distribution, constraints
 
-
-def log_rising(start: Tensor, steps: Tensor) -> Tensor:
-    r""":math:`\log \Gamma(a + n) - \log \Gamma(a)` for :math:`a > 0`, accurate for large a too.
-
-    The two logarithms cancel for large a: with float32 and a = 1e6 their difference has no
-    correct digit. From a = 20 on the difference of Stirling's series is taken term by term.
-
-    Examples:
-        >>> log_rising(torch.tensor(1e6), torch.tensor(2.0))  # 2 log(1e6), and a little
-        tensor(27.6310)
-    """
-    large = start > 20
-    small = torch.where(large, 1.0, start)
-    big = torch.where(large, start, 20.0)
-    end = big + steps
-    direct = torch.lgamma(small + steps) - torch.lgamma(small)
-    series = (big - 0.5) * torch.log1p(steps / big) + steps * end.log() - steps
-    return torch.where(large, series + _stirling(end) - _stirling(big), direct)
-
-
-def _stirling(a: Tensor) -> Tensor:
-    # log Gamma(a) = (a - 1/2) log a - a + log(2 pi)/2 + 1/(12 a) - 1/(360 a^3) + 1/(1260 a^5)
-    inverse = a.reciprocal()
-    square = inverse.square()
-    return inverse * (1 / 12 - square * (1 / 360 - square / 1260))
+from deeplvm.distributions.gamma_functions import log_binomial
 
 
 class NegativeBinomial(Distribution):
@@ -85,8 +61,7 @@ class NegativeBinomial(Distribution):
     def log_prob(self, value: Tensor) -> Tensor:
         value = value.to(self._mean.dtype)
         mean, dispersion = self._mean, self.dispersion
-        # log of r/(r+m) is -log1p(m/r): no difference of near-equal logarithms
-        nothing = -dispersion * torch.log1p(mean / dispersion)
-        each = mean.log() - (mean + dispersion).log()
-        ways = log_rising(dispersion, value) - torch.lgamma(value + 1)
-        return ways + nothing + value * each
+        # r successes among r + x trials, the last of which is one
+        share, rest = dispersion / (dispersion + mean), mean / (dispersion + mean)
+        trials = log_binomial(dispersion, value, share, rest, share * (mean - value))
+        return trials - torch.log1p(value / dispersion)

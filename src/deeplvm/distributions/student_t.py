@@ -10,7 +10,7 @@ from torch import Size, Tensor
 from torch.distributions import Distribution, constraints
 from torch.distributions.utils import _standard_normal
 
-from deeplvm.distributions.negative_binomial import log_rising
+from deeplvm.distributions.gamma_functions import log_rising
 
 
 class StudentT(Distribution):
