@@ -15,7 +15,7 @@ from torch import Tensor
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.results import Record, digest_of, finite, mean_of, number
 from deeplvm.evaluation.bound.gaps import gaps_table, inference_gaps
-from deeplvm.evaluation.latents.latent_use import ACTIVE, LatentUse, latent_use
+from deeplvm.evaluation.latents.latent_use import ACTIVE, LatentUse, carrying, latent_use
 from deeplvm.gradients import Draw
 from deeplvm.inference.rows import batches_of, chosen
 from deeplvm.inference.tempering import Start
@@ -137,9 +137,11 @@ class Evaluation(Record):
         for name, divergence in self.kl.items():
             use = self.latents[name]
             active = self.active_units[name]
-            meaning = "what the latents of a row say beyond the prior"
-            if active is not None:
-                meaning += f"; {active} of {use['dimensions']} dimensions active"
+            meaning, of = "what the latents of a row say beyond the prior", use["dimensions"]
+            if (each := use.get("kl_by_dimension")) and active and of > 1:
+                meaning += f"; {carrying(each)} of {of} dimensions carry 95 % of it"
+            elif active is not None:
+                meaning += f"; {active} of {of} dimensions active"
             error = {"value": divergence, "stderr": use["kl_stderr"]}
             rows.append((f"KL({name})", _value(error), meaning))
         if self.bits_per_dim is not None:

@@ -11,7 +11,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
 from markupsafe import Markup
 
 from deeplvm.core.results import digest_of, html_table, number
-from deeplvm.report.sections import SPLITS, Subject, carrying, curve_warnings, minus, sections
+from deeplvm.evaluation.latents.latent_use import carrying
+from deeplvm.report.sections import SPLITS, Subject, curve_warnings, minus, sections
 
 if TYPE_CHECKING:
     from deeplvm.core.model import LatentVariableModel

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from markupsafe import Markup
 
+from deeplvm.evaluation.latents.latent_use import carrying
 from deeplvm.report.figures import images, latents, likelihood, samples, training
 from deeplvm.report.figures.style import CLASSES
 from deeplvm.report.material import STEPS, Material
@@ -344,16 +345,6 @@ _PARTS: dict[str, Callable[[Subject], Iterator[Section]]] = {
     "The latent space": _space,
     "Diagnosis": _diagnosed,
 }
-
-
-def carrying(divergences: Sequence[float], share: float = 0.95) -> int:
-    """The fewest dimensions that have so large a part of the divergence.
-
-    >>> carrying([0.1, 5.0, 0.0, 3.0])
-    2
-    """
-    largest = np.sort(np.asarray(divergences, dtype=float))[::-1]
-    return int(np.searchsorted(np.cumsum(largest), share * largest.sum())) + 1
 
 
 def minus(text: str) -> str:

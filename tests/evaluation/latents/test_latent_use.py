@@ -47,7 +47,9 @@ def test_closed_form_by_dimension() -> None:
     assert torch.allclose(use.variance, torch.stack([means.var(), torch.zeros(())]))
     assert use.active_units == 1
     assert use.to_dict()["dimensions"] == 2
-    assert "1 of 2 dimensions active" in str(use)
+    assert "1 of 2 dimensions carry 95 % of it" in str(use)
+    assert "1 of 2 active" in str(use)
+    assert use.to_dict()["dimensions_of_95_percent"] == 1
 
 
 def test_a_collapsed_posterior_is_said_in_words() -> None:

@@ -2,8 +2,9 @@ r"""What the latents are used for: divergence, active units, collapsed dimension
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,10 +29,10 @@ ACTIVE = 1e-2
 @dataclass(frozen=True, eq=False)
 class LatentUse(
     Record,
-    also="dimensions active_units",
+    also="dimensions active_units carrying",
     without="name",
     lists="kl_by_dimension variance",
-    keys={"variance": "variance_of_posterior_mean"},
+    keys={"carrying": "dimensions_of_95_percent", "variance": "variance_of_posterior_mean"},
 ):
     r"""How one latent variable is used.
 
@@ -69,17 +70,33 @@ class LatentUse(
         return None if self.variance is None else int((self.variance > ACTIVE).sum())
 
     @property
+    def carrying(self) -> int | None:
+        """How many dimensions carry 95 % of the divergence, where it has a part for each."""
+        each = self.kl_by_dimension
+        return None if each is None else carrying(each.flatten().tolist())
+
+    @property
     def collapsed(self) -> bool:
         """Whether no dimension is active: the latent carries nothing about a row."""
         return self.active_units == 0
 
     def __str__(self) -> str:
-        active = (
-            ""
-            if self.variance is None
-            else (f", {self.active_units} of {self.dimensions} dimensions active")
-        )
-        return f"{self.name}: KL {number(self.kl, self.kl_stderr)} nats{active}"
+        told = [f"{self.name}: KL {number(self.kl, self.kl_stderr)} nats"]
+        if self.carrying is not None and not self.collapsed:
+            told.append(f"{self.carrying} of {self.dimensions} dimensions carry 95 % of it")
+        if self.variance is not None:
+            told.append(f"{self.active_units} of {self.dimensions} active")
+        return ", ".join(told)
+
+
+def carrying(divergences: Sequence[float], share: float = 0.95) -> int:
+    """The fewest dimensions that have so large a part of the divergence.
+
+    >>> carrying([0.1, 5.0, 0.0, 3.0])
+    2
+    """
+    sums = list(itertools.accumulate(sorted(divergences, reverse=True)))
+    return 1 + sum([each < share * sums[-1] for each in sums])
 
 
 def latent_use(
