@@ -110,7 +110,7 @@ def _environment() -> Environment:
         "duration": _duration,
         "listed": _listed,
         "plain": _plain,
-        "style": lambda name: Markup(templates.get_source(environment, name)[0]),
+        "style": lambda name: Markup(templates.get_source(environment, str(name))[0]),
     }
     return environment
 
