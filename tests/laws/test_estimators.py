@@ -564,6 +564,48 @@ def test_the_credit_changes_no_value(member: Member) -> None:
     torch.testing.assert_close(value.detach(), elbo(evidence).detach(), rtol=0, atol=1e-12)
 
 
+@every_estimator
+def test_a_row_whose_label_is_given_owes_no_credit(member: Member) -> None:
+    """Labels that are missing in some rows: what q says of a given one has no gradient."""
+    torch.manual_seed(0)
+    model, x = one_hot(), torch.ones(2, 3)
+    given = {"x": x, "h": torch.tensor([[torch.nan] * 3, [0.0, 1.0, 0.0]])}
+    particles = member.particles[-1]
+    way = {"h": member.make()}
+    model.prepare(given, particles=particles, draw=way)
+    value, _ = model.estimate(elbo, given, particles=particles, draw=way)
+    parameters = list(model.q.parameters())
+    for row, moves in ((0, True), (1, False)):
+        found = torch.autograd.grad(
+            value[row], parameters, retain_graph=True, materialize_grads=True
+        )
+        assert any([bool(g.abs().max() > 1e-6) for g in found]) == moves
+
+
+@pytest.mark.parametrize("way", [StickingTheLanding(), DoublyReparameterised()], ids=str)
+def test_paths_of_what_is_given_in_part(way: Draw) -> None:
+    """Elements of a latent that are given in some rows: the mean is that of the plain gradient.
+
+    5 standard errors of the difference of two means of 100; one of 24 parameters fails by chance
+    in 1 of 15,000 seeds.
+    """
+    torch.manual_seed(0)
+    p = Joint({"z": StandardNormal(2), "x | z": Gaussian(3, smooth(2, 4))})
+    model = LatentVariableModel(p, Joint({"z | x": Gaussian(2, MLP(3, 4))}))
+    z = double([[torch.nan, torch.nan], [0.5, torch.nan], [0.5, -0.5]])
+    given = {"x": torch.randn(3, 3).repeat(100, 1), "z": z.repeat(100, 1)}
+    found = []
+    for each in (Reparameterised(), way):
+        means = []
+        for _ in range(100):
+            value, _ = model.estimate(elbo, given, particles=2, draw={"z": each})
+            gradients = torch.autograd.grad(value.mean(), list(model.parameters()))
+            means.append(torch.cat([g.flatten() for g in gradients]))
+        found.append(torch.stack(means))
+    error = ((found[0].var(0) + found[1].var(0)) / 100).sqrt()
+    assert ((found[0].mean(0) - found[1].mean(0)).abs() <= 5 * error + 1e-9).all()
+
+
 def variance_of(way: Draw, particles: int) -> float:
     """Total variance of the gradient of q's parameters in one step of one row."""
     torch.manual_seed(0)

@@ -269,11 +269,12 @@ class LatentVariableModel(nn.Module):
         def redraw(
             ways: Mapping[str, Draw] | None, rest: Draw | None = None, like: Trace | None = None
         ) -> Evidence:
-            # what is held is scored, all steps of a recurrence at once
+            # What is held is scored, all steps of a recurrence at once; what is given in some rows
+            # has a density in the others alone, which the draw knows.
             held = {
                 name: replace(like[name], value=way.value, seen=None)
                 for name, way in (ways or {}).items()
-                if isinstance(way, Held) and like is not None
+                if isinstance(way, Held) and like is not None and name not in sites
             }
             evidence = self._evidence(sites, holes, particles, ways, rest, rows, None, held)
             plain = isinstance(kl_weight, float) and kl_weight == 1.0

@@ -97,6 +97,20 @@ class Account:
             raise ValueError(f"{name!r} has no density in q.")
         return log_prob
 
+    def repeats(self, name: str) -> bool:
+        """Whether a latent has members inside a row, some of which may be left out by a mask."""
+        site = self.evidence.q[name]
+        if site.distribution is None:
+            return True
+        return site.value.dim() - len(site.distribution.event_shape) > self.log_prob(name).dim()
+
+    def drawn(self, name: str) -> Tensor:
+        """Whether each of its values was drawn, and not given in its row; of that shape too.
+
+        A given value has no density in q, and owes no credit.
+        """
+        return self.log_prob(name).detach() != 0
+
     def log_weight(self, name: str, *, local: bool = True) -> Tensor:
         r"""Sum of the terms that depend on a latent, without gradient, ``(*particles, batch)``.
 
@@ -157,7 +171,16 @@ class Account:
         return self.value.detach() - torch.stack(values).reshape(*own, *rows)
 
     def again(self, draws: Mapping[str, Draw]) -> Evidence:
-        """The ledger with some latents drawn otherwise; the others keep their values."""
+        """The ledger with some latents drawn otherwise; the others keep their values.
+
+        Raises:
+            ValueError: If one that repeats inside a row is given in some of its places.
+        """
+        if torn := [n for n in self.evidence.latents if n in self.given and self.repeats(n)]:
+            raise ValueError(
+                f"{torn[0]!r} repeats inside a row and is given in part (NaN), which this "
+                f"estimator cannot draw again; use Reparameterised() or ScoreFunction()."
+            )
         ways: dict[str, Draw] = {}
         for name in self.evidence.latents:
             way = self.draws[name]

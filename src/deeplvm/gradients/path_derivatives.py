@@ -89,7 +89,8 @@ def fixed_log_probs(account: Account, names: Iterable[str]) -> dict[str, Tensor]
     evidence, names = account.evidence, list(names)
     moving = [n for n in evidence.latents if evidence.q[n].value.requires_grad]
     try:
-        if set(moving) <= set(names[:1]) and not any([_repeats(n, account) for n in names]):
+        whole = not any([account.repeats(n) or n in account.given for n in names])
+        if whole and set(moving) <= set(names[:1]):
             return {name: _rescored(name, account) for name in names}
         held = account.again({})
     except NotImplementedError as error:
@@ -98,15 +99,6 @@ def fixed_log_probs(account: Account, names: Iterable[str]) -> dict[str, Tensor]
             f"score cannot be left out; use Reparameterised(), or a flow with an inverse."
         ) from error
     return {name: density(held.q[name]) for name in names}
-
-
-def _repeats(name: str, account: Account) -> bool:
-    """Whether a latent has members inside a row, some of which may be left out by a mask."""
-    site = account.evidence.q[name]
-    distribution: Any = site.distribution
-    if distribution is None:
-        return True
-    return site.value.dim() - len(distribution.event_shape) > account.log_prob(name).dim()
 
 
 def _rescored(name: str, account: Account) -> Tensor:

@@ -194,9 +194,10 @@ class Rebar(nn.Module):
         with torch.no_grad():
             score = hard - relaxation.mean()
             path = 1.0 - relaxation.slope_given(hard, perturbed)
-        signal = plain - variate
-        signal = signal.reshape(*signal.shape, *[1] * (hard.dim() - signal.dim()))
-        return relaxation.through_softmax(signal * score + slope * path)
+        right = [1] * (hard.dim() - plain.dim())
+        signal = (plain - variate).reshape(*plain.shape, *right)
+        gradient = relaxation.through_softmax(signal * score + slope * path)
+        return gradient * account.drawn(name).reshape(*plain.shape, *right)
 
 
 def _descend(gradient: Tensor, control: Control, rows: int) -> Tensor:

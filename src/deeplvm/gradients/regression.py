@@ -93,7 +93,7 @@ class RegressedScore(nn.Module):
             gradient = (plain.unsqueeze(-1) - worth.unsqueeze(-1) * further) * h
             each = gradient.reshape(site.value.shape) * neutral(parameter)
             total = total + sum_right(each, len(own))
-        return over_particles(total)
+        return over_particles(total * account.drawn(name))
 
 
 def _regressed(weight: Tensor, score: Tensor, others: Tensor, mean: Tensor) -> Tensor:

@@ -119,7 +119,7 @@ class GeneralisedReparameterised(nn.Module):
         guess, learned = self.score.guess(name, account.log_weight(name), account)
         signal = account.signal(name, guess)
         density = sum_right(self._densities.pop(name), signal.dim())
-        return over_particles(signal * neutral(density)) + learned
+        return over_particles(signal * account.drawn(name) * neutral(density)) + learned
 
 
 _FAMILIES = (distributions.Gamma, distributions.Beta, Beta, distributions.Dirichlet)
