@@ -16,7 +16,7 @@ from PIL import Image
 from deeplvm import files
 from deeplvm.cli.console import waiting
 from deeplvm.data import DataError, load
-from deeplvm.files import WORKING, _group_limits
+from deeplvm.files import ROW, WORKING, _group_limits
 
 MIB = 2.0**20
 
@@ -91,8 +91,8 @@ def test_the_smallest_limit_decides_what_is_streamed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(1000, 8)))
-    size = (tmp_path / "x.npy").stat().st_size
-    for room, streamed in ((WORKING * size - 1, True), (WORKING * size + 1, False)):
+    size = 1000 * (WORKING * 64 + ROW)
+    for room, streamed in ((size - 1, True), (size + 1, False)):
         monkeypatch.setattr("deeplvm.data.loading.memory", lambda room=room: float(room))
         assert load(tmp_path / "x.npy").options["stream"] is streamed
 

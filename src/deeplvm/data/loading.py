@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -35,7 +34,7 @@ from deeplvm.data.readers.images import (
     lost_links,
 )
 from deeplvm.data.readers.shards import ParquetFiles, open_files
-from deeplvm.data.readers.source import Facts, Held, Places, Source
+from deeplvm.data.readers.source import Facts, Held, Places, Source, room
 from deeplvm.data.readers.tables import (
     LARGEST_EXACT,
     Frames,
@@ -60,7 +59,7 @@ from deeplvm.data.split import divide, kept_elements, limited, select_columns
 from deeplvm.data.statistics import Summary
 from deeplvm.data.stream import Stream, StreamColumn
 from deeplvm.data.transform import Look, Reader, dequantization, smallest_type
-from deeplvm.files import WORKING, memory
+from deeplvm.files import memory
 
 Streaming = bool | Literal["auto"]
 _TEXT = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt")
@@ -213,11 +212,6 @@ def reopen(description: Description) -> Stream | None:
 # --- where the rows are
 
 
-def _is_streamed(size: float, stream: Streaming) -> bool:
-    """Whether rows of so many bytes in all are to be read from disk as they are visited."""
-    return WORKING * size > memory() if stream == "auto" else stream
-
-
 def _opened(
     path: Path,
     source: str,
@@ -236,9 +230,14 @@ def _opened(
     if path.is_file() and options["image_size"] is not None:
         raise DataError(f"{path}: --image-size is for folders of images only.")
     npy = path.is_file() and name.endswith(".npy")
-    streamed = npy and _is_streamed(path.stat().st_size, stream)
-    if streamed or path.is_dir() or name.endswith(".parquet"):
-        files = open_files(path, size=options["image_size"])
+    if npy or path.is_dir() or name.endswith(".parquet"):
+        try:
+            files = open_files(path, size=options["image_size"])
+        except DataError:
+            if not npy or stream is True:
+                raise
+            _refuse_table_options(source, options)
+            return read_file(path)  # also what is stored column by column
         if files is None:
             lost = "".join([f"; {each.removesuffix('.')}" for each in lost_links(path, ENDINGS)])
             raise DataError(
@@ -246,8 +245,8 @@ def _opened(
                 f"{', '.join(ENDINGS)}{lost}."
             )
         found = _rows_of(files, source, options, known)
-        size = found.total * math.prod(found.shape) * found.dtype.itemsize
-        return found if streamed or _is_streamed(size, stream) else Held.of(found)
+        streamed = room(found) > memory() if stream == "auto" else stream
+        return found if streamed else Held.of(found)
     if stream is True:
         raise DataError(
             f"{path}: only .npy and .parquet files, folders of them and folders of images can be "
@@ -257,7 +256,7 @@ def _opened(
         frames = {"all": read_csv(path)}
         return _held_table(Facts(path.name.split(".")[0]), frames, path.name, options, known)
     _refuse_table_options(source, options)
-    if name.endswith((".npy", ".npz")) or name.removesuffix(".gz").endswith((".idx", "ubyte")):
+    if name.endswith(".npz") or name.removesuffix(".gz").endswith((".idx", "ubyte")):
         return read_file(path)
     if name.endswith(ENDINGS):
         raise DataError(f"{path}: this is one image; give the folder that holds the images.")

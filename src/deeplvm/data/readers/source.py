@@ -190,10 +190,8 @@ class Held:
     @classmethod
     def of(cls, source: Source) -> Held:
         """All rows of a source, read into memory."""
-        size = math.prod(source.shape) * source.dtype.itemsize
-        size = source.total * (WORKING * size + ROW)
         hint = "--stream reads it from disk, some rows at a time"
-        fits(size, f"{source.facts.name}, unpacked and loaded", DataError, hint)
+        fits(room(source), f"{source.facts.name}, unpacked and loaded", DataError, hint)
         rows = {key: part.all() for key, part in source.parts.items()}
         taken = {key: source.take(each) for key, each in rows.items()}
         numbers = np.concatenate(list(rows.values()))
@@ -211,6 +209,12 @@ class Held:
     def where(self, row: int) -> str:
         """The number of the row in its part, counted from 1."""
         return self._where(row) if self._where else row_of_part(self.facts.name, self.parts, row)
+
+
+def room(source: Source) -> float:
+    """Bytes that holding all rows of a source takes while they are loaded."""
+    size = math.prod(source.shape) * source.dtype.itemsize
+    return source.total * (WORKING * size + ROW)
 
 
 def consecutive(sizes: Mapping[str, int]) -> dict[str, Places]:
