@@ -50,6 +50,8 @@ def device_of(device: str | torch.device) -> torch.device:
         found = torch.device(device)
     except RuntimeError as error:
         raise ValueError(f"device is 'auto', 'cpu' or 'cuda', not {device!r}.") from error
+    if found.type not in ("cpu", "cuda"):
+        raise ValueError(f"device is 'auto', 'cpu' or 'cuda', not {str(device)!r}.")
     if found.type == "cuda" and not torch.cuda.is_available():
         raise ValueError("device='cuda', but torch sees no GPU here; use device='auto' or 'cpu'.")
     return found

@@ -7,6 +7,7 @@ import glob
 import json
 import math
 import os
+import re
 import stat
 import sys
 import tempfile
@@ -332,6 +333,19 @@ class Shown:
 
 def say(line: str) -> None:
     """A line on standard error, where anybody can see it."""
-    shown = Shown(sys.stderr)
-    shown.write(f"{line}\n")
-    shown.flush()
+    stream = Shown(sys.stderr)
+    stream.write(f"{shown(line)}\n")
+    stream.flush()
+
+
+def shown(text: str) -> str:
+    r"""A text as a terminal may have it: what would steer it is written out.
+
+    >>> shown("a\x1b[2Jb")
+    'a\\x1b[2Jb'
+    """
+    return _STEERING.sub(lambda found: ascii(found.group())[1:-1], text)
+
+
+# control characters but for line ends and tabs, and those that turn the direction of writing
+_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")

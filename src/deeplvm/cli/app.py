@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import linecache
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -13,11 +15,11 @@ import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from cyclopts import App, CycloptsError
 
 from deeplvm.cli import verbs
+from deeplvm.cli.console import tell
 from deeplvm.cli.options import checked
 from deeplvm.cli.parallel import (
     EndedTogether,
@@ -25,7 +27,9 @@ from deeplvm.cli.parallel import (
     in_company,
     is_first,
     silent_unless_first,
+    termination,
 )
+from deeplvm.files import shown
 from deeplvm.parallel.processes import ProcessesError
 
 # What a shell expects of a program that its user interrupted (128 + SIGINT).
@@ -40,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 is success, 2 bad usage or bad input, 130 an interrupt, 1 anything else. An error is one line
     on standard error; ``--debug`` anywhere shows where it came from.
     """
+    if arguments is None:
+        _prepare_streams()
     code = _run(arguments)
     if arguments is None and "torch.distributed" in sys.modules and in_company():
         # threads of the connections may outlive the interpreter, which then aborts now and again
@@ -50,6 +56,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
+def _prepare_streams() -> None:
+    """Streams that take every text, whatever the terminal is, or that are closed."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:  # closed: a file that is opened next would take its place
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+        elif mode == "w":
+            stream.reconfigure(errors="backslashreplace")
+    if shutil.get_terminal_size().columns < _NARROW:  # help cannot be wrapped into nothing
+        os.environ["COLUMNS"] = "80"
+
+
+_NARROW = 40
+
+
 def _run(arguments: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
@@ -57,14 +78,12 @@ def _run(arguments: Sequence[str] | None) -> int:
     if not is_first() and (not words or words[0] not in SHARED):
         return 0  # the first process does it
     try:
-        with silent_unless_first():
+        with silent_unless_first(), termination():
             application(words)(
                 words, exit_on_error=False, print_error=False, result_action="return_value"
             )
-            sys.stdout.flush()
-    except BrokenPipeError:
-        # the reader of a pipe, such as `head`, has had enough; nor may Python complain at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            tell("", end="")
+    except BrokenPipeError:  # help, whose reader, such as `head`, has had enough
         return 0
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the last resort
         return _end(error, words, debug=debug)
@@ -93,11 +112,11 @@ def _ending(error: BaseException, words: Sequence[str]) -> tuple[str, int] | Non
     if isinstance(error, OSError):
         return _system(error), 2
     if isinstance(error, ValueError | TypeError):
-        # what our own errors are, and torch's for sizes that do not fit
-        return str(error), 2
+        return _foreign(error) or str(error), 2
     if isinstance(error, ProcessesError):
         return str(error), 1
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    lacking = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or lacking:
         return "Out of memory; use a smaller --batch-size or fewer --particles.", 1
     return None
 
@@ -160,10 +179,35 @@ def _at(error: OSError) -> str:
     return f" ({error.filename})" if error.filename else ""
 
 
+# Characters of a line that says what is wrong.
+_LONGEST = 1_200
+
+
+def _foreign(error: BaseException) -> str | None:
+    """What to say of an error of Python or of torch that came up in what they were given."""
+    steps = traceback.extract_tb(error.__traceback__)
+    ours = Path(__file__).parents[1]
+    if type(error).__module__.startswith("deeplvm") or not steps:
+        return None
+    if Path(steps[-1].filename).is_relative_to(ours) and type(error) in (ValueError, TypeError):
+        source = linecache.getline(steps[-1].filename, steps[-1].lineno or 0)
+        if "raise" in source or "error(" in source:
+            return None
+    if _elsewhere(error) is not None:
+        return None
+    said = " ".join(str(error).split())[:200]
+    return (
+        f"This cannot be done with what was given ({type(error).__name__}: {said}); --debug shows "
+        f"where."
+    )
+
+
 def _complain(message: str, code: int, error: BaseException, *, debug: bool) -> int:
     if debug:
         traceback.print_exception(error)
-    line = " ".join(message.split()) or type(error).__name__
+    line = shown(" ".join(message.split()) or type(error).__name__)
+    if len(line) > _LONGEST:
+        line = f"{line[:_LONGEST]} … (--debug shows all of it)"
     _say(f"deeplvm: {line}")
     if not isinstance(error, ProcessesError | Terminated):  # an echo of somebody else's cause
         _leave_for_torchrun(line)
@@ -214,9 +258,7 @@ def _leave_for_torchrun(line: str) -> None:
             Path(path).write_text(json.dumps({"message": message}), encoding="utf-8")
 
 
-def _say(line: Any) -> None:
-    try:
+def _say(line: str) -> None:
+    with contextlib.suppress(OSError, ValueError):
         sys.stderr.write(f"{line}\n")
         sys.stderr.flush()
-    except OSError:
-        pass

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deeplvm.cli.console import note
-from deeplvm.cli.outputs import TABLES, FileError, check_output
+from deeplvm.cli.outputs import TABLES, FileError, check_output, refuse_overwriting
 from deeplvm.cli.parallel import by_first, data_of, model_of, together
 from deeplvm.parallel.processes import Processes, apart
 
@@ -50,8 +50,6 @@ def jobs_of(sources: Sequence[str], output: Path) -> list[Job]:
         place = output / f"{path.stem}{ending if ending in TABLES else '.npz'}"
         if place in jobs:
             raise FileError(f"{jobs[place].source} and {source} would both become {place}.")
-        if place.resolve() == path.resolve():
-            raise FileError(f"{place} would overwrite its own input; name another folder.")
         jobs[place] = Job(source, place)
     if not output.parent.is_dir():
         raise FileError(f"{output.parent} does not exist; make the folder first.")
@@ -85,6 +83,8 @@ def carry_out(
     with together(device) as here:
         opened = by_first(here, lambda: open_run(run, trust=trust))
         jobs = by_first(here, lambda: jobs_of(sources, output))
+        own = (opened.config.data, *sources)
+        by_first(here, lambda: [refuse_overwriting(job.output, *own) for job in jobs])
         model = model_of(here, opened).to(place(device))
         if len(jobs) == 1:
             source = jobs[0].source

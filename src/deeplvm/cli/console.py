@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import tempfile
 import threading
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deeplvm.files import say
+from deeplvm.files import say, shown
 from deeplvm.parallel.processes import processes
 
 if TYPE_CHECKING:
@@ -48,9 +49,15 @@ def waiting(what: str) -> Iterator[None]:
         thread.join()
 
 
-def tell(text: str) -> None:
-    """A result: a text on standard output."""
-    sys.stdout.write(f"{text}\n")
+def tell(text: str, end: str = "\n") -> None:
+    """A result: a text on standard output; where nobody reads on, the work goes on."""
+    try:
+        sys.stdout.write(f"{shown(text)}{end}")
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        # nor may Python complain at exit
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def finish(

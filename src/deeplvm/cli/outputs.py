@@ -249,6 +249,22 @@ def check_output(path: Path, endings: Sequence[str]) -> str:
     return ending
 
 
+def refuse_overwriting(output: Path, *sources: str | None) -> None:
+    """Refuse an output that is an input, by whatever name, or that lies among its files.
+
+    Raises:
+        FileError: With the input.
+    """
+    for source in sources:
+        path = Path(source or "").expanduser()
+        if not source or not path.exists():
+            continue
+        inside = path.is_dir() and output.resolve().is_relative_to(path.resolve())
+        if inside or (output.exists() and output.samefile(path)):
+            where = "lies in" if inside else "is"
+            raise FileError(f"{output} {where} the input {source}; name another file.")
+
+
 def save_table(path: Path, arrays: Mapping[str, Any], names: Mapping[str, Sequence[str]]) -> None:
     """Write named arrays of as many rows: as they are (.npz), or as columns (.csv, .parquet).
 

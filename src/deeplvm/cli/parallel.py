@@ -52,8 +52,7 @@ def together(device: str = "auto") -> Iterator[Processes]:
             yield here
             return
         try:
-            with _termination():
-                yield here
+            yield here
         except (Exception, KeyboardInterrupt) as error:
             # while they have not parted: one that tells must be known before the others notice
             raise EndedTogether(speaks=here.claim("error")) from error
@@ -172,7 +171,7 @@ def _in_turn(here: Processes, function: Callable[[], T], others: Callable[[T], T
 
 
 @contextlib.contextmanager
-def _termination() -> Iterator[None]:
+def termination() -> Iterator[None]:
     """SIGTERM as an error, so that this process still says why it ends."""
     if threading.current_thread() is not threading.main_thread():
         yield

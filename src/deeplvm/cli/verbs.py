@@ -219,12 +219,19 @@ def sample(  # noqa: D417 - the types say the rest
             pictures, and not in tables.
         label: For a model of x given a label: this label alone, instead of all in turn.
     """
-    from deeplvm.cli.outputs import PICTURES, TABLES, check_output, sampled
+    from deeplvm.cli.outputs import (
+        PICTURES,
+        TABLES,
+        check_output,
+        refuse_overwriting,
+        sampled,
+    )
     from deeplvm.devices import place
     from deeplvm.runs.run import open_run
 
     picture = check_output(output, (*PICTURES, *TABLES)) in PICTURES
     opened = open_run(run, trust=trust)
+    refuse_overwriting(output, opened.config.data)
     _only_images(opened, output, picture=picture)
     refuse_large("-n", rows, opened.description)
     model = opened.model.to(place(device))
@@ -298,12 +305,19 @@ def reconstruct(  # noqa: D417 - the types say the rest
     """
     import torch
 
-    from deeplvm.cli.outputs import PICTURES, TABLES, check_output, reconstructed
+    from deeplvm.cli.outputs import (
+        PICTURES,
+        TABLES,
+        check_output,
+        reconstructed,
+        refuse_overwriting,
+    )
     from deeplvm.devices import place
     from deeplvm.runs.run import open_run
 
     picture = check_output(output, (*PICTURES, *TABLES)) in PICTURES
     opened = open_run(run, trust=trust)
+    refuse_overwriting(output, opened.config.data, data)
     _only_images(opened, output, picture=picture)
     model = opened.model.to(place(device))
     source, chosen = _rows(opened, data, split)
