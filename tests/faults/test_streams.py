@@ -1,4 +1,4 @@
-"""What cannot be shown, or is closed or narrow, does not end the work; nothing steers a terminal."""
+"""What cannot be shown, or is closed, does not end the work; nothing steers a terminal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import pytest
 
 from deeplvm.cli import main
 from deeplvm.cli.app import _ending
-from deeplvm.files import shown
+from deeplvm.files import parse_json, shown
 
 pytestmark = pytest.mark.usefixtures("workplace")
 SAMPLE = ("sample", "run", "-n", "3", "-o", "a.csv")
@@ -102,10 +102,11 @@ def test_foreign_words_are_put_into_ours(end: Any) -> None:
     code, line = end("fit", "x" * 9_000)
     assert code == 2
     assert len(line) < 1_400
-    try:
-        float("x")
-    except ValueError as error:
-        assert "cannot be done with what was given" in _ending(error, [])[0]  # type: ignore[index]
+    with pytest.raises(ValueError, match="Expecting") as caught:
+        parse_json("x")
+    said = _ending(caught.value, [])
+    assert said is not None
+    assert "cannot be done with what was given" in said[0]
 
 
 def test_inputs_are_not_overwritten(end: Any, run: Path) -> None:

@@ -64,7 +64,9 @@ def _prepare_streams() -> None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
         elif mode == "w":
             stream.reconfigure(errors="backslashreplace")
-    if shutil.get_terminal_size().columns < _NARROW:  # help cannot be wrapped into nothing
+    said = os.environ.get("COLUMNS", "")
+    narrow = said.isdecimal() and int(said) < _NARROW
+    if narrow or shutil.get_terminal_size().columns < _NARROW:  # help needs a place to be
         os.environ["COLUMNS"] = "80"
 
 
