@@ -390,7 +390,9 @@ class TestCompiling:
             return real(step, *args, **kwargs)
 
         monkeypatch.setattr(Step, "gradient", gradient)
-        monkeypatch.setattr(Step, "compile", lambda step: setattr(step, "compiled", step._value))
+        monkeypatch.setattr(
+            Step, "compile", lambda step, **_: setattr(step, "compiled", step._value)
+        )
         return times
 
     def choose(self, wanted: Any = "auto", left=100_000, budget=60.0):
@@ -432,7 +434,7 @@ class TestCompiling:
     def test_a_compiler_that_fails(self, slow, monkeypatch):
         slow |= {"eager": 0.02}
 
-        def broken(step):
+        def broken(step, **_):
             def fails(*given):
                 raise RuntimeError("no C++ compiler\nand a long story")
 
@@ -450,7 +452,7 @@ class TestCompiling:
         slow |= {"eager": 0.02}
         waited = threading.Event()
 
-        def endless(step):
+        def endless(step, **_):
             step.compiled = lambda *given: waited.wait(30.0)
 
         monkeypatch.setattr(Step, "compile", endless)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 import signal
@@ -25,6 +26,7 @@ from deeplvm.gradients import Draw, Suited
 from deeplvm.parallel.statistics import refuse_batch_norm
 from deeplvm.parallel.steps import Part, Together
 from deeplvm.training.callbacks import flops_of
+from deeplvm.training.graph import Graph
 
 Objective = Callable[[Any], Tensor]
 OptimizerChoice = (
@@ -194,15 +196,23 @@ class Step:
         self.together = together
         self.device = self.parameters[0].device.type
         self.bfloat16 = bfloat16
-        self.compiled: Callable[..., Tensor] | None = None
+        self.compiled: Callable[..., Tensor] | None = None  # the value of a full batch
+        self.graph: Graph | None = None  # or its whole ascent
         self.evidence: Any = None  # of a step whose objective was not finite
         self.skipped = 0
 
-    def compile(self) -> None:
+    def compile(self, *, whole: bool = False) -> None:
         """From now on full batches are computed by ``torch.compile(fullgraph=True)``.
 
         On a GPU its kernels, there and back, are captured in a CUDA graph and replayed.
+
+        Args:
+            whole: Compile the ascent with the optimiser in it, where :meth:`Graph.suits`.
         """
+        self.compiled = self.graph = None
+        if whole and Graph.suits(self):
+            self.graph = Graph(self)
+            return
         mode = "reduce-overhead" if self.device == "cuda" else None
         self.compiled = torch.compile(self._value, fullgraph=True, dynamic=False, mode=mode)
 
@@ -326,6 +336,10 @@ class Step:
         """
         if self.asks_again:
             return self._asked(batch, part, kl_weight)
+        if self.graph is not None and len(part.index) == self.batch_size:
+            value, taken = self.graph(batch, kl_weight)
+            self.skipped += math.isfinite(value) and not taken
+            return value
         result = self._summed(batch, part, kl_weight)
         if isinstance(result, float) and not math.isfinite(result):
             return result
@@ -466,7 +480,10 @@ def choose(
 
     def once() -> None:
         for step in steps:
-            step.gradient(batch, part, kl_weight)
+            if step.together is None:
+                step(batch, part, kl_weight)
+            else:  # without the others
+                step.gradient(batch, part, kl_weight)
         if device.type == "cuda":
             torch.cuda.synchronize()
 
@@ -492,17 +509,22 @@ def _tried(
 
     def undone(reason: str) -> Choice:
         for step in steps:
-            step.compiled = None
+            step.compiled = step.graph = None
         torch.compiler.reset()
         return Choice(compiled=False, reason=reason, by_clock=True)
 
     flops = flops_of(once) / rows
-    for step in steps:
-        step.compile()
+    if any([step.together is not None and step.together.statistics for step in steps]):
+        if not eager:
+            raise ValueError(
+                "Several processes tell each other statistics of each batch, which this objective "
+                "or estimator reads, so the step cannot be compiled; leave out compile."
+            )
+        return undone("not compiled: several processes tell each other statistics of each batch")
     began = time.perf_counter()
     try:
         with _at_most(budget if eager else None):
-            once()
+            _compiled(steps, once)
     except _OverBudget:
         return undone(f"not compiled: it takes more than the {budget:.0f} s allowed")
     except (RuntimeError, OSError, ImportError) as error:  # what torch's compilers raise
@@ -529,8 +551,22 @@ def _tried(
     )
 
 
+def _compiled(steps: Sequence[Step], once: Callable[[], None]) -> None:
+    """Compile the steps: with their optimisers in one graph, or where that fails without them."""
+    try:
+        for step in steps:
+            step.compile(whole=True)
+        once()
+    except RuntimeError:
+        if not any([step.graph is not None for step in steps]):
+            raise
+        for step in steps:
+            step.compile()
+        once()
+
+
 def _seconds(once: Callable[[], None]) -> float:
-    """Of value and gradient, the least of a few; the optimiser costs the same either way."""
+    """Of a step, the least of a few."""
     once()
     times: list[float] = []
     while len(times) < 10 and sum(times) < 0.5:
@@ -542,16 +578,20 @@ def _seconds(once: Callable[[], None]) -> float:
 
 @contextmanager
 def unchanged(steps: Sequence[Step]) -> Iterator[None]:
-    """What steps try inside leaves buffers (running statistics) as before, and no gradient."""
+    """Parameters, optimisers and buffers (running statistics) are afterwards as before."""
     modules = [steps[0].model, *[module for step in steps for module in step.beside]]
-    buffers = [(buffer, buffer.clone()) for module in modules for buffer in module.buffers()]
+    tensors = [tensor for each in modules for tensor in (*each.parameters(), *each.buffers())]
+    kept = [(tensor, tensor.detach().clone()) for tensor in tensors]
+    states = [(copy.deepcopy(step.optimizer.state_dict()), step.skipped) for step in steps]
     try:
         yield
     finally:
         with torch.no_grad():
-            for buffer, before in buffers:
-                buffer.copy_(before)
-        for step in steps:
+            for tensor, before in kept:
+                tensor.copy_(before)
+        for step, (state, skipped) in zip(steps, states, strict=True):
+            step.optimizer.load_state_dict(state)
+            step.skipped = skipped
             for parameter in step.parameters:
                 parameter.grad = None
 
