@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeGuard, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeGuard, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -32,13 +32,34 @@ class Drawn(NamedTuple):
 
 
 class Draw(Protocol):
-    """How one latent is drawn: any callable of this form can be named in ``draw={...}``."""
+    """How one latent is drawn: any callable of this form can be named in ``draw={...}``.
+
+    One that completes the gradient is an :class:`Estimator`. Each may say more of itself, by
+    attributes that :func:`said` reads:
+
+    ``suits(distribution)``
+        Whether a latent of it is drawn so where nobody says how (see :class:`Suited`); without
+        it, those that have no reparameterised draw.
+    ``measured``
+        The draw that takes its place where a bound is measured; without it, itself.
+    ``bound``
+        Whether the values of objectives with it are the bounds that they are said to be.
+    ``traceable``
+        Whether ``torch.compile`` can make one graph of a step with it.
+    ``at(epoch)``
+        A method that is told the progress of training before each step.
+    """
 
     def __call__(
         self, name: str, distribution: Distribution, batch_shape: tuple[int, ...], batch_dims: int
     ) -> Drawn:
         """Draw ``name`` for the particles and rows of ``batch_shape``."""
         ...
+
+
+def said(draw: Any, what: Literal["suits", "measured", "bound", "traceable"], unsaid: Any) -> Any:
+    """What a way of drawing says of itself, or what holds where it does not."""
+    return getattr(draw, what, unsaid)
 
 
 _LEAST = -800.0  # nats: what a value of probability zero is scored, so that no term is infinite
@@ -174,9 +195,8 @@ class Suited(nn.Module):
     def of(self, distribution: Distribution) -> Draw:
         """The way in which a variable of this distribution is drawn."""
         distribution = of_one_step(distribution)
-        suits = getattr(self.draw, "suits", None)
-        chosen = not distribution.has_rsample if suits is None else suits(distribution)
-        return self.draw if chosen else Reparameterised()
+        suits = said(self.draw, "suits", lambda of: not of.has_rsample)
+        return self.draw if suits(distribution) else Reparameterised()
 
     def forward(
         self, name: str, distribution: Distribution, batch_shape: tuple[int, ...], batch_dims: int
@@ -189,7 +209,7 @@ def as_measured(draw: Draw) -> Draw:
     """How a latent is drawn while a bound is measured: what the draw says by ``measured``."""
     if isinstance(draw, Suited):
         return Suited(as_measured(draw.draw))
-    return getattr(draw, "measured", draw)
+    return said(draw, "measured", draw)
 
 
 @dataclass(frozen=True)

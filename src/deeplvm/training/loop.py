@@ -15,6 +15,7 @@ import torch
 from torch import Generator, Tensor
 
 from deeplvm import registry
+from deeplvm.core.draws import Learner, said
 from deeplvm.core.evidence import Evidence
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.randomness import own_randomness, seed_of
@@ -547,7 +548,7 @@ def _notes(selection: Selection, phases: Sequence[Phase], held_out: int) -> Iter
     if held_out and selection.why_not:
         yield f"no epoch is called the best, and the last is kept: {selection.why_not}"
     for way in [way for phase in phases for way in phase.ways]:
-        if not getattr(way, "bound", True):
+        if not said(way, "bound", unsaid=True):
             yield (
                 f"with {type(way).__name__} the objective of training is no bound on log p(x); "
                 f"what is measured is, with plain draws"
@@ -608,7 +609,7 @@ def _companions(
     candidates = [*[each.objective for each in phases], *ways, *[each.when for each in phases]]
     called = [[each.evidence, each.parameters, each.optimizer] for each in phases]
     companions = Companions(candidates, [*called, *functions], model, device, dtype_of(model))
-    if estimators or any([hasattr(way, "prepare") for way in ways]):
+    if estimators or any([isinstance(way, Learner) for way in ways]):
         found: list[Draw] = []
         with own_randomness(device, seed):
             batch = batches("train", batches.first(2), Generator().manual_seed(seed))
@@ -635,7 +636,7 @@ def _companions(
 def _compilable(choice: Compile, phases: Sequence[Phase]) -> Compile:
     """Whether to compile, where a way of drawing says that it cannot be traced."""
     ways = [way for phase in phases for way in phase.ways]
-    untraceable = [way for way in ways if not getattr(way, "traceable", True)]
+    untraceable = [way for way in ways if not said(way, "traceable", unsaid=True)]
     if untraceable and choice is True:
         raise ValueError(
             f"A step with {type(untraceable[0]).__name__} cannot be compiled into one graph; "
