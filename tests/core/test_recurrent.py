@@ -278,7 +278,7 @@ def test_mistakes_are_named() -> None:
     with pytest.raises(ValueError, match="different numbers of steps"):
         chain()({"z": torch.zeros(2, 3, 1), "x": torch.zeros(2, 4, 1)})
     labels = Plate({"y": Categorical(3)}, repeats=11)
-    with pytest.raises(ValueError, match="paths through its 11 steps, more than 65536"):
+    with pytest.raises(ValueError, match="paths through its 11 steps, more than 4096"):
         labels({}, (3,), draw={"y": Enumerated()})
 
 

@@ -12,7 +12,6 @@ from torch import Size, Tensor, nn
 from deeplvm.conditionals.heads import at_least, positive, raw_of
 from deeplvm.core.joint import Factor, Joint, NotationError, as_site, batch_shape_of
 from deeplvm.core.trace import Site, Trace
-from deeplvm.gradients import Draw
 from deeplvm.networks.features import out_shape_of
 
 Force = Callable[[Tensor], Tensor]
@@ -168,10 +167,8 @@ class Hamiltonian(nn.Module):
         given: Mapping[str, Any],
         batch_shape: tuple[int, ...] | None = None,
         *,
-        draw: Mapping[str, Draw] | None = None,
-        default: Draw | None = None,
         missing: frozenset[str] = frozenset(),
-        ready: Mapping[str, Site] | None = None,
+        **options: Any,
     ) -> Trace:
         """Score what is given, draw the rest; see :meth:`deeplvm.core.joint.Joint.forward`."""
         sites = {name: as_site(name, value, None, missing) for name, value in given.items()}
@@ -186,8 +183,7 @@ class Hamiltonian(nn.Module):
         inputs = {name: site for name, site in sites.items() if name in self.start.inputs}
         if ends:
             inputs |= self._first(force, ends)
-        options = {"draw": draw, "default": default, "missing": missing, "ready": ready}
-        first = self.start(inputs, shape, **options)
+        first = self.start(inputs, shape, missing=missing, **options)
         if first.batch_shape != shape:
             raise ValueError(
                 f"{self.position!r} and {self.momentum!r} are moved by gradients, so they cannot "

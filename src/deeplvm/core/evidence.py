@@ -146,6 +146,16 @@ class Evidence:
         except ValueError:
             return False
 
+    def kl_by_step(self, name: str) -> Tensor:
+        r"""Closed-form divergence of each step, shape ``(*particles, batch, *members)``.
+
+        Raises:
+            ValueError: If the names do not allow it, or no closed form is known.
+        """
+        each = _divergence(name, *self._pair(name))
+        each = each * self.row_weight if name in self.shared else each
+        return each.expand(torch.broadcast_shapes(each.shape, self.members(name)))
+
     def kl_by_dimension(self, name: str) -> Tensor:
         r"""Closed-form divergence of each dimension, shape ``(*particles, batch, *event)``.
 
@@ -200,12 +210,15 @@ class Evidence:
             raise ValueError(f"{name!r} has one distribution a step; use the sampled form.")
         return q, p
 
-    def _rowwise(self, name: str, values: Tensor) -> Tensor:
-        """Values of each member inside a row, summed over them; some may stand for all members."""
+    def members(self, name: str) -> tuple[int, ...]:
+        """How often a latent repeats inside a row: the steps of a sequence, say."""
         site = self.q[name]
         event = 0 if site.distribution is None else len(site.distribution.event_shape)
-        members = site.value.shape[site.batch_dims : site.value.dim() - event]
-        if members:
+        return tuple(site.value.shape[site.batch_dims : site.value.dim() - event])
+
+    def _rowwise(self, name: str, values: Tensor) -> Tensor:
+        """Values of each member inside a row, summed over them; some may stand for all members."""
+        if members := self.members(name):
             values = values.expand(torch.broadcast_shapes(values.shape, members))
             values = values.flatten(-len(members)).sum(-1)
         return values * self.row_weight if name in self.shared else values

@@ -28,6 +28,7 @@ from deeplvm.core.trace import Site, Trace
 
 Start = int | tuple[int, ...] | Tensor
 _LONGEST = 10_000  # steps of a row that nothing but its own end limits
+_PATHS = 4_096  # each is a particle of every row
 
 
 class Repeated(nn.Module):
@@ -577,10 +578,10 @@ class Walk:
             self.here = trace.batch_shape
             weight, lead = trace.log_measure - _measure(before), len(self.here) - len(before)
             paths, values = math.prod(self.here[: len(self.here) - axis]), self.here[:lead]
-            if paths > Enumerated.most:
+            if paths > _PATHS:
                 raise ValueError(
                     f"What is enumerated inside {joint} takes {paths} or more paths through its "
-                    f"{self.count} steps, more than {Enumerated.most}: draw it another way, or "
+                    f"{self.count} steps, more than {_PATHS}: draw it another way, or "
                     f"leave it out of q, and p sums over the values of each step."
                 )
             if self.mask is not None:

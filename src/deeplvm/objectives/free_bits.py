@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from deeplvm.core.evidence import Evidence
-from deeplvm.objectives.groups import by_group, mean_particles, mean_rows, reconstruction
+from deeplvm.objectives.groups import Groups, by_group, mean_particles, mean_rows, reconstruction
 from deeplvm.parallel.statistics import batch_mean
 
 
@@ -17,7 +17,7 @@ def free_bits(
     evidence: Evidence,
     minimum: float | Mapping[str, float] = 0.5,
     *,
-    groups: Literal["variable", "dimension"] = "variable",
+    groups: Groups = "variable",
     per: Literal["batch", "row"] = "batch",
 ) -> Tensor:
     r"""ELBO in which no group of latents gains by a divergence below a minimum.
@@ -33,8 +33,9 @@ def free_bits(
         evidence: The ledger.
         minimum: :math:`\lambda` in nats per group, or by name of the latent (0 where it is not
             named).
-        groups: Each latent variable a group, or each dimension of each (whose distributions must
-            then factorise over dimensions and have a divergence in closed form).
+        groups: Each latent variable a group, each step of a sequence (whose divergence must then
+            have a closed form), or each dimension of each (whose distributions must factorise
+            over dimensions besides).
         per: Whose divergence is held against the minimum: the minibatch's mean, or each row's.
 
     Returns:
@@ -53,7 +54,7 @@ def free_bits(
     total = reconstruction(evidence)
     for name in evidence.latents:
         allowed = minimum if isinstance(minimum, int | float) else minimum.get(name, 0.0)
-        each, lead = by_group(evidence, name, by_dimension=groups == "dimension")
+        each, lead = by_group(evidence, name, groups)
         mean = mean_rows if per == "batch" else mean_particles
         floored = torch.clamp(mean(evidence, each, lead), min=allowed)
         if lead:
@@ -130,7 +131,7 @@ class SoftFreeBits(nn.Module):
                 total = total - evidence.weighted(name, each)
                 continue
             target = self.get_buffer(f"target_{name}")
-            each, lead = by_group(evidence, name, by_dimension=target.dim() > 0)
+            each, lead = by_group(evidence, name, "dimension" if target.dim() else "variable")
             each = mean_particles(evidence, each, lead)
             if each.shape[:-1] != target.shape:
                 raise ValueError(

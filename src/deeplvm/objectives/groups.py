@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor
 
 from deeplvm.core.evidence import Evidence
 from deeplvm.parallel.statistics import batch_mean
+
+Groups = Literal["variable", "step", "dimension"]
 
 
 def reconstruction(evidence: Evidence) -> Tensor:
@@ -56,17 +60,20 @@ def mean_rows(evidence: Evidence, values: Tensor, lead: int = 0) -> Tensor:
     return batch_mean(mean_particles(evidence, values, lead).mean(-1))
 
 
-def by_group(evidence: Evidence, name: str, *, by_dimension: bool) -> tuple[Tensor, int]:
-    """The divergence of a latent, or of each of its dimensions in front of the particles.
+def by_group(evidence: Evidence, name: str, groups: Groups) -> tuple[Tensor, int]:
+    """The divergence of a latent, or of its steps or dimensions in front of the particles.
 
     Returns:
-        The divergences in nats, ``(*event, *particles, batch)`` or broadcastable right of the
-        event, and the number of dimensions of the event: none where the latent is one group.
+        The divergences in nats, ``(*groups, *particles, batch)`` or broadcastable right of the
+        groups, and the number of dimensions of the groups: none where the latent is one group.
     """
-    if not by_dimension:
+    if groups == "variable":
         return evidence.kl(name), 0
-    values = evidence.kl_by_dimension(name)
-    event = evidence.q[name].value.dim() - evidence.q[name].batch_dims
-    if not event:
+    if groups == "step":
+        values, lead = evidence.kl_by_step(name), len(evidence.members(name))
+    else:
+        values = evidence.kl_by_dimension(name)
+        lead = evidence.q[name].value.dim() - evidence.q[name].batch_dims
+    if not lead:
         return values, 0
-    return values.movedim(tuple(range(-event, 0)), tuple(range(event))), event
+    return values.movedim(tuple(range(-lead, 0)), tuple(range(lead))), lead
