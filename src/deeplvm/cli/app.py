@@ -135,9 +135,9 @@ def application(words: Sequence[str]) -> App:
         suppress_keyboard_interrupt=False,
     )
     if words[:1] == ["fit"]:
-        from deeplvm.cli.fit import command
+        from deeplvm.cli.flags import help_alone
 
-        app.command(command(words[1:]), name="fit")
+        app.command(help_alone(words[1:]) or _command(words[1:]), name="fit")
     else:
         app.command(verbs.fit, name="fit")
     for verb in (
@@ -146,6 +146,12 @@ def application(words: Sequence[str]) -> App:
     ):  # fmt: skip
         app.command(checked(verb))
     return app
+
+
+def _command(words: Sequence[str]) -> App:
+    from deeplvm.cli.fit import command
+
+    return command(words)
 
 
 def _version() -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,13 +16,14 @@ from cyclopts.config import Dict
 from cyclopts.exceptions import CycloptsError, UnknownOptionError
 
 from deeplvm.cli.console import finish, note
-from deeplvm.cli.options import Option, options_of, whole, written
+from deeplvm.cli.flags import DEFAULT_RECIPE, OWN, TABLES, about_recipe, dress, flags_of
+from deeplvm.cli.options import Option, options_of, written
 from deeplvm.cli.parallel import by_first, data_of, together
 from deeplvm.files import fits, write_atomically
 from deeplvm.parallel.processes import ProcessesError, processes
 from deeplvm.recipes import Recipe, describe, find, name_of, published, training_of
 from deeplvm.recipes.catalogue import refuse_to_run
-from deeplvm.registry import Bounds, amiss, meant, why
+from deeplvm.registry import amiss, meant, why
 from deeplvm.runs.run import (
     NOT_STORED,
     Config,
@@ -39,10 +39,7 @@ if TYPE_CHECKING:
     from deeplvm.core.model import LatentVariableModel
     from deeplvm.data.records import Data
 
-DEFAULT_RECIPE = "vae"
-Particles = Annotated[int, Bounds(1, 10_000_000), Parameter(converter=whole)]
 _TENSORBOARD = "tensorboard"
-_TABLES = ("data_options", "recipe_options", "training")
 
 
 @dataclass(frozen=True)
@@ -98,42 +95,20 @@ def parts_of(recipe: Recipe) -> dict[str, dict[str, Option]]:
     }
 
 
-def flags_of(parts: Mapping[str, Mapping[str, Option]]) -> dict[str, tuple[str, str]]:
-    """For each flag, where its value goes; a name used twice keeps it in training alone.
-
-    The seed of the split is thus ``--data-seed``: runs that differ in ``--seed`` are tested on the
-    same rows.
-    """
-    prefix = {"data_options": "data_", "recipe_options": "recipe_", "training": ""}
-    taken: dict[str, tuple[str, str]] = {}
-    for table in reversed(_TABLES):
-        for name in parts[table]:
-            taken[name if name not in taken and name not in _OWN else prefix[table] + name] = (
-                table,
-                name,
-            )
-    return taken
-
-
 def command(words: Sequence[str]) -> App:
     """The verb ``fit`` with the options of the recipe that the words name."""
     choice = Choice.of(words)
     parts = parts_of(choice.recipe)
     flags = flags_of(parts)
-    groups = {
-        "data_options": Group("Data options", sort_key=1),
-        "recipe_options": Group(f"Options of the recipe {choice.recipe_name}", sort_key=2),
-        "training": Group("Training options", sort_key=3),
-    }
 
     def fit(data: str | None = None, /, **given: Any) -> None:
         # the parser passes only what was said; what is stored is everything
         given = {each.name: each.default for each in parameters[1:]} | given
-        own = {name: given.pop(name) for name in _OWN}
+        own = {name: given.pop(name) for name in OWN}
         for name, value in own.items():
-            if reason := amiss(value, _OWN[name].annotation):
+            if reason := amiss(value, OWN[name].annotation):
                 raise RunError(f"--{name.replace('_', '-')} {reason}.")
-        options: dict[str, dict[str, Any]] = {table: {} for table in _TABLES}
+        options: dict[str, dict[str, Any]] = {table: {} for table in TABLES}
         for flag, value in given.items():
             table, name = flags[flag]
             options[table][name] = value
@@ -153,31 +128,8 @@ def command(words: Sequence[str]) -> App:
             json=own["json"],
         )
 
-    ordered = sorted(flags, key=lambda flag: _TABLES.index(flags[flag][0]))
-    parameters = [
-        inspect.Parameter(
-            "data",
-            inspect.Parameter.POSITIONAL_ONLY,
-            default=None,
-            annotation=Annotated[str | None, Parameter(help=_DATA)],
-        ),
-        *[
-            each.replace(default=choice.recipe_name) if each.name == "recipe" else each
-            for each in _OWN.values()
-        ],
-    ]
-    for flag in ordered:
-        table, name = flags[flag]
-        parameters.append(parts[table][name].parameter(groups[table]).replace(name=flag))
-    fit.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    fit.__annotations__ = {each.name: each.annotation for each in parameters}
-    entry = describe(choice.recipe_name, choice.recipe)
-    fit.__doc__ = (
-        "Learn a model from data: trains, evaluates, and writes a report.\n\n"
-        f"The recipe {entry.name}: {entry.summary}"
-        + (f" {entry.title} ({entry.authors}, {entry.year})." if entry.title else "")
-        + "\n\nThe options of another recipe are shown with --recipe NAME --help."
-    )
+    about = describe(choice.recipe_name, choice.recipe)
+    parameters = dress(fit, choice.recipe_name, about_recipe(about), parts)
     return App(
         default_command=fit,
         name="fit",
@@ -187,69 +139,12 @@ def command(words: Sequence[str]) -> App:
     )
 
 
-_DATA = "A named data set, or a file: .npy, .npz, .csv, .parquet, IDX, a folder of images."
-
-
-def _own(name: str, hint: Any, default: Any, text: str) -> inspect.Parameter:
-    return inspect.Parameter(
-        name,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=default,
-        annotation=Annotated[
-            hint, Parameter(help=text, negative=() if default is False else None)
-        ],
-    )
-
-
-# The options that belong to neither data, recipe nor training.
-_OWN = {
-    each.name: each
-    for each in (
-        _own(
-            "recipe",
-            str,
-            DEFAULT_RECIPE,
-            "A recipe of `deeplvm recipes`, or your own: package.module:function.",
-        ),
-        _own(
-            "out", Path | None, None, "The RUN folder to make; runs/DATA-RECIPE if none is named."
-        ),
-        _own(
-            "config",
-            Path | None,
-            None,
-            "A TOML file of options, such as another run's config.toml; flags go before it.",
-        ),
-        _own(
-            "trust",
-            bool,
-            False,
-            "Run the code of a recipe that --config names and that is not one of deeplvm's.",
-        ),
-        _own("evaluate", bool, True, "Whether to evaluate and write the report in the end."),
-        _own(
-            "evaluation_particles",
-            Particles | None,
-            None,
-            "Draws a row of the evaluation; by default a million in all, 100 to 5000 a row.",
-        ),
-        _own(
-            "tensorboard",
-            bool,
-            False,
-            "Also write the metrics for TensorBoard, into RUN/tensorboard.",
-        ),
-        _own("json", bool, False, "Print the contents of evaluation.json instead of the table."),
-    )
-}
-
-
 def _stored(choice: Choice, flags: Mapping[str, tuple[str, str]]) -> list[Dict]:
     """The values of the configuration file, for the options that no flag gives."""
     back = {place: flag for flag, place in flags.items()}
     values = {
         back.get((table, name), name): value
-        for table in _TABLES
+        for table in TABLES
         for name, value in getattr(choice.config, table).items()
     }
     return [Dict(values, source=choice.source, use_commands_as_keys=False)] if values else []

@@ -1,0 +1,204 @@
+"""The flags of ``fit``: composed of the options of data, recipe and training.
+
+``flags.json`` keeps those of the published recipes, so that ``fit --help`` needs neither torch nor
+the recipes. ``python -m deeplvm.cli.flags`` writes it anew; a test says when that is due.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import pathlib
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+from cyclopts import App, Group, Parameter
+
+from deeplvm.cli.options import Option, whole
+from deeplvm.registry import Bounds
+
+DEFAULT_RECIPE = "vae"
+Particles = Annotated[int, Bounds(1, 10_000_000), Parameter(converter=whole)]
+TABLES = ("data_options", "recipe_options", "training")
+_DATA = "A named data set, or a file: .npy, .npz, .csv, .parquet, IDX, a folder of images."
+
+
+def _own(name: str, hint: Any, default: Any, text: str) -> inspect.Parameter:
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=default,
+        annotation=Annotated[
+            hint, Parameter(help=text, negative=() if default is False else None)
+        ],
+    )
+
+
+# The options that belong to neither data, recipe nor training.
+OWN = {
+    each.name: each
+    for each in (
+        _own(
+            "recipe",
+            str,
+            DEFAULT_RECIPE,
+            "A recipe of `deeplvm recipes`, or your own: package.module:function.",
+        ),
+        _own(
+            "out", Path | None, None, "The RUN folder to make; runs/DATA-RECIPE if none is named."
+        ),
+        _own(
+            "config",
+            Path | None,
+            None,
+            "A TOML file of options, such as another run's config.toml; flags go before it.",
+        ),
+        _own(
+            "trust",
+            bool,
+            False,
+            "Run the code of a recipe that --config names and that is not one of deeplvm's.",
+        ),
+        _own("evaluate", bool, True, "Whether to evaluate and write the report in the end."),
+        _own(
+            "evaluation_particles",
+            Particles | None,
+            None,
+            "Draws a row of the evaluation; by default a million in all, 100 to 5000 a row.",
+        ),
+        _own(
+            "tensorboard",
+            bool,
+            False,
+            "Also write the metrics for TensorBoard, into RUN/tensorboard.",
+        ),
+        _own("json", bool, False, "Print the contents of evaluation.json instead of the table."),
+    )
+}
+
+
+def flags_of(parts: Mapping[str, Mapping[str, Option]]) -> dict[str, tuple[str, str]]:
+    """For each flag, where its value goes; a name used twice keeps it in training alone.
+
+    The seed of the split is thus ``--data-seed``: runs that differ in ``--seed`` are tested on the
+    same rows.
+    """
+    prefix = {"data_options": "data_", "recipe_options": "recipe_", "training": ""}
+    taken: dict[str, tuple[str, str]] = {}
+    for table in reversed(TABLES):
+        for name in parts[table]:
+            taken[name if name not in taken and name not in OWN else prefix[table] + name] = (
+                table,
+                name,
+            )
+    return taken
+
+
+def about_recipe(entry: Any) -> str:
+    """What the help says of a recipe."""
+    source = f" {entry.title} ({entry.authors}, {entry.year})." if entry.title else ""
+    return f"The recipe {entry.name}: {entry.summary}{source}"
+
+
+def dress(
+    fit: Callable[..., None], recipe: str, about: str, parts: Mapping[str, Mapping[str, Option]]
+) -> list[inspect.Parameter]:
+    """Give a function the signature and the documentation of ``fit`` with a recipe's options."""
+    groups = {
+        "data_options": Group("Data options", sort_key=1),
+        "recipe_options": Group(f"Options of the recipe {recipe}", sort_key=2),
+        "training": Group("Training options", sort_key=3),
+    }
+    flags = flags_of(parts)
+    data = Annotated[str | None, Parameter(help=_DATA)]
+    first = inspect.Parameter("data", inspect.Parameter.POSITIONAL_ONLY, default=None)
+    own = OWN | {"recipe": OWN["recipe"].replace(default=recipe)}
+    parameters = [first.replace(annotation=data), *own.values()]
+    for flag in sorted(flags, key=lambda flag: TABLES.index(flags[flag][0])):
+        table, name = flags[flag]
+        parameters.append(parts[table][name].parameter(groups[table]).replace(name=flag))
+    fit.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    fit.__annotations__ = {each.name: each.annotation for each in parameters}
+    fit.__doc__ = (
+        f"Learn a model from data: trains, evaluates, and writes a report.\n\n{about}\n\n"
+        "The options of another recipe are shown with --recipe NAME --help."
+    )
+    return parameters
+
+
+def help_alone(words: Sequence[str]) -> App | None:
+    """``fit`` as its help shows it, where only that is asked for, and of a recipe of ours."""
+    asked = [word.partition("=") for word in words]
+    names = [name for name, _, _ in asked]
+    if not {"--help", "-h"} & set(names) or {"--config", "--trust"} & set(names):
+        return None
+    recipe = DEFAULT_RECIPE
+    if "--recipe" in names:
+        at = names.index("--recipe")
+        recipe = asked[at][2] or next(iter(words[at + 1 :]), "")
+    kept = json.loads(files("deeplvm.cli").joinpath("flags.json").read_text("utf-8"))
+    found = kept["recipes"].get(recipe.replace("-", "_"))
+    if found is None:
+        return None
+    parts = {
+        "data_options": _options(kept["data_options"], {}),
+        "recipe_options": _options(found["options"], {}),
+        "training": _options(kept["training"], found["training"]),
+    }
+
+    def fit(**_: Any) -> None:
+        """Only shown."""
+
+    dress(fit, recipe, found["about"], parts)
+    group = Group("The run", sort_key=0)
+    return App(default_command=fit, name="fit", help_format="plaintext", group_parameters=group)
+
+
+def _options(rows: Sequence[Sequence[Any]], defaults: Mapping[str, Any]) -> dict[str, Option]:
+    """Options as they are kept: name, type, default in a list (none where it must be given)."""
+    names = {"typing": typing, "pathlib": pathlib}
+    found = {}
+    for name, hint, default, text in rows:
+        value = defaults.get(name, default)
+        first = _restored(value[0]) if value else inspect.Parameter.empty
+        found[name] = Option(name, eval(hint, names), first, text)
+    return found
+
+
+def _restored(value: Any) -> Any:
+    return tuple([_restored(each) for each in value]) if isinstance(value, list) else value
+
+
+def current() -> str:
+    """The text of ``flags.json`` as the code has it."""
+    from deeplvm.cli.fit import parts_of
+    from deeplvm.recipes import describe, published
+
+    kept: dict[str, Any] = {"data_options": [], "training": [], "recipes": {}}
+    base = parts_of(published()[DEFAULT_RECIPE])
+    for table in ("data_options", "training"):
+        kept[table] = [_kept(each) for each in base[table].values()]
+    plain = {row[0]: row[2] for row in kept["training"]}
+    for name, recipe in published().items():
+        parts = parts_of(recipe)
+        own = {each.name: _kept(each)[2] for each in parts["training"].values()}
+        kept["recipes"][name] = {
+            "about": about_recipe(describe(name, recipe)),
+            "options": [_kept(each) for each in parts["recipe_options"].values()],
+            "training": {key: value for key, value in own.items() if value != plain[key]},
+        }
+    return json.dumps(kept, indent=0, ensure_ascii=False) + "\n"
+
+
+def _kept(option: Option) -> list[Any]:
+    hint = option.hint
+    plain = isinstance(hint, type) and not get_args(hint)
+    given = [] if option.default is inspect.Parameter.empty else [option.default]
+    return [option.name, hint.__name__ if plain else str(hint), given, option.help]
+
+
+if __name__ == "__main__":
+    Path(__file__).with_name("flags.json").write_text(current(), encoding="utf-8")
