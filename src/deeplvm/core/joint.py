@@ -11,7 +11,7 @@ import re
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, TypeGuard
+from typing import Any, Protocol, TypeGuard, runtime_checkable
 
 from torch import Tensor, nn
 from torch.distributions import Distribution
@@ -125,6 +125,57 @@ def in_order(factors: Iterable[Factor]) -> list[Factor]:
     return list(ordered)
 
 
+class Conditional(Protocol):
+    """One factor of a joint: any torch module of this form, of this package or not.
+
+    What else one may have, and is asked for where it matters:
+
+    Attributes:
+        event_shape: Shape of one value. A module with it and without ``out_shape`` is known to be
+            random before it is called.
+        out_shape: Shape of what a deterministic node puts out.
+        embed: From values to what the networks of other names see of them, dimensions left of the
+            event alike; the values themselves, if there is none.
+        accepts_missing: Whether it reads parents as they are, NaN where they are missing.
+        values: What a row of its values is, if not an entry along the first axis
+            (:class:`~deeplvm.core.values.Values`).
+
+    The distribution that it returns may offer ``rsample_and_log_prob()``, a draw and its density
+    in one pass, and ``observed_log_prob(value, observed)``, the density of some elements alone.
+    """
+
+    def forward(self, *parents: Any) -> Distribution | Tensor:
+        """A distribution of the value (a random name), or the value itself (a computed one)."""
+        ...
+
+
+@runtime_checkable
+class JointLike(Protocol):
+    """What p, q and the joints within them are; all that a program written by hand must offer.
+
+    Attributes:
+        names: What it gives a density or a value to.
+        inputs: What it reads and does not define.
+
+    One may also say which names all rows share (``shared``), what a name reads
+    (``parents(name)``), which conditional owns it (``joint[name]``), and inside which joints it
+    repeats (``repetitions(name)``): without, no closed form is taken, no node shared, and every
+    term is credited to every latent.
+    """
+
+    names: tuple[str, ...]
+    inputs: tuple[str, ...]
+
+    def forward(
+        self,
+        given: Mapping[str, Any],
+        batch_shape: tuple[int, ...] | None = None,
+        **options: Any,
+    ) -> Trace:
+        """Score what is given, draw the rest; options are those of :meth:`Joint.forward`."""
+        ...
+
+
 class Joint(nn.Module):
     r"""A product of named conditionals :math:`\prod_j p(x_j | Pa(x_j))`.
 
@@ -177,6 +228,9 @@ class Joint(nn.Module):
         self.names: tuple[str, ...] = tuple([n for factor in self.order for n in factor.names])
         # What the names alone decide is decided here, and not at every call.
         self._plan = [(factor, is_joint(parsed[factor])) for factor in self.order]
+        self._nested = frozenset(
+            [n for factor, nested in self._plan if nested for n in factor.names]
+        )
         used = [parent.name for factor in self.order for parent in factor.parents]
         for module in parsed.values():
             if is_joint(module):
@@ -191,7 +245,7 @@ class Joint(nn.Module):
                 f"{sorted(unknown)} are said to be shared, but nothing defines them."
             )
         for module in filter(is_joint, parsed.values()):
-            inside = frozenset(getattr(module, "shared", ()))
+            inside = shared_of(module)
             if unsaid := self.shared.intersection(module.names) - inside:
                 raise NotationError(
                     f"{sorted(unsaid)} are said to be shared, but {module}, which defines them, "
@@ -203,16 +257,17 @@ class Joint(nn.Module):
         """The conditional that owns a name (for a sub-joint, its member's)."""
         if name not in self.owner:
             raise KeyError(f"{self} defines no {name!r}; it defines {', '.join(self.names)}.")
-        module = self.conditional(name)
-        return module[name] if is_joint(module) and hasattr(module, "__getitem__") else module
+        module: Any = self.conditional(name)
+        return module[name] if name in self._nested and hasattr(module, "__getitem__") else module
 
     def __contains__(self, name: object) -> bool:
         return name in self.owner
 
     def parents(self, name: str) -> tuple[Parent, ...]:
         """What a name reads: in a sub-joint only what its own factor in there does."""
-        module, outer = self.conditional(name), self.owner[name].parents
-        if not (is_joint(module) and hasattr(module, "parents")):
+        module: Any = self.conditional(name)
+        outer = self.owner[name].parents
+        if name not in self._nested or not hasattr(module, "parents"):
             return outer
         known = {parent.name: parent for parent in outer if parent.name not in module.names}
         return tuple(
@@ -465,8 +520,13 @@ def batch_shape_of(sites: Mapping[str, Site]) -> tuple[int, ...]:
 
 
 def is_joint(module: object) -> TypeGuard[Any]:
-    """Whether a module follows a joint's protocol: it has ``names`` and ``inputs``."""
-    return hasattr(module, "names") and hasattr(module, "inputs")
+    """Whether a module follows a joint's protocol."""
+    return isinstance(module, JointLike)
+
+
+def shared_of(joint: Any) -> frozenset[str]:
+    """Names that all rows have in common, as far as a joint says so."""
+    return frozenset(getattr(joint, "shared", ()))
 
 
 def _check(factor: Factor, module: nn.Module, *, steps: bool) -> None:

@@ -34,6 +34,7 @@ from deeplvm.core.joint import (
     filled,
     is_joint,
     owner_of,
+    shared_of,
 )
 from deeplvm.core.steps import length_of
 from deeplvm.core.trace import Site, Trace
@@ -75,10 +76,10 @@ class LatentVariableModel(nn.Module):
                     f"forward(given, batch_shape) -> Trace; this is a {type(joint).__name__}."
                 )
             joint.symbol = letter
-        if _shared(self.p) & set(self.q.names) != _shared(self.q) & set(self.p.names):
+        if shared_of(self.p) & set(self.q.names) != shared_of(self.q) & set(self.p.names):
             raise NotationError(
-                f"p says that all rows share {sorted(_shared(self.p))}, "
-                f"q {sorted(_shared(self.q))}; both must name the same."
+                f"p says that all rows share {sorted(shared_of(self.p))}, "
+                f"q {sorted(shared_of(self.q))}; both must name the same."
             )
         for name in self.q.names:
             if name not in self.p.names and _is_random(self.q, name):
@@ -95,7 +96,7 @@ class LatentVariableModel(nn.Module):
     @property
     def shared(self) -> frozenset[str]:
         """Names that all rows have in common."""
-        return _shared(self.p) | _shared(self.q)
+        return shared_of(self.p) | shared_of(self.q)
 
     def site(
         self, name: str, value: Any, missing: frozenset[str] = frozenset(), *, batch_dims: int = 1
@@ -542,7 +543,7 @@ class LatentVariableModel(nn.Module):
         rows = []
         for joint in (self.p, self.q):
             for factor in getattr(joint, "order", []):
-                module = joint[factor.names[0]]
+                module = joint.conditional(factor.names[0])
                 shape = getattr(module, "event_shape", None)
                 rows.append(
                     (
@@ -595,10 +596,6 @@ def _no_density(name: str, q: Any) -> str:
     inputs = list(q.inputs) + [n for n in q.names if n != name]
     others = ", ".join(dict.fromkeys(inputs)) or "..."
     return f"q draws {name!r} but p gives it no density; add '{name} | {others}' to p."
-
-
-def _shared(joint: Any) -> frozenset[str]:
-    return getattr(joint, "shared", frozenset())
 
 
 def _is_random(joint: Any, name: str) -> bool:

@@ -221,7 +221,7 @@ def _over_values(log_prob: Tensor, trace: Trace) -> Tensor:
 
 
 def _refuse_shared(model: LatentVariableModel, given: Mapping[str, Any]) -> None:
-    shared = sorted(set(getattr(model.p, "shared", ())) - set(given))
+    shared = sorted(model.shared.intersection(model.p.names) - set(given))
     if shared:
         raise ValueError(
             f"All rows share {', '.join(shared)}, and chains are of each row by itself; use "

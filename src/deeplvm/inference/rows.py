@@ -208,8 +208,7 @@ def noise_of(
         again = f"{digest}/{seen[digest]}".encode()
         keys.append(_digest(again) if seen[digest] else digest)
         seen[digest] += 1
-    shared = [*getattr(model.p, "shared", ()), *getattr(model.q, "shared", ())]
-    return RowNoise(str(seed), torch.tensor(keys, device=device), frozenset(shared))
+    return RowNoise(str(seed), torch.tensor(keys, device=device), model.shared)
 
 
 def _digests(model: LatentVariableModel, given: Mapping[str, Any]) -> list[int]:

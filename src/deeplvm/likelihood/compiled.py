@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from deeplvm.core.joint import shared_of
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.trace import Site, Trace, View
 from deeplvm.likelihood.chunks import Chunks
@@ -38,7 +39,7 @@ class CompiledJoint(nn.Module):
         super().__init__()
         self.joint = joint
         self.names, self.inputs = joint.names, joint.inputs
-        self.shared = getattr(joint, "shared", frozenset())
+        self.shared = shared_of(joint)
         self.symbol = joint.symbol
         self.batch_shape = batch_shape
         self.compiled: dict[Any, Callable[..., dict[str, Tensor]]] = {}

@@ -14,6 +14,7 @@ from deeplvm.core.joint import as_site
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.randomness import RowNoise
 from deeplvm.core.results import RowEstimate
+from deeplvm.core.steps import Steps
 from deeplvm.core.trace import Site
 from deeplvm.gradients import Enumerated, Sampled
 from deeplvm.inference.rows import Source, at_least, evaluation_of, for_rows, rows_of
@@ -246,9 +247,9 @@ def _space(
                 "There is no latent to sum over: p scores every name that is not given, so "
                 "importance_sampling is exact."
             )
-        shared = getattr(p, "shared", frozenset())
         values = {
-            name: _values(name, site, most, shared=name in shared) for name, site in drawn.items()
+            name: _values(name, site, most, shared=name in model.shared)
+            for name, site in drawn.items()
         }
     space = _Space(model, values)
     if space.count > most:
@@ -267,7 +268,7 @@ def _values(name: str, site: Site, most: int, *, shared: bool) -> Tensor:
             f"{name!r} is shared by all rows, so p(x) of a row alone is not a sum over its "
             f"values; use importance_sampling."
         )
-    if distribution is None:
+    if distribution is None or isinstance(distribution, Steps):
         raise ValueError(
             f"{name!r} is remembered from step to step, so its values are not listed; use "
             f"particle_filter."

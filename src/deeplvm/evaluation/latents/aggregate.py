@@ -348,7 +348,7 @@ def latents_of(model: LatentVariableModel, posterior: Trace) -> tuple[str, ...]:
     Raises:
         ValueError: If there is none.
     """
-    shared = getattr(model.q, "shared", frozenset())
+    shared = model.shared.intersection(model.q.names)
     names = tuple([n for n, site in posterior.items() if site.drawn and n not in shared])
     if not names:
         raise ValueError(
@@ -402,7 +402,7 @@ def prior_trace(
 ) -> Trace:
     """Ancestral draws of the latents at the inputs of these rows, one a row."""
     known: dict[str, Any] = {name: given[name] for name in prior.inputs if name in given}
-    shared = getattr(model.q, "shared", frozenset())
+    shared = model.shared.intersection(model.q.names)
     known |= {name: posterior[name] for name in shared if name in prior.names}
     shape = posterior.batch_shape[-1:]
     return prior(known, shape, default=Sampled(), missing=missing & set(known))

@@ -304,7 +304,7 @@ def _draw(
         sides["q"].append({name: posterior[name].value for name in names})
         sides["p"].append({name: ancestral[name].value for name in names})
         sides["inputs"].append(known)
-        shared = getattr(model.q, "shared", frozenset())
+        shared = model.shared
         open_names = [
             name
             for name in ancestors_of(prior, names) - {*names, *shared}

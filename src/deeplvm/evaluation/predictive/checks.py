@@ -290,11 +290,11 @@ class _Replicate:
         if self.posterior:
             trace = self.model.reconstruct(given, missing=self.missing)
         else:
-            p, q = self.model.p, self.model.q
+            p = self.model.p
             sites: dict[str, Any] = {
                 name: value for name, value in given.items() if name not in p.names
             }
-            shared = set(getattr(q, "shared", ())) & set(p.names)
+            shared = self.model.shared.intersection(p.names, self.model.q.names)
             if shared:
                 posterior = self.model.posterior(given, missing=self.missing)
                 sites |= {name: posterior[name] for name in shared}
