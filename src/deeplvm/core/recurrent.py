@@ -129,6 +129,10 @@ class Repeated(nn.Module):
     def __contains__(self, name: object) -> bool:
         return name in self.names
 
+    def conditional(self, name: str) -> nn.Module:
+        """The module of the factor that defines a name."""
+        return self.step.conditional(name)
+
     def parents(self, name: str) -> tuple[Parent, ...]:
         """What a name reads within one repetition, of other steps, and of lengths."""
         if self.end and name == self.length:
