@@ -138,9 +138,9 @@ def test_json_of_a_diagnosis_is_all(deeplvm: Run, table_run: Path, copy_of: Copy
 
 # what is wrong: words, and what the line must have
 REFUSED = {
-    "no rows": (("--rows", 0), "--rows must be at least 1"),
+    "no rows": (("--rows", 0), "--rows must be a whole number"),
     "two rows": (("--rows", 2), "needs 5 or more (--rows)"),
-    "no particles": (("--particles", 0), "--particles must be at least 1"),
+    "no particles": (("--particles", 0), "--particles must be a whole number"),
     "no such split": (("--split", "tests"), "--split"),
 }
 

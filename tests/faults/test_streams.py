@@ -121,7 +121,7 @@ def test_inputs_are_not_overwritten(end: Any, run: Path) -> None:
         for output in (source, "link.csv", "own.csv"):
             code, line = end(verb, run, source, "-o", output)
             assert code == 2
-            assert "is the input" in line
+            assert "would overwrite its own input" in line
     Path("data.csv").symlink_to(data)
     assert end("sample", run, "-o", "data.csv")[0] == 2
     assert end("score", run, source, "-o", "data.csv")[0] == 2

@@ -50,6 +50,7 @@ def jobs_of(sources: Sequence[str], output: Path) -> list[Job]:
         place = output / f"{path.stem}{ending if ending in TABLES else '.npz'}"
         if place in jobs:
             raise FileError(f"{jobs[place].source} and {source} would both become {place}.")
+        refuse_overwriting(place, source)
         jobs[place] = Job(source, place)
     if not output.parent.is_dir():
         raise FileError(f"{output.parent} does not exist; make the folder first.")

@@ -257,12 +257,13 @@ def refuse_overwriting(output: Path, *sources: str | None) -> None:
     """
     for source in sources:
         path = Path(source or "").expanduser()
-        if not source or not path.exists():
+        if not source:
             continue
-        inside = path.is_dir() and output.resolve().is_relative_to(path.resolve())
-        if inside or (output.exists() and output.samefile(path)):
-            where = "lies in" if inside else "is"
-            raise FileError(f"{output} {where} the input {source}; name another file.")
+        if path.is_dir() and output.resolve().is_relative_to(path.resolve()):
+            raise FileError(f"{output} would lie in the input {source}; name another place.")
+        same = output.exists() and path.exists() and output.samefile(path)
+        if same or output.resolve() == path.resolve():
+            raise FileError(f"{output} would overwrite its own input {source}; name another.")
 
 
 def save_table(path: Path, arrays: Mapping[str, Any], names: Mapping[str, Sequence[str]]) -> None:
