@@ -779,7 +779,10 @@ def warnings_of(variable: Variable, seen: Mapping[Split, Summary], train: Tensor
         known = [f"{100 * share:.2g}% of the values are missing; likelihoods are of the others."]
     if variable.columns is None:
         return known
-    for place, name in enumerate(variable.columns):
+    ordered = train.sort(0).values
+    suspect = (ordered[1:] == ordered[:-1]).any(0) | ((~train.isnan()).sum(0) <= 2)
+    for place in suspect.nonzero()[:, 0].tolist():
+        name = variable.columns[place]
         part = variable.parts[place] if variable.parts else variable
         if part.kind != "real" or part.dequantized:
             continue

@@ -161,7 +161,7 @@ def load(
         )
     else:
         found = _opened(path, name, options, known, stream)
-        options["stream"] = bool(found.listing)
+        options["stream"] = not isinstance(found, Held)
     return _modelled(found, name, options, known)
 
 
@@ -485,7 +485,7 @@ def _modelled(
     kind = _kind(everything, choices, scale)
     reader = replace(reader, shape=shape, kind=kind, choices=tuple(choices))
     reader = _with_noise(reader, places, scale)
-    on_disk = bool(found.listing)
+    on_disk = not isinstance(found, Held)
     rows, noise = ({}, reader.noise) if on_disk else _held_rows(reader, places, kinds)
     missing = any(part.missing.any() for part in seen.values())
     if trained is not None:

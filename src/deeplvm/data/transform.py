@@ -14,7 +14,7 @@ from torch import Tensor
 
 from deeplvm.data.likelihood import Choice
 from deeplvm.data.readers.images import Layout, laid_out
-from deeplvm.data.readers.source import Array, Chosen, Facts, Places, Source
+from deeplvm.data.readers.source import Array, Chosen, Facts, Held, Places, Source
 from deeplvm.data.records import SPLITS, Column, DataError, Renewal, Rows, Split
 from deeplvm.data.statistics import Summary
 
@@ -159,7 +159,7 @@ class Look:
             DataError: If a value is infinite, or beyond single precision.
         """
         source = reader.source
-        facts = source.facts
+        facts, on_disk = source.facts, not isinstance(source, Held)
         digest = hashlib.sha256(f"{source.shape} {source.dtype} {facts.classes}".encode())
         shape = source.shape if reader.kept is None else (len(reader.kept),)
         seen: dict[Split, Summary] = {split: Summary(shape, source.dtype) for split in SPLITS}
@@ -168,7 +168,7 @@ class Look:
             values, labels = reader.stored(rows)
             if values.dtype.kind == "f" and not (np.abs(values) <= _most(values)).all():
                 look._unusual(values, rows, source, facts)
-            if source.listing:  # what memory holds has its digest from its tensors
+            if on_disk:  # what memory holds has its digest from its tensors
                 digest.update(np.ascontiguousarray(values).view(np.uint8).data)
                 digest.update(labels.data if labels is not None else b"")
             look.grey = look.grey and bool((values == values[:, :1]).all())
