@@ -14,7 +14,7 @@ from deeplvm.core.joint import as_site
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.randomness import RowNoise
 from deeplvm.core.results import RowEstimate
-from deeplvm.core.steps import Steps
+from deeplvm.core.steps import of_one_step
 from deeplvm.core.trace import Site
 from deeplvm.gradients import Enumerated, Sampled
 from deeplvm.inference.rows import Source, at_least, evaluation_of, for_rows, rows_of
@@ -268,9 +268,10 @@ def _values(name: str, site: Site, most: int, *, shared: bool) -> Tensor:
             f"{name!r} is shared by all rows, so p(x) of a row alone is not a sum over its "
             f"values; use importance_sampling."
         )
-    if distribution is None or isinstance(distribution, Steps):
+    if distribution is None or of_one_step(distribution) is not distribution:
         raise ValueError(
-            f"{name!r} is remembered from step to step, so its values are not listed; use "
+            f"{name!r} is remembered from step to step, or counts up to a length, so its values "
+            f"are not listed; use importance_sampling with draw={{{name!r}: Enumerated()}}, or "
             f"particle_filter."
         )
     if distribution.support is None or not distribution.support.is_discrete:
