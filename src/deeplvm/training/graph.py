@@ -13,7 +13,7 @@ from torch.optim import Adam, Adamax, AdamW
 if TYPE_CHECKING:
     from deeplvm.training.step import Step
 
-_SECOND = {Adam: "exp_avg_sq", AdamW: "exp_avg_sq", Adamax: "exp_inf"}
+_SECOND: dict[type, str] = {Adam: "exp_avg_sq", AdamW: "exp_avg_sq", Adamax: "exp_inf"}
 
 
 class Graph:
