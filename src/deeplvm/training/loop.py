@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,7 +36,8 @@ from deeplvm.training.measure import Measurement, Selection, for_rows, name_of
 from deeplvm.training.options import Machine, Optimization, Saving, Stopping, check
 from deeplvm.training.schedules import Average, KLWeight, Rates
 from deeplvm.training.state import Companions, State
-from deeplvm.training.step import Choice, Compile, Objective, Phase, Step, choose
+from deeplvm.training.step import Choice, Compile, Objective, Phase, Step, choose, unchanged
+from deeplvm.training.threads import Threads
 
 _MEASURED = 5_000  # training rows that are measured after an epoch, at most
 
@@ -137,12 +139,17 @@ def fit(
     """
     check(epochs=epochs, batch_size=batch_size, particles=particles)
     target = device_of(machine.device)
+    all_threads = torch.get_num_threads()
     model.to(target)
     keep_freed_memory(target)
     batches = batches_of(model, data, valid, missing, target)
     rows, held_out = batches.rows("train"), batches.rows("valid")
     batch_size = min(batch_size, rows)
     together = Together(processes())
+    measured = machine.threads == "auto" and target.type == "cpu" and together.world.alone
+    threads = Threads(all_threads if measured else 1)
+    if machine.threads != "auto":
+        torch.set_num_threads(min(machine.threads, all_threads))
     first = together.world.first
     bfloat16 = machine.bfloat16(target)
 
@@ -281,6 +288,7 @@ def fit(
             patience=stopping.patience,
             compile=_compilable(machine.compile, listed),
             compile_budget=machine.compile_budget,
+            threads=threads,
             files=files,
             progress=stack.enter_context(progress),
             signals=signals,
@@ -302,6 +310,7 @@ def fit(
         finally:
             state.take_best()
             model.train(was_training)
+            torch.set_num_threads(all_threads)
             for callback in told:
                 callback.ended(history, failure)
     return history
@@ -327,6 +336,7 @@ class Run:
     patience: int | None
     compile: Compile
     compile_budget: float
+    threads: Threads
     files: Checkpoints
     progress: Progress
     signals: Signals
@@ -401,6 +411,8 @@ class Run:
         self.progress.step(done + 1 / self.per_epoch)
         state.position += 1
         state.seconds = time.perf_counter() - self.began
+        if self.threads.open and self.threads.slowed():
+            self._share_cores(batch, part)
 
     def _ascend(self, batch: dict[str, Any], part: Part) -> None:
         for step in self.program:
@@ -499,6 +511,10 @@ class Run:
     def _prepare(self, part: Part, done: float) -> None:
         """Compile the steps or not, when the first batch is at hand."""
         state, world = self.state, self.together.world
+        if state.threads is not None:
+            torch.set_num_threads(state.threads)
+        elif self.threads.open:
+            self._share_cores(self.batches("train", part.index), part)
         decided = state.compiled is not None and self.compile == "auto"
         wanted = bool(state.compiled) if decided else self.compile
         choice = Choice(compiled=False)
@@ -527,6 +543,22 @@ class Run:
             state.compiled = compiled
             if by_clock:  # a run that resumes must not choose again
                 self.save()
+
+    def _share_cores(self, batch: dict[str, Any], part: Part) -> None:
+        """Take as many threads as are fastest now; nothing of the run changes."""
+        steps, before = self.program, self.state.threads
+        forms = [(step.compiled, step.graph) for step in steps]
+        try:
+            for step in steps:  # compiled code is made for one number of threads
+                step.compiled = step.graph = None
+            with own_randomness(self.state.device, 0), unchanged(steps):
+                ascend = [partial(step, batch, part, self.weight.value) for step in steps]
+                self.state.threads = self.threads.choose(lambda: [each() for each in ascend])
+        finally:
+            for step, (compiled, graph) in zip(steps, forms, strict=True):
+                step.compiled, step.graph = compiled, graph
+        if before not in (None, self.state.threads):
+            self.progress.say(f"steps became slow: {self.state.threads} threads, not {before}")
 
     def save(self) -> None:
         """Write a checkpoint of where training stands."""

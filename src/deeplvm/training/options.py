@@ -122,15 +122,22 @@ class Machine:
         precision: ``"bfloat16"`` computes matrix products and convolutions of training in
             bfloat16; log-densities, sums, parameters and all that is measured stay in the model's
             own type. ``"auto"`` does so on a GPU that can, ``"float32"`` nowhere.
+        threads: Of the CPU, at most so many; ``"auto"`` measures which number is fastest, up to
+            all that torch has, and again when the speed falls, as it does where another process
+            wants the cores too. Numbers of threads differ in the last digits of results; the one
+            that was measured is kept for a resumed run.
     """
 
     device: str | torch.device = "auto"
     compile: Compile = "auto"
     compile_budget: float = 60.0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    threads: int | Literal["auto"] = "auto"
 
     def __post_init__(self) -> None:
         check(compile_budget=self.compile_budget)
+        if self.threads != "auto":
+            check(threads=self.threads)
         if self.compile not in (True, False, "auto"):
             raise ValueError(f"compile is True, False or 'auto', not {self.compile!r}.")
         if self.precision not in ("auto", "float32", "bfloat16"):

@@ -209,6 +209,7 @@ class State:
         self.run = run  # options that a run cannot go on with if they are other ones
         self.generator = Generator()  # of what is renewed at every visit of a row
         self.compiled: bool | None = None  # none before that was decided
+        self.threads: int | None = None  # none where there was nothing to decide
         self.flops: float | None = None  # of one row's steps; none before they were counted
         self.history: list[Record] = []  # of the epochs done
         # of the epoch after those: batches done, their objectives' sum, their rows, their time
@@ -277,7 +278,7 @@ class State:
             "model": (lambda: unique_state(self.model)[0], self._fill),
             "epoch": (lambda: self.epoch, lambda _: None),
             **{name: own(name) for name in ("position", "total", "rows", "seconds")},
-            **{name: own(name) for name in ("compiled", "flops", "best_epoch")},
+            **{name: own(name) for name in ("compiled", "threads", "flops", "best_epoch")},
             "history": (lambda: self.history, self.history.extend),
             "run": (lambda: self.run, lambda _: None),
             "best": (lambda: self.best, best),
@@ -309,6 +310,7 @@ class State:
             CheckpointError: If the checkpoint is of a run with other options, or of another model.
         """
         own = self.tree()
+        tree = {"threads": None, **tree}  # which older checkpoints lack
         check_entries(tree, own, folder)
         for key, value in self.run.items():
             if tree["run"].get(key) != value:
