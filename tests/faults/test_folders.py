@@ -58,6 +58,14 @@ def test_a_refused_fit_leaves_no_run(end: Any, words: Any) -> None:
     assert os.listdir("empty") == []
 
 
+def test_a_cell_beyond_single_precision_leaves_no_run(end: Any) -> None:
+    rows = np.random.default_rng(0).normal(size=(60, 3))
+    rows[:, 1] = 1e39 * rows[:, 0]
+    np.savetxt("a.csv", rows, delimiter=",")
+    assert end("fit", "a.csv", *FIT[2:])[0] == 2
+    assert os.listdir() == ["a.csv"]
+
+
 @pytest.mark.usefixtures("data")
 def test_two_fits_into_one_folder(end: Any) -> None:
     """The second is refused before it reads its data, and by default finds another folder."""

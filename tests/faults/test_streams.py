@@ -18,6 +18,7 @@ import pytest
 
 from deeplvm.cli import main
 from deeplvm.cli.app import _ending
+from deeplvm.cli.outputs import save_table
 from deeplvm.files import parse_json, shown
 
 pytestmark = pytest.mark.usefixtures("workplace")
@@ -107,6 +108,16 @@ def test_foreign_words_are_put_into_ours(end: Any) -> None:
     said = _ending(caught.value, [])
     assert said is not None
     assert "cannot be done with what was given" in said[0]
+
+
+def test_cells_that_a_spreadsheet_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    arrays = {"x": np.zeros((2, 1)), "label": np.array(["=cmd()", "plain"], dtype=object)}
+    save_table(Path("a.csv"), arrays, {"x": ["@x"]})
+    assert "2 texts of a.csv begin with" in capsys.readouterr().err
+    assert Path("a.csv").read_text() == "@x,label\n0.0,=cmd()\n0.0,plain\n"
+    save_table(Path("a.csv"), arrays, {"x": ["@x"]}, escape=True)
+    assert capsys.readouterr().err == ""
+    assert Path("a.csv").read_text() == "'@x,label\n0.0,'=cmd()\n0.0,plain\n"
 
 
 def test_inputs_are_not_overwritten(end: Any, run: Path) -> None:

@@ -266,15 +266,22 @@ def refuse_overwriting(output: Path, *sources: str | None) -> None:
             raise FileError(f"{output} would overwrite its own input {source}; name another.")
 
 
-def save_table(path: Path, arrays: Mapping[str, Any], names: Mapping[str, Sequence[str]]) -> None:
+def save_table(
+    path: Path,
+    arrays: Mapping[str, Any],
+    names: Mapping[str, Sequence[str]],
+    *,
+    escape: bool = False,
+) -> None:
     """Write named arrays of as many rows: as they are (.npz), or as columns (.csv, .parquet).
 
     Args:
         path: Where; written whole or not at all.
         arrays: Name to array of shape ``(rows, *event)``.
         names: Names of the columns of an array; others are its name, numbered if several.
+        escape: Whether texts that a spreadsheet would run as formulas get a ``'`` in front.
     """
-    from deeplvm.files import beside
+    from deeplvm.files import beside, say
 
     with beside(path) as temporary:
         if path.suffix.lower() == ".npz":
@@ -286,7 +293,29 @@ def save_table(path: Path, arrays: Mapping[str, Any], names: Mapping[str, Sequen
         if path.suffix.lower() == ".parquet":
             frame.to_parquet(temporary, index=False)
         else:
-            frame.to_csv(temporary, index=False)
+            safe, count = _without_formulas(frame)
+            if count and not escape:
+                say(
+                    f"warning: {count:,} texts of {path} begin with =, +, - or @, which a "
+                    f"spreadsheet runs as formulas; --escape-formulas puts a ' before them"
+                )
+            (safe if escape else frame).to_csv(temporary, index=False)
+
+
+def _without_formulas(frame: Any) -> tuple[Any, int]:
+    """A table whose texts no spreadsheet runs, and how many had to be escaped."""
+    count = 0
+
+    def harmless(cell: Any) -> Any:
+        nonlocal count
+        if isinstance(cell, str) and cell[:1] in ("=", "+", "-", "@", "\t", "\r"):
+            count += 1
+            return f"'{cell}"
+        return cell
+
+    numeric = frame.select_dtypes("number").columns
+    safe = frame.apply(lambda column: column if column.name in numeric else column.map(harmless))
+    return safe.rename(columns=harmless), count
 
 
 def save_pictures(

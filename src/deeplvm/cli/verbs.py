@@ -18,6 +18,7 @@ from deeplvm.cli.console import (
     tell,
     write_report,
 )
+from deeplvm.cli.flags import Particles
 from deeplvm.cli.options import whole
 from deeplvm.cli.parallel import by_first, data_of, model_of, together
 from deeplvm.parallel.processes import processes
@@ -54,9 +55,15 @@ Trust = Annotated[
     ),
 ]
 Number = Annotated[int, Bounds(1, 2**31), Parameter(converter=whole)]
-# beyond, an evaluation takes days, and its error is that of the rows
-Particles = Annotated[int, Bounds(1, 10_000_000), Parameter(converter=whole)]
 Seed = Annotated[int, Parameter(converter=whole)]
+Escape = Annotated[
+    bool,
+    Parameter(
+        help="In a .csv, put a ' before texts that a spreadsheet would run as formulas: those "
+        "that begin with =, +, - or @.",
+        negative=(),
+    ),
+]
 Output = Annotated[Path, Parameter(name=("--output", "-o"))]
 Device = Annotated[
     Literal["auto", "cpu", "cuda"],
@@ -202,6 +209,7 @@ def sample(  # noqa: D417 - the types say the rest
     /,
     *,
     output: Output,
+    escape_formulas: Escape = False,
     rows: Annotated[Number, Parameter(name=("--rows", "-n"))] = 64,
     seed: Seed = 0,
     mean: bool | None = None,
@@ -243,7 +251,7 @@ def sample(  # noqa: D417 - the types say the rest
         mean=picture if mean is None else mean,
         label=label,
     )
-    _save(output, values, opened.description)
+    _save(output, values, opened.description, escape=escape_formulas)
 
 
 def embed(  # noqa: D417 - the types say the rest
@@ -251,6 +259,7 @@ def embed(  # noqa: D417 - the types say the rest
     /,
     *data: Files,
     output: Output,
+    escape_formulas: Escape = False,
     split: Split = None,
     scales: bool = False,
     seed: Seed = 0,
@@ -277,7 +286,7 @@ def embed(  # noqa: D417 - the types say the rest
             for name, value in values.items()
             if name not in ("y", "label")
         }
-        _write(output, values, names)
+        _write(output, values, names, escape=escape_formulas)
         note(f"{output}: {len(next(iter(values.values())))} rows of {', '.join(values)}")
 
     carry_out(run, data, output, device, work, trust=trust)
@@ -289,6 +298,7 @@ def reconstruct(  # noqa: D417 - the types say the rest
     /,
     *,
     output: Output,
+    escape_formulas: Escape = False,
     rows: Annotated[Number, Parameter(name=("--rows", "-n"))] = 32,
     split: Split = None,
     seed: Seed = 0,
@@ -328,7 +338,7 @@ def reconstruct(  # noqa: D417 - the types say the rest
         return
     if output.suffix.lower() == ".npz":
         means |= {f"{name}_original": value for name, value in originals.items()}
-    _save(output, means, opened.description)
+    _save(output, means, opened.description, escape=escape_formulas)
 
 
 def score(  # noqa: D417 - the types say the rest
@@ -336,6 +346,7 @@ def score(  # noqa: D417 - the types say the rest
     /,
     *data: Files,
     output: Output,
+    escape_formulas: Escape = False,
     particles: Particles = 500,
     split: Split = None,
     seed: Seed = 0,
@@ -374,7 +385,7 @@ def score(  # noqa: D417 - the types say the rest
         if held_out is not None:
             less = np.searchsorted(np.sort(held_out), -log_px)
             columns["percentile"] = 100 * less / len(held_out)
-        _write(output, columns | _labels(rows, chosen), {})
+        _write(output, columns | _labels(rows, chosen), {}, escape=escape_formulas)
         note(f"{output}: {len(log_px)} rows, mean log p(x) {log_px.mean():.2f} nats")
 
     carry_out(
@@ -395,6 +406,7 @@ def impute(  # noqa: D417 - the types say the rest
         str, Parameter(help="Files with missing values: NaN, or empty cells; one or several.")
     ],
     output: Output,
+    escape_formulas: Escape = False,
     particles: Particles = 200,
     seed: Seed = 0,
     device: Device = "auto",
@@ -422,7 +434,7 @@ def impute(  # noqa: D417 - the types say the rest
         refuse_large("--particles", particles, rows.description)
         values = imputed(model, rows, "test", particles=particles, seed=seed)
         if processes().first:
-            _save(output, values, rows.description)
+            _save(output, values, rows.description, escape=escape_formulas)
         note(f"{output}: {holes} missing values filled")
 
     carry_out(run, data, output, device, work, trust=trust)
@@ -527,12 +539,12 @@ def _chosen(rows: Any, split: Any) -> Any:
     return split or ("test" if rows.rows("test") else "valid")
 
 
-def _write(output: Path, values: Any, names: Any) -> None:
+def _write(output: Path, values: Any, names: Any, *, escape: bool) -> None:
     """A table, by one process."""
     from deeplvm.cli.outputs import save_table
 
     if processes().first:
-        save_table(output, values, names)
+        save_table(output, values, names, escape=escape)
 
 
 def _labels(rows: Any, split: str) -> dict[str, Any]:
@@ -586,7 +598,14 @@ def _only_images(opened: Any, output: Path, *, picture: bool) -> None:
         )
 
 
-def _save(output: Path, values: Any, description: Any, columns: int | None = None) -> None:
+def _save(
+    output: Path,
+    values: Any,
+    description: Any,
+    columns: int | None = None,
+    *,
+    escape: bool = False,
+) -> None:
     """A picture or a table, by the ending."""
     from deeplvm.cli.outputs import PICTURES, in_units, save_pictures, save_table
 
@@ -603,5 +622,5 @@ def _save(output: Path, values: Any, description: Any, columns: int | None = Non
             else value
             for name, value in values.items()
         }
-        save_table(output, arrays, names)
+        save_table(output, arrays, names, escape=escape)
     note(f"{output}: {len(next(iter(values.values())))} rows")
