@@ -393,7 +393,7 @@ class LatentVariableModel(nn.Module):
             if name not in terms:
                 raise ValueError(_no_density(name, self.q))
             counted = [length_of(trace[name].distribution) for trace in (p, q)]
-            if counted[0] != counted[1]:
+            if p[name].distribution is not None and counted[0] != counted[1]:
                 raise ValueError(
                     f"p counts {name!r} up to {counted[0] or 'the last step'}, q up to "
                     f"{counted[1] or 'the last step'}, so that what lies beyond would be no "

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from deeplvm.core.draws import Draw
 from deeplvm.core.joint import shared_of
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.trace import Site, Trace, View
@@ -59,6 +60,7 @@ class CompiledJoint(nn.Module):
         given: Mapping[str, Site],
         batch_shape: tuple[int, ...],
         *,
+        draw: Mapping[str, Draw] | None = None,
         default: Any = None,
         missing: frozenset[str] = frozenset(),
         ready: Mapping[str, Site] | None = None,
@@ -68,8 +70,10 @@ class CompiledJoint(nn.Module):
         parts = {name: site.value for name, site in given.items()}
         nodes = {name: site.value for name, site in ready.items()}
         tensors = [*parts.values(), *nodes.values()]
-        if batch_shape != self.batch_shape or not all([isinstance(t, Tensor) for t in tensors]):
-            return self.joint(given, batch_shape, default=default, missing=missing, ready=ready)
+        fits = batch_shape == self.batch_shape and all([isinstance(t, Tensor) for t in tensors])
+        if draw or not fits:
+            options = {"draw": draw, "default": default, "missing": missing, "ready": ready}
+            return self.joint(given, batch_shape, **options)
         given_dims = {name: site.batch_dims for name, site in given.items()}
         node_dims = {name: site.batch_dims for name, site in ready.items()}
         key = (tuple(given_dims.items()), tuple(node_dims.items()), missing)
