@@ -150,6 +150,8 @@ class TestStreams:
         data = Streams({"a": digits(20)[0]})
         with pytest.raises(ValueError, match="no stream 'b'; there are a"):
             quietly(digits_vae(), data, phases=[Phase(stream="b")], epochs=1)
+        with pytest.raises(ValueError, match=r"Phase 1 does not say which stream.* one of a,"):
+            quietly(digits_vae(), data, epochs=1)
         with pytest.raises(ValueError, match="data have no streams"):
             quietly(digits_vae(), digits(20)[0], phases=[Phase(stream="b")], epochs=1)
 

@@ -251,6 +251,19 @@ class Streams:
             if name not in sources:
                 raise ValueError(f"{option}={name!r} is none of the streams {', '.join(sources)}.")
 
+    def refuse(self, read: Sequence[Any]) -> None:
+        """Refuse phases that read no stream in particular, nor all of them by a function.
+
+        Raises:
+            ValueError: With what to write.
+        """
+        if None in read:
+            raise ValueError(
+                f"Phase {1 + read.index(None)} does not say which stream it reads: give "
+                f"phases=[Phase(stream=…)] with one of {', '.join(self.sources)}, or evidence=, a "
+                f"function of the model and of all batches by name."
+            )
+
 
 class StreamBatches:
     """Batches of several streams; a batch's index has a column for each, ``(batch, streams)``.

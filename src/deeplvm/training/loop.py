@@ -28,7 +28,7 @@ from deeplvm.objectives import elbo
 from deeplvm.parallel.processes import apart, processes
 from deeplvm.parallel.steps import Part, Together
 from deeplvm.training import callbacks as metering
-from deeplvm.training.batches import AnyBatches, Rows, Source, Split, batches_of
+from deeplvm.training.batches import AnyBatches, Rows, Source, Split, Streams, batches_of
 from deeplvm.training.callbacks import Callback, History, Progress, Record, Signals
 from deeplvm.training.checkpoint import CheckpointError, Checkpoints
 from deeplvm.training.failures import TrainingInterrupted, explained, non_finite
@@ -44,7 +44,7 @@ _MEASURED = 5_000  # training rows that are measured after an epoch, at most
 
 def fit(
     model: LatentVariableModel,
-    data: Source | Rows,
+    data: Source | Streams | Rows,
     *,
     valid: Rows | None = None,
     missing: Sequence[str] | None = None,
@@ -172,6 +172,8 @@ def fit(
     estimators = [
         each.estimator for each, own in zip(listed, said, strict=True) if own.estimator is not None
     ]
+    if isinstance(data, Streams):
+        data.refuse([phase.stream or phase.evidence for phase in listed])
     if way is not None and not any([asks(phase, model) for phase in listed]):
         raise ValueError(
             f"The estimator {type(way).__name__} would draw nothing: every phase says itself how "
