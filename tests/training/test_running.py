@@ -425,6 +425,29 @@ class TestCompiling:
         slow |= {"eager": 0.01, "compiled": 0.02}
         assert not self.choose().compiled
 
+    @pytest.mark.parametrize("held", [True, False], ids=["module", "parameter alone"])
+    def test_what_closures_hold_is_put_back(self, slow, held, monkeypatch):
+        """A trial moves a critic, its running statistics and its optimiser: all are as before."""
+        slow |= {"eager": 0.02, "compiled": 0.03}
+        monkeypatch.setattr(metering, "product_rate", lambda *_: 1e9)  # it reads the clock
+        monkeypatch.setattr(compiling, "_FEWEST", 1)
+        runs = []
+        for compiled in (False, "auto"):
+            torch.manual_seed(2)
+            net = nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 1))
+            scale, model = nn.Parameter(torch.zeros(())), digits_vae()
+
+            def judge(evidence, net=net, scale=scale):
+                value = evidence.q["z"].value.detach()
+                return (net(value) if held else value)[..., 0] * scale.exp()
+
+            own = [*net.parameters(), scale] if held else [scale]
+            phases = [Phase(judge, lambda _, own=own: own), Phase(elbo)]
+            options = {"epochs": 1, "batch_size": 10, "compile_budget": 1e-3, "phases": phases}
+            quietly(model, digits(40)[0], compile=compiled, **options)
+            runs.append(weights(net) | weights(model) | {"scale": scale.detach().clone()})
+        assert same(*runs)
+
     def test_short_training_is_not_compiled(self, slow):
         slow |= {"eager": 0.02, "compiled": 0.001}
         assert not self.choose(left=999).compiled

@@ -51,7 +51,10 @@ class Graph:
         plain = type(step.optimizer) in _SECOND and not any(
             [g.get("amsgrad") or g.get("maximize") for g in step.optimizer.param_groups]
         )
-        return plain and step.device == "cpu" and step.together is None
+        # parameters that no module here has cannot be handed over by name
+        known = {p for each in (step.model, *step.beside) for p in each.parameters()}
+        named = known.issuperset(step.parameters)
+        return plain and named and step.device == "cpu" and step.together is None
 
     def __call__(self, batch: dict[str, Any], kl_weight: Tensor | float) -> tuple[float, bool]:
         """The mean objective, and whether the step was taken: it was finite and not skipped."""

@@ -199,6 +199,8 @@ def fit(
         for phase in listed
     ]
     companions.add(model, steps)
+    for step in steps:
+        step.beside += companions.held
     if saving.folder is not None and companions.optimizers:
         raise CheckpointError(
             f"A function of this training holds an optimiser of its own "

@@ -22,7 +22,7 @@ from deeplvm.core.draws import is_estimator
 from deeplvm.core.evidence import Evidence
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.randomness import generator_of, own_randomness
-from deeplvm.gradients import Draw, Suited
+from deeplvm.gradients import Suited
 from deeplvm.parallel.statistics import refuse_batch_norm
 from deeplvm.parallel.steps import Part, Together
 from deeplvm.training.callbacks import flops_of
@@ -70,8 +70,8 @@ class Phase:
     learning_rate: float | None = None
     weight_decay: float | None = None
     particles: int | None = None
-    draw: Mapping[str, Draw | str] | None = None
-    estimator: Draw | str | None = None
+    draw: Mapping[str, Any] | None = None
+    estimator: Any = None
     evidence: Callable[..., Any] | None = None
     repeats: int = 1
     when: Callable[[], bool] | None = None
@@ -581,6 +581,7 @@ def unchanged(steps: Sequence[Step]) -> Iterator[None]:
     """Parameters, optimisers and buffers (running statistics) are afterwards as before."""
     modules = [steps[0].model, *[module for step in steps for module in step.beside]]
     tensors = [tensor for each in modules for tensor in (*each.parameters(), *each.buffers())]
+    tensors += [parameter for step in steps for parameter in step.parameters]
     kept = [(tensor, tensor.detach().clone()) for tensor in tensors]
     states = [(copy.deepcopy(step.optimizer.state_dict()), step.skipped) for step in steps]
     try:
