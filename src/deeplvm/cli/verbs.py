@@ -18,8 +18,7 @@ from deeplvm.cli.console import (
     tell,
     write_report,
 )
-from deeplvm.cli.flags import Particles
-from deeplvm.cli.options import whole
+from deeplvm.cli.options import Particles, whole
 from deeplvm.cli.parallel import by_first, data_of, model_of, together
 from deeplvm.parallel.processes import processes
 from deeplvm.registry import Bounds
