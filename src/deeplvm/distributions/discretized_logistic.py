@@ -76,8 +76,10 @@ class DiscretizedLogistic(Distribution):
 
     @property
     def mode(self) -> Tensor:
-        """The most probable level of the middle ones; the logistic is symmetric."""
-        return self._nearest_level(self.loc)
+        """The most probable level: an end, which has a tail, or the nearest to the centre."""
+        ends = torch.zeros_like(self.loc), torch.full_like(self.loc, self.levels - 1)
+        levels = torch.stack([self._nearest_level(self.loc), *ends])
+        return levels.gather(0, self.log_prob(levels).argmax(0, keepdim=True)).squeeze(0)
 
     @property
     def variance(self) -> Tensor:

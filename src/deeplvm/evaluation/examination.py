@@ -32,7 +32,7 @@ from deeplvm.evaluation.predictive.dataset_shift import DatasetShift, dataset_sh
 from deeplvm.evaluation.samples.memorisation import Memorisation, memorisation
 from deeplvm.evaluation.samples.quality import SampleQuality, draws, sample_quality
 from deeplvm.evaluation.summary import FEWEST_ROWS
-from deeplvm.inference.rows import Batches, batches_of
+from deeplvm.inference.rows import Rows, Source, rows_of
 from deeplvm.likelihood.convergence import Convergence, convergence, steps_to
 from deeplvm.likelihood.importance import ImportanceEstimate, importance_sampling
 
@@ -188,9 +188,13 @@ class Examination:
             f"say nothing against the model; no other rows are left out of training."
         )
 
-    def batches(self, split: Split) -> Batches:
+    def rows(self, split: Split, count: int) -> Source:
+        """Some rows of a split: they come in a random order."""
+        return getattr(self.data, split)[:count]
+
+    def batches(self, split: Split) -> Rows:
         """The rows of a split."""
-        return batches_of(self.model, self.data, split)
+        return rows_of(self.model, getattr(self.data, split))
 
     def first(self, split: Split, count: int | None = None) -> dict[str, Tensor]:
         """The first rows of a split, as the model reads them."""
@@ -229,9 +233,8 @@ class Examination:
             "inference gaps",
             lambda: generalisation_gap(
                 self.model,
-                self.data,
-                rows=self.effort.gap_rows,
-                split=self.unseen,
+                self.rows("train", self.effort.gap_rows),
+                self.rows(self.unseen, self.effort.gap_rows),
                 particles=self.effort.particles,
                 seed=self.seed,
             ),
@@ -267,9 +270,7 @@ class Examination:
             "predictive checks",
             lambda: predictive_checks(
                 self.model,
-                self.data,
-                split=self.unseen,
-                rows=self.effort.rows,
+                self.rows(self.unseen, self.effort.rows),
                 replicates=self.effort.replicates,
                 seed=self.seed,
             ),
@@ -282,9 +283,7 @@ class Examination:
             "calibration",
             lambda: calibration(
                 self.model,
-                self.data,
-                split=self.unseen,
-                rows=self.effort.rows,
+                self.rows(self.unseen, self.effort.rows),
                 particles=self.effort.particles,
                 seed=self.seed,
             ),
@@ -297,9 +296,7 @@ class Examination:
             "holes",
             lambda: holes(
                 self.model,
-                self.data,
-                split="train",
-                rows=4 * self.effort.rows,
+                self.rows("train", 4 * self.effort.rows),
                 seed=self.seed,
             ),
         )
@@ -310,7 +307,7 @@ class Examination:
         return self.once(
             "surgery of the bound",
             lambda: elbo_surgery(
-                self.model, self.data, split="train", rows=2 * self.effort.rows, seed=self.seed
+                self.model, self.rows("train", 2 * self.effort.rows), seed=self.seed
             ),
         )
 
@@ -334,7 +331,7 @@ class Examination:
         return self.once(
             "aggregate posterior",
             lambda: aggregate_against_prior(
-                self.model, self.data, split=self.unseen, rows=self.effort.rows, seed=self.seed
+                self.model, self.rows(self.unseen, self.effort.rows), seed=self.seed
             ),
         )
 

@@ -17,7 +17,7 @@ from deeplvm.core.results import Record, digest_of, finite, mean_of, number
 from deeplvm.evaluation.bound.gaps import gaps_table, inference_gaps
 from deeplvm.evaluation.latents.latent_use import ACTIVE, LatentUse, carrying, latent_use
 from deeplvm.gradients import Draw
-from deeplvm.inference.rows import batches_of, chosen
+from deeplvm.inference.rows import Source, at_random, rows_of
 from deeplvm.inference.tempering import Start
 from deeplvm.likelihood.annealing import sandwich
 from deeplvm.likelihood.bits_per_dimension import bits_per_dimension, count_elements
@@ -205,10 +205,10 @@ def evaluate(
         chunk: Particles at a time; chosen by size if left out.
         draw: How a latent is drawn; a name given here is drawn even if the data have it.
         seed: Same seed, same numbers.
-        gap_rows: On how many rows, from the first on, q is refined to see what the bound loses
+        gap_rows: On how many rows, chosen at random, q is refined to see what the bound loses
             where (:func:`~deeplvm.evaluation.inference_gaps`), which takes hundreds of gradient
             steps a row; none.
-        annealed_rows: On how many rows, from the first on, importance sampling is compared with
+        annealed_rows: On how many rows, chosen at random, importance sampling is compared with
             annealing (:func:`~deeplvm.likelihood.convergence`), which takes ten gradients a
             temperature, chain and row, and half as many again; none.
         simulated_rows: How many rows are drawn from p to have both bounds of annealing
@@ -226,24 +226,25 @@ def evaluate(
         >>> print(f"{evaluation.log_px['value']:.4f}")  # - log 2 pi
         -1.8379
     """
-    rows = batches_of(model, data, split, omit=tuple(draw or ()))
+    source = data if isinstance(data, Mapping) else getattr(data, split)
+    rows = rows_of(model, source, omit=tuple(draw or ()))
     # first what may be impossible for a model: it is refused before anything takes its time
     gaps = annealing = both = None
     if gap_rows is not None:
         with _asked_for("gap_rows (--gaps)"):
-            options: dict[str, Any] = {"split": split, "draw": draw, "seed": seed}
-            gaps = inference_gaps(model, data, rows=gap_rows, particles=particles, **options)
+            some = at_random(source, gap_rows, seed)
+            gaps = inference_gaps(model, some, particles=particles, draw=draw, seed=seed)
     if annealed_rows is not None:
         with _asked_for("annealed_rows (--ais)"):
             annealing = convergence(
-                model, chosen(data, split, annealed_rows), steps_to(particles),
+                model, at_random(source, annealed_rows, seed), steps_to(particles),
                 steps_to(temperatures), chains=chains, start=start, draw=draw, seed=seed,
             )  # fmt: skip
     if simulated_rows is not None:
         with _asked_for("simulated_rows (--sandwich)"):
             both = sandwich(
                 model, simulated_rows, chains, temperatures, start=start, draw=draw,
-                given=_inputs(model, data, split, simulated_rows), seed=seed,
+                given=_inputs(model, source, simulated_rows, seed), seed=seed,
             )  # fmt: skip
     estimate = importance_sampling(
         model,
@@ -254,7 +255,7 @@ def evaluate(
         draw=draw,
         seed=seed,
     )
-    use = latent_use(model, data, split=split, draw=draw, seed=seed)
+    use = latent_use(model, rows, draw=draw, seed=seed)
     counted = [count_elements(model, given, estimate.observed) for _, given in rows.each(4096)]
     variables = _variables(data)
     known = {name: variables[name] for name in estimate.observed if name in variables}
@@ -311,14 +312,15 @@ def _asked_for(what: str) -> Iterator[None]:
 
 
 def _inputs(
-    model: LatentVariableModel, data: Data | Mapping[str, Tensor], split: Split, rows: int
+    model: LatentVariableModel, source: Source, rows: int, seed: int
 ) -> dict[str, Tensor] | None:
-    """Values of p's inputs to simulate rows for, those of the first rows in turn."""
+    """Values of p's inputs to simulate rows for, those of random rows in turn."""
     names = [name for name in model.p.inputs if name not in model.p.names]
     if not names:
         return None
-    some = batches_of(model, data, split)[slice(0, rows)]
-    turns = torch.arange(rows) % len(next(iter(some.values())))
+    taken = rows_of(model, at_random(source, rows, seed))
+    some = taken[slice(0, taken.rows)]
+    turns = torch.arange(rows) % taken.rows
     return {name: some[name][turns.to(some[name].device)] for name in names}
 
 

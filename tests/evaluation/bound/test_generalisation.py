@@ -91,7 +91,7 @@ def test_an_overfitted_encoder_is_found() -> None:
     model = LatentVariableModel(decoder(), Joint({"z | x": Gaussian(2, MLP(4, 64))}))
     few, held_out = draws(8, 1), draws(60, 2)
     train(model, few, steps=200, rate=0.03)
-    found = generalisation_gap(model, data_of(few, held_out), **OPTIONS)
+    found = generalisation_gap(model, {"x": few}, {"x": held_out}, **OPTIONS)
     assert found.encoder.overfits
     assert found.encoder.value > 0.4
     assert not found.decoder.overfits
@@ -111,7 +111,7 @@ def test_a_healthy_model_is_silent() -> None:
     """The exact posterior: nothing over-fits, and the encoder's gap is nothing."""
     model = LatentVariableModel(decoder(), Joint({"z | x": exact_encoder()}))
     few, held_out = draws(40, 3), draws(40, 4)
-    found = generalisation_gap(model, data_of(few, held_out), **OPTIONS)
+    found = generalisation_gap(model, {"x": few}, {"x": held_out}, **OPTIONS)
     assert abs(found.encoder.value) < 0.02
     assert abs(found.family.value) < 0.02
     exact = float(log_px(few).mean() - log_px(held_out).mean())
@@ -130,13 +130,12 @@ def test_parts_are_those_of_the_splits() -> None:
     data = data_of(draws(12, 1), draws(9, 2))
     state = torch.get_rng_state()
     options: dict[str, Any] = {"particles": 50, "steps": 5}
-    found = generalisation_gap(model, data, rows=8, **options)
+    some = data.sampled(8)
+    found = generalisation_gap(model, some.train, some.test, **options)
     assert torch.equal(torch.get_rng_state(), state)
     assert model.training
-    some = data.sampled(8)
     train_gaps, test_gaps = (
-        inference_gaps(model, some, split=split, **options)  # type: ignore[arg-type]
-        for split in ("train", "test")
+        inference_gaps(model, rows, **options) for rows in (some.train, some.test)
     )
     a, b = train_gaps.amortisation, test_gaps.amortisation
     assert found.encoder.value == pytest.approx(float(b.mean() - a.mean()), abs=1e-12)
@@ -175,14 +174,10 @@ def test_what_is_called_overfitting() -> None:
 def test_refusals() -> None:
     model = LatentVariableModel(decoder(), Joint({"z | x": Gaussian(2, MLP(4))}))
     x = draws(4, 1)
-    with pytest.raises(ValueError, match="Named tensors have one split"):
-        generalisation_gap(model, {"x": x})  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="no rows in 'train'"):
-        generalisation_gap(model, data_of(x[:0], x))
-    with pytest.raises(ValueError, match="no rows in 'valid'"):
-        generalisation_gap(model, data_of(x, x), split="valid")
-    with pytest.raises(ValueError, match="'test' or 'valid'"):
-        generalisation_gap(model, data_of(x, x), split="train")
-    one = generalisation_gap(model, data_of(x[:1], x[1:2]), particles=5, steps=1)
+    with pytest.raises(TypeError, match="Say which rows"):
+        generalisation_gap(model, data_of(x, x), {"x": x})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="no rows to evaluate"):
+        generalisation_gap(model, {"x": x[:0]}, {"x": x})
+    one = generalisation_gap(model, {"x": x[:1]}, {"x": x[1:2]}, particles=5, steps=1)
     assert "give more rows" in one.verdict
     assert one.to_dict()["encoder"]["stderr"] is None

@@ -187,7 +187,7 @@ def test_columns_have_their_names(tmp_path: Any) -> None:
     data = load(path, split=(0.4, 0.1, 0.5))
     titles = {
         (check.column, check.statistic)
-        for check in predictive_checks(vae(data), data, replicates=19).checks
+        for check in predictive_checks(vae(data), data.test, replicates=19).checks
     }
     assert {("income", "skewness"), ("visits", "maximum"), ("town", "share of a")} <= titles
 
@@ -204,23 +204,23 @@ def test_same_seed_and_left_as_it_was() -> None:
     assert json.loads(json.dumps(one.to_dict(), allow_nan=False))["rows"] == 20
     other = predictive_checks(model, {"x": x}, replicates=19, seed=5)
     assert one.to_dict() != other.to_dict()
-    single = predictive_checks(model.float(), {"x": x.float()}, replicates=19, rows=10)
+    single = predictive_checks(model.float(), {"x": x.float()[:10]}, replicates=19)
     assert single.rows == 10
 
 
 @pytest.mark.parametrize(
-    "options, message",
+    "options, count, message",
     [
-        ({"rows": 1}, "two rows or more, found 1"),
-        ({"replicates": 5}, "at least 19.*found 5"),
-        ({"standard": False}, "nothing to check"),
-        ({"standard": False, "statistics": {"c": lambda _: 1.0}}, "No statistic is a number"),
+        ({}, 1, "two rows or more, found 1"),
+        ({"replicates": 5}, 5, "at least 19.*found 5"),
+        ({"standard": False}, 5, "nothing to check"),
+        ({"standard": False, "statistics": {"c": lambda _: 1.0}}, 5, "No statistic is a number"),
     ],
 )
-def test_refused(options: dict[str, Any], message: str) -> None:
+def test_refused(options: dict[str, Any], count: int, message: str) -> None:
     model = factor_model()
     with pytest.raises(ValueError, match=message):
-        predictive_checks(model, {"x": draws(model, 5)}, **options)
+        predictive_checks(model, {"x": draws(model, count)}, **options)
 
 
 def test_nothing_that_p_scores() -> None:

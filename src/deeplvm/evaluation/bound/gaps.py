@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.results import Record, mean_of, number
 from deeplvm.gradients import Draw
+from deeplvm.inference.rows import Source
 from deeplvm.likelihood.importance import ImportanceEstimate, importance_sampling
-
-if TYPE_CHECKING:
-    from deeplvm.data.records import Data, Split
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,10 +85,8 @@ class InferenceGaps(
 
 def inference_gaps(
     model: LatentVariableModel,
-    data: Data | Mapping[str, Tensor],
+    data: Source,
     *,
-    rows: int | None = None,
-    split: Split = "test",
     particles: int = 5_000,
     steps: int = 300,
     learning_rate: float = 0.05,
@@ -112,9 +108,7 @@ def inference_gaps(
 
     Args:
         model: Evaluated in ``eval()`` mode, left as it was.
-        data: Data, or named tensors of shape ``(rows, *event)``.
-        rows: How many, from the first on; all.
-        split: Which split of Data.
+        data: Rows: ``data.test[:100]``, or named tensors ``(rows, *event)``.
         particles: Draws per row for the bounds and for log p(x).
         steps: Gradient steps of the refinement.
         learning_rate: Of the refinement, at its start.
@@ -139,11 +133,10 @@ def inference_gaps(
     """
     # here: the functions that refine read rows as those of this package do
     from deeplvm.inference.refinement import refine
-    from deeplvm.inference.rows import chosen
 
     refined = refine(
         model,
-        chosen(data, split, rows),
+        data,
         steps=steps,
         learning_rate=learning_rate,
         particles=step_particles,
@@ -159,7 +152,7 @@ def inference_gaps(
 
 def gaps_table(plain: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Rows of a printed table, from :meth:`InferenceGaps.to_dict`."""
-    of = f"first {plain['rows']:,} rows"
+    of = f"{plain['rows']:,} rows"
     approximation = f"log p less the bound of the best q of the family for each row; {of}"
     amortisation = f"what the encoder's q is worse than that one; {of}"
     return [

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -13,9 +12,7 @@ from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.results import Estimate, Record, stderr_of
 from deeplvm.evaluation.bound.gaps import InferenceGaps, inference_gaps
 from deeplvm.gradients import Draw
-
-if TYPE_CHECKING:
-    from deeplvm.data.records import Data, Split
+from deeplvm.inference.rows import Rows, Source
 
 LARGE = 0.1  # nats a row; a smaller gap is not called over-fitting, however certain it is
 
@@ -124,10 +121,9 @@ class GeneralisationGap(
 
 def generalisation_gap(
     model: LatentVariableModel,
-    data: Data,
+    train: Source | Rows,
+    test: Source | Rows,
     *,
-    rows: int | None = 200,
-    split: Split = "test",
     particles: int = 1_000,
     steps: int = 300,
     learning_rate: float = 0.05,
@@ -152,9 +148,8 @@ def generalisation_gap(
 
     Args:
         model: Evaluated in ``eval()`` mode; left as it was.
-        data: Data with a training split.
-        rows: How many of each split, chosen at random; ``None`` for all.
-        split: Which held-out split.
+        train: Training rows, such as ``data.train[:200]``.
+        test: Held-out rows.
         particles: Draws a row for the bounds and for log p(x).
         steps: Gradient steps of the refinement.
         learning_rate: Of the refinement, at its start.
@@ -162,34 +157,21 @@ def generalisation_gap(
         seed: Same seed, same numbers.
 
     Raises:
-        ValueError: If there is no training split, or no held-out one; or q cannot be refined.
+        ValueError: If there are no rows, or q cannot be refined.
     """
-    if isinstance(data, Mapping):
-        raise ValueError(
-            "Named tensors have one split, and this compares two; give Data with training rows, "
-            "as deeplvm.data.load returns, or compare inference_gaps of both by hand: "
-            "GeneralisationGap(train, test)."
-        )
-    if split == "train":
-        raise ValueError("The split to compare with 'train' is 'test' or 'valid'.")
-    for each in ("train", split):
-        if data.rows(each) == 0:
-            raise ValueError(f"There are no rows in {each!r} to compare; it is empty.")
-    some = data if rows is None else data.sampled({"train": rows, split: rows}, seed)
-    train, test = (
+    gaps = [
         inference_gaps(
             model,
-            some,
-            split=each,
+            rows,
             particles=particles,
             steps=steps,
             learning_rate=learning_rate,
             draw=draw,
             seed=seed,
         )
-        for each in ("train", split)
-    )
-    return GeneralisationGap(train, test)
+        for rows in (train, test)
+    ]
+    return GeneralisationGap(*gaps)
 
 
 def _difference(

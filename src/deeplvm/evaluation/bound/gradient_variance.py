@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,11 +22,8 @@ from deeplvm.core.results import Record
 from deeplvm.gradients import Draw, Enumerated, Sampled, Suited
 from deeplvm.gradients.credit import ledger_alone, mixes_rows
 from deeplvm.gradients.named import estimator_of
-from deeplvm.inference.rows import batches_of
+from deeplvm.inference.rows import Rows, Source, rows_of
 from deeplvm.objectives import elbo
-
-if TYPE_CHECKING:
-    from deeplvm.data.records import Data, Split
 
 Objective = Callable[[Evidence], Tensor]
 _MOST_TUPLES = 20_000
@@ -103,14 +100,12 @@ class GradientVariance(Record):
 
 def variance_of_gradient(
     model: LatentVariableModel,
-    data: Data | Mapping[str, Tensor],
+    data: Source | Rows,
     estimators: Mapping[str, Draw | Mapping[str, Draw] | str],
     *,
     objective: Objective = elbo,
     particles: int | None = None,
     repeats: int = 100,
-    rows: int = 64,
-    split: Split = "train",
     seed: int = 0,
 ) -> GradientVariance:
     """The gradient's noise, signal, bias and time under each estimator, on the same rows.
@@ -121,14 +116,12 @@ def variance_of_gradient(
 
     Args:
         model: In the mode it is in, ``train()`` or ``eval()``.
-        data: Data, or named tensors of shape ``(rows, *event)``.
+        data: Rows: ``data.test[:100]``, or named tensors ``(rows, *event)``.
         estimators: Name to a way of drawing, which draws the latents that it suits; to one a
             latent; or to its spelling, as ``fit`` takes it.
         objective: Ledger to one value per row.
         particles: Draws a row; ``None`` for one without a dimension of its own.
         repeats: Gradients of each estimator.
-        rows: How many of the data, from the first on, one gradient is a mean over.
-        split: Which split of Data.
         seed: Same seed, same numbers (but for the seconds).
 
     Raises:
@@ -150,8 +143,8 @@ def variance_of_gradient(
     """
     if repeats < 2:
         raise ValueError(f"A variance needs 2 repeats or more, found {repeats}.")
-    batches = batches_of(model, data, split)
-    given = batches[slice(0, rows)]
+    batches = rows_of(model, data)
+    given = batches[slice(0, batches.rows)]
     task = _Task(model, given, objective, particles, batches.data_rows, batches.missing)
     found: list[GradientNoise] = []
     with _seeded(model) as reseed:
@@ -159,7 +152,7 @@ def variance_of_gradient(
         for name, way in estimators.items():
             reseed(seed)
             found += _measured(name, task, way, repeats, reference)
-    return GradientVariance(tuple(found), repeats, particles, min(rows, batches.rows))
+    return GradientVariance(tuple(found), repeats, particles, batches.rows)
 
 
 @dataclass(frozen=True)

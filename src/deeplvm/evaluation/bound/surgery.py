@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -13,9 +13,7 @@ from deeplvm.core.results import Record, shown_mean
 from deeplvm.evaluation.latents.mutual_information import MutualInformation, information_of
 from deeplvm.evaluation.latents.prior_holes import Dimensions, Scores, scores_of
 from deeplvm.gradients import Draw
-
-if TYPE_CHECKING:
-    from deeplvm.data.records import Data, Split
+from deeplvm.inference.rows import Rows, Source
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,12 +104,10 @@ class ElboSurgery(Record):
 
 def elbo_surgery(
     model: LatentVariableModel,
-    data: Data | Mapping[str, Tensor],
+    data: Source | Rows,
     *,
     particles: int = 1,
     minibatch: int = 128,
-    split: Split = "test",
-    rows: int | None = None,
     draw: Mapping[str, Draw] | None = None,
     seed: int = 0,
 ) -> ElboSurgery:
@@ -138,12 +134,10 @@ def elbo_surgery(
 
     Args:
         model: Evaluated in ``eval()`` mode; left as it was.
-        data: Data, or named tensors of shape ``(rows, *event)``.
+        data: Rows: ``data.test[:100]``, or named tensors ``(rows, *event)``.
         particles: Draws of every latent a row.
         minibatch: Least number of rows of the minibatches that some estimators of the information
             use.
-        split: Which split of Data.
-        rows: N, from the first on; all.
         draw: How a latent is drawn; with ``Enumerated()`` nothing is left to chance.
         seed: Same seed, same numbers.
 
@@ -167,8 +161,6 @@ def elbo_surgery(
         data,
         particles=particles,
         minibatch=minibatch,
-        split=split,
-        rows=rows,
         draw=draw,
         seed=seed,
         by_dimension=True,

@@ -17,7 +17,8 @@ class InterventionalRobustness(Estimate):
 
     Attributes:
         value: Mean over dimensions, weighted by their largest deviation; from 0 to 1.
-        stderr: Its standard error, by the bootstrap over rows.
+        stderr: Its standard error, by the bootstrap over rows; too small, by about a quarter of
+            it, as the largest deviations that the score divides by vary too little in resamples.
         by_dimension: Best of each dimension, shape ``(D,)``; 0 for one that never changes.
         robustness: Of dimension j while factor k is held, shape ``(D, K)``.
         rows: How many rows.

@@ -2,16 +2,21 @@ r"""Is the aggregate posterior :math:`q(z) = E_x\, q(z | x)` the prior? Two-samp
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution, Independent, Normal, constraints
 
+from deeplvm.core.evidence import elementwise
+from deeplvm.core.joint import Joint
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.randomness import evaluating
 from deeplvm.core.results import Record, number
+from deeplvm.core.trace import Site, Trace
 from deeplvm.evaluation.latents.two_sample_tests import (
     FOLDS,
     ClassifierTest,
@@ -23,20 +28,9 @@ from deeplvm.evaluation.latents.two_sample_tests import (
     marginal_tests,
     standard_moments,
 )
-from deeplvm.objectives.discrepancy import Kernel, rbf
-
-if TYPE_CHECKING:
-    from deeplvm.data.records import Data, Split
-import hashlib
-from collections.abc import Iterator, Sequence
-
-from torch.distributions import Distribution, Independent, Normal, constraints
-
-from deeplvm.core.evidence import elementwise
-from deeplvm.core.joint import Joint
-from deeplvm.core.trace import Site, Trace
 from deeplvm.gradients import Sampled
-from deeplvm.inference.rows import Batches, batches_of
+from deeplvm.inference.rows import Rows, Source, rows_of
+from deeplvm.objectives.discrepancy import Kernel, rbf
 
 _MOST_DIMENSIONS = 512  # beyond, the jackknife of a covariance takes too long
 
@@ -120,10 +114,8 @@ class AggregateAgainstPrior(Record):
 
 def aggregate_against_prior(
     model: LatentVariableModel,
-    data: Data | Mapping[str, Tensor],
+    data: Source | Rows,
     *,
-    split: Split = "test",
-    rows: int | None = None,
     kernel: Kernel = rbf,
     classifiers: Mapping[str, Any] | None = None,
     permutations: int = 500,
@@ -149,9 +141,7 @@ def aggregate_against_prior(
 
     Args:
         model: Evaluated in ``eval()`` mode, left as it was.
-        data: Data, or named tensors of shape ``(rows, *event)``, NaN where an element is missing.
-        split: Which split of Data.
-        rows: How many, from the first on; all.
+        data: Rows: ``data.test[:100]``, or named tensors ``(rows, *event)``, NaN where missing.
         kernel: :func:`~deeplvm.objectives.discrepancy.rbf`,
             :func:`~deeplvm.objectives.discrepancy.imq`, or a function of squared distances and a
             squared length, which is the median of the pooled squared distances.
@@ -183,7 +173,7 @@ def aggregate_against_prior(
             f"{most}."
         )
     with evaluating(model, seed_of(seed, "aggregate")):
-        drawn = latent_draws(model, data, split, rows, batch_size)
+        drawn = latent_draws(model, data, batch_size)
     count = len(next(iter(drawn.values())).posterior)
     if count < 2 * FOLDS:
         raise ValueError(
@@ -296,9 +286,7 @@ class LatentDraws:
 
 def latent_draws(
     model: LatentVariableModel,
-    data: Data | Mapping[str, Tensor],
-    split: Split = "test",
-    rows: int | None = None,
+    data: Source | Rows,
     batch_size: int = 256,
 ) -> dict[str, LatentDraws]:
     """Every latent of a row from both sides, by name; call it inside ``evaluating``.
@@ -307,11 +295,12 @@ def latent_draws(
     all rows share is drawn from q for both.
 
     Raises:
-        ValueError: If q draws nothing for a row, ``rows`` is below two, or a draw is not finite.
+        ValueError: If q draws nothing for a row, there are fewer than two, or a draw is not
+            finite.
     """
-    taken, count = rows_of(model, data, split, rows)
+    taken = several(model, data)
     parts: dict[str, list[LatentDraws]] = {}
-    for posterior, prior in _traces(model, taken, count, batch_size):
+    for posterior, prior in _traces(model, taken, taken.rows, batch_size):
         for name in latents_of(model, posterior):
             parts.setdefault(name, []).append(_draws(model, name, posterior[name], prior[name]))
     return {name: _joined(each) for name, each in parts.items()}
@@ -322,24 +311,18 @@ def seed_of(seed: int, what: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{what}".encode()).digest()[:4])
 
 
-def rows_of(
-    model: LatentVariableModel,
-    data: Data | Mapping[str, Tensor],
-    split: Split,
-    rows: int | None,
-) -> tuple[Batches, int]:
-    """The rows that the model reads, and how many of them, from the first on, are asked for.
+def several(model: LatentVariableModel, data: Source | Rows) -> Rows:
+    """The rows that the model reads.
 
     Raises:
         ValueError: If they are fewer than two.
     """
-    taken = batches_of(model, data, split)
-    count = taken.rows if rows is None else min(rows, taken.rows)
-    if count < 2:
+    taken = rows_of(model, data)
+    if taken.rows < 2:
         raise ValueError(
-            f"An aggregate posterior is of several rows, found {count}; give at least two."
+            f"An aggregate posterior is of several rows, found {taken.rows}; give at least two."
         )
-    return taken, count
+    return taken
 
 
 def latents_of(model: LatentVariableModel, posterior: Trace) -> tuple[str, ...]:
@@ -384,7 +367,7 @@ def ancestors_of(joint: Any, names: Sequence[str]) -> set[str]:
 
 
 def _traces(
-    model: LatentVariableModel, taken: Batches, count: int, batch_size: int
+    model: LatentVariableModel, taken: Rows, count: int, batch_size: int
 ) -> Iterator[tuple[Trace, Trace]]:
     for start in range(0, count, batch_size):
         given = taken[slice(start, min(start + batch_size, count))]

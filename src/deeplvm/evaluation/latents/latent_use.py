@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,10 +17,7 @@ from deeplvm.core.randomness import evaluating
 from deeplvm.core.results import Record, number, stderr_of
 from deeplvm.core.trace import Site
 from deeplvm.gradients import Draw
-from deeplvm.inference.rows import batches_of
-
-if TYPE_CHECKING:
-    from deeplvm.data.records import Data, Split
+from deeplvm.inference.rows import Rows, Source, rows_of
 
 ACTIVE = 1e-2
 """A dimension whose posterior mean has a smaller variance over the data is not active."""
@@ -101,10 +98,9 @@ def carrying(divergences: Sequence[float], share: float = 0.95) -> int:
 
 def latent_use(
     model: LatentVariableModel,
-    data: Data | Mapping[str, Tensor],
+    data: Source | Rows,
     *,
     particles: int = 32,
-    split: Split = "test",
     batch_size: int = 256,
     draw: Mapping[str, Draw] | None = None,
     seed: int = 0,
@@ -118,10 +114,9 @@ def latent_use(
 
     Args:
         model: Evaluated in ``eval()`` mode; left as it was.
-        data: Data, or named tensors of shape ``(rows, *event)``.
+        data: Rows: ``data.test[:100]``, or named tensors ``(rows, *event)``.
         particles: Draws a row; they matter only where a latent has latent parents, or no closed
             form.
-        split: Which split of Data.
         batch_size: Rows at a time.
         draw: How a latent is drawn; a name given here is drawn even if the data have it.
         seed: Same seed, same numbers.
@@ -135,7 +130,7 @@ def latent_use(
         >>> latent_use(LatentVariableModel(p, q), {"x": torch.randn(50, 3)})["z"].active_units
         0
     """
-    rows = batches_of(model, data, split, omit=tuple(draw or ()))
+    rows = rows_of(model, data, omit=tuple(draw or ()))
     tallies: dict[str, _Tally] = {}
     with evaluating(model, seed):
         for _, given in rows.each(batch_size):

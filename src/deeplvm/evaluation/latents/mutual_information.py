@@ -5,18 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.results import Estimate, Record, number, stderr_of
 from deeplvm.evaluation.latents.prior_holes import Scores, scores_of
 from deeplvm.gradients import Draw
-
-if TYPE_CHECKING:
-    from deeplvm.data.records import Data, Split
+from deeplvm.inference.rows import Rows, Source
 
 BIAS = {
     "aggregate": "none for the rows as they are; low for what they are drawn from, at most log N",
@@ -96,12 +92,10 @@ class MutualInformation(Record, also="log_rows saturated"):
 
 def mutual_information(
     model: LatentVariableModel,
-    data: Data | Mapping[str, Tensor],
+    data: Source | Rows,
     *,
     particles: int = 1,
     minibatch: int = 128,
-    split: Split = "test",
-    rows: int | None = None,
     draw: Mapping[str, Draw] | None = None,
     seed: int = 0,
 ) -> dict[str, MutualInformation]:
@@ -134,11 +128,9 @@ def mutual_information(
 
     Args:
         model: Evaluated in ``eval()`` mode; left as it was.
-        data: Data, or named tensors of shape ``(rows, *event)``.
+        data: Rows: ``data.test[:100]``, or named tensors ``(rows, *event)``.
         particles: Draws of every latent a row.
         minibatch: B, at least; rows are put together at random.
-        split: Which split of Data.
-        rows: N, from the first on; all.
         draw: How a latent is drawn; with ``Enumerated()`` nothing is left to chance.
         seed: Same seed, same numbers.
 
@@ -159,7 +151,7 @@ def mutual_information(
         True
     """
     scores = scores_of(
-        model, data, particles=particles, minibatch=minibatch, split=split, rows=rows, draw=draw,
+        model, data, particles=particles, minibatch=minibatch, draw=draw,
         seed=seed,
     )  # fmt: skip
     return {key: information_of(scores, key) for key in scores.groups}

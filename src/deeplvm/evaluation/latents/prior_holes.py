@@ -3,13 +3,14 @@ r"""Holes: where p(z) draws and no posterior has been; and the reverse."""
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from deeplvm.core.evidence import Evidence, elementwise
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.randomness import evaluating
 from deeplvm.core.results import Estimate, Record, number, shown_mean
@@ -19,18 +20,11 @@ from deeplvm.evaluation.latents.aggregate import (
     latents_of,
     prior_of,
     prior_trace,
-    rows_of,
     seed_of,
+    several,
 )
-from deeplvm.inference.rows import Batches
-
-if TYPE_CHECKING:
-    from deeplvm.data.records import Data, Split
-from collections.abc import Iterator
-
-from deeplvm.core.evidence import Evidence, elementwise
 from deeplvm.gradients import Draw, Sampled
-from deeplvm.inference.rows import batches_of
+from deeplvm.inference.rows import Rows, Source, at_least, rows_of
 
 _NUMBERS = 2**21  # in the largest tensor of a chunk: 16 MB in float64
 _RESAMPLES = 200
@@ -146,10 +140,8 @@ class Holes(
 
 def holes(
     model: LatentVariableModel,
-    data: Data | Mapping[str, Tensor],
+    data: Source | Rows,
     *,
-    split: Split = "test",
-    rows: int | None = None,
     draws: int = 1_000,
     level: float = 0.01,
     worst: int = 16,
@@ -178,9 +170,7 @@ def holes(
 
     Args:
         model: Evaluated in ``eval()`` mode, left as it was.
-        data: Data, or named tensors of shape ``(rows, *event)``, NaN where an element is missing.
-        split: Which split of Data.
-        rows: N, from the first on; all.
+        data: Rows: ``data.test[:100]``, or named tensors ``(rows, *event)``, NaN where missing.
         draws: Of the prior, and of the aggregate posterior.
         level: Of the quantiles.
         worst: How many of the prior draws with the lowest density are kept.
@@ -212,7 +202,8 @@ def holes(
             "look at its encoder (model.q.q), or at deeplvm.inference.refine's model."
         )
     with evaluating(model, seed_of(seed, "holes")):
-        taken, count = rows_of(model, data, split, rows)
+        taken = several(model, data)
+        count = taken.rows
         ends = _draw(model, taken, count, draws, batch_size)
         at_prior, at_posterior = [
             _aggregate(model, taken, count, each, own, batch_size)
@@ -249,25 +240,36 @@ def share_below(values: Tensor, reference: Tensor, level: float, seed: int = 0) 
     """Share of the values below the quantile of a reference, shapes ``(n,)`` and ``(m,)``.
 
     >>> float(share_below(torch.arange(100.0), torch.arange(50.0, 150.0), 0.1).value)
-    0.6
+    0.591
     """
-    threshold = _quantile(reference[None], level)
-    value = float((values < threshold).double().mean())
+    ordered = values.sort().values
+    value = float(_below(ordered, reference[None], level))
     generator = torch.Generator().manual_seed(seed)
     shape = (_RESAMPLES, len(reference))
     again = reference[torch.randint(len(reference), shape, generator=generator)]
-    ordered = values.sort().values
-    moved = torch.searchsorted(ordered, _quantile(again, level)).double() / len(values)
+    moved = _below(ordered, again, level)
     # half a draw to each side: a share of none is not known exactly
     binomial = (value * len(values) + 0.5) / (len(values) + 1.0)
     variance = binomial * (1.0 - binomial) / len(values) + float(moved.var())
+    threshold = reference.sort().values[max(0, math.floor(level * (len(reference) + 1)) - 1)]
     return Share(value, math.sqrt(variance), level, float(threshold))
 
 
-def _quantile(values: Tensor, level: float) -> Tensor:
-    """The draw below which a share ``level`` of each line is."""
-    # and not a mean of two draws, of which one may be minus infinity
-    return values.sort(-1).values[..., math.floor(level * values.shape[-1])].contiguous()
+def _below(ordered: Tensor, reference: Tensor, level: float) -> Tensor:
+    """Share of values below the quantile of each line of draws; ``level`` on average if alike.
+
+    Of n draws the k-th smallest has k / (n + 1) of their law below it on average, so the shares
+    below the two next to :math:`k = level (n + 1)` are weighted; and not the draws themselves, of
+    which one may be minus infinity.
+    """
+    place = level * (reference.shape[-1] + 1)
+    k = math.floor(place)
+    lines = torch.cat(
+        [torch.full_like(reference[..., :1], -math.inf), reference.sort(-1).values], -1
+    )
+    ends = lines[..., k : k + 2].contiguous()
+    low, high = torch.searchsorted(ordered, ends).double().div(len(ordered)).unbind(-1)
+    return low + (place - k) * (high - low)
 
 
 @dataclass(frozen=True, eq=False)
@@ -283,7 +285,7 @@ class _Ends:
 
 
 def _draw(
-    model: LatentVariableModel, taken: Batches, count: int, draws: int, batch_size: int
+    model: LatentVariableModel, taken: Rows, count: int, draws: int, batch_size: int
 ) -> _Ends:
     """Draws that are spread over the rows as evenly as can be."""
     order = torch.cat([torch.randperm(count) for _ in range(-(-draws // count))])[:draws]
@@ -327,7 +329,7 @@ def _draw(
 
 def _aggregate(
     model: LatentVariableModel,
-    taken: Batches,
+    taken: Rows,
     count: int,
     draws: Mapping[str, Tensor],
     own: Tensor | None,
@@ -358,7 +360,7 @@ def _log_posterior(
     model: LatentVariableModel,
     given: Mapping[str, Tensor],
     held: Mapping[str, Tensor],
-    taken: Batches,
+    taken: Rows,
     ready: Mapping[str, Any],
 ) -> Tensor:
     """The log-density q(z | x) of each draw and row, shape ``(draws, rows)``."""
@@ -476,12 +478,10 @@ class Scores:
 
 def scores_of(
     model: LatentVariableModel,
-    data: Data | Mapping[str, Tensor],
+    data: Source | Rows,
     *,
     particles: int,
     minibatch: int,
-    split: Split,
-    rows: int | None,
     draw: Mapping[str, Draw] | None,
     seed: int,
     by_dimension: bool = False,
@@ -495,14 +495,11 @@ def scores_of(
         ValueError: If there are fewer than two rows, no latents, a latent that all rows share, a
             q that refines itself as it draws, or a number below its least.
     """
-    if particles < 1 or minibatch < 2 or (rows is not None and rows < 2):
-        raise ValueError(
-            f"particles is at least 1, minibatch and rows at least 2; found {particles}, "
-            f"{minibatch}, {rows}."
-        )
+    at_least(1, particles=particles)
+    at_least(2, minibatch=minibatch)
     _refuse_refining(model.q)
-    taken = batches_of(model, data, split, omit=tuple(draw or ()))
-    count = taken.rows if rows is None else min(rows, taken.rows)
+    taken = rows_of(model, data, omit=tuple(draw or ()))
+    count = taken.rows
     if count < 2:
         raise ValueError("One row has no aggregate over rows; give two rows or more.")
     with evaluating(model, seed):
@@ -535,7 +532,7 @@ class _Drawn:
     """The draws of every row, and what has been summed over other rows so far."""
 
     def __init__(
-        self, model: LatentVariableModel, taken: Batches, count: int, *, by_dimension: bool
+        self, model: LatentVariableModel, taken: Rows, count: int, *, by_dimension: bool
     ) -> None:
         self.model, self.taken, self.count = model, taken, count
         self.by_dimension = by_dimension

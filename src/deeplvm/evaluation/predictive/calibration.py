@@ -3,32 +3,24 @@ r"""Calibration: whether hidden values lie in the model's intervals as often as 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-
-from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.randomness import evaluating, seed_of
-from deeplvm.evaluation.predictive.checks import holm_steps
-from deeplvm.evaluation.predictive.columns import ObservedColumn, observed_columns
-from deeplvm.inference.rows import batches_of
-
-if TYPE_CHECKING:
-    from deeplvm.data.records import Data, Split
-from collections.abc import Iterator
-
 from torch.distributions import Distribution, Independent
 
 from deeplvm.core.joint import Joint
+from deeplvm.core.model import LatentVariableModel
+from deeplvm.core.randomness import evaluating, seed_of
 from deeplvm.core.results import Estimate, Record, plain
 from deeplvm.distributions.product import Product
-from deeplvm.evaluation.predictive.columns import matrix
+from deeplvm.evaluation.predictive.checks import holm_steps
+from deeplvm.evaluation.predictive.columns import ObservedColumn, matrix, observed_columns
 from deeplvm.gradients import Sampled
-from deeplvm.inference.rows import Batches
+from deeplvm.inference.rows import Rows, Source, rows_of
 
 _FEW = 10  # effective particles
 
@@ -134,14 +126,12 @@ class Calibration(Record, without="pit intervals reliability"):
 
 def calibration(
     model: LatentVariableModel,
-    data: Data | Mapping[str, Tensor],
+    data: Source | Rows,
     *,
     hide: float | None = 0.2,
     names: Sequence[str] | None = None,
     levels: Sequence[float] = (0.5, 0.8, 0.9, 0.95),
     particles: int = 1_000,
-    split: Split = "test",
-    rows: int | None = None,
     seed: int = 0,
 ) -> Calibration:
     r"""Hide values, predict them from what is left of their rows, and compare.
@@ -167,14 +157,12 @@ def calibration(
 
     Args:
         model: Evaluated in ``eval()`` mode, without gradients; left as it was.
-        data: Data, or named tensors of shape ``(rows, *event)``; what is missing (NaN) stays so.
+        data: Rows: ``data.test[:100]``, or named tensors ``(rows, *event)``; NaN stays so.
         hide: Share of the values that are hidden, at random; ``None`` hides each column in turn,
             in all rows, which takes a pass for each.
         names: Which variables are hidden; all that p scores and from which it draws no other.
         levels: Of the central intervals.
         particles: K.
-        split: Which split of Data.
-        rows: How many, from the first on; all.
         seed: Same seed, same numbers.
 
     Raises:
@@ -197,9 +185,9 @@ def calibration(
             f"particles is at least 2 and every level between 0 and 1; found {particles} and "
             f"{', '.join(map(str, levels))}."
         )
-    taken = batches_of(model, data, split)
+    taken = rows_of(model, data)
     columns = hidden_columns(model, observed_columns(model, taken), names)
-    count = taken.rows if rows is None else min(rows, taken.rows)
+    count = taken.rows
     # a seed of its own: rows that were drawn from the same one must not meet their own noise
     with evaluating(model, seed_of(seed, 1)):
         pieces = list(Hiding(model, taken, columns, particles).passes(hide, count))
@@ -226,8 +214,8 @@ def _collected(
     intervals = []
     for i in [i for i in numbers if bool(mask[:, i].any())]:
         pit = whole["pit"][mask[:, i], i]
-        rows_of = row[mask[:, i]]
-        intervals.append((columns[i].title, pit, _coverage(pit, rows_of, levels), uniform_p(pit)))
+        own = row[mask[:, i]]
+        intervals.append((columns[i].title, pit, _coverage(pit, own, levels), uniform_p(pit)))
     others = [i for i in range(len(columns)) if i not in numbers and bool(mask[:, i].any())]
     told = reliability(
         {
@@ -356,7 +344,7 @@ class Hiding:
     def __init__(
         self,
         model: LatentVariableModel,
-        rows: Batches,
+        rows: Rows,
         columns: Sequence[ObservedColumn],
         particles: int,
     ) -> None:

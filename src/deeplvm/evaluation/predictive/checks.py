@@ -15,12 +15,11 @@ from deeplvm.core.randomness import evaluating, seed_of
 from deeplvm.core.results import Record
 from deeplvm.evaluation.predictive.columns import matrix, observed_columns
 from deeplvm.gradients import Sampled
-from deeplvm.inference.rows import Batches, batches_of
+from deeplvm.inference.rows import Rows, Source, rows_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from deeplvm.data.records import Data, Split
 from collections.abc import Sequence
 
 from deeplvm.evaluation.predictive.columns import ObservedColumn
@@ -154,14 +153,12 @@ class PredictiveChecks(Record, also="p_value", without="posterior"):
 
 def predictive_checks(
     model: LatentVariableModel,
-    data: Data | Mapping[str, Tensor],
+    data: Source | Rows,
     *,
     posterior: bool = False,
     statistics: Mapping[str, Statistic] | None = None,
     standard: bool = True,
     replicates: int = 1_000,
-    split: Split = "test",
-    rows: int | None = None,
     batch_size: int = 2_000,
     seed: int = 0,
 ) -> PredictiveChecks:
@@ -199,14 +196,12 @@ def predictive_checks(
 
     Args:
         model: Evaluated in ``eval()`` mode, without gradients; left as it was.
-        data: Data, or named tensors of shape ``(rows, *event)``, NaN where missing.
+        data: Rows: ``data.test[:100]``, or named tensors ``(rows, *event)``, NaN where missing.
         posterior: Replicate each row from q(z | x) instead of from p(z).
         statistics: Further ones by name: from named values of shape ``(rows, *event)`` to a
             number.
         standard: Whether the standard ones are computed too.
         replicates: R.
-        split: Which split of Data.
-        rows: How many, from the first on; all.
         batch_size: Rows that are drawn at a time. Another one gives other draws.
         seed: Same seed, same numbers.
 
@@ -226,8 +221,8 @@ def predictive_checks(
         raise ValueError(
             f"replicates is at least 19, the fewest that can say p ≤ 0.1; found {replicates}."
         )
-    taken = batches_of(model, data, split)
-    count = taken.rows if rows is None else min(rows, taken.rows)
+    taken = rows_of(model, data)
+    count = taken.rows
     if count < 2:
         raise ValueError(
             f"A check compares the spread of rows with that of draws: give two rows or more, "
@@ -264,7 +259,7 @@ class _Replicate:
     def __init__(
         self,
         model: LatentVariableModel,
-        rows: Batches,
+        rows: Rows,
         names: list[str],
         count: int,
         batch_size: int,

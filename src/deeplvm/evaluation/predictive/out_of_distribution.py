@@ -15,13 +15,12 @@ from torch import Tensor
 
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.results import Estimate, Record
-from deeplvm.inference.rows import batches_of
+from deeplvm.inference.rows import Rows, Source, rows_of
 from deeplvm.likelihood.importance import ImportanceEstimate, importance_sampling
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from deeplvm.data.records import Data, Split
 
 _RESAMPLES = 200
 _KEPT = 0.95  # of the inside rows
@@ -116,17 +115,15 @@ class OutOfDistribution(Record, keys={"detections": "scores"}):
 
 def out_of_distribution(
     model: LatentVariableModel,
-    inside: Data | Mapping[str, Tensor],
-    outside: Data | Mapping[str, Tensor],
+    inside: Source | Rows,
+    outside: Source | Rows,
     *,
-    train: Data | Mapping[str, Tensor] | None = None,
+    train: Source | Rows | None = None,
     background: LatentVariableModel | None = None,
     ensemble: Sequence[LatentVariableModel] = (),
     compressor: Compressor | None = None,
     elbo: bool = False,
     particles: int = 500,
-    split: Split = "test",
-    rows: int | None = None,
     seed: int = 0,
 ) -> OutOfDistribution:
     r"""Scores of rows, higher means stranger, and how well each tells outside from inside.
@@ -166,7 +163,7 @@ def out_of_distribution(
         model: Evaluated in ``eval()`` mode; left as it was.
         inside: Held-out rows of what the model was fitted to.
         outside: Other rows, of the same names, shapes and units.
-        train: Training rows; of Data the split ``"train"`` is read, as many as of the others.
+        train: Training rows.
         background: A model of perturbed rows: it knows what is no matter of content.
         ensemble: Further models of the same rows, fitted from other seeds; with ``model`` they
             are the ensemble.
@@ -175,8 +172,6 @@ def out_of_distribution(
             one name.
         elbo: Whether the bare bound is scored too.
         particles: Draws for each row.
-        split: Which split of Data, for ``inside`` and ``outside``.
-        rows: How many of each, from the first on; all.
         seed: Same seed, same numbers.
 
     Raises:
@@ -193,7 +188,7 @@ def out_of_distribution(
         [0.0, 1.0]
     """
     given = {"inside": inside, "outside": outside}
-    taken = {which: _rows(model, data, split, rows, which) for which, data in given.items()}
+    taken = {which: _rows(model, data, which) for which, data in given.items()}
     _refuse_different(*taken.values())
     models = {"": model, **{f"ensemble {i}": each for i, each in enumerate(ensemble)}}
     if background is not None:
@@ -209,7 +204,7 @@ def out_of_distribution(
 
     scores: dict[str, Callable[[str], Tensor]] = {"likelihood": lambda which: -log_px("", which)}
     if train is not None:
-        known = _rows(model, train, "train", rows, "train")
+        known = _rows(model, train, "train")
         middle = importance_sampling(model, known, particles, seed=seed).mean
         scores["typicality"] = lambda which: (log_px("", which) - middle).abs()
     if background is not None:
@@ -351,13 +346,11 @@ def zlib_bits(values: NDArray[np.uint8]) -> int:
 
 def _rows(
     model: LatentVariableModel,
-    data: Data | Mapping[str, Tensor],
-    split: Split,
-    rows: int | None,
+    data: Source | Rows,
     which: str,
 ) -> dict[str, Tensor]:
-    taken = batches_of(model, data, split)
-    count = taken.rows if rows is None else min(rows, taken.rows)
+    taken = rows_of(model, data)
+    count = taken.rows
     if count < 2:
         raise ValueError(f"Two {which} rows or more are compared, found {count}.")
     return taken[slice(0, count)]
