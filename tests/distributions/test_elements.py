@@ -185,3 +185,15 @@ def test_one_hot_marginals() -> None:
     found = one.observed_log_prob(value, ~value.isnan()).exp()
     torch.testing.assert_close(found, torch.tensor([0.2, 0.5, 1.0]))
     torch.testing.assert_close(one.enumerate_support(), torch.eye(4))
+
+
+@pytest.mark.parametrize(
+    "loc, scale, level", [(0.99, 0.3, 255), (-0.99, 0.3, 0), (0.1, 0.01, 140)]
+)
+def test_the_mode_of_a_discretized_logistic_is_the_most_probable_level(
+    loc: float, scale: float, level: int
+) -> None:
+    """An end has the whole tail beyond it."""
+    distribution = DiscretizedLogistic(torch.tensor([loc, loc]), torch.tensor([scale, scale]), 256)
+    best = distribution.log_prob(distribution.enumerate_support()).argmax(0)
+    assert distribution.mode.tolist() == best.tolist() == [level, level]

@@ -10,7 +10,7 @@ from torch import Tensor
 from deeplvm import Joint, LatentVariableModel
 from deeplvm.conditionals import Gaussian, StandardNormal
 from deeplvm.data import load
-from deeplvm.inference.rows import for_rows, rows_of
+from deeplvm.inference.rows import at_random, for_rows, rows_of
 from deeplvm.networks import MLP
 
 
@@ -59,3 +59,18 @@ def test_what_is_no_number_is_refused_with_its_rows(
     with pytest.raises(ValueError, match=re.escape("rate is not a number, or +inf, in 1 rows")):
         for_rows(model, {"x": x[:4]}, measure, batch_size=2, seed=0, finite=("rate",))
     assert len(for_rows(model, {"x": x}, measure, batch_size=2, seed=0)["rate"]) == 5
+
+
+def test_rows_that_stand_for_all_are_random_and_repeat() -> None:
+    x = torch.arange(100.0)[:, None]
+    some, again, other = (at_random({"x": x}, 10, seed)["x"] for seed in (0, 0, 1))
+    assert torch.equal(some, again)
+    assert not torch.equal(some, other)
+    assert not torch.equal(some, x[:10])
+    assert at_random({"x": x}, 100)["x"] is x
+    digits = load("digits").test
+    chosen: Any = at_random(digits, 5, 0)
+    assert chosen.rows == 5
+    assert not torch.equal(chosen["y"], digits["y"][:5]) or not torch.equal(
+        chosen["x"], digits["x"][:5]
+    )

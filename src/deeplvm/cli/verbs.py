@@ -144,10 +144,10 @@ def evaluate(  # noqa: D417 - the types say the rest
         chains: Of annealing, a row.
         start: Where the chains begin: the prior owes nothing to q; from the posterior, q(z | x),
             fewer temperatures are enough where q is good.
-        chain_rows: For how many rows, from the first on; as many are simulated.
+        chain_rows: For how many rows, chosen at random; as many are simulated.
         gaps: Also say how much of what the bound loses is lost by the family of q(z | x), and how
             much by the encoder; takes hundreds of gradient steps a row.
-        gap_rows: For how many rows, from the first on.
+        gap_rows: For how many rows, chosen at random.
         json: Print the contents of evaluation.json instead of the table.
     """
     from deeplvm.devices import place

@@ -471,7 +471,7 @@ def _annealing_row(plain: Mapping[str, Any]) -> tuple[str, str, str]:
     return (
         "log p(x), annealed",
         _value(last),
-        f"{how}, first {plain['rows']:,} rows; importance sampling there {_value(importance)}",
+        f"{how}, {plain['rows']:,} random rows; importance sampling there {_value(importance)}",
     )
 
 

@@ -111,6 +111,7 @@ def test_in_the_evaluation(make: Callable[..., Evaluation]) -> None:
     assert "gaps" not in without.to_dict()
     assert "gap" not in str(without)
     rest = {name: value for name, value in plain.items() if name != "gaps"}
+    assert rest["settings"].pop("gap_rows") == 6
     assert json.loads(without.to_json()) == rest
 
 
