@@ -46,6 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     if arguments is None:
         _prepare_streams()
+        if "OMP_WAIT_POLICY" not in os.environ:
+            # threads that wait sleep soon: those that spin keep a core from whoever works on it
+            os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     code = _run(arguments)
     if arguments is None and "torch.distributed" in sys.modules and in_company():
         # threads of the connections may outlive the interpreter, which then aborts now and again
