@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -13,7 +14,9 @@ from torch.distributions import Distribution, Independent, MultivariateNormal, N
 
 from deeplvm import Joint, LatentVariableModel
 from deeplvm.conditionals import Bernoulli, Categorical, Gaussian, StandardNormal
+from deeplvm.core.draws import Sampled
 from deeplvm.core.recurrent import Recurrent
+from deeplvm.inference.rows import noise_of
 from deeplvm.likelihood.particle_filter import particle_filter
 from deeplvm.networks import MLP, Features
 
@@ -200,16 +203,16 @@ def test_one_step_is_importance_sampling_of_a_state_that_is_shared() -> None:
     model = LatentVariableModel(p, q)
     x = torch.randint(2, (6, 5, 3)).double()
     found = particle_filter(model, {"x": x}, 32, resample_below=0.0, batch_size=6)
-    torch.manual_seed(0)  # draws come in the same order as in the filter, the steps one by one
+    # the same numbers as in the filter, the steps one by one
+    draw = noise_of(model, {"x": x}, 0, x.device, Counter()).of(Sampled())
     state, total = torch.zeros(32, 6, 4), torch.zeros(32, 6)
     with torch.no_grad():
         for t in range(5):
             now = x[:, t].expand(32, 6, 3)
-            z = q["z"](now, state).sample()
+            z = draw("z", q["z"](now, state), (32, 6), 2).value
             total = total + p["z"](state).log_prob(z) - q["z"](now, state).log_prob(z)
             total = total + p["x"](z, state).log_prob(now)
             state = p["h"](now, z, state)
-            torch.rand(6)  # of the resampling that does not come
     assert torch.allclose(found.log_px, total.logsumexp(0) - math.log(32), rtol=0, atol=1e-10)
     many = particle_filter(model, {"x": x}, 2_000)
     again = particle_filter(model, {"x": x}, 2_000, proposal="prior")
