@@ -265,7 +265,9 @@ def test_sums_refuse_and_draws_do_not() -> None:
     p = Joint({"k": Categorical(2), "y": Categorical(3), "x | y, k": Gaussian(2, MLP(5, 8))})
     with pytest.raises(ValueError, match=r"p\(x \| y, k\) reads 'y'"):
         exact_likelihood(LatentVariableModel(p), {"x": x, "y": y})
-    drawn = importance_sampling(model, {"x": x, "y": y}, 20_000).log_px
+    estimate = importance_sampling(model, {"x": x, "y": y}, 20_000)
+    assert estimate.observed == ("x", "y")  # log p(x, y) in two rows, log p(x) in the other
+    drawn = estimate.log_px
     assert ((drawn - exact(model, x, y)).abs() < torch.tensor([1e-9, 0.05, 1e-9])).all()
 
 

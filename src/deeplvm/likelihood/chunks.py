@@ -90,7 +90,9 @@ def plan(
     size = batch_size or _even(rows.rows, max(1, min(_MOST_ROWS, most // (BLOCK * numbers))))
     step = chunk or max(BLOCK, most // (size * numbers) // BLOCK * BLOCK)
     step = 1 if exact else min(-(-step // BLOCK), -(-wanted // BLOCK)) * BLOCK
-    observed = tuple([name for name in evidence.observed if name not in evidence.shared])
+    observed = tuple(
+        [n for n in (*evidence.observed, *evidence.drawn_in) if n not in evidence.shared]
+    )
     return Plan(evidence.latents, observed, exact, wanted, size, step)
 
 
