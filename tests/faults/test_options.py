@@ -31,6 +31,7 @@ FIT: dict[str, tuple[tuple[object, ...], str]] = {
         ("--estimator", "gumbel_softmax(temperature=-1)"),
         "temperature must be a number above 0, not -1",
     ),
+    "another temperature": (("--estimator", "rebar(temperature=0)"), "temperature must be"),
     "text for a switch": (
         ("--estimator", "score_function(running_mean='x')"),
         "running_mean must be True or False, not 'x'",

@@ -25,6 +25,7 @@ from deeplvm.gradients.credit import (
 from deeplvm.gradients.relaxation import Relaxation, relaxation_at, relaxation_of
 from deeplvm.gradients.score_function import Baseline, ScoreFunction
 from deeplvm.networks import MLP
+from deeplvm.registry import Positive
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ class Rebar(nn.Module):
         baseline: Baseline | None = None,
         *,
         weight: float = 1.0,
-        temperature: float = 0.5,
+        temperature: Positive = 0.5,
         learn: bool = True,
         hidden: Sequence[int] | None = None,
     ) -> None:
@@ -231,7 +232,7 @@ def relax(
     *,
     hidden: Sequence[int] = (100,),
     weight: float = 1.0,
-    temperature: float = 0.5,
+    temperature: Positive = 0.5,
 ) -> Rebar:
     r"""REBAR with a network in it: :math:`c(z) = \eta f(\sigma(z / \tau)) + r(z, x)`.
 
