@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-import deeplvm.evaluation
+import deeplvm.likelihood
 import deeplvm.training
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.gradients import Enumerated
@@ -52,7 +52,7 @@ def test_evidence_of_the_example_is_one_graph(path: Path, monkeypatch: pytest.Mo
         mean = stderr = 0.0
 
     monkeypatch.setattr(deeplvm.training, "fit", keep)
-    monkeypatch.setattr(deeplvm.evaluation, "importance_sampling", lambda *_, **__: Estimate)
+    monkeypatch.setattr(deeplvm.likelihood, "importance_sampling", lambda *_, **__: Estimate)
     runpy.run_path(str(path))
     assert models
     for model, batch in models:
