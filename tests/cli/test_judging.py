@@ -57,7 +57,7 @@ def test_annealing_and_sandwich_are_kept_and_shown(
     assert all(math.isfinite(number) for number in numbers(kept))
     lines = outcome.out.splitlines()
     (annealed,) = [line for line in lines if line.startswith("log p(x), annealed")]
-    assert f"{kept['annealing']['annealing'][-1]['value']:.1f}" in annealed
+    assert f"{kept['annealing']['annealing'][-1]['value']:.2f}" in annealed
     assert "2 chains, 5 temperatures, 4 random rows" in annealed
     (gap,) = [line for line in lines if line.startswith("sandwich gap")]
     assert "on 4 simulated rows" in gap

@@ -66,6 +66,7 @@ def carry_out(
     prepare: Callable[[Processes, Run, LatentVariableModel], Any] = lambda *_: None,
     *,
     trust: bool = False,
+    precision: str = "float32",
 ) -> None:
     """Do the work of one verb: for one file all together, for many each process its share.
 
@@ -77,6 +78,7 @@ def carry_out(
         work: Makes one output; of one file, all processes call it, and the first writes.
         prepare: Makes, with all processes, what every file needs.
         trust: Whether somebody's own recipe may be run.
+        precision: Of the model.
     """
     from deeplvm.devices import place
     from deeplvm.runs.run import open_run
@@ -87,6 +89,7 @@ def carry_out(
         own = (opened.config.data, *sources)
         by_first(here, lambda: [refuse_overwriting(job.output, *own) for job in jobs])
         model = model_of(here, opened).to(place(device))
+        model = model.double() if precision == "float64" else model
         if len(jobs) == 1:
             source = jobs[0].source
             data = data_of(here, lambda: opened.read(source), source or opened.config.data)

@@ -7,14 +7,16 @@ import os
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from deeplvm.files import say, shown
 from deeplvm.parallel.processes import processes
 
 if TYPE_CHECKING:
+    from deeplvm.core.draws import Draw
     from deeplvm.core.model import LatentVariableModel
     from deeplvm.data.records import Data, Description, Split
     from deeplvm.evaluation import Evaluation
@@ -58,6 +60,43 @@ def tell(text: str, end: str = "\n") -> None:
         # nor may Python complain at exit
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def time_left(what: str) -> Callable[[int, int], None]:
+    """Says every ten seconds how many rows are done, and how long the others will take."""
+    began = spoke = time.monotonic()
+
+    def speak(done: int, total: int) -> None:
+        nonlocal spoke
+        now = time.monotonic()
+        if now - spoke > 10 and 0 < done < total:
+            spoke = now
+            left = (now - began) * (total - done) / done
+            note(f"{what}: {done:,} of {total:,} rows, about {left:.0f} s left")
+
+    return speak
+
+
+def enough(
+    particles: int | Literal["auto"],
+    model: LatentVariableModel,
+    rows: Any,
+    tolerance: float | None,
+    most: int,
+    seed: int,
+    draw: Mapping[str, Draw] | None = None,
+) -> int:
+    """The number of particles that was given, or one that a pilot chooses and that is told."""
+    if particles != "auto":
+        if tolerance is not None:
+            raise ValueError("--tolerance is for --particles auto, which chooses their number.")
+        return particles
+    from deeplvm.likelihood import enough_particles
+
+    found = enough_particles(model, rows, tolerance=tolerance, most=most, draw=draw, seed=seed)
+    if processes().first:
+        note(f"{found}")
+    return found.particles
 
 
 def finish(

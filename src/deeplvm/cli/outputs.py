@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from deeplvm.core.randomness import seed_of
+from deeplvm.core.draws import Reparameterised, Sampled
+from deeplvm.core.randomness import RowNoise, drawing
 from deeplvm.distributions.centre import centre
-from deeplvm.parallel.processes import processes
+from deeplvm.inference.rows import Measure, Source, for_rows
 
 if TYPE_CHECKING:
     from deeplvm.core.model import LatentVariableModel
     from deeplvm.core.trace import Site
-    from deeplvm.data.records import Data, Description, Split
+    from deeplvm.data.records import Data, Description
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from deeplvm.data.records import Variable
-from deeplvm.core.randomness import drawing
 
 _ROWS = 500  # at a time
 _DRAWS = 64  # for the moments of a posterior that has none in closed form
@@ -78,36 +78,8 @@ def sampled(
     return {name: value.cpu() for name, value in {**values, **given}.items()}
 
 
-def given_rows(
-    model: LatentVariableModel,
-    data: Data,
-    split: Split,
-    seed: int,
-    *,
-    first: int | None = None,
-    size: int = _ROWS,
-) -> Iterator[dict[str, Tensor]]:
-    """This process's share of the rows that the model reads, some at a time, on its device.
-
-    Draws begin anew with each of them, so that they are the same for any number of processes.
-
-    Raises:
-        ValueError: If the split is empty.
-    """
-    total = data.rows(split)
-    if total == 0:
-        raise ValueError(f"{data.name} has no {split} rows; choose another --split.")
-    device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
-    end = total if first is None else min(first, total)
-    starts = range(0, end, size)
-    for start in starts[processes().part(len(starts))]:
-        batch = data.batch(split, slice(start, min(start + size, end)))
-        torch.manual_seed(seed_of(seed, start))
-        yield {name: value.to(device) for name, value in batch.items() if name in model.names}
-
-
 def embedded(
-    model: LatentVariableModel, data: Data, split: Split, *, seed: int, scales: bool
+    model: LatentVariableModel, rows: Source, *, seed: int, scales: bool
 ) -> dict[str, Tensor]:
     """Posterior means of the latents, and with ``scales`` their standard deviations (``z_sd``).
 
@@ -115,25 +87,24 @@ def embedded(
     without a distribution of its own (moved by leapfrog steps, or unrolled) is a draw. A flow,
     whose mean has no closed form, has that of some draws.
     """
-    parts: list[dict[str, Tensor]] = []
-    with drawing(seed):
-        for given in given_rows(model, data, split, seed):
-            trace = model.posterior(given, missing=data.missing & set(given))
-            part: dict[str, Tensor] = {}
-            for name, site in trace.items():
-                if not site.drawn:
-                    continue
-                shape = site.value.shape
-                told = _moments(name, site, scales=scales)
-                part |= {each: value.expand(shape).cpu() for each, value in told.items()}
-            parts.append(part)
-    latents = _joined(parts)
-    if not latents:
-        raise ValueError("The model draws no latents, so there is nothing to embed in.")
-    return latents
+
+    def measure(
+        given: dict[str, Tensor], missing: frozenset[str], noise: RowNoise
+    ) -> dict[str, Tensor]:
+        trace = model.posterior(given, default=noise.of(Reparameterised()), missing=missing)
+        found: dict[str, Tensor] = {}
+        for name, site in trace.items():
+            if site.drawn:
+                told = _moments(name, site, noise, scales=scales)
+                found |= {each: value.expand(site.value.shape) for each, value in told.items()}
+        if not found:
+            raise ValueError("The model draws no latents, so there is nothing to embed in.")
+        return found
+
+    return _measured(model, rows, measure, seed)
 
 
-def _moments(name: str, site: Site, *, scales: bool) -> dict[str, Tensor]:
+def _moments(name: str, site: Site, noise: RowNoise, *, scales: bool) -> dict[str, Tensor]:
     """The mean of a drawn latent and its standard deviation, where there are any."""
     own = site.distribution
     if own is None:
@@ -141,54 +112,71 @@ def _moments(name: str, site: Site, *, scales: bool) -> dict[str, Tensor]:
     try:
         mean, spread = centre(own), own.stddev if scales else None
     except NotImplementedError:  # a flow has no moments in closed form
-        draws = own.sample(torch.Size((_DRAWS,)))
+        with noise.drawing(f"moments of {name}", tuple(site.value.shape[: site.batch_dims])):
+            draws = own.sample(torch.Size((_DRAWS,)))
         mean, spread = draws.mean(0), draws.std(0)
     return {name: mean} if not scales or spread is None else {name: mean, f"{name}_sd": spread}
 
 
 def reconstructed(
-    model: LatentVariableModel, data: Data, split: Split, *, seed: int, first: int | None
+    model: LatentVariableModel, data: Data, rows: Source, *, seed: int
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Originals, and the means of p(x | z) at one draw of z from q(z | x), by name."""
-    originals: list[dict[str, Tensor]] = []
-    means: list[dict[str, Tensor]] = []
-    with drawing(seed):
-        for given in given_rows(model, data, split, seed, first=first):
-            trace = model.reconstruct(given, missing=data.missing & set(given))
-            names = [
-                name
-                for name in data.variables
-                if name in given and name in trace and trace[name].distribution is not None
-            ]
-            originals.append({name: given[name].cpu() for name in names})
-            means.append({name: _centre_of(trace[name].distribution).cpu() for name in names})
-    return _joined(originals), _joined(means)
+
+    def measure(
+        given: dict[str, Tensor], missing: frozenset[str], noise: RowNoise
+    ) -> dict[str, Tensor]:
+        trace = model.reconstruct(given, default=noise.of(Sampled()), missing=missing)
+        found: dict[str, Tensor] = {}
+        for name in [each for each in data.variables if each in given]:
+            if name in trace and trace[name].distribution is not None:
+                found[f"original/{name}"] = given[name]
+                found[f"mean/{name}"] = _centre_of(trace[name].distribution)
+        return found
+
+    found = _measured(model, rows, measure, seed)
+    both = [
+        {name.removeprefix(what): each for name, each in found.items() if name.startswith(what)}
+        for what in ("original/", "mean/")
+    ]
+    return both[0], both[1]
 
 
 def imputed(
-    model: LatentVariableModel, data: Data, split: Split, *, particles: int, seed: int
+    model: LatentVariableModel, data: Data, rows: Source, *, particles: int, seed: int
 ) -> dict[str, Tensor]:
     r"""Each missing element filled with its posterior predictive mean (a category: its mode).
 
     :math:`E[x_m | x_o] \approx \sum_k w_k E[x_m | z_k]` with :math:`z_k \sim q(z | x_o)` and
     normalised importance weights :math:`w_k \propto p(x_o, z_k) / q(z_k | x_o)`.
     """
-    parts = []
+
+    def measure(
+        given: dict[str, Tensor], missing: frozenset[str], noise: RowNoise
+    ) -> dict[str, Tensor]:
+        evidence = model.evidence(
+            given, particles=particles, missing=missing,
+            draw=noise.draws(model.q.names, None),
+        )  # fmt: skip
+        weights = evidence.log_weight.softmax(0)  # (K, B)
+        found = {name: value for name, value in given.items() if name in data.variables}
+        for name in [each for each in found if each in missing]:
+            site = evidence.p[name]
+            found[name] = _filled(
+                site.value, _centre_of(site.distribution), weights, _categories(data, name)
+            )
+        return found
+
     # a few rows at a time: there are `particles` pictures of each
     size = min(_ROWS, max(1, _ROWS * 20 // particles))
-    with drawing(seed):
-        for given in given_rows(model, data, split, seed, size=size):
-            holes = data.missing & set(given)
-            evidence = model.evidence(given, particles=particles, missing=holes)
-            weights = evidence.log_weight.softmax(0)  # (K, B)
-            part = {n: value.cpu() for n, value in given.items() if n in data.variables}
-            for name in [each for each in part if each in holes]:
-                site = evidence.p[name]
-                part[name] = _filled(
-                    site.value, _centre_of(site.distribution), weights, _categories(data, name)
-                ).cpu()
-            parts.append(part)
-    return _joined(parts)
+    return _measured(model, rows, measure, seed, size)
+
+
+def _measured(
+    model: LatentVariableModel, rows: Source, measure: Measure, seed: int, size: int = _ROWS
+) -> dict[str, Tensor]:
+    found = for_rows(model, rows, measure, batch_size=size, seed=seed, finite=())
+    return {name: value.cpu() for name, value in found.items()}
 
 
 def _filled(value: Tensor, means: Tensor, weights: Tensor, categories: Tensor) -> Tensor:
@@ -214,12 +202,6 @@ def _centre_of(distribution: Distribution | None) -> Tensor:
     if distribution is None:
         raise ValueError("This variable is unrolled step by step, and has no one distribution.")
     return centre(distribution)
-
-
-def _joined(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The rows of all parts, and of all processes."""
-    names = list(parts[0]) if parts else []
-    return processes().gather({name: torch.cat([part[name] for part in parts]) for name in names})
 
 
 TABLES = (".npz", ".csv", ".parquet")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -9,6 +10,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from deeplvm.cli.console import (
+    enough,
     evaluate_into,
     finish,
     may_write,
@@ -16,6 +18,7 @@ from deeplvm.cli.console import (
     refuse_large,
     show,
     tell,
+    time_left,
     write_report,
 )
 from deeplvm.cli.options import Particles, whole
@@ -64,6 +67,29 @@ Escape = Annotated[
     ),
 ]
 Output = Annotated[Path, Parameter(name=("--output", "-o"))]
+AutoParticles = Annotated[
+    Annotated[int, Bounds(1, 10_000_000)] | Literal["auto"],
+    Parameter(
+        converter=whole,
+        help="Draws a row; auto: a pilot chooses so many that their noise is a tenth of the "
+        "standard error over rows, or below --tolerance.",
+    ),
+]
+Tolerance = Annotated[
+    float | None,
+    Parameter(help="With --particles auto: what draws may add to the error of the mean, nats."),
+]
+Budget = Annotated[
+    int,
+    Bounds(1, 10_000_000),
+    Parameter(
+        converter=whole, help="With --particles auto: the budget, no more draws a row than that."
+    ),
+]
+Precision = Annotated[
+    Literal["float32", "float64"],
+    Parameter(help="Of the computation; in float64 a row has one number to nine digits."),
+]
 Device = Annotated[
     Literal["auto", "cpu", "cuda"],
     Parameter(help="Where to compute; auto is CUDA if there is one."),
@@ -113,7 +139,10 @@ def evaluate(  # noqa: D417 - the types say the rest
     data: Rows = None,
     /,
     *,
-    particles: Particles = 1000,
+    particles: AutoParticles = "auto",
+    tolerance: Tolerance = None,
+    most_particles: Budget = 5_000,
+    precision: Precision = "float32",
     split: Split = None,
     seed: Seed = 0,
     ais: bool = False,
@@ -134,7 +163,6 @@ def evaluate(  # noqa: D417 - the types say the rest
     your own, which returns a p and a q, the table is shown.
 
     Args:
-        particles: Draws a row for the likelihood; more are slower and closer.
         seed: The same seed gives the same numbers.
         ais: Also estimate the likelihood by annealed importance sampling, and say in words which
             estimate has settled; takes minutes.
@@ -152,7 +180,7 @@ def evaluate(  # noqa: D417 - the types say the rest
     """
     from deeplvm.devices import place
 
-    options: dict[str, Any] = {"particles": particles, "seed": seed}
+    options: dict[str, Any] = {"seed": seed, "progress": time_left("log p(x)")}
     if gaps:
         options["gap_rows"] = gap_rows
     if ais:
@@ -162,20 +190,25 @@ def evaluate(  # noqa: D417 - the types say the rest
     options |= {"temperatures": temperatures, "chains": chains, "start": start}
     with together(device) as here:
         opened, model, rows = _model_and_rows(here, run, data, trust=trust)
-        model = model.to(place(device))
+        model = _precise(model.to(place(device)), precision)
         chosen = _chosen(rows, split)
         if ais and min(chain_rows, rows.rows(chosen)) < 2:
             raise ValueError(
                 f"--ais compares estimates row by row, and needs 2 rows or more; --chain-rows is "
                 f"{chain_rows}, and {rows.name} has {rows.rows(chosen)} {chosen} rows."
             )
-        if opened is not None and data is None:
+        own = opened is not None and data is None
+        if own:
             by_first(here, lambda: may_write(opened.folder))
+        draw = None if opened is None else opened.measured(rows) or None
+        options["particles"] = enough(
+            particles, model, getattr(rows, chosen), tolerance, most_particles, seed, draw
+        )
+        if own:
             measured = evaluate_into(opened, model, rows, split=chosen, **options)
         else:
             from deeplvm.evaluation import evaluate as measure
 
-            draw = None if opened is None else opened.measured(rows) or None
             measured = measure(model, rows, chosen, draw=draw, **options)
         show(measured, json=json)
 
@@ -262,6 +295,7 @@ def embed(  # noqa: D417 - the types say the rest
     split: Split = None,
     scales: bool = False,
     seed: Seed = 0,
+    precision: Precision = "float32",
     device: Device = "auto",
     trust: Trust = False,
 ) -> None:
@@ -278,7 +312,7 @@ def embed(  # noqa: D417 - the types say the rest
         from deeplvm.cli.outputs import embedded
 
         chosen = _chosen(rows, split)
-        values: dict[str, Any] = embedded(model, rows, chosen, seed=seed, scales=scales)
+        values: dict[str, Any] = embedded(model, getattr(rows, chosen), seed=seed, scales=scales)
         values |= _labels(rows, chosen)
         names = {
             name: [f"{name}_{i}" for i in range(value[0].numel())]
@@ -288,7 +322,7 @@ def embed(  # noqa: D417 - the types say the rest
         _write(output, values, names, escape=escape_formulas)
         note(f"{output}: {len(next(iter(values.values())))} rows of {', '.join(values)}")
 
-    carry_out(run, data, output, device, work, trust=trust)
+    carry_out(run, data, output, device, work, trust=trust, precision=precision)
 
 
 def reconstruct(  # noqa: D417 - the types say the rest
@@ -301,6 +335,7 @@ def reconstruct(  # noqa: D417 - the types say the rest
     rows: Annotated[Number, Parameter(name=("--rows", "-n"))] = 32,
     split: Split = None,
     seed: Seed = 0,
+    precision: Precision = "float32",
     device: Device = "auto",
     trust: Trust = False,
 ) -> None:
@@ -328,9 +363,9 @@ def reconstruct(  # noqa: D417 - the types say the rest
     opened = open_run(run, trust=trust)
     refuse_overwriting(output, opened.config.data, data)
     _only_images(opened, output, picture=picture)
-    model = opened.model.to(place(device))
+    model = _precise(opened.model.to(place(device)), precision)
     source, chosen = _rows(opened, data, split)
-    originals, means = reconstructed(model, source, chosen, seed=seed, first=rows)
+    originals, means = reconstructed(model, source, getattr(source, chosen)[:rows], seed=seed)
     if picture:
         pairs = torch.stack([originals["x"].nan_to_num(0.0), means["x"]], 1).flatten(0, 1)
         _save(output, {"x": pairs}, opened.description, columns=8)
@@ -346,7 +381,10 @@ def score(  # noqa: D417 - the types say the rest
     *data: Files,
     output: Output,
     escape_formulas: Escape = False,
-    particles: Particles = 500,
+    particles: AutoParticles = "auto",
+    tolerance: Tolerance = None,
+    most_particles: Budget = 5_000,
+    precision: Precision = "float32",
     split: Split = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -359,22 +397,25 @@ def score(  # noqa: D417 - the types say the rest
 
     Args:
         output: .npz, .csv or .parquet; of several files, a folder for as many.
-        particles: Draws a row.
         seed: The same seed gives the same numbers.
     """
     import numpy as np
 
     from deeplvm.cli.bulk import carry_out
 
-    def work(model: Any, rows: Any, output: Path, prepared: Any) -> None:
+    def scored(opened: Any, model: Any, data: Any, rows: Any) -> Any:
         from deeplvm.likelihood import importance_sampling
 
-        opened, held_out = prepared
-
-        chosen = _chosen(rows, split)
-        estimate = importance_sampling(
-            model, getattr(rows, chosen), particles, draw=opened.measured(rows), seed=seed
+        draw = opened.measured(data)
+        count = enough(particles, model, rows, tolerance, most_particles, seed, draw)
+        return importance_sampling(
+            model, rows, count, draw=draw, seed=seed, progress=time_left("log p(x)")
         )
+
+    def work(model: Any, rows: Any, output: Path, prepared: Any) -> None:
+        opened, held_out = prepared
+        chosen = _chosen(rows, split)
+        estimate = scored(opened, model, rows, getattr(rows, chosen))
         log_px = estimate.log_px.cpu().double().numpy()
         columns: dict[str, Any] = {
             "log_px": log_px,
@@ -393,8 +434,12 @@ def score(  # noqa: D417 - the types say the rest
         output,
         device,
         work,
-        lambda here, opened, model: (opened, _reference(here, opened, model, particles, seed)),
+        lambda here, opened, model: (
+            opened,
+            _reference(here, opened, lambda data, rows: scored(opened, model, data, rows)),
+        ),
         trust=trust,
+        precision=precision,
     )
 
 
@@ -408,6 +453,7 @@ def impute(  # noqa: D417 - the types say the rest
     escape_formulas: Escape = False,
     particles: Particles = 200,
     seed: Seed = 0,
+    precision: Precision = "float32",
     device: Device = "auto",
     trust: Trust = False,
 ) -> None:
@@ -431,12 +477,12 @@ def impute(  # noqa: D417 - the types say the rest
 
         holes = rows.missing_values("test")
         refuse_large("--particles", particles, rows.description)
-        values = imputed(model, rows, "test", particles=particles, seed=seed)
+        values = imputed(model, rows, rows.test, particles=particles, seed=seed)
         if processes().first:
             _save(output, values, rows.description, escape=escape_formulas)
         note(f"{output}: {holes} missing values filled")
 
-    carry_out(run, data, output, device, work, trust=trust)
+    carry_out(run, data, output, device, work, trust=trust, precision=precision)
 
 
 def diagnose(  # noqa: D417 - the types say the rest
@@ -560,10 +606,13 @@ def _labels(rows: Any, split: str) -> dict[str, Any]:
     return {"y": numbers, "label": np.array(classes)[numbers]}
 
 
-def _reference(here: Any, opened: Any, model: Any, particles: int, seed: int) -> Any:
-    """Anomaly scores of the run's held-out rows, sorted later; None where they cannot be read."""
-    from deeplvm.likelihood import importance_sampling
+def _precise(model: Any, precision: str) -> Any:
+    """The model, in double precision if that was asked for."""
+    return model.double() if precision == "float64" else model
 
+
+def _reference(here: Any, opened: Any, scored: Callable[[Any, Any], Any]) -> Any:
+    """Anomaly scores of the run's held-out rows, sorted later; None where they cannot be read."""
     data, why = None, "another process cannot read the data of the run"
     try:
         data = opened.data
@@ -573,13 +622,7 @@ def _reference(here: Any, opened: Any, model: Any, particles: int, seed: int) ->
     if here.any(data is None) or data is None:
         note(f"no percentiles: {why}")
         return None
-    held_out = importance_sampling(
-        model,
-        data.valid if data.rows("valid") else data.train,
-        particles,
-        draw=opened.measured(data),
-        seed=seed,
-    )
+    held_out = scored(data, data.valid if data.rows("valid") else data.train)
     return -held_out.log_px.cpu().double().numpy()
 
 

@@ -470,6 +470,7 @@ class LatentVariableModel(nn.Module):
         given: Mapping[str, Any],
         *,
         particles: int | None = None,
+        default: Draw | None = None,
         missing: Iterable[str] | None = None,
     ) -> Trace:
         """The trace of q: draws of the latents, with their distributions."""
@@ -477,9 +478,9 @@ class LatentVariableModel(nn.Module):
         sites = self._sites(given, holes)
         batch = self.rows(sites)
         shape = (batch,) if particles is None else (particles, batch)
-        known, ways = self._known_to_q(sites, None, None)
+        known, ways = self._known_to_q(sites, None, default)
         inputs = {n: site for n, site in known.items() if n in self.q.names or n in self.q.inputs}
-        return self.q(inputs, shape, draw=ways, missing=holes)
+        return self.q(inputs, shape, draw=ways, default=default, missing=holes)
 
     @torch.no_grad()
     def sample(self, rows: int | None = None, given: Mapping[str, Any] | None = None) -> Trace:
@@ -499,6 +500,7 @@ class LatentVariableModel(nn.Module):
         given: Mapping[str, Any],
         *,
         particles: int | None = None,
+        default: Draw | None = None,
         missing: Iterable[str] | None = None,
     ) -> Trace:
         """Posterior predictive: latents drawn from q given the values, then observed names anew.
@@ -506,14 +508,14 @@ class LatentVariableModel(nn.Module):
         The sites of the returned trace of p carry the distributions, so that
         ``trace["x"].distribution.mean`` is the mean of p(x | z). Inputs stay as they are given.
         """
-        posterior = self.posterior(given, particles=particles, missing=missing)
+        posterior = self.posterior(given, particles=particles, default=default, missing=missing)
         drawn = {
             name: site for name, site in posterior.items() if site.drawn and name in self.p.names
         }
         sites = self._sites(given, self._holes(given, missing))
         known = {name: site for name, site in sites.items() if name in self.p.inputs} | drawn
         ready = self._computed(posterior, known)
-        return self.p(known, posterior.batch_shape, default=Sampled(), ready=ready)
+        return self.p(known, posterior.batch_shape, default=default or Sampled(), ready=ready)
 
     def _holes(self, given: Mapping[str, Any], missing: Iterable[str] | None) -> frozenset[str]:
         if missing is not None:

@@ -378,11 +378,16 @@ class Selection(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self.columns)
 
-    def batch(self, index: slice | Tensor, names: Collection[str] | None = None) -> Rows:
-        """Some of these rows, widened to the default floating type; labels are int64."""
+    def batch(
+        self,
+        index: slice | Tensor,
+        names: Collection[str] | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Rows:
+        """Some of these rows, widened to a floating type; labels are int64."""
         at = _indices(self[index]._at)
         wanted = self.columns if names is None else names
-        return {name: _wide(name, _take(self.columns[name], at)) for name in wanted}
+        return {name: _wide(name, _take(self.columns[name], at), dtype) for name in wanted}
 
 
 @dataclass(frozen=True, eq=False)
@@ -610,8 +615,8 @@ def _take(column: Column, index: slice | Tensor) -> Tensor:
     return column[index]
 
 
-def _wide(name: str, values: Tensor) -> Tensor:
-    return values.to(torch.int64 if name == "y" else torch.get_default_dtype())
+def _wide(name: str, values: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    return values.to(torch.int64 if name == "y" else dtype or torch.get_default_dtype())
 
 
 def _indices(index: range | Tensor) -> slice | Tensor:

@@ -17,7 +17,7 @@ from deeplvm.core.results import Record, digest_of, finite, mean_of, number
 from deeplvm.evaluation.bound.gaps import gaps_table, inference_gaps
 from deeplvm.evaluation.latents.latent_use import ACTIVE, LatentUse, carrying, latent_use
 from deeplvm.gradients import Draw
-from deeplvm.inference.rows import Source, at_random, rows_of
+from deeplvm.inference.rows import Progress, Source, at_random, rows_of
 from deeplvm.inference.tempering import Start
 from deeplvm.likelihood.annealing import sandwich
 from deeplvm.likelihood.bits_per_dimension import bits_per_dimension, count_elements
@@ -193,6 +193,7 @@ def evaluate(
     temperatures: int = 1_000,
     chains: int = 16,
     start: Start = "prior",
+    progress: Progress | None = None,
 ) -> Evaluation:
     """Everything that is reported about a model on some rows: likelihood, bounds, use of latents.
 
@@ -217,6 +218,7 @@ def evaluate(
         chains: Of annealing, a row.
         start: Where they begin: ``"prior"`` owes nothing to q, ``"posterior"`` is quicker where q
             is good.
+        progress: As for :func:`importance_sampling`.
 
     Examples:
         >>> from deeplvm import Joint, LatentVariableModel
@@ -254,6 +256,7 @@ def evaluate(
         chunk=chunk,
         draw=draw,
         seed=seed,
+        progress=progress,
     )
     use = latent_use(model, rows, draw=draw, seed=seed)
     counted = [count_elements(model, given, estimate.observed) for _, given in rows.each(4096)]

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 # data.test[:100], is such a mapping.
 Source = Mapping[str, Any]
 # values of a batch, names with NaN, the rows' noise -> quantities of each row, (rows, ...)
+# rows that are done, and how many there are
+Progress = Callable[[int, int], None]
 Measure = Callable[[dict[str, Tensor], frozenset[str], RowNoise], dict[str, Tensor]]
 
 
@@ -69,7 +71,7 @@ class Rows:
         taken = (
             {n: self.values[n].take(self.source[n], index) for n in self.names}
             if batch is None
-            else batch(index, self.names)
+            else batch(index, self.names, self.dtype)
         )
         return {n: self.values[n].change(value, self._ready) for n, value in taken.items()}
 
@@ -137,6 +139,7 @@ def for_rows(
     seed: int,
     omit: Collection[str] = (),
     finite: Collection[str] = ("log_px",),
+    progress: Progress | None = None,
 ) -> dict[str, Tensor]:
     """Quantities of every row, measured batch by batch in ``eval()`` mode without gradients.
 
@@ -152,6 +155,7 @@ def for_rows(
         seed: With what a row says it decides the row's draws.
         omit: Names that are left out although the data have them.
         finite: Quantities that may be −inf, but neither NaN nor +inf.
+        progress: Told after each batch how many of this process's rows are done, and of how many.
 
     Raises:
         ValueError: If a number is below one, or a quantity of some row is NaN or +inf.
@@ -172,6 +176,8 @@ def for_rows(
             count = len(next(iter(part.values())))
             part["row"] = torch.arange(first, first + count)
             parts.append(part)
+            if progress is not None:
+                progress(sum([len(each["row"]) for each in parts]), len(own) * batch_size)
             if any([bool(_broken(part[name]).any()) for name in finite if name in part]):
                 break  # once a batch: a look waits for the device
     mine = {key: torch.cat([part[key] for part in parts]) for key in parts[0]} if parts else {}

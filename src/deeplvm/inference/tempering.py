@@ -27,7 +27,7 @@ Start = Literal["prior", "posterior"]
 # A number of densities, or the temperatures themselves.
 Temperatures = int | Sequence[float]
 
-_FIRST_LOOKS, _LOOKS = 10, 2  # transitions by which the step size is found at a temperature
+_FIRST_LOOKS, _LOOKS = 10, 3  # transitions by which the step size is found at a temperature
 _PILOT_PARTICLES = 8  # of each row, where temperatures are spaced by the spread of a weight
 _LENGTH = 0.5  # of a pilot's step, in standard deviations of the log-weight that it adds
 _MOST = 200  # pilot temperatures

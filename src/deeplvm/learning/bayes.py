@@ -20,7 +20,7 @@ from torch.distributions import Distribution, Normal, kl_divergence
 from torch.nn.utils import parametrize
 
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.results import RowEstimate
+from deeplvm.core.results import RowEstimate, stderr_of
 from deeplvm.inference.rows import Source
 from deeplvm.learning.map import priors_of
 from deeplvm.likelihood.importance import importance_sampling
@@ -175,6 +175,16 @@ class PosteriorPredictive(RowEstimate, also="spread draws", without="each", mean
     each: Tensor
 
     symbol: ClassVar = "log p(x' | D)"
+
+    @property
+    def monte_carlo_stderr(self) -> float:
+        r"""What the draws add to the error of the mean over rows, nats.
+
+        All rows are scored at the same draws, so it is their spread over draws,
+        :math:`\mathrm{sd}_s\, \tfrac1N \sum_n p(x_n | \theta_s) / \hat p(x_n)` over
+        :math:`\sqrt S`, and not that of rows that are independent.
+        """
+        return stderr_of((self.each - self.log_px).exp().mean(1))
 
     @property
     def spread(self) -> Tensor:

@@ -15,7 +15,13 @@ from deeplvm.likelihood.exact import (
     exact_posterior,
 )
 from deeplvm.likelihood.harmonic import FittedMixture, HarmonicEstimate, harmonic_likelihood
-from deeplvm.likelihood.importance import CurvePoint, ImportanceEstimate, importance_sampling
+from deeplvm.likelihood.importance import (
+    CurvePoint,
+    Enough,
+    ImportanceEstimate,
+    enough_particles,
+    importance_sampling,
+)
 from deeplvm.likelihood.particle_filter import FilterEstimate, particle_filter
 from deeplvm.likelihood.quadrature import QuadratureEstimate, quadrature_likelihood
 from deeplvm.likelihood.sequential import SequentialEstimate, sequential_monte_carlo
@@ -25,6 +31,7 @@ __all__ = [
     "BitsPerDimension",
     "Convergence",
     "CurvePoint",
+    "Enough",
     "ExactLikelihood",
     "ExactPosterior",
     "FilterEstimate",
@@ -37,6 +44,7 @@ __all__ = [
     "annealed_importance_sampling",
     "bits_per_dimension",
     "convergence",
+    "enough_particles",
     "exact_likelihood",
     "exact_posterior",
     "harmonic_likelihood",

@@ -206,7 +206,7 @@ def _walked(
     chains = Chains(space, space.posterior(number), steps)
     # at first each chain has its own step size, so that one far out, where slopes are steep, gets
     # back; then one a row, that leaves the posterior as it is
-    chains.size = chains.size.expand_as(chains.point.end)
+    chains.size = chains.size.expand_as(chains.point.end).clone()
     for _ in range(warmup // 2):
         chains.move(adapt=True)
     chains.size = chains.size.median(0).values

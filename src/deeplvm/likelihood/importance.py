@@ -3,19 +3,20 @@ r"""Importance sampling: an estimate of :math:`\log p(x)` with its errors, in bo
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from deeplvm.core.evidence import Evidence
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.randomness import RowNoise, evaluating
+from deeplvm.core.randomness import RowNoise, evaluating, seed_of
 from deeplvm.core.results import Estimate, Record, RowEstimate, shown_mean, stderr_of
 from deeplvm.gradients import Draw
 from deeplvm.inference.diagnostics import TOO_HEAVY, pareto_k, tail_length
-from deeplvm.inference.rows import Rows, Source, at_least, for_rows, rows_of
+from deeplvm.inference.rows import Progress, Rows, Source, at_least, for_rows, rows_of
 from deeplvm.likelihood.chunks import Chunks, plan
 from deeplvm.likelihood.compiled import Compile, choose
 from deeplvm.parallel.processes import processes
@@ -42,7 +43,7 @@ class CurvePoint(Estimate):
 class ImportanceEstimate(
     RowEstimate,
     also="pareto_k_median pareto_k_maximum heavy",
-    without="elbo terms pareto_k observed latents compile_seconds",
+    without="elbo terms pareto_k observed latents compile_seconds shared_stderr",
     means="ess",
     least="ess",
     keys={"pareto_k_median": "pareto_k", "heavy": "pareto_k_above_0.7"},
@@ -70,6 +71,7 @@ class ImportanceEstimate(
         latents: Names that were drawn or enumerated.
         compile_seconds: What compiling took; zero where p was not compiled. No part of
             :meth:`to_dict`.
+        shared_stderr: Monte-Carlo standard error of the mean over rows that share names.
     """
 
     elbo: Tensor
@@ -82,6 +84,18 @@ class ImportanceEstimate(
     observed: tuple[str, ...]
     latents: tuple[str, ...]
     compile_seconds: float = 0.0
+    shared_stderr: float | None = None
+
+    @property
+    def monte_carlo_stderr(self) -> float:
+        r"""The part of ``stderr`` that the draws add.
+
+        Of rows that share names it is the spread over draws of the mean relative weight of all
+        rows, :math:`\mathrm{sd}_k\, \tfrac1N \sum_n w_{kn} / \hat p(x_n)` over
+        :math:`\sqrt K`; else rows are independent.
+        """
+        own = super().monte_carlo_stderr
+        return own if self.shared_stderr is None else self.shared_stderr
 
     @property
     def heavy(self) -> float:
@@ -134,6 +148,7 @@ def importance_sampling(
     draw: Mapping[str, Draw] | None = None,
     seed: int = 0,
     compile: Compile = "auto",  # noqa: A002 - the word of torch
+    progress: Progress | None = None,
 ) -> ImportanceEstimate:
     r""":math:`\log \hat p(x) = \log \frac{1}{K} \sum_k p(x, z_k) / q(z_k | x)` of every row.
 
@@ -165,6 +180,7 @@ def importance_sampling(
             ``"auto"``: where the evaluation would take more than a minute, compiled code is tried
             (some ten seconds) and used if it is a tenth faster; a matter of the clock, so say
             ``True`` or ``False`` where a long evaluation must repeat to the last digit.
+        progress: Told after each batch how many of the rows are done, and of how many.
 
     Raises:
         ValueError: If ``particles`` or ``chunk`` is below one, a log-weight is NaN or +inf, or
@@ -190,14 +206,25 @@ def importance_sampling(
         own = len(range(batches)[processes().part(batches)])
         chunks.model, compile_seconds = choose(chunks, compile, own * planned.chunks)
 
+    together: list[Tensor] = []  # of each batch, the sum over rows of relative weights, (K,)
+
     @torch.inference_mode()
     def measure(given: dict[str, Tensor], _: frozenset[str], noise: RowNoise) -> dict[str, Tensor]:
         totals = Totals(planned.particles)
+        weights = []
         for evidence, used in chunks(given, noise):
             totals.add(evidence, used)
-        return totals.result(exact=planned.exact)
+            if evidence.shared:
+                weights.append(totals.last)
+        found = totals.result(exact=planned.exact)
+        if weights:  # all rows have the same draws of what they share
+            relative = (torch.cat(weights) - found["log_px"]).exp().sum(1)
+            together.append(relative)
+        return found
 
-    joined = for_rows(model, rows, measure, batch_size=planned.batch_size, seed=seed)
+    joined = for_rows(
+        model, rows, measure, batch_size=planned.batch_size, seed=seed, progress=progress
+    )
     # outside inference mode: plain tensors, that anything may be done with
     joined = {key: value.clone() for key, value in joined.items()}
     terms = {key[6:]: value for key, value in joined.items() if key.startswith("terms/")}
@@ -211,7 +238,108 @@ def importance_sampling(
         observed=planned.observed,
         latents=planned.latents,
         compile_seconds=compile_seconds,
+        shared_stderr=_shared_stderr(together, rows.rows, planned.particles),
     )
+
+
+def _shared_stderr(sums: list[Tensor], rows: int, particles: int) -> float | None:
+    """Of the mean over rows, from each batch's sum of relative weights, ``(particles,)``."""
+    group = processes()
+    if not group.any(bool(sums)):
+        return None
+    mine = torch.stack(sums).sum(0) if sums else torch.zeros(particles, dtype=torch.float64)
+    return stderr_of(group.sum(mine) / rows)
+
+
+@dataclass(frozen=True)
+class Enough:
+    """How many particles an importance estimate of some rows needs, by a pilot.
+
+    Attributes:
+        particles: How many to take.
+        error: What their draws would add to the mean over rows, bias included, nats.
+        target: What that was to be below, nats.
+        seconds: What the estimate of all rows would take.
+        most: The budget: no more particles than that were considered.
+    """
+
+    particles: int
+    error: float
+    target: float
+    seconds: float
+    most: int
+
+    def __str__(self) -> str:
+        short = "" if self.error <= self.target else ", the most that the budget allows"
+        return (
+            f"{self.particles:,} particles{short}: their draws add about {self.error:.2g} nats to "
+            f"the error of the mean ({self.target:.2g} were asked for); about "
+            f"{self.seconds:.0f} s"
+        )
+
+
+def enough_particles(
+    model: LatentVariableModel,
+    data: Source | Rows,
+    *,
+    tolerance: float | None = None,
+    share: float = 0.1,
+    rows: int = 100,
+    pilot: int = 256,
+    most: int = 20_000,
+    draw: Mapping[str, Draw] | None = None,
+    seed: int = 0,
+) -> Enough:
+    r"""How many particles make the noise of an estimate small beside what rows differ by.
+
+    A pilot of K particles at some rows, chosen at random, tells what one particle adds: with
+    :math:`c_n` the relative variance of a weight of row n, the error of the mean over N rows of k
+    particles is about :math:`\sqrt{\bar c / (k N) + b^2}`, where the bias :math:`b` is the
+    larger of :math:`\bar c / 2k` and what the bound still rises from K/2 to K, times K/k. Where
+    weights have a heavy tail it is a guess (``pareto_k`` of the estimate tells).
+
+    Args:
+        model: Left as it was.
+        data: Rows: ``data.test``, or named tensors of shape ``(rows, *event)``.
+        tolerance: The error that is small enough, nats; a share of the standard error over rows
+            if left out.
+        share: That share.
+        rows: Of the pilot.
+        pilot: K.
+        most: The budget: particles at most.
+        draw: As for :func:`importance_sampling`.
+        seed: Of the pilot, whose draws are not those of the estimate.
+
+    Raises:
+        ValueError: As :func:`importance_sampling`, or if the tolerance is not above zero.
+    """
+    at_least(1, rows=rows, pilot=pilot, most=most)
+    if tolerance is not None and not tolerance > 0:
+        raise ValueError(f"tolerance is above 0 nats, found {tolerance}.")
+    every = rows_of(model, data, omit=tuple(draw or ()))
+    generator = torch.Generator().manual_seed(seed)
+    index = torch.randperm(every.rows, generator=generator)[:rows].sort().values
+    some = replace(every, source=every[index], rows=len(index))
+    importance_sampling(model, some, 16, draw=draw, compile=False)  # so that the clock is right
+    began = time.perf_counter()
+    found = importance_sampling(
+        model, some, pilot, draw=draw, seed=seed_of(seed, 1), compile=False
+    )
+    seconds = (time.perf_counter() - began) / (pilot * len(index)) * every.rows
+    target = tolerance or share * float(found.log_px.std()) / math.sqrt(every.rows)
+    if found.exact or not math.isfinite(target):
+        return Enough(1 if found.exact else pilot, 0.0, target, seconds, most)
+    spread = pilot * float(found.log_px_stderr.square().mean())
+    rise = found.curve[-1].value - found.curve[-2].value if len(found.curve) > 1 else 0.0
+    left = rise * found.curve[-2].particles / (pilot - found.curve[-2].particles)
+    bias = max(spread / (2 * pilot), left, 0.0)
+
+    def error(count: int) -> float:
+        return math.sqrt(spread / (count * every.rows) + (bias * pilot / count) ** 2)
+
+    steps = [d * 10**e for e in range(1, 12) for d in (1, 2, 5) if d * 10**e <= most]
+    count = next((each for each in steps if error(each) <= target), most)
+    return Enough(count, error(count), target, seconds * count, most)
 
 
 def _curve(levels: Mapping[int, Tensor]) -> tuple[CurvePoint, ...]:
@@ -249,6 +377,7 @@ class Totals:
         self.tail = tail_length(particles) + 1
         self.precision = 0.0  # of the log-weights as they were computed
         self.waiting: list[Tensor] = []  # log-weights not yet taken in, (k, rows) each
+        self.last = torch.zeros(())  # those of the last chunk
         self.largest: Tensor | None = None  # (tail, rows), log-weights in falling order
         self.highest: Tensor | None = None  # (rows,), the largest log-weight
         self.sum = self.sum_squares = torch.zeros(())  # of exp(w - highest), (rows,)
@@ -267,7 +396,8 @@ class Totals:
         log_weight = torch.logsumexp(inner + joint, outer) if outer else joint
         self.precision = torch.finfo(log_weight.dtype).eps
         # a copy: what a replayed graph returns is overwritten by the next chunk
-        self.waiting.append(log_weight[:used].to(torch.float64, copy=True))
+        self.last = log_weight[:used].to(torch.float64, copy=True)
+        self.waiting.append(self.last)
         for name, term in evidence.terms.items():
             full = term.expand(evidence.batch_shape)
             mean = (inner.exp() * full).sum(outer) if outer and isinstance(inner, Tensor) else full
