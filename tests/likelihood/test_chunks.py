@@ -16,7 +16,7 @@ from deeplvm import Joint, LatentVariableModel
 from deeplvm.conditionals import Bernoulli, Categorical, Gaussian, StandardNormal
 from deeplvm.core.randomness import evaluating
 from deeplvm.gradients import Enumerated
-from deeplvm.inference.rows import batches_of, noise_of
+from deeplvm.inference.rows import noise_of, rows_of
 from deeplvm.likelihood import importance_sampling
 from deeplvm.likelihood.chunks import BLOCK, Chunks, Plan, plan
 from deeplvm.likelihood.importance import Totals
@@ -50,7 +50,7 @@ def test_the_log_weights_are_the_same_bytes_whatever_the_chunk(chunk: int) -> No
 
 
 def log_weights(model: LatentVariableModel, chunk: int, particles: int = 240) -> Tensor:
-    rows = batches_of(model, {"x": ROWS})
+    rows = rows_of(model, {"x": ROWS})
     with evaluating(model, 0):
         given = rows[slice(None)]
         planned = plan(model, rows, particles, chunk=chunk)
@@ -66,7 +66,7 @@ def log_weights(model: LatentVariableModel, chunk: int, particles: int = 240) ->
 def test_a_chunk_is_a_whole_number_of_blocks() -> None:
     """1 asks for 16, 17 for 32; no more than the particles need."""
     model = two_layers()
-    rows = batches_of(model, {"x": ROWS})
+    rows = rows_of(model, {"x": ROWS})
     found = [plan(model, rows, 40, chunk=chunk).chunk for chunk in (1, 17, 33, 1_000)]
     assert found == [BLOCK, 2 * BLOCK, 3 * BLOCK, 3 * BLOCK]
 
@@ -93,7 +93,7 @@ def test_a_batch_does_not_depend_on_who_evaluates_it() -> None:
     """The seed and the first row decide its draws: other batches before it change nothing."""
     model = two_layers()
     whole = importance_sampling(model, {"x": ROWS}, particles=64, batch_size=2)
-    rows = batches_of(model, {"x": ROWS})
+    rows = rows_of(model, {"x": ROWS})
     with evaluating(model, 5):  # whatever state torch's generator is in
         planned = plan(model, rows, 64, batch_size=2)
         totals = Totals(64)
@@ -162,7 +162,7 @@ def test_a_chunk_fits_the_caches() -> None:
         Joint({"z": StandardNormal(2), "x | z": Gaussian(1_000, MLP(2, 8), scale=1.0)}),
         Joint({"z | x": Gaussian(2, MLP(1_000, 8))}),
     )
-    rows = batches_of(wide, {"x": torch.zeros(300, 1_000)})
+    rows = rows_of(wide, {"x": torch.zeros(300, 1_000)})
     planned = plan(wide, rows, 5_000)
     assert planned.batch_size * planned.chunk * 1_000 <= 2**20
     assert planned.chunk % BLOCK == 0
@@ -173,7 +173,7 @@ def test_a_chunk_fits_the_caches() -> None:
 def test_what_is_enumerated_needs_one_particle() -> None:
     p = Joint({"c": Categorical(3), "x | c": Bernoulli(3, MLP(3))})
     model = LatentVariableModel(p, Joint({"c | x": Categorical(3, MLP(3))}))
-    rows = batches_of(model, {"x": ROWS})
+    rows = rows_of(model, {"x": ROWS})
     planned = plan(model, rows, 5_000, draw={"c": Enumerated()})
     assert planned == replace(planned, exact=True, particles=1, chunk=1)
     assert planned.chunks == 1
@@ -181,7 +181,7 @@ def test_what_is_enumerated_needs_one_particle() -> None:
 
 def test_a_trial_leaves_the_draws_alone() -> None:
     model = two_layers()
-    rows = batches_of(model, {"x": ROWS})
+    rows = rows_of(model, {"x": ROWS})
 
     def draws(*, trial: bool) -> Tensor:
         with evaluating(model, 0):
@@ -220,4 +220,4 @@ def test_under_inference_mode_too() -> None:
     with torch.inference_mode():
         found = importance_sampling(model, {"x": ROWS}, particles=16)
     assert same_bytes(found, expected)
-    assert isinstance(plan(model, batches_of(model, {"x": ROWS}), 3), Plan)
+    assert isinstance(plan(model, rows_of(model, {"x": ROWS}), 3), Plan)

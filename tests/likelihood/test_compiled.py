@@ -13,7 +13,7 @@ from torch.distributions import Distribution
 from deeplvm import Joint, LatentVariableModel
 from deeplvm.conditionals import Bernoulli, Gaussian, StandardNormal
 from deeplvm.core.randomness import evaluating
-from deeplvm.inference.rows import batches_of
+from deeplvm.inference.rows import rows_of
 from deeplvm.likelihood import compiled, importance_sampling
 from deeplvm.likelihood.chunks import Chunks, plan
 from deeplvm.likelihood.compiled import CompiledJoint, choose
@@ -90,7 +90,7 @@ def chosen(
     monkeypatch.setattr(torch, "compile", compiler)
     monkeypatch.setattr(compiled, "_seconds", lambda chunks: next(times))
     model = small()
-    rows = batches_of(model, {"x": ROWS})
+    rows = rows_of(model, {"x": ROWS})
     with evaluating(model, 0):
         chunks = Chunks(model, rows, plan(model, rows, 64, chunk=16), None)
         found, took = choose(chunks, wanted, total)

@@ -21,7 +21,7 @@ from deeplvm.inference.diagnostics import (
 from deeplvm.inference.hmc import TARGET, DualAveraging, Spread, transition, windows
 from deeplvm.inference.latent_space import LatentSpace
 from deeplvm.inference.nuts import no_u_turn
-from deeplvm.inference.rows import Source, for_rows
+from deeplvm.inference.rows import Rows, Source, for_rows
 from deeplvm.inference.tempering import density
 
 Method = Literal["nuts", "hmc"]
@@ -170,7 +170,7 @@ class PosteriorDraws:
 
 def sample_posterior(
     model: LatentVariableModel,
-    data: Source,
+    data: Source | Rows,
     *,
     method: Method = "nuts",
     chains: int = 4,

@@ -57,7 +57,7 @@ class Refined:
 
 def refine(
     model: LatentVariableModel,
-    data: Source,
+    data: Source | Rows,
     *,
     steps: int = 300,
     learning_rate: float = 0.05,

@@ -24,7 +24,7 @@ from deeplvm.inference.latent_space import LatentSpace
 from deeplvm.parallel.processes import processes
 
 if TYPE_CHECKING:
-    from deeplvm.data.records import Data, Description, Split
+    from deeplvm.data.records import Description
 
 # Named tensors of shape (rows, *event), NaN where an element is missing; a part of a data set,
 # data.test[:100], is such a mapping.
@@ -312,24 +312,3 @@ def at_least(least: float, **numbers: float | None) -> None:
     for name, value in numbers.items():
         if value is not None and not value >= least:
             raise ValueError(f"{name} is at least {least}, found {value}.")
-
-
-Batches = Rows
-
-
-def chosen(data: Data | Source, split: Split, rows: int | None = None) -> Any:
-    """The first rows of a split of a data set, or of named tensors."""
-    found: Any = data if isinstance(data, Mapping) else getattr(data, split)
-    if rows is None:
-        return found
-    return found[:rows] if hasattr(found, "batch") else {n: v[:rows] for n, v in found.items()}
-
-
-def batches_of(
-    model: LatentVariableModel,
-    data: Data | Source,
-    split: Split = "test",
-    omit: Collection[str] = (),
-) -> Rows:
-    """The rows of a split of a data set, or named tensors."""
-    return rows_of(model, data if isinstance(data, Mapping) else getattr(data, split), omit)

@@ -21,7 +21,7 @@ from torch.nn.utils import parametrize
 
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.results import RowEstimate, stderr_of
-from deeplvm.inference.rows import Source
+from deeplvm.inference.rows import Rows, Source
 from deeplvm.learning.map import priors_of
 from deeplvm.likelihood.importance import importance_sampling
 
@@ -202,7 +202,7 @@ class PosteriorPredictive(RowEstimate, also="spread draws", without="each", mean
 
 def posterior_predictive(
     model: LatentVariableModel,
-    data: Source,
+    data: Source | Rows,
     *,
     draws: int = 100,
     particles: int = 100,

@@ -66,7 +66,7 @@ class ExactEM(Record, also="iterations"):
 
 def exact_em(
     model: LatentVariableModel,
-    data: Source,
+    data: Source | Rows,
     *,
     iterations: int = 500,
     tolerance: float = 1e-7,
@@ -192,7 +192,7 @@ class _Mixture:
 
 def _read(
     model: LatentVariableModel,
-    data: Source,
+    data: Source | Rows,
     name: str,
     likelihood: Any,
 ) -> tuple[Tensor, float]:
@@ -254,7 +254,7 @@ class MonteCarloEM(Record, also="epochs rows", without="latents", means="step_si
 
 def monte_carlo_em(
     model: LatentVariableModel,
-    data: Source,
+    data: Source | Rows,
     *,
     epochs: int = 200,
     batch_size: int = 100,
@@ -456,7 +456,7 @@ class VariationalEM(Record, also="iterations rows", without="model data"):
 
 def variational_em(
     model: LatentVariableModel,
-    data: Source,
+    data: Source | Rows,
     *,
     iterations: int = 100,
     steps: int = 20,

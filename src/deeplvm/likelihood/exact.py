@@ -17,7 +17,7 @@ from deeplvm.core.results import RowEstimate
 from deeplvm.core.steps import of_one_step
 from deeplvm.core.trace import Site
 from deeplvm.gradients import Enumerated, Sampled
-from deeplvm.inference.rows import Source, at_least, evaluation_of, for_rows, rows_of
+from deeplvm.inference.rows import Rows, Source, at_least, evaluation_of, for_rows, rows_of
 
 _MOST = 2**20  # values of all latents together: twenty binary ones
 
@@ -90,7 +90,7 @@ class ExactPosterior:
 
 def exact_likelihood(
     model: LatentVariableModel,
-    data: Source,
+    data: Source | Rows,
     *,
     sum_over: Collection[str] = (),
     pairs: int = 4_096,
@@ -156,7 +156,7 @@ def exact_likelihood(
 
 def exact_posterior(
     model: LatentVariableModel,
-    data: Source,
+    data: Source | Rows,
     *,
     sum_over: Collection[str] = (),
     pairs: int = 4_096,
@@ -223,7 +223,7 @@ class _Space:
 
 def _space(
     model: LatentVariableModel,
-    data: Source,
+    data: Source | Rows,
     sum_over: Collection[str],
     most: int,
 ) -> _Space:

@@ -20,7 +20,7 @@ from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.randomness import RowNoise
 from deeplvm.core.results import RowEstimate
 from deeplvm.inference.latent_space import LatentSpace
-from deeplvm.inference.rows import Source, at_least, for_rows, latent_dimensions
+from deeplvm.inference.rows import Rows, Source, at_least, for_rows, latent_dimensions
 from deeplvm.inference.tempering import Chains
 
 _DIMENSIONS = 5  # "if the dimensionality of the sampled space is low (less than 5 dimensions)"
@@ -124,7 +124,7 @@ class FittedMixture:
 
 def harmonic_likelihood(
     model: LatentVariableModel,
-    data: Source,
+    data: Source | Rows,
     chains: int = 32,
     draws: int = 100,
     *,

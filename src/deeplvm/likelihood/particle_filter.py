@@ -17,7 +17,7 @@ from deeplvm.core.randomness import RowNoise
 from deeplvm.core.recurrent import Recurrent, Walk
 from deeplvm.core.results import RowEstimate
 from deeplvm.core.trace import Site, Trace
-from deeplvm.inference.rows import Source, at_least, for_rows
+from deeplvm.inference.rows import Rows, Source, at_least, for_rows
 from deeplvm.inference.tempering import Population
 
 _NUMBERS = 2**14  # particles of all rows together that go through a step at once
@@ -76,7 +76,7 @@ class FilterEstimate(
 
 def particle_filter(
     model: LatentVariableModel,
-    data: Source,
+    data: Source | Rows,
     particles: int = 1_000,
     *,
     proposal: Literal["prior", "posterior"] = "posterior",

@@ -15,7 +15,7 @@ from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.randomness import RowNoise
 from deeplvm.core.results import RowEstimate
 from deeplvm.inference.latent_space import LatentSpace
-from deeplvm.inference.rows import Source, at_least, for_rows, latent_dimensions
+from deeplvm.inference.rows import Rows, Source, at_least, for_rows, latent_dimensions
 
 _DIMENSIONS = 2
 _MOST_POINTS = 160  # the weights of more are lost below the smallest number
@@ -69,7 +69,7 @@ class QuadratureEstimate(
 
 def quadrature_likelihood(
     model: LatentVariableModel,
-    data: Source,
+    data: Source | Rows,
     points: int = 64,
     *,
     seed: int = 0,

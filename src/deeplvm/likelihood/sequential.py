@@ -11,7 +11,7 @@ from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.randomness import RowNoise
 from deeplvm.core.results import RowEstimate
 from deeplvm.inference.latent_space import LatentSpace
-from deeplvm.inference.rows import Source, for_rows, latent_dimensions
+from deeplvm.inference.rows import Rows, Source, for_rows, latent_dimensions
 from deeplvm.inference.tempering import Start, Temperatures, Walk, checked, keeping
 
 _PILOT_PARTICLES = 32
@@ -73,7 +73,7 @@ class SequentialEstimate(
 
 def sequential_monte_carlo(
     model: LatentVariableModel,
-    data: Source,
+    data: Source | Rows,
     particles: int = 64,
     temperatures: Temperatures | None = None,
     *,

@@ -15,7 +15,7 @@ from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.randomness import evaluating
 from deeplvm.distributions.centre import centre
 from deeplvm.gradients import Drawn
-from deeplvm.inference.rows import Batches, batches_of
+from deeplvm.inference.rows import Rows, rows_of
 
 if TYPE_CHECKING:
     from deeplvm.data.records import Data, Split
@@ -95,7 +95,7 @@ class Material:
         self.data = data
         self.split = split
         self.seed = seed
-        self.rows: Batches = batches_of(model, data, split)
+        self.rows: Rows = rows_of(model, getattr(data, split))
         names = [name for name in data.variables if name in model.p.names]
         if not names:
             raise ValueError(
@@ -207,7 +207,7 @@ class Material:
         split: Split = self.split
         rows = self.rows
         if rows.rows < _FEW and self.data.rows("train") > rows.rows:
-            split, rows = "train", batches_of(self.model, self.data, "train")
+            split, rows = "train", rows_of(self.model, self.data.train)
         with self._drawing():
             parts: list[dict[str, Tensor]] = []
             for start in range(0, min(most_rows, rows.rows), 500):

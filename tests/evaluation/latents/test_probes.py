@@ -177,7 +177,7 @@ def test_codes_are_means_over_the_parents_draws() -> None:
     The standard error of the mean is 2 · 0.5 / √2000 = 0.022: five of them for 20 rows.
     """
     from deeplvm.core.randomness import evaluating
-    from deeplvm.inference.rows import batches_of
+    from deeplvm.inference.rows import rows_of
 
     class First(nn.Module):
         event_shape = torch.Size([1])
@@ -203,7 +203,7 @@ def test_codes_are_means_over_the_parents_draws() -> None:
     q = Joint({"z | x": First(), "w | z, x": Second(), "b | z": bits})
     model = LatentVariableModel(p, q)
     data = {"x": torch.randn(20, 2)}
-    taken = batches_of(model, data)
+    taken = rows_of(model, data)
     with evaluating(model, 0):
         found = encode(model, taken, torch.arange(1, 20), "y", 2_000, 8)
         x = data["x"][1:, :1]

@@ -11,7 +11,7 @@ from torch import Tensor
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.results import Record, mean_of, number
 from deeplvm.gradients import Draw
-from deeplvm.inference.rows import Source
+from deeplvm.inference.rows import Rows, Source
 from deeplvm.likelihood.importance import ImportanceEstimate, importance_sampling
 
 
@@ -85,7 +85,7 @@ class InferenceGaps(
 
 def inference_gaps(
     model: LatentVariableModel,
-    data: Source,
+    data: Source | Rows,
     *,
     particles: int = 5_000,
     steps: int = 300,

@@ -26,7 +26,7 @@ from deeplvm.evaluation.disentanglement.irs import interventional_robustness
 from deeplvm.evaluation.disentanglement.mig import Array, mutual_information_gap
 from deeplvm.evaluation.disentanglement.modularity import explicitness, modularity
 from deeplvm.evaluation.disentanglement.sap import attribute_predictability
-from deeplvm.inference.rows import batches_of
+from deeplvm.inference.rows import rows_of
 
 METRICS = (
     "beta_vae_score",
@@ -143,7 +143,7 @@ def encoder_of(
     """
 
     def encode(rows: Tensor) -> Array:
-        batches = batches_of(model, {name: rows})
+        batches = rows_of(model, {name: rows})
         with evaluating(model, seed):
             parts = [_means(model, given) for _, given in batches.each(batch_size)]
         return torch.cat(parts).numpy()

@@ -15,7 +15,7 @@ from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.randomness import evaluating
 from deeplvm.core.results import Estimate, Record, number
 from deeplvm.evaluation.latents.aggregate import seed_of
-from deeplvm.inference.rows import batches_of
+from deeplvm.inference.rows import Rows, rows_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,7 +33,6 @@ from torch.distributions import (
 
 from deeplvm.core.trace import Site
 from deeplvm.evaluation.latents.aggregate import is_discrete, latents_of
-from deeplvm.inference.rows import Batches
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -219,12 +218,12 @@ def probes(
             raise ValueError(f"{len(order)} row cannot be halved into learned and scored ones.")
         halves = (order[:half].sort().values, order[half:].sort().values)
         sides = [{name: value[i] for name, value in data.items()} for i in halves]
-        train, test = (batches_of(model, side, split, omit) for side in sides)
+        train, test = (rows_of(model, side, omit) for side in sides)
         y_train, y_test = (side[labels] for side in sides)
     else:
         for each in ("train", split):
             _refuse_unlabelled(getattr(data, each), labels, f"the {each} split of {data.name!r}")
-        train, test = (batches_of(model, data, each, omit) for each in ("train", split))
+        train, test = (rows_of(model, getattr(data, each), omit) for each in ("train", split))
         y_train, y_test = (getattr(data, each)[labels][:] for each in ("train", split))
 
     chosen = torch.randperm(train.rows, generator=generator)[:train_rows].sort().values
@@ -398,7 +397,7 @@ class Encoded:
 
 def encode(
     model: LatentVariableModel,
-    taken: Batches,
+    taken: Rows,
     index: Tensor,
     labels: str,
     particles: int,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.inference.rows import Batches
+from deeplvm.inference.rows import Rows
 
 if TYPE_CHECKING:
     from deeplvm.data.records import Variable
@@ -39,7 +39,7 @@ class ObservedColumn:
     categories: tuple[str, ...] = ()
 
 
-def observed_columns(model: LatentVariableModel, rows: Batches) -> tuple[ObservedColumn, ...]:
+def observed_columns(model: LatentVariableModel, rows: Rows) -> tuple[ObservedColumn, ...]:
     """The columns of all names that p gives a density and the data have.
 
     Kinds and titles are those of the data's variables; of plain tensors they are seen from the
@@ -85,7 +85,7 @@ def _told(variable: Variable) -> list[ObservedColumn]:
     ]
 
 
-def _seen(name: str, rows: Batches) -> list[ObservedColumn]:
+def _seen(name: str, rows: Rows) -> list[ObservedColumn]:
     value = rows[slice(0, rows.rows)][name].cpu()
     titles = _places(name, value.shape[1:])
     classes = known.classes if (known := rows.description) else None

@@ -31,7 +31,7 @@ from deeplvm.evaluation.samples.precision_recall import (
     ManifoldEstimate,
     manifold_estimate,
 )
-from deeplvm.inference.rows import Batches, batches_of
+from deeplvm.inference.rows import Rows, rows_of
 
 if TYPE_CHECKING:
     from deeplvm.data.records import Data, Split
@@ -309,7 +309,7 @@ def _readers(
     train: Mapping[str, Tensor] | None,
     split: Split,
     name: str | None,
-) -> tuple[Batches, Batches]:
+) -> tuple[Rows, Rows]:
     """The held-out rows and the training rows, the variable's name first."""
     if isinstance(data, Mapping):
         if train is None:
@@ -317,9 +317,9 @@ def _readers(
                 "Samples are compared with training rows: give them too, train={'x': ...}; the "
                 "data are the rows that were held out."
             )
-        held, known = batches_of(model, data), batches_of(model, train)
+        held, known = rows_of(model, data), rows_of(model, train)
     else:
-        held, known = batches_of(model, data, split), batches_of(model, data, "train")
+        held, known = rows_of(model, getattr(data, split)), rows_of(model, data.train)
     drawn = [each for each in held.names if each in model.p.names and each in known.names]
     if name is not None and name not in drawn:
         raise ValueError(
@@ -333,7 +333,7 @@ def _readers(
     return _first(held, name), _first(known, name)
 
 
-def _first(batches: Batches, name: str) -> Batches:
+def _first(batches: Rows, name: str) -> Rows:
     others = tuple([each for each in batches.names if each != name])
     return dataclasses.replace(batches, names=(name, *others))
 
