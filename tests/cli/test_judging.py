@@ -245,10 +245,11 @@ def test_metrics_cut_short_or_damaged(table_run: Path, here: Path, tail: bytes) 
 
 def test_flags_are_those_of_the_recipe(image_run: Path) -> None:
     """A remedy does not name a flag that `fit` would refuse."""
+    from deeplvm.diagnosis.remedies import networks
     from deeplvm.evaluation import examination
 
     seen = examination.Examination(open_run(image_run).model, open_run(image_run).data, "test")
-    assert seen.flag("--hidden 512 512") == " (--hidden 512 512)"
+    assert networks(seen, 2.0) == ["--hidden 512 512"]
     seen.settings = {"latent": 2, "learning_rate": 1e-3}
     assert seen.takes("latent")
-    assert seen.flag("--hidden") == ""
+    assert networks(seen, 2.0) == []

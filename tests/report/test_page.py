@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
+from torch.distributions import Independent, Normal, SigmoidTransform, TransformedDistribution
 
 from deeplvm import Joint, LatentVariableModel
 from deeplvm.conditionals import Gaussian, StandardNormal
@@ -242,3 +244,26 @@ def test_two_latent_dimensions_have_a_plane() -> None:
     assert torch.allclose(up / up.norm(), weight[:, 1] / weight[:, 1].norm())
     page = report(model, data, evaluate(model, data, "valid", particles=5))
     assert "The plane of the latent" in page
+
+
+def test_a_likelihood_without_a_mean_is_shown_by_draws() -> None:
+    """As a flow has none: the page says that its pictures are draws."""
+
+    class Flow(nn.Module):
+        event_shape = torch.Size((1, 8, 8))
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+
+        def forward(self, z: torch.Tensor) -> TransformedDistribution:
+            loc = z.sum(-1)[..., None, None, None].expand(*z.shape[:-1], 1, 8, 8)
+            base = Independent(Normal(loc, self.scale), 3)
+            return TransformedDistribution(base, [SigmoidTransform()])
+
+    data = load("digits", likelihood="continuous-bernoulli", dequantize="uniform")
+    p = Joint({"z": StandardNormal(2), "x | z": Flow()})
+    model = LatentVariableModel(p, Joint({"z | x": Gaussian(2, MLP((1, 8, 8)))}))
+    page = report(model, data)
+    assert "a draw from p(x | z), which has no known mean" in page
+    assert "the mean of p(x | z)" not in page

@@ -69,7 +69,7 @@ def sampled(
         trace = model.sample(rows, given)
         names = [name for name in description.variables if name in trace]
         values = {
-            name: centre(site.distribution)
+            name: _centre_of(site.distribution)
             if mean and site.distribution is not None
             else site.value
             for name in names
@@ -201,7 +201,13 @@ def _categories(data: Data, name: str) -> Tensor:
 def _centre_of(distribution: Distribution | None) -> Tensor:
     if distribution is None:
         raise ValueError("This variable is unrolled step by step, and has no one distribution.")
-    return centre(distribution)
+    try:
+        return centre(distribution)
+    except NotImplementedError as error:
+        raise ValueError(
+            "This likelihood has neither a mean nor a mode that is known, as a flow has none: "
+            "draw from the model instead (deeplvm sample)."
+        ) from error
 
 
 TABLES = (".npz", ".csv", ".parquet")

@@ -179,8 +179,8 @@ class Examination:
         Raises:
             CannotMeasure: If there are none.
         """
-        splits: tuple[Split, ...] = ("test", "valid")
-        for split in sorted(splits, key=lambda each: each != self.held_out):
+        splits: tuple[Split, ...] = (self.held_out, "test", "valid")
+        for split in dict.fromkeys(splits):
             if self.data.rows(split) >= FEWEST_ROWS and self._alike(split):
                 return split
         raise CannotMeasure(

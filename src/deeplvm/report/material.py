@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +14,7 @@ from torch.distributions import Distribution
 
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.randomness import evaluating
-from deeplvm.distributions.centre import centre
+from deeplvm.distributions.centre import centre, has_centre, typical
 from deeplvm.gradients import Drawn
 from deeplvm.inference.rows import Rows, rows_of
 
@@ -33,7 +34,7 @@ class AtCentre:
     def __call__(
         self, name: str, distribution: Distribution, batch_shape: tuple[int, ...], batch_dims: int
     ) -> Drawn:
-        value = centre(distribution)
+        value = typical(distribution)
         own = tuple(distribution.batch_shape)
         target = (*batch_shape, *own[batch_dims:], *distribution.event_shape)
         return Drawn(value.expand(target), value.new_zeros(batch_shape), batch_shape, 0.0)
@@ -138,15 +139,25 @@ class Material:
         with self._drawing():
             site = self.model.sample(count, self.conditions(count))[self.name]
             if mean and site.distribution is not None:
-                return centre(site.distribution).expand(site.value.shape).cpu().clone()
+                return typical(site.distribution).expand(site.value.shape).cpu().clone()
             return site.value.cpu().clone()
+
+    @cached_property
+    def pictured(self) -> str:
+        """What stands for p(x | z) in a picture."""
+        with self._drawing():
+            site = self.model.sample(1, self.conditions(1))[self.name]
+        known = site.distribution is None or has_centre(site.distribution)
+        return (
+            "the mean of p(x | z)" if known else "a draw from p(x | z), which has no known mean,"
+        )
 
     def reconstructions(self, count: int) -> tuple[Tensor, Tensor]:
         """Rows, and the means of p(x | z) at one draw of z from q(z | x)."""
         with self._drawing():
             given = self.first(count)
             site = self.model.reconstruct(given, missing=self.rows.missing)[self.name]
-            value = site.value if site.distribution is None else centre(site.distribution)
+            value = site.value if site.distribution is None else typical(site.distribution)
             return given[self.name].cpu().clone(), value.expand_as(given[self.name]).cpu().clone()
 
     def traversals(self, use: Mapping[str, Mapping[str, Any]], most: int = 8) -> list[Traversal]:

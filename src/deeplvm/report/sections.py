@@ -176,7 +176,7 @@ def _samples(subject: Subject) -> Iterator[Section]:
         drawn = material.samples(across * down, mean=True)
         real = material.first(across * down)[material.name].cpu()
         rows = f"Data, {SPLITS[material.split]} rows, drawn at random, to compare."
-        means = "Drawn from the model: the mean of p(x | z) at draws of z from p(z)."
+        means = f"Drawn from the model: {material.pictured} at draws of z from p(z)."
         form: dict[str, Any] = {"columns": across, "variable": variable, "width": _WIDTH // 2}
         pair = [
             (images.image_grid(drawn.numpy(), "Samples of the model", **form), means),
@@ -221,7 +221,7 @@ def _reconstructions(subject: Subject) -> Iterator[Section]:
             group=2,
             width=_WIDTH,
         )
-        caption = "Pairs of lines: originals above, the means of p(x | z) below."
+        caption = f"Pairs of lines: originals above, {material.pictured.rstrip(',')} below."
     else:
         flat, back = [_flat(each) for each in material.reconstructions(1_000)]
         names, known = _names(variable), np.isfinite(flat)

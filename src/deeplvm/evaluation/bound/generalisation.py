@@ -12,7 +12,7 @@ from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.results import Estimate, Record, stderr_of
 from deeplvm.evaluation.bound.gaps import InferenceGaps, inference_gaps
 from deeplvm.gradients import Draw
-from deeplvm.inference.rows import Rows, Source
+from deeplvm.inference.rows import Source
 
 LARGE = 0.1  # nats a row; a smaller gap is not called over-fitting, however certain it is
 
@@ -121,8 +121,8 @@ class GeneralisationGap(
 
 def generalisation_gap(
     model: LatentVariableModel,
-    train: Source | Rows,
-    test: Source | Rows,
+    train: Source,
+    test: Source,
     *,
     particles: int = 1_000,
     steps: int = 300,
