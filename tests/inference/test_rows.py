@@ -1,6 +1,7 @@
 """Rows: which rows, read once, refused once."""
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,7 +11,17 @@ from torch import Tensor
 from deeplvm import Joint, LatentVariableModel
 from deeplvm.conditionals import Gaussian, StandardNormal
 from deeplvm.data import load
+from deeplvm.evaluation.bound.rate_distortion import rate_distortion
+from deeplvm.inference import refine, sample_posterior
 from deeplvm.inference.rows import at_random, for_rows, rows_of
+from deeplvm.likelihood import (
+    annealed_importance_sampling,
+    convergence,
+    harmonic_likelihood,
+    importance_sampling,
+    quadrature_likelihood,
+    sequential_monte_carlo,
+)
 from deeplvm.networks import MLP
 
 
@@ -74,3 +85,27 @@ def test_rows_that_stand_for_all_are_random_and_repeat() -> None:
     assert not torch.equal(chosen["y"], digits["y"][:5]) or not torch.equal(
         chosen["x"], digits["x"][:5]
     )
+
+
+BROKEN: dict[str, Callable[..., Any]] = {
+    "importance sampling": lambda m, x: importance_sampling(m, x, 20),
+    "annealing": lambda m, x: annealed_importance_sampling(m, x, 2, 4, steps=1),
+    "sequential": lambda m, x: sequential_monte_carlo(m, x, 4, steps=1),
+    "harmonic": lambda m, x: harmonic_likelihood(m, x, 2, 3, warmup=2),
+    "quadrature": lambda m, x: quadrature_likelihood(m, x, 8),
+    "rate and distortion": lambda m, x: rate_distortion(m, x, particles=2, temperatures=3),
+    "chains": lambda m, x: sample_posterior(m, x, warmup=2, draws=8, chains=2),
+    "refinement": lambda m, x: refine(m, x, steps=2),
+    "convergence": lambda m, x: convergence(m, x, (1, 4), (2, 3), steps=1),
+}
+
+
+@pytest.mark.parametrize("estimate", BROKEN)
+def test_a_decoder_with_a_nan_is_refused_by_every_estimate(estimate: str) -> None:
+    torch.manual_seed(0)
+    p = Joint({"z": StandardNormal(2), "x | z": Gaussian(3, MLP(2, 4))})
+    model = LatentVariableModel(p, Joint({"z | x": Gaussian(2, MLP(3))}))
+    with torch.no_grad():
+        next(p["x"].parameters()).fill_(torch.nan)
+    with pytest.raises(ValueError, match=r"is not a number, or \+inf, in 4 rows|did not move"):
+        BROKEN[estimate](model, {"x": torch.randn(4, 3)})
