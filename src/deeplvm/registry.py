@@ -20,7 +20,7 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, is_typeddict
+from typing import Annotated, Any, Literal, Union, Unpack, get_args, get_origin, is_typeddict
 
 
 class SpellingError(ValueError):
@@ -261,7 +261,7 @@ def why(function: Callable[..., Any], name: str, value: Any) -> str | None:
     >>> why(scaled, "time", 0)
     'is no option of scaled, which has times'
     """
-    parameters = inspect.signature(function).parameters
+    parameters = parameters_of(function)
     if name in parameters and parameters[name].kind is inspect.Parameter.VAR_POSITIONAL:
         return None
     named = [each for each in parameters.values() if each.kind is not each.VAR_KEYWORD]
@@ -287,19 +287,37 @@ def amiss(value: Any, hint: Any) -> str | None:
     return f"must be {described(hint)}, not {_short(value)}"
 
 
+def parameters_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """The parameters of a function, those of ``**options: Unpack[Options]`` by their own names."""
+    found: dict[str, inspect.Parameter] = {}
+    for name, each in inspect.signature(function).parameters.items():
+        packed = _read(function, each.annotation) if each.kind is each.VAR_KEYWORD else None
+        if get_origin(packed) is not Unpack:
+            found[name] = each
+            continue
+        for own, hint in typing.get_type_hints(get_args(packed)[0], include_extras=True).items():
+            found[own] = inspect.Parameter(own, each.KEYWORD_ONLY, annotation=hint)
+    return found
+
+
+def _read(function: Callable[..., Any], annotation: Any) -> Any:
+    """An annotation as a type, also one that is written as text; empty if it cannot be read."""
+    if not isinstance(annotation, str):
+        return annotation
+    home = function.__init__ if inspect.isclass(function) else inspect.unwrap(function)
+    module = inspect.getmodule(function)
+    names = {**vars(module or types), **getattr(home, "__globals__", {})}
+    try:
+        one = types.SimpleNamespace(__annotations__={"it": annotation})
+        return typing.get_type_hints(one, names, include_extras=True)["it"]
+    except (NameError, AttributeError, TypeError, SyntaxError):  # what only a checker sees
+        return inspect.Parameter.empty
+
+
 def hint_of(function: Callable[..., Any], name: str) -> Any:
     """The type of a parameter; where none can be read, that of its default; else None."""
-    parameter = inspect.signature(function).parameters[name]
-    annotation, default = parameter.annotation, parameter.default
-    if isinstance(annotation, str):
-        home = function.__init__ if inspect.isclass(function) else inspect.unwrap(function)
-        module = inspect.getmodule(function)
-        names = {**vars(module or types), **getattr(home, "__globals__", {})}
-        try:
-            one = types.SimpleNamespace(__annotations__={"it": annotation})
-            annotation = typing.get_type_hints(one, names, include_extras=True)["it"]
-        except (NameError, AttributeError, TypeError, SyntaxError):  # what only a checker sees
-            annotation = inspect.Parameter.empty
+    parameter = parameters_of(function)[name]
+    annotation, default = _read(function, parameter.annotation), parameter.default
     if annotation is not inspect.Parameter.empty:
         return annotation
     if isinstance(default, tuple) and default and isinstance(default[0], _PLAIN):

@@ -19,6 +19,7 @@ from deeplvm.conditionals.flows import (
 from deeplvm.conditionals.flows.flow import Flow
 from deeplvm.conditionals.flows.planar import NO_STEP, invertible_direction, planar, planar_inverse
 from deeplvm.conditionals.flows.vectors import solve_tanh_equation
+from deeplvm.conditionals.posteriors import known
 from deeplvm.networks import MLP, Features
 
 
@@ -97,6 +98,11 @@ def test_it_starts_as_the_identity(family: type[Flow]) -> None:
         assert moved.isfinite().all()
 
 
-def test_no_step_at_all_is_refused() -> None:
-    with pytest.raises(ValueError, match="PlanarFlow expects transforms of at least 1, found 0"):
-        PlanarFlow(3, transforms=0)
+STEPPED = ["planar", "radial", "sylvester", "householder", "nice", "real_nvp"]
+STEPPED += ["maf", "iaf", "naf", "nsf"]
+
+
+@pytest.mark.parametrize("family", STEPPED)
+def test_no_step_at_all_is_refused(family: str) -> None:
+    with pytest.raises(ValueError, match=r"[Ff]low expects transforms of at least 1, found 0"):
+        known()[family](3, transforms=0)

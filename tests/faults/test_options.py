@@ -26,6 +26,10 @@ FIT: dict[str, tuple[tuple[object, ...], str]] = {
     "ten million, said": (("--posterior", "planar(transforms=10000000)"), "from 1 to 1,000"),
     "part of a transform": (("--posterior", "iaf(transforms=1.5)"), "a whole number"),
     "an option of none": (("--posterior", "iaf(steps=3)"), "steps is no option"),
+    "text for the base": (
+        ("--posterior", "planar(minimum_scale='x')"),
+        "minimum_scale must be a number",
+    ),
     "through a wrapper": (("--posterior", "sylvester(transforms=0)"), "transforms"),
     "a temperature": (
         ("--estimator", "gumbel_softmax(temperature=-1)"),

@@ -12,8 +12,14 @@ from torch.nn.functional import softplus
 from deeplvm.networks.broadcasting import fold_particles, join
 from deeplvm.networks.features import out_shape_of
 
+# An event shape as it is written, a map of the parents to features (none: free parameters), and
+# the mean and standard deviation of the data.
+Shape = int | Sequence[int]
+Network = nn.Module | None
+MeanAndStd = tuple[Tensor | float, Tensor | float]
 
-def event_shape_of(shape: int | Sequence[int], owner: str) -> Size:
+
+def event_shape_of(shape: Shape, owner: str) -> Size:
     """The event shape that a user wrote as a number or a tuple.
 
     Raises:
@@ -263,9 +269,7 @@ class Units(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(
-        self, units: tuple[Tensor | float, Tensor | float], event_shape: Size, owner: str
-    ) -> None:
+    def __init__(self, units: MeanAndStd, event_shape: Size, owner: str) -> None:
         super().__init__()
         dtype = torch.get_default_dtype()
         mean, std = (torch.as_tensor(unit, dtype=dtype).expand(event_shape) for unit in units)
@@ -283,8 +287,6 @@ class Units(nn.Module):
         return (value - self.mean) / self.std
 
 
-def optional_units(
-    units: tuple[Tensor | float, Tensor | float] | None, event_shape: Size, owner: str
-) -> Units | None:
+def optional_units(units: MeanAndStd | None, event_shape: Size, owner: str) -> Units | None:
     """The units, where they were given."""
     return None if units is None else Units(units, event_shape, owner)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Size, Tensor, nn
 
 from deeplvm.conditionals.flows.flow import Flow, Transform
-from deeplvm.conditionals.heads import event_shape_of
+from deeplvm.conditionals.heads import Shape, event_shape_of
 
 
 class ActivationNormalisation(Transform):
@@ -32,7 +30,7 @@ class ActivationNormalisation(Transform):
     # smaller standard deviations count as this: a constant element has no scale of its own
     least = 1e-3
 
-    def __init__(self, shape: int | Sequence[int]) -> None:
+    def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.event_shape: Size = event_shape_of(shape, type(self).__name__)
         each = (self.event_shape[0], *[1] * (len(self.event_shape) - 1))

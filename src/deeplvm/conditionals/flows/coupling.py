@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Unpack
 
 import torch
 from torch import Size, Tensor, nn
 from torch.nn.functional import elu, linear, pixel_shuffle, pixel_unshuffle
 
-from deeplvm.conditionals.flows.flow import Flow, Transform, context_width
+from deeplvm.conditionals.flows.flow import Base, Flow, Transform, context_width
 from deeplvm.conditionals.flows.masked import SMALL, Perceptron
-from deeplvm.conditionals.heads import at_least, event_shape_of
+from deeplvm.conditionals.heads import Network, Shape, at_least, event_shape_of
 from deeplvm.networks.broadcasting import fold_particles
 from deeplvm.registry import Count
 
 
-def coupling_mask(shape: int | Sequence[int], mask: str, *, swapped: bool = False) -> Tensor:
+def coupling_mask(shape: Shape, mask: str, *, swapped: bool = False) -> Tensor:
     """Which elements a coupling keeps, true in a tensor of the event's shape.
 
     Args:
@@ -274,7 +275,7 @@ def alternating(
         Coupling(
             coupling_mask(shape, mask, swapped=step % 2 == 1), context, hidden, additive=additive
         )
-        for step in range(transforms)
+        for step in range(at_least(transforms, 1, "A coupling flow", "transforms"))
     ]
 
 
@@ -305,15 +306,9 @@ class NICE(Flow):
     scaling.
 
     Args:
-        shape: The event shape: a number of elements, or a map ``(channels, height, width)``.
-        network: Maps the parents to features; without one it is a prior.
         transforms: Number of couplings; two change every element.
         mask: ``"half"``, ``"checkerboard"`` or ``"channel"``, see :func:`coupling_mask`; by
             default half of a vector, the checkerboard of a map.
-        hidden: Widths of the network of each coupling: units, or channels of a map's.
-        context: Width of the context; by default that of the network's features.
-        minimum_scale: Lower bound of the first draw's scale.
-        units: mean and standard deviation of the data, broadcastable to ``shape``.
 
     NICE: Non-linear Independent Components Estimation (Dinh et al., 2014),
     https://arxiv.org/abs/1410.8516
@@ -321,26 +316,19 @@ class NICE(Flow):
 
     def __init__(
         self,
-        shape: int | Sequence[int],
-        network: nn.Module | None = None,
+        shape: Shape,
+        network: Network = None,
         *,
         transforms: Count = 4,
         mask: str | None = None,
         hidden: Sequence[int] = (64, 64),
         context: int | None = None,
-        minimum_scale: float = 1e-3,
-        units: tuple[Tensor | float, Tensor | float] | None = None,
+        **base: Unpack[Base],
     ) -> None:
         sizes = event_shape_of(shape, type(self).__name__)
         width = context_width(network, context)
-        super().__init__(
-            sizes,
-            network,
-            alternating(sizes, width, hidden, mask or usual(sizes), transforms, additive=True),
-            context=width,
-            minimum_scale=minimum_scale,
-            units=units,
-        )
+        steps = alternating(sizes, width, hidden, mask or usual(sizes), transforms, additive=True)
+        super().__init__(sizes, network, steps, context=width, **base)
 
 
 class RealNVP(Flow):
@@ -351,17 +339,11 @@ class RealNVP(Flow):
     and the next step changes :math:`z_1`. Of maps it can work at several scales.
 
     Args:
-        shape: The event shape: a number of elements, or a map ``(channels, height, width)``.
-        network: Maps the parents to features; without one it is a prior.
         transforms: Number of couplings; two change every element. With several scales, the
             number at each, before and again after a squeeze (three in the paper).
         mask: ``"half"``, ``"checkerboard"`` or ``"channel"``, see :func:`coupling_mask`; by
             default half of a vector, the checkerboard of a map. Several scales have their own.
-        hidden: Widths of the network of each coupling: units, or channels of a map's.
         scales: Resolutions of a map, see :class:`MultiScale`.
-        context: Width of the context; by default that of the network's features.
-        minimum_scale: Lower bound of the first draw's scale.
-        units: mean and standard deviation of the data, broadcastable to ``shape``.
 
     Density estimation using Real NVP (Dinh et al., 2017), https://arxiv.org/abs/1605.08803
 
@@ -374,16 +356,15 @@ class RealNVP(Flow):
 
     def __init__(
         self,
-        shape: int | Sequence[int],
-        network: nn.Module | None = None,
+        shape: Shape,
+        network: Network = None,
         *,
         transforms: Count = 4,
         mask: str | None = None,
         hidden: Sequence[int] = (64, 64),
         scales: int = 1,
         context: int | None = None,
-        minimum_scale: float = 1e-3,
-        units: tuple[Tensor | float, Tensor | float] | None = None,
+        **base: Unpack[Base],
     ) -> None:
         sizes = event_shape_of(shape, type(self).__name__)
         width = context_width(network, context)
@@ -394,14 +375,7 @@ class RealNVP(Flow):
             if scales > 1
             else alternating(sizes, width, hidden, mask or usual(sizes), transforms)
         )
-        super().__init__(
-            sizes,
-            network,
-            steps,
-            context=width,
-            minimum_scale=minimum_scale,
-            units=units,
-        )
+        super().__init__(sizes, network, steps, context=width, **base)
 
 
 def usual(shape: Size) -> str:

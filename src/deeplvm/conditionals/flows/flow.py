@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypedDict
 
 import torch
 from torch import Size, Tensor, nn
 
-from deeplvm.conditionals.heads import Head, event_shape_of, optional_units, positive
+from deeplvm.conditionals.heads import (
+    Head,
+    MeanAndStd,
+    Network,
+    Shape,
+    at_least,
+    event_shape_of,
+    optional_units,
+    positive,
+)
 from deeplvm.distributions.transformed_normal import Bound, TransformedNormal
 
 
@@ -57,6 +67,13 @@ class Transform(nn.Module):
         """
 
 
+class Base(TypedDict, total=False):
+    """What every flow takes about the Gaussian draw that it starts from; see :class:`Flow`."""
+
+    minimum_scale: float
+    units: MeanAndStd | None
+
+
 class Flow(nn.Module):
     r"""A density :math:`q(z | \text{parents})`: a Gaussian draw after transforms.
 
@@ -65,13 +82,19 @@ class Flow(nn.Module):
     :class:`~deeplvm.distributions.transformed_normal.TransformedNormal` has the mathematics. With
     a network it is a posterior or a likelihood, without one a prior with free parameters.
 
+    A family is a subclass that makes the transforms. It takes these arguments too, with the
+    number of ``transforms`` (one at least) in their place; ``context`` only where its transforms
+    read one, and then ``hidden``, the widths of the network by which each does (units for a
+    vector, channels for a map).
+
     Args:
-        shape: the event shape.
+        shape: the event shape: a number of elements, or of a map ``(channels, height, width)``.
         network: maps the parents to features; a linear head is added. Without one all parameters
             are free.
         transforms: in the order in which they are applied to a draw.
         context: width of the shared context; by default that of the network's features. Without
-            a network there is none.
+            a network there is none. That of autoregressive steps of a map is a map of as many
+            channels: those of the network's features, if they are maps, or 8.
         minimum_scale: lower bound of the first draw's scale.
         units: mean and standard deviation of the data, broadcastable to ``shape``: the flow then
             speaks standardised units, and the density is one of the data.
@@ -85,13 +108,13 @@ class Flow(nn.Module):
 
     def __init__(
         self,
-        shape: int | Sequence[int],
-        network: nn.Module | None = None,
+        shape: Shape,
+        network: Network = None,
         transforms: Sequence[Transform] = (),
         *,
         context: int | None = None,
         minimum_scale: float = 1e-3,
-        units: tuple[Tensor | float, Tensor | float] | None = None,
+        units: MeanAndStd | None = None,
     ) -> None:
         super().__init__()
         owner = type(self).__name__
@@ -107,6 +130,10 @@ class Flow(nn.Module):
         # a column: raw numbers of a row, which a map of features must not share out to its pixels
         self.head = Head(network, Size((sum(self.sizes), 1)), 1, owner)
         self._start()
+
+    def _steps(self, number: int, step: Callable[[int], Transform]) -> list[Transform]:
+        """So many transforms, each made knowing how many come before it."""
+        return [step(t) for t in range(at_least(number, 1, type(self).__name__, "transforms"))]
 
     @torch.no_grad()
     def _start(self) -> None:
@@ -162,7 +189,7 @@ class Flow(nn.Module):
         return value if self.units is None else self.units.standardise(value)
 
 
-def context_width(network: nn.Module | None, width: int | None) -> int:
+def context_width(network: Network, width: int | None) -> int:
     """Features of the shared context: as asked, else as many as the network has."""
     if network is None:
         return 0

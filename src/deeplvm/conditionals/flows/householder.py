@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Unpack
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import normalize
 
-from deeplvm.conditionals.flows.flow import Flow
+from deeplvm.conditionals.flows.flow import Base, Flow
 from deeplvm.conditionals.flows.vectors import VectorTransform, dot
-from deeplvm.conditionals.heads import at_least
+from deeplvm.conditionals.heads import Network, Shape
 from deeplvm.registry import Count
 
 
@@ -36,7 +36,7 @@ class Householder(VectorTransform):
         shape: the event shape, of d elements in all.
     """
 
-    def __init__(self, shape: int | Sequence[int]) -> None:
+    def __init__(self, shape: Shape) -> None:
         super().__init__(shape)
         self.parameters_per_row = self.features
 
@@ -60,14 +60,7 @@ class HouseholderFlow(Flow):
     the network's features (in the paper each from the one before, by a linear layer).
 
     Args:
-        shape: the event shape, of d elements in all.
-        network: maps the parents to features; without one all parameters are free.
-        transforms: number of reflections; an even number starts as the identity.
-        minimum_scale: lower bound of the first draw's scale.
-        units: mean and standard deviation of the data, broadcastable to ``shape``.
-
-    Shape:
-        Parents of leading shape ``(*particles, batch)`` give that batch shape, event ``shape``.
+        transforms: number of reflections; an even one starts as the identity.
 
     Improving Variational Auto-Encoders using Householder Flow (Tomczak & Welling, 2016),
     https://arxiv.org/abs/1611.09630
@@ -80,19 +73,7 @@ class HouseholderFlow(Flow):
     """
 
     def __init__(
-        self,
-        shape: int | Sequence[int],
-        network: nn.Module | None = None,
-        *,
-        transforms: Count = 2,
-        minimum_scale: float = 1e-3,
-        units: tuple[Tensor | float, Tensor | float] | None = None,
+        self, shape: Shape, network: Network = None, *, transforms: Count = 2, **base: Unpack[Base]
     ) -> None:
-        number = at_least(transforms, 1, type(self).__name__, "transforms")
-        super().__init__(
-            shape,
-            network,
-            [Householder(shape) for _ in range(number)],
-            minimum_scale=minimum_scale,
-            units=units,
-        )
+        steps = self._steps(transforms, lambda _: Householder(shape))
+        super().__init__(shape, network, steps, **base)

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, Unpack
 
 import torch
 from torch import Size, Tensor, nn
 from torch.nn.functional import logsigmoid
 
-from deeplvm.conditionals.flows.flow import Flow, Transform, context_width
+from deeplvm.conditionals.flows.flow import Base, Flow, Transform, context_width
 from deeplvm.conditionals.flows.masked import MaskedConvolutions, MaskedNetwork, in_place_elu
-from deeplvm.conditionals.heads import event_shape_of
+from deeplvm.conditionals.heads import Network, Shape, event_shape_of
 from deeplvm.networks.features import out_shape_of
 from deeplvm.registry import Count
 
 
 def autoregressive_network(
-    shape: int | Sequence[int],
+    shape: Shape,
     context: int,
     hidden: Sequence[int],
     outputs: int,
@@ -45,9 +46,7 @@ def autoregressive_network(
     )
 
 
-def autoregressive_context(
-    shape: Size, network: nn.Module | None, context: int | None
-) -> tuple[int, int]:
+def autoregressive_context(shape: Size, network: Network, context: int | None) -> tuple[int, int]:
     """Width of the context of a step, and of a row: a map has a map of so many channels."""
     if len(shape) == 1 or network is None:
         width = context_width(network, context)
@@ -81,7 +80,7 @@ class InverseAutoregressive(Transform):
 
     def __init__(
         self,
-        shape: int | Sequence[int],
+        shape: Shape,
         context: int,
         hidden: Sequence[int],
         *,
@@ -152,18 +151,10 @@ class InverseAutoregressiveFlow(Flow):
     strictly lower triangular: a Gaussian of any covariance (appendix A of the paper).
 
     Args:
-        shape: The event shape: a number of dimensions, or a map.
-        network: Maps the parents to features.
-        transforms: Number of steps.
-        hidden: Widths of the masked network of each step: units, or channels.
-        context: Width of the context; by default that of the network's features. That of a map
-            is a map of as many channels: those of the network's features, if they are maps, or 8.
         forget_bias: Where the raw gate s of every step starts; +1 to +2 in the paper.
         location_only: Whether steps only shift, :math:`z_t = z_{t-1} + m_t`.
         activation: Of the masked networks, a module class or function without arguments; the
             paper's ELU by default. ``nn.SiLU`` costs a third of the ELU's time on a CPU.
-        minimum_scale: Lower bound of the first draw's scale.
-        units: mean and standard deviation of the data, broadcastable to ``shape``.
 
     Improving Variational Inference with Inverse Autoregressive Flow (Kingma et al., 2016),
     https://arxiv.org/abs/1606.04934
@@ -178,8 +169,8 @@ class InverseAutoregressiveFlow(Flow):
 
     def __init__(
         self,
-        shape: int | Sequence[int],
-        network: nn.Module | None = None,
+        shape: Shape,
+        network: Network = None,
         *,
         transforms: Count = 2,
         hidden: Sequence[int] = (64, 64),
@@ -187,28 +178,18 @@ class InverseAutoregressiveFlow(Flow):
         forget_bias: float = 1.5,
         location_only: bool = False,
         activation: Callable[[], nn.Module] = in_place_elu,
-        minimum_scale: float = 1e-3,
-        units: tuple[Tensor | float, Tensor | float] | None = None,
+        **base: Unpack[Base],
     ) -> None:
         event_shape = event_shape_of(shape, type(self).__name__)
         width, total = autoregressive_context(event_shape, network, context)
-        steps = [
-            InverseAutoregressive(
-                event_shape,
-                width,
-                hidden,
-                reverse=step % 2 == 1,
-                forget_bias=forget_bias,
-                location_only=location_only,
-                activation=activation,
-            )
-            for step in range(transforms)
-        ]
-        super().__init__(
+        step = partial(
+            InverseAutoregressive,
             event_shape,
-            network,
-            steps,
-            context=total,
-            minimum_scale=minimum_scale,
-            units=units,
+            width,
+            hidden,
+            forget_bias=forget_bias,
+            location_only=location_only,
+            activation=activation,
         )
+        steps = self._steps(transforms, lambda t: step(reverse=t % 2 == 1))
+        super().__init__(event_shape, network, steps, context=total, **base)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Unpack
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from deeplvm.conditionals.flows.flow import Flow
+from deeplvm.conditionals.flows.flow import Base, Flow
 from deeplvm.conditionals.flows.vectors import VectorTransform, times
-from deeplvm.conditionals.heads import at_least
+from deeplvm.conditionals.heads import Network, Shape, at_least
 
 
 class LinearInverseAutoregressive(VectorTransform):
@@ -26,7 +26,7 @@ class LinearInverseAutoregressive(VectorTransform):
     rows: Tensor
     columns: Tensor
 
-    def __init__(self, shape: int | Sequence[int], components: int = 1) -> None:
+    def __init__(self, shape: Shape, components: int = 1) -> None:
         super().__init__(shape)
         self.components = components
         rows, columns = torch.tril_indices(self.features, self.features, -1)
@@ -76,38 +76,20 @@ class LinearInverseAutoregressiveFlow(Flow):
     matrices. Costs K d squared a row, as outputs of the network too.
 
     Args:
-        shape: the event shape, of d elements in all.
-        network: maps the parents to features; without one all parameters are free.
         components: K, the number of matrices; 1 is linear IAF.
-        minimum_scale: lower bound of the first draw's scale.
-        units: mean and standard deviation of the data, broadcastable to ``shape``.
-
-    Shape:
-        Parents of leading shape ``(*particles, batch)`` give that batch shape, event ``shape``.
 
     Improving Variational Auto-Encoders using convex combination linear Inverse Autoregressive
     Flow (Tomczak & Welling, 2017), https://arxiv.org/abs/1706.02326
 
     Examples:
-        >>> posterior = LinearInverseAutoregressiveFlow(3, nn.Linear(6, 16), components=5)
+        >>> posterior = LinearInverseAutoregressiveFlow(3, torch.nn.Linear(6, 16), components=5)
         >>> posterior(torch.zeros(5, 6)).log_prob(torch.zeros(5, 3)).shape
         torch.Size([5])
     """
 
     def __init__(
-        self,
-        shape: int | Sequence[int],
-        network: nn.Module | None = None,
-        *,
-        components: int = 1,
-        minimum_scale: float = 1e-3,
-        units: tuple[Tensor | float, Tensor | float] | None = None,
+        self, shape: Shape, network: Network = None, *, components: int = 1, **base: Unpack[Base]
     ) -> None:
         number = at_least(components, 1, type(self).__name__, "components")
-        super().__init__(
-            shape,
-            network,
-            [LinearInverseAutoregressive(shape, number)],
-            minimum_scale=minimum_scale,
-            units=units,
-        )
+        step = LinearInverseAutoregressive(shape, number)
+        super().__init__(shape, network, [step], **base)

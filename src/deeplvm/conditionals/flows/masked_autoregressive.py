@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import torch
-from torch import Size, Tensor, nn
+from torch import Tensor
 
-from deeplvm.conditionals.flows.flow import Flow, Transform
+from deeplvm.conditionals.flows.flow import Base, Flow, Transform
 from deeplvm.conditionals.flows.inverse_autoregressive import (
     autoregressive_context,
     autoregressive_network,
 )
-from deeplvm.conditionals.heads import event_shape_of
+from deeplvm.conditionals.heads import Network, Shape, event_shape_of
 from deeplvm.registry import Count
 
 
@@ -69,7 +69,7 @@ class MaskedAutoregressive(Transform):
 
     def __init__(
         self,
-        shape: int | Sequence[int],
+        shape: Shape,
         context: int,
         hidden: Sequence[int],
         *,
@@ -119,16 +119,6 @@ class MaskedAutoregressiveFlow(Flow):
     The order of the elements is reversed from step to step. A vector has masked multilayer
     perceptrons (MADE), a map ``(channels, height, width)`` masked convolutions.
 
-    Args:
-        shape: The event shape: a number of elements, or a map.
-        network: Maps the parents to features; without one it is a prior.
-        transforms: Number of steps.
-        hidden: Widths of the masked network of each step: units, or channels.
-        context: Width of the context; by default that of the network's features. That of a map
-            is a map of as many channels: those of the network's features, if they are maps, or 8.
-        minimum_scale: Lower bound of the first draw's scale.
-        units: mean and standard deviation of the data, broadcastable to ``shape``.
-
     Masked Autoregressive Flow for Density Estimation (Papamakarios et al., 2017),
     https://arxiv.org/abs/1705.07057
 
@@ -140,26 +130,17 @@ class MaskedAutoregressiveFlow(Flow):
 
     def __init__(
         self,
-        shape: int | Sequence[int],
-        network: nn.Module | None = None,
+        shape: Shape,
+        network: Network = None,
         *,
         transforms: Count = 5,
         hidden: Sequence[int] = (64, 64),
         context: int | None = None,
-        minimum_scale: float = 1e-3,
-        units: tuple[Tensor | float, Tensor | float] | None = None,
+        **base: Unpack[Base],
     ) -> None:
-        event_shape: Size = event_shape_of(shape, type(self).__name__)
-        width, total = autoregressive_context(event_shape, network, context)
-        steps = [
-            MaskedAutoregressive(event_shape, width, hidden, reverse=step % 2 == 1)
-            for step in range(transforms)
-        ]
-        super().__init__(
-            event_shape,
-            network,
-            steps,
-            context=total,
-            minimum_scale=minimum_scale,
-            units=units,
+        sizes = event_shape_of(shape, type(self).__name__)
+        width, total = autoregressive_context(sizes, network, context)
+        steps = self._steps(
+            transforms, lambda t: MaskedAutoregressive(sizes, width, hidden, reverse=t % 2 == 1)
         )
+        super().__init__(sizes, network, steps, context=total, **base)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
-from deeplvm.conditionals.flows.flow import Flow, Transform, context_width
+from deeplvm.conditionals.flows.flow import Base, Flow, Transform, context_width
 from deeplvm.conditionals.flows.masked import MaskedNetwork
-from deeplvm.conditionals.heads import at_least, event_shape_of, positive
+from deeplvm.conditionals.heads import Network, Shape, at_least, event_shape_of, positive
 from deeplvm.registry import Count
 
 
@@ -192,15 +193,9 @@ class NeuralAutoregressiveFlow(Flow):
     monotonic networks, which do not reach every real number.
 
     Args:
-        shape: Number of elements.
-        network: Maps the parents to features; without one it is a prior.
         transforms: Number of steps; the order of the elements is reversed from one to the next.
         sigmoids: How many each monotonic layer has.
         layers: Monotonic layers of a step: 1 is the deep sigmoidal flow, more the deep dense one.
-        hidden: Widths of the masked network of each step.
-        context: Width of the context; by default that of the network's features.
-        minimum_scale: Lower bound of the first draw's scale.
-        units: Mean and standard deviation of the data, broadcastable to ``shape``.
 
     Neural Autoregressive Flows (Huang et al., 2018), https://arxiv.org/abs/1804.00779
 
@@ -214,29 +209,18 @@ class NeuralAutoregressiveFlow(Flow):
 
     def __init__(
         self,
-        shape: int | Sequence[int],
-        network: nn.Module | None = None,
+        shape: Shape,
+        network: Network = None,
         *,
         transforms: Count = 2,
         sigmoids: int = 16,
         layers: int = 1,
         hidden: Sequence[int] = (64, 64),
         context: int | None = None,
-        minimum_scale: float = 1e-3,
-        units: tuple[Tensor | float, Tensor | float] | None = None,
+        **base: Unpack[Base],
     ) -> None:
         (size,) = event_shape_of(shape, type(self).__name__)
         width = context_width(network, context)
-        super().__init__(
-            size,
-            network,
-            [
-                DeepSigmoidal(
-                    size, width, hidden, sigmoids=sigmoids, layers=layers, reverse=step % 2 == 1
-                )
-                for step in range(transforms)
-            ],
-            context=width,
-            minimum_scale=minimum_scale,
-            units=units,
-        )
+        step = partial(DeepSigmoidal, size, width, hidden, sigmoids=sigmoids, layers=layers)
+        steps = self._steps(transforms, lambda t: step(reverse=t % 2 == 1))
+        super().__init__(size, network, steps, context=width, **base)

@@ -9,7 +9,7 @@ from torch import Size, Tensor, nn
 from torch.nn.functional import conv2d, linear
 
 from deeplvm.conditionals.flows.flow import Transform
-from deeplvm.conditionals.heads import event_shape_of
+from deeplvm.conditionals.heads import Shape, event_shape_of
 from deeplvm.networks.broadcasting import fold_particles
 
 
@@ -32,7 +32,7 @@ class Permutation(Transform):
 
     order: Tensor
 
-    def __init__(self, shape: int | Sequence[int], order: Sequence[int] | None = None) -> None:
+    def __init__(self, shape: Shape, order: Sequence[int] | None = None) -> None:
         super().__init__()
         sizes = event_shape_of(shape, type(self).__name__)
         self.axis = -len(sizes)
@@ -51,7 +51,7 @@ class Permutation(Transform):
         return value.index_select(value.dim() + self.axis, self.order.argsort()), 0.0
 
 
-def reversal(shape: int | Sequence[int]) -> Permutation:
+def reversal(shape: Shape) -> Permutation:
     """The last element first, the first one last; of a map, its channels.
 
     Args:
@@ -78,7 +78,7 @@ class InvertibleLinear(Transform):
     permutation: Tensor
     sign: Tensor
 
-    def __init__(self, shape: int | Sequence[int]) -> None:
+    def __init__(self, shape: Shape) -> None:
         super().__init__()
         sizes: Size = event_shape_of(shape, type(self).__name__)
         self.size = sizes[0]

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from typing import Unpack
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import softplus
 
-from deeplvm.conditionals.flows.flow import Flow
+from deeplvm.conditionals.flows.flow import Base, Flow
 from deeplvm.conditionals.flows.vectors import VectorTransform, dot, solve_tanh_equation
-from deeplvm.conditionals.heads import at_least, positive
+from deeplvm.conditionals.heads import Network, Shape, positive
 from deeplvm.registry import Count
 
 # The paper's m(a) is zero here: an offset to a, so that a raw u of 0 makes no step at all.
@@ -86,7 +86,7 @@ class Planar(VectorTransform):
         shape: the event shape, of d elements in all.
     """
 
-    def __init__(self, shape: int | Sequence[int]) -> None:
+    def __init__(self, shape: Shape) -> None:
         super().__init__(shape)
         self.parameters_per_row = 2 * self.features + 1
 
@@ -118,16 +118,6 @@ class PlanarFlow(Flow):
     one direction, so many are needed where there are many dimensions; a Sylvester flow bends
     several at once. A value drawn elsewhere is scored by solving one scalar equation a step.
 
-    Args:
-        shape: the event shape, of d elements in all.
-        network: maps the parents to features; without one all parameters are free.
-        transforms: number of steps.
-        minimum_scale: lower bound of the first draw's scale.
-        units: mean and standard deviation of the data, broadcastable to ``shape``.
-
-    Shape:
-        Parents of leading shape ``(*particles, batch)`` give that batch shape, event ``shape``.
-
     Variational Inference with Normalizing Flows (Rezende & Mohamed, 2015),
     https://arxiv.org/abs/1505.05770
 
@@ -140,22 +130,10 @@ class PlanarFlow(Flow):
     """
 
     def __init__(
-        self,
-        shape: int | Sequence[int],
-        network: nn.Module | None = None,
-        *,
-        transforms: Count = 8,
-        minimum_scale: float = 1e-3,
-        units: tuple[Tensor | float, Tensor | float] | None = None,
+        self, shape: Shape, network: Network = None, *, transforms: Count = 8, **base: Unpack[Base]
     ) -> None:
-        number = at_least(transforms, 1, type(self).__name__, "transforms")
-        super().__init__(
-            shape,
-            network,
-            [Planar(shape) for _ in range(number)],
-            minimum_scale=minimum_scale,
-            units=units,
-        )
+        steps = self._steps(transforms, lambda _: Planar(shape))
+        super().__init__(shape, network, steps, **base)
 
 
 # The smallest alpha, and the smallest slope of the radius as a step maps it.
@@ -220,7 +198,7 @@ class Radial(VectorTransform):
         shape: the event shape, of d elements in all.
     """
 
-    def __init__(self, shape: int | Sequence[int]) -> None:
+    def __init__(self, shape: Shape) -> None:
         super().__init__(shape)
         self.parameters_per_row = self.features + 2
 
@@ -250,16 +228,6 @@ class RadialFlow(Flow):
     has the determinant. A step costs d operations. The inverse is in closed form, the root of a
     quadratic equation.
 
-    Args:
-        shape: the event shape, of d elements in all.
-        network: maps the parents to features; without one all parameters are free.
-        transforms: number of steps.
-        minimum_scale: lower bound of the first draw's scale.
-        units: mean and standard deviation of the data, broadcastable to ``shape``.
-
-    Shape:
-        Parents of leading shape ``(*particles, batch)`` give that batch shape, event ``shape``.
-
     Variational Inference with Normalizing Flows (Rezende & Mohamed, 2015),
     https://arxiv.org/abs/1505.05770
 
@@ -270,19 +238,7 @@ class RadialFlow(Flow):
     """
 
     def __init__(
-        self,
-        shape: int | Sequence[int],
-        network: nn.Module | None = None,
-        *,
-        transforms: Count = 8,
-        minimum_scale: float = 1e-3,
-        units: tuple[Tensor | float, Tensor | float] | None = None,
+        self, shape: Shape, network: Network = None, *, transforms: Count = 8, **base: Unpack[Base]
     ) -> None:
-        number = at_least(transforms, 1, type(self).__name__, "transforms")
-        super().__init__(
-            shape,
-            network,
-            [Radial(shape) for _ in range(number)],
-            minimum_scale=minimum_scale,
-            units=units,
-        )
+        steps = self._steps(transforms, lambda _: Radial(shape))
+        super().__init__(shape, network, steps, **base)

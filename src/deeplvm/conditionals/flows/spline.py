@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
+from typing import Any, Unpack
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from deeplvm.conditionals.flows.flow import Flow, Transform, context_width
+from deeplvm.conditionals.flows.flow import Base, Flow, Transform, context_width
 from deeplvm.conditionals.flows.guarded_zuko import zuko
 from deeplvm.conditionals.flows.masked import MaskedNetwork
-from deeplvm.conditionals.heads import at_least, event_shape_of
+from deeplvm.conditionals.heads import Network, Shape, at_least, event_shape_of
 from deeplvm.registry import Count
 
 Spline = zuko.transforms.MonotonicRQSTransform
@@ -91,18 +92,12 @@ class NeuralSplineFlow(Flow):
     the context. Outside the interval from ``-bound`` to ``bound`` a step is the identity.
 
     Args:
-        shape: Number of elements.
-        network: Maps the parents to features; without one it is a prior.
         transforms: Number of steps; the order of the elements is reversed from one to the next.
         bins: Pieces of each spline.
         bound: Half the width of the interval that splines bend.
         passes: 2 for coupling layers (the second half depends on the first; either direction costs
             one or two evaluations), ``None`` for autoregressive ones (the inverse costs as many as
             there are elements).
-        hidden: Widths of the masked network of each step.
-        context: Width of the context; by default that of the network's features.
-        minimum_scale: Lower bound of the first draw's scale.
-        units: Mean and standard deviation of the data, broadcastable to ``shape``.
 
     Neural Spline Flows (Durkan et al., 2019), https://arxiv.org/abs/1906.04032
 
@@ -114,8 +109,8 @@ class NeuralSplineFlow(Flow):
 
     def __init__(
         self,
-        shape: int | Sequence[int],
-        network: nn.Module | None = None,
+        shape: Shape,
+        network: Network = None,
         *,
         transforms: Count = 2,
         bins: int = 8,
@@ -123,27 +118,11 @@ class NeuralSplineFlow(Flow):
         passes: int | None = 2,
         hidden: Sequence[int] = (64, 64),
         context: int | None = None,
-        minimum_scale: float = 1e-3,
-        units: tuple[Tensor | float, Tensor | float] | None = None,
+        **base: Unpack[Base],
     ) -> None:
         (size,) = event_shape_of(shape, type(self).__name__)
         width = context_width(network, context)
-        super().__init__(
-            size,
-            network,
-            [
-                MonotonicSpline(
-                    size,
-                    width,
-                    hidden,
-                    bins=bins,
-                    bound=bound,
-                    passes=None if passes is None else min(passes, size),
-                    reverse=step % 2 == 1,
-                )
-                for step in range(transforms)
-            ],
-            context=width,
-            minimum_scale=minimum_scale,
-            units=units,
-        )
+        groups = None if passes is None else min(passes, size)
+        step = partial(MonotonicSpline, size, width, hidden, bins=bins, bound=bound, passes=groups)
+        steps = self._steps(transforms, lambda t: step(reverse=t % 2 == 1))
+        super().__init__(size, network, steps, context=width, **base)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 
-from deeplvm.conditionals.flows.flow import Flow
+from deeplvm.conditionals.flows.flow import Base, Flow
 from deeplvm.conditionals.flows.householder import reflect
 from deeplvm.conditionals.flows.planar import (
     NO_STEP,
@@ -15,7 +15,7 @@ from deeplvm.conditionals.flows.planar import (
     invertible_direction,
 )
 from deeplvm.conditionals.flows.vectors import VectorTransform, dot, solve_tanh_equation, times
-from deeplvm.conditionals.heads import at_least, event_shape_of
+from deeplvm.conditionals.heads import Network, Shape, at_least, event_shape_of
 from deeplvm.distributions.multivariate_normal import product
 from deeplvm.registry import Count
 
@@ -47,10 +47,11 @@ class Sylvester(VectorTransform):
     Args:
         shape: the event shape, of d elements in all.
         basis: how Q is said.
-        bounded: whether the diagonals are between -1 and 1, by tanh.
+        bounded: whether the diagonals of R and R~ are between -1 and 1, by tanh as in the paper;
+            without that bound a unit can bend as sharply as a planar step does.
     """
 
-    def __init__(self, shape: int | Sequence[int], basis: Basis, *, bounded: bool = True) -> None:
+    def __init__(self, shape: Shape, basis: Basis, *, bounded: bool = True) -> None:
         super().__init__(shape)
         self.basis = basis
         self.bounded = bounded
@@ -140,17 +141,8 @@ class OrthogonalSylvesterFlow(Flow):
     elsewhere is scored by M scalar equations one after the other.
 
     Args:
-        shape: the event shape, of d elements in all.
-        network: maps the parents to features; without one all parameters are free.
-        transforms: number of steps.
         columns: M; by default d, and 16 at most.
-        bounded: whether the diagonals of R and R~ are between -1 and 1, as in the paper; without
-            that bound a unit can bend as sharply as a planar step does.
-        minimum_scale: lower bound of the first draw's scale.
-        units: mean and standard deviation of the data, broadcastable to ``shape``.
-
-    Shape:
-        Parents of leading shape ``(*particles, batch)`` give that batch shape, event ``shape``.
+        bounded: as of :class:`Sylvester`.
 
     Raises:
         ValueError: there are fewer elements than columns.
@@ -167,17 +159,15 @@ class OrthogonalSylvesterFlow(Flow):
 
     def __init__(
         self,
-        shape: int | Sequence[int],
-        network: nn.Module | None = None,
+        shape: Shape,
+        network: Network = None,
         *,
         transforms: Count = 4,
         columns: int | None = None,
         bounded: bool = True,
-        minimum_scale: float = 1e-3,
-        units: tuple[Tensor | float, Tensor | float] | None = None,
+        **base: Unpack[Base],
     ) -> None:
         owner = type(self).__name__
-        number = at_least(transforms, 1, owner, "transforms")
         elements = event_shape_of(shape, owner).numel()
         m = at_least(min(elements, 16) if columns is None else columns, 1, owner, "columns")
         if m > elements:
@@ -185,11 +175,9 @@ class OrthogonalSylvesterFlow(Flow):
                 f"{owner} expects at most as many columns as elements, found {m} columns of "
                 f"{elements} elements; leave columns out for the largest that is usual."
             )
-        steps = [
-            Sylvester(shape, NearestOrthonormal(elements, m), bounded=bounded)
-            for _ in range(number)
-        ]
-        super().__init__(shape, network, steps, minimum_scale=minimum_scale, units=units)
+        basis = NearestOrthonormal(elements, m)
+        steps = self._steps(transforms, lambda _: Sylvester(shape, basis, bounded=bounded))
+        super().__init__(shape, network, steps, **base)
 
 
 class HouseholderSylvesterFlow(Flow):
@@ -203,17 +191,8 @@ class HouseholderSylvesterFlow(Flow):
     a step. d reflections reach every orthogonal Q.
 
     Args:
-        shape: the event shape, of d elements in all.
-        network: maps the parents to features; without one all parameters are free.
-        transforms: number of steps.
         reflections: H.
-        bounded: whether the diagonals of R and R~ are between -1 and 1, as in the paper; without
-            that bound a unit can bend as sharply as a planar step does.
-        minimum_scale: lower bound of the first draw's scale.
-        units: mean and standard deviation of the data, broadcastable to ``shape``.
-
-    Shape:
-        Parents of leading shape ``(*particles, batch)`` give that batch shape, event ``shape``.
+        bounded: as of :class:`Sylvester`.
 
     Sylvester Normalizing Flows for Variational Inference (van den Berg et al., 2018),
     https://arxiv.org/abs/1803.05649
@@ -226,24 +205,19 @@ class HouseholderSylvesterFlow(Flow):
 
     def __init__(
         self,
-        shape: int | Sequence[int],
-        network: nn.Module | None = None,
+        shape: Shape,
+        network: Network = None,
         *,
         transforms: Count = 4,
         reflections: int = 8,
         bounded: bool = True,
-        minimum_scale: float = 1e-3,
-        units: tuple[Tensor | float, Tensor | float] | None = None,
+        **base: Unpack[Base],
     ) -> None:
         owner = type(self).__name__
-        number = at_least(transforms, 1, owner, "transforms")
         mirrors = at_least(reflections, 1, owner, "reflections")
-        elements = event_shape_of(shape, owner).numel()
-        steps = [
-            Sylvester(shape, Reflections(elements, mirrors), bounded=bounded)
-            for _ in range(number)
-        ]
-        super().__init__(shape, network, steps, minimum_scale=minimum_scale, units=units)
+        basis = Reflections(event_shape_of(shape, owner).numel(), mirrors)
+        steps = self._steps(transforms, lambda _: Sylvester(shape, basis, bounded=bounded))
+        super().__init__(shape, network, steps, **base)
 
 
 class TriangularSylvesterFlow(Flow):
@@ -257,16 +231,7 @@ class TriangularSylvesterFlow(Flow):
     cheapest of the three, as nothing has to be made orthogonal.
 
     Args:
-        shape: the event shape, of d elements in all.
-        network: maps the parents to features; without one all parameters are free.
-        transforms: number of steps.
-        bounded: whether the diagonals of R and R~ are between -1 and 1, as in the paper; without
-            that bound a unit can bend as sharply as a planar step does.
-        minimum_scale: lower bound of the first draw's scale.
-        units: mean and standard deviation of the data, broadcastable to ``shape``.
-
-    Shape:
-        Parents of leading shape ``(*particles, batch)`` give that batch shape, event ``shape``.
+        bounded: as of :class:`Sylvester`.
 
     Sylvester Normalizing Flows for Variational Inference (van den Berg et al., 2018),
     https://arxiv.org/abs/1803.05649
@@ -279,22 +244,17 @@ class TriangularSylvesterFlow(Flow):
 
     def __init__(
         self,
-        shape: int | Sequence[int],
-        network: nn.Module | None = None,
+        shape: Shape,
+        network: Network = None,
         *,
         transforms: Count = 4,
         bounded: bool = True,
-        minimum_scale: float = 1e-3,
-        units: tuple[Tensor | float, Tensor | float] | None = None,
+        **base: Unpack[Base],
     ) -> None:
-        owner = type(self).__name__
-        number = at_least(transforms, 1, owner, "transforms")
-        elements = event_shape_of(shape, owner).numel()
-        steps = [
-            Sylvester(shape, Order(elements, reverse=t % 2 == 1), bounded=bounded)
-            for t in range(number)
-        ]
-        super().__init__(shape, network, steps, minimum_scale=minimum_scale, units=units)
+        elements = event_shape_of(shape, type(self).__name__).numel()
+        orders = [Order(elements, reverse=reverse) for reverse in (False, True)]
+        steps = self._steps(transforms, lambda t: Sylvester(shape, orders[t % 2], bounded=bounded))
+        super().__init__(shape, network, steps, **base)
 
 
 class Basis:

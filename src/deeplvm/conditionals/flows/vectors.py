@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from deeplvm.conditionals.flows.flow import Transform
-from deeplvm.conditionals.heads import event_shape_of
+from deeplvm.conditionals.heads import Shape, event_shape_of
 
 
 class VectorTransform(Transform):
@@ -20,7 +18,7 @@ class VectorTransform(Transform):
         shape: the event shape, of d elements in all.
     """
 
-    def __init__(self, shape: int | Sequence[int]) -> None:
+    def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.event_shape = event_shape_of(shape, type(self).__name__)
         self.features = self.event_shape.numel()
