@@ -249,7 +249,7 @@ def test_what_has_no_answer_is_refused() -> None:
         holes(model, {"x": torch.zeros(9, 2)}, draws=50)
     p = Joint({"z": StandardNormal(2), "x | z": Gaussian(2, MLP(2))})
     semi = SemiAmortised(Joint({"z | x": Gaussian(2, MLP(2))}), p, steps=1, learning_rate=0.1)
-    with pytest.raises(ValueError, match="look at its encoder"):
+    with pytest.raises(ValueError, match="give the model with its encoder"):
         holes(LatentVariableModel(p, semi), {"x": torch.zeros(20, 2)})
     plain = LatentVariableModel(Joint({"x": Gaussian(2)}))
     with pytest.raises(ValueError, match="q draws nothing"):

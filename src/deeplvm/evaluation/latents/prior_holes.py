@@ -14,7 +14,7 @@ from deeplvm.core.evidence import Evidence, elementwise
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.randomness import evaluating
 from deeplvm.core.results import Estimate, Record, number, shown_mean
-from deeplvm.core.trace import Site, sum_right
+from deeplvm.core.trace import Site, Trace, sum_right
 from deeplvm.evaluation.latents.aggregate import (
     ancestors_of,
     latents_of,
@@ -196,11 +196,7 @@ def holes(
             f"level is between 0 and 0.5 and draws at least 1 / level, worst and batch_size at "
             f"least 1; found {level}, {draws}, {worst}, {batch_size}."
         )
-    if hasattr(model.q, "ascend"):
-        raise ValueError(
-            "A semi-amortised q improves its answer for given draws, so it scores no other draw; "
-            "look at its encoder (model.q.q), or at deeplvm.inference.refine's model."
-        )
+    _refuse_refining(model.q)
     with evaluating(model, seed_of(seed, "holes")):
         taken = several(model, data)
         count = taken.rows
@@ -364,19 +360,37 @@ def _log_posterior(
     ready: Mapping[str, Any],
 ) -> Tensor:
     """The log-density q(z | x) of each draw and row, shape ``(draws, rows)``."""
+    wide = _every_pair(held, len(next(iter(given.values()))))
+    trace = _posterior_at(model, given, wide, taken.missing, ready)
     shape = (len(next(iter(held.values()))), len(next(iter(given.values()))))
+    return _total([trace[name].log_prob for name in held], *shape).double()
+
+
+def _every_pair(held: Mapping[str, Tensor], rows: int) -> dict[str, Tensor]:
+    """Draws ``(c, *event)`` beside each row, ``(c, rows, *event)``."""
+    return {
+        name: value.unsqueeze(1).expand(-1, rows, *value.shape[1:]) for name, value in held.items()
+    }
+
+
+def _posterior_at(
+    model: LatentVariableModel,
+    given: Mapping[str, Any],
+    wide: Mapping[str, Tensor],
+    missing: frozenset[str],
+    ready: Mapping[str, Any],
+) -> Trace:
+    """The trace of q at given latents, each ``(c, rows, *event)``: some read others."""
     q = model.q
     sites = {
-        name: model.site(name, value, taken.missing)
+        name: model.site(name, value, missing)
         for name, value in given.items()
         if name in q.names or name in q.inputs
     }
-    for name, value in held.items():
-        wide = value.unsqueeze(1).expand(*shape, *value.shape[1:])
-        sites[name] = model.site(name, wide, batch_dims=2)
-    options = {"ready": ready} if ready else {}
-    trace = q(sites, shape, missing=taken.missing, **options)
-    return _total([trace[name].log_prob for name in held], *shape).double()
+    for name, value in wide.items():
+        sites[name] = replace(model.site(name, value, batch_dims=2), drawn=True)
+    shape = tuple(next(iter(wide.values())).shape[:2])
+    return q(sites, shape, missing=missing, **({"ready": ready} if ready else {}))
 
 
 def _total(terms: Sequence[Tensor | None], *shape: int) -> Tensor:
@@ -623,8 +637,7 @@ class _Drawn:
         self, given: Mapping[str, Any], ready: Mapping[str, Site], part: slice, rows: int
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Of some draws under some rows: by dimension ``(c, m, D)``, and in all ``(c, m)``."""
-        wide = {n: value[part].unsqueeze(1) for n, value in self.values.items()}
-        wide = {n: value.expand(-1, rows, *value.shape[2:]) for n, value in wide.items()}
+        wide = _every_pair({n: value[part] for n, value in self.values.items()}, rows)
         shape = next(iter(wide.values())).shape[:2]
         each: dict[str, Tensor] = {}
         total: dict[str, Tensor] = {}
@@ -639,22 +652,9 @@ class _Drawn:
                 total[name] = sum_right(score, 2).expand(shape)
         rest = [name for name in self.latents if name not in total]
         if rest:
-            trace = self._read(given, wide)
+            trace = _posterior_at(self.model, given, wide, self.taken.missing, {})
             total |= {n: trace[n].log_prob.double().expand(shape) for n in rest}
         return each, total
-
-    def _read(self, given: Mapping[str, Any], wide: Mapping[str, Tensor]) -> Any:
-        """The trace of q at given latents, each ``(c, m, *event)``: some read others."""
-        q = self.model.q
-        sites = {
-            name: self.model.site(name, value, self.taken.missing)
-            for name, value in given.items()
-            if name in q.names or name in q.inputs
-        }
-        for name, value in wide.items():
-            sites[name] = replace(self.model.site(name, value, batch_dims=2), drawn=True)
-        shape = tuple(next(iter(wide.values())).shape[:2])
-        return q(sites, shape, missing=self.taken.missing)
 
     def _given(self) -> Iterator[dict[str, Tensor]]:
         for start in range(0, self.count, _BATCH):
