@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import json
 import linecache
 import os
@@ -65,7 +66,7 @@ def _prepare_streams() -> None:
         stream = getattr(sys, name)
         if stream is None:  # closed: a file that is opened next would take its place
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
-        elif mode == "w":
+        elif mode == "w" and isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     said = os.environ.get("COLUMNS", "")
     narrow = said.isdecimal() and int(said) < _NARROW
