@@ -429,8 +429,8 @@ def evaluating(model: nn.Module, seed: int) -> Iterator[None]:
             module.training = training
 
 
-def seed_of(*parts: int) -> int:
-    """A seed that depends on all the parts: of a run and an epoch, say.
+def seed_of(*parts: object) -> int:
+    """A seed that depends on all the parts: of a run and an epoch, or a seed and what it is for.
 
     >>> seed_of(0, 1) != seed_of(1, 0)
     True

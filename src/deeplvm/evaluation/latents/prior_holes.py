@@ -12,7 +12,7 @@ from torch import Tensor
 
 from deeplvm.core.evidence import Evidence, elementwise
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.randomness import evaluating
+from deeplvm.core.randomness import evaluating, seed_of
 from deeplvm.core.results import Estimate, Record, number, shown_mean
 from deeplvm.core.trace import Site, Trace, sum_right
 from deeplvm.evaluation.latents.aggregate import (
@@ -20,7 +20,6 @@ from deeplvm.evaluation.latents.aggregate import (
     latents_of,
     prior_of,
     prior_trace,
-    seed_of,
     several,
 )
 from deeplvm.gradients import Draw, Sampled

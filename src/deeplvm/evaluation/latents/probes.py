@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.randomness import evaluating
+from deeplvm.core.randomness import evaluating, seed_of
 from deeplvm.core.results import Estimate, Record, number
-from deeplvm.evaluation.latents.aggregate import seed_of
 from deeplvm.inference.rows import Rows, rows_of
 
 if TYPE_CHECKING:
