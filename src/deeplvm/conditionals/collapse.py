@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import batch_norm, softplus
 
-from deeplvm.conditionals.heads import Head, Scale, event_shape_of
+from deeplvm.conditionals.elementwise import Elementwise
+from deeplvm.conditionals.heads import Network, Shape
 from deeplvm.distributions.diagonal_normal import DiagonalNormal
 from deeplvm.parallel.statistics import refuse_parts
 
 
-class BatchNormalisedGaussian(nn.Module):
+class BatchNormalisedGaussian(Elementwise):
     r"""Gaussian whose means have a fixed spread over the minibatch: a remedy for collapse.
 
     .. math:: \mu_i = \gamma\, \frac{\hat\mu_i - m_i}{\sqrt{v_i + \epsilon}} + \beta_i
@@ -32,16 +32,11 @@ class BatchNormalisedGaussian(nn.Module):
     https://arxiv.org/abs/2004.12585
 
     Args:
-        shape: The event shape.
-        network: Maps the parents to features; a linear head is added.
         spread: :math:`\gamma`, the standard deviation of each mean over rows.
         scale: Where the standard deviation comes from, as in
             :class:`~deeplvm.conditionals.Gaussian`.
         minimum_scale: The lower bound of a learned scale.
         momentum: Weight of the present minibatch in the running values.
-
-    Shape:
-        Parents of leading shape ``(*particles, batch)`` give that batch shape, event ``shape``.
 
     Raises:
         ValueError: If the spread is not positive or the momentum not in (0, 1].
@@ -58,7 +53,7 @@ class BatchNormalisedGaussian(nn.Module):
 
     def __init__(
         self,
-        shape: int | Sequence[int],
+        shape: Shape,
         network: nn.Module,
         *,
         spread: float = 0.5,
@@ -66,25 +61,19 @@ class BatchNormalisedGaussian(nn.Module):
         minimum_scale: float = 1e-3,
         momentum: float = 0.1,
     ) -> None:
-        super().__init__()
         if not (spread > 0 and 0 < momentum <= 1):
             raise ValueError(
                 f"BatchNormalisedGaussian expects a positive spread and a momentum in (0, 1], "
                 f"found {spread} and {momentum}."
             )
-        self.event_shape = event_shape_of(shape, "BatchNormalisedGaussian")
-        self.scale = Scale(scale, self.event_shape, minimum_scale, "BatchNormalisedGaussian")
-        outputs = 1 + self.scale.outputs
-        self.head = Head(network, self.event_shape, outputs, "BatchNormalisedGaussian")
+        super().__init__(shape, network, scale=(scale, minimum_scale))
         self.spread, self.momentum = spread, momentum
         size = self.event_shape.numel()
         self.shift = nn.Parameter(torch.zeros(self.event_shape))
         self.register_buffer("running_mean", torch.zeros(size))
         self.register_buffer("running_variance", torch.ones(size))
 
-    def forward(self, *parents: Tensor) -> DiagonalNormal:
-        """The distribution given parents of shapes ``(*particles, batch, ...)``."""
-        loc, *raw = self.head.each(*parents)
+    def distribution(self, loc: Tensor, scale: Tensor) -> DiagonalNormal:
         if self.training:
             refuse_parts("BatchNormalisedGaussian", "normalises by the rows of a batch")
         rows = math.prod(loc.shape[: loc.ndim - len(self.event_shape)])
@@ -96,14 +85,14 @@ class BatchNormalisedGaussian(nn.Module):
             momentum=self.momentum,
         )
         loc = self.spread * centred.reshape(loc.shape) + self.shift
-        return DiagonalNormal(loc, self.scale(raw), len(self.event_shape))
+        return DiagonalNormal(loc, scale, len(self.event_shape))
 
     def extra_repr(self) -> str:
         """The spread, for printing."""
         return f"spread={self.spread}"
 
 
-class CommittedGaussian(nn.Module):
+class CommittedGaussian(Elementwise):
     r"""Gaussian with :math:`KL(q_i \| N(0, 1)) \ge \delta` in every dimension, whatever it learns.
 
     The divergence of one dimension is :math:`\frac12 (\mu^2 + \sigma^2 - 1 - \log \sigma^2)`. With
@@ -120,13 +109,7 @@ class CommittedGaussian(nn.Module):
     https://arxiv.org/abs/1901.03416
 
     Args:
-        shape: The event shape.
-        network: Maps the parents to features; a linear head is added. Without one the two
-            parameters of each dimension are learned directly.
         minimum: :math:`\delta`, in nats per dimension. The prior must be a standard normal.
-
-    Shape:
-        Parents of leading shape ``(*particles, batch)`` give that batch shape, event ``shape``.
 
     Raises:
         ValueError: If the minimum is not positive.
@@ -140,27 +123,17 @@ class CommittedGaussian(nn.Module):
         True
     """
 
-    def __init__(
-        self,
-        shape: int | Sequence[int],
-        network: nn.Module | None = None,
-        *,
-        minimum: float = 0.1,
-    ) -> None:
-        super().__init__()
+    def __init__(self, shape: Shape, network: Network = None, *, minimum: float = 0.1) -> None:
         if not minimum > 0:
             raise ValueError(
                 f"CommittedGaussian expects a positive minimum in nats per dimension, found "
                 f"{minimum}; without one, use Gaussian."
             )
-        self.event_shape = event_shape_of(shape, "CommittedGaussian")
-        self.head = Head(network, self.event_shape, 2, "CommittedGaussian")
+        super().__init__(shape, network, 2)
         self.minimum = minimum
         self.limits = _scale_at(minimum, below=True), _scale_at(minimum, below=False)
 
-    def forward(self, *parents: Tensor) -> DiagonalNormal:
-        """The distribution given parents of shapes ``(*particles, batch, ...)``."""
-        loc, raw = self.head.each(*parents)
+    def distribution(self, loc: Tensor, raw: Tensor) -> DiagonalNormal:
         low, high = self.limits
         # a raw 0 is the scale 1 of the prior
         start = math.log((1.0 - low) / (high - 1.0))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Size, Tensor, nn
 from torch.distributions import Distribution, Independent
 
-from deeplvm.conditionals.heads import Head, at_least, event_shape_of
+from deeplvm.conditionals.elementwise import Elementwise
+from deeplvm.conditionals.heads import Head, Network, Shape, at_least, event_shape_of
 from deeplvm.distributions.concrete import Concrete as ConcreteDistribution
 from deeplvm.distributions.logistic import Logistic
 
@@ -43,8 +43,8 @@ class Concrete(nn.Module):
     def __init__(
         self,
         classes: int,
-        network: nn.Module | None = None,
-        shape: int | Sequence[int] = (),
+        network: Network = None,
+        shape: Shape = (),
         *,
         temperature: float = 0.5,
     ) -> None:
@@ -62,7 +62,7 @@ class Concrete(nn.Module):
         return Independent(one, len(self._shape), validate_args=False) if self._shape else one
 
 
-class BinaryConcrete(nn.Module):
+class BinaryConcrete(Elementwise):
     r"""Relaxed binary elements :math:`\sigma(y)`, :math:`y = (\eta + l) / \tau`, by their logits.
 
     The value is y, with its logistic density: :math:`\sigma(y)` itself would round to 1, where
@@ -71,8 +71,6 @@ class BinaryConcrete(nn.Module):
     as p and q change the variable alike. As with :class:`Concrete`, p and q both have it.
 
     Args:
-        shape: the event shape.
-        network: maps the parents to features; ``None`` for free logits.
         temperature: :math:`\tau`.
 
     The Concrete Distribution: A Continuous Relaxation of Discrete Random Variables (Maddison, Mnih
@@ -86,23 +84,13 @@ class BinaryConcrete(nn.Module):
 
     temperature: Tensor
 
-    def __init__(
-        self,
-        shape: int | Sequence[int],
-        network: nn.Module | None = None,
-        *,
-        temperature: float = 0.5,
-    ) -> None:
-        super().__init__()
-        self.event_shape = event_shape_of(shape, "BinaryConcrete")
-        self.head = Head(network, self.event_shape, 1, "BinaryConcrete")
+    def __init__(self, shape: Shape, network: Network = None, *, temperature: float = 0.5) -> None:
+        super().__init__(shape, network)
         self.register_buffer("temperature", _temperature(temperature, "BinaryConcrete"))
 
-    def forward(self, *parents: Tensor) -> Independent:
-        """The distribution of y given parents of shapes ``(*particles, batch, ...)``."""
-        (logits,) = self.head.each(*parents)
-        elements = Logistic(logits / self.temperature, 1.0 / self.temperature)
-        return Independent(elements, len(self.event_shape), validate_args=False)
+    def distribution(self, logits: Tensor) -> Distribution:
+        """That of y."""
+        return self.independent(Logistic(logits / self.temperature, 1.0 / self.temperature))
 
     def embed(self, value: Tensor) -> Tensor:
         r"""The relaxed elements :math:`\sigma(y)`."""

@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Size, Tensor, distributions, nn
 from torch.distributions import Distribution, Independent
 
-from deeplvm.conditionals.heads import Head, at_least, event_shape_of, positive, raw_of
+from deeplvm.conditionals.elementwise import Elementwise
+from deeplvm.conditionals.heads import (
+    Head,
+    Network,
+    Shape,
+    at_least,
+    event_shape_of,
+    positive,
+    raw_of,
+)
 from deeplvm.distributions.bernoulli import Bernoulli as BernoulliDistribution
 from deeplvm.distributions.one_hot_categorical import OneHotCategorical
 from deeplvm.distributions.ordinal import Ordinal as OrdinalDistribution
 from deeplvm.distributions.ordinal import cumulative_logits
 
 
-class Bernoulli(nn.Module):
+class Bernoulli(Elementwise):
     r"""Independent binary elements, :math:`\prod_i p_i^{x_i} (1 - p_i)^{1 - x_i}`.
 
     For values 0 and 1 only: grey values between them have no normalised density here
     (:class:`ContinuousBernoulli` is theirs).
 
     Args:
-        shape: the event shape.
-        network: maps the parents to features; ``None`` for free logits.
         mean: the data's mean, broadcastable to ``shape``: the output starts there (clamped to
             0.01 to 0.99), as in the IWAE paper.
-
-    Shape:
-        Parents of leading shape ``(*particles, batch)`` give that batch shape, event ``shape``.
 
     Examples:
         >>> from deeplvm.networks import MLP
@@ -38,23 +40,14 @@ class Bernoulli(nn.Module):
     """
 
     def __init__(
-        self,
-        shape: int | Sequence[int],
-        network: nn.Module | None = None,
-        *,
-        mean: Tensor | float | None = None,
+        self, shape: Shape, network: Network = None, *, mean: Tensor | float | None = None
     ) -> None:
-        super().__init__()
-        self.event_shape = event_shape_of(shape, "Bernoulli")
-        self.head = Head(network, self.event_shape, 1, "Bernoulli")
+        super().__init__(shape, network)
         if mean is not None:
             self.head.start_at(torch.as_tensor(mean).clamp(0.01, 0.99).logit())
 
-    def forward(self, *parents: Tensor) -> Independent:
-        """The distribution of the value given parents of shapes ``(*particles, batch, ...)``."""
-        (logits,) = self.head.each(*parents)
-        elements = BernoulliDistribution(logits=logits, validate_args=False)
-        return Independent(elements, len(self.event_shape), validate_args=False)
+    def distribution(self, logits: Tensor) -> Distribution:
+        return self.independent(BernoulliDistribution(logits=logits, validate_args=False))
 
 
 class Categorical(nn.Module):
@@ -85,8 +78,8 @@ class Categorical(nn.Module):
     def __init__(
         self,
         classes: int,
-        network: nn.Module | None = None,
-        shape: int | Sequence[int] = (),
+        network: Network = None,
+        shape: Shape = (),
         *,
         features: int | None = None,
     ) -> None:
@@ -139,8 +132,8 @@ class OneHot(nn.Module):
     def __init__(
         self,
         classes: int,
-        network: nn.Module | None = None,
-        shape: int | Sequence[int] = (),
+        network: Network = None,
+        shape: Shape = (),
     ) -> None:
         super().__init__()
         self._shape = event_shape_of(shape, "OneHot")
@@ -182,8 +175,8 @@ class Ordinal(nn.Module):
     def __init__(
         self,
         levels: int,
-        network: nn.Module | None = None,
-        shape: int | Sequence[int] = (),
+        network: Network = None,
+        shape: Shape = (),
         *,
         minimum_gap: float = 1e-3,
     ) -> None:

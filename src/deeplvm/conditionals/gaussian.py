@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Size, Tensor, nn
 
-from deeplvm.conditionals.heads import (
-    Head,
-    Scale,
-    at_least,
-    event_shape_of,
-    optional_units,
-    positive,
-)
+from deeplvm.conditionals.elementwise import LocationScale
+from deeplvm.conditionals.heads import Shape, at_least, event_shape_of, positive
 from deeplvm.distributions.diagonal_normal import DiagonalNormal
 
 
@@ -32,7 +24,7 @@ class StandardNormal(nn.Module):
     loc: Tensor
     scale: Tensor
 
-    def __init__(self, shape: int | Sequence[int]) -> None:
+    def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.event_shape = event_shape_of(shape, "StandardNormal")
         # not saved: they only carry the dtype and the device that the module was moved to
@@ -49,25 +41,15 @@ class StandardNormal(nn.Module):
         return str(tuple(self.event_shape))
 
 
-class Gaussian(nn.Module):
+class Gaussian(LocationScale):
     r"""Gaussian of independent elements, :math:`\prod_i N(x_i; \mu_i, \sigma_i^2)`.
 
     :math:`(\mu, \sigma)` are computed from the parents by a network, or, without one, are free
     parameters (a learned normal). :math:`\sigma` is a standard deviation. The second parameter
     of the monograph's eq. 2.4 must be read so; its eq. 2.36 is right.
 
-    Args:
-        shape: the event shape.
-        network: maps the parents to features; a linear head is added.
-        scale: where the standard deviation comes from: ``"network"``, ``"dimension"`` (one
-            learned number an element), ``"global"`` (one learned number), or the number itself.
-        minimum_scale: the lower bound of a learned scale, in standardised units. A density
-            without such a bound has no maximum likelihood: a scale can shrink onto a datum.
-        units: mean and standard deviation of the data, broadcastable to ``shape``. The network
-            then speaks standardised units and the density stays one of the data.
-
-    Shape:
-        Parents of leading shape ``(*particles, batch)`` give that batch shape, event ``shape``.
+    Arguments and shapes are those of
+    :class:`~deeplvm.conditionals.elementwise.LocationScale`.
 
     Auto-Encoding Variational Bayes (Kingma & Welling, 2014), https://arxiv.org/abs/1312.6114
 
@@ -78,32 +60,8 @@ class Gaussian(nn.Module):
         torch.Size([100])
     """
 
-    def __init__(
-        self,
-        shape: int | Sequence[int],
-        network: nn.Module | None = None,
-        *,
-        scale: str | float = "network",
-        minimum_scale: float = 1e-3,
-        units: tuple[Tensor | float, Tensor | float] | None = None,
-    ) -> None:
-        super().__init__()
-        self.event_shape = event_shape_of(shape, "Gaussian")
-        self.scale = Scale(scale, self.event_shape, minimum_scale, "Gaussian")
-        self.head = Head(network, self.event_shape, 1 + self.scale.outputs, "Gaussian")
-        self.units = optional_units(units, self.event_shape, "Gaussian")
-
-    def forward(self, *parents: Tensor) -> DiagonalNormal:
-        """The distribution of the value given parents of shapes ``(*particles, batch, ...)``."""
-        loc, *raw = self.head.each(*parents)
-        scale = self.scale(raw)
-        if self.units is not None:
-            loc, scale = self.units.mean + self.units.std * loc, self.units.std * scale
+    def located(self, loc: Tensor, scale: Tensor) -> DiagonalNormal:
         return DiagonalNormal(loc, scale, len(self.event_shape))
-
-    def embed(self, value: Tensor) -> Tensor:
-        """The value as other networks see it: standardised where it has units."""
-        return value if self.units is None else self.units.standardise(value)
 
 
 class MeanField(nn.Module):

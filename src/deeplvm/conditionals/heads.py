@@ -287,6 +287,16 @@ class Units(nn.Module):
         return (value - self.mean) / self.std
 
 
+def standardised(units: Units | None, value: Tensor) -> Tensor:
+    """The value in standardised units, where there are any; same shape."""
+    return value if units is None else units.standardise(value)
+
+
+def in_units(units: Units | None, loc: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """A standardised location and scale in the data's units, where there are any."""
+    return (loc, scale) if units is None else (units.mean + units.std * loc, units.std * scale)
+
+
 def optional_units(units: MeanAndStd | None, event_shape: Size, owner: str) -> Units | None:
     """The units, where they were given."""
     return None if units is None else Units(units, event_shape, owner)

@@ -9,7 +9,18 @@ import torch
 from torch import Size, Tensor, nn
 from torch.distributions import Distribution
 
-from deeplvm.conditionals.heads import Head, at_least, event_shape_of, optional_units, positive
+from deeplvm.conditionals.heads import (
+    Head,
+    MeanAndStd,
+    Network,
+    Shape,
+    at_least,
+    event_shape_of,
+    in_units,
+    optional_units,
+    positive,
+    standardised,
+)
 from deeplvm.core.trace import expand_to
 from deeplvm.distributions import mixture as distributions
 from deeplvm.distributions.diagonal_normal import DiagonalNormal
@@ -46,12 +57,12 @@ class GaussianMixture(nn.Module):
 
     def __init__(
         self,
-        shape: int | Sequence[int],
-        network: nn.Module | None = None,
+        shape: Shape,
+        network: Network = None,
         *,
         components: int = 2,
         minimum_scale: float = 1e-3,
-        units: tuple[Tensor | float, Tensor | float] | None = None,
+        units: MeanAndStd | None = None,
     ) -> None:
         super().__init__()
         owner = "GaussianMixture"
@@ -73,13 +84,12 @@ class GaussianMixture(nn.Module):
         logits, loc, scale = raw.split(self.sizes, -1)
         shape = (*raw.shape[:-1], self.components, *self.event_shape)
         loc, scale = loc.reshape(shape), positive(scale.reshape(shape), self.minimum_scale)
-        if self.units is not None:
-            loc, scale = self.units.mean + self.units.std * loc, self.units.std * scale
+        loc, scale = in_units(self.units, loc, scale)
         return distributions.NormalMixture(logits, loc, scale, len(self.event_shape))
 
     def embed(self, value: Tensor) -> Tensor:
         """The value as other networks see it: standardised where it has units."""
-        return value if self.units is None else self.units.standardise(value)
+        return standardised(self.units, value)
 
 
 class Mixture(nn.Module):
@@ -108,7 +118,7 @@ class Mixture(nn.Module):
         False
     """
 
-    def __init__(self, components: Sequence[nn.Module], network: nn.Module | None = None) -> None:
+    def __init__(self, components: Sequence[nn.Module], network: Network = None) -> None:
         super().__init__()
         at_least(len(components), 1, "Mixture", "a number of components")
         shapes = {tuple(getattr(each, "event_shape", ())) for each in components}

@@ -7,7 +7,16 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Size, Tensor, nn
 
-from deeplvm.conditionals.heads import Head, event_shape_of, optional_units, positive
+from deeplvm.conditionals.heads import (
+    Head,
+    MeanAndStd,
+    Network,
+    Shape,
+    event_shape_of,
+    optional_units,
+    positive,
+    standardised,
+)
 from deeplvm.distributions.full_covariance_normal import FullCovarianceNormal
 from deeplvm.distributions.low_rank_normal import LowRankNormal
 from deeplvm.distributions.multivariate_normal import MultivariateNormal
@@ -46,12 +55,12 @@ class FullCovarianceGaussian(nn.Module):
 
     def __init__(
         self,
-        shape: int | Sequence[int],
-        network: nn.Module | None = None,
+        shape: Shape,
+        network: Network = None,
         *,
         covariance: str = "network",
         minimum_scale: float = 1e-3,
-        units: tuple[Tensor | float, Tensor | float] | None = None,
+        units: MeanAndStd | None = None,
     ) -> None:
         super().__init__()
         owner = "FullCovarianceGaussian"
@@ -77,7 +86,7 @@ class FullCovarianceGaussian(nn.Module):
 
     def embed(self, value: Tensor) -> Tensor:
         """The value as other networks see it: standardised where it has units."""
-        return value if self.units is None else self.units.standardise(value)
+        return standardised(self.units, value)
 
 
 class LowRankGaussian(nn.Module):
@@ -111,14 +120,14 @@ class LowRankGaussian(nn.Module):
 
     def __init__(
         self,
-        shape: int | Sequence[int],
-        network: nn.Module | None = None,
+        shape: Shape,
+        network: Network = None,
         *,
         rank: int = 1,
         covariance: str = "network",
         family: Callable[..., MultivariateNormal] = LowRankNormal,
         minimum_scale: float = 1e-3,
-        units: tuple[Tensor | float, Tensor | float] | None = None,
+        units: MeanAndStd | None = None,
     ) -> None:
         super().__init__()
         owner = "LowRankGaussian"
@@ -155,7 +164,7 @@ class LowRankGaussian(nn.Module):
 
     def embed(self, value: Tensor) -> Tensor:
         """The value as other networks see it: standardised where it has units."""
-        return value if self.units is None else self.units.standardise(value)
+        return standardised(self.units, value)
 
 
 def _heads(

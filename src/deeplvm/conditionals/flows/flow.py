@@ -17,6 +17,7 @@ from deeplvm.conditionals.heads import (
     event_shape_of,
     optional_units,
     positive,
+    standardised,
 )
 from deeplvm.distributions.transformed_normal import Bound, TransformedNormal
 
@@ -186,7 +187,7 @@ class Flow(nn.Module):
 
     def embed(self, value: Tensor) -> Tensor:
         """The value as other networks see it: standardised where it has units."""
-        return value if self.units is None else self.units.standardise(value)
+        return standardised(self.units, value)
 
 
 def context_width(network: Network, width: int | None) -> int:
