@@ -8,10 +8,17 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeGuard,
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent
+from torch.distributions import Distribution
 
 from deeplvm.core.steps import of_one_step
-from deeplvm.core.trace import draw_with_log_prob, expand_to, has_marginals, score, sum_right
+from deeplvm.core.trace import (
+    base_of,
+    draw_with_log_prob,
+    expand_to,
+    has_marginals,
+    score,
+    sum_right,
+)
 
 if TYPE_CHECKING:
     from deeplvm.core.evidence import Evidence
@@ -249,9 +256,7 @@ class Enumerated:
 
     def values(self, name: str, distribution: Distribution) -> Tensor:
         """All values of one row, shape ``(S, *event)``."""
-        base: Distribution = distribution
-        while isinstance(base, Independent):
-            base = base.base_dist
+        base = base_of(distribution)
         if not base.has_enumerate_support:
             raise ValueError(
                 f"{name!r} is drawn from a {type(base).__name__}, whose values cannot be listed; "

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent, kl_divergence
+from torch.distributions import Distribution, kl_divergence
 
-from deeplvm.core.trace import Site, Trace
+from deeplvm.core.trace import Site, Trace, base_of
 
 
 @dataclass(frozen=True)
@@ -259,9 +259,7 @@ def _divergence(name: str, q: Distribution, p: Distribution) -> Tensor:
 
 def elementwise(distribution: Distribution) -> Distribution | None:
     """The distribution of single elements, if the variable factorises into them."""
-    base = distribution
-    while isinstance(base, Independent):
-        base = base.base_dist
+    base = base_of(distribution)
     own = getattr(base, "elementwise", None)
     if own is not None:
         return own()

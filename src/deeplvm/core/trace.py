@@ -160,7 +160,7 @@ def score(name: str, distribution: Distribution, value: Any, *, missing: bool = 
     if not missing:
         return distribution.log_prob(value)
     if not has_marginals(distribution):
-        base, _ = _base_of(distribution)
+        base = base_of(distribution)
         raise ValueError(
             f"{name!r} has missing elements (NaN), but its {type(base).__name__} does not "
             f"factorise over elements and offers no marginal of some of them; fill them in first, "
@@ -170,17 +170,18 @@ def score(name: str, distribution: Distribution, value: Any, *, missing: bool = 
     marginal = getattr(distribution, "observed_log_prob", None)
     if marginal is not None:
         return marginal(value, observed)
-    base, right = _base_of(distribution)
+    base = base_of(distribution)
     event_dims = len(base.event_shape)
     known = observed.flatten(-event_dims).all(-1) if event_dims > 0 else observed
     safe = torch.where(observed, value, inside_support(base, value))
     log_prob = torch.where(known, base.log_prob(safe), 0.0)
-    return sum_right(log_prob, log_prob.dim() - right)
+    independent = len(distribution.event_shape) - event_dims
+    return sum_right(log_prob, log_prob.dim() - independent)
 
 
 def has_marginals(distribution: Distribution) -> bool:
     """Whether some elements can be scored without the others."""
-    base, _ = _base_of(distribution)
+    base = base_of(distribution)
     return (
         hasattr(distribution, "observed_log_prob")
         or not base.event_shape
@@ -188,13 +189,11 @@ def has_marginals(distribution: Distribution) -> bool:
     )
 
 
-def _base_of(distribution: Distribution) -> tuple[Distribution, int]:
-    """The distribution of an element, and how many dimensions of independent ones there are."""
-    right = 0
+def base_of(distribution: Distribution | None) -> Any:
+    """The distribution of what is independent in a value: one without ``Independent`` around."""
     while isinstance(distribution, Independent):
-        right += distribution.reinterpreted_batch_ndims
         distribution = distribution.base_dist
-    return distribution, right
+    return distribution
 
 
 def inside_support(distribution: Distribution, like: Tensor) -> Tensor:

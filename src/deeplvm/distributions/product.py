@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Size, Tensor
-from torch.distributions import Categorical, Distribution, Independent, constraints
+from torch.distributions import Categorical, Distribution, constraints
 
-from deeplvm.core.trace import score
+from deeplvm.core.trace import base_of, score
 
 
 class Product(Distribution):
@@ -116,7 +116,4 @@ class Product(Distribution):
 
     @staticmethod
     def _centre(part: Distribution) -> Tensor:
-        base = part
-        while isinstance(base, Independent):
-            base = base.base_dist
-        return part.mode if isinstance(base, Categorical) else part.mean
+        return part.mode if isinstance(base_of(part), Categorical) else part.mean

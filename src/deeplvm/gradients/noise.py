@@ -21,7 +21,7 @@ from torch.distributions import Distribution, Independent, Normal, TransformedDi
 from torch.quasirandom import SobolEngine
 
 from deeplvm.core.draws import Drawn, Reparameterised
-from deeplvm.core.trace import expand_to, sum_right
+from deeplvm.core.trace import base_of, expand_to, sum_right
 from deeplvm.distributions.multivariate_normal import MultivariateNormal
 
 _BITS = 30  # of a Sobol point, as torch makes them
@@ -53,9 +53,10 @@ class SpreadNoise:
     ) -> Drawn:
         """Draw with spread noise."""
         if not _has_inverse(distribution):
+            kind = type(base_of(distribution)).__name__
             raise ValueError(
-                f"{name!r} is drawn from a {_kind(distribution)}, whose values are not made of "
-                f"one normal or uniform number an element, so its noise cannot be spread by "
+                f"{name!r} is drawn from a {kind}, whose values are not made of one normal or "
+                f"uniform number an element, so its noise cannot be spread by "
                 f"{type(self).__name__}(); use Reparameterised()."
             )
         if len(batch_shape) < 2 or batch_shape[-2] < 2:
@@ -179,12 +180,6 @@ class QuasiRandom(SpreadNoise):
         order = torch.rand(batch_shape, device=like.device).argsort(-2)  # (*lead, K, B)
         points = self._points[key].to(like.device)[order]  # (*lead, K, B, elements)
         return ((points ^ shift) + 0.5).div(2**_BITS).reshape(like.shape).to(like.dtype)
-
-
-def _kind(distribution: Distribution) -> str:
-    while isinstance(distribution, Independent):
-        distribution = distribution.base_dist
-    return type(distribution).__name__
 
 
 def _has_inverse(distribution: Distribution) -> bool:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Bernoulli, Distribution, Independent, Normal, OneHotCategorical
+from torch.distributions import Bernoulli, Distribution, Normal, OneHotCategorical
 
 from deeplvm.core.draws import Drawn, Sampled
-from deeplvm.core.trace import Site, sum_right
+from deeplvm.core.trace import Site, base_of, sum_right
 from deeplvm.gradients.credit import Account, account_of, neutral, over_particles, own_score
 
 _FEW = 3
@@ -117,9 +117,7 @@ def _regressed(weight: Tensor, score: Tensor, others: Tensor, mean: Tensor) -> T
 
 def _scores(name: str, site: Site) -> list[tuple[Tensor, Tensor]]:
     """Each parameter with the derivative of log q by it, both of the shape of the value."""
-    elements = site.distribution
-    while isinstance(elements, Independent):
-        elements = elements.base_dist
+    elements = base_of(site.distribution)
     value = site.value
     if isinstance(elements, Bernoulli):
         logits = elements.logits.expand(value.shape)

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributions, nn
-from torch.distributions import Distribution, Independent
+from torch.distributions import Distribution
 
 from deeplvm.core.draws import Drawn
 from deeplvm.core.steps import of_one_step
-from deeplvm.core.trace import expand_to, sum_right
+from deeplvm.core.trace import base_of, expand_to, sum_right
 from deeplvm.distributions.beta import Beta
 from deeplvm.gradients.credit import Account, account_of, neutral, over_particles
 from deeplvm.gradients.score_function import Baseline, RunningMean, ScoreFunction
@@ -78,14 +78,14 @@ class GeneralisedReparameterised(nn.Module):
 
     def suits(self, distribution: Distribution) -> bool:
         """Gamma, Beta and Dirichlet variables, and independent ones of these."""
-        return isinstance(_base(distribution), _FAMILIES)
+        return isinstance(base_of(distribution), _FAMILIES)
 
     def forward(
         self, name: str, distribution: Distribution, batch_shape: tuple[int, ...], batch_dims: int
     ) -> Drawn:
         """Draw gamma variables by their accepted noise."""
         expanded = expand_to(distribution, batch_shape, batch_dims)
-        base: Any = _base(expanded)
+        base = base_of(expanded)
         if not isinstance(base, _FAMILIES):
             raise ValueError(
                 f"{name!r} is drawn from a {type(base).__name__}; GeneralisedReparameterised() is "
@@ -123,13 +123,6 @@ class GeneralisedReparameterised(nn.Module):
 
 
 _FAMILIES = (distributions.Gamma, distributions.Beta, Beta, distributions.Dirichlet)
-
-
-def _base(distribution: Distribution) -> Distribution:
-    base = distribution
-    while isinstance(base, Independent):
-        base = base.base_dist
-    return base
 
 
 def _concentration(base: Any) -> Tensor:

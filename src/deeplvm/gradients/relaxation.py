@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.distributions import Bernoulli, Distribution, Independent, OneHotCategorical
+from torch.distributions import Bernoulli, Distribution, OneHotCategorical
 from torch.nn.functional import softplus
 
 from deeplvm.core.steps import of_one_step
-from deeplvm.core.trace import Site, expand_to
+from deeplvm.core.trace import Site, base_of, expand_to
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Relaxation:
 
 def can_relax(distribution: Distribution | None) -> bool:
     """Whether a distribution is one of those that have a relaxation."""
-    return isinstance(_elements(distribution), Bernoulli | OneHotCategorical)
+    return isinstance(base_of(distribution), Bernoulli | OneHotCategorical)
 
 
 def relaxation_of(
@@ -116,7 +116,7 @@ def relaxation_at(name: str, site: Site) -> Relaxation:
 
 
 def _relaxation(name: str, distribution: Distribution) -> Relaxation:
-    elements = _elements(distribution)
+    elements = base_of(distribution)
     if not isinstance(elements, Bernoulli | OneHotCategorical):
         kind = type(elements).__name__
         hint = (
@@ -129,12 +129,6 @@ def _relaxation(name: str, distribution: Distribution) -> Relaxation:
             f"relaxation: {hint}."
         )
     return Relaxation(elements.logits, isinstance(elements, Bernoulli))
-
-
-def _elements(distribution: Distribution | None) -> Distribution | None:
-    while isinstance(distribution, Independent):
-        distribution = distribution.base_dist
-    return distribution
 
 
 def _uniform(like: Tensor) -> Tensor:

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from torch import Size, Tensor
-from torch.distributions import Distribution, Independent, biject_to
+from torch.distributions import Distribution, biject_to
 
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.randomness import AMBIENT, Noise
-from deeplvm.core.trace import Site, Trace
+from deeplvm.core.trace import Site, Trace, base_of
 from deeplvm.gradients import Draw, Enumerated, Sampled
 
 
@@ -188,12 +188,12 @@ def _support(name: str, site: Site) -> Any:
             f"{name!r} has one distribution a step, of which no chain of this kind knows the "
             f"space; use importance sampling."
         )
-    support = distribution.support
-    if support is None or (support.is_discrete and not _base(distribution).has_enumerate_support):
+    support, base = distribution.support, base_of(distribution)
+    if support is None or (support.is_discrete and not base.has_enumerate_support):
         raise ValueError(
             f"{name!r} is discrete, and chains that follow a gradient need continuous latents, or "
             f"discrete ones that Enumerated() sums over; the values of its "
-            f"{type(_base(distribution)).__name__} cannot be listed, so use importance sampling."
+            f"{type(base).__name__} cannot be listed, so use importance sampling."
         )
     return support
 
@@ -206,12 +206,6 @@ def _bijection(name: str, support: Any) -> Any:
             f"{name!r} lives on {support}, which is not the image of a space of free numbers in "
             f"which chains could move; use importance sampling."
         ) from None
-
-
-def _base(distribution: Distribution) -> Distribution:
-    while isinstance(distribution, Independent):
-        distribution = distribution.base_dist
-    return distribution
 
 
 def _over_values(log_prob: Tensor, trace: Trace) -> Tensor:

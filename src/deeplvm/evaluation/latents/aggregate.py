@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent, Normal, constraints
+from torch.distributions import Distribution, Normal, constraints
 
 from deeplvm.core.evidence import elementwise
 from deeplvm.core.joint import Joint
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.randomness import evaluating, seed_of
 from deeplvm.core.results import Record, number
-from deeplvm.core.trace import Site, Trace
+from deeplvm.core.trace import Site, Trace, base_of
 from deeplvm.evaluation.latents.two_sample_tests import (
     FOLDS,
     ClassifierTest,
@@ -397,10 +397,9 @@ def is_discrete(site: Site) -> bool:
 
 def is_one_hot(distribution: Distribution | None) -> bool:
     """Whether the values are one-hot vectors along the last axis."""
-    while isinstance(distribution, Independent):
-        distribution = distribution.base_dist
+    base = base_of(distribution)
     try:
-        return distribution is not None and distribution.support is constraints.one_hot
+        return base is not None and base.support is constraints.one_hot
     except NotImplementedError:
         return False
 

@@ -25,12 +25,10 @@ import contextlib
 from torch.distributions import (
     Bernoulli,
     Categorical,
-    Distribution,
-    Independent,
     OneHotCategorical,
 )
 
-from deeplvm.core.trace import Site
+from deeplvm.core.trace import Site, base_of
 from deeplvm.evaluation.latents.aggregate import is_discrete, latents_of
 
 if TYPE_CHECKING:
@@ -446,7 +444,7 @@ def _mean(site: Site, shape: tuple[int, ...]) -> Tensor:
     """
     values = site.features if is_discrete(site) else site.value
     event = values.dim() - site.batch_dims
-    base = _elements(site)
+    base = base_of(site.distribution)
     if isinstance(base, Categorical):
         values, event = base.probs, site.value.dim() - site.batch_dims + 1
     elif site.distribution is not None:
@@ -461,16 +459,9 @@ def _mean(site: Site, shape: tuple[int, ...]) -> Tensor:
 
 def _cluster(site: Site, code: Tensor) -> Tensor | None:
     """The most probable value of a discrete latent with one value a row, shape ``(batch,)``."""
-    base = _elements(site)
+    base = base_of(site.distribution)
     if code.dim() == 2 and isinstance(base, Categorical | OneHotCategorical):
         return code.argmax(-1)
     if code.dim() == 1 and isinstance(base, Bernoulli):
         return (code > 0.5).long()
     return None
-
-
-def _elements(site: Site) -> Distribution | None:
-    base = site.distribution
-    while isinstance(base, Independent):
-        base = base.base_dist
-    return base

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent
+from torch.distributions import Distribution
 
 from deeplvm.core.joint import Joint
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.randomness import evaluating, seed_of
 from deeplvm.core.results import Estimate, Record, plain
+from deeplvm.core.trace import base_of
 from deeplvm.distributions.product import Product
 from deeplvm.evaluation.predictive.checks import holm_steps
 from deeplvm.evaluation.predictive.columns import ObservedColumn, matrix, observed_columns
@@ -448,9 +449,7 @@ class Hiding:
 
 def _factorises(distribution: Distribution) -> bool:
     """Whether the elements of an event are independent."""
-    base = distribution
-    while isinstance(base, Independent):
-        base = base.base_dist
+    base = base_of(distribution)
     if isinstance(base, Product):
         return all([_factorises(part) for part in base.parts])
     return math.prod(base.event_shape) == 1
