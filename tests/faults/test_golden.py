@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from deeplvm.cli import main
+from deeplvm.likelihood import importance_sampling
 from deeplvm.runs.run import FORMAT, open_run
 from deeplvm.training.checkpoint import VERSION
 
@@ -54,11 +55,22 @@ def test_training_goes_on() -> None:
 
 
 def test_it_is_evaluated_as_then() -> None:
+    """The draws are others since a row's noise is its own: numbers agree within their error.
+
+    The kept ELBO is one draw of 20 particles; it fails by chance once in 16,000 kept runs.
+    """
     kept = json.loads(Path("run/evaluation.json").read_text())
+    run = open_run("run")
+    draws = [
+        importance_sampling(run.model, run.data.test, particles=20, seed=seed).elbo.mean()
+        for seed in range(100)
+    ]
+    mean, spread = torch.stack(draws).mean(), torch.stack(draws).std()
+    assert abs(kept["elbo"]["value"] - mean) < 4 * spread
     assert main(["evaluate", "run", "--particles", "20", "--device", "cpu"]) == 0
     found = json.loads(Path("run/evaluation.json").read_text())
     assert found.keys() >= kept.keys()
-    assert found["elbo"] == pytest.approx(kept["elbo"], rel=1e-4)
+    assert abs(found["elbo"]["value"] - mean) < 4 * spread
 
 
 @pytest.mark.parametrize("verb", ["sample", "embed"])
