@@ -13,8 +13,10 @@ import deeplvm
 PACKAGE = Path(deeplvm.__file__).parent
 # From the ground up; what stands on one floor does not know its neighbours.
 FLOORS = (
+    ("results",),
     ("core",),
-    ("files", "registry", "devices", "parallel"),
+    ("randomness", "files", "registry", "devices", "parallel"),
+    ("recurrent",),
     ("distributions",),
     ("networks",),
     ("gradients", "objectives"),

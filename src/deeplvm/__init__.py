@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from deeplvm.core.evidence import Evidence
     from deeplvm.core.joint import Joint, NotationError
     from deeplvm.core.model import LatentVariableModel
-    from deeplvm.core.recurrent import Plate, Recurrent
     from deeplvm.core.trace import Site, Trace
     from deeplvm.data import load
     from deeplvm.evaluation import evaluate, variance_of_gradient
     from deeplvm.objectives import beta_elbo, beta_tc_elbo, elbo, free_bits, iwae, renyi
+    from deeplvm.recurrent import Plate, Recurrent
     from deeplvm.training import fit
 
 __version__ = "0.1.0"
@@ -28,8 +28,8 @@ _HOME = {
     "Joint": "core.joint",
     "LatentVariableModel": "core.model",
     "NotationError": "core.joint",
-    "Plate": "core.recurrent",
-    "Recurrent": "core.recurrent",
+    "Plate": "recurrent",
+    "Recurrent": "recurrent",
     "Reparameterised": "core.draws",
     "Sampled": "core.draws",
     "Site": "core.trace",

@@ -12,9 +12,9 @@ from torch.distributions import Distribution, Independent, MultivariateNormal, N
 from deeplvm.conditionals import Categorical, Gaussian, StandardNormal
 from deeplvm.core.joint import Joint, NotationError, parse
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.recurrent import Plate
 from deeplvm.gradients import Enumerated, Sampled
 from deeplvm.networks import MLP, Features
+from deeplvm.recurrent import Plate
 
 
 class Linear(nn.Module):

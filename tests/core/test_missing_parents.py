@@ -11,7 +11,6 @@ from deeplvm.conditionals import Categorical, Gaussian, StandardNormal
 from deeplvm.conditionals.flows import RealNVP
 from deeplvm.core.joint import Joint
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.recurrent import Plate, Recurrent
 from deeplvm.gradients import Enumerated, Sampled
 from deeplvm.gradients.score_function import ScoreFunction
 from deeplvm.likelihood import (
@@ -22,6 +21,7 @@ from deeplvm.likelihood import (
 )
 from deeplvm.networks import MLP, Features
 from deeplvm.objectives import beta_elbo, elbo, free_bits, iwae
+from deeplvm.recurrent import Plate, Recurrent
 from deeplvm.training import fit
 
 NAN = float("nan")

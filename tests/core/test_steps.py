@@ -27,12 +27,12 @@ from deeplvm.conditionals import (
 from deeplvm.core.draws import Enumerated, Suited
 from deeplvm.core.joint import Joint
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.recurrent import Plate, Recurrent
 from deeplvm.core.steps import Masked, Steps
 from deeplvm.gradients.named import estimator_of
 from deeplvm.likelihood import importance_sampling
 from deeplvm.networks import GRU, MLP
 from deeplvm.objectives import elbo, free_bits
+from deeplvm.recurrent import Plate, Recurrent
 
 STEPS = 3
 LENGTHS = torch.tensor([3, 2])

@@ -32,7 +32,6 @@ from deeplvm.conditionals.flows import (
 from deeplvm.conditionals.flows.planar import Planar
 from deeplvm.core.evidence import Evidence
 from deeplvm.core.joint import view_of
-from deeplvm.core.recurrent import Plate, Recurrent
 from deeplvm.core.trace import Site
 from deeplvm.distributions import DiagonalNormal
 from deeplvm.gradients import Draw, Reparameterised
@@ -41,6 +40,7 @@ from deeplvm.gradients.path_derivatives import DoublyReparameterised, StickingTh
 from deeplvm.gradients.score_function import ScoreFunction
 from deeplvm.networks import MLP
 from deeplvm.objectives import free_bits, renyi
+from deeplvm.recurrent import Plate, Recurrent
 
 BOTH = [StickingTheLanding(), DoublyReparameterised()]
 both = pytest.mark.parametrize("way", BOTH, ids=["sticking", "doubly"])

@@ -13,11 +13,11 @@ from torch.distributions import Distribution
 
 from deeplvm import Joint, LatentVariableModel, elbo, iwae
 from deeplvm.conditionals import Beta, Dirichlet, Gamma, Gaussian
-from deeplvm.core.recurrent import Plate
 from deeplvm.gradients import Draw, Reparameterised
 from deeplvm.gradients.credit import Objective
 from deeplvm.gradients.rejection import GeneralisedReparameterised, augmented_gamma, gamma_of_noise
 from deeplvm.gradients.score_function import LeaveOneOut
+from deeplvm.recurrent import Plate
 
 
 @pytest.mark.parametrize("concentration", [0.3, 1.0, 5.0])

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from deeplvm.conditionals import Bernoulli, Categorical, OneHot
 from deeplvm.core.joint import Joint
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.recurrent import Plate, Recurrent
 from deeplvm.evaluation import evaluate
+from deeplvm.recurrent import Plate, Recurrent
 
 
 def bits(model: LatentVariableModel, given: dict[str, Tensor]) -> float:

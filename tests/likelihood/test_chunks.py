@@ -14,13 +14,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from deeplvm import Joint, LatentVariableModel
 from deeplvm.conditionals import Bernoulli, Categorical, Gaussian, StandardNormal
-from deeplvm.core.randomness import evaluating
 from deeplvm.gradients import Enumerated
 from deeplvm.inference.rows import noise_of, rows_of
 from deeplvm.likelihood import importance_sampling
 from deeplvm.likelihood.chunks import BLOCK, Chunks, Plan, plan
 from deeplvm.likelihood.importance import Totals
 from deeplvm.networks import MLP
+from deeplvm.randomness import evaluating
 
 ROWS = torch.tensor([[0.0, 1.0, 1.0], [1.0, 0.0, 1.0], [1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
 

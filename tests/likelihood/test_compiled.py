@@ -12,12 +12,12 @@ from torch.distributions import Distribution
 
 from deeplvm import Joint, LatentVariableModel
 from deeplvm.conditionals import Bernoulli, Gaussian, StandardNormal
-from deeplvm.core.randomness import evaluating
 from deeplvm.inference.rows import rows_of
 from deeplvm.likelihood import compiled, importance_sampling
 from deeplvm.likelihood.chunks import Chunks, plan
 from deeplvm.likelihood.compiled import CompiledJoint, choose
 from deeplvm.networks import MLP
+from deeplvm.randomness import evaluating
 
 ROWS = torch.tensor([[0.0, 1.0, 1.0], [1.0, 0.0, 1.0], [1.0, 1.0, 0.0]])
 

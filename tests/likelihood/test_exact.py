@@ -12,10 +12,10 @@ from torch import Tensor
 
 from deeplvm import Enumerated, Joint, LatentVariableModel
 from deeplvm.conditionals import Bernoulli, Categorical, Gaussian, Poisson, StandardNormal
-from deeplvm.core.recurrent import Plate, Recurrent
 from deeplvm.likelihood.exact import exact_likelihood, exact_posterior
 from deeplvm.likelihood.importance import importance_sampling
 from deeplvm.networks import MLP
+from deeplvm.recurrent import Plate, Recurrent
 
 
 def binary(latents: int, observed: int = 5) -> LatentVariableModel:

@@ -15,10 +15,10 @@ from torch.distributions import Distribution, Independent, MultivariateNormal, N
 from deeplvm import Joint, LatentVariableModel
 from deeplvm.conditionals import Bernoulli, Categorical, Gaussian, StandardNormal
 from deeplvm.core.draws import Sampled
-from deeplvm.core.recurrent import Recurrent
 from deeplvm.inference.rows import noise_of
 from deeplvm.likelihood.particle_filter import particle_filter
 from deeplvm.networks import MLP, Features
+from deeplvm.recurrent import Recurrent
 
 
 class Scaled(nn.Module):

@@ -19,9 +19,9 @@ from torch.distributions import Bernoulli, Independent, Normal
 from deeplvm.conditionals import Gaussian, StandardNormal
 from deeplvm.core.joint import Joint
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.randomness import seed_of
 from deeplvm.networks import MLP
 from deeplvm.objectives import elbo, free_bits, iwae
+from deeplvm.randomness import seed_of
 from deeplvm.training import (
     Machine,
     Optimization,

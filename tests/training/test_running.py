@@ -17,12 +17,12 @@ from torch import nn
 from deeplvm.conditionals import Gaussian, StandardNormal
 from deeplvm.core.joint import Joint
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.randomness import seed_of
 from deeplvm.networks import MLP
 from deeplvm.objectives import elbo
 from deeplvm.parallel.noise import SharedNoise
 from deeplvm.parallel.processes import Processes
 from deeplvm.parallel.steps import Together, whole
+from deeplvm.randomness import seed_of
 from deeplvm.training import (
     Callback,
     TensorBoard,

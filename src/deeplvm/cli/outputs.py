@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from deeplvm.core.draws import Reparameterised, Sampled
-from deeplvm.core.randomness import RowNoise, drawing
 from deeplvm.distributions.centre import centre
 from deeplvm.inference.rows import Measure, Source, for_rows
+from deeplvm.randomness import RowNoise, drawing
 
 if TYPE_CHECKING:
     from deeplvm.core.model import LatentVariableModel

@@ -234,7 +234,7 @@ class Evidence:
         )
 
     def _repr_html_(self) -> str:
-        from deeplvm.core.results import html_table
+        from deeplvm.results import html_table
 
         rows = []
         for name, term in self.terms.items():

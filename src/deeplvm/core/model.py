@@ -558,7 +558,7 @@ class LatentVariableModel(nn.Module):
         return rows
 
     def _repr_html_(self) -> str:
-        from deeplvm.core.results import html_table
+        from deeplvm.results import html_table
 
         total = sum([p.numel() for p in self.parameters()])
         rows = [list(row) for row in self.table()]

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.results import digest_of
 from deeplvm.diagnosis.rules import RULES, Rule
 from deeplvm.diagnosis.verdict import Verdict, ranked
 from deeplvm.evaluation.examination import SEARCHED, CannotMeasure, Effort, Examination
 from deeplvm.evaluation.summary import FEWEST_ROWS
 from deeplvm.files import write_atomically
 from deeplvm.report.figures.diagnosis import FIGURES, Figure, drawn
+from deeplvm.results import digest_of
 
 if TYPE_CHECKING:
     from deeplvm.data.records import Data, Split

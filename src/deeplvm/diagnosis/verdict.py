@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from deeplvm.core.results import Record
+from deeplvm.results import Record
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from torch.distributions import Distribution
 
 from deeplvm.conditionals.columns import Columns
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.randomness import evaluating
 from deeplvm.data.synthetic.shapes import shapes3d
 from deeplvm.data.synthetic.sprites import sprites
 from deeplvm.distributions.product import Product
@@ -35,6 +34,7 @@ from deeplvm.evaluation.summary import FEWEST_ROWS
 from deeplvm.inference.rows import Rows, Source, rows_of
 from deeplvm.likelihood.convergence import Convergence, convergence, steps_to
 from deeplvm.likelihood.importance import ImportanceEstimate, importance_sampling
+from deeplvm.randomness import evaluating
 
 if TYPE_CHECKING:
     from deeplvm.data.records import Data, Split, Variable

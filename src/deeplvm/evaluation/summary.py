@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.results import Record, digest_of, finite, mean_of, number
 from deeplvm.evaluation.bound.gaps import gaps_table, inference_gaps
 from deeplvm.evaluation.latents.latent_use import ACTIVE, LatentUse, carrying, latent_use
 from deeplvm.gradients import Draw
@@ -23,6 +22,7 @@ from deeplvm.likelihood.annealing import sandwich
 from deeplvm.likelihood.bits_per_dimension import bits_per_dimension, count_elements
 from deeplvm.likelihood.convergence import convergence, steps_to
 from deeplvm.likelihood.importance import ImportanceEstimate, importance_sampling
+from deeplvm.results import Record, digest_of, finite, mean_of, number
 
 if TYPE_CHECKING:
     from deeplvm.data.records import Data, Split, Variable

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from deeplvm.core.randomness import AMBIENT, Noise
+from deeplvm.randomness import AMBIENT, Noise
 
 
 class Point(NamedTuple):

@@ -11,9 +11,9 @@ from torch import Size, Tensor
 from torch.distributions import Distribution, biject_to
 
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.randomness import AMBIENT, Noise
 from deeplvm.core.trace import Site, Trace, base_of
 from deeplvm.gradients import Draw, Enumerated, Sampled
+from deeplvm.randomness import AMBIENT, Noise
 
 
 @dataclass(frozen=True)

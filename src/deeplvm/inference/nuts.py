@@ -8,8 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from deeplvm.core.randomness import AMBIENT, Noise
 from deeplvm.inference.hmc import Evaluate, Point
+from deeplvm.randomness import AMBIENT, Noise
 
 _DIVERGENT = 1_000.0  # nats of energy that no accurate trajectory gains
 

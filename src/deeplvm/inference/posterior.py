@@ -11,8 +11,6 @@ import torch
 from torch import Tensor
 
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.randomness import RowNoise
-from deeplvm.core.results import finite
 from deeplvm.inference.diagnostics import (
     bulk_effective_size,
     rank_normalised_split_rhat,
@@ -23,6 +21,8 @@ from deeplvm.inference.latent_space import LatentSpace
 from deeplvm.inference.nuts import no_u_turn
 from deeplvm.inference.rows import Rows, Source, for_rows
 from deeplvm.inference.tempering import density
+from deeplvm.randomness import RowNoise
+from deeplvm.results import finite
 
 Method = Literal["nuts", "hmc"]
 _METHODS = ("nuts", "hmc")

@@ -14,10 +14,10 @@ from deeplvm.conditionals.local import Local, heads_of
 from deeplvm.core.evidence import Evidence
 from deeplvm.core.joint import Joint, is_joint
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.randomness import RowNoise
 from deeplvm.gradients import Draw
 from deeplvm.inference.rows import Rows, Source, at_least, for_rows, rows_of
 from deeplvm.objectives import elbo
+from deeplvm.randomness import RowNoise
 
 # Draws for the bounds before and after: as many again as for so many steps.
 _MEASURES = 16

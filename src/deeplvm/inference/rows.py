@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.randomness import RowNoise, evaluating
 from deeplvm.core.values import Values, has_nan
 from deeplvm.inference.latent_space import LatentSpace
 from deeplvm.parallel.processes import processes
+from deeplvm.randomness import RowNoise, evaluating
 
 if TYPE_CHECKING:
     from deeplvm.data.records import Description

@@ -17,11 +17,11 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from deeplvm.core.randomness import AMBIENT, Noise
 from deeplvm.gradients import Draw, Enumerated
 from deeplvm.inference.hmc import Evaluate, Point, adapted, transition
 from deeplvm.inference.latent_space import LatentSpace
 from deeplvm.inference.rows import at_least
+from deeplvm.randomness import AMBIENT, Noise
 
 Start = Literal["prior", "posterior"]
 # A number of densities, or the temperatures themselves.

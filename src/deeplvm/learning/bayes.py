@@ -20,10 +20,10 @@ from torch.distributions import Distribution, Normal, kl_divergence
 from torch.nn.utils import parametrize
 
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.results import RowEstimate, stderr_of
 from deeplvm.inference.rows import Rows, Source
 from deeplvm.learning.map import priors_of
 from deeplvm.likelihood.importance import importance_sampling
+from deeplvm.results import RowEstimate, stderr_of
 
 
 class RandomParameter(nn.Module):

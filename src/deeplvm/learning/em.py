@@ -12,8 +12,6 @@ from torch.optim import Adam, Optimizer
 
 from deeplvm.conditionals.local import Local, heads_of
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.randomness import evaluating
-from deeplvm.core.results import Record
 from deeplvm.gradients import Draw
 from deeplvm.gradients.path_derivatives import StickingTheLanding
 from deeplvm.inference.latent_space import LatentSpace
@@ -30,6 +28,8 @@ from deeplvm.learning.closed_forms import (
 )
 from deeplvm.learning.wake_sleep import of_p, of_q
 from deeplvm.objectives import elbo
+from deeplvm.randomness import evaluating
+from deeplvm.results import Record
 from deeplvm.training.step import OptimizerChoice, make_optimizer
 
 

@@ -15,8 +15,6 @@ import torch
 from torch import Tensor
 
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.randomness import RowNoise
-from deeplvm.core.results import Estimate, Record, RowEstimate
 from deeplvm.gradients import Draw
 from deeplvm.inference.latent_space import LatentSpace
 from deeplvm.inference.rows import Rows, Source, evaluation_of, for_rows, noise_of
@@ -30,6 +28,8 @@ from deeplvm.inference.tempering import (
     log_mean,
     relative_stderr,
 )
+from deeplvm.randomness import RowNoise
+from deeplvm.results import Estimate, Record, RowEstimate
 
 
 @dataclass(frozen=True, eq=False)

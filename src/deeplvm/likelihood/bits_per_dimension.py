@@ -12,8 +12,8 @@ from torch import Tensor
 
 from deeplvm.core.joint import owner_of
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.results import stderr_of
 from deeplvm.core.trace import Site
+from deeplvm.results import stderr_of
 
 if TYPE_CHECKING:
     from deeplvm.data.records import Variable

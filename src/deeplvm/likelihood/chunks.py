@@ -22,10 +22,10 @@ from torch import Tensor, nn
 
 from deeplvm.core.evidence import Evidence
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.randomness import RowNoise
 from deeplvm.devices import keep_freed_memory
 from deeplvm.gradients import Draw, Enumerated
 from deeplvm.inference.rows import Rows, noise_of
+from deeplvm.randomness import RowNoise
 
 BLOCK = 16
 """Noise is the same in chunks of a multiple of this many particles; see RowNoise."""

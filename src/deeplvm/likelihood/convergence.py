@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.randomness import RowNoise, evaluating
-from deeplvm.core.results import Estimate, Record, finite, mean_of, number
 from deeplvm.gradients import Draw
 from deeplvm.inference.diagnostics import TOO_HEAVY, pareto_k, tail_length
 from deeplvm.inference.rows import Rows, Source, for_rows, rows_of
 from deeplvm.inference.tempering import Start
 from deeplvm.likelihood.annealing import annealed_importance_sampling
 from deeplvm.likelihood.chunks import Chunks, plan
+from deeplvm.randomness import RowNoise, evaluating
+from deeplvm.results import Estimate, Record, finite, mean_of, number
 
 _MIXING = 0.5  # acceptance below which chains hardly move
 

@@ -12,12 +12,12 @@ from torch.distributions import Independent
 
 from deeplvm.core.joint import as_site
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.randomness import RowNoise
-from deeplvm.core.results import RowEstimate
 from deeplvm.core.steps import of_one_step
 from deeplvm.core.trace import Site
 from deeplvm.gradients import Enumerated, Sampled
 from deeplvm.inference.rows import Rows, Source, at_least, evaluation_of, for_rows, rows_of
+from deeplvm.randomness import RowNoise
+from deeplvm.results import RowEstimate
 
 _MOST = 2**20  # values of all latents together: twenty binary ones
 

@@ -17,11 +17,11 @@ from torch.distributions import (
 )
 
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.randomness import RowNoise
-from deeplvm.core.results import RowEstimate
 from deeplvm.inference.latent_space import LatentSpace
 from deeplvm.inference.rows import Rows, Source, at_least, for_rows, latent_dimensions
 from deeplvm.inference.tempering import Chains
+from deeplvm.randomness import RowNoise
+from deeplvm.results import RowEstimate
 
 _DIMENSIONS = 5  # "if the dimensionality of the sampled space is low (less than 5 dimensions)"
 

@@ -12,14 +12,14 @@ from torch import Tensor
 
 from deeplvm.core.evidence import Evidence
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.randomness import RowNoise, evaluating, seed_of
-from deeplvm.core.results import Estimate, Record, RowEstimate, shown_mean, stderr_of
 from deeplvm.gradients import Draw
 from deeplvm.inference.diagnostics import TOO_HEAVY, pareto_k, tail_length
 from deeplvm.inference.rows import Progress, Rows, Source, at_least, for_rows, rows_of
 from deeplvm.likelihood.chunks import Chunks, plan
 from deeplvm.likelihood.compiled import Compile, choose
 from deeplvm.parallel.processes import processes
+from deeplvm.randomness import RowNoise, evaluating, seed_of
+from deeplvm.results import Estimate, Record, RowEstimate, shown_mean, stderr_of
 
 
 @dataclass(frozen=True)

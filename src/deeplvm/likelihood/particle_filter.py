@@ -13,12 +13,12 @@ from torch import Tensor
 from deeplvm.core.draws import Draw, Sampled
 from deeplvm.core.joint import Joint
 from deeplvm.core.model import _UNEXPLAINED, LatentVariableModel
-from deeplvm.core.randomness import RowNoise
-from deeplvm.core.recurrent import Recurrent, Walk
-from deeplvm.core.results import RowEstimate
 from deeplvm.core.trace import Site, Trace
 from deeplvm.inference.rows import Rows, Source, at_least, for_rows
 from deeplvm.inference.tempering import Population
+from deeplvm.randomness import RowNoise
+from deeplvm.recurrent import Recurrent, Walk
+from deeplvm.results import RowEstimate
 
 _NUMBERS = 2**14  # particles of all rows together that go through a step at once
 

@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.randomness import RowNoise
-from deeplvm.core.results import RowEstimate
 from deeplvm.inference.latent_space import LatentSpace
 from deeplvm.inference.rows import Rows, Source, at_least, for_rows, latent_dimensions
+from deeplvm.randomness import RowNoise
+from deeplvm.results import RowEstimate
 
 _DIMENSIONS = 2
 _MOST_POINTS = 160  # the weights of more are lost below the smallest number

@@ -8,11 +8,11 @@ from typing import Any
 from torch import Tensor
 
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.randomness import RowNoise
-from deeplvm.core.results import RowEstimate
 from deeplvm.inference.latent_space import LatentSpace
 from deeplvm.inference.rows import Rows, Source, for_rows, latent_dimensions
 from deeplvm.inference.tempering import Start, Temperatures, Walk, checked, keeping
+from deeplvm.randomness import RowNoise
+from deeplvm.results import RowEstimate
 
 _PILOT_PARTICLES = 32
 _REPORTED = (

@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.randomness import evaluating
 from deeplvm.distributions.centre import centre, has_centre, typical
 from deeplvm.gradients import Drawn
 from deeplvm.inference.rows import Rows, rows_of
+from deeplvm.randomness import evaluating
 
 if TYPE_CHECKING:
     from deeplvm.data.records import Data, Split

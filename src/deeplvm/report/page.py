@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
 from markupsafe import Markup
 
-from deeplvm.core.results import digest_of, html_table, number
 from deeplvm.evaluation.latents.latent_use import carrying
 from deeplvm.report.sections import SPLITS, Subject, curve_warnings, minus, sections
+from deeplvm.results import digest_of, html_table, number
 
 if TYPE_CHECKING:
     from deeplvm.core.model import LatentVariableModel

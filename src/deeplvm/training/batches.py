@@ -10,9 +10,9 @@ import torch
 from torch import Generator, Tensor
 
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.randomness import seed_of
 from deeplvm.core.values import STACKED, Values, has_nan
 from deeplvm.devices import dtype_of
+from deeplvm.randomness import seed_of
 
 Rows = Mapping[str, Any]
 Split = Literal["train", "valid"]

@@ -151,7 +151,7 @@ class History:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        from deeplvm.core.results import html_table
+        from deeplvm.results import html_table
 
         splits = self._splits()
         rows = [

@@ -19,7 +19,6 @@ from deeplvm import registry
 from deeplvm.core.draws import Learner, said
 from deeplvm.core.evidence import Evidence
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.randomness import own_randomness, seed_of
 from deeplvm.devices import device_of, dtype_of, keep_freed_memory
 from deeplvm.files import alone
 from deeplvm.gradients import Draw, Suited, as_measured
@@ -27,6 +26,7 @@ from deeplvm.gradients.named import draws_of, estimator_of
 from deeplvm.objectives import elbo
 from deeplvm.parallel.processes import apart, processes
 from deeplvm.parallel.steps import Part, Together
+from deeplvm.randomness import own_randomness, seed_of
 from deeplvm.training import callbacks as metering
 from deeplvm.training.batches import AnyBatches, Rows, Source, Split, Streams, batches_of
 from deeplvm.training.callbacks import Callback, History, Progress, Record, Signals

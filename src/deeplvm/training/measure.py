@@ -14,10 +14,10 @@ from torch import Tensor
 
 from deeplvm.core.evidence import Evidence
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.randomness import own_randomness
 from deeplvm.gradients import Draw
 from deeplvm.objectives import elbo
 from deeplvm.parallel.steps import Together
+from deeplvm.randomness import own_randomness
 from deeplvm.registry import in_snake_case
 from deeplvm.training.batches import AnyBatches, Split
 from deeplvm.training.failures import explained, non_finite

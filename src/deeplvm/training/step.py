@@ -21,10 +21,10 @@ from torch.optim import Adam, Adamax, AdamW, Optimizer
 from deeplvm.core.draws import is_estimator
 from deeplvm.core.evidence import Evidence
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.randomness import generator_of, own_randomness
 from deeplvm.gradients import Suited
 from deeplvm.parallel.statistics import refuse_batch_norm
 from deeplvm.parallel.steps import Part, Together
+from deeplvm.randomness import generator_of, own_randomness
 from deeplvm.training.callbacks import flops_of
 from deeplvm.training.graph import Graph
 

@@ -14,11 +14,11 @@ from torch.distributions import Distribution, Independent, Normal
 
 from deeplvm import Joint, LatentVariableModel
 from deeplvm.conditionals import Categorical, Gaussian, StandardNormal
-from deeplvm.core.recurrent import Plate
 from deeplvm.evaluation.latents import prior_holes
 from deeplvm.evaluation.latents.prior_holes import Holes, holes, share_below
 from deeplvm.inference import SemiAmortised
 from deeplvm.networks import MLP
+from deeplvm.recurrent import Plate
 
 
 class Around(nn.Module):

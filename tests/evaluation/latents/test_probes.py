@@ -176,8 +176,8 @@ def test_codes_are_means_over_the_parents_draws() -> None:
 
     The standard error of the mean is 2 · 0.5 / √2000 = 0.022: five of them for 20 rows.
     """
-    from deeplvm.core.randomness import evaluating
     from deeplvm.inference.rows import rows_of
+    from deeplvm.randomness import evaluating
 
     class First(nn.Module):
         event_shape = torch.Size([1])

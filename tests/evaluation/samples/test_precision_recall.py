@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from deeplvm.core.results import Estimate
 from deeplvm.evaluation.samples import precision_recall as manifolds
 from deeplvm.evaluation.samples.precision_recall import (
     MEASURES,
     ManifoldEstimate,
     manifold_estimate,
 )
+from deeplvm.results import Estimate
 
 
 def by_loops(data: Tensor, samples: Tensor, k: int) -> list[float]:

@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import Tensor
 
-from deeplvm.core.results import finite
 from deeplvm.data.likelihood import LIKELIHOODS
 from deeplvm.diagnosis.verdict import Verdict
 from deeplvm.evaluation.examination import SEARCHED, CannotMeasure, Examination, listed
 from deeplvm.evaluation.samples.quality import draws
+from deeplvm.results import finite
 
 _FEW_VALUES = 10  # under a density a column of fewer is not continuous
 _MANY_ROWS = 200

@@ -7,11 +7,11 @@ import math
 import numpy as np
 from torch import Tensor
 
-from deeplvm.core.results import Estimate
 from deeplvm.diagnosis.remedies import longer, networks, one_of, untried
 from deeplvm.diagnosis.rules.training import held_out_curve
 from deeplvm.diagnosis.verdict import Verdict
 from deeplvm.evaluation.examination import CannotMeasure, Examination
+from deeplvm.results import Estimate
 
 _LOSS = 1.0  # nats a row that a bound may lose without a word
 _UNSETTLED = 0.2  # nats a row below annealing

@@ -6,13 +6,13 @@ import math
 from typing import Any
 
 from deeplvm.conditionals import StandardNormal
-from deeplvm.core.results import finite
 from deeplvm.data.likelihood import LIKELIHOODS
 from deeplvm.diagnosis.remedies import longer, networks, one_of, untried
 from deeplvm.diagnosis.rules.likelihood import refuse_one_row, refuse_poor_posterior
 from deeplvm.diagnosis.verdict import Verdict
 from deeplvm.evaluation.examination import CannotMeasure, Examination
 from deeplvm.evaluation.predictive.checks import CORRELATION, CORRELATIONS, Check, PredictiveChecks
+from deeplvm.results import finite
 
 _LEVEL = 0.01  # family-wise
 _SHARE = 0.1  # by which a share may be off

@@ -9,10 +9,10 @@ from typing import Any
 from torch import Tensor
 
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.results import Record, mean_of, number
 from deeplvm.gradients import Draw
 from deeplvm.inference.rows import Rows, Source
 from deeplvm.likelihood.importance import ImportanceEstimate, importance_sampling
+from deeplvm.results import Record, mean_of, number
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.results import Estimate, Record, stderr_of
 from deeplvm.evaluation.bound.gaps import InferenceGaps, inference_gaps
 from deeplvm.gradients import Draw
 from deeplvm.inference.rows import Source
+from deeplvm.results import Estimate, Record, stderr_of
 
 LARGE = 0.1  # nats a row; a smaller gap is not called over-fitting, however certain it is
 

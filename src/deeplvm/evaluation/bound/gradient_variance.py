@@ -17,13 +17,13 @@ from torch import Tensor, nn
 
 from deeplvm.core.evidence import Evidence
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.randomness import generator_of
-from deeplvm.core.results import Record
 from deeplvm.gradients import Draw, Enumerated, Sampled, Suited
 from deeplvm.gradients.credit import ledger_alone, mixes_rows
 from deeplvm.gradients.named import estimator_of
 from deeplvm.inference.rows import Rows, Source, rows_of
 from deeplvm.objectives import elbo
+from deeplvm.randomness import generator_of
+from deeplvm.results import Record
 
 Objective = Callable[[Evidence], Tensor]
 _MOST_TUPLES = 20_000

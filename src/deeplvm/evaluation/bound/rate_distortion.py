@@ -11,13 +11,13 @@ from torch import Tensor
 
 from deeplvm.core.evidence import Evidence
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.randomness import RowNoise
-from deeplvm.core.results import Record, shown_mean
 from deeplvm.evaluation.latents.prior_holes import reads_of
 from deeplvm.gradients import Draw, Sampled
 from deeplvm.inference.latent_space import LatentSpace
 from deeplvm.inference.rows import Rows, Source, at_least, for_rows, rows_of
 from deeplvm.inference.tempering import Chains, Population, Walk
+from deeplvm.randomness import RowNoise
+from deeplvm.results import Record, shown_mean
 
 BETAS = (0.03, 0.1, 0.2, 0.35, 0.6, 1.0, 1.7, 3.0)
 

@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.results import Record, shown_mean
 from deeplvm.evaluation.latents.mutual_information import MutualInformation, information_of
 from deeplvm.evaluation.latents.prior_holes import Dimensions, Scores, scores_of
 from deeplvm.gradients import Draw
 from deeplvm.inference.rows import Rows, Source
+from deeplvm.results import Record, shown_mean
 
 
 @dataclass(frozen=True, eq=False)

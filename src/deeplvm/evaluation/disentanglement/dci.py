@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from deeplvm.core.results import Estimate, Record
 from deeplvm.evaluation.disentanglement.mig import Array, parted
+from deeplvm.results import Estimate, Record
 
 PARTS = 4
 """Disjoint parts of the rows, from whose spread the standard errors come."""

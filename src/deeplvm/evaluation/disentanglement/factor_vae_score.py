@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deeplvm.core.results import Estimate
 from deeplvm.data.synthetic.factors import Factors
 from deeplvm.evaluation.disentanglement.mig import Array
+from deeplvm.results import Estimate
 
 Encode = Callable[[Tensor], Any]
 """From rows of shape ``(rows, *event)`` to codes of shape ``(rows, D)``."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from deeplvm.core.results import Estimate
 from deeplvm.evaluation.disentanglement.mig import Array, bootstrap_error, paired
+from deeplvm.results import Estimate
 
 
 @dataclass(frozen=True, eq=False)

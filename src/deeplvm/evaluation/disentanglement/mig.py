@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from deeplvm.core.results import Estimate
+from deeplvm.results import Estimate
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from deeplvm.core.results import Estimate
 from deeplvm.evaluation.disentanglement.mig import (
     BINS,
     Array,
@@ -17,6 +16,7 @@ from deeplvm.evaluation.disentanglement.mig import (
     paired,
     parted,
 )
+from deeplvm.results import Estimate
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,8 +12,6 @@ from torch import Tensor
 from torch.distributions import Categorical, Distribution, Independent
 
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.randomness import evaluating
-from deeplvm.core.results import Record
 from deeplvm.data.synthetic.factors import Factors
 from deeplvm.evaluation.disentanglement.dci import Predictor, importance_scores, random_forest
 from deeplvm.evaluation.disentanglement.factor_vae_score import (
@@ -27,6 +25,8 @@ from deeplvm.evaluation.disentanglement.mig import Array, mutual_information_gap
 from deeplvm.evaluation.disentanglement.modularity import explicitness, modularity
 from deeplvm.evaluation.disentanglement.sap import attribute_predictability
 from deeplvm.inference.rows import rows_of
+from deeplvm.randomness import evaluating
+from deeplvm.results import Record
 
 METRICS = (
     "beta_vae_score",

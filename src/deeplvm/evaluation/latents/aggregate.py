@@ -13,8 +13,6 @@ from torch.distributions import Distribution, Normal, constraints
 from deeplvm.core.evidence import elementwise
 from deeplvm.core.joint import Joint
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.randomness import evaluating, seed_of
-from deeplvm.core.results import Record, number
 from deeplvm.core.trace import Site, Trace, base_of
 from deeplvm.evaluation.latents.two_sample_tests import (
     FOLDS,
@@ -30,6 +28,8 @@ from deeplvm.evaluation.latents.two_sample_tests import (
 from deeplvm.gradients import Sampled
 from deeplvm.inference.rows import Rows, Source, rows_of
 from deeplvm.objectives.discrepancy import Kernel, rbf
+from deeplvm.randomness import evaluating, seed_of
+from deeplvm.results import Record, number
 
 _MOST_DIMENSIONS = 512  # beyond, the jackknife of a covariance takes too long
 

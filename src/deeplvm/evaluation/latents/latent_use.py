@@ -13,11 +13,11 @@ from torch import Tensor
 
 from deeplvm.core.evidence import Evidence
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.randomness import evaluating
-from deeplvm.core.results import Record, number, stderr_of
 from deeplvm.core.trace import Site
 from deeplvm.gradients import Draw
 from deeplvm.inference.rows import Rows, Source, rows_of
+from deeplvm.randomness import evaluating
+from deeplvm.results import Record, number, stderr_of
 
 ACTIVE = 1e-2
 """A dimension whose posterior mean has a smaller variance over the data is not active."""

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.results import Estimate, Record, number, stderr_of
 from deeplvm.evaluation.latents.prior_holes import Scores, scores_of
 from deeplvm.gradients import Draw
 from deeplvm.inference.rows import Rows, Source
+from deeplvm.results import Estimate, Record, number, stderr_of
 
 BIAS = {
     "aggregate": "none for the rows as they are; low for what they are drawn from, at most log N",

@@ -12,8 +12,6 @@ from torch import Tensor
 
 from deeplvm.core.evidence import Evidence, elementwise
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.randomness import evaluating, seed_of
-from deeplvm.core.results import Estimate, Record, number, shown_mean
 from deeplvm.core.trace import Site, Trace, sum_right
 from deeplvm.evaluation.latents.aggregate import (
     ancestors_of,
@@ -24,6 +22,8 @@ from deeplvm.evaluation.latents.aggregate import (
 )
 from deeplvm.gradients import Draw, Sampled
 from deeplvm.inference.rows import Rows, Source, at_least, rows_of
+from deeplvm.randomness import evaluating, seed_of
+from deeplvm.results import Estimate, Record, number, shown_mean
 
 _NUMBERS = 2**21  # in the largest tensor of a chunk: 16 MB in float64
 _RESAMPLES = 200

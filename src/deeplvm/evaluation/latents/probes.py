@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.randomness import evaluating, seed_of
-from deeplvm.core.results import Estimate, Record, number
 from deeplvm.inference.rows import Rows, rows_of
+from deeplvm.randomness import evaluating, seed_of
+from deeplvm.results import Estimate, Record, number
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

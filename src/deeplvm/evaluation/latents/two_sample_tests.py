@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deeplvm.core.results import Record
 from deeplvm.objectives.discrepancy import Kernel, rbf
+from deeplvm.results import Record
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

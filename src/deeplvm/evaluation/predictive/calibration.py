@@ -14,14 +14,14 @@ from torch.distributions import Distribution
 
 from deeplvm.core.joint import Joint
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.randomness import evaluating, seed_of
-from deeplvm.core.results import Estimate, Record, plain
 from deeplvm.core.trace import base_of
 from deeplvm.distributions.product import Product
 from deeplvm.evaluation.predictive.checks import holm_steps
 from deeplvm.evaluation.predictive.columns import ObservedColumn, matrix, observed_columns
 from deeplvm.gradients import Sampled
 from deeplvm.inference.rows import Rows, Source, rows_of
+from deeplvm.randomness import evaluating, seed_of
+from deeplvm.results import Estimate, Record, plain
 
 _FEW = 10  # effective particles
 

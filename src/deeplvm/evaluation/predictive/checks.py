@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.randomness import evaluating, seed_of
-from deeplvm.core.results import Record
 from deeplvm.evaluation.predictive.columns import matrix, observed_columns
 from deeplvm.gradients import Sampled
 from deeplvm.inference.rows import Rows, Source, rows_of
+from deeplvm.randomness import evaluating, seed_of
+from deeplvm.results import Record
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deeplvm.core.results import Estimate, Record
 from deeplvm.evaluation.latents.two_sample_tests import classifier_test, holm
+from deeplvm.results import Estimate, Record
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

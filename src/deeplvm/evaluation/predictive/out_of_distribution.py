@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.results import Estimate, Record
 from deeplvm.inference.rows import Rows, Source, rows_of
 from deeplvm.likelihood.importance import ImportanceEstimate, importance_sampling
+from deeplvm.results import Estimate, Record
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from deeplvm.core.results import Estimate, number
 from deeplvm.evaluation.samples.precision_recall import check_clouds
+from deeplvm.results import Estimate, number
 
 _GROUPS = 10
 _CHUNK = 1_000

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from deeplvm.core.results import Record, number
+from deeplvm.results import Record, number
 
 if TYPE_CHECKING:
     from deeplvm.data.records import Data, Variable

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deeplvm.core.results import Estimate, Record
 from deeplvm.evaluation.samples.precision_recall import check_clouds
+from deeplvm.results import Estimate, Record
 
 CLOSE = 0.05
 """A sample is close to the training rows if only this share of fresh rows is as close."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from deeplvm.core.results import Estimate, Record, number
+from deeplvm.results import Estimate, Record, number
 
 MEASURES = ("precision", "recall", "density", "coverage")
 _PARTS = 10  # disjoint parts at most

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.results import Record, number
 from deeplvm.evaluation.samples.distances import (
     FrechetEstimate,
     KernelEstimate,
@@ -32,11 +31,12 @@ from deeplvm.evaluation.samples.precision_recall import (
     manifold_estimate,
 )
 from deeplvm.inference.rows import Rows, rows_of
+from deeplvm.results import Record, number
 
 if TYPE_CHECKING:
     from deeplvm.data.records import Data, Split
-from deeplvm.core.randomness import evaluating
 from deeplvm.distributions.centre import centre
+from deeplvm.randomness import evaluating
 
 _SEARCHED = 1_000  # rows whose nearest training row is looked for
 _SHOWN = 12

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from deeplvm.core.results import Estimate, Record, html_table, text_table
+from deeplvm.results import Estimate, Record, html_table, text_table
 
 
 def test_everything_is_escaped() -> None:
@@ -42,7 +42,7 @@ def test_a_ragged_table_is_refused() -> None:
 def test_it_is_light() -> None:
     """A notebook that shows a model does not load the plotting library."""
     code = (
-        "import sys; from deeplvm.core.results import html_table; "
+        "import sys; from deeplvm.results import html_table; "
         "print([m for m in ('matplotlib', 'jinja2') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -22,9 +22,9 @@ from deeplvm.core.joint import (
     is_joint,
     view_of,
 )
-from deeplvm.core.randomness import RowDraw
 from deeplvm.core.steps import Masked, Steps
 from deeplvm.core.trace import Site, Trace
+from deeplvm.randomness import RowDraw
 
 Start = int | tuple[int, ...] | Tensor
 _LONGEST = 10_000  # steps of a row that nothing but its own end limits
