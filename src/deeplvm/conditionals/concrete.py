@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Size, Tensor, nn
-from torch.distributions import Distribution, Independent
+from torch import Tensor
+from torch.distributions import Distribution
 
+from deeplvm.conditionals.discrete import Classes
 from deeplvm.conditionals.elementwise import Elementwise
-from deeplvm.conditionals.heads import Head, Network, Shape, at_least, event_shape_of
+from deeplvm.conditionals.heads import Network, Shape
 from deeplvm.distributions.concrete import Concrete as ConcreteDistribution
 from deeplvm.distributions.logistic import Logistic
 
 
-class Concrete(nn.Module):
+class Concrete(Classes):
     r"""A relaxed one-hot vector, a point of the simplex with the density of the paper.
 
     In p and q both, it makes a continuous model with a true bound of its own, trained by
@@ -23,9 +24,7 @@ class Concrete(nn.Module):
     :class:`~deeplvm.gradients.gumbel_softmax.GumbelSoftmax`, whose value is no bound.)
 
     Args:
-        classes: the number of categories, the last axis of a value.
-        network: maps the parents to features; ``None`` for free logits, uniform at first.
-        shape: the shape of the categories; ``()`` for one, whose value has shape ``(classes,)``.
+        classes, network, shape: as of :class:`~deeplvm.conditionals.discrete.Classes`.
         temperature: :math:`\tau`; below :math:`1 / (K - 1)` the density has no mode inside the
             simplex.
 
@@ -48,18 +47,11 @@ class Concrete(nn.Module):
         *,
         temperature: float = 0.5,
     ) -> None:
-        super().__init__()
-        self._shape = event_shape_of(shape, "Concrete")
-        self.classes = at_least(classes, 2, "Concrete", "classes")
-        self.event_shape = Size((*self._shape, classes))
-        self.head = Head(network, self._shape, classes, "Concrete")
+        super().__init__(classes, network, shape, 2)
         self.register_buffer("temperature", _temperature(temperature, "Concrete"))
 
-    def forward(self, *parents: Tensor) -> Distribution:
-        """The distribution of the value given parents of shapes ``(*particles, batch, ...)``."""
-        logits = self.head(*parents).movedim(-1 - len(self._shape), -1)
-        one = ConcreteDistribution(logits.log_softmax(-1), self.temperature)
-        return Independent(one, len(self._shape), validate_args=False) if self._shape else one
+    def distribution(self, logits: Tensor) -> Distribution:
+        return ConcreteDistribution(logits.log_softmax(-1), self.temperature)
 
 
 class BinaryConcrete(Elementwise):

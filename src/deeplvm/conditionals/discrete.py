@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Size, Tensor, distributions, nn
 from torch.distributions import Distribution, Independent
@@ -112,15 +115,39 @@ class Categorical(nn.Module):
         return self.table(torch.where(known, value, 0).long()) * known.unsqueeze(-1)
 
 
-class OneHot(nn.Module):
-    r"""One category as a vector of a single 1, :math:`\log p(x) = \sum_k x_k \log p_k`.
-
-    The values of :class:`Categorical` in the form that relaxations and linear maps want.
+class Classes(nn.Module):
+    """Vectors whose last axis is the categories, by logits from a head; a family is a subclass.
 
     Args:
         classes: the number of categories, the last axis of a value.
         network: maps the parents to features; ``None`` for free logits, uniform at first.
         shape: the shape of the categories; ``()`` for one, whose value has shape ``(classes,)``.
+        least: the fewest categories there can be.
+    """
+
+    # of logits, shape ``(*particles, batch, *shape, classes)``: a Distribution of vectors
+    distribution: Callable[..., Any]
+
+    def __init__(self, classes: int, network: Network, shape: Shape, least: int = 1) -> None:
+        super().__init__()
+        owner = type(self).__name__
+        self._shape = event_shape_of(shape, owner)
+        self.classes = at_least(classes, least, owner, "classes")
+        self.event_shape = Size((*self._shape, classes))
+        self.head = Head(network, self._shape, classes, owner)
+
+    def forward(self, *parents: Tensor) -> Distribution:
+        """The distribution of the value given parents of shapes ``(*particles, batch, ...)``."""
+        one = self.distribution(self.head(*parents).movedim(-1 - len(self._shape), -1))
+        return Independent(one, len(self._shape), validate_args=False) if self._shape else one
+
+
+class OneHot(Classes):
+    r"""One category as a vector of a single 1, :math:`\log p(x) = \sum_k x_k \log p_k`.
+
+    The values of :class:`Categorical` in the form that relaxations and linear maps want.
+
+    Arguments are those of :class:`Classes`.
 
     Examples:
         >>> OneHot(4, shape=3).event_shape
@@ -135,17 +162,10 @@ class OneHot(nn.Module):
         network: Network = None,
         shape: Shape = (),
     ) -> None:
-        super().__init__()
-        self._shape = event_shape_of(shape, "OneHot")
-        self.classes = at_least(classes, 1, "OneHot", "classes")
-        self.event_shape = Size((*self._shape, classes))
-        self.head = Head(network, self._shape, classes, "OneHot")
+        super().__init__(classes, network, shape)
 
-    def forward(self, *parents: Tensor) -> Distribution:
-        """The distribution of the value given parents of shapes ``(*particles, batch, ...)``."""
-        logits = self.head(*parents).movedim(-1 - len(self._shape), -1)
-        one = OneHotCategorical(logits)
-        return Independent(one, len(self._shape), validate_args=False) if self._shape else one
+    def distribution(self, logits: Tensor) -> Distribution:
+        return OneHotCategorical(logits)
 
 
 class Ordinal(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Size, Tensor, nn
@@ -24,7 +24,47 @@ from deeplvm.distributions.multivariate_normal import MultivariateNormal
 _STEP = 0.1  # of an element of L', in units of its row's scale
 
 
-class FullCovarianceGaussian(nn.Module):
+class _Correlated(nn.Module):
+    """A head for the mean and, where they come from the network, ``own`` raw numbers more."""
+
+    def __init__(
+        self,
+        shape: Shape,
+        network: Network,
+        covariance: str,
+        own: int,
+        minimum_scale: float,
+        units: MeanAndStd | None,
+    ) -> None:
+        super().__init__()
+        owner = type(self).__name__
+        if covariance not in ("network", "global"):
+            raise ValueError(
+                f"{owner} expects covariance 'network' or 'global', found {covariance!r}; for a "
+                "diagonal one use Gaussian."
+            )
+        self.event_shape = event_shape_of(shape, owner)
+        self.minimum_scale = minimum_scale
+        inside = covariance == "network"
+        outputs = self.event_shape.numel() + own * inside
+        self.head = Head(network, Size((outputs,)), 1, owner)
+        self.free = None if inside else nn.Parameter(torch.zeros(own))
+        self.units = optional_units(units, self.event_shape, owner)
+
+    def _split(self, parents: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
+        """The mean ``(*particles, batch, *event)``, flat scales, and the rest, all raw numbers."""
+        (raw,) = self.head.each(*parents)
+        elements = self.event_shape.numel()
+        loc, own = raw[..., :elements], raw[..., elements:] if self.free is None else self.free
+        loc = loc.reshape(*loc.shape[:-1], *self.event_shape)
+        return loc, own[..., :elements], own[..., elements:]
+
+    def embed(self, value: Tensor) -> Tensor:
+        """The value as other networks see it: standardised where it has units."""
+        return standardised(self.units, value)
+
+
+class FullCovarianceGaussian(_Correlated):
     r"""Gaussian :math:`N(\mu, L L^T)` with :math:`L = L_{mask} \odot L' + \mathrm{diag}(\sigma)`.
 
     The mask has ones strictly below the diagonal, and row i of L' is :math:`\sigma_i / 10` times
@@ -62,34 +102,24 @@ class FullCovarianceGaussian(nn.Module):
         minimum_scale: float = 1e-3,
         units: MeanAndStd | None = None,
     ) -> None:
-        super().__init__()
-        owner = "FullCovarianceGaussian"
-        self.event_shape = event_shape_of(shape, owner)
-        self.minimum_scale = minimum_scale
-        elements = self.event_shape.numel()
+        elements = event_shape_of(shape, "FullCovarianceGaussian").numel()
         own = elements + elements * elements  # sigma and L'
-        self.head, self.free = _heads(network, covariance, elements, own, owner)
-        self.units = optional_units(units, self.event_shape, owner)
+        super().__init__(shape, network, covariance, own, minimum_scale, units)
 
     def forward(self, *parents: Tensor) -> FullCovarianceNormal:
         """The distribution of the value given parents of shapes ``(*particles, batch, ...)``."""
         elements = self.event_shape.numel()
-        loc, raw, below = _split(self.head, self.free, parents, [elements, elements**2])
+        loc, raw, below = self._split(parents)
         below = below.reshape(*below.shape[:-1], elements, elements)
         scale = positive(raw, self.minimum_scale)
         factor = torch.diag_embed(scale) + scale.unsqueeze(-1) * (_STEP * below.tril(-1))
-        loc = loc.reshape(*loc.shape[:-1], *self.event_shape)
         if self.units is not None:
             loc = self.units.mean + self.units.std * loc
             factor = self.units.std.reshape(-1, 1) * factor
         return FullCovarianceNormal(loc, factor, len(self.event_shape))
 
-    def embed(self, value: Tensor) -> Tensor:
-        """The value as other networks see it: standardised where it has units."""
-        return standardised(self.units, value)
 
-
-class LowRankGaussian(nn.Module):
+class LowRankGaussian(_Correlated):
     r"""Gaussian with covariance :math:`W W^T + \mathrm{diag}(\sigma^2)`.
 
     Linear in the number of elements, so fit for a likelihood of many elements whose errors go
@@ -129,19 +159,15 @@ class LowRankGaussian(nn.Module):
         minimum_scale: float = 1e-3,
         units: MeanAndStd | None = None,
     ) -> None:
-        super().__init__()
-        owner = "LowRankGaussian"
-        self.event_shape = event_shape_of(shape, owner)
         if rank < 1:
             raise ValueError(
-                f"{owner} expects a rank of at least 1, found {rank}; for none use Gaussian."
+                f"LowRankGaussian expects a rank of at least 1, found {rank}; for none use "
+                "Gaussian."
             )
-        self.rank = rank
-        self.family = family
-        self.minimum_scale = minimum_scale
-        elements = self.event_shape.numel()
-        self.head, self.free = _heads(network, covariance, elements, elements * (1 + rank), owner)
-        self.units = optional_units(units, self.event_shape, owner)
+        elements = event_shape_of(shape, "LowRankGaussian").numel()
+        own = elements * (1 + rank)
+        super().__init__(shape, network, covariance, own, minimum_scale, units)
+        self.rank, self.family = rank, family
         if self.free is not None:
             # W = 0 is a saddle: its gradient vanishes there
             nn.init.normal_(self.free[elements:], std=0.1)
@@ -150,43 +176,12 @@ class LowRankGaussian(nn.Module):
 
     def forward(self, *parents: Tensor) -> MultivariateNormal:
         """The distribution of the value given parents of shapes ``(*particles, batch, ...)``."""
-        elements = self.event_shape.numel()
-        loc, raw, flat = _split(self.head, self.free, parents, [elements, elements * self.rank])
-        factor = flat.reshape(*flat.shape[:-1], elements, self.rank)
+        loc, raw, flat = self._split(parents)
+        factor = flat.reshape(*flat.shape[:-1], -1, self.rank)
         scale = positive(raw, self.minimum_scale)
-        loc = loc.reshape(*loc.shape[:-1], *self.event_shape)
         if self.units is not None:
             std = self.units.std.reshape(-1)
             loc, scale = self.units.mean + self.units.std * loc, std * scale
             inverse = self.family is not LowRankNormal
             factor = factor / std.unsqueeze(-1) if inverse else factor * std.unsqueeze(-1)
         return self.family(loc, factor, scale, len(self.event_shape))
-
-    def embed(self, value: Tensor) -> Tensor:
-        """The value as other networks see it: standardised where it has units."""
-        return standardised(self.units, value)
-
-
-def _heads(
-    network: nn.Module | None, covariance: str, elements: int, own: int, owner: str
-) -> tuple[Head, nn.Parameter | None]:
-    """A head for the mean and, where they come from the network, the covariance's parameters."""
-    if covariance == "network":
-        return Head(network, Size((elements + own,)), 1, owner), None
-    if covariance == "global":
-        return Head(network, Size((elements,)), 1, owner), nn.Parameter(torch.zeros(own))
-    raise ValueError(
-        f"{owner} expects covariance 'network' or 'global', found {covariance!r}; for a diagonal "
-        "one use Gaussian."
-    )
-
-
-def _split(
-    head: Head, free: nn.Parameter | None, parents: tuple[Tensor, ...], sizes: list[int]
-) -> Sequence[Tensor]:
-    """The mean, the raw scales and the rest, each ``(*particles, batch, size)``."""
-    (raw,) = head.each(*parents)
-    elements = sizes[0]
-    if free is None:
-        return raw.split([elements, *sizes], -1)
-    return raw, *free.split(sizes)

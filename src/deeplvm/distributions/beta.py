@@ -47,10 +47,6 @@ class Beta(Distribution):
         shape = Size(batch_shape)
         return Beta(self.concentration1.expand(shape), self.concentration0.expand(shape))
 
-    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        with torch.no_grad():
-            return self.rsample(sample_shape)
-
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         shape = self._extended_shape(Size(sample_shape))
         limits = torch.finfo(self.concentration1.dtype)

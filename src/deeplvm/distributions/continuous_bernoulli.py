@@ -85,10 +85,6 @@ class ContinuousBernoulli(Distribution):
         series = 0.5 * small + square * (1 / 24 - square * (1 / 2880 - square / 181440))
         return near, torch.where(near, 1.0, logits), series
 
-    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        with torch.no_grad():
-            return self.rsample(sample_shape)
-
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         shape = self._extended_shape(Size(sample_shape))
         return self.icdf(torch.rand(shape, dtype=self.logits.dtype, device=self.logits.device))

@@ -35,10 +35,6 @@ class Dirichlet(distributions.Dirichlet):
         parts = torch._standard_gamma(self.concentration.expand(shape)).clamp_min(least)
         return (parts / parts.sum(-1, keepdim=True)).clamp_min(least)
 
-    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        with torch.no_grad():
-            return self.rsample(sample_shape)
-
     def log_prob(self, value: Tensor) -> Tensor:
         # in double precision: of large concentrations little is left of what is subtracted
         exponents = (self.concentration.double() - 1.0) * value.double().log()

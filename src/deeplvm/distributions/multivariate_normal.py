@@ -89,10 +89,6 @@ class MultivariateNormal(Distribution, ABC):
         new._batch_shape = Size(batch_shape)
         return new
 
-    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        with torch.no_grad():
-            return self.rsample(sample_shape)
-
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         offset, _ = self._draw(Size(sample_shape) + self.batch_shape)
         return self._as_event(self._flat_loc + offset)

@@ -63,10 +63,6 @@ class StudentT(Distribution):
         shape = Size(batch_shape)
         return StudentT(self.df.expand(shape), self.loc.expand(shape), self.scale.expand(shape))
 
-    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        with torch.no_grad():
-            return self.rsample(sample_shape)
-
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         shape = self._extended_shape(Size(sample_shape))
         noise = _standard_normal(shape, dtype=self.loc.dtype, device=self.loc.device)

@@ -118,10 +118,6 @@ class VonMisesFisher(Distribution):
             self.loc.expand(shape + self.event_shape), self.concentration.expand(shape)
         )
 
-    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        with torch.no_grad():
-            return self.rsample(sample_shape)
-
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         shape = self._extended_shape(Size(sample_shape))
         concentration = self.concentration.expand(shape[:-1])
