@@ -10,7 +10,7 @@ import torch
 from torch import Size, Tensor, nn
 from torch.nn.functional import elu, linear, pixel_shuffle, pixel_unshuffle
 
-from deeplvm.conditionals.flows.flow import Base, Flow, Transform, context_width
+from deeplvm.conditionals.flows.flow import Base, Flow, NetworkTransform, Transform, context_width
 from deeplvm.conditionals.flows.masked import SMALL, Perceptron
 from deeplvm.conditionals.heads import Network, Shape, at_least, event_shape_of
 from deeplvm.networks.broadcasting import fold_particles
@@ -131,7 +131,7 @@ class Convolutions(nn.Module):
         return raw.chunk(self.outputs, -3)
 
 
-class Coupling(Transform):
+class Coupling(NetworkTransform):
     r"""One step that keeps some elements, and shifts and stretches the others by them.
 
     With b the kept elements' mask,
@@ -143,13 +143,9 @@ class Coupling(Transform):
 
     Args:
         kept: b, of the event's shape, true where an element is kept; see :func:`coupling_mask`.
-        context: width of the context h.
-        hidden: widths of the network that gives s and t: units of a vector's, channels of a
-            map's.
         additive: whether it shifts only.
     """
 
-    reads_context = True
     # |s| stays below: a step stretches or shrinks twentyfold at most, and can be inverted
     limit = 3.0
     changed: Tensor
@@ -164,10 +160,6 @@ class Coupling(Transform):
         self.register_buffer("changed", changed, persistent=False)
         form = Dense if kept.dim() == 1 else Convolutions
         self.network = form(kept, context, hidden, 1 if additive else 2)
-
-    def prepare(self, context: Tensor) -> Tensor:
-        """The context's part of the network's first layer."""
-        return self.network.prepare(context)
 
     def _parts(self, value: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """Shift and log-scale, zero where elements are kept."""
@@ -185,9 +177,6 @@ class Coupling(Transform):
             return value - self.changed * self.network(value, context)[0], 0.0
         shift, log_scale = self._parts(value, context)
         return (value - shift) * (-log_scale).exp(), self._sum(log_scale)
-
-    def _sum(self, each: Tensor) -> Tensor:
-        return each.flatten(-self.event_dims).sum(-1)
 
 
 class MultiScale(Transform):

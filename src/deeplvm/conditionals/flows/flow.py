@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import torch
 from torch import Size, Tensor, nn
@@ -66,6 +66,32 @@ class Transform(nn.Module):
 
         By default they start at zero.
         """
+
+
+class NetworkTransform(Transform):
+    """A transform whose ``network`` reads the value and the context that a flow shares.
+
+    Autoregressive families and couplings are subclasses; these are arguments of most.
+
+    Args:
+        shape: the event: a number of elements, or a map ``(channels, height, width)``.
+        context: width of the context (of an autoregressive step of a map, its channels).
+        hidden: widths of the network: units for a vector, channels for a map. Without any a step
+            is linear.
+        reverse: whether the last element is the first in order.
+    """
+
+    reads_context = True
+    event_dims: int = 1
+    network: Any
+
+    def prepare(self, context: Tensor) -> Tensor:
+        """The context's part of the network's first layer."""
+        return self.network.prepare(context)
+
+    def _sum(self, each: Tensor) -> Tensor:
+        """The sum over an event."""
+        return each.flatten(-self.event_dims).sum(-1)
 
 
 class Base(TypedDict, total=False):

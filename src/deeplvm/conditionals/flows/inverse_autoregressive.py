@@ -10,7 +10,7 @@ import torch
 from torch import Size, Tensor, nn
 from torch.nn.functional import logsigmoid
 
-from deeplvm.conditionals.flows.flow import Base, Flow, Transform, context_width
+from deeplvm.conditionals.flows.flow import Base, Flow, NetworkTransform, context_width
 from deeplvm.conditionals.flows.masked import MaskedConvolutions, MaskedNetwork, in_place_elu
 from deeplvm.conditionals.heads import Network, Shape, event_shape_of
 from deeplvm.networks.features import out_shape_of
@@ -56,7 +56,7 @@ def autoregressive_context(shape: Size, network: Network, context: int | None) -
     return channels, channels * shape[-2:].numel()
 
 
-class InverseAutoregressive(Transform):
+class InverseAutoregressive(NetworkTransform):
     r"""One step, :math:`z' = \sigma z + (1 - \sigma) m` with :math:`\sigma = \mathrm{sigmoid}(s)`.
 
     :math:`(m, s)` of an element depend on earlier elements and on the context, so that the
@@ -64,17 +64,12 @@ class InverseAutoregressive(Transform):
     :math:`z' = z + m`, which preserves volume.
 
     Args:
-        shape: the event: a number of elements, or a map ``(channels, height, width)``.
-        context: width of the context (of a map, its channels).
-        hidden: widths of the masked network; without any a step is linear in z.
-        reverse: whether the last element is the first in order.
         forget_bias: where s starts. The gate starts nearly open, as an LSTM's forget gate does:
             the step is close to the identity.
         location_only: whether the step shifts only.
         activation: of the masked network, a module class or function without arguments.
     """
 
-    reads_context = True
     # The gate stays between sigmoid(1.5 - 7) = 0.004 and 0.9998: a step can always be inverted.
     limit = 7.0
 
@@ -97,10 +92,6 @@ class InverseAutoregressive(Transform):
         self.network = autoregressive_network(
             shape, context, hidden, outputs, reverse=reverse, activation=activation
         )
-
-    def prepare(self, context: Tensor) -> Tensor:
-        """The context's part of the network's first layer."""
-        return self.network.prepare(context)
 
     def _gates(self, value: Tensor, context: Tensor, weights: Any = None) -> tuple[Tensor, Tensor]:
         m, s = self.network(value, context, weights)
@@ -125,9 +116,6 @@ class InverseAutoregressive(Transform):
             before = m + (value - m) / torch.sigmoid(s)
         _, s = self._gates(before, context, weights)
         return before, self._sum(logsigmoid(s))
-
-    def _sum(self, each: Tensor) -> Tensor:
-        return each.flatten(-self.event_dims).sum(-1)
 
 
 class InverseAutoregressiveFlow(Flow):

@@ -8,7 +8,7 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor
 
-from deeplvm.conditionals.flows.flow import Base, Flow, Transform
+from deeplvm.conditionals.flows.flow import Base, Flow, NetworkTransform, Transform
 from deeplvm.conditionals.flows.inverse_autoregressive import (
     autoregressive_context,
     autoregressive_network,
@@ -50,20 +50,13 @@ class Inverted(Transform):
         return after, -log_det
 
 
-class MaskedAutoregressive(Transform):
+class MaskedAutoregressive(NetworkTransform):
     r"""One step, :math:`x_i = u_i\, e^{\alpha_i} + \mu_i`, both functions of :math:`x_{<i}`.
 
     In the direction of a density, :math:`u_i = (x_i - \mu_i)\, e^{-\alpha_i}`, all elements cost
     one pass of the network; a draw costs one for each. :math:`\log|\det| = \sum_i \alpha_i`.
-
-    Args:
-        shape: the event: a number of elements, or a map ``(channels, height, width)``.
-        context: width of the context (of a map, its channels).
-        hidden: widths of the masked network; without any a step is linear.
-        reverse: whether the last element is the first in order.
     """
 
-    reads_context = True
     # |alpha| stays below: a step stretches or shrinks twentyfold at most, and can be inverted
     limit = 3.0
 
@@ -78,10 +71,6 @@ class MaskedAutoregressive(Transform):
         super().__init__()
         self.event_dims = len(event_shape_of(shape, type(self).__name__))
         self.network = autoregressive_network(shape, context, hidden, 2, reverse=reverse)
-
-    def prepare(self, context: Tensor) -> Tensor:
-        """The context's part of the network's first layer."""
-        return self.network.prepare(context)
 
     def _parts(self, value: Tensor, context: Tensor, weights: Any = None) -> tuple[Tensor, Tensor]:
         shift, raw = self.network(value, context, weights)
@@ -101,9 +90,6 @@ class MaskedAutoregressive(Transform):
     def inverse(self, value: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         shift, log_scale = self._parts(value, context)
         return (value - shift) * (-log_scale).exp(), self._sum(log_scale)
-
-    def _sum(self, each: Tensor) -> Tensor:
-        return each.flatten(-self.event_dims).sum(-1)
 
 
 class MaskedAutoregressiveFlow(Flow):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
-from deeplvm.conditionals.flows.flow import Base, Flow, Transform, context_width
+from deeplvm.conditionals.flows.flow import Base, Flow, NetworkTransform, context_width
 from deeplvm.conditionals.flows.masked import MaskedNetwork
 from deeplvm.conditionals.heads import Network, Shape, at_least, event_shape_of, positive
 from deeplvm.registry import Count
@@ -68,7 +68,7 @@ class SigmoidalLayer(nn.Module):
         return above - below, (log_weight + rise.unsqueeze(-2)).logsumexp(-1) - above - below
 
 
-class DeepSigmoidal(Transform):
+class DeepSigmoidal(NetworkTransform):
     r"""Every element through a small monotonic network whose weights a masked network gives.
 
     A thousandth of the result is the element itself.
@@ -76,14 +76,10 @@ class DeepSigmoidal(Transform):
 
     Args:
         features: number of elements.
-        context: width of the context.
-        hidden: widths of the masked network.
         sigmoids: how many each monotonic layer has.
         layers: how many of them: 1 is the deep sigmoidal flow, more the deep dense one.
-        reverse: whether the last element is the first in order.
     """
 
-    reads_context = True
     # A share of the identity keeps slopes above this. Sigmoids far from each other leave plateaus
     # between them, where an inverse would have no correct digit in single precision.
     least_slope = 1e-3
@@ -111,9 +107,6 @@ class DeepSigmoidal(Transform):
         )
         self.sizes = [sum(layer.sizes) for layer in self.layers]  # type: ignore[arg-type]
         self.network = MaskedNetwork(features, context, hidden, sum(self.sizes), reverse=reverse)
-
-    def prepare(self, context: Tensor) -> Tensor:
-        return self.network.prepare(context)
 
     def _raw(self, value: Tensor, context: Tensor, weights: Any = None) -> Tensor:
         """What the layers of each element read, shape ``(..., features, sum of sizes)``."""

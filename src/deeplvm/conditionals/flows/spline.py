@@ -9,7 +9,7 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor
 
-from deeplvm.conditionals.flows.flow import Base, Flow, Transform, context_width
+from deeplvm.conditionals.flows.flow import Base, Flow, NetworkTransform, context_width
 from deeplvm.conditionals.flows.guarded_zuko import zuko
 from deeplvm.conditionals.flows.masked import MaskedNetwork
 from deeplvm.conditionals.heads import Network, Shape, at_least, event_shape_of
@@ -18,23 +18,19 @@ from deeplvm.registry import Count
 Spline = zuko.transforms.MonotonicRQSTransform
 
 
-class MonotonicSpline(Transform):
+class MonotonicSpline(NetworkTransform):
     r"""Every element through a rising spline of its own, whose knots a masked network gives.
 
     :math:`\log|\det| = \sum_i \log g_i'(z_i)`.
 
     Args:
         features: number of elements.
-        context: width of the context.
-        hidden: widths of the masked network.
         bins: pieces of a spline.
         bound: the spline bends the interval from -bound to bound onto itself; outside, it is the
             identity.
         passes: groups of elements, see :class:`~deeplvm.conditionals.flows.masked.MaskedNetwork`.
-        reverse: whether the last element is the first in order.
     """
 
-    reads_context = True
     # slopes at the knots stay between this and its inverse
     least_slope = 1e-3
 
@@ -57,9 +53,6 @@ class MonotonicSpline(Transform):
         self.network = MaskedNetwork(
             features, context, hidden, 3 * bins - 1, passes, reverse=reverse
         )
-
-    def prepare(self, context: Tensor) -> Tensor:
-        return self.network.prepare(context)
 
     def _spline(self, value: Tensor, context: Tensor, weights: Any = None) -> Spline:
         raw = torch.stack(self.network(value, context, weights), -1)
