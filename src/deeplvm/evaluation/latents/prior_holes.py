@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deeplvm.core.evidence import Evidence, elementwise
+from deeplvm.core.evidence import Evidence, density, elementwise
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.trace import Site, Trace, sum_right
 from deeplvm.evaluation.latents.aggregate import (
@@ -652,7 +652,7 @@ class _Drawn:
         rest = [name for name in self.latents if name not in total]
         if rest:
             trace = _posterior_at(self.model, given, wide, self.taken.missing, {})
-            total |= {n: trace[n].log_prob.double().expand(shape) for n in rest}
+            total |= {n: density(trace[n]).double().expand(shape) for n in rest}
         return each, total
 
     def _given(self) -> Iterator[dict[str, Tensor]]:
