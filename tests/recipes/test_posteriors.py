@@ -74,7 +74,7 @@ def test_a_function_serves_as_well_as_a_name() -> None:
         ("iaf(", "is not a posterior"),
         ("__import__('os')", "is not a posterior"),
         ("iaf(steps=4)", r"posterior 'iaf\(steps=4\)': .*steps"),
-        ("sylvester(kind='square')", "orthogonal, householder, triangular; found kind='square'"),
+        ("sylvester(kind='square')", "'orthogonal', 'householder', 'triangular', not 'square'"),
         ("mixture(components=0)", "components of at least 1"),
     ],
 )
