@@ -129,6 +129,7 @@ def sequential_monte_carlo(
         ValueError: If no latent is continuous, or an argument is out of its range.
 
     Examples:
+        >>> import torch
         >>> from deeplvm import Joint
         >>> from deeplvm.conditionals import Gaussian, StandardNormal
         >>> from deeplvm.networks import MLP

@@ -135,6 +135,7 @@ def rate_distortion(
             reads an observed name; or a number is below its least.
 
     Examples:
+        >>> import torch
         >>> from deeplvm import Joint
         >>> from deeplvm.conditionals import Gaussian, StandardNormal
         >>> from deeplvm.networks import MLP
