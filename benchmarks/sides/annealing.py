@@ -27,12 +27,13 @@ def walk(
     model = model_of(what).eval()
     with torch.no_grad():
         given = {"x": torch.from_numpy(pixels(what))[:rows]}
-        prepared = Walk(LatentSpace(model, given, frozenset()), "prior", temperatures, leapfrog)
+        prepared = Walk(LatentSpace(model, given, frozenset()), "prior", leapfrog)
+        schedule = prepared.schedule(temperatures)
 
     def run(steps: int) -> None:
         with torch.no_grad():
             for _ in range(steps):
-                prepared.forward(chains)
+                prepared.run(chains, schedule, "walk")
 
     return run
 
@@ -47,7 +48,7 @@ def pilot_seconds(
     given = {"x": torch.from_numpy(pixels(what))[:rows]}
     with torch.no_grad():
         began = time.perf_counter()
-        Walk(LatentSpace(model, given, frozenset()), "prior", temperatures, leapfrog)
+        Walk(LatentSpace(model, given, frozenset()), "prior", leapfrog).schedule(temperatures)
         return time.perf_counter() - began
 
 

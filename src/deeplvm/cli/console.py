@@ -182,7 +182,7 @@ def write_report(run: Run) -> None:
     from deeplvm.report import write_report
 
     note("writing the report")
-    write_report(run.folder)
+    write_report(run)
 
 
 def show(evaluation: Evaluation, *, json: bool) -> None:
