@@ -27,14 +27,12 @@ def reproducible() -> Iterator[None]:
     torch.manual_seed(0)
     before = torch.get_default_dtype(), torch.is_grad_enabled()
     validation = Distribution._validate_args
-    searched = list(sys.path)
+    searched, known = list(sys.path), set(sys.modules)
     yield
-    if sys.path != searched:  # a recipe was looked for in a temporary folder: forget its modules
-        added = tuple([folder for folder in sys.path if folder and folder not in searched])
-        sys.path[:] = searched
-        for name, module in list(sys.modules.items()):
-            if str(getattr(module, "__file__", None)).startswith(added):
-                del sys.modules[name]
+    sys.path[:] = searched
+    for name in set(sys.modules) - known:  # a recipe in a temporary folder: the next has its own
+        if f"{os.sep}pytest-of-" in str(getattr(sys.modules[name], "__file__", None)):
+            del sys.modules[name]
     after = torch.get_default_dtype(), torch.is_grad_enabled()
     torch.set_default_dtype(before[0])
     torch.set_grad_enabled(before[1])
