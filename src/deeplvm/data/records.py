@@ -576,7 +576,7 @@ class Data:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of names, shapes and values: a run that resumes sees that its data changed."""
+        """SHA-256 of names, shapes and values, by which a resumed run sees its data changed."""
         if self.description.fingerprint:  # computed when the data were looked at
             return self.description.fingerprint
         digest = hashlib.sha256()
