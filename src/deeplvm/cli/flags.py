@@ -162,6 +162,7 @@ def _options(rows: Sequence[Sequence[Any]], defaults: Mapping[str, Any]) -> dict
     for name, hint, default, text in rows:
         value = defaults.get(name, default)
         first = _restored(value[0]) if value else inspect.Parameter.empty
+        # a file of this package, which its own code writes: nobody else's words are evaluated
         found[name] = Option(name, eval(hint, names), first, text)
     return found
 

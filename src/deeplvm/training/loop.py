@@ -515,9 +515,9 @@ class Run:
     def _prepare(self, part: Part, done: float) -> None:
         """Compile the steps or not, when the first batch is at hand."""
         state, world = self.state, self.together.world
-        if state.threads is not None:
+        if state.threads and self.threads.open and state.threads <= self.threads.candidates[-1]:
             torch.set_num_threads(state.threads)
-        elif self.threads.open:
+        elif self.threads.open:  # not for a number that was asked for, nor on a smaller machine
             self._share_cores(self.batches("train", part.index), part)
         decided = state.compiled is not None and self.compile == "auto"
         wanted = bool(state.compiled) if decided else self.compile
