@@ -146,6 +146,7 @@ OF = {
     "bernoulli": BINARY,
     "discretized-logistic": PIXELS,
     "categorical": COUNTS,
+    "ordinal": COUNTS,
     "poisson": COUNTS,
     "negative-binomial": BURSTY,
     "gaussian": REALS,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
@@ -16,6 +16,7 @@ from deeplvm import conditionals
 from deeplvm.conditionals.columns import Columns
 from deeplvm.data.readers.source import Array, Facts
 from deeplvm.data.records import (
+    CODED,
     Data,
     DataError,
     Description,
@@ -24,7 +25,7 @@ from deeplvm.data.records import (
     Split,
     Variable,
 )
-from deeplvm.data.statistics import Summary
+from deeplvm.data.statistics import Summary, quantiles, repeated
 
 # A variance this many times the mean is too much for a Poisson even before the latents explain
 # some of it: 1 is exact for a Poisson, and latents only add.
@@ -33,6 +34,10 @@ UNDERDISPERSION = 0.7
 # Beyond it, single precision spoils the log-gamma of a count, and rounding is invisible anyway.
 LARGEST_COUNT = 4096
 LARGEST_IMAGE_LEVEL = 255
+# Kinds that have a density in the data's own units.
+_REAL: tuple[Kind, ...] = ("real", "date")
+# Columns of a table for which a density may need knots and atoms, and values that are looked at.
+_MOST_KNOTTED, _LOOKED_AT = 1000, 20_000_000
 
 
 @dataclass(frozen=True)
@@ -126,18 +131,22 @@ _ROWS = (
                ("levels",), "discretized-logistic", _COUNTED, lambda look: look.counted),
     Likelihood("categorical", "category",
                lambda v: partial(conditionals.Categorical, v.levels or 2, shape=v.shape),
-               ("levels", "category"), "categorical",
+               ("levels", "category", "ordinal"), "categorical",
+               _COUNTED, lambda look: look.counted and look.step == 1),
+    Likelihood("ordinal", "ordinal",
+               lambda v: partial(conditionals.Ordinal, v.levels or 2, shape=v.shape),
+               ("levels", "ordinal"), "ordinal",
                _COUNTED, lambda look: look.counted and look.step == 1),
     Likelihood("poisson", "counts", _mean(conditionals.Poisson), ("counts",), "poisson",
                _COUNTED, lambda look: look.counted and look.step == 1,
                heavier="negative-binomial"),
     Likelihood("negative-binomial", "counts", _mean(conditionals.NegativeBinomial), ("counts",),
                "negative-binomial", _COUNTED, lambda look: look.counted and look.step == 1),
-    Likelihood("gaussian", "real", _units(conditionals.Gaussian), ("real",), "a Gaussian",
+    Likelihood("gaussian", "real", _units(conditionals.Gaussian), ("real", "date"), "a Gaussian",
                density=True, in_units=True, heavier="student-t"),
-    Likelihood("laplace", "real", _units(conditionals.Laplace), ("real",), "a Laplace",
+    Likelihood("laplace", "real", _units(conditionals.Laplace), ("real", "date"), "a Laplace",
                density=True, in_units=True, heavier="student-t"),
-    Likelihood("student-t", "real", _units(conditionals.StudentT), ("real",), "a Student-t",
+    Likelihood("student-t", "real", _units(conditionals.StudentT), ("real", "date"), "a Student-t",
                density=True, in_units=True),
     Likelihood("continuous-bernoulli", "unit",
                lambda v: partial(conditionals.ContinuousBernoulli, v.shape), ("unit",),
@@ -157,6 +166,7 @@ LIKELIHOODS: Mapping[str, Likelihood] = {row.name: row for row in _ROWS}
 _USUAL = {
     "binary": "bernoulli", "levels": "discretized-logistic", "unit": "continuous-bernoulli",
     "counts": "negative-binomial", "real": "gaussian", "category": "categorical",
+    "ordinal": "ordinal", "date": "gaussian",
 }  # fmt: skip
 
 
@@ -328,7 +338,7 @@ def _check(look: _Look, what: str, likelihood: str, *, dequantize: bool) -> Choi
     if not row.suits(look):
         raise DataError(f"{what}: {title} needs {row.needs}, found {found}{_instead(look, row)}.")
     levels = look.levels or (int(look.maximum) + 1 if look.whole else None)
-    if row.kind not in ("levels", "category"):
+    if row.kind not in CODED:
         levels = 2 if row.kind == "binary" else None
     elif levels is None or levels > LARGEST_COUNT:
         raise DataError(
@@ -336,7 +346,7 @@ def _check(look: _Look, what: str, likelihood: str, *, dequantize: bool) -> Choi
         )
     else:
         levels = max(levels, 2)
-    step = look.step if row.kind in ("levels", "category") else 1.0
+    step = look.step if row.kind in CODED else 1.0
     return Choice(row.kind, likelihood, f"{what}: {likelihood}, as asked for.", levels, step)
 
 
@@ -613,11 +623,13 @@ def _groups(variable: Variable) -> list[tuple[list[int], Variable]]:
     """Columns of one likelihood and one number of levels, as one variable of several elements."""
     places: dict[tuple[str, int | None], list[int]] = {}
     for place, part in enumerate(variable.parts):
-        levels = part.levels if part.kind in ("levels", "category") else None
+        levels = part.levels if part.kind in CODED else None
         places.setdefault((part.likelihood, levels), []).append(place)
     groups = []
     for (likelihood, levels), chosen in places.items():
         parts = [variable.parts[place] for place in chosen]
+        found = [part.knots for part in parts if part.knots is not None]
+        knots = found if len(found) == len(parts) else None
         together = Variable(
             name=variable.name,
             shape=(len(parts),),
@@ -628,6 +640,8 @@ def _groups(variable: Variable) -> list[tuple[list[int], Variable]]:
             minimum=min(part.minimum for part in parts),
             maximum=max(part.maximum for part in parts),
             levels=levels,
+            knots=None if knots is None else torch.stack(knots),
+            atoms=sum([part.atoms for part in parts], ()),
         )
         groups.append((chosen, together))
     return groups
@@ -635,7 +649,7 @@ def _groups(variable: Variable) -> list[tuple[list[int], Variable]]:
 
 def refuse_coarse(facts: Facts, train: Summary, source: str, choices: list[Choice]) -> None:
     """Single precision must resolve the spread of each real element."""
-    real = np.array([choice.kind == "real" for choice in choices])
+    real = np.array([choice.kind in _REAL for choice in choices])
     if not real.any() or (len(choices) == 1 and train.dtype.itemsize < 4):
         return
     coarse = (np.abs(train.mean) * 2.0**-24 > 1e-3 * train.std) & (train.std > 0) & real
@@ -702,7 +716,11 @@ def binarization(
 
 
 def variable_of(
-    facts: Facts, source: str, choices: list[Choice], seen: Mapping[Split, Summary]
+    facts: Facts,
+    source: str,
+    choices: list[Choice],
+    seen: Mapping[Split, Summary],
+    train_rows: Tensor,
 ) -> Variable:
     """The variable ``x`` with the statistics of its training rows.
 
@@ -711,6 +729,7 @@ def variable_of(
         source: For messages.
         choices: One, or one a column.
         seen: The summary of each split's rows as they are modelled.
+        train_rows: Some or all of the training rows as they are modelled.
 
     Raises:
         DataError: If an element whose likelihood is a density is constant in the training rows.
@@ -719,9 +738,10 @@ def variable_of(
     mean, std = torch.from_numpy(train.mean), torch.from_numpy(train.std)
     first = choices[0]
     columns = facts.columns or ()
+    knotted = _knotted(choices, train_rows)
     parts: tuple[Variable, ...] = ()
     if len(choices) == 1:
-        if first.kind == "real" and first.likelihood != "beta":
+        if first.kind in _REAL and first.likelihood != "beta":
             _refuse_constant(std, source, facts.columns)
     else:
         parts = tuple(
@@ -739,10 +759,11 @@ def variable_of(
                 missing=bool(everything.missing[place]),
                 dequantized=choice.dequantize,
                 categories=facts.categories.get(column),
+                **knotted([place]),
             )
             for place, (column, choice) in enumerate(zip(columns, choices, strict=True))
         )
-        reals = torch.tensor([part.kind == "real" for part in parts])
+        reals = torch.tensor([part.kind in _REAL for part in parts])
         _refuse_constant(torch.where(reals, std, 1.0), source, columns)
     return Variable(
         name="x",
@@ -759,7 +780,30 @@ def variable_of(
         dequantized=any(choice.dequantize for choice in choices),
         columns=facts.columns,
         parts=parts,
+        **({} if parts else knotted(range(train_rows.shape[-1]))),
     )
+
+
+def _knotted(
+    choices: list[Choice], train_rows: Tensor
+) -> Callable[[Sequence[int]], dict[str, Any]]:
+    """Knots and atoms of some columns by their places; none of what is no density of columns."""
+    if train_rows.dim() != 2 or not 0 < train_rows.shape[1] <= _MOST_KNOTTED:
+        return lambda _: {}
+    step = -(-train_rows.numel() // _LOOKED_AT)
+    rows = train_rows[::step].numpy()
+
+    def found(places: Sequence[int]) -> dict[str, Any]:
+        choice = choices[places[0]] if len(choices) > 1 else choices[0]
+        if choice.kind not in _REAL or not len(places):
+            return {}
+        none = np.zeros(0)
+        atoms = [none if choice.dequantize else repeated(rows[:, place]) for place in places]
+        knots = [quantiles(rows[:, i], a) for i, a in zip(places, atoms, strict=True)]
+        shaped = torch.from_numpy(knots[0] if len(choices) > 1 else np.stack(knots))
+        return {"knots": shaped, "atoms": tuple([tuple(each.tolist()) for each in atoms])}
+
+    return found
 
 
 def _refuse_constant(std: Tensor, source: str, columns: tuple[str, ...] | None) -> None:
@@ -784,7 +828,7 @@ def warnings_of(variable: Variable, seen: Mapping[Split, Summary], train: Tensor
     for place in suspect.nonzero()[:, 0].tolist():
         name = variable.columns[place]
         part = variable.parts[place] if variable.parts else variable
-        if part.kind != "real" or part.dequantized:
+        if part.kind not in _REAL or part.dequantized:
             continue
         column = train[:, place]
         values, counts = column[~column.isnan()].unique(return_counts=True)

@@ -497,8 +497,8 @@ def _modelled(
                 if on_disk
                 else {each: Summary.of(some["x"].numpy()) for each, some in rows.items()}
             )
-        variable = replace(variable_of(facts, source, choices, seen), grey=scale)
         sample = rows["train"]["x"] if rows else _sample(reader, places["train"], facts)
+        variable = replace(variable_of(facts, source, choices, seen, sample), grey=scale)
         notes += warnings_of(variable, seen, sample)
     description = Description(
         name=facts.name,

@@ -52,7 +52,9 @@ class Column(Protocol):
 
 Columns = Mapping[str, Any]  # of Column; a tensor in memory can do more
 Split = Literal["train", "valid", "test"]
-Kind = Literal["binary", "levels", "unit", "counts", "real", "category", "mixed"]
+Kind = Literal[
+    "binary", "levels", "unit", "counts", "real", "category", "ordinal", "date", "mixed"
+]
 LikelihoodName = Literal[
     "auto",
     "bernoulli",
@@ -64,9 +66,12 @@ LikelihoodName = Literal[
     "poisson",
     "negative-binomial",
     "categorical",
+    "ordinal",
     "beta",
     "gamma",
 ]
+# Kinds whose values are 0 .. levels-1.
+CODED: tuple[Kind, ...] = ("levels", "category", "ordinal")
 # Beyond it a float64 no longer holds every level.
 Levels = Annotated[int, Bounds(1, 2**53)]
 SPLITS: tuple[Split, ...] = ("train", "valid", "test")
@@ -84,7 +89,8 @@ class Variable:
             too.
         kind: ``"binary"`` (0 or 1), ``"levels"`` (whole numbers 0 .. levels-1, such as 8-bit
             pixels), ``"unit"`` (grey reals in [0, 1]), ``"counts"``, ``"real"``, ``"category"``
-            (codes of unordered categories) or ``"mixed"`` (columns of several kinds).
+            (codes of unordered categories), ``"ordinal"`` (codes of ordered ones), ``"date"``
+            (days since 1970) or ``"mixed"`` (columns of several kinds).
         likelihood: The name of the likelihood chosen; ``"columns"`` for a mixed table.
         levels: How many values an element can take; ``None`` where there is no such number.
         step: One unit of the stored values in the file's own units: 1/255 where reals that are
@@ -99,7 +105,12 @@ class Variable:
         grey: The level that stood for probability 1, where grey values were binarized.
         columns: Names of the columns of a table.
         parts: A mixed table's columns, each a scalar variable.
-        categories: What the codes 0, 1, ... of a category stand for.
+        categories: What the codes 0, 1, ... of a category or of ordered levels stand for.
+        knots: Of the columns of a table that have a density: quantiles of the levels 0, 1/32, ...,
+            1 of their training values but for the atoms, shape ``(*shape, 33)``, float64, never
+            decreasing. A monotone map of a density goes through them.
+        atoms: Of each of these columns the values that repeat so often that they carry mass, such
+            as 0 or a cap, increasing; of a column among a table's :attr:`parts` one entry.
     """
 
     name: str
@@ -118,6 +129,8 @@ class Variable:
     columns: tuple[str, ...] | None = None
     parts: tuple[Variable, ...] = ()
     categories: tuple[str, ...] | None = None
+    knots: Tensor | None = None
+    atoms: tuple[tuple[float, ...], ...] = ()
 
     @property
     def elements(self) -> int:
@@ -129,7 +142,8 @@ class Variable:
         """How many numbers a network sees for one row: a category of L values takes L."""
         if self.parts:
             return sum(part.features for part in self.parts)
-        return self.elements * (self.levels or 1 if self.likelihood == "categorical" else 1)
+        coded = self.likelihood in ("categorical", "ordinal")
+        return self.elements * (self.levels or 1 if coded else 1)
 
     @property
     def divisor(self) -> float:
@@ -140,7 +154,8 @@ class Variable:
     @property
     def is_whole(self) -> bool:
         """Whether the values are whole numbers; under noise they no longer are."""
-        return self.kind in ("binary", "levels", "counts", "category") and not self.dequantized
+        density = self.kind in ("real", "unit", "date", "mixed")
+        return not density and not self.dequantized
 
     @property
     def is_image(self) -> bool:
@@ -168,15 +183,17 @@ class Variable:
         for name in ("shape", "columns", "categories"):
             if values.get(name) is not None:
                 values[name] = tuple(values[name])
-        for name in ("mean", "std"):
-            values[name] = torch.tensor(values[name], dtype=torch.float64)
+        for name in ("mean", "std", "knots"):
+            if values.get(name) is not None:
+                values[name] = torch.tensor(values[name], dtype=torch.float64)
+        values["atoms"] = tuple(map(tuple, values.get("atoms", ())))
         values["parts"] = tuple(cls.from_dict(part) for part in values.get("parts", ()))
         return cls(**values)
 
     def __str__(self) -> str:
         shape = "×".join(str(size) for size in self.shape) or "a number"
         what = f"{self.name}: {shape}, {_KIND_WORDS[self.kind]}"
-        if self.levels is not None and self.kind in ("levels", "category"):
+        if self.levels is not None and self.kind in CODED:
             what += f" ({self.levels} values)"
         if self.missing:
             what += ", some missing"
@@ -190,6 +207,8 @@ _KIND_WORDS: dict[str, str] = {
     "counts": "counts",
     "real": "reals",
     "category": "categories",
+    "ordinal": "ordered categories",
+    "date": "dates",
     "mixed": "columns of several kinds",
 }
 
@@ -679,7 +698,7 @@ def _check_variable(found: Variable) -> None:
     _check_types(found, f"{at}: ")
     shape, levels = found.shape, found.levels
     _expect(found.likelihood in _LIKELIHOODS, f"{at}: likelihood")
-    _expect(levels is not None or found.kind not in ("levels", "category"), f"{at}: levels")
+    _expect(levels is not None or found.kind not in CODED, f"{at}: levels")
     for name in ("mean", "std"):
         value = getattr(found, name)
         _expect(tuple(value.shape) == shape and not value.isinf().any(), f"{at}: {name}")
@@ -689,6 +708,11 @@ def _check_variable(found: Variable) -> None:
     _expect(found.likelihood not in _IN_UNITS or (found.std.float() > 0).all(), f"{at}: std")
     _expect(found.columns is None or shape == (len(found.columns),), f"{at}: columns")
     _expect(found.categories is None or len(found.categories) == levels, f"{at}: categories")
+    _expect(len(found.atoms) in (0, found.elements), f"{at}: atoms")
+    if found.knots is not None:
+        finite = found.knots.dim() and found.knots.isfinite().all()
+        _expect(finite and tuple(found.knots.shape[:-1]) == shape, f"{at}: knots")
+        _expect((found.knots.diff(dim=-1) >= 0).all(), f"{at}: knots")
     mixed = found.kind == "mixed"
     _expect(mixed == bool(found.parts) == (found.likelihood == "columns"), f"{at}: parts")
     _expect(not mixed or shape == (len(found.parts),), f"{at}: parts")

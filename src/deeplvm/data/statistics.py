@@ -12,6 +12,11 @@ from deeplvm.data.readers.source import Array
 
 # Grey values that are whole multiples of one of these steps were whole numbers once.
 RECOVERED_STEPS = (255, 256, 16, 15)
+# Quantiles of a column, those at both ends included.
+_KNOTS = 33
+# A value carries mass if it has this share of the rows, and stands out among the others; a column
+# of so few values has nothing but such.
+_SHARE, _TIMES, _LEAST, _FEW = 0.01, 10, 10, 32
 # Elements widened to float64 at a time: they stay in cache.
 _WIDEST_BLOCK = 1 << 18
 
@@ -183,3 +188,36 @@ class Summary:
     def column(self, place: int) -> Summary:
         """The summary of one column, shape ``(1,)``."""
         return self.changed(lambda values: values[:, place : place + 1])
+
+
+def repeated(values: Array) -> Array:
+    """The values of a column that repeat so often that they carry mass, increasing.
+
+    Each has a hundredth of the rows, at least ten, and ten times as many as a value has in the
+    median; of a column of a few values that repeat, all. Values rounded to a grid carry none.
+
+    >>> rng = np.random.default_rng(0)
+    >>> rain = rng.gamma(2.0, size=1000)
+    >>> repeated(np.where(rng.random(1000) < 0.4, 0.0, np.minimum(rain, 4.0))).tolist()
+    [0.0, 4.0]
+    >>> repeated(rain.round(1)).tolist()
+    []
+    """
+    found, counts = np.unique(values[~np.isnan(values)], return_counts=True)
+    if not len(found) or (len(found) <= _FEW and counts.min() > 1):
+        return found
+    least = max(_LEAST, _SHARE * counts.sum(), _TIMES * float(np.median(counts)))
+    return found[counts >= least]
+
+
+def quantiles(values: Array, atoms: Array) -> Array:
+    """Quantiles of the levels 0, 1/32, ..., 1 of a column's values but for its atoms, float64.
+
+    Of a column that has no other values, of all; of one of which no value was seen, zeros.
+    """
+    known = values[~np.isnan(values)].astype(np.float64)
+    if not len(known):
+        return np.zeros(_KNOTS)
+    others = known[~np.isin(known, atoms)]
+    known = others if len(others) else known
+    return np.quantile(known, np.linspace(0.0, 1.0, _KNOTS))

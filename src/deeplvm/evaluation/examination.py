@@ -141,7 +141,7 @@ class Examination:
         parts = self.variable.parts
         if not parts:
             return self.variable.elements
-        return len([part for part in parts if part.kind != "category"])
+        return len([part for part in parts if part.kind not in ("category", "ordinal")])
 
     def resting(self, split: Split, count: int = SEARCHED) -> Tensor:
         """Values of :attr:`variable`, shape ``(rows, elements)``, as they rest; NaN if missing."""

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from deeplvm.data.records import Variable
 
 ColumnKind = Literal["real", "counts", "binary", "category"]
-_KINDS: dict[str, ColumnKind] = {"binary": "binary", "counts": "counts", "category": "category"}
+_KINDS: dict[str, ColumnKind] = {
+    "binary": "binary", "counts": "counts", "category": "category", "ordinal": "category",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,9 @@ def _told(variable: Variable) -> list[ObservedColumn]:
             place,
             title,
             "real" if part.dequantized else _KINDS.get(part.kind, "real"),
-            _categories(part.categories, part.levels or 0) if part.kind == "category" else (),
+            _categories(part.categories, part.levels or 0)
+            if _KINDS.get(part.kind) == "category"
+            else (),
         )
         for place, (title, part) in enumerate(zip(titles, parts, strict=True))
     ]

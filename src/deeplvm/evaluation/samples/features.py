@@ -264,7 +264,10 @@ def _levels(variable: Variable | None, columns: int) -> list[int | None]:
     if variable is None:
         return [None] * columns
     if variable.parts:
-        return [part.levels if part.kind == "category" else None for part in variable.parts]
+        return [
+            part.levels if part.kind in ("category", "ordinal") else None
+            for part in variable.parts
+        ]
     return [variable.levels if variable.kind == "category" else None] * columns
 
 

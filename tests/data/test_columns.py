@@ -1,0 +1,91 @@
+"""What a density of a column needs besides its mean and spread; kinds of columns."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from deeplvm.data import DataError, Description, Variable, likelihood_of, load
+from deeplvm.data.records import check_description
+
+rng = np.random.default_rng(0)
+ROWS = 2000
+
+
+def rain(rows: int = ROWS) -> pd.DataFrame:
+    """Columns of reals: one with a point mass at 0 and a cap, one without."""
+    wet = np.minimum(rng.gamma(2.0, 3.0, rows), 12.0)
+    return pd.DataFrame(
+        {
+            "rain": np.where(rng.random(rows) < 0.3, 0.0, wet),
+            "wind": rng.normal(10, 2, rows),
+            "place": rng.choice(["hill", "vale"], rows),
+        }
+    )
+
+
+@pytest.mark.parametrize("columns", [["rain", "wind"], ["rain", "wind", "place"]])
+def test_columns_with_a_density_have_knots_and_atoms(columns: list[str]) -> None:
+    frame = rain()[columns]
+    data = load(frame)
+    x = data.variables["x"]
+    dry, wind = (x.parts[0], x.parts[1]) if x.parts else (x, x)
+    assert dry.atoms[0] == (0.0, 12.0)
+    assert wind.atoms[-1] == ()
+    knots = [part.knots for part in x.parts[:2]] if x.parts else list(x.knots)
+    for name, found, atoms in zip(["rain", "wind"], knots, [(0.0, 12.0), ()], strict=True):
+        train = data.train["x"][:, columns.index(name)].double().numpy()
+        others = train[~np.isin(train, atoms)]
+        expected = np.quantile(others, np.linspace(0, 1, 33))
+        np.testing.assert_allclose(found, expected)
+        assert found.dtype == torch.float64
+    if x.parts:
+        assert (x.parts[2].knots, x.parts[2].atoms) == (None, ())
+
+
+def test_whole_numbers_under_noise_have_no_atoms() -> None:
+    x = load(pd.DataFrame({"a": -rng.poisson(2.0, 300), "b": rng.normal(size=300)}))
+    whole = x.variables["x"].parts[0]
+    assert whole.dequantized
+    assert whole.atoms == ((),)
+    assert whole.knots is not None
+
+
+def test_knots_and_atoms_are_written_and_read() -> None:
+    description = load(rain()).description
+    back = Description.from_dict(json.loads(json.dumps(description.to_dict())))
+    check_description(back)
+    for part, other in zip(
+        description.variables["x"].parts, back.variables["x"].parts, strict=True
+    ):
+        assert part.atoms == other.atoms
+        assert part.knots is None or torch.equal(part.knots, other.knots)
+    plain = description.to_dict()
+    for part in (plain["variables"]["x"], *plain["variables"]["x"]["parts"]):
+        part.pop("knots"), part.pop("atoms")  # as the version before wrote it
+    check_description(Description.from_dict(plain))
+
+
+@pytest.mark.parametrize(
+    "change", [{"knots": torch.tensor([1.0, 0.0])}, {"atoms": ((), ())}, {"knots": torch.eye(2)}]
+)
+def test_damaged_knots_are_refused(change: dict) -> None:
+    description = load(rain()).description
+    x = description.variables["x"]
+    broken = replace(x, parts=(replace(x.parts[0], **change), *x.parts[1:]))
+    with pytest.raises(DataError, match="damaged"):
+        check_description(replace(description, variables={"x": broken}))
+
+
+def test_ordered_levels_have_an_ordinal_likelihood() -> None:
+    grades = rng.integers(0, 4, (100, 3))
+    x = load(grades, likelihood="ordinal").variables["x"]
+    assert (x.kind, x.likelihood, x.levels, x.features) == ("ordinal", "ordinal", 4, 12)
+    p = likelihood_of(x)()
+    assert torch.allclose(p.log_prob(torch.zeros(3)).exp(), torch.tensor(0.25**3))
+    assert isinstance(Variable.from_dict(x.to_dict()), Variable)
