@@ -133,6 +133,19 @@ def test_resume_of_a_longer_run_is_the_longer_run(deeplvm: Run, csv: Path) -> No
     assert parts.config.training["epochs"] == 4
 
 
+def test_minutes_end_a_run_and_more_of_them_go_on(deeplvm: Run, csv: Path) -> None:
+    common = ("--label", "kind", "--no-evaluate", "--latent", 2, "--hidden", 8)
+    words = ("--epochs", 3, "--minutes", "1e-9", "--batch-size", 1000, "--out", "parts")
+    outcome = deeplvm("fit", csv, *common, *words)
+    assert outcome.code == 0, outcome.err
+    assert "the time is over" in outcome.err
+    assert len(Path("parts/metrics.jsonl").read_text().splitlines()) == 1
+    assert "minutes already" in deeplvm("resume", "parts", "--minutes", "1e-9").line
+    assert deeplvm("resume", "parts", "--minutes", 5, "--no-evaluate").code == 0
+    assert len(Path("parts/metrics.jsonl").read_text().splitlines()) == 3
+    assert open_run("parts").config.training["minutes"] == 5
+
+
 def test_evaluate(deeplvm: Run, table_run: Path, copy_of: Callable[[Path], Path]) -> None:
     run = copy_of(table_run)
     outcome = deeplvm("evaluate", run, "--particles", 30, "--json")

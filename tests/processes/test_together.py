@@ -220,6 +220,14 @@ LONG = (
 )  # fmt: skip
 
 
+def test_the_time_is_over_for_all_at_the_same_step(starting: Start, tmp_path: Path) -> None:
+    words = [*LONG, "--minutes", "1e-9", "--out", "run"]
+    team = starting(tmp_path, "fit", 2, words=words)
+    assert set(team.codes()) == {0}, team.said()
+    (line,) = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
+    assert json.loads(line)["part"] == 0.2  # two of ten steps: the second is told of the time
+
+
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_stops_all_at_the_same_step(
     starting: Start, tmp_path: Path, number: signal.Signals, code: int

@@ -7,6 +7,7 @@ import functools
 import inspect
 import itertools
 import json
+import math
 from typing import Any
 
 import docstring_parser
@@ -342,6 +343,38 @@ class TestBest:
         assert history.best_epoch == 1 + values.index(max(values))
         assert len(values) == history.best_epoch + 3
         assert same(weights(model), seen[history.best_epoch - 1])
+
+    def test_the_time_ends_in_the_middle_of_an_epoch(self):
+        """What is learned by then is measured; the run goes on with more of it."""
+        x, rates = gaussian_rows(100), list[float]()
+        options = {"valid": {"x": gaussian_rows(10, seed=4)}, "batch_size": 10, "epochs": 500}
+        history = quietly(linear_gaussian(), {"x": x}, minutes=1e-9, **options)
+        assert (history.stopped, len(history.epochs)) == ("minutes", 1)
+        assert history.epochs[0]["part"] == 0.1  # a step at least
+        assert math.isfinite(history.epochs[0]["valid"]["elbo"])
+        history = quietly(
+            linear_gaussian(),
+            {"x": x},
+            minutes=1 / 60,
+            schedule="cosine",
+            callbacks=[OnEpoch(lambda record: rates.append(record["learning_rate"]))],
+            **options,
+        )
+        assert history.stopped == "minutes"
+        assert len(history.epochs) < 500
+        assert rates[-1] < 0.1 * rates[0]  # the schedule follows the clock
+        assert history.epochs[-1]["rows_per_second"] > 0
+
+    def test_minutes_that_go_on(self, tmp_path):
+        x, options = {"x": gaussian_rows(100)}, {"batch_size": 10, "folder": tmp_path}
+        first = quietly(linear_gaussian(), x, epochs=3, minutes=1e-9, **options)
+        again = quietly(linear_gaussian(), x, epochs=3, minutes=1e-9, resume=True, **options)
+        assert (len(again.epochs), again.stopped) == (1, "minutes")  # it was over already
+        more = quietly(linear_gaussian(), x, epochs=3, minutes=5.0, resume=True, **options)
+        assert (len(more.epochs), more.stopped) == (3, "epochs")
+        assert untimed(more.epochs[:1]) == untimed(first.epochs)
+        with pytest.raises(ValueError, match="minutes must be a positive number, not 0"):
+            Stopping(minutes=0)
 
     def test_patience_needs_held_out_rows(self):
         with pytest.raises(ValueError, match="Early stopping needs held-out rows"):

@@ -269,8 +269,8 @@ def _is_idle(run: Run, model: LatentVariableModel) -> bool:
     return not any([asks(each, model) for each in phases_of(phases, model)])
 
 
-class _Epochs(Callback):
-    """Another number of epochs: written to the configuration when training goes on with it."""
+class _Longer(Callback):
+    """Other epochs or minutes: written to the configuration when training goes on with them."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -280,6 +280,12 @@ class _Epochs(Callback):
             raise RunError(
                 f"{self.run.folder} has been trained for {options['epoch']} epochs already, and "
                 f"--epochs {options['epochs']} is the number in all."
+            )
+        minutes = self.run.config.training.get("minutes")
+        if minutes is not None and options["seconds"] >= 60 * minutes:
+            raise RunError(
+                f"{self.run.folder} has been trained for {options['seconds'] / 60:.3g} minutes "
+                f"already, and --minutes {minutes:g} is the number in all."
             )
         path = self.run.folder / "config.toml"
         write_atomically(path, self.run.config.to_toml().encode())
@@ -300,14 +306,20 @@ def refuse_restart(run: Run) -> None:
 
 
 def go_on(
-    run: Run, model: LatentVariableModel, data: Data, epochs: int | None, device: str
+    run: Run,
+    model: LatentVariableModel,
+    data: Data,
+    epochs: int | None,
+    minutes: float | None,
+    device: str,
 ) -> Run:
-    """Train where a run stopped, perhaps to another number of epochs; the run as it then is."""
+    """Train where a run stopped, perhaps for more epochs or minutes; the run as it then is."""
     more: dict[str, Any] = {"device": device, "resume": True}
-    if epochs is not None:
-        training = {**run.config.training, "epochs": epochs}
+    given = {k: v for k, v in {"epochs": epochs, "minutes": minutes}.items() if v is not None}
+    if given:
+        training = run.config.training | given
         run = replace(run, config=replace(run.config, training=training))
-        more["callbacks"] = [_Epochs(run)]
+        more["callbacks"] = [_Longer(run)]
     train(run, model, data, **more)
     return run
 

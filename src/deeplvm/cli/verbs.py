@@ -106,6 +106,7 @@ def resume(  # noqa: D417 - the types say the rest
     /,
     *,
     epochs: Number | None = None,
+    minutes: float | None = None,
     device: Device = "auto",
     trust: Trust = False,
     evaluate: bool = True,
@@ -116,6 +117,7 @@ def resume(  # noqa: D417 - the types say the rest
 
     Args:
         epochs: Passes over the data in all, if other than the run was started with.
+        minutes: Of training in all, if other than the run was started with.
         evaluate: Whether to evaluate and write the report in the end.
         evaluation_particles: Draws a row of the evaluation.
         json: Print the contents of evaluation.json instead of the table.
@@ -130,7 +132,7 @@ def resume(  # noqa: D417 - the types say the rest
         by_first(here, lambda: refuse_restart(opened))
         data = data_of(here, lambda: opened.data, opened.config.data)
         model = opened.build()
-        opened = go_on(opened, model, data, epochs, device)
+        opened = go_on(opened, model, data, epochs, minutes, device)
         finish(opened, model, data, evaluate=evaluate, particles=evaluation_particles, json=json)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import signal
 import sys
 import threading
@@ -33,7 +34,10 @@ class Callback:
     """
 
     def started(self, options: Mapping[str, Any]) -> None:
-        """Training begins or goes on; ``options`` are what it was told, ``epoch`` those done."""
+        """Training begins or goes on; ``options`` are what it was told.
+
+        ``epoch`` is how many were done before, ``seconds`` the time that they took.
+        """
 
     def step_ended(self, step: int, objective: float | Tensor) -> None:
         """A step was taken: its number over all epochs, from 1, and its mean objective.
@@ -97,6 +101,7 @@ class TensorBoard(Callback):
 
 
 Record = dict[str, Any]
+Ending = Literal["epochs", "patience", "minutes"]
 # The entries of a record that depend on the machine and the hour: equal runs differ in these only.
 TIMINGS = ("seconds", "rows_per_second", "fraction_of_limit", "peak_memory")
 
@@ -115,13 +120,14 @@ class History:
         bound: Name of the bound (or other measure) by which the best epoch was chosen.
         best_epoch: The epoch whose weights the model has: the best held out among those that can
             be compared (the record of another has ``comparable`` false), without such the last.
-        stopped: Why it ended: all epochs done, or patience lost.
+        stopped: Why it ended: all epochs done, patience lost, or the minutes over (the last
+            record then says which ``part`` of its epoch was done).
     """
 
     epochs: tuple[Record, ...]
     bound: str
     best_epoch: int
-    stopped: Literal["epochs", "patience"]
+    stopped: Ending
 
     def values(self, split: str = "train", name: str | None = None) -> list[float]:
         """One number an epoch; by default of the bound."""
@@ -240,13 +246,16 @@ class Progress:
     Args:
         epochs: Of the whole run.
         done: Of these, how many were done before (a resumed run).
+        seconds: That it may take at most.
         bound: What is shown of the metrics, ``"elbo"``.
         quiet: Whether nothing is shown.
     """
 
-    def __init__(self, epochs: int, done: int, bound: str, *, quiet: bool) -> None:
+    def __init__(
+        self, epochs: int, done: int, bound: str, *, quiet: bool, seconds: float = math.inf
+    ) -> None:
         self.epochs, self.bound, self.done = epochs, bound, done
-        self.first = done
+        self.first, self.seconds = done, seconds
         self.shows = not quiet
         self.bar: Any = None
         self.task: Any = None
@@ -304,9 +313,9 @@ class Progress:
         if self.bar is not None:
             self.bar.update(self.task, completed=self.done, epoch=self.done, bound=shown)
             return
-        left = (
-            (time.monotonic() - self.start) / (self.done - self.first) * (self.epochs - self.done)
-        )
+        spent = time.monotonic() - self.start
+        left = spent / (self.done - self.first) * (self.epochs - self.done)
+        left = max(0.0, min(left, self.seconds - spent))
         say(f"epoch {self.done}/{self.epochs}  {shown}  {in_words(left)} left")
 
     def say(self, line: str) -> None:

@@ -10,7 +10,7 @@ from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -29,7 +29,15 @@ from deeplvm.parallel.steps import Part, Together
 from deeplvm.randomness import own_randomness, seed_of
 from deeplvm.training import callbacks as metering
 from deeplvm.training.batches import AnyBatches, Rows, Source, Split, Streams, batches_of
-from deeplvm.training.callbacks import Callback, History, Progress, Record, Signals
+from deeplvm.training.callbacks import (
+    Callback,
+    Ending,
+    History,
+    Progress,
+    Record,
+    Signals,
+    in_words,
+)
 from deeplvm.training.checkpoint import CheckpointError, Checkpoints
 from deeplvm.training.failures import TrainingInterrupted, explained, non_finite
 from deeplvm.training.measure import Measurement, Selection, for_rows, name_of
@@ -265,7 +273,14 @@ def fit(
             state.load(saved, str(saving.folder))
             files.saved = (state.epoch, state.position)
         files.write_metrics(state.history)
-        progress = Progress(epochs, state.epoch, selection.name, quiet=quiet or not first)
+        seconds = 60.0 * stopping.minutes if stopping.minutes else math.inf
+        progress = Progress(
+            epochs,
+            state.epoch,
+            selection.name,
+            quiet=quiet or not first,
+            seconds=seconds - state.spent,
+        )
         signals = stack.enter_context(Signals())
         run = Run(
             state=state,
@@ -290,6 +305,7 @@ def fit(
             epochs=epochs,
             batch_size=batch_size,
             patience=stopping.patience,
+            limit=seconds,
             compile=_compilable(machine.compile, listed),
             compile_budget=machine.compile_budget,
             threads=threads,
@@ -302,7 +318,14 @@ def fit(
             progress.say(line)
         try:
             for callback in told:
-                callback.started({**state.run, "epochs": epochs, "epoch": state.epoch})
+                callback.started(
+                    {
+                        **state.run,
+                        "epochs": epochs,
+                        "epoch": state.epoch,
+                        "seconds": state.spent,
+                    }
+                )
             stopped = run.go()
             history = History(tuple(state.history), selection.name, state.best_epoch, stopped)
         except (Stopped, KeyboardInterrupt) as error:
@@ -338,6 +361,7 @@ class Run:
     epochs: int
     batch_size: int  # of all processes together
     patience: int | None
+    limit: float  # seconds of training in all
     compile: Compile
     compile_budget: float
     threads: Threads
@@ -357,7 +381,7 @@ class Run:
         silent = Callback.step_ended
         self.watching = [each for each in self.callbacks if type(each).step_ended is not silent]
 
-    def go(self) -> Literal["epochs", "patience"]:
+    def go(self) -> Ending:
         """Train to the end; why it ended.
 
         Raises:
@@ -367,10 +391,14 @@ class Run:
         for epoch in range(state.epoch + 1, self.epochs + 1):
             if self.patience_lost:
                 return "patience"
+            if self.late:
+                self.progress.say(f"the time is over, after {in_words(state.spent)} of training")
+                return "minutes"
             self.begin(epoch)
             for index in self.batches.order(epoch, self.seed, self.batch_size, state.position):
                 self.step(epoch, index)
-                self.save_if_due()
+                if self.ends_here():
+                    break
             self.finish(*self.measured(epoch))
         return "epochs"
 
@@ -378,6 +406,12 @@ class Run:
     def patience_lost(self) -> bool:
         """Whether so many epochs were no better than the best."""
         return self.patience is not None and self.state.waited >= self.patience
+
+    @property
+    def late(self) -> bool:
+        """Whether the time is over, by the clock of the first process."""
+        late = self.state.spent >= self.limit
+        return late if math.isinf(self.limit) else self.together.world.from_first(late)
 
     def begin(self, epoch: int) -> None:
         """Choose the steps of this epoch's batches."""
@@ -395,9 +429,11 @@ class Run:
     def step(self, epoch: int, index: Tensor) -> None:
         """Ascend the objectives of a batch."""
         state, together = self.state, self.together
-        together.stop = self.signals.received is not None
+        together.stop = self.signals.received is not None or state.spent >= self.limit
         done = epoch - 1 + state.position / self.per_epoch
-        for each in (state.rates, self.weight, state.companions):
+        by_clock = self.epochs * state.spent / self.limit if state.rates.over_the_run else 0.0
+        state.rates.at(max(done, by_clock))
+        for each in (self.weight, state.companions):
             each.at(done)
         part = together.part(index)
         if not self.ready:
@@ -422,20 +458,23 @@ class Run:
         for step in self.program:
             self.tally.add(step, batch, part, self.weight.value)
 
-    def save_if_due(self) -> None:
-        """Write a checkpoint where the last is old, and before stopping at a signal.
+    def ends_here(self) -> bool:
+        """Whether the time is over; a checkpoint is written where the last is old.
 
         Raises:
-            Stopped: If one was heard.
+            Stopped: If a signal was heard; all is saved.
         """
         # others have heard of it by the step itself; one alone need not wait for the next
-        alone = self.together.world.alone
-        stop = self.together.stop or (alone and self.signals.received is not None)
-        if stop or self.files.stale():
-            self.save()
+        alone, heard = self.together.world.alone, self.signals.received is not None
+        stop = self.together.stop or (alone and (heard or self.state.spent >= self.limit))
         if stop:
             self.signals.received = self.together.agreed(self.signals.received)
+        asked = stop and self.signals.received is not None
+        if asked or self.files.stale():
+            self.save()
+        if asked:
             raise Stopped
+        return stop
 
     def measured(self, epoch: int) -> tuple[Record, bool, float]:
         """The record of an epoch, whether it is the best one, and the seconds that took."""
@@ -487,11 +526,14 @@ class Run:
         record["learning_rate"] = float(step.optimizer.param_groups[0]["lr"])
         if step.skip is not None:
             record["skipped"] = sum([each.skipped for each in dict.fromkeys(self.program)])
+        if state.position < self.per_epoch:  # the time was over
+            record["part"] = round(state.position / self.per_epoch, 4)
         record |= self._timings(measuring)
         state.history.append(record)
         state.begin(seed_of(self.seed, state.epoch + 1))
         self.files.add_metrics(record)
-        if state.epoch == self.epochs or self.patience_lost or self.files.due(state.epoch):
+        last = state.epoch == self.epochs or self.patience_lost or self.late
+        if last or self.files.due(state.epoch):
             self.save()
         self.progress.epoch(record, best=better)
         for callback in self.callbacks:
@@ -499,7 +541,8 @@ class Run:
 
     def _timings(self, measuring: float) -> dict[str, Any]:
         state = self.state
-        rate = self.batches.rows("train") / state.seconds if state.seconds else 0.0
+        rows = min(state.position * self.batch_size, self.batches.rows("train"))
+        rate = rows / state.seconds if state.seconds else 0.0
         fraction = None
         if state.flops:
             dtype = torch.bfloat16 if self.program[0].bfloat16 else torch.float32
@@ -532,6 +575,7 @@ class Run:
                     wanted=wanted,
                     left=round((self.epochs - done) * self.per_epoch),
                     budget=self.compile_budget,
+                    seconds=self.limit - self.state.spent,
                     say=self.progress.say,
                 )
             self.progress.say(choice.reason)

@@ -64,6 +64,10 @@ class Stopping:
     Attributes:
         patience: Stop after so many epochs without a better one. Epochs that cannot be compared,
             such as those before the end of a KL warm-up, are not counted.
+        minutes: Stop after so many minutes of training in all, those before a resume too, if the
+            epochs are not done before: after the next step, in the middle of an epoch, what is
+            learned is measured a last time. A schedule over the run (``"cosine"``) then follows
+            the clock where that is ahead of the epochs. What is reached depends on the machine.
         measure: What is compared on held-out rows: ``"elbo"``, the objective's name or that of a
             variable (its term of the ledger); or a function of the model and of named rows that
             returns a number, or one a row, in place of all that is measured of the ledger, which a
@@ -73,11 +77,12 @@ class Stopping:
     """
 
     patience: int | None = None
+    minutes: float | None = None
     measure: str | Callable[[LatentVariableModel, dict[str, Any]], Tensor | float] | None = None
     direction: Literal["higher", "lower"] = "higher"
 
     def __post_init__(self) -> None:
-        check(patience=self.patience)
+        check(patience=self.patience, minutes=self.minutes)
         if self.direction not in ("higher", "lower"):
             raise ValueError(f"direction is 'higher' or 'lower', not {self.direction!r}.")
         if self.measure is None and self.direction == "lower":
@@ -153,7 +158,7 @@ class Machine:
         return self.precision == "bfloat16"
 
 
-_REAL = ("learning_rate", "clip", "skip", "checkpoint_seconds", "compile_budget")
+_REAL = ("learning_rate", "clip", "skip", "minutes", "checkpoint_seconds", "compile_budget")
 
 
 def check(**numbers: float | None) -> None:

@@ -250,6 +250,7 @@ class Rates:
         base: Sequence[Sequence[float]],
         epochs: int,
     ) -> None:
+        by_name = schedule if isinstance(schedule, str) else None
         if isinstance(schedule, str):
             if schedule not in BY_NAME:
                 raise ValueError(
@@ -259,6 +260,7 @@ class Rates:
                 )
             schedule = BY_NAME[schedule](epochs)
         self.factor = schedule if isinstance(schedule, Schedule) else None
+        self.over_the_run = by_name in ("cosine", "exponential")
         self.optimizers = optimizers
         self.base = base
         self.schedulers: list[LRScheduler] = []

@@ -212,6 +212,7 @@ class State:
         self.threads: int | None = None  # none where there was nothing to decide
         self.flops: float | None = None  # of one row's steps; none before they were counted
         self.history: list[Record] = []  # of the epochs done
+        self.elapsed = 0.0  # seconds that those took
         # of the epoch after those: batches done, their objectives' sum, their rows, their time
         self.position, self.total, self.rows, self.seconds = 0, 0.0, 0, 0.0
         self.best_epoch, self.best = 0, self._copy()
@@ -222,6 +223,11 @@ class State:
         return len(self.history)
 
     @property
+    def spent(self) -> float:
+        """Seconds of training so far, of resumed runs in all."""
+        return self.elapsed + self.seconds
+
+    @property
     def waited(self) -> int:
         """Epochs since the best one that could have been better."""
         return len([each for each in self.history[self.best_epoch :] if self._counts(each)])
@@ -229,6 +235,7 @@ class State:
     def begin(self, seed: int) -> None:
         """The first batch of an epoch is next."""
         self.position, self.total, self.rows, self.seconds = 0, 0.0, 0, 0.0
+        self.elapsed = sum([each["seconds"] for each in self.history])
         self.generator.manual_seed(seed)
 
     def keep_if_better(self, record: Record) -> bool:
@@ -324,6 +331,7 @@ class State:
         check_optimizers(tree["optimizers"], [step.optimizer for step in self.steps], folder)
         for name, (_, put_back) in self._entries().items():
             put_back(tree[name])
+        self.elapsed = sum([each["seconds"] for each in self.history])
 
     def _copy(self) -> dict[str, Tensor]:
         return {

@@ -454,6 +454,7 @@ def choose(
     wanted: Compile,
     left: int,
     budget: float,
+    seconds: float = math.inf,
     say: Callable[[str], None],
 ) -> Choice:
     """Compile the steps, or not; they are ready for the first batch afterwards.
@@ -468,6 +469,7 @@ def choose(
         wanted: ``True``, ``False``, or ``"auto"``: where training would take more than five times
             the budget, both forms are timed and the faster is taken.
         left: Batches still to come.
+        seconds: That training may still take.
         budget: Seconds that compiling may take before ``"auto"`` gives it up.
         say: Told before a long wait.
 
@@ -492,7 +494,7 @@ def choose(
             eager = 0.0
             if wanted == "auto":
                 eager = _seconds(once)
-                if eager * left < _WORTH * budget:
+                if min(eager * left, seconds) < _WORTH * budget:
                     return Choice(compiled=False, by_clock=True)
                 say(f"compiling the step (at most {budget:.0f} s; --compile no leaves it out)")
             return _tried(steps, once, len(part.index), eager, budget)
