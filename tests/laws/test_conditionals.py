@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from deeplvm.conditionals import (
+    Autoregressive,
     BatchNormalisedGaussian,
     Bernoulli,
     Beta,
@@ -34,6 +35,7 @@ from deeplvm.conditionals import (
     Ordinal,
     Poisson,
     PrecisionWeighted,
+    Spiked,
     StandardNormal,
     StudentT,
     UniformSphere,
@@ -144,6 +146,7 @@ def gamma(d: Distribution) -> object:
 
 
 UNITS = (torch.tensor(30.0), torch.tensor(7.0))
+KNOTS = torch.tensor([-2.0, -1.0, 0.0, 1.2, 2.5])
 
 MEMBERS: dict[str, Member] = {
     "StandardNormal": Member(lambda s, _: StandardNormal(s), twin=normal, network=None),
@@ -368,6 +371,28 @@ MEMBERS: dict[str, Member] = {
         lambda s, n: StudentT(s, n, df=1e7), twin=student_t, traced=False
     ),
     "StudentT, units": Member(lambda s, n: StudentT(s, n, units=UNITS), twin=student_t),
+    "Autoregressive": Member(
+        lambda s, n: Autoregressive(Gaussian(s), n, width=12).eval(), moments=False
+    ),
+    "Autoregressive, categories": Member(
+        lambda s, n: Autoregressive(Categorical(4, shape=s), n, width=12, orders=2).eval(),
+        4,
+        moments=False,
+    ),
+    "Spiked": Member(lambda s, n: Spiked(s, n, knots=KNOTS)),
+    "Spiked, whole numbers": Member(
+        lambda s, n: Spiked(
+            s,
+            n,
+            knots=torch.tensor([0.0, 1.0, 3.0, 9.0]),
+            atoms=torch.tensor([0.0, 4.0]).expand(*s, 2),
+            components=2,
+            bounds=(0.0, torch.inf),
+            step=1.0,
+        ),
+        "counts",
+        moments=False,
+    ),
     "Gamma": Member(lambda s, n: Gamma(s, n), "positive", gamma),
     "Gamma, unit": Member(
         lambda s, n: Gamma(s, n, unit=1e4, concentration="dimension"),

@@ -1,6 +1,8 @@
 """Conditionals: maps from parents to a distribution, each a factor of a joint."""
 
+from deeplvm.conditionals.autoregressive import Autoregressive
 from deeplvm.conditionals.collapse import BatchNormalisedGaussian, CommittedGaussian
+from deeplvm.conditionals.columns import Columns
 from deeplvm.conditionals.concrete import BinaryConcrete, Concrete
 from deeplvm.conditionals.counts import NegativeBinomial, Poisson
 from deeplvm.conditionals.discrete import Bernoulli, Categorical, OneHot, Ordinal
@@ -15,14 +17,17 @@ from deeplvm.conditionals.products import PrecisionWeighted, ProductOfExperts
 from deeplvm.conditionals.real import Gamma, Laplace, StudentT
 from deeplvm.conditionals.simplex import Dirichlet
 from deeplvm.conditionals.sphere import UniformSphere, VonMisesFisher
+from deeplvm.conditionals.spiked import Spiked
 from deeplvm.conditionals.unit_interval import Beta, ContinuousBernoulli
 
 __all__ = [
+    "Autoregressive",
     "BatchNormalisedGaussian",
     "Bernoulli",
     "Beta",
     "BinaryConcrete",
     "Categorical",
+    "Columns",
     "CommittedGaussian",
     "Concrete",
     "ContinuousBernoulli",
@@ -45,6 +50,7 @@ __all__ = [
     "Poisson",
     "PrecisionWeighted",
     "ProductOfExperts",
+    "Spiked",
     "StandardNormal",
     "Stratified",
     "StudentT",

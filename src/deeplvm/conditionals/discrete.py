@@ -176,7 +176,7 @@ class Ordinal(nn.Module):
 
     Args:
         levels: the number n of levels, at least 2.
-        network: maps the parents to features; ``None`` for thresholds alone (f = 0).
+        network: maps the parents to features; ``None`` for a free f, 0 at first.
         shape: the event shape; ``()`` for one value.
         minimum_gap: the smallest distance of two thresholds, so that no level is impossible.
 
@@ -204,7 +204,7 @@ class Ordinal(nn.Module):
         self.event_shape = event_shape_of(shape, "Ordinal")
         self.minimum_gap = minimum_gap
         at_least(levels, 2, "Ordinal", "levels")
-        self.head = None if network is None else Head(network, self.event_shape, 1, "Ordinal")
+        self.head = Head(network, self.event_shape, 1, "Ordinal")
         even = (torch.arange(1.0, levels) / levels).logit().expand(*self.event_shape, levels - 1)
         self.first = nn.Parameter(even[..., 0].clone())
         self.gaps = nn.Parameter(raw_of(even.diff(dim=-1) - minimum_gap))
@@ -217,15 +217,7 @@ class Ordinal(nn.Module):
 
     def forward(self, *parents: Tensor) -> Independent:
         """The distribution of the value given parents of shapes ``(*particles, batch, ...)``."""
-        if self.head is not None:
-            (location,) = self.head.each(*parents)
-        elif parents:
-            raise TypeError(
-                f"Ordinal has no network, so it takes no parents, found {len(parents)}; give it "
-                "one: Ordinal(levels, MLP(...))."
-            )
-        else:
-            location = torch.zeros_like(self.first)
+        (location,) = self.head.each(*parents)
         logits = cumulative_logits(location, self.thresholds())
         elements = OrdinalDistribution(logits=logits, validate_args=False)
         return Independent(elements, len(self.event_shape), validate_args=False)

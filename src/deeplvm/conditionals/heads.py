@@ -129,7 +129,7 @@ class Head(nn.Module):
         if mapped == 1 and len(self.event_shape) == 1:
             return parts
         return tuple(
-            [part.reshape(*part.shape[: part.ndim - mapped], *self.event_shape) for part in parts]
+            [part.reshape(part.shape[: part.ndim - mapped] + self.event_shape) for part in parts]
         )
 
     def _raw(self, *parents: Tensor) -> tuple[Tensor, int]:

@@ -7,6 +7,7 @@ from deeplvm.networks.local_reparameterisation import (
     LocallyReparameterisedLinear,
     weights_divergence,
 )
+from deeplvm.networks.masked import MaskedNetwork
 from deeplvm.networks.mlp import MLP, glorot
 from deeplvm.networks.recurrent import GRU
 from deeplvm.networks.skip import SkipMLP
@@ -18,6 +19,7 @@ __all__ = [
     "ConvolutionalEncoder",
     "Features",
     "LocallyReparameterisedLinear",
+    "MaskedNetwork",
     "Residual",
     "SkipMLP",
     "fold_particles",

@@ -1,0 +1,275 @@
+"""Elements one after another: each given those before it, in any order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Size, Tensor, nn
+from torch.distributions import Distribution, constraints
+
+from deeplvm.conditionals.columns import Columns
+from deeplvm.conditionals.heads import Network, at_least
+from deeplvm.conditionals.local import corrected, heads_of
+from deeplvm.core.trace import score
+from deeplvm.networks.features import out_shape_of
+from deeplvm.networks.masked import MaskedNetwork
+
+
+class Autoregressive(nn.Module):
+    r"""A conditional of independent elements, made to depend on each other.
+
+    .. math:: p(x | h) = \frac1M \sum_{\pi} \prod_{d=1}^D p(x_{\pi(d)} | x_{\pi(1)}, \dots,
+              x_{\pi(d-1)}, h)
+
+    The conditional has free parameters :math:`\lambda`, the same for all rows; a masked network
+    adds to those of an element what the elements before it say. So any kind of elements will do:
+    binary pixels (MADE), categories, counts, reals, the columns of a table.
+
+    In training each call has its own random order :math:`\pi`; measured, a row has M fixed ones.
+    Missing elements (NaN) come last in the order of their row, so that the density of the others
+    is exact and costs nothing; and any elements are drawn given any others (:meth:`complete` of
+    the distribution). A density takes M passes, a draw one pass an element.
+
+    Args:
+        conditional: a conditional of independent elements without a network, such as
+            ``Bernoulli(784)`` or :class:`~deeplvm.conditionals.Columns`.
+        network: maps the parents to features that all elements see; ``None`` without parents.
+        width: how many units a layer of the masked network has.
+        blocks: its residual blocks, of two layers each.
+        orders: M; the first is that of the elements.
+        any_order: whether the order is random in training; otherwise it is that of the elements,
+            but for what is missing, and M is 1.
+
+    Shape:
+        Parents of leading shape ``(*particles, batch)`` give that batch shape and the
+        conditional's event.
+
+    Raises:
+        ValueError: the conditional has a network, or its elements are not independent.
+
+    MADE: Masked Autoencoder for Distribution Estimation (Germain et al., 2015),
+    https://arxiv.org/abs/1502.03509; orders at random: A Deep and Tractable Density Estimator
+    (Uria et al., 2014), https://arxiv.org/abs/1310.1757
+
+    Examples:
+        >>> from deeplvm.conditionals import Bernoulli
+        >>> pixels = Autoregressive(Bernoulli(4), width=16).eval()
+        >>> every = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 4)
+        >>> print(f"{pixels().log_prob(every).exp().sum():.5f}")
+        1.00000
+        >>> pixels().complete(torch.tensor([1.0, torch.nan, 0.0, torch.nan])).shape
+        torch.Size([4])
+    """
+
+    def __init__(
+        self,
+        conditional: nn.Module,
+        network: Network = None,
+        *,
+        width: int = 256,
+        blocks: int = 2,
+        orders: int = 1,
+        any_order: bool = True,
+    ) -> None:
+        super().__init__()
+        self.conditional = conditional
+        self.event_shape = Size(getattr(conditional, "event_shape", ()))
+        self.any_order = any_order
+        self.heads, inputs, outputs = _layout(conditional, self.event_shape.numel())
+        at_least(orders, 1, "Autoregressive", "orders")
+        if orders > 1 and not any_order:
+            raise ValueError(
+                f"Autoregressive in one order has orders=1, found {orders}; more are for "
+                f"any_order=True."
+            )
+        self.network = network
+        shape = () if network is None else out_shape_of(network)
+        if shape is None:
+            raise ValueError(
+                f"Autoregressive cannot see what {type(network).__name__} returns: it has neither "
+                "'out_features' nor 'out_shape'. Wrap it: Features(network, out_shape=...)."
+            )
+        self.context_dims = len(shape)
+        context = Size(shape).numel() if network is not None else 0
+        self.masked = MaskedNetwork(inputs, outputs, width=width, blocks=blocks, context=context)
+        elements = self.event_shape.numel()
+        keys = torch.arange(float(elements)).repeat(orders, 1)
+        for index in range(1, orders):  # the same in every model
+            shuffled = torch.randperm(elements, generator=torch.Generator().manual_seed(index))
+            keys[index] = shuffled.to(keys.dtype)
+        self.register_buffer("keys", keys, persistent=False)
+
+    def forward(self, *parents: Tensor) -> AutoregressiveDistribution:
+        """The distribution of the value given parents of shapes ``(*particles, batch, ...)``."""
+        if self.network is None:
+            if parents:
+                raise TypeError(
+                    f"Autoregressive has no network, so it takes no parents, found {len(parents)};"
+                    f" give it one: Autoregressive(conditional, MLP(...))."
+                )
+            return AutoregressiveDistribution(self, None, Size())
+        if not parents:
+            raise TypeError(
+                "Autoregressive has a network, so it needs parents, found none; write them after "
+                "'|', or leave the network out."
+            )
+        context = self.network(*parents)
+        if self.context_dims != 1:
+            context = context.flatten(context.dim() - self.context_dims)
+        return AutoregressiveDistribution(self, context, context.shape[:-1])
+
+    def embed(self, value: Tensor) -> Tensor:
+        """The value as other networks see it, as the conditional shows it."""
+        function = getattr(self.conditional, "embed", None)
+        return value if function is None else function(value)
+
+    def orders(self) -> Tensor:
+        """By what elements are sorted, a row an order, shape ``(orders, elements)``."""
+        if self.training and self.any_order:
+            return torch.rand_like(self.keys[:1])
+        return self.keys
+
+    def given_earlier(
+        self, value: Tensor, positions: Tensor, context: Tensor | None
+    ) -> Distribution:
+        """The distribution of every element given those before it, ``(*particles, batch)``.
+
+        Args:
+            value: Shape ``(*lead, *event)``, NaN where missing.
+            positions: The place of each element in the order, ``(elements,)`` or ``(*lead,
+                elements)``.
+            context: Features of the parents.
+        """
+        dims = len(self.event_shape)
+        lead = value.shape[: value.dim() - dims]
+        like = self.masked.bias
+        shown = self.embed(value).reshape(*lead, -1).to(like.dtype).nan_to_num(0.0)
+        known = (value == value).reshape(*lead, -1).to(like.dtype)
+        raw = self.masked(torch.cat([shown, known], -1), positions, context).to(like.dtype)
+        sizes = [head.raw_shape[0] for head in self.heads]
+        with corrected(self.heads, raw.split(sizes, -1)):
+            return self.conditional()
+
+
+class AutoregressiveDistribution(Distribution):
+    """What :class:`Autoregressive` returns: a density in one pass an order, draws one by one.
+
+    Args:
+        owner: The conditional.
+        context: Features of the parents, ``(*batch_shape, features)``; ``None`` without.
+        batch_shape: ``(*particles, batch)``.
+    """
+
+    arg_constraints = {}  # noqa: RUF012 - torch's own form
+    has_rsample = False
+
+    def __init__(self, owner: Autoregressive, context: Tensor | None, batch_shape: Size) -> None:
+        self.owner, self.context = owner, context
+        super().__init__(batch_shape, owner.event_shape, validate_args=False)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """The elements' own support may be narrower."""
+        return constraints.real_vector
+
+    def expand(
+        self, batch_shape: Sequence[int], _instance: object = None
+    ) -> AutoregressiveDistribution:
+        shape = Size(batch_shape)
+        context = self.context
+        if context is not None:
+            context = context.expand(*shape, context.shape[-1])
+        return AutoregressiveDistribution(self.owner, context, shape)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """The log-density of a value, shape ``(*sample, *batch)``, nats."""
+        return self._score(value, missing=False)
+
+    def observed_log_prob(self, value: Tensor, observed: Tensor) -> Tensor:
+        """Of the elements that are not missing, which come first in the order of their row."""
+        return self._score(torch.where(observed, value, torch.nan), missing=True)
+
+    def _score(self, value: Tensor, *, missing: bool) -> Tensor:
+        each = []
+        for keys in self.owner.orders():
+            positions = self._positions(keys, value.isnan() if missing else None)
+            found = self.owner.given_earlier(value, positions, self.context)
+            each.append(score("x", found, value, missing=missing))
+        total = each[0] if len(each) == 1 else torch.stack(each).logsumexp(0)
+        if len(each) > 1:
+            total = total - torch.tensor(float(len(each))).log()
+        return total.expand(torch.broadcast_shapes(total.shape, self.batch_shape))
+
+    def _positions(self, keys: Tensor, later: Tensor | None) -> Tensor:
+        """Places in the order of the keys, after which come those that are to come later."""
+        if later is not None:
+            lead = later.shape[: later.dim() - len(self.event_shape)]
+            later = later.reshape(*lead, -1)
+            keys = keys + later * (1.0 + keys.shape[-1])
+        return keys.argsort(-1).argsort(-1)
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        shape = self._extended_shape(Size(sample_shape))
+        return self.complete(torch.full(shape, torch.nan, device=self.owner.keys.device))
+
+    def complete(self, value: Tensor) -> Tensor:
+        """The value with a draw in place of what is missing (NaN), given what is not.
+
+        Args:
+            value: Shape ``(*sample, *batch, *event)``.
+        """
+        owner, dims = self.owner, len(self.event_shape)
+        value = value.to(owner.masked.bias.dtype)
+        lead = torch.broadcast_shapes(value.shape[: value.dim() - dims], self.batch_shape)
+        value = value.expand(lead + self.event_shape)
+        later = value.isnan()
+        # the number of draws is the largest number of holes; a graph cannot look at it
+        tracing = torch.compiler.is_compiling()
+        holes = (
+            self.event_shape.numel() if tracing else int(later.reshape(*lead, -1).sum(-1).max())
+        )
+        with torch.no_grad():
+            orders = owner.orders()
+            keys = orders[0]
+            if len(orders) > 1:  # each row has an order of the mixture
+                keys = orders[torch.randint(len(orders), lead, device=keys.device)]
+            alike = not tracing and bool(later.all())  # then one order does for all rows
+            positions = self._positions(keys, None if alike else later)
+            for place in range(self.event_shape.numel() - holes, self.event_shape.numel()):
+                drawn = owner.given_earlier(value, positions, self.context).sample()
+                here = (positions == place).expand(*lead, -1).reshape(value.shape)
+                value = torch.where(here & later, drawn.to(value.dtype), value)
+        return value
+
+
+def _layout(conditional: nn.Module, elements: int) -> tuple[list[nn.Module], Tensor, Tensor]:
+    """The heads, and the element of each number that is seen and of each that is put out.
+
+    What is seen is first what the conditional shows and then whether each element is there.
+    """
+    parts = [(conditional, torch.arange(elements))]
+    if isinstance(conditional, Columns):
+        parts = list(
+            zip(conditional.groups, conditional.order.split(conditional.sizes), strict=True)
+        )
+    heads, inputs, outputs = [], [], []
+    for part, places in parts:
+        own = heads_of(part)
+        if (
+            len(own) != 1
+            or own[0].network is not None
+            or own[0].event_shape.numel() != len(places)
+        ):
+            raise ValueError(
+                f"Autoregressive makes independent elements depend on each other: it expects a "
+                f"conditional of them without a network, each with its own parameters, such as "
+                f"Bernoulli(784) or Columns([...]), found {type(part).__name__}."
+            )
+        heads.append(own[0])
+        outputs.append(places.repeat(own[0].outputs))
+        embed = getattr(part, "embed", None)
+        zeros = torch.zeros(part.event_shape)  # type: ignore[arg-type]
+        shown = len(places) if embed is None else embed(zeros).numel()
+        inputs.append(places.repeat_interleave(shown // len(places)))
+    return heads, torch.cat([*inputs, torch.arange(elements)]), torch.cat(outputs)

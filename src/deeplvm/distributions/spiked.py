@@ -1,0 +1,279 @@
+"""A real number some values of which have probabilities of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Size, Tensor
+from torch.distributions import Distribution, constraints
+from torch.nn.functional import logsigmoid, softplus
+
+# Edges at infinity, in scores: far enough for a probability of 0, and finite, as gradients want.
+_FAR = 1e4
+
+
+class PiecewiseLinear:
+    r"""A rising map g of the reals through knots, :math:`g(k_i) = s_i`, linear between and beyond.
+
+    Args:
+        knots: :math:`k_i`, rising, shape ``(*event, n)``, n of at least 2.
+        scores: :math:`s_i`, rising, broadcastable to it.
+    """
+
+    def __init__(self, knots: Tensor, scores: Tensor) -> None:
+        self.knots = knots
+        self.scores = scores.expand_as(knots)
+        self.slopes = self.scores.diff(dim=-1) / self.knots.diff(dim=-1)
+
+    def __call__(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        """g(x) and its slope there, both of the shape ``(*batch, *event)`` of x."""
+        return self._line(value, self.knots, self.scores, self.slopes)
+
+    def inverse(self, score: Tensor) -> Tensor:
+        """X where g(x) is ``score``, shape ``(*batch, *event)``."""
+        return self._line(score, self.scores, self.knots, 1 / self.slopes)[0]
+
+    def _line(
+        self, value: Tensor, start: Tensor, end: Tensor, slopes: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        event = self.knots.shape[:-1]
+        rows = value.expand(torch.broadcast_shapes(value.shape, event)).reshape(-1, event.numel())
+        columns = rows.t().contiguous()  # (elements, rows)
+        start, end, slopes = (each.reshape(event.numel(), -1) for each in (start, end, slopes))
+        place = torch.searchsorted(start.contiguous(), columns.detach(), right=True) - 1
+        place = place.clamp(0, slopes.shape[-1] - 1)
+        slope = slopes.gather(-1, place)
+        mapped = end.gather(-1, place) + slope * (columns - start.gather(-1, place))
+        shape = torch.broadcast_shapes(value.shape, event)
+        return mapped.t().reshape(shape), slope.t().reshape(shape)
+
+
+class Spiked(Distribution):
+    r"""Point masses at atoms; elsewhere a mixture of logistics on a monotone map g.
+
+    .. math:: P(x = a_j) = w_j, \qquad
+              p(x) = g'(x) \sum_k w_k\, l((g(x) - \mu_k) / s_k) / s_k, \qquad
+              \sum_j w_j + \sum_k w_k = 1
+
+    l is the standard logistic density. The log-density is with respect to counting at the atoms
+    and length elsewhere, in the units of x. What lies beyond a bound is probability of the bound
+    itself. With a ``step`` the values are its multiples, of which each gets the probability of
+    what rounds to it, beside that of an atom there: nothing but probabilities.
+
+    Args:
+        logits: Raw weights of the atoms and then of the logistics, ``(*batch, atoms +
+            components)``.
+        loc: :math:`\mu`, shape ``(*batch, components)``.
+        scale: s, the same shape.
+        atoms: a, broadcastable to ``(*batch, atoms)``, different from each other; NaN is none.
+        transform: g, of events that are the last of ``batch``.
+        bounds: The least and the largest value, broadcastable to ``batch``, infinite where there
+            is none; ``None`` for all reals.
+        step: Distance of the values, which are its multiples; ``None`` for reals.
+
+    Examples:
+        >>> identity = PiecewiseLinear(torch.tensor([0.0, 1.0]), torch.tensor([0.0, 1.0]))
+        >>> half = Spiked(
+        ...     torch.zeros(2), torch.tensor([3.0]), torch.ones(1), torch.zeros(1), identity
+        ... )
+        >>> half.log_prob(torch.tensor([0.0, 3.0])).exp()  # P(x = 0), and the density at 3
+        tensor([0.5000, 0.1250])
+        >>> half.mean, half.icdf(torch.tensor([0.3, 0.75]))
+        (tensor(1.5000), tensor([0.0000, 3.0000]))
+    """
+
+    arg_constraints = {}  # noqa: RUF012 - torch's own form
+    has_rsample = False
+
+    def __init__(
+        self,
+        logits: Tensor,
+        loc: Tensor,
+        scale: Tensor,
+        atoms: Tensor,
+        transform: PiecewiseLinear,
+        bounds: tuple[Tensor, Tensor] | None = None,
+        step: float | None = None,
+    ) -> None:
+        self.loc, self.scale, self.atoms = loc, scale, atoms
+        self.transform, self.bounds, self.step = transform, bounds, step
+        absent = torch.nn.functional.pad(atoms.isnan(), (0, loc.shape[-1]))
+        self.logits = logits.masked_fill(absent, -torch.inf)
+        weights = self.logits.log_softmax(-1)
+        self.spikes, self.slabs = weights.split([atoms.shape[-1], loc.shape[-1]], -1)
+        super().__init__(loc.shape[:-1], validate_args=False)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return constraints.real
+
+    def expand(self, batch_shape: Sequence[int], _instance: object = None) -> Spiked:
+        each = (self.logits, self.loc, self.scale)
+        logits, loc, scale = (part.expand(*batch_shape, part.shape[-1]) for part in each)
+        return Spiked(logits, loc, scale, self.atoms, self.transform, self.bounds, self.step)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Nats: of a probability at atoms, bounds and multiples of a step, else of a density."""
+        value = value.to(self.loc.dtype)
+        hit = value.unsqueeze(-1) == self.atoms
+        spike, known = torch.where(hit, self.spikes, 0.0).sum(-1), hit.any(-1)
+        if self.step is None:
+            elsewhere = torch.where(known, spike, self._log_density(value))
+            if self.bounds is None:
+                return elsewhere
+        mass = self._log_mass(value)
+        mass = torch.where(known, torch.logaddexp(spike, mass), mass)
+        if self.step is not None:
+            return mass
+        low, high = self.bounds  # type: ignore[misc]
+        return torch.where((value <= low) | (value >= high), mass, elsewhere)
+
+    def _log_density(self, value: Tensor) -> Tensor:
+        """Of the mixture alone, in the units of the value."""
+        score, slope = self.transform(value)
+        noise = (score.unsqueeze(-1) - self.loc) / self.scale
+        each = self.slabs - noise - 2 * softplus(-noise) - self.scale.log()
+        return each.logsumexp(-1) + slope.log()
+
+    def _edges(self, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The scores between which everything is this value, and their distance.
+
+        Of a multiple of a step, or of a bound; elsewhere they are one, and the distance says 1.
+        """
+        half = (self.step or 0.0) / 2
+        lower, left = self.transform(value - half)
+        upper, right = self.transform(value + half)
+        # between two knots the difference of two near scores would lose its digits
+        width = torch.where(left == right, 2 * half * left, upper - lower)
+        if self.bounds is not None:
+            below, above = value <= self.bounds[0], value >= self.bounds[1]
+            lower, upper = torch.where(below, -_FAR, lower), torch.where(above, _FAR, upper)
+            width = torch.where(below | above, upper - lower, width if self.step else 1.0)
+        return lower, upper, width
+
+    def _log_mass(self, value: Tensor) -> Tensor:
+        """The logarithm of the mixture's probability of a multiple of a step, or of a bound."""
+        lower, upper, width = (each.unsqueeze(-1) / self.scale for each in self._edges(value))
+        centre = self.loc / self.scale
+        # s(b) - s(a) = s(b) s(-a) (1 - exp(a - b)), without cancellation
+        each = logsigmoid(upper - centre) + logsigmoid(centre - lower)
+        return (self.slabs + each + torch.log(-torch.expm1(-width))).logsumexp(-1)
+
+    def cdf(self, value: Tensor) -> Tensor:
+        """P(X <= x), of any real x, atoms and all."""
+        value = value.to(self.loc.dtype)
+        if self.step is not None:
+            value = (value / self.step).floor() * self.step
+        upper = self._edges(value)[1]
+        noise = (upper.unsqueeze(-1) - self.loc) / self.scale
+        mass = (self.slabs.exp() * noise.sigmoid()).sum(-1)
+        below = self.atoms <= value.unsqueeze(-1)
+        spikes = torch.where(below, self.spikes.exp(), 0.0).sum(-1)
+        if self.bounds is None:
+            return spikes + mass
+        return torch.where(value < self.bounds[0], 0.0, spikes + mass)
+
+    def icdf(self, probability: Tensor) -> Tensor:
+        """The least x with P(X <= x) of at least ``probability``, by halving an interval."""
+        probability = torch.as_tensor(probability, dtype=self.loc.dtype, device=self.loc.device)
+        shape = torch.broadcast_shapes(probability.shape, self.batch_shape)
+        low = (self.loc - 60 * self.scale).amin(-1).expand(shape)
+        high = (self.loc + 60 * self.scale).amax(-1).expand(shape)
+        for atom in self.atoms.unbind(-1):
+            score = self.transform(atom)[0].expand(shape)
+            low, high = torch.fmin(low, score - 1), torch.fmax(high, score + 1)
+        for _ in range(80):
+            middle = (low + high) / 2
+            enough = self.cdf(self._value(middle)) >= probability
+            low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
+        found = self._value(high)
+        if self.step is not None:
+            return (found / self.step).floor() * self.step
+        for atom, spike in zip(self.atoms.unbind(-1), self.spikes.exp().unbind(-1), strict=True):
+            at = self.cdf(atom.expand(shape))
+            found = torch.where((at - spike < probability) & (probability <= at), atom, found)
+        return found
+
+    def _value(self, score: Tensor) -> Tensor:
+        """X where g(x) is ``score``, within the bounds."""
+        value = self.transform.inverse(score)
+        return value if self.bounds is None else value.clamp(*self.bounds)
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        with torch.no_grad():
+            shape = self._extended_shape(Size(sample_shape))
+            like = {"dtype": self.loc.dtype, "device": self.loc.device}
+            uniform = torch.rand((*shape, 2), **like)  # a pair a draw: more rows begin alike
+            limits = torch.cat([self.spikes, self.slabs], -1).exp().cumsum(-1)[..., :-1]
+            chosen = (uniform[..., :1] > limits).sum(-1, keepdim=True)
+            count = self.atoms.shape[-1]
+            place = (chosen - count).clamp(min=0)
+            loc, scale = (
+                part.expand(*shape, -1).gather(-1, place).squeeze(-1)
+                for part in (self.loc, self.scale)
+            )
+            tiny = torch.finfo(self.loc.dtype).tiny
+            value = self._value(loc + scale * uniform[..., 1].clamp(min=tiny).logit())
+            if self.step is not None:
+                value = (value / self.step).round() * self.step
+            if not count:
+                return value
+            atoms = self.atoms.expand(*shape, count)
+            atom = atoms.gather(-1, chosen.clamp(max=count - 1)).squeeze(-1)
+            return torch.where(chosen.squeeze(-1) < count, atom, value)
+
+    @property
+    def mean(self) -> Tensor:
+        r"""In closed form, by :math:`E(U - t)_+ = s \log(1 + e^{(\mu - t) / s})` of a logistic U.
+
+        With a step, of what is not yet rounded: within half a step.
+        """
+        knots, scores = self.transform.knots, self.transform.scores
+        widths = 1 / self.transform.slopes
+        above = self.scale.unsqueeze(-1) * softplus(
+            (self.loc.unsqueeze(-1) - scores[..., 1:-1].unsqueeze(-2)) / self.scale.unsqueeze(-1)
+        )
+        line = knots[..., :1] + widths[..., :1] * (self.loc - scores[..., :1])
+        each = line + (widths.diff(dim=-1).unsqueeze(-2) * above).sum(-1)
+        if self.bounds is not None:
+            low, high = (
+                self.transform(b)[0].clamp(-_FAR, _FAR).unsqueeze(-1) for b in self.bounds
+            )
+            under = self.scale * softplus((low - self.loc) / self.scale)
+            over = self.scale * softplus((self.loc - high) / self.scale)
+            each = each + widths[..., :1] * under - widths[..., -1:] * over
+        atoms = (self.atoms.nan_to_num() * self.spikes.exp()).sum(-1)
+        return atoms + (self.slabs.exp() * each).sum(-1)
+
+    @property
+    def variance(self) -> Tensor:
+        """By the mean over 256 equally probable values of each logistic."""
+        level = (torch.arange(256, dtype=self.loc.dtype, device=self.loc.device) + 0.5) / 256
+        levels = level.reshape(-1, *[1] * self.loc.dim()).logit()
+        score = (self.loc + self.scale * levels).movedim(-1, 0)  # (components, 256, *batch)
+        square = (self._value(score) - self.mean).square().mean(1).movedim(0, -1)
+        atoms = (self.atoms.nan_to_num() - self.mean.unsqueeze(-1)).square()
+        return (atoms * self.spikes.exp()).sum(-1) + (self.slabs.exp() * square).sum(-1)
+
+    @property
+    def mode(self) -> Tensor:
+        """The most probable atom, or the densest of the logistics' centres.
+
+        A probability is no density: an atom is taken where its probability is above that of all
+        logistics together.
+        """
+        centres = self._value(self.loc.movedim(-1, 0))
+        if self.step is not None:
+            centres = (centres / self.step).round() * self.step
+        densest = self._best(centres, self.log_prob(centres))
+        if not self.atoms.shape[-1]:
+            return densest
+        atoms = self.atoms.expand(*self.batch_shape, -1).movedim(-1, 0)
+        likeliest = self._best(atoms, self.spikes.expand(*self.batch_shape, -1).movedim(-1, 0))
+        mass = self.slabs.logsumexp(-1) if self.step is None else self.log_prob(densest)
+        return torch.where(self.spikes.amax(-1) >= mass, likeliest, densest)
+
+    @staticmethod
+    def _best(values: Tensor, scores: Tensor) -> Tensor:
+        return values.gather(0, scores.argmax(0, keepdim=True)).squeeze(0)
