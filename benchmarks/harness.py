@@ -15,7 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -36,10 +37,14 @@ class Worker:
     Args:
         python: Its interpreter.
         environment: Added to this process's.
+        cores: How many processor cores it may use; none for all.
     """
 
     def __init__(
-        self, python: str | Path = sys.executable, environment: Mapping[str, str] | None = None
+        self,
+        python: str | Path = sys.executable,
+        environment: Mapping[str, str] | None = None,
+        cores: int | None = None,
     ) -> None:
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the worker
         self.process = subprocess.Popen(
@@ -52,6 +57,8 @@ class Worker:
             # for again at every step; a user's main thread keeps its memory, as this does
             env={**os.environ, **(environment or {})},
         )
+        if cores is not None:  # before it has read anything, so before it has threads
+            os.sched_setaffinity(self.process.pid, sorted(os.sched_getaffinity(0))[:cores])
         self.keys = itertools.count()
 
     def ask(self, **message: Any) -> Any:
@@ -136,16 +143,19 @@ class Workers:
     Attributes:
         peers: Whether there are peers; else asking for one is an error that says so.
         lasting: Whether the same processes are used throughout, as a test has no time for more.
+        cores: How many processor cores each may use; none for all.
     """
 
     peers: bool = True
     lasting: bool = False
+    cores: int | None = None
     alive: dict[str, Worker] = field(default_factory=dict)
 
     def __getitem__(self, kind: str) -> Worker:
         """The process of a name; see :func:`interpreter`."""
         if kind not in self.alive:
-            self.alive[kind] = Worker(interpreter(kind.split(":")[0], peers=self.peers))
+            python = interpreter(kind.split(":")[0], peers=self.peers)
+            self.alive[kind] = Worker(python, cores=self.cores)
         return self.alive[kind]
 
     def of(self, side: Side) -> Worker:
@@ -156,10 +166,11 @@ class Workers:
         """
         return self[side.worker if self.lasting else f"{side.worker}: {side.name}"]
 
-    def renew(self) -> None:
-        """Begin anew, with fresh processes."""
+    def renew(self, cores: int | None = None) -> None:
+        """Begin anew, with fresh processes of so many cores."""
         if not self.lasting:
             self.close()
+            self.cores = cores
 
     def close(self) -> None:
         """End them."""
@@ -231,6 +242,19 @@ class Race:
                 row["ratio of medians"] = times.median / base.median
             table[name] = row
         return table
+
+
+@contextmanager
+def busy() -> Iterator[None]:
+    """Another process at work on every core, of which nobody waits for anything."""
+    spin = [sys.executable, "-c", "while True: pass"]
+    others = [subprocess.Popen(spin) for _ in os.sched_getaffinity(0)]
+    try:
+        yield
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
 
 
 def peak(workers: Workers, side: Side, **shared: Any) -> dict[str, int]:

@@ -18,7 +18,7 @@ from machine import RESULTS, keep
 
 HERE = Path(__file__).parent
 NAMES = (
-    "step", "parts", "likelihood", "startup", "memory", "scaling", "streaming", "flows",
+    "step", "busy", "parts", "likelihood", "startup", "memory", "scaling", "streaming", "flows",
     "annealing",
 )  # fmt: skip
 ALONE = ("posteriors",)  # takes hours, so only by name

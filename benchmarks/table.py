@@ -30,6 +30,7 @@ def tables(folder: Path) -> str:
     """Markdown of what there is."""
     makers = {
         "step": _step,
+        "busy": _busy,
         "parts": _parts,
         "likelihood": _likelihood,
         "startup": _startup,
@@ -72,6 +73,16 @@ def _step(result: dict[str, Any]) -> Iterator[str]:
         "the part of the time that the matrix products and convolutions would take alone."
     )
     yield ""
+    yield from _workloads(result)
+
+
+def _busy(result: dict[str, Any]) -> Iterator[str]:
+    yield "## A training step, every core busy\n"
+    yield "The same, while another process spins on every core.\n"
+    yield from _workloads(result)
+
+
+def _workloads(result: dict[str, Any]) -> Iterator[str]:
     kinds = ("deeplvm", "by hand", "pythae", "Pyro", "NumPyro")
     rows = []
     for found in result["workloads"].values():

@@ -25,6 +25,7 @@ class Workload:
         particles: Draws a row of the importance-weighted bound; none for the ELBO.
         burst: Steps timed at a time, so that a clock is read every ten milliseconds or so.
         rows: Rows of the data.
+        cores: Processor cores that each side may use; none for all.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Workload:
     particles: int | None = None
     burst: int = 1
     rows: int = ROWS
+    cores: int | None = None
 
     def plain(self) -> dict[str, Any]:
         """For JSON."""
@@ -64,6 +66,10 @@ WORKLOADS = (
     Workload("mlp", "MLP VAE 784-500-500-50, batch 100", "mlp", 100, (500, 500), (50,), burst=2),
     Workload("mlp_1000", "the same, batch 1,000", "mlp", 1000, (500, 500), (50,)),
     Workload("tiny", "MLP VAE 784-64-64-50, batch 100", "mlp", 100, (64, 64), (50,), burst=8),
+    Workload(
+        "one_core", "MLP VAE 784-64-64-8, batch 100, one core", "mlp", 100, (64, 64), (8,),
+        burst=8, cores=1,
+    ),
     Workload("conv", "convolutional VAE 28×28, batch 100", "conv", 100, (32, 64, 256), (32,)),
     Workload(
         "iwae", "IWAE 784-200-200-50, 50 particles, batch 100", "mlp", 100, (200, 200), (50,), 50

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 RUN = ROOT / "benchmarks" / "run.py"
 NAMES = (
-    "step", "parts", "likelihood", "startup", "memory", "scaling", "flows", "annealing",
+    "step", "busy", "parts", "likelihood", "startup", "memory", "scaling", "flows", "annealing",
     "posteriors",
 )  # fmt: skip
 
