@@ -67,8 +67,14 @@ WORKLOADS = (
     Workload("mlp_1000", "the same, batch 1,000", "mlp", 1000, (500, 500), (50,)),
     Workload("tiny", "MLP VAE 784-64-64-50, batch 100", "mlp", 100, (64, 64), (50,), burst=8),
     Workload(
-        "one_core", "MLP VAE 784-64-64-8, batch 100, one core", "mlp", 100, (64, 64), (8,),
-        burst=8, cores=1,
+        "one_core",
+        "MLP VAE 784-64-64-8, batch 100, one core",
+        "mlp",
+        100,
+        (64, 64),
+        (8,),
+        burst=8,
+        cores=1,
     ),
     Workload("conv", "convolutional VAE 28×28, batch 100", "conv", 100, (32, 64, 256), (32,)),
     Workload(
