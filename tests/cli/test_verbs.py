@@ -314,3 +314,50 @@ def _read(name: str) -> pandas.DataFrame:
     with np.load(name) as arrays:
         first = arrays[next(iter(arrays))]
         return pandas.DataFrame(first.reshape(len(first), -1))
+
+
+def test_impute_by_draws_and_with_details(deeplvm: Run, table_run: Path, table: Table) -> None:
+    frame = table(4).drop(columns="kind")
+    frame.loc[1, "weight"] = np.nan
+    frame.loc[3, ["height", "age"]] = np.nan
+    frame.to_csv("holes.csv", index=False)
+    words = ("impute", table_run, "holes.csv", "--particles", 50)
+    outcome = deeplvm(*words, "--draws", 3, "-o", "draws.csv")
+    assert outcome.code == 0, outcome.err
+    draws = _read("draws.csv")
+    assert list(draws.columns) == ["draw", "row", "height", "weight", "age"]
+    assert list(draws["row"]) == [0, 1, 2, 3] * 3
+    assert draws["weight"][draws["row"] == 1].nunique() == 3
+    np.testing.assert_allclose(draws["age"][:3], frame["age"][:3], rtol=1e-6)
+    outcome = deeplvm(*words, "-o", "filled.csv", "--details", "why.csv", "--level", 0.8)
+    assert outcome.code == 0, outcome.err
+    filled, why = _read("filled.csv"), _read("why.csv")
+    assert list(why["row"]) == [1, 3, 3]
+    assert list(why["column"]) == ["weight", "height", "age"]
+    for line in why.itertuples():
+        assert filled.loc[line.row, line.column] == pytest.approx(line.value)
+        assert line.low < line.value < line.high
+    by_median = deeplvm(*words, "--by", "median", "-o", "median.csv")
+    assert by_median.code == 0, by_median.err
+    assert "--level is of the intervals" in deeplvm(*words, "-o", "a.csv", "--level", 0.5).line
+    refused = deeplvm(*words, "-o", "a.csv", "--details", "holes.csv")
+    assert "would overwrite its own input" in refused.line
+
+
+def test_score_cells_and_false_alarms(deeplvm: Run, table_run: Path, table: Table) -> None:
+    frame = table(3)
+    frame.loc[2, "weight"] = 60.0
+    frame.to_csv("odd.csv", index=False)
+    words = ("score", table_run, "odd.csv", "--particles", 50, "-o", "scores.csv")
+    outcome = deeplvm(*words, "--cells", "--false-alarms", 0.2)
+    assert outcome.code == 0, outcome.err
+    scores = _read("scores.csv")
+    assert list(scores["odd"]) == [False, False, True]
+    assert scores["oddest"][2] == "weight"
+    assert (
+        scores["nats_weight"][2] == scores[["nats_height", "nats_weight", "nats_age"]].max().max()
+    )
+    assert "at most 20 % would be" in outcome.err
+    refused = deeplvm(*words, "--false-alarms", 0.001)
+    assert refused.code == 2
+    assert "needs 1000 held-out rows or more, and the run has 8" in refused.line

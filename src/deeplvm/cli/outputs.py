@@ -142,60 +142,11 @@ def reconstructed(
     return both[0], both[1]
 
 
-def imputed(
-    model: LatentVariableModel, data: Data, rows: Source, *, particles: int, seed: int
-) -> dict[str, Tensor]:
-    r"""Each missing element filled with its posterior predictive mean (a category: its mode).
-
-    :math:`E[x_m | x_o] \approx \sum_k w_k E[x_m | z_k]` with :math:`z_k \sim q(z | x_o)` and
-    normalised importance weights :math:`w_k \propto p(x_o, z_k) / q(z_k | x_o)`.
-    """
-
-    def measure(
-        given: dict[str, Tensor], missing: frozenset[str], noise: RowNoise
-    ) -> dict[str, Tensor]:
-        evidence = model.evidence(
-            given, particles=particles, missing=missing,
-            draw=noise.draws(model.q.names, None),
-        )  # fmt: skip
-        weights = evidence.log_weight.softmax(0)  # (K, B)
-        found = {name: value for name, value in given.items() if name in data.variables}
-        for name in [each for each in found if each in missing]:
-            site = evidence.p[name]
-            found[name] = _filled(
-                site.value, _centre_of(site.distribution), weights, _categories(data, name)
-            )
-        return found
-
-    # a few rows at a time: there are `particles` pictures of each
-    size = min(_ROWS, max(1, _ROWS * 20 // particles))
-    return _measured(model, rows, measure, seed, size)
-
-
 def _measured(
     model: LatentVariableModel, rows: Source, measure: Measure, seed: int, size: int = _ROWS
 ) -> dict[str, Tensor]:
     found = for_rows(model, rows, measure, batch_size=size, seed=seed, finite=())
     return {name: value.cpu() for name, value in found.items()}
-
-
-def _filled(value: Tensor, means: Tensor, weights: Tensor, categories: Tensor) -> Tensor:
-    """Weighted means where elements are missing; of a category, the value of the most weight."""
-    spread = weights.reshape(*weights.shape, *[1] * (means.dim() - 2))
-    mean = (spread * means).sum(0)
-    if bool(categories.any()):
-        levels = torch.arange(int(means.max()) + 1, device=means.device, dtype=means.dtype)
-        votes = (spread.unsqueeze(-1) * (means.round().unsqueeze(-1) == levels)).sum(0)
-        mean = torch.where(categories.to(mean.device), votes.argmax(-1).to(mean), mean)
-    return torch.where(value.isnan(), mean, value)
-
-
-def _categories(data: Data, name: str) -> Tensor:
-    """Which elements are codes of categories, that have no mean."""
-    variable = data.variables[name]
-    if variable.parts:
-        return torch.tensor([part.kind == "category" for part in variable.parts])
-    return torch.full(variable.shape, variable.kind == "category")
 
 
 def _centre_of(distribution: Distribution | None) -> Tensor:

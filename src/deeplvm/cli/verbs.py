@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -383,6 +382,8 @@ def score(  # noqa: D417 - the types say the rest
     *data: Files,
     output: Output,
     escape_formulas: Escape = False,
+    cells: bool = False,
+    false_alarms: Annotated[float | None, Bounds(0, 1)] = None,
     particles: AutoParticles = "auto",
     tolerance: Tolerance = None,
     most_particles: Budget = 5_000,
@@ -394,55 +395,38 @@ def score(  # noqa: D417 - the types say the rest
 ) -> None:
     """Write the log-likelihood of each row, and how unusual it is.
 
-    Columns: log_px, its Monte-Carlo standard error, the anomaly score -log_px, and the percentage
-    of the run's held-out rows that are less unusual. A row above all of them has 100.
+    Columns: log_px, its Monte-Carlo standard error, pareto_k (above 0.7 that error means little),
+    the anomaly score -log_px, the percentage of the run's held-out rows that are less unusual (a
+    row above all of them has 100), and tail_probability, how often so unusual a row is to be
+    expected among rows like these. Rows with missing values are compared with held-out rows
+    without the same values.
 
     Args:
         output: .npz, .csv or .parquet; of several files, a folder for as many.
+        cells: Also how unusual each value is given the others of its row: nats above what is usual
+            in its column; and which column's value is the oddest.
+        false_alarms: Also a column odd, true where tail_probability is at most this share: of rows
+            like the held-out ones, no more than so many are called odd.
         seed: The same seed gives the same numbers.
     """
-    import numpy as np
-
     from deeplvm.cli.bulk import carry_out
+    from deeplvm.cli.scoring import Scorer
 
-    def scored(opened: Any, model: Any, data: Any, rows: Any) -> Any:
-        from deeplvm.likelihood import importance_sampling
+    def prepare(here: Any, opened: Any, model: Any) -> Scorer:
+        count: Any = (particles, tolerance, most_particles)
+        scorer = Scorer(opened, model, count, seed=seed, cells=cells)
+        return scorer.compared(here)
 
-        draw = opened.measured(data)
-        count = enough(particles, model, rows, tolerance, most_particles, seed, draw)
-        return importance_sampling(
-            model, rows, count, draw=draw, seed=seed, progress=time_left("log p(x)")
-        )
-
-    def work(model: Any, rows: Any, output: Path, prepared: Any) -> None:
-        opened, held_out = prepared
+    def work(_: Any, rows: Any, output: Path, scorer: Scorer) -> None:
         chosen = _chosen(rows, split)
-        estimate = scored(opened, model, rows, getattr(rows, chosen))
-        log_px = estimate.log_px.cpu().double().numpy()
-        columns: dict[str, Any] = {
-            "log_px": log_px,
-            "log_px_stderr": estimate.log_px_stderr.cpu().double().numpy(),
-            "anomaly": -log_px,
-        }
-        if held_out is not None:
-            less = np.searchsorted(np.sort(held_out), -log_px)
-            columns["percentile"] = 100 * less / len(held_out)
+        columns = scorer(rows, getattr(rows, chosen))
+        if false_alarms is not None:
+            scorer.threshold(columns, false_alarms)
         _write(output, columns | _labels(rows, chosen), {}, escape=escape_formulas)
+        log_px = columns["log_px"]
         note(f"{output}: {len(log_px)} rows, mean log p(x) {log_px.mean():.2f} nats")
 
-    carry_out(
-        run,
-        data,
-        output,
-        device,
-        work,
-        lambda here, opened, model: (
-            opened,
-            _reference(here, opened, lambda data, rows: scored(opened, model, data, rows)),
-        ),
-        trust=trust,
-        precision=precision,
-    )
+    carry_out(run, data, output, device, work, prepare, trust=trust, precision=precision)
 
 
 def impute(  # noqa: D417 - the types say the rest
@@ -453,38 +437,88 @@ def impute(  # noqa: D417 - the types say the rest
     ],
     output: Output,
     escape_formulas: Escape = False,
+    by: Literal["auto", "mean", "median", "mode"] = "auto",
+    draws: Number | None = None,
+    details: Path | None = None,
+    level: float | None = None,
     particles: Particles = 200,
     seed: Seed = 0,
     precision: Precision = "float32",
     device: Device = "auto",
     trust: Trust = False,
 ) -> None:
-    """Fill missing values with their expectation given the rest of the row.
+    """Fill missing values with what the rest of the row says of them.
 
-    The expectation is under p(x | z) and the posterior of z, approximated by importance weighting;
-    of a category it is the most probable one. What is not missing stays as it is.
+    What is filled in is taken from the distribution of the missing values given the observed ones
+    of the row, by importance weighting. What is not missing stays as it is.
 
     Args:
         output: .npz, .csv or .parquet; of several files, a folder for as many.
+        by: What of that distribution: its mean makes the squared error smallest, its median the
+            absolute error, its mode the share of wrong values. auto: the mode of categories and
+            flags, the median of ordered levels, the mean of numbers. Categories have only a mode.
+        draws: Multiple imputation: so many draws of every row instead of one value, below one
+            another, with the numbers of draw and row in front.
+        details: Another table, one line for each value filled in: row, column, value, the ends of
+            an interval, the probability of a category, and how far the row's particles can be
+            relied on (ess, pareto_k).
+        level: Of the intervals in --details, 0.95 by default.
         particles: Draws a row.
         seed: The same seed gives the same numbers.
     """
     from deeplvm.cli.bulk import carry_out
+    from deeplvm.cli.outputs import TABLES, check_output, refuse_overwriting
 
     if not data:
         raise ValueError(f"Which file has the holes? deeplvm impute {run} FILE -o {output}")
+    if details is None and level is not None:
+        raise ValueError("--level is of the intervals in --details FILE; name that file too.")
+    if details is not None:
+        if len(data) > 1:
+            raise ValueError(f"--details is one table, and there are {len(data)} files.")
+        check_output(details, TABLES)
+        refuse_overwriting(details, str(output), *data)
 
-    def work(model: Any, rows: Any, output: Path, _: None) -> None:
-        from deeplvm.cli.outputs import imputed
+    def work(model: Any, rows: Any, output: Path, opened: Any) -> None:
+        from deeplvm.cli.missing import details_of, stacked
+        from deeplvm.inference import impute as fill
 
-        holes = rows.missing_values("test")
         refuse_large("--particles", particles, rows.description)
-        values = imputed(model, rows, rows.test, particles=particles, seed=seed)
+        if draws is not None:
+            refuse_large("--draws", draws * rows.rows("test"), rows.description)
+        found = fill(
+            model,
+            rows.test,
+            by=by,
+            particles=particles,
+            draws=draws or 0,
+            level=None if details is None else level or 0.95,
+            draw=opened.measured(rows),
+            completed="auto" if opened.saw_holes else True,
+            seed=seed,
+        )
+        values = {name: found.values[name] for name in rows.variables}
         if processes().first:
+            if draws is not None:
+                whole = {n: value.expand(draws, *value.shape) for n, value in values.items()}
+                values = stacked(whole | found.draws, rows.variables)
             _save(output, values, rows.description, escape=escape_formulas)
-        note(f"{output}: {holes} missing values filled")
+            if details is not None:
+                _write(details, details_of(found, rows.variables), {}, escape=escape_formulas)
+            for warning in found.warnings:
+                note(f"warning: {warning}")
+        note(f"{output}: {found.filled} missing values filled")
 
-    carry_out(run, data, output, device, work, trust=trust, precision=precision)
+    carry_out(
+        run,
+        data,
+        output,
+        device,
+        work,
+        lambda _, opened, __: opened,
+        trust=trust,
+        precision=precision,
+    )
 
 
 def diagnose(  # noqa: D417 - the types say the rest
@@ -611,21 +645,6 @@ def _labels(rows: Any, split: str) -> dict[str, Any]:
 def _precise(model: Any, precision: str) -> Any:
     """The model, in double precision if that was asked for."""
     return model.double() if precision == "float64" else model
-
-
-def _reference(here: Any, opened: Any, scored: Callable[[Any, Any], Any]) -> Any:
-    """Anomaly scores of the run's held-out rows, sorted later; None where they cannot be read."""
-    data, why = None, "another process cannot read the data of the run"
-    try:
-        data = opened.data
-    except (ValueError, OSError) as error:
-        why = str(error)
-    # all or none: what follows is shared
-    if here.any(data is None) or data is None:
-        note(f"no percentiles: {why}")
-        return None
-    held_out = scored(data, data.valid if data.rows("valid") else data.train)
-    return -held_out.log_px.cpu().double().numpy()
 
 
 def _only_images(opened: Any, output: Path, *, picture: bool) -> None:

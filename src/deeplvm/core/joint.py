@@ -141,7 +141,9 @@ class Conditional(Protocol):
             (:class:`~deeplvm.core.values.Values`).
 
     The distribution that it returns may offer ``rsample_and_log_prob()``, a draw and its density
-    in one pass, and ``observed_log_prob(value, observed)``, the density of some elements alone.
+    in one pass, ``observed_log_prob(value, observed)``, the density of some elements alone,
+    ``conditioned(value, observed)``, the distribution of the others given these, and
+    ``marginals()``, that of each element by itself.
     """
 
     def forward(self, *parents: Any) -> Distribution | Tensor:

@@ -11,6 +11,7 @@ from torch.distributions import Distribution, Independent, kl_divergence, regist
 from torch.distributions.utils import lazy_property
 
 from deeplvm.core.evidence import elementwise
+from deeplvm.core.trace import conditioned
 
 
 class Steps(Distribution):
@@ -82,6 +83,12 @@ class Steps(Distribution):
     def mode(self) -> Tensor:
         """Of each step."""
         return self._each(lambda step: step.mode)
+
+    def conditioned(self, value: Tensor, observed: Tensor) -> Steps:
+        """Each step given what is observed of it."""
+        at = -1 - len(self.inner) - len(self.event_shape)
+        each = zip(self.steps, value.unbind(at), observed.unbind(at), strict=True)
+        return Steps([conditioned("a step", *step) for step in each], self.inner)
 
     def together(self) -> Distribution:
         """One distribution of the steps' own family, for closed forms over all of them.
@@ -160,6 +167,10 @@ class Masked(Distribution):
     def mode(self) -> Tensor:
         """Zero where nothing counts."""
         return self._cut(self.base.mode)
+
+    def conditioned(self, value: Tensor, observed: Tensor) -> Masked:
+        """Given what is observed of that which counts."""
+        return Masked(conditioned("a step", self.base, value, observed), self.mask, self.length)
 
     def elementwise(self) -> Distribution | None:
         """The distribution of single elements, where there is one."""

@@ -189,6 +189,41 @@ def has_marginals(distribution: Distribution) -> bool:
     )
 
 
+def conditioned(
+    name: str, distribution: Distribution, value: Tensor, observed: Tensor
+) -> Distribution:
+    r"""The distribution of all elements given some, :math:`p(x | x_\text{observed})`.
+
+    Itself, where elements are independent: what it says of those observed is not to be read.
+    Another distribution may offer ``conditioned(value, observed)``.
+
+    Args:
+        name: For messages.
+        distribution: Of batch shape ``(*particles, batch, *right)``.
+        value: Shape ``(batch, *right, *event)``, NaN where missing.
+        observed: Which elements are known, the same shape.
+
+    Raises:
+        ValueError: If elements depend on each other and it does not say how.
+    """
+    own = getattr(distribution, "conditioned", None)
+    if own is not None:
+        return own(value, observed)
+    base = base_of(distribution)
+    if base is not distribution and base.event_shape:
+        right = len(distribution.event_shape) - len(base.event_shape)
+        return Independent(conditioned(name, base, value, observed), right, validate_args=False)
+    if base.event_shape:
+        known = observed.flatten(-len(base.event_shape))
+        if bool((known.any(-1) & ~known.all(-1)).any()):
+            raise ValueError(
+                f"The {type(base).__name__} of {name!r} does not say how its elements depend on "
+                f"those observed, so nothing can be filled in beside these; use a likelihood that "
+                f"does, such as a Gaussian, or one with a method conditioned(value, observed)."
+            )
+    return distribution
+
+
 def base_of(distribution: Distribution | None) -> Any:
     """The distribution of what is independent in a value: one without ``Independent`` around."""
     while isinstance(distribution, Independent):

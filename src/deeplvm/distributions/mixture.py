@@ -6,10 +6,16 @@ from collections.abc import Sequence
 
 import torch
 from torch import Size, Tensor
-from torch.distributions import Distribution, constraints
+from torch.distributions import (
+    Categorical,
+    Distribution,
+    MixtureSameFamily,
+    Normal,
+    constraints,
+)
 from torch.special import erfc
 
-from deeplvm.core.trace import score
+from deeplvm.core.trace import conditioned, score
 from deeplvm.distributions.diagonal_normal import DiagonalNormal
 
 _NONE = Size()
@@ -66,6 +72,17 @@ class Mixture(Distribution):
         """
         parts = [score("a mixture", each, value, missing=True) for each in self.components]
         return self._sum(parts)
+
+    def conditioned(self, value: Tensor, observed: Tensor) -> Mixture:
+        """The components given what is observed, weighted by what they gave it."""
+        known = torch.where(observed, value, torch.nan)
+        parts = [score("a mixture", each, known, missing=True) for each in self.components]
+        logits = torch.stack(torch.broadcast_tensors(*parts), -1) + self.log_weights
+        components = [
+            conditioned("a mixture", each.expand(logits.shape[:-1]), value, observed)
+            for each in self.components
+        ]
+        return Mixture(logits, components)
 
     def _sum(self, parts: list[Tensor]) -> Tensor:
         log_prob = (torch.stack(torch.broadcast_tensors(*parts), -1) + self.log_weights).logsumexp(
@@ -192,6 +209,28 @@ class NormalMixture(Distribution):
     def observed_log_prob(self, value: Tensor, observed: Tensor) -> Tensor:
         """Of the elements that are not NaN: the mixture of the components' marginals."""
         return self._sum(score("a mixture", self._each, self._beside(value), missing=True))
+
+    def conditioned(self, value: Tensor, observed: Tensor) -> NormalMixture:
+        """The same components, weighted by what they gave to what is observed."""
+        known = torch.where(observed, value, torch.nan)
+        seen = score("a mixture", self._each, self._beside(known), missing=True)
+        logits = (seen + self.log_weights).expand(*self.batch_shape, -1)
+        shape = (*logits.shape, *self.event_shape)
+        loc, scale = self.loc.expand(shape), self.scale.expand(shape)
+        return NormalMixture(logits, loc, scale, self.event_dims)
+
+    def marginals(self) -> MixtureSameFamily:
+        """The mixture of each element by itself, of batch shape ``(*batch, *event)``."""
+        loc, scale = (each.movedim(-1 - self.event_dims, -1) for each in (self.loc, self.scale))
+        shape = (*self._extended_shape(), loc.shape[-1])
+        weights = self.log_weights.reshape(
+            *self.log_weights.shape[:-1], *[1] * self.event_dims, loc.shape[-1]
+        )
+        return MixtureSameFamily(
+            Categorical(logits=weights.expand(shape), validate_args=False),
+            Normal(loc.expand(shape), scale.expand(shape), validate_args=False),
+            validate_args=False,
+        )
 
     def _sum(self, each: Tensor) -> Tensor:
         log_prob = (each + self.log_weights).logsumexp(-1)

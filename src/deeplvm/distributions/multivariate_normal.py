@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Size, Tensor
-from torch.distributions import Distribution, constraints
+from torch.distributions import Distribution, Normal, constraints
 from torch.distributions.utils import _standard_normal
 
 LOG_TWO_PI = math.log(2 * math.pi)
@@ -122,16 +122,52 @@ class MultivariateNormal(Distribution, ABC):
             Shape ``(*batch,)``, in nats; 0 where nothing is observed. Costs a Cholesky
             factorisation of a d by d matrix a row.
         """
-        known = self._flatten(observed)
-        offset = self._flatten(value) - self._flat_loc
-        offset = torch.where(known, offset, 0.0)
-        mask = known.to(offset.dtype)
-        covariance = self.covariance_matrix * mask.unsqueeze(-1) * mask.unsqueeze(-2)
-        factor = torch.linalg.cholesky(covariance + torch.diag_embed(1 - mask))
+        offset, mask, factor = self._known(value, observed)
         noise = _solve_lower(factor, offset)
         half_log_determinant = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         energy = noise.square().sum(-1) + mask.sum(-1) * LOG_TWO_PI
         return -0.5 * energy - half_log_determinant
+
+    def conditioned(self, value: Tensor, observed: Tensor) -> MultivariateNormal:
+        r"""The normal of the elements given those observed, the latter of no variance.
+
+        .. math:: \mu_{m | o} = \mu_m + \Sigma_{mo} \Sigma_{oo}^{-1} (x_o - \mu_o), \quad
+                  \Sigma_{m | o} = \Sigma_{mm} - \Sigma_{mo} \Sigma_{oo}^{-1} \Sigma_{om}
+
+        Args:
+            value: shape ``(*batch, *event)``; what stands at missing elements is not read.
+            observed: which elements are known, same shape.
+        """
+        from deeplvm.distributions.full_covariance_normal import FullCovarianceNormal
+
+        offset, mask, factor = self._known(value, observed)
+        lead = torch.broadcast_shapes(factor.shape[:-2], self.batch_shape)
+        covariance = self.covariance_matrix
+        missing = 1 - mask
+        across = covariance * mask.unsqueeze(-1) * missing.unsqueeze(-2)  # (*batch, o, m)
+        gain = torch.cholesky_solve(across, factor.expand_as(across))
+        loc = self._flat_loc + (gain.mT @ offset.unsqueeze(-1)).squeeze(-1)
+        loc = torch.where(mask.bool(), self._flat_loc + offset, loc)
+        left = covariance * missing.unsqueeze(-1) * missing.unsqueeze(-2) - across.mT @ gain
+        # the least variance that the type can tell keeps the factorisation alive
+        least = torch.finfo(left.dtype).eps * covariance.diagonal(dim1=-2, dim2=-1)
+        root = torch.linalg.cholesky(left + torch.diag_embed(mask + 8 * least))
+        root = root * missing.unsqueeze(-1)
+        size = loc.shape[-1]
+        event = self._as_event(loc.expand(*lead, size))
+        return FullCovarianceNormal(event, root.expand(*lead, size, size), len(self.event_shape))
+
+    def marginals(self) -> Normal:
+        """The normal of each element by itself, of batch shape ``(*batch, *event)``."""
+        return Normal(self.loc, self.variance.sqrt(), validate_args=False)
+
+    def _known(self, value: Tensor, observed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Offsets and ones of what is observed, and the Cholesky factor of its covariance."""
+        known = self._flatten(observed)
+        offset = torch.where(known, self._flatten(value) - self._flat_loc, 0.0)
+        mask = known.to(offset.dtype)
+        covariance = self.covariance_matrix * mask.unsqueeze(-1) * mask.unsqueeze(-2)
+        return offset, mask, torch.linalg.cholesky(covariance + torch.diag_embed(1 - mask))
 
     def _log_density(self, energy: Tensor) -> Tensor:
         constant = self.event_shape.numel() * LOG_TWO_PI

@@ -8,7 +8,7 @@ import torch
 from torch import Size, Tensor
 from torch.distributions import Categorical, Distribution, constraints
 
-from deeplvm.core.trace import base_of, score
+from deeplvm.core.trace import base_of, conditioned, score
 
 
 class Product(Distribution):
@@ -95,6 +95,11 @@ class Product(Distribution):
             for part, piece in zip(self.parts, pieces, strict=True)
         ]
         return self._sum(terms)
+
+    def conditioned(self, value: Tensor, observed: Tensor) -> Product:
+        """Each part given what is observed of it."""
+        pieces = zip(self.parts, self._split(value), self._split(observed), strict=True)
+        return Product([conditioned("x", *each) for each in pieces], self.order, self.back)
 
     def _split(self, value: Tensor) -> tuple[Tensor, ...]:
         return value.index_select(-1, self.order).split(self.sizes, -1)

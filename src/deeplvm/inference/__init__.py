@@ -1,20 +1,26 @@
 """Inference beyond one pass of an encoder: posteriors refined row by row, and chains."""
 
+from deeplvm.inference.completion import Completed, complete
 from deeplvm.inference.diagnostics import (
     bulk_effective_size,
     pareto_k,
     rank_normalised_split_rhat,
     tail_effective_size,
 )
+from deeplvm.inference.imputation import Imputation, impute
 from deeplvm.inference.posterior import PosteriorDraws, sample_posterior
 from deeplvm.inference.refinement import Refined, localised, refine
 from deeplvm.inference.semi_amortised import SemiAmortised
 
 __all__ = [
+    "Completed",
+    "Imputation",
     "PosteriorDraws",
     "Refined",
     "SemiAmortised",
     "bulk_effective_size",
+    "complete",
+    "impute",
     "localised",
     "pareto_k",
     "rank_normalised_split_rhat",

@@ -24,11 +24,20 @@ from deeplvm.likelihood.importance import (
 )
 from deeplvm.likelihood.particle_filter import FilterEstimate, particle_filter
 from deeplvm.likelihood.quadrature import QuadratureEstimate, quadrature_likelihood
+from deeplvm.likelihood.scores import (
+    CellScores,
+    Reference,
+    RowScores,
+    score_cells,
+    score_rows,
+    tail_probability,
+)
 from deeplvm.likelihood.sequential import SequentialEstimate, sequential_monte_carlo
 
 __all__ = [
     "AnnealedEstimate",
     "BitsPerDimension",
+    "CellScores",
     "Convergence",
     "CurvePoint",
     "Enough",
@@ -39,6 +48,8 @@ __all__ = [
     "HarmonicEstimate",
     "ImportanceEstimate",
     "QuadratureEstimate",
+    "Reference",
+    "RowScores",
     "Sandwich",
     "SequentialEstimate",
     "annealed_importance_sampling",
@@ -52,5 +63,8 @@ __all__ = [
     "particle_filter",
     "quadrature_likelihood",
     "sandwich",
+    "score_cells",
+    "score_rows",
     "sequential_monte_carlo",
+    "tail_probability",
 ]

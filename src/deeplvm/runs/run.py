@@ -214,6 +214,11 @@ class Run:
 
         return dict(training_of(find(self.config.recipe or "")).get("draw") or {})
 
+    @property
+    def saw_holes(self) -> bool:
+        """Whether rows with missing values were among those that the model learned from."""
+        return bool(self.description.missing or self.config.training.get("hide"))
+
     def measured(self, data: Data) -> dict[str, Draw]:
         """How those that the data do not have are drawn where the model is measured."""
         from deeplvm.core.draws import as_measured

@@ -1,0 +1,167 @@
+"""Scores of rows and cells as columns of a table, beside those of the run's held-out rows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deeplvm.cli.console import enough, note, time_left
+from deeplvm.inference.completion import Complete
+from deeplvm.inference.rows import at_random, rows_of
+from deeplvm.likelihood import Reference, RowScores, score_cells, score_rows
+from deeplvm.parallel.processes import processes
+
+if TYPE_CHECKING:
+    from deeplvm.core.model import LatentVariableModel
+    from deeplvm.data.records import Data
+    from deeplvm.runs.run import Run
+
+_CELL_ROWS = 500  # held-out rows that say what is usual in a column
+_MOST_CELLS = 1_000  # columns of a row
+
+
+@dataclass(eq=False)
+class Scorer:
+    """Columns that say how odd rows are.
+
+    Args:
+        opened: The run.
+        model: Its model.
+        count: Particles, or ``"auto"``, the tolerance and the budget that this takes.
+        seed: Of all draws.
+        cells: Whether each cell is scored too.
+    """
+
+    opened: Run
+    model: LatentVariableModel
+    count: tuple[Any, float | None, int]
+    seed: int
+    cells: bool
+    reference: Reference | None = None
+    why: str = ""  # there is none
+    usual: dict[str, Tensor] = field(default_factory=dict)  # surprise of the columns
+
+    @property
+    def completed(self) -> Complete:
+        """An encoder that never saw a hole reads completed rows."""
+        return "auto" if self.opened.saw_holes else True
+
+    def compared(self, here: Any) -> Scorer:
+        """The same with the scores of the run's held-out rows, where these can be read."""
+        data, why = None, "another process cannot read the data of the run"
+        try:
+            data = self.opened.data
+        except (ValueError, OSError) as error:
+            why = str(error)
+        # all or none: what follows is shared
+        if here.any(data is None) or data is None:
+            self.why = why
+            note(f"no percentiles: {why}")
+            return self
+        rows = data.valid if data.rows("valid") else data.train
+        found = self.rows(data, rows)
+        draw = self.opened.measured(data)
+        self.reference = Reference(
+            rows_of(self.model, rows, omit=tuple(draw)),
+            found.log_px,
+            found.particles,
+            draw,
+            self.completed,
+            self.seed,
+        )
+        if self.cells:
+            surprise = self._surprise(data, at_random(rows, _CELL_ROWS, self.seed))
+            self.usual = {n: each.nanmean(0) for n, each in surprise.items()}
+        return self
+
+    def rows(self, data: Data, rows: Any) -> RowScores:
+        """Of some rows of a data set."""
+        draw = self.opened.measured(data)
+        particles, tolerance, most = self.count
+        count = enough(particles, self.model, rows, tolerance, most, self.seed, draw)
+        return score_rows(
+            self.model, rows, count, draw=draw, completed=self.completed, seed=self.seed,
+            progress=time_left("log p(x)"),
+        )  # fmt: skip
+
+    def __call__(self, data: Data, rows: Any) -> dict[str, Any]:
+        """Columns by name."""
+        found = self.rows(data, rows)
+        columns: dict[str, Any] = {
+            "log_px": found.log_px.numpy(),
+            "log_px_stderr": found.log_px_stderr.numpy(),
+            "anomaly": -found.log_px.numpy(),
+        }
+        if processes().first:
+            for warning in found.warnings:
+                note(f"warning: {warning}")
+        if self.reference is not None:
+            less, tail = self.reference.compare(self.model, rows, found.log_px)
+            columns["percentile"] = 100 * less.numpy()
+            columns["tail_probability"] = tail.numpy()
+            if alone := int(tail.isnan().sum()):
+                note(
+                    f"no percentile of {alone:,} rows: too few held-out rows could be scored with "
+                    f"the same values missing"
+                )
+        columns["pareto_k"] = found.pareto_k.numpy()
+        if self.cells:
+            columns |= self._cells(data, rows)
+        return columns
+
+    def threshold(self, columns: dict[str, Any], rate: float) -> None:
+        """Mark the rows that are odder than a share of rows like the held-out ones.
+
+        Raises:
+            ValueError: If there are too few held-out rows for so small a share, or none.
+        """
+        if self.reference is None:
+            raise ValueError(f"--false-alarms needs the run's held-out rows: {self.why}")
+        count = len(self.reference.log_px)
+        if rate * (count + 1) < 1:
+            raise ValueError(
+                f"--false-alarms {rate:g} needs {int(1 / rate)} held-out rows or more, and the "
+                f"run has {count}: no row could be called odd."
+            )
+        tail = columns["tail_probability"]
+        columns["odd"] = np.where(np.isnan(tail), False, tail <= rate)
+        note(
+            f"{int(columns['odd'].sum()):,} rows are odd; of rows like the held-out ones at most "
+            f"{100 * rate:g} % would be. Rare is not wrong, and what is plain can be likelier "
+            f"than any row: look at both ends."
+        )
+
+    def _cells(self, data: Data, rows: Any) -> dict[str, Any]:
+        surprise = self._surprise(data, rows)
+        titles, excess = [], []
+        for name, each in surprise.items():
+            variable = data.variables.get(name)
+            flat = each.flatten(1)
+            usual = self.usual.get(name, each.nanmean(0)).flatten()
+            columns = variable.columns if variable is not None else None
+            size = flat.shape[1]
+            titles += columns or [f"{name}{i}" if size > 1 else name for i in range(size)]
+            excess.append(flat - usual)
+        together = torch.cat(excess, 1).numpy()
+        most = np.where(np.isnan(together), -np.inf, together).argmax(1)
+        return {
+            "oddest": np.array(titles, dtype=object)[most],
+            **{f"nats_{title}": together[:, i] for i, title in enumerate(titles)},
+        }
+
+    def _surprise(self, data: Data, rows: Any) -> dict[str, Tensor]:
+        elements = sum([each.elements for each in data.variables.values()])
+        if elements > _MOST_CELLS:
+            raise ValueError(
+                f"--cells scores each value of a row, and these have {elements:,} of them, more "
+                f"than {_MOST_CELLS:,}; it is for tables."
+            )
+        particles = self.count[0] if self.count[0] != "auto" else 200
+        return score_cells(
+            self.model, rows, particles, draw=self.opened.measured(data),
+            completed=self.completed, seed=self.seed,
+        ).surprise  # fmt: skip

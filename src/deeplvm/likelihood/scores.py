@@ -1,0 +1,405 @@
+r"""Scores: how probable each row is, with holes too, and each cell given the others."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deeplvm.core.draws import Draw
+from deeplvm.core.model import LatentVariableModel
+from deeplvm.core.trace import score
+from deeplvm.core.values import STACKED
+from deeplvm.inference.completion import Complete, complete, to_complete
+from deeplvm.inference.diagnostics import pareto_k, tail_length
+from deeplvm.inference.imputation import heavy_rows
+from deeplvm.inference.missing import Weights, pieces
+from deeplvm.inference.rows import Progress, Rows, Source, for_rows, rows_of
+from deeplvm.likelihood.importance import importance_sampling
+from deeplvm.randomness import RowNoise
+
+# Where an element alone says what z is, draws of z given it hardly reach the others; k-hat would
+# be 1, and is underestimated.
+_HEAVY = 0.4
+_NUMBERS = 2**21  # in the largest tensor of a batch
+_TRUTH = "value/"  # beside a row with one element hidden, what the element is
+
+
+@dataclass(frozen=True, eq=False)
+class RowScores:
+    r"""Log-likelihoods of rows, of what is observed of each.
+
+    Attributes:
+        log_px: :math:`\log \hat p(x_o)`, shape ``(rows,)``, nats.
+        log_px_stderr: Its Monte-Carlo standard error.
+        pareto_k: Shape of the tail of the weights; the error means little above 0.7.
+        holes: Which rows have missing elements.
+        particles: Draws of each row.
+    """
+
+    log_px: Tensor
+    log_px_stderr: Tensor
+    pareto_k: Tensor
+    holes: Tensor
+    particles: int
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is wrong with rows that have holes, in words; empty if nothing is."""
+        return heavy_rows(torch.where(self.holes, self.pareto_k, math.nan), self.particles)
+
+
+def score_rows(
+    model: LatentVariableModel,
+    data: Source | Rows,
+    particles: int = 500,
+    *,
+    draw: Mapping[str, Draw] | None = None,
+    completed: Complete = "auto",
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> RowScores:
+    r"""Importance-sampled log-likelihood of each row, rows with holes by completion where needed.
+
+    Args:
+        model: Left as it was.
+        data: Rows: ``data.test``, or named tensors ``(rows, *event)``, NaN where one is missing.
+        particles: Draws of each row.
+        draw: As for :func:`~deeplvm.likelihood.importance_sampling`.
+        completed: As for :func:`~deeplvm.inference.impute`.
+        seed: Same seed, same numbers.
+        progress: As for :func:`~deeplvm.likelihood.importance_sampling`.
+
+    Raises:
+        ValueError: As :func:`~deeplvm.likelihood.importance_sampling`.
+    """
+    rows = rows_of(model, data, omit=tuple(draw or ()))
+    found = importance_sampling(model, rows, particles, draw=draw, seed=seed, progress=progress)
+    told = [found.log_px, found.log_px_stderr, found.pareto_k]
+    told = [each.cpu().double().clone() for each in told]
+    again = to_complete(model, rows, told[2], completed, draw)
+    if len(again):
+        some = replace(rows, source=rows[again], rows=len(again))
+        other = complete(model, some, draw=draw, seed=seed)
+        read = replace(rows_of(other.model, other.data), data_rows=rows.data_rows)
+        better = importance_sampling(other.model, read, particles, draw=draw, seed=seed)
+        for whole, part in zip(
+            told, (better.log_px, better.log_px_stderr, better.pareto_k), strict=True
+        ):
+            whole[again] = part.cpu().double()
+    names = tuple([name for name in rows.names if name in rows.missing])
+    return RowScores(*told, _holes(rows, names).any(1), found.particles)
+
+
+@dataclass(frozen=True, eq=False)
+class CellScores:
+    r"""How improbable each element is given the others that are observed in its row.
+
+    Attributes:
+        surprise: By name, :math:`-\log \hat p(x_d | x_{o \setminus d})` in nats, shape
+            ``(rows, *event)``, NaN where an element is missing. For reals it is that of a density
+            in the data's own units.
+        pareto_k: Shape of the tail of the weights behind it, the same shape.
+    """
+
+    surprise: dict[str, Tensor]
+    pareto_k: dict[str, Tensor]
+
+
+def score_cells(
+    model: LatentVariableModel,
+    data: Source | Rows,
+    particles: int = 500,
+    *,
+    draw: Mapping[str, Draw] | None = None,
+    completed: Complete = "auto",
+    seed: int = 0,
+) -> CellScores:
+    r"""Which element makes a row odd: :math:`-\log p(x_d | x_{o \setminus d})` of each.
+
+    From the particles of the row, :math:`1 / p(x_d | x_{o \setminus d}) \approx \sum_k w_k /
+    p(x_d | z_k)`, where elements are independent given z and these weights have a light tail.
+    Elsewhere the element is hidden, and :math:`p(x_d | x_{o \setminus d}) \approx \sum_k
+    w_k^{\setminus d} p(x_d | x_{o \setminus d}, z_k)`: as many rows more as there are such
+    elements.
+
+    Practical Bayesian Model Evaluation Using Leave-One-Out Cross-Validation and WAIC (Vehtari,
+    Gelman & Gabry, 2017), https://arxiv.org/abs/1507.04544
+
+    Args:
+        model: Left as it was.
+        data: Rows: ``data.test``, or named tensors ``(rows, *event)``, NaN where one is missing.
+        particles: Draws of each row, and of each row with an element hidden.
+        draw: As for :func:`~deeplvm.likelihood.importance_sampling`.
+        completed: Of rows with holes, as for :func:`~deeplvm.inference.impute`.
+        seed: Same seed, same numbers.
+    """
+    rows = rows_of(model, data, omit=tuple(draw or ()))
+    first = rows[slice(0, 1)]
+    names = [n for n in rows.names if n in model.p.names and first[n].is_floating_point()]
+    size = max(1, _NUMBERS // (particles * max([first[n].numel() for n in names])))
+
+    def at_once(
+        given: dict[str, Tensor], missing: frozenset[str], noise: RowNoise
+    ) -> dict[str, Tensor]:
+        evidence = model.evidence(
+            given, particles=particles, missing=missing, rows=rows.data_rows,
+            draw=noise.draws(model.q.names, draw),
+        )  # fmt: skip
+        weights = Weights.of(evidence)
+        found = {}
+        for name in names:
+            log = _element_densities(evidence.p[name], given[name], weights.shape)
+            if log is None or name in evidence.latents:
+                found[f"surprise/{name}"] = torch.full_like(given[name], math.nan)
+                found[f"pareto_k/{name}"] = torch.full_like(given[name], math.inf)
+                continue
+            ratio = weights.log.reshape(*weights.log.shape, *[1] * (log.dim() - 2)) - log
+            found[f"surprise/{name}"] = ratio.logsumexp(0)
+            found[f"pareto_k/{name}"] = _tail(ratio)
+        return found
+
+    found = for_rows(model, rows, at_once, batch_size=size, seed=seed, finite=())
+    surprise = {n: found[f"surprise/{n}"].cpu().double() for n in names}
+    tails = {n: found[f"pareto_k/{n}"].cpu().double() for n in names}
+    for name in names:
+        value = torch.cat([batch[name].cpu() for _, batch in rows.each(10_000)])
+        surprise[name][value.isnan()] = math.nan
+        tails[name][value.isnan()] = math.nan
+        at = (tails[name].flatten(1) > _HEAVY).nonzero()
+        if not len(at):
+            continue
+        hidden = _with_one_hidden(rows, name, value, at)
+        log, k = _predicted(model, hidden, name, particles, draw, completed, seed, size)
+        surprise[name].flatten(1)[at[:, 0], at[:, 1]] = -log
+        tails[name].flatten(1)[at[:, 0], at[:, 1]] = k
+    return CellScores(surprise, tails)
+
+
+def _element_densities(site: Any, value: Tensor, shape: tuple[int, ...]) -> Tensor | None:
+    """Of each element given each particle, ``(N, batch, *event)``; 0 where it is missing."""
+    if site.distribution is None:
+        return None
+    right = value.shape[1 : value.dim() - len(site.distribution.event_shape)]
+    whole = site.distribution.expand(torch.Size((*shape, *right)))
+    parts = pieces(whole, independent=True)
+    if not parts:
+        return None
+    log = value.new_zeros((*shape, *value.shape[1:]))
+    for places, elements in parts:
+        piece = value if places is None else value[..., places]
+        there = ~piece.isnan()
+        safe = torch.where(there, piece, elements.sample().to(piece))  # a value of the support
+        density = torch.where(there, elements.log_prob(safe), 0.0)
+        if places is None:
+            log = density.expand(log.shape)
+        else:
+            log[..., places] = density.to(log)
+    return log.flatten(0, len(shape) - 2)
+
+
+def _tail(log_weights: Tensor) -> Tensor:
+    """k-hat of weights ``(N, batch, ...)``, shape ``(batch, ...)``."""
+    flat = log_weights.double().flatten(1)
+    top = flat.topk(min(tail_length(len(flat)) + 1, len(flat)), 0).values
+    k = pareto_k(top, precision=torch.finfo(log_weights.dtype).eps)
+    return k.reshape(log_weights.shape[1:])
+
+
+def _with_one_hidden(rows: Rows, name: str, value: Tensor, at: Tensor) -> Rows:
+    """A row for each element hidden, and beside it what the element is."""
+    source: dict[str, Any] = dict(rows[at[:, 0]])
+    hidden = source[name].clone()
+    hidden.flatten(1)[torch.arange(len(at)), at[:, 1].to(hidden.device)] = math.nan
+    truth = torch.full_like(hidden, math.nan)
+    truth.flatten(1)[torch.arange(len(at)), at[:, 1]] = value.flatten(1)[at[:, 0], at[:, 1]].to(
+        truth
+    )
+    return replace(
+        rows,
+        source={**source, name: hidden, f"{_TRUTH}{name}": truth},
+        names=(*rows.names, f"{_TRUTH}{name}"),
+        missing=rows.missing | {name},
+        rows=len(at),
+        values={**rows.values, f"{_TRUTH}{name}": STACKED},
+    )
+
+
+def _predicted(
+    model: LatentVariableModel,
+    hidden: Rows,
+    name: str,
+    particles: int,
+    draw: Mapping[str, Draw] | None,
+    completed: Complete,
+    seed: int,
+    size: int,
+) -> tuple[Tensor, Tensor]:
+    """Log-density of the element hidden in each row given what is left, and k-hat."""
+
+    def of(model: LatentVariableModel, rows: Rows) -> tuple[Tensor, Tensor]:
+        def measure(
+            given: dict[str, Tensor], missing: frozenset[str], noise: RowNoise
+        ) -> dict[str, Tensor]:
+            given = dict(given)
+            truth = given.pop(f"{_TRUTH}{name}")
+            evidence = model.evidence(
+                given, particles=particles, missing=missing, rows=rows.data_rows,
+                draw=noise.draws(model.q.names, draw),
+            )  # fmt: skip
+            weights = Weights.of(evidence)
+            whole = torch.where(truth.isnan(), given[name], truth)
+            distribution = evidence.p[name].distribution
+            each = [
+                score(name, distribution, part, missing=True).expand(weights.shape)
+                for part in (whole, given[name])
+            ]
+            log = (weights.log + (each[0] - each[1]).flatten(0, -2)).logsumexp(0)
+            return {"log_px": log, "pareto_k": weights.pareto_k}
+
+        found = for_rows(model, rows, measure, batch_size=size, seed=seed, finite=())
+        return found["log_px"].cpu().double(), found["pareto_k"].cpu().double()
+
+    plain = replace(hidden, names=tuple([n for n in hidden.names if not n.startswith(_TRUTH)]))
+    if completed is True:
+        log = torch.full((hidden.rows,), math.nan, dtype=torch.float64)
+        k = log.clone()
+    else:
+        log, k = of(model, hidden)
+    again = to_complete(model, plain, k, completed, draw)
+    if len(again):
+        some = replace(plain, source=plain[again], rows=len(again))
+        other = complete(model, some, draw=draw, seed=seed)
+        read = rows_of(other.model, other.data)
+        truth = hidden[again][f"{_TRUTH}{name}"]
+        wide = replace(
+            read,
+            source={**other.data, f"{_TRUTH}{name}": truth},
+            names=(*read.names, f"{_TRUTH}{name}"),
+            values={**read.values, f"{_TRUTH}{name}": STACKED},
+            data_rows=hidden.data_rows,
+        )
+        log[again], k[again] = of(other.model, wide)
+    return log, k
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """How odd held-out rows are, to compare others with.
+
+    Attributes:
+        rows: The held-out rows.
+        log_px: Their log-likelihoods, shape ``(rows,)``.
+        particles: Draws that scored them, and score them again where more of them is hidden.
+        draw: How a latent is drawn.
+        completed: As for :func:`score_rows`.
+        seed: Of the rows chosen, and of the draws.
+        rows_each: Held-out rows that stand for all where some of their elements are hidden.
+        most: Rows in all that may be scored again; patterns that more rows have come first.
+    """
+
+    rows: Rows
+    log_px: Tensor
+    particles: int
+    draw: Mapping[str, Draw] | None = None
+    completed: Complete = "auto"
+    seed: int = 0
+    rows_each: int = 200
+    most: int = 20_000
+
+    def compare(
+        self, model: LatentVariableModel, data: Source | Rows, log_px: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        r"""Share of held-out rows that are less odd, and the probability of so odd a row.
+
+        A row with holes is compared with held-out rows of which the same elements are hidden: what
+        little is observed of a row is more probable than all of it.
+
+        Args:
+            model: That scored the rows.
+            data: The rows.
+            log_px: Their log-likelihoods, shape ``(rows,)``.
+
+        Returns:
+            The share of less odd ones, and :func:`tail_probability`, both ``(rows,)``; NaN where
+            ``most`` left nothing to compare with, or no held-out row has what is observed.
+        """
+        rows = rows_of(model, data, omit=tuple(self.draw or ()))
+        names = tuple(
+            [
+                n
+                for n in self.rows.names
+                if n in rows.names and n in rows.missing | self.rows.missing
+            ]
+        )
+        less = torch.full((rows.rows,), math.nan, dtype=torch.float64)
+        tail, left = less.clone(), self.most
+        own, held = _holes(rows, names), _holes(self.rows, names)
+        patterns, which, counts = own.unique(dim=0, return_inverse=True, return_counts=True)
+        for number in counts.argsort(descending=True).tolist():
+            hidden = patterns[number]
+            alike = (held == hidden).all(1)
+            reference = self.log_px[alike]
+            fit = (~held | hidden).all(1).nonzero().squeeze(-1)
+            if len(reference) < min(self.rows_each, len(fit)):
+                if min(self.rows_each, len(fit)) > left or not len(fit):
+                    continue
+                generator = torch.Generator().manual_seed(self.seed)
+                some = fit[torch.randperm(len(fit), generator=generator)[: self.rows_each]]
+                left -= len(some)
+                reference = self._hidden(model, some.sort().values, names, hidden)
+            at = which == number
+            ordered = (-reference).sort().values
+            less[at] = torch.searchsorted(ordered, -log_px[at]).double() / len(ordered)
+            tail[at] = tail_probability(-log_px[at], ordered).double()
+        return less, tail
+
+    def _hidden(
+        self, model: LatentVariableModel, index: Tensor, names: tuple[str, ...], hidden: Tensor
+    ) -> Tensor:
+        """Log-likelihoods of held-out rows without some of their elements."""
+        source: dict[str, Any] = dict(self.rows[index])
+        sizes = [source[name][0].numel() for name in names]
+        for name, part in zip(names, hidden.split(sizes), strict=True):
+            mask = part.reshape(source[name].shape[1:]).to(source[name].device)
+            source[name] = torch.where(mask, math.nan, source[name])
+        some = replace(self.rows, source=source, rows=len(index), missing=frozenset(names))
+        return score_rows(
+            model, some, self.particles, draw=self.draw, completed=self.completed, seed=self.seed
+        ).log_px
+
+
+def _holes(rows: Rows, names: tuple[str, ...]) -> Tensor:
+    """Which elements are missing, side by side, ``(rows, elements)``."""
+    if not names:
+        return torch.zeros(rows.rows, 1, dtype=torch.bool)
+    parts = [
+        torch.cat([batch[name].isnan().flatten(1).cpu() for name in names], 1)
+        for _, batch in rows.each(10_000)
+    ]
+    return torch.cat(parts)
+
+
+def tail_probability(scores: Tensor, reference: Tensor) -> Tensor:
+    r"""How probable so high a score is among others, :math:`(1 + \#\{r \ge s\}) / (n + 1)`.
+
+    Where a row is one like those of the reference, it is at most :math:`\alpha` with probability
+    at most :math:`\alpha`, whatever the scores are: a threshold with that rate of false alarms.
+
+    Testing for Outliers with Conformal p-values (Bates et al., 2023),
+    https://arxiv.org/abs/2104.08279
+
+    Args:
+        scores: Higher is odder, shape ``(rows,)``.
+        reference: Scores of held-out rows, shape ``(n,)``.
+
+    >>> tail_probability(torch.tensor([0.0, 5.0]), torch.tensor([1.0, 2.0, 3.0]))
+    tensor([1.0000, 0.2500])
+    """
+    ordered = reference.sort().values
+    above = len(ordered) - torch.searchsorted(ordered, scores.to(ordered), side="left")
+    return (1 + above) / (len(ordered) + 1)

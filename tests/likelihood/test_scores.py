@@ -1,0 +1,140 @@
+"""Scores of rows with holes, of cells, and of rows among others: exact where Gaussian."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, MultivariateNormal
+
+from deeplvm import Joint, LatentVariableModel
+from deeplvm.conditionals import Gaussian, StandardNormal
+from deeplvm.distributions import FullCovarianceNormal
+from deeplvm.inference.rows import rows_of
+from deeplvm.likelihood import Reference, score_cells, score_rows, tail_probability
+from deeplvm.networks import MLP
+
+NAN = math.nan
+
+
+class Exact(nn.Module):
+    """The posterior of a complete row; zeros in place of what is missing mislead it."""
+
+    def __init__(self, weight: Tensor, mean: Tensor) -> None:
+        super().__init__()
+        covariance = torch.linalg.inv(torch.eye(2) + weight.T @ weight / 0.25)
+        self.gain, self.mean = covariance @ weight.T / 0.25, mean
+        self.root = 1.1 * torch.linalg.cholesky(covariance)
+        self.event_shape = torch.Size([2])
+
+    def forward(self, x: Tensor) -> Distribution:
+        root = self.root.expand(*x.shape[:-1], 2, 2)
+        return FullCovarianceNormal((x - self.mean) @ self.gain.T, root)
+
+
+@pytest.fixture
+def linear() -> tuple[LatentVariableModel, MultivariateNormal]:
+    """Factor analysis, and the exact distribution of its rows."""
+    torch.manual_seed(0)
+    p = Joint({"z": StandardNormal(2), "x | z": Gaussian(5, MLP(2), scale=0.5)})
+    layer = p["x"].head.layer
+    with torch.no_grad():
+        layer.weight.normal_()
+        layer.bias.normal_()
+    weight, mean = layer.weight.detach(), layer.bias.detach()
+    model = LatentVariableModel(p, Joint({"z | x": Exact(weight, mean)}))
+    return model, MultivariateNormal(mean, weight @ weight.T + 0.25 * torch.eye(5))
+
+
+def marginal(law: MultivariateNormal, row: Tensor) -> float:
+    """log p of what is observed of a row."""
+    o = ~row.isnan()
+    if not bool(o.any()):
+        return 0.0
+    own = MultivariateNormal(law.mean[o], law.covariance_matrix[o][:, o])
+    return float(own.log_prob(row[o]))
+
+
+def with_holes(law: MultivariateNormal, rows: int, share: float) -> Tensor:
+    torch.manual_seed(1)
+    x = law.sample(torch.Size([rows]))
+    return torch.where(torch.rand(rows, 5) < share, NAN, x)
+
+
+def test_rows_with_holes_have_their_exact_likelihood(
+    linear: tuple[LatentVariableModel, MultivariateNormal],
+) -> None:
+    model, law = linear
+    x = with_holes(law, 60, 0.3)
+    right = torch.tensor([marginal(law, row) for row in x])
+    found = score_rows(model, {"x": x}, 500, completed=True)
+    assert (found.log_px - right).abs().max() < 0.5
+    assert found.holes.equal(x.isnan().any(1))
+    plain = score_rows(model, {"x": x}, 500, completed=False)
+    assert (plain.log_px - right).abs().max() > 0.7
+    assert "k-hat is above 0.7" in plain.warnings[0]
+    whole = x[~x.isnan().any(1)]
+    kept = score_rows(model, {"x": whole}, 500, completed=True)
+    assert kept.log_px.equal(score_rows(model, {"x": whole}, 500, completed=False).log_px)
+
+
+def test_cells_have_their_exact_surprise(
+    linear: tuple[LatentVariableModel, MultivariateNormal],
+) -> None:
+    r"""-log p(x_d | others) = log p(others) - log p(all), of plain, odd and incomplete rows."""
+    model, law = linear
+    x = with_holes(law, 8, 0.2)
+    x[0], x[1] = law.mean, law.mean
+    x[1, 3] += 6.0
+    found = score_cells(model, {"x": x}, 1000, completed=True)
+    for row, each in zip(x, found.surprise["x"], strict=True):
+        for d in range(5):
+            if row[d].isnan():
+                assert each[d].isnan()
+                continue
+            rest = row.clone()
+            rest[d] = NAN
+            right = marginal(law, rest) - marginal(law, row)
+            assert abs(float(each[d]) - right) < 0.15 + 0.15 * abs(right)
+    assert found.surprise["x"][1].argmax() == 3
+
+
+def test_rows_are_compared_with_rows_of_the_same_holes(
+    linear: tuple[LatentVariableModel, MultivariateNormal],
+) -> None:
+    """The share of less odd rows is that of the exact scores, to 0.12 with 200 rows of each."""
+    model, law = linear
+    torch.manual_seed(2)
+    held_out = law.sample(torch.Size([400]))
+    x = law.sample(torch.Size([40]))
+    x[:20, 0] = NAN
+    x[20:30, 1:4] = NAN
+    x[39] = NAN
+    scored = score_rows(model, {"x": held_out}, 200, completed=True)
+    reference = Reference(rows_of(model, {"x": held_out}), scored.log_px, 200, completed=True)
+    found = score_rows(model, {"x": x}, 200, completed=True)
+    less, tail = reference.compare(model, {"x": x}, found.log_px)
+    for row, got in zip(x[:39], less, strict=False):
+        exact = torch.tensor(
+            [marginal(law, torch.where(row.isnan(), NAN, each)) for each in held_out]
+        )
+        assert abs(float(got) - float((exact > marginal(law, row)).double().mean())) < 0.12
+    assert ((tail > 0) & (tail <= 1)).all()
+    none = Reference(rows_of(model, {"x": held_out}), scored.log_px, 200, most=10)
+    less, _ = none.compare(model, {"x": x}, found.log_px)
+    assert less[:30].isnan().all()
+    assert not less[30:39].isnan().any()
+
+
+def test_false_alarms_are_as_rare_as_said() -> None:
+    """Of 20,000 exchangeable rows: a share of 0.05 within 4 standard errors, reference included.
+
+    The rate given 999 rows of reference is a beta variable of standard deviation 0.007.
+    """
+    generator = torch.Generator().manual_seed(0)
+    reference = torch.randn(999, generator=generator)
+    rate = (tail_probability(torch.randn(20_000, generator=generator), reference) <= 0.05).double()
+    assert abs(float(rate.mean()) - 0.05) < 4 * (0.007 + 0.0015)
+    assert tail_probability(torch.tensor([9.0]), reference).item() == pytest.approx(1 / 1000)
