@@ -9,8 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deeplvm.cli.outputs import in_units
-
 if TYPE_CHECKING:
     from deeplvm.data.records import Variable
     from deeplvm.inference.imputation import Imputation
@@ -64,10 +62,15 @@ def details_of(found: Imputation, variables: Mapping[str, Variable]) -> dict[str
 
 
 def _cells(values: Tensor, variable: Variable, row: Any, place: Any) -> Any:
-    """Some elements in the units of the file; an interval that there is not stays empty."""
-    given = in_units(values, variable).reshape(len(values), -1)[row, place]
+    """Some elements as the file has them; an interval that there is not stays empty."""
+    columns = [each.reshape(len(values), -1) for each in variable.restored(values).values()]
+    kinds = {each.dtype for each in columns}
+    given = np.concatenate(
+        [each if len(kinds) == 1 else each.astype(object) for each in columns], 1
+    )
     there = ~values.flatten(1).isnan().numpy()[row, place]
-    return given if there.all() else np.where(there, given.astype(object), None)
+    found = given[row, place]
+    return found if there.all() else np.where(there, found.astype(object), None)
 
 
 def _free(name: str, taken: set[str]) -> str:

@@ -17,7 +17,7 @@ from deeplvm.randomness import RowNoise, drawing
 if TYPE_CHECKING:
     from deeplvm.core.model import LatentVariableModel
     from deeplvm.core.trace import Site
-    from deeplvm.data.records import Data, Description
+    from deeplvm.data.records import Data, Description, Selection
 from pathlib import Path
 
 import numpy as np
@@ -208,7 +208,7 @@ def refuse_overwriting(output: Path, *sources: str | None) -> None:
 def save_table(
     path: Path,
     arrays: Mapping[str, Any],
-    names: Mapping[str, Sequence[str]],
+    names: Mapping[str, Sequence[str]] | None = None,
     *,
     escape: bool = False,
 ) -> None:
@@ -216,7 +216,7 @@ def save_table(
 
     Args:
         path: Where; written whole or not at all.
-        arrays: Name to array of shape ``(rows, *event)``.
+        arrays: Name to array of shape ``(rows, *event)``, or to a table's columns by name.
         names: Names of the columns of an array; others are its name, numbered if several.
         escape: Whether texts that a spreadsheet would run as formulas get a ``'`` in front.
     """
@@ -225,8 +225,7 @@ def save_table(
     with beside(path) as temporary:
         if path.suffix.lower() == ".npz":
             with temporary.open("wb") as file:
-                plain: Any = {name: np.asarray(array) for name, array in arrays.items()}
-                np.savez_compressed(file, **plain)
+                np.savez_compressed(file, **_plain(arrays))
             return
         frame = as_frame(arrays, names)
         if path.suffix.lower() == ".parquet":
@@ -278,33 +277,89 @@ def save_pictures(
     write_atomically(path, grid)
 
 
-def as_frame(arrays: Mapping[str, Any], names: Mapping[str, Sequence[str]]) -> Any:
+def as_frame(arrays: Mapping[str, Any], names: Mapping[str, Sequence[str]] | None = None) -> Any:
     """A table with one column an element."""
     import pandas
 
     columns: dict[str, Any] = {}
     for name, array in arrays.items():
+        if isinstance(array, Mapping):
+            columns |= array
+            continue
         flat = np.asarray(array).reshape(len(array), -1)
-        titles = names.get(name) or (
+        titles = (names or {}).get(name) or (
             [name] if flat.shape[1] == 1 else [f"{name}{i}" for i in range(flat.shape[1])]
         )
-        columns.update({title: flat[:, i] for i, title in enumerate(titles)})
+        columns |= {title: flat[:, i] for i, title in enumerate(titles)}
     return pandas.DataFrame(columns)
 
 
-def in_units(value: Tensor, variable: Variable) -> np.ndarray[Any, Any]:
-    """Values as the file had them: levels in its own unit, codes of categories as their names."""
-    array = value.detach().cpu().numpy()
-    if variable.parts:
-        columns = [_part(array[:, i], part) for i, part in enumerate(variable.parts)]
-        named = any([column.dtype == object for column in columns])
-        return np.stack(columns, 1).astype(object) if named else np.stack(columns, 1)
-    return _part(array, variable)
+def given(
+    values: Mapping[str, Any],
+    description: Description,
+    rows: Selection | None = None,
+    *,
+    mean: bool = False,
+) -> dict[str, Any]:
+    """Values of a model as the user's own: columns in their types, labels by their names.
+
+    Args:
+        values: By name; ``x_original`` are rows as they were.
+        description: Of the data.
+        rows: The rows that were filled in: what is there comes back exactly.
+        mean: Whether they are means, not draws.
+
+    Returns:
+        By name; of a table an array by the name of each column.
+    """
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        plain = name.removesuffix("_original")
+        variable = description.variables.get(plain)
+        if variable is None:
+            label, classes = description.options.get("label"), description.classes
+            named = name == "y" and classes is not None
+            found[(label or name) if named else name] = _labels(value, classes) if named else value
+            continue
+        columns = variable.restored(value, mean=mean and name == plain)
+        if rows is not None:  # filled in: what is there stays as it is
+            exact = rows.exact(plain)
+            there = ~np.isnan(exact.double().numpy())
+            for place, (column, own) in enumerate(variable.restored(exact).items()):
+                seen = there[:, place] if variable.columns is not None else there
+                columns[column] = np.where(seen, own, columns[column])
+        found[name] = columns if variable.columns is not None else columns[plain]
+    return found
 
 
-def _part(array: np.ndarray[Any, Any], variable: Variable) -> np.ndarray[Any, Any]:
-    if variable.categories is not None:
-        codes = np.nan_to_num(array, nan=0).round().astype(int)
-        names = np.array(variable.categories, dtype=object)
-        return names[codes.clip(0, len(names) - 1)]
-    return array * variable.step if variable.step != 1 else array
+def _labels(codes: Any, classes: Any) -> Any:
+    """Labels by the names that the data have for them, whole numbers as such."""
+    names = np.array(classes)
+    if all([name.lstrip("-").isdigit() and str(int(name)) == name for name in classes]):
+        names = names.astype(np.int64)
+    return names[np.asarray(codes)]
+
+
+def _plain(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """Arrays that need no pickle; a table of numbers is one, of another table each column."""
+    found: dict[str, Any] = {}
+    for name, array in arrays.items():
+        if not isinstance(array, Mapping):
+            found[name] = _of_one_type(np.asarray(array))
+            continue
+        columns = {column: _of_one_type(each) for column, each in array.items()}
+        if all([each.dtype.kind in "iuf" for each in columns.values()]):
+            found[name] = np.stack(list(columns.values()), 1)
+            continue
+        suffix = name[1:]  # of x_original
+        found |= {f"{column}{suffix}": each for column, each in columns.items()}
+    return found
+
+
+def _of_one_type(array: Any) -> Any:
+    if array.dtype != object:
+        return array
+    known = [each for each in array.ravel() if each is not None]
+    if all([isinstance(each, str) for each in known]):
+        return np.where(array == None, "", array).astype(str)  # noqa: E711 - element by element
+    return array.astype(np.float64)  # None becomes NaN

@@ -284,7 +284,7 @@ def sample(  # noqa: D417 - the types say the rest
         mean=picture if mean is None else mean,
         label=label,
     )
-    _save(output, values, opened.description, escape=escape_formulas)
+    _save(output, values, opened.description, mean=bool(mean), escape=escape_formulas)
 
 
 def embed(  # noqa: D417 - the types say the rest
@@ -366,14 +366,15 @@ def reconstruct(  # noqa: D417 - the types say the rest
     _only_images(opened, output, picture=picture)
     model = _precise(opened.model.to(place(device)), precision)
     source, chosen = _rows(opened, data, split)
-    originals, means = reconstructed(model, source, getattr(source, chosen)[:rows], seed=seed)
+    passed = getattr(source, chosen)[:rows]
+    originals, means = reconstructed(model, source, passed, seed=seed)
     if picture:
         pairs = torch.stack([originals["x"].nan_to_num(0.0), means["x"]], 1).flatten(0, 1)
         _save(output, {"x": pairs}, opened.description, columns=8)
         return
     if output.suffix.lower() == ".npz":
-        means |= {f"{name}_original": value for name, value in originals.items()}
-    _save(output, means, opened.description, escape=escape_formulas)
+        means |= {f"{name}_original": passed.exact(name) for name in originals}
+    _save(output, means, opened.description, mean=True, escape=escape_formulas)
 
 
 def score(  # noqa: D417 - the types say the rest
@@ -480,6 +481,8 @@ def impute(  # noqa: D417 - the types say the rest
         refuse_overwriting(details, str(output), *data)
 
     def work(model: Any, rows: Any, output: Path, opened: Any) -> None:
+        import torch
+
         from deeplvm.cli.missing import details_of, stacked
         from deeplvm.inference import impute as fill
 
@@ -502,7 +505,8 @@ def impute(  # noqa: D417 - the types say the rest
             if draws is not None:
                 whole = {n: value.expand(draws, *value.shape) for n, value in values.items()}
                 values = stacked(whole | found.draws, rows.variables)
-            _save(output, values, rows.description, escape=escape_formulas)
+            given = rows.test[torch.arange(rows.rows("test")).repeat(draws or 1)]
+            _save(output, values, rows.description, rows=given, escape=escape_formulas)
             if details is not None:
                 _write(details, details_of(found, rows.variables), {}, escape=escape_formulas)
             for warning in found.warnings:
@@ -667,23 +671,15 @@ def _save(
     description: Any,
     columns: int | None = None,
     *,
+    rows: Any = None,
+    mean: bool = False,
     escape: bool = False,
 ) -> None:
-    """A picture or a table, by the ending."""
-    from deeplvm.cli.outputs import PICTURES, in_units, save_pictures, save_table
+    """A picture, or a table of the user's own columns, by the ending."""
+    from deeplvm.cli.outputs import PICTURES, given, save_pictures, save_table
 
-    variables = description.variables
     if output.suffix.lower() in PICTURES:
-        save_pictures(output, values["x"], variables["x"], columns)
+        save_pictures(output, values["x"], description.variables["x"], columns)
     else:
-        names = {
-            n: variables[n].columns for n in values if n in variables and variables[n].columns
-        }
-        arrays = {
-            name: in_units(value, variables[name.removesuffix("_original")])
-            if name.removesuffix("_original") in variables
-            else value
-            for name, value in values.items()
-        }
-        save_table(output, arrays, names, escape=escape)
+        save_table(output, given(values, description, rows, mean=mean), escape=escape)
     note(f"{output}: {len(next(iter(values.values())))} rows")

@@ -351,9 +351,10 @@ def _omniglot(item: NamedSet, paths: tuple[Path, ...]) -> Held:
 
 
 def _adult(item: NamedSet, paths: tuple[Path, ...]) -> Held:
-    from deeplvm.data.readers.tables import Frames, open_table, read_csv
+    from deeplvm.data.readers.delimited import read_delimited
+    from deeplvm.data.readers.tables import Frames, open_table
 
-    frames = {"train": read_csv(paths[0]), "test": read_csv(paths[1])}
+    frames = {"train": read_delimited(paths[0]).cells, "test": read_delimited(paths[1]).cells}
     for (split, frame), size in zip(frames.items(), (32_561, 16_281), strict=True):
         _expect(paths[0], f"{split} rows", frame, (size, 15))
     facts = Facts(item.name, split="the set's own test rows")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,6 +25,7 @@ from deeplvm.data.records import (
     LikelihoodName,
     Split,
     Variable,
+    listed,
 )
 from deeplvm.data.statistics import Summary, quantiles, repeated
 
@@ -34,6 +36,11 @@ UNDERDISPERSION = 0.7
 # Beyond it, single precision spoils the log-gamma of a count, and rounding is invisible anyway.
 LARGEST_COUNT = 4096
 LARGEST_IMAGE_LEVEL = 255
+# Columns of one likelihood that have a sentence each, and warnings of one kind.
+_FEW_COUNTS, _FEW_WARNINGS = 5, 5
+# A standard deviation, or a value, this many times the range of 15 in 16 values away is that of a
+# few; a value this often at the edge, far from the others, may stand for a missing one.
+_HIDDEN, _FAR, _SENTINEL = 20, 1000, 0.005
 # Kinds that have a density in the data's own units.
 _REAL: tuple[Kind, ...] = ("real", "date")
 # Columns of a table for which a density may need knots and atoms, and values that are looked at.
@@ -240,10 +247,15 @@ def choose_likelihood(
         )
         if look.dispersion < UNDERDISPERSION:
             reason += " That is much less than a Poisson's: for codes or grades say --categories."
+        if not table and look.maximum <= LARGEST_IMAGE_LEVEL:
+            reason += " If they are pixels: --likelihood discretized-logistic."
         return Choice("counts", chosen, reason)
     if not look.whole:
-        reason = f"{what}: reals: gaussian, a density in the data's own units."
-        return Choice("real", "gaussian", reason)
+        what_ = "dates, in days" if look.kind == "date" else "reals"
+        reason = f"{what}: {what_}: gaussian, a density in the data's own units."
+        return Choice(look.kind, "gaussian", reason)
+    if look.kind == "date":
+        return replace(_dequantized(look, what, "gaussian"), kind="date")
     why = f"whole numbers down to {look.minimum:g}"
     if look.minimum >= 0:
         why = f"whole numbers up to {look.maximum:g}, too large for a count likelihood in single "
@@ -259,8 +271,10 @@ def _look(
         raise DataError(f"{what}: every value is missing; --drop it, or fill it in.")
     minimum, maximum = float(seen.low.min()), float(seen.high.max())
     whole = bool(seen.whole.all())
-    if kind == "real":
-        return _Look("real", minimum, maximum, whole=False)
+    if kind == "real" or (kind == "date" and not whole):
+        return _Look(kind, minimum, maximum, whole=False)
+    if kind == "date":
+        return _Look("date", minimum, maximum)
     if kind == "counts" and (not whole or minimum < 0):
         raise DataError(
             f"{what}: declared as counts, but holds {_describe(whole, minimum, maximum)}."
@@ -285,8 +299,10 @@ def _look(
         return _Look("counts", minimum, maximum)
     if minimum >= 0 and maximum <= 1 and not table:
         if seen.steps:
+            # the coarsest that fits; 0 .. steps - 1 where the steps are those of bits and 1 is not
+            # there, as in k / 256
             steps = seen.steps[0]
-            levels = 256 if steps == 256 else steps + 1
+            levels = steps + int(maximum == 1 or steps & (steps + 1) == 0)
             return _Look("levels", minimum, maximum, levels=levels, step=1.0 / steps)
         return _Look("unit", minimum, maximum, whole=False)
     return _Look("real", minimum, maximum, whole=False)
@@ -369,15 +385,14 @@ def _instead(look: _Look, asked: Likelihood) -> str:
 
 def _dequantized(look: _Look, what: str, likelihood: str) -> Choice:
     kind: Kind = "unit" if likelihood == "continuous-bernoulli" else "real"
-    divisor = float(look.levels or look.maximum + 1) if kind == "unit" else 1.0
+    levels = look.levels or (int(look.maximum) + 1 if kind == "unit" else None)
+    divisor = float(levels or 1) if kind == "unit" else 1.0
     scaled = f", divided by {divisor:g}" if divisor != 1 else ""
     reason = (
         f"{what}: {likelihood} on x + u{scaled}, u ~ U[0, 1) drawn anew at each visit: its "
         f"density is a lower bound of the probability of the whole number x."
     )
-    return Choice(
-        kind, likelihood, reason, look.levels, look.step, dequantize=True, divisor=divisor
-    )
+    return Choice(kind, likelihood, reason, levels, look.step, dequantize=True, divisor=divisor)
 
 
 def _describe(whole: bool, minimum: float, maximum: float) -> str:  # noqa: FBT001
@@ -401,31 +416,42 @@ def choose(
     likelihood = options["likelihood"]
     train, everything = seen["train"], Summary.joined(seen.values())
     _refuse_silent(train, source, facts.columns)
-    asked = LIKELIHOODS.get(likelihood)
     plain = partial(choose_likelihood, likelihood=likelihood, table=facts.columns is not None)
     if facts.columns is None:
         image, levels = facts.image, facts.levels
         return [plain(everything, dequantize=dequantize, image=image, levels=levels)]
-    if set(facts.kinds.values()) == {"counts"} and len(facts.kinds) >= len(facts.columns):
+    if all_counts(facts):
         return [plain(train, dequantize=dequantize, kind="counts")]
     whats = [f"column {column!r}" for column in facts.columns]  # an error should name the column
-    if asked is not None and not asked.density and not facts.categories:
+    if one_for_all(facts, options):
         for place, what in enumerate(whats):
             plain(everything.column(place), what=what)
         return [plain(everything)]
-    _refuse_constant_columns(everything, source, facts.columns)
     choices = []
     for place, (column, what) in enumerate(zip(facts.columns, whats, strict=True)):
+        declared, own = facts.kinds.get(column), facts.likelihoods.get(column)
         if (names := facts.categories.get(column)) is not None:
-            reason = f"{what}: {len(names)} categories: categorical."
-            choices.append(Choice("category", "categorical", reason, len(names)))
+            chosen_ = own or ("ordinal" if declared == "ordinal" else "categorical")
+            choices.append(_coded(what, names, chosen_))
             continue
-        kind = cast("Kind | None", facts.kinds.get(column))
+        kind = cast("Kind | None", declared if declared in ("real", "counts", "date") else None)
         values = everything.column(place)
+        if own is not None:
+            suits = LIKELIHOODS[own].density and declared in ("whole", "date", None)
+            suits = suits and bool(values.whole.all())
+            look = choose_likelihood(
+                values, what=what, likelihood=cast("LikelihoodName", own), dequantize=suits,
+                table=True, kind=kind,
+            )  # fmt: skip
+            choices.append(replace(look, kind="date") if kind == "date" else look)
+            continue
         look = choose_likelihood(values, what=what, table=True, kind=kind)
         if look.kind == "binary":  # no other likelihood gives 0 and 1 a probability of their own
             if likelihood not in ("auto", "bernoulli"):
                 look = replace(look, reason=f"{what}: bernoulli, as asked for.")
+            choices.append(look)
+            continue
+        if kind == "date":
             choices.append(look)
             continue
         suits = dequantize and kind != "real" and bool(values.whole.all())
@@ -433,6 +459,85 @@ def choose(
     if dequantize and not any(choice.dequantize for choice in choices):
         raise DataError(f"{source}: no column holds whole numbers to dequantize; leave it out.")
     return _merged(choices)
+
+
+def all_counts(facts: Facts) -> bool:
+    """Whether the source itself declares that all columns are counts."""
+    same = set(facts.kinds.values()) == {"counts"} and not facts.likelihoods
+    return same and len(facts.kinds) >= len(facts.columns or ())
+
+
+def one_for_all(facts: Facts, options: Mapping[str, Any]) -> bool:
+    """Whether a likelihood of whole numbers was asked for, for all columns: those of pixels."""
+    asked = LIKELIHOODS.get(options["likelihood"])
+    plain = not facts.categories and not facts.likelihoods
+    return asked is not None and not asked.density and plain
+
+
+def _coded(what: str, names: Sequence[str], likelihood: str) -> Choice:
+    """The choice of a column of codes."""
+    kind = LIKELIHOODS[likelihood].kind
+    if kind not in ("category", "ordinal"):
+        raise DataError(
+            f"{what}: its values are categories, whose likelihood is categorical or ordinal, not "
+            f"{likelihood}."
+        )
+    words = "ordered levels" if kind == "ordinal" else "categories"
+    reason = f"{what}: {len(names)} {words}: {likelihood}."
+    return Choice(kind, likelihood, reason, len(names))
+
+
+# A column whose name says so, and that has many different whole numbers, names the rows.
+_IDENTIFIER = re.compile(
+    r"(^|.*[_ ])(id|uuid|guid|index|idx|key|rownum|row_number)|.*[a-z]I[dD]", re.I
+)
+_MANY, _ROWS_COUNTED = 100, 20
+
+
+def without_use(
+    facts: Facts, seen: Mapping[Split, Summary], source: str, options: Mapping[str, Any]
+) -> dict[str, str]:
+    """Columns from which nothing can be learned, and why: no value, one value, the rows' numbers.
+
+    Raises:
+        DataError: If they may be pixels, of which some never change.
+    """
+    if facts.columns is None or all_counts(facts) or one_for_all(facts, options):
+        return {}
+    train, everything = seen["train"], Summary.joined(seen.values())
+    _refuse_constant_pixels(everything, source, facts.columns)
+    asked, found = {*options["categories"], *facts.likelihoods, *facts.kinds}, {}
+    for place, column in enumerate(facts.columns):
+        low, high = float(everything.low[place]), float(everything.high[place])
+        names = facts.categories.get(column)
+        if not train.count[place]:
+            found[column] = f"column {column!r} has no value in any training row"
+        elif facts.types.get(column) == "int" and max(-low, high) > 2.0**53:
+            found[column] = (
+                f"column {column!r} holds whole numbers as large as {max(-low, high):.4g}, more "
+                f"than a float can hold exactly: an identifier"
+            )
+        elif low == high:
+            value = repr(names[int(low)]) if names else f"{low:g}"
+            found[column] = (
+                f"column {column!r} is always {value}: there is nothing to learn from it, and a "
+                f"density of it is infinite"
+            )
+        elif names is None and column not in asked and everything.whole[place]:
+            reason = _rows_numbers(everything.column(place), column)
+            found |= {column: f"column {column!r} {reason}"} if reason else {}
+    return {column: f"{why}; --drop {column}." for column, why in found.items()}
+
+
+def _rows_numbers(seen: Summary, column: str) -> str | None:
+    """Why whole numbers name the rows: 0 or 1 to their number, each once; or by their name."""
+    rows, low, high = seen.rows, float(seen.low[0]), float(seen.high[0])
+    if _IDENTIFIER.fullmatch(column) and high - low >= _MANY:
+        return "holds whole numbers, and its name is that of an identifier"
+    counted = rows >= _ROWS_COUNTED and low in (0, 1) and high - low == rows - 1
+    if counted and not seen.holes and math.isclose(seen.variance[0], (rows**2 - 1) / 12):
+        return f"counts the rows from {low:g} to {high:g}"
+    return None
 
 
 def chosen(
@@ -474,8 +579,8 @@ def reasons_of(choices: list[Choice], facts: Facts) -> list[str]:
         groups.setdefault((choice.likelihood, choice.dequantize), []).append((column, choice))
     reasons = ["columns of several kinds: each has its own likelihood, a row's is their product."]
     for (likelihood, noisy), members in groups.items():
-        names = ", ".join(column for column, _ in members)
-        if members[0][1].kind == "counts" or len(members) == 1:
+        names = listed([column for column, _ in members])
+        if len(members) <= (_FEW_COUNTS if members[0][1].kind == "counts" else 1):
             reasons += [choice.reason for _, choice in members]
         elif noisy:
             reasons.append(
@@ -483,10 +588,10 @@ def reasons_of(choices: list[Choice], facts: Facts) -> list[str]:
                 f"the probability of the whole numbers: {names}."
             )
         elif likelihood == "categorical":
-            counts = ", ".join(f"{column} ({choice.levels})" for column, choice in members)
+            counts = listed([f"{column} ({choice.levels})" for column, choice in members])
             reasons.append(f"categorical: {counts}.")
         else:
-            measure = "in its own units" if members[0][1].kind == "real" else "of whole numbers"
+            measure = "in its own units" if members[0][1].kind in _REAL else "of whole numbers"
             reasons.append(f"{likelihood}, {measure}: {names}.")
     return reasons
 
@@ -555,21 +660,18 @@ def _first(found: Array, columns: tuple[str, ...] | None) -> Iterator[tuple[str,
             yield what, len(places), f"--drop {name}"
 
 
-def _refuse_constant_columns(seen: Summary, source: str, columns: tuple[str, ...]) -> None:
+def _refuse_constant_pixels(seen: Summary, source: str, columns: tuple[str, ...]) -> None:
     constant = [
         column for place, column in enumerate(columns) if seen.low[place] == seen.high[place]
     ]
-    if constant:
+    levels = not seen.holes and bool(seen.whole.all())
+    if len(constant) > 10 and levels and seen.low.min() >= 0 and seen.high.max() <= 255:
         low = seen.low[columns.index(constant[0])]
-        pixels = len(constant) > 10 and not seen.holes and bool(seen.whole.all())
-        pixels = pixels and seen.low.min() >= 0 and seen.high.max() <= 255
-        more = len(constant) - 1
-        others = f" (and so are {more} others)" if more else ""
         raise DataError(
-            f"{source}: column {constant[0]!r} is always {low:g}"
-            f"{others}: there is nothing to learn from it, and a density of it is "
-            f"infinite; --drop {' '.join(constant[:10])}"
-            f"{'; or, if these are pixels, --likelihood discretized-logistic' if pixels else ''}."
+            f"{source}: column {constant[0]!r} is always {low:g} (and so are {len(constant) - 1} "
+            f"others): there is nothing to learn from it, and a density of it is infinite; --drop "
+            f"{' '.join(constant[:10])}; or, if these are pixels, --likelihood "
+            f"discretized-logistic."
         )
 
 
@@ -739,6 +841,7 @@ def variable_of(
     first = choices[0]
     columns = facts.columns or ()
     knotted = _knotted(choices, train_rows)
+    types = tuple([facts.types.get(column, "") for column in columns or ("x",)])
     parts: tuple[Variable, ...] = ()
     if len(choices) == 1:
         if first.kind in _REAL and first.likelihood != "beta":
@@ -759,6 +862,7 @@ def variable_of(
                 missing=bool(everything.missing[place]),
                 dequantized=choice.dequantize,
                 categories=facts.categories.get(column),
+                types=types[place : place + 1],
                 **knotted([place]),
             )
             for place, (column, choice) in enumerate(zip(columns, choices, strict=True))
@@ -780,6 +884,7 @@ def variable_of(
         dequantized=any(choice.dequantize for choice in choices),
         columns=facts.columns,
         parts=parts,
+        types=types if any(types) else (),
         **({} if parts else knotted(range(train_rows.shape[-1]))),
     )
 
@@ -823,26 +928,52 @@ def warnings_of(variable: Variable, seen: Mapping[Split, Summary], train: Tensor
         known = [f"{100 * share:.2g}% of the values are missing; likelihoods are of the others."]
     if variable.columns is None:
         return known
-    ordered = train.sort(0).values
-    suspect = (ordered[1:] == ordered[:-1]).any(0) | ((~train.isnan()).sum(0) <= 2)
-    for place in suspect.nonzero()[:, 0].tolist():
-        name = variable.columns[place]
-        part = variable.parts[place] if variable.parts else variable
-        if part.kind not in _REAL or part.dequantized:
-            continue
-        column = train[:, place]
-        values, counts = column[~column.isnan()].unique(return_counts=True)
-        if not len(values):
-            continue
-        most, at = float(counts.max()) / float(counts.sum()), float(values[counts.argmax()])
-        if len(values) <= 2:
-            known.append(
-                f"warning: column {name!r} takes only {len(values)} values, so a density of it "
-                f"can grow without bound; --categories {name} gives them probabilities."
-            )
-        elif most > 0.5:
-            known.append(
-                f"warning: {100 * most:.0f}% of column {name!r} is exactly {at:g}, so a density "
-                f"of it can grow without bound."
-            )
+    everything, found = Summary.joined(seen.values()), dict[str, list[str]]()
+    for place, (name, part) in enumerate(variable.by_column.items()):
+        if part.kind in _REAL:
+            ends = float(everything.low[place]), float(everything.high[place])
+            for kind, said in _warnings_of(part, ends, train[:, place]).items():
+                found.setdefault(kind, []).append(f"warning: column {name!r} {said}")
+    for each in found.values():  # of many columns that are alike in this, the first
+        known += each[:_FEW_WARNINGS]
+        if len(each) > _FEW_WARNINGS:
+            known.append(f"warning: and {len(each) - _FEW_WARNINGS} more columns like these.")
     return known
+
+
+def _warnings_of(part: Variable, ends: tuple[float, float], column: Tensor) -> dict[str, str]:
+    """What hides the others, or repeats, among the values of a column."""
+    rows, found = column[~column.isnan()], {}
+    if not len(rows):
+        return {}
+    if part.knots is not None:
+        below, above = part.knots[[1, -2]].tolist()
+        spread = above - below
+        far = [f"{end:g}" for end in ends if not below - spread <= end <= above + spread]
+        reach = max(ends[1] - above, below - ends[0])
+        if spread > 0 and (float(part.std) > _HIDDEN * spread or reach > _FAR * spread):
+            found["outliers"] = (
+                f"reaches {' and '.join(far)}, but most of it lies between {below:g} and "
+                f"{above:g}: a few values may hide all others; correct them, or make them missing."
+            )
+    rows = (rows * part.divisor).floor() if part.dequantized else rows
+    values, counts = rows.unique(return_counts=True)
+    most, at = float(counts.max()) / len(rows), float(values[counts.argmax()])
+    others = values[values != at]
+    low, high = (float(others.min()), float(others.max())) if len(others) else (at, at)
+    if most > _SENTINEL and len(others) > 2 and max(low - at, at - high) > high - low:
+        found["sentinels"] = (
+            f"is exactly {at:g} in {100 * most:.2g}% of the rows, far from all others; if that "
+            f'means missing: --schema FILE with missing = ["{at:g}"] for it.'
+        )
+    if len(values) <= 2 and not part.dequantized:
+        found["few"] = (
+            f"takes only {len(values)} values, so a density of it can grow without bound; "
+            f"--categories {part.name} gives them probabilities."
+        )
+    elif most > 0.5 and not part.dequantized:
+        found["atoms"] = (
+            f"({100 * most:.0f}% of it) is exactly {at:g}, so a density of it can grow without "
+            f"bound."
+        )
+    return found

@@ -22,8 +22,10 @@ from deeplvm.data.likelihood import (
     refuse_other_shape,
     variable_of,
     warnings_of,
+    without_use,
 )
-from deeplvm.data.readers.arrays import held, read_file
+from deeplvm.data.readers.arrays import VALUE_KEYS, held, read_arrays, read_file
+from deeplvm.data.readers.delimited import read_delimited
 from deeplvm.data.readers.images import (
     ENDINGS,
     GREY,
@@ -36,12 +38,10 @@ from deeplvm.data.readers.images import (
 from deeplvm.data.readers.shards import ParquetFiles, open_files
 from deeplvm.data.readers.source import Facts, Held, Places, Source, room
 from deeplvm.data.readers.tables import (
-    LARGEST_EXACT,
     Frames,
     Table,
     TableRows,
     open_table,
-    read_csv,
     refuse_absent,
 )
 from deeplvm.data.records import (
@@ -55,10 +55,11 @@ from deeplvm.data.records import (
     Selection,
     Split,
 )
+from deeplvm.data.schema import agreed, rules_of, written
 from deeplvm.data.split import divide, kept_elements, limited, select_columns
 from deeplvm.data.statistics import Summary
 from deeplvm.data.stream import Stream, StreamColumn
-from deeplvm.data.transform import Look, Reader, dequantization, smallest_type
+from deeplvm.data.transform import Look, Reader, dequantization, exact_type, smallest_type
 from deeplvm.files import memory
 
 Streaming = bool | Literal["auto"]
@@ -77,6 +78,8 @@ def load(
     label: str | None = None,
     drop: Sequence[str] = (),
     categories: Sequence[str] = (),
+    schema: str | Path | Mapping[str, Any] | None = None,
+    header: bool | None = None,
     split: tuple[float, float, float] | None = None,
     seed: int = 0,
     image_size: int | None = None,
@@ -103,6 +106,11 @@ def load(
         label: Column of a table that holds the labels.
         drop: Columns to leave out.
         categories: Columns whose numbers are codes of unordered categories.
+        schema: What columns are: a TOML file, or what it holds, {column: {"type": "ordinal",
+            "levels": [...], "likelihood": ..., "missing": [...]}}. What it says of a column goes
+            before what is seen in it, and before ``likelihood``.
+        header: Whether the first line of a delimited file names the columns; by default that is
+            seen from the lines.
         split: Fractions of training, validation and test rows, instead of the set's own split or
             0.8 0.1 0.1.
         seed: Seed of the split and of the fixed draws.
@@ -137,6 +145,8 @@ def load(
         "label": label,
         "drop": _names(drop),
         "categories": _names(categories),
+        "schema": None,
+        "header": header,
         "split": None if split is None else tuple(split),
         "seed": seed,
         "image_size": image_size,
@@ -145,6 +155,10 @@ def load(
         "stream": False,
     }
     known = Description.from_dict(like) if isinstance(like, Mapping) else like
+    if schema is not None and known is None:
+        rules = rules_of(schema)
+        options["schema"] = written(rules)
+        options |= agreed(rules, options)
     if known is not None:
         options |= {
             name: value
@@ -253,10 +267,18 @@ def _opened(
             f"streamed; save it as one of these, or leave out --stream."
         )
     if name.endswith(_TEXT):
-        frames = {"all": read_csv(path)}
-        return _held_table(Facts(path.name.split(".")[0]), frames, path.name, options, known)
+        text = read_delimited(path, header=options["header"])
+        facts = Facts(path.name.split(".")[0], notes=text.notes)
+        unnamed = not text.named
+        return _held_table(facts, {"all": text.cells}, path.name, options, known, unnamed=unnamed)
+    if options["header"] is not None:
+        raise DataError(
+            f"{source}: --header is for delimited text, .csv and the like; leave it out."
+        )
+    if name.endswith(".npz"):
+        return _of_arrays(read_arrays(path), path.stem, str(path), options, known)
     _refuse_table_options(source, options)
-    if name.endswith(".npz") or name.removesuffix(".gz").endswith((".idx", "ubyte")):
+    if name.removesuffix(".gz").endswith((".idx", "ubyte")):
         return read_file(path)
     if name.endswith(ENDINGS):
         raise DataError(f"{path}: this is one image; give the folder that holds the images.")
@@ -278,18 +300,21 @@ def _rows_of(
 
 def _table(table: Table, options: Mapping[str, Any], known: Description | None) -> TableRows:
     asked = {name: options[name] for name in ("label", "drop", "categories")}
-    return open_table(table, **asked, known=known)
+    return open_table(table, **asked, rules=rules_of(options["schema"]), known=known)
 
 
 def _held_table(
     facts: Facts,
-    frames: Mapping[str, pd.DataFrame],
+    frames: Mapping[str, Any],
     origin: str,
     options: Mapping[str, Any],
     known: Description | None,
+    *,
+    unnamed: bool = False,
 ) -> Held:
-    columns = None if known is None else known.variables["x"].columns
-    return Held.of(_table(Frames(facts, frames, origin, columns), options, known))
+    # columns without names are those of the training data in their order
+    names = known.variables["x"].columns if known is not None and unnamed else None
+    return Held.of(_table(Frames(facts, frames, origin, names), options, known))
 
 
 def _in_memory(source: Any, options: Mapping[str, Any], known: Description | None) -> Source:
@@ -297,11 +322,7 @@ def _in_memory(source: Any, options: Mapping[str, Any], known: Description | Non
     parts = dict(source) if isinstance(source, Mapping) else {"all": source}
     parts = {key: _as_frame_or_array(value) for key, value in parts.items()}
     if "all" not in parts and not set(parts) <= set(SPLITS):
-        columns = all(isinstance(each, np.ndarray) and each.ndim == 1 for each in parts.values())
-        if not columns or {"x", "X", "data"} & set(parts):
-            _refuse_table_options("memory", options)
-            return held(parts, "memory", "memory")
-        parts = {"all": pd.DataFrame(parts)}
+        return _of_arrays(parts, "memory", "memory", options, known)
     split = f"{' / '.join(parts)} as they were given" if "train" in parts else ""
     facts = Facts("memory", split=split)
     if all(isinstance(each, pd.DataFrame) for each in parts.values()):
@@ -314,6 +335,25 @@ def _in_memory(source: Any, options: Mapping[str, Any], known: Description | Non
     if key != "all" and "train" not in parts:
         raise DataError("memory: splits without training rows; add 'train'.")
     return held(arrays, "memory", "memory")
+
+
+def _of_arrays(
+    arrays: Mapping[str, Any],
+    name: str,
+    what: str,
+    options: Mapping[str, Any],
+    known: Description | None,
+) -> Source:
+    """The rows of named arrays: those called as in an ``.npz``, or the columns of a table."""
+    columns = len(arrays) > 1 and not {*VALUE_KEYS, *[f"{key}_train" for key in VALUE_KEYS]} & {
+        *arrays
+    }
+    if columns and all([np.ndim(each) == 1 for each in arrays.values()]):
+        if len({len(each) for each in arrays.values()}) > 1:
+            raise DataError(f"{what}: the arrays are columns of different length.")
+        return _held_table(Facts(name), {"all": pd.DataFrame(dict(arrays))}, what, options, known)
+    _refuse_table_options(what, options)
+    return held(arrays, name, what)
 
 
 def _as_frame_or_array(value: Any) -> Any:
@@ -377,13 +417,16 @@ def _refuse_table_options(
 ) -> None:
     wrong = ["label"] if options["label"] is not None else []
     wrong += ["categories"] if options["categories"] and not (named and named.columns) else []
+    wrong += ["schema"] if options["schema"] else []
+    wrong += ["header"] if options["header"] is not None else []
     for name in wrong:
         reason = (
             "a named set has its own labels"
             if named and name == "label"
             else "columns have names only in a table"
         )
-        raise DataError(f"{source}: --{name} {_text(options[name])} does not apply: {reason}.")
+        said = f" {_text(options[name])}" if name in ("label", "categories") else ""
+        raise DataError(f"{source}: --{name}{said} does not apply: {reason}.")
     if named and options["image_size"] is not None:
         raise DataError(f"{source}: --image-size is for folders of images only.")
 
@@ -450,8 +493,11 @@ def _modelled(
     reader = Reader(found, kept=_kept(found, source, options), seed=seed)
     look = Look.at(reader, places)
     seen: Mapping[Split, Summary] = look.seen
-    if facts.columns is not None:
-        _refuse_huge(source, facts.columns, seen)
+    if known is None and (useless := without_use(facts, seen, source, options)):
+        reader, facts, seen = _left_out(reader, facts, seen, useless)
+    if facts.left:
+        _refuse_nothing_left(source, facts)
+        notes.append(_notes_of_left(facts.left))
 
     def train() -> Summary:
         return seen["train"] if limit is None else Look.at(reader, whole).seen["train"]
@@ -464,8 +510,7 @@ def _modelled(
                 f"largest compared with their mean in the training rows; likelihoods are of these "
                 f"columns only (--most-variable)."
             )
-        reader, facts = replace(reader, kept=columns), facts.at(columns)
-        seen = {each: part.changed(lambda v: v[:, columns]) for each, part in seen.items()}
+        reader, facts, seen = _narrowed_to(reader, facts, seen, columns)
     reader, facts, seen, said = _laid_out(reader, facts, seen, grey=look.grey)
     notes += [*said, *([look.holes] if look.holes else [])]
     if limit is not None:
@@ -486,6 +531,7 @@ def _modelled(
     reader = replace(reader, shape=shape, kind=kind, choices=tuple(choices))
     reader = _with_noise(reader, places, scale)
     on_disk = not isinstance(found, Held)
+    unrounded = _unrounded(reader, places, everything if scale is None else None)
     rows, noise = ({}, reader.noise) if on_disk else _held_rows(reader, places, kinds)
     missing = any(part.missing.any() for part in seen.values())
     if trained is not None:
@@ -509,10 +555,13 @@ def _modelled(
         split=split,
         notes=tuple(notes),
         rows={each: len(places[each]) for each in SPLITS},
+        left=facts.left,
     )
     renewed = known is None and noise is not None and options["binarize"] != "static"
     if not on_disk:
-        train_rows, valid, test = (Selection(rows[each]) for each in SPLITS)
+        train_rows, valid, test = (
+            Selection(rows[each], unrounded=unrounded.get(each, {})) for each in SPLITS
+        )
         return Data(
             description, train_rows, valid, test, {"x": noise} if renewed and noise else {}
         )
@@ -595,16 +644,50 @@ def _sample(reader: Reader, train: Places, facts: Facts) -> torch.Tensor:
     return reader.fixed(reader.resting(some)["x"], some)
 
 
-def _refuse_huge(source: str, columns: Sequence[str], seen: Mapping[Split, Summary]) -> None:
-    everything = Summary.joined(seen.values())
-    largest = np.maximum(np.abs(everything.low), np.abs(everything.high))
-    huge = np.flatnonzero((everything.count > 0) & everything.whole & (largest > LARGEST_EXACT))
-    if len(huge):
-        column = columns[huge[0]]
-        raise DataError(
-            f"{source}: column {column!r} holds whole numbers as large as {largest[huge[0]]:.4g}, "
-            f"more than a float can hold exactly: an identifier? --drop {column}, or rescale it."
-        )
+def _narrowed_to(
+    reader: Reader, facts: Facts, seen: Mapping[Split, Summary], columns: Any
+) -> tuple[Reader, Facts, Mapping[Split, Summary]]:
+    """Some of the columns, by their places among those that are there."""
+    kept = columns if reader.kept is None else reader.kept[columns]
+    seen = {each: part.changed(lambda v: v[:, columns]) for each, part in seen.items()}
+    return replace(reader, kept=kept), facts.at(columns), seen
+
+
+def _left_out(
+    reader: Reader, facts: Facts, seen: Mapping[Split, Summary], useless: Mapping[str, str]
+) -> tuple[Reader, Facts, Mapping[Split, Summary]]:
+    """Without the columns from which nothing can be learned; the reasons are with the facts."""
+    names = facts.columns or ()
+    kept = np.array([place for place, name in enumerate(names) if name not in useless], int)
+    reader, facts, seen = _narrowed_to(reader, facts, seen, kept)
+    return reader, replace(facts, left={**facts.left, **useless}), seen
+
+
+def _refuse_nothing_left(source: str, facts: Facts) -> None:
+    """Columns are left out by themselves only where a table is left: two columns or more."""
+    if len(facts.columns or ()) < 2:
+        raise DataError(f"{source}: {next(iter(facts.left.values()))}")
+
+
+def _notes_of_left(left: Mapping[str, str]) -> str:
+    shown = "; ".join([why.split("; --drop")[0] for why in list(left.values())[:5]])
+    more = f"; and {len(left) - 5} more" if len(left) > 5 else ""
+    return f"left out: {shown}{more}."
+
+
+def _unrounded(
+    reader: Reader, places: Mapping[Split, Places], seen: Summary | None
+) -> dict[Split, dict[str, StreamColumn]]:
+    """The columns without noise and in the precision of the source, where those at rest differ."""
+    if seen is None or (len(reader.choices) == 1 and reader.choices[0].step != 1):
+        return {}
+    kind = exact_type(seen, reader.kind)
+    if kind is None and reader.noise is None:
+        return {}
+    exact = replace(reader, kind=kind or reader.kind)
+    return {
+        each: {"x": StreamColumn(exact, part, "x", noisy=False)} for each, part in places.items()
+    }
 
 
 def _names(names: Sequence[str] | str) -> tuple[str, ...]:

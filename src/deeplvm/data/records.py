@@ -6,11 +6,12 @@ import dataclasses
 import hashlib
 import html
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Any, Literal, Protocol, Self, get_args, get_type_hints, overload
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -111,6 +112,9 @@ class Variable:
             decreasing. A monotone map of a density goes through them.
         atoms: Of each of these columns the values that repeat so often that they carry mass, such
             as 0 or a cap, increasing; of a column among a table's :attr:`parts` one entry.
+        types: What the values are in the source, one for each column, or one for an array:
+            numpy's name of a type, ``"int"``, ``"float"``, ``"bool"``, ``"text"``, ``"days"`` or
+            ``"time"`` (dates), or ``"date %d.%m.%Y"``, a date written so.
     """
 
     name: str
@@ -131,6 +135,22 @@ class Variable:
     categories: tuple[str, ...] | None = None
     knots: Tensor | None = None
     atoms: tuple[tuple[float, ...], ...] = ()
+    types: tuple[str, ...] = ()
+
+    @property
+    def by_column(self) -> dict[str, Variable]:
+        """The variable of each column of a table; where all are alike, as if it were alone."""
+        if self.parts or self.columns is None:
+            return {part.name: part for part in self.parts}
+        types = self.types or ("",) * len(self.columns)
+        return {
+            column: dataclasses.replace(
+                self, name=column, shape=(), columns=None, types=types[i : i + 1],
+                mean=self.mean[i], std=self.std[i], atoms=self.atoms[i : i + 1],
+                knots=None if self.knots is None else self.knots[i],
+            )
+            for i, column in enumerate(self.columns)
+        }  # fmt: skip
 
     @property
     def elements(self) -> int:
@@ -162,6 +182,65 @@ class Variable:
         """Whether the event is (channels, height, width)."""
         return len(self.shape) == 3
 
+    def restored(self, stored: Any, *, mean: bool = False) -> dict[str, Any]:
+        """Stored values as the source has them: the inverse of what was done to store them.
+
+        Levels in their own unit, whole numbers whole and without noise, codes as the text of
+        their cells, flags as flags, dates as dates, each in the type of the source; where a value
+        is missing (NaN), it stays so.
+
+        Args:
+            stored: Values of shape ``(rows, *shape)``: exact ones (:meth:`Selection.exact`), or
+                what a model drew or filled in.
+            mean: Whether they are means, which of numbers that are no columns are not rounded.
+
+        Returns:
+            An array by the name of each column; of what is no table, one by the variable's name.
+
+        >>> from deeplvm.data import load
+        >>> rows = load({"grade": ["b", "a"] * 9, "size": [3, -1] * 9}).train
+        >>> x = rows.description.variables["x"]
+        >>> size = x.restored(rows.exact("x"))["size"]  # what is at rest has noise
+        >>> size.dtype, sorted(set(size.tolist()))
+        (dtype('int64'), [-1, 3])
+        """
+        values = (
+            stored.detach().cpu().numpy() if isinstance(stored, Tensor) else np.asarray(stored)
+        )
+        if self.columns is None:
+            return {self.name: self._restored(values, keep=mean)}
+        return {
+            column: part._restored(values[:, place], keep=False)
+            for place, (column, part) in enumerate(self.by_column.items())
+        }
+
+    def _restored(self, values: Any, *, keep: bool) -> Any:
+        """Values of one type; ``keep`` leaves fractions where there are whole numbers."""
+        kind, missing = self.types[0] if self.types else "", np.isnan(values)
+        if self.dequantized:
+            values = values.astype(np.float64) * self.divisor
+            values = values - 0.5 * (values != np.floor(values)) if keep else np.floor(values)
+        if self.categories is not None:
+            last = len(self.categories) - 1
+            codes = np.where(missing, last + 1, np.nan_to_num(values).round().clip(0, last))
+            texts = np.array([*self.categories, None], object)[codes.astype(int)]
+            return texts if kind in ("", "text") else _of_type(texts, kind, missing)
+        if self.step != 1:
+            return (values.astype(np.float64) / round(1 / self.step)).astype(
+                _numpy(kind, np.float64)
+            )
+        if self.kind == "date":
+            return _dates(values, kind)
+        whole = (self.is_whole or self.dequantized) and not keep
+        if not whole:
+            return _shortest(values).astype(np.float32 if kind == "float32" else np.float64)
+        values = values.round()
+        array = self.shape != () or not self.types
+        if not kind.startswith("bool") and array:
+            wanted = _numpy(kind, np.float64)
+            return values.astype(np.float64 if missing.any() else wanted)
+        return _of_type(values, kind if kind.startswith("bool") else "int", missing)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, strings, lists and dicts; :meth:`from_dict` gives the variable back."""
         plain: dict[str, Any] = {}
@@ -180,7 +259,7 @@ class Variable:
     def from_dict(cls, plain: Mapping[str, Any]) -> Variable:
         """The variable that :meth:`to_dict` wrote."""
         values = _known_fields(cls, plain)
-        for name in ("shape", "columns", "categories"):
+        for name in ("shape", "columns", "categories", "types"):
             if values.get(name) is not None:
                 values[name] = tuple(values[name])
         for name in ("mean", "std", "knots"):
@@ -198,6 +277,52 @@ class Variable:
         if self.missing:
             what += ", some missing"
         return f"{what}; likelihood {self.likelihood}"
+
+
+def _shortest(values: Any) -> Any:
+    """Numbers in single precision as the shortest decimals that are they, in double precision."""
+    return values.astype(str).astype(np.float64) if values.dtype == np.float32 else values
+
+
+def _numpy(kind: str, otherwise: Any) -> Any:
+    """Numpy's type of a name, if it is one of numbers."""
+    try:
+        return np.dtype(kind) if kind not in ("", "int", "float", "text") else otherwise
+    except TypeError:
+        return otherwise
+
+
+def _of_type(values: Any, kind: str, missing: Any) -> Any:
+    """Values, numbers or texts of them, as flags, whole numbers or reals; None where missing."""
+    if kind.startswith("bool"):
+        flags = values == "True" if values.dtype == object else values >= 0.5
+        if kind != "bool":
+            flags = np.where(
+                flags, *(("TRUE", "FALSE") if kind == "bool upper" else ("true", "false"))
+            )
+        return np.where(missing, None, flags) if missing.any() else flags
+    if kind != "int":
+        return np.where(missing, np.nan, np.where(missing, 0, values).astype(np.float64))
+    numbers = np.where(missing, 0, values).astype(np.int64)
+    return np.where(missing, None, numbers) if missing.any() else numbers
+
+
+def _dates(days: Any, kind: str) -> Any:
+    """Days since 1970 as dates, or as the texts of dates in a form."""
+    import pandas as pd
+
+    form = kind.removeprefix("date ") if kind.startswith("date ") else ""
+    whole = kind == "days" or (form and not set("HMSf") & set(form.replace("%", "")))
+    micro = np.nan_to_num(np.floor(days) if whole else days) * 86_400_000_000
+    unit = (
+        np.round(micro / 1_000_000) * 1_000_000 if form and "%f" not in form else np.round(micro)
+    )
+    dates = unit.astype(np.int64).astype("datetime64[us]")
+    dates[np.isnan(days)] = np.datetime64("NaT")
+    if not form:
+        return dates.astype("datetime64[D]") if whole else dates
+    texts = pd.Series(dates).dt.strftime(form).to_numpy(object)
+    return np.where(np.isnan(days), None, texts)
 
 
 _KIND_WORDS: dict[str, str] = {
@@ -230,6 +355,8 @@ class Description:
         notes: What was chosen and why, and warnings, in words.
         rows: Number of rows of each split.
         fingerprint: SHA-256 of names, shapes and values; empty if not computed.
+        left: Columns of a table that are left out because nothing can be learned from them, and
+            why.
         stream: Of data that are streamed, what saves a second look at all rows: the size and time
             of change of each file, and the form in which the rows rest.
     """
@@ -243,6 +370,7 @@ class Description:
     notes: tuple[str, ...]
     rows: Mapping[str, Annotated[int, Bounds(0)]]
     fingerprint: str = ""
+    left: Mapping[str, str] = field(default_factory=dict)
     stream: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -265,6 +393,7 @@ class Description:
             "notes": list(self.notes),
             "rows": dict(self.rows),
             "fingerprint": self.fingerprint,
+            "left": dict(self.left),
             **({"stream": dict(self.stream)} if self.stream else {}),
         }
 
@@ -292,7 +421,7 @@ class Description:
         table += [("split", self.split)]
         table += [("variable", str(variable)) for variable in self.variables.values()]
         if self.classes is not None:
-            table.append(("labels", _listed(self.classes, 12)))
+            table.append(("labels", listed(self.classes)))
         return table + [("note", note) for note in self.notes]
 
     def _repr_html_(self) -> str:
@@ -314,13 +443,13 @@ class Renewal:
     Attributes:
         kind: ``"binarization"`` or ``"dequantization"``.
         source: The training values before the noise, shape ``(rows, *shape)``.
-        scale: The divisor.
+        scale: The divisor, or one for each column, shape ``(D,)``.
         columns: Which columns are dequantized, shape ``(D,)``; ``None`` for all.
     """
 
     kind: Literal["binarization", "dequantization"]
     source: Column
-    scale: float = 1.0
+    scale: float | Tensor = 1.0
     columns: Tensor | None = None
 
     def draw(
@@ -339,7 +468,8 @@ class Renewal:
             return (noise * self.scale < wide).to(wide.dtype)
         if self.columns is not None:
             noise = noise * self.columns.to(wide)
-        return (wide + noise) / self.scale
+        scale = self.scale.to(wide) if isinstance(self.scale, Tensor) else self.scale
+        return (wide + noise) / scale
 
 
 @dataclass(frozen=True, eq=False)
@@ -351,6 +481,8 @@ class Selection(Mapping[str, Any]):
         description: Of the data set.
         data_rows: How many rows the names shared by all rows belong to: those of training.
         index: Which rows, in their order: row numbers of the split, or ``None`` for all.
+        unrounded: Of the names whose columns at rest have noise, or are rounded to single
+            precision, the columns without either.
 
     >>> from deeplvm.data import load
     >>> some = load("digits").test[:100]
@@ -362,6 +494,15 @@ class Selection(Mapping[str, Any]):
     description: Description | None = None
     data_rows: int = 0
     index: range | Tensor | None = None
+    unrounded: Mapping[str, Any] = field(default_factory=dict)
+
+    def exact(self, name: str) -> Tensor:
+        """A column as it was given, without noise and not rounded; codes of categories.
+
+        :meth:`Variable.restored` makes of it what the source has.
+        """
+        column = self.unrounded.get(name, self.columns[name])
+        return _take(column, slice(None) if self.index is None else _indices(self.index))
 
     @property
     def missing(self) -> frozenset[str]:
@@ -550,7 +691,8 @@ class Data:
                 {
                     name: _take(column, order.to(getattr(column, "device", "cpu")))
                     for name, column in columns.items()
-                }
+                },
+                unrounded={name: columns[order].exact(name) for name in columns.unrounded},
             )
         return dataclasses.replace(self, **chosen, renewals={})
 
@@ -653,7 +795,8 @@ def _length(columns: Columns) -> int:
     return len(next(iter(columns.values()))) if columns else 0
 
 
-def _listed(names: tuple[str, ...], most: int) -> str:
+def listed(names: Sequence[str], most: int = 12) -> str:
+    """Names in a row; of many the first, and how many there are."""
     shown = ", ".join(names[:most])
     return shown if len(names) <= most else f"{shown}, … ({len(names)} in all)"
 

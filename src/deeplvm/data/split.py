@@ -31,9 +31,12 @@ def divide(
         DataError: If there are too few rows.
     """
     own, seed, everything = "train" in source.parts, options["seed"], Places([(0, source.total)])
-    if known is not None and not own:
+    same = known is not None and options["source"] == known.options["source"]
+    if known is not None and not (own and same):
         words = "all rows are test rows"
-        if options["source"] == known.options["source"]:
+        if own:
+            words += "; the set's own split is set aside"
+        if same:
             words += " (the run's own data, without its split)"
         return {"train": Places([]), "valid": Places([]), "test": everything}, words
     name, rng = source.facts.name, np.random.default_rng(seed)

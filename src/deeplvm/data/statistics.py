@@ -10,8 +10,9 @@ import numpy as np
 
 from deeplvm.data.readers.source import Array
 
-# Grey values that are whole multiples of one of these steps were whole numbers once.
-RECOVERED_STEPS = (255, 256, 16, 15)
+# Grey values that are whole multiples of one of these steps were whole numbers once; the coarsest
+# that fits, or a level would stand for values that never occur.
+RECOVERED_STEPS = (2, 4, 8, 15, 16, 32, 64, 128, 255, 256)
 # Quantiles of a column, those at both ends included.
 _KNOTS = 33
 # A value carries mass if it has this share of the rows, and stands out among the others; a column
@@ -42,8 +43,9 @@ class Summary:
         low: Smallest value of each element; infinite where all are missing.
         high: Largest value of each element.
         whole: Whether all values of an element are whole numbers.
-        steps: Those of 255, 256, 16, 15 of whose reciprocal every value is a multiple, up to the
-            rounding of single precision. Looked at only while all values are in [0, 1].
+        narrow: Whether single precision holds all values as they are.
+        steps: Those of 2, 4, 8, ..., 255, 256 of whose reciprocal every value is a multiple, up
+            to the rounding of single precision. Looked at only while all values are in [0, 1].
 
     >>> summary = Summary.of(np.array([[1.0, 0.5], [3.0, np.nan]]))
     >>> summary.mean, summary.std, summary.whole
@@ -54,6 +56,7 @@ class Summary:
         self.shape, self.dtype = shape, dtype
         self.rows = 0
         self.steps: tuple[int, ...] = RECOVERED_STEPS
+        self.narrow = True
         self.count = np.zeros(shape, np.int64)
         self.whole = np.ones(shape, bool)
         self.low = np.full(shape, np.inf)
@@ -120,6 +123,7 @@ class Summary:
             other.count[...] = len(block)
             other.low, other.high = block.min(0).astype(float), block.max(0).astype(float)
             wide = block.astype(np.float64)
+            other.narrow = bool(max(-other.low.min(), other.high.max()) <= 2.0**24)
             other._mean = wide.mean(0)
             other.steps = self.steps if other.low.min() >= 0 and other.high.max() <= 1 else ()
         else:
@@ -134,7 +138,11 @@ class Summary:
             else:
                 other.low, other.high = wide.min(0), wide.max(0)
             other._mean = wide.sum(0) / np.maximum(other.count, 1)
-            other.whole = (wide == np.floor(wide)).all(0)
+            # beyond, every number is whole: that says nothing
+            other.whole = ((wide == np.floor(wide)) & (np.abs(wide) < 2.0**53)).all(0)
+            other.narrow = block.dtype.itemsize <= 4 or bool(
+                (wide == wide.astype(np.float32)).all()
+            )
             other.steps = self._multiples(other, wide)
             if some:
                 wide = np.where(holes, other._mean, wide)
@@ -169,6 +177,7 @@ class Summary:
         self.low = np.minimum(self.low, other.low)
         self.high = np.maximum(self.high, other.high)
         self.whole &= other.whole
+        self.narrow = self.narrow and other.narrow
         if other.rows:
             self.steps = tuple(steps for steps in self.steps if steps in other.steps)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
@@ -152,8 +152,14 @@ class Stream(Data):
     ) -> Stream:
         """The stream of rows that are described."""
         names = ("x", "y") if reader.labelled else ("x",)
+        exact = replace(
+            reader, kind=np.dtype(np.float64 if reader.kind.kind == "f" else reader.kind)
+        )
         train, valid, test = (
-            Selection({name: StreamColumn(reader, places[each], name) for name in names})
+            Selection(
+                {name: StreamColumn(reader, places[each], name) for name in names},
+                unrounded={"x": StreamColumn(exact, places[each], "x", noisy=False)},
+            )
             for each in SPLITS
         )
         renewed = renewed and description.options["binarize"] != "static"

@@ -186,19 +186,27 @@ class Look:
         what = (
             f"column {facts.columns[first[1]]!r}" if facts.columns else f"element {(*first[1:],)}"
         )
-        at = f"{source.where(int(rows[first[0]]))}, {what}"
+        where = source.where(int(rows[first[0]]))
+        at = f"{where}, {what}"
         if infinite.any():
-            value = values[tuple(first)]
-            found = "infinite" if np.isinf(value) else f"{value:g}, beyond single precision"
-            raise DataError(
-                f"{at}: the value is {found}; correct it, or make it missing (NaN, an empty cell)."
-            )
+            value, found = values[tuple(first)], ": the value is infinite"
+            if not np.isinf(value):
+                name, _, row = where.rpartition(", row ")
+                at, found = f"{name}: {what}, row {row}", f", {value:g}, beyond single precision"
+            raise DataError(f"{at}{found}; correct it, or make it missing (NaN, an empty cell).")
         self.holes = f"NaN is a missing value; the first is in {at}."
 
 
 def _most(values: Array) -> float:
     """The largest number that the values' type and single precision hold."""
     return min(float(np.finfo(np.float32).max), float(np.finfo(values.dtype).max))
+
+
+def exact_type(seen: Summary, kind: np.dtype) -> np.dtype | None:
+    """The type that holds rows as they are, where the one in which they rest does not."""
+    if kind.kind != "f" or seen.narrow:
+        return None
+    return np.dtype(np.float64)
 
 
 def at_rest(values: Array, kind: np.dtype, choices: Sequence[Choice]) -> Array:
@@ -211,7 +219,9 @@ def at_rest(values: Array, kind: np.dtype, choices: Sequence[Choice]) -> Array:
 
 def smallest_type(seen: Summary, choices: Sequence[Choice]) -> np.dtype:
     """The smallest type that holds whole numbers exactly, else float32."""
-    reals = any(choice.kind in ("real", "unit") and not choice.dequantize for choice in choices)
+    reals = any(
+        choice.kind in ("real", "unit", "date") and not choice.dequantize for choice in choices
+    )
     if not seen.rows or seen.holes or (reals and seen.dtype.kind == "f"):
         return np.dtype(np.float32)
     step = choices[0].step if len(choices) == 1 else 1.0
@@ -226,10 +236,11 @@ def dequantization(choices: Sequence[Choice], train: Column) -> Renewal | None:
     """The noise that is to be added to the training rows, if any."""
     if not any(choice.dequantize for choice in choices):
         return None
-    columns = None
-    if len(choices) > 1:
-        columns = torch.tensor([float(choice.dequantize) for choice in choices])
-    return Renewal("dequantization", train, choices[0].divisor, columns)
+    if len(choices) == 1:
+        return Renewal("dequantization", train, choices[0].divisor)
+    columns = torch.tensor([float(choice.dequantize) for choice in choices])
+    scale = torch.tensor([choice.divisor for choice in choices])
+    return Renewal("dequantization", train, scale, columns)
 
 
 def noise_of(seed: int, rows: Array, elements: int) -> Tensor:

@@ -144,12 +144,12 @@ class Examination:
         return len([part for part in parts if part.kind not in ("category", "ordinal")])
 
     def resting(self, split: Split, count: int = SEARCHED) -> Tensor:
-        """Values of :attr:`variable`, shape ``(rows, elements)``, as they rest; NaN if missing."""
+        """Values of :attr:`variable`, ``(rows, elements)``, without noise; NaN if missing."""
         held = getattr(self.data, split)
         name = self.variable.name
         if name not in held or len(held[name]) == 0:
             raise CannotMeasure(f"There are no {split} rows.")
-        return torch.as_tensor(held[name][0:count]).flatten(1).contiguous().cpu()
+        return held[0:count].exact(name).flatten(1).contiguous().cpu()
 
     def shift(self, split: Split) -> DatasetShift:
         """Whether the rows of a split come from another source than the training rows."""

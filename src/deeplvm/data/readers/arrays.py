@@ -10,7 +10,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from numpy.lib.format import (
@@ -32,17 +32,15 @@ _IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0
 
 
 def read_file(path: Path) -> Held:
-    """The rows of an .npy, .npz or IDX file.
+    """The rows of an .npy or IDX file.
 
     Raises:
-        DataError: If it cannot be read, holds Python objects, or it is not clear which array is
-            meant.
+        DataError: If it cannot be read, or holds Python objects.
     """
-    if path.suffix.lower() == ".npz":
-        return held(read_arrays(path), path.stem, str(path))
     is_npy = path.suffix.lower() == ".npy"
-    values = checked(read_arrays(path)[""] if is_npy else read_idx(path), str(path))
-    return Held(Facts(path.stem if is_npy else path.name), {"all": values})
+    stored = read_arrays(path)[""] if is_npy else read_idx(path)
+    values, name = checked(stored, str(path)), path.stem if is_npy else path.name
+    return Held(Facts(name, types={"x": str(stored.dtype)}), {"all": values})
 
 
 def held(arrays: Mapping[str, Array], name: str, what: str) -> Held:
@@ -53,6 +51,8 @@ def held(arrays: Mapping[str, Array], name: str, what: str) -> Held:
     Raises:
         DataError: If it is not clear which array is meant.
     """
+    if (matrix := as_matrix(arrays, what)) is not None:
+        return Held(Facts(name, types={"x": str(matrix.dtype)}), {"all": checked(matrix, what)})
     chosen: dict[str, str] = {}  # the name of the array of each part
     for key in VALUE_KEYS:
         if f"{key}_train" in arrays:
@@ -82,7 +82,38 @@ def held(arrays: Mapping[str, Array], name: str, what: str) -> Held:
     if len(set(shapes.values())) > 1:
         raise DataError(f"{what}: the splits' rows have different shapes: {shapes}.")
     split = f"{' / '.join(values)} as stored in the file" if "train" in values else ""
-    return Held(Facts(name, classes=classes, split=split), values, labels)
+    used = {*chosen.values(), *([key, *_parts(arrays, key).values()] if labels else ())}
+    others = [each for each in arrays if each not in used]
+    said = (f"arrays that are left out: {', '.join(others)}.",) if others else ()
+    types = {"x": str(next(iter(arrays[each] for each in chosen.values())).dtype)}
+    return Held(Facts(name, classes, split=split, notes=said, types=types), values, labels)
+
+
+def as_matrix(arrays: Mapping[str, Array], what: str) -> Array | None:
+    """The matrix that scipy stored sparse, if these are its arrays.
+
+    Raises:
+        DataError: If it does not fit into the memory.
+    """
+    if not {"format", "shape", "data"} <= arrays.keys():
+        return None
+    import scipy.sparse
+
+    kind, shape = bytes(arrays["format"].item()).decode(), tuple(arrays["shape"].tolist())
+    fits(math.prod(shape) * 8, f"{what}, a sparse matrix of shape {shape}", DataError)
+    names = {
+        "csr": ("data", "indices", "indptr"), "csc": ("data", "indices", "indptr"),
+        "bsr": ("data", "indices", "indptr"), "dia": ("data", "offsets"),
+    }  # fmt: skip
+    try:
+        if kind == "coo":
+            parts: Any = (arrays["data"], (arrays["row"], arrays["col"]))
+        else:
+            parts = tuple([arrays[name] for name in names[kind]])
+        matrix = getattr(scipy.sparse, f"{kind}_matrix")(parts, shape=shape)
+        return matrix.toarray()
+    except (KeyError, ValueError, IndexError, TypeError) as problem:
+        raise DataError(f"{what}: the sparse matrix is damaged ({problem}).") from None
 
 
 def _parts(arrays: Mapping[str, Array], key: str) -> dict[str, str]:
@@ -95,7 +126,13 @@ def _parts(arrays: Mapping[str, Array], key: str) -> dict[str, str]:
 
 def _labels(labels: Array, rows: int, what: str) -> Array:
     labels = np.asarray(labels)
-    if labels.ndim == 2 and labels.shape[1] > 1 and ((labels == 0) | (labels == 1)).all():
+    if labels.ndim > 1 and labels.size != len(labels):
+        if not ((labels == 0) | (labels == 1)).all() or (labels.sum(1) != 1).any():
+            raise DataError(
+                f"{what} has labels of shape {labels.shape[1:]} a row, of which a row has none or "
+                f"several; give one label a row (y of shape (rows,), or one 1 a row), or leave "
+                f"{what.rsplit(' ', 1)[-1]} out."
+            )
         labels = labels.argmax(1)  # one-hot
     if len(labels) != rows:
         raise DataError(f"{what} has {len(labels)} labels for {rows} rows.")

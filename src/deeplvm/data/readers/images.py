@@ -104,13 +104,9 @@ def read_image(path: Path, size: int | None) -> np.ndarray:
     """
     try:
         with Image.open(path) as file:
-            image: Image.Image = file
-            if image.mode.startswith(("I", "F")):
-                raise DataError(
-                    f"{path}: the image has more than 8 bits a channel; convert it to 8-bit, or "
-                    f"save all images as one .npy array."
-                )
-            fits(4 * image.width * image.height, str(path), DataError)
+            refuse_deep(path, file)
+            fits(4 * file.width * file.height, str(path), DataError)
+            image: Image.Image = ImageOps.exif_transpose(file)  # as a viewer turns it
             has_alpha = image.mode in ("LA", "RGBA", "PA") or "transparency" in image.info
             grey = image.mode in GREY_MODES
             if has_alpha:  # transparent pixels have no colour of their own: put them on white
@@ -127,6 +123,28 @@ def read_image(path: Path, size: int | None) -> np.ndarray:
         why = str(problem) or type(problem).__name__
         raise DataError(f"{path}: the image cannot be read ({why}); remove it.") from None
     return pixels.reshape(*pixels.shape[:2], -1)
+
+
+def refuse_deep(path: Path, image: Image.Image) -> None:
+    """Refuse what would be lost: more than 8 bits a channel, of which Pillow keeps 8; pages.
+
+    Raises:
+        DataError: If there is any.
+    """
+    # how the decoder is told to read: "RGB;16B", or the largest value of a .ppm
+    told = [each[3] for each in getattr(image, "tile", ())]
+    deep = any([";16" in str(each) for each in told])
+    deep |= any([image.format == "PPM" and type(each) is tuple and each[1] > 255 for each in told])
+    if deep or image.mode.startswith(("I", "F")):
+        raise DataError(
+            f"{path}: the image has more than 8 bits a channel; convert it to 8-bit, or save all "
+            f"images as one .npy array."
+        )
+    if (pages := getattr(image, "n_frames", 1)) > 1:
+        raise DataError(
+            f"{path}: the file holds {pages} pages (frames), and a row is one image; save each as "
+            f"a file of its own."
+        )
 
 
 Layout = Literal["rows", "grey", "first", "last"]

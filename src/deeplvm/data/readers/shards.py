@@ -23,6 +23,7 @@ from deeplvm.data.readers.images import (
     labels_of,
     lost_links,
     read_image,
+    refuse_deep,
     refuse_unequal,
     splits_of,
 )
@@ -219,6 +220,7 @@ class NpyShards(InFiles):
                 )
         example = checked(np.zeros((1, *self._event), self._stored), str(first))
         self.shape, self.dtype = example.shape[1:], example.dtype.newbyteorder("=")
+        self.facts = replace(self.facts, types={"x": str(self._stored.newbyteorder("="))})
 
     def take(self, rows: Array) -> tuple[Array, None]:
         """Values by increasing row numbers; runs of neighbours are read at once."""
@@ -321,7 +323,9 @@ class ImageShards(InFiles):
             side or shape for shape, _ in heads
         )
         refuse_unequal(folder, sizes)
-        channels = 1 if all(grey for _, grey in heads) else 3
+        channels = 1 if all(mode in GREY_MODES for _, mode in heads) else 3
+        if all(mode == "1" for _, mode in heads):
+            notes += ("every pixel is black or white: --binarize static models bits.",)
         (shape,) = sizes
         self.shape, self.dtype = (channels, *shape), np.dtype(np.uint8)
         self.units = self.files.starts
@@ -368,14 +372,23 @@ class ImageShards(InFiles):
         return read_image(path, self._size)
 
 
-def _image_head(path: Path) -> tuple[tuple[int, int], bool]:
-    """(height, width), and whether it is grey; what cannot be read is left to the decoder."""
+def _image_head(path: Path) -> tuple[tuple[int, int], str]:
+    """(height, width) as it is to be seen, and its mode; what cannot be read the decoder tells."""
     try:
         with Image.open(path) as image:
-            return (image.height, image.width), image.mode in GREY_MODES
+            refuse_deep(path, image)
+            lying = image.getexif().get(_ORIENTATION, 1) in _LYING
+            size = (image.width, image.height) if lying else (image.height, image.width)
+            return size, image.mode
+    except DataError:
+        raise
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         pixels = read_image(path, None)  # raises, and says why
-        return (pixels.shape[0], pixels.shape[1]), pixels.shape[2] == 1
+        return (pixels.shape[0], pixels.shape[1]), "L" if pixels.shape[2] == 1 else "RGB"
+
+
+# EXIF's tag, and the turns that change width and height.
+_ORIENTATION, _LYING = 274, (5, 6, 7, 8)
 
 
 class ParquetFiles(InFiles):
@@ -471,7 +484,19 @@ def _parquet_head(path: Path) -> tuple[dict[str, Any], list[int]]:
                 twice = next(name for name in names if names.count(name) > 1)
                 raise DataError(f"{path}: two columns are called {twice!r}; rename one of them.")
             sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
-            return {name: schema.field(name).type for name in names}, sizes
+            told = (schema.pandas_metadata or {}).get("columns", [])
+            categories = {
+                each.get("name"): bool((each.get("metadata") or {}).get("ordered"))
+                for each in told
+                if each.get("pandas_type") == "categorical"
+            }
+            types = {name: schema.field(name).type for name in names}
+            for name, ordered in categories.items():  # numbers: Arrow forgets that they are codes
+                if name in types and family(types[name]) == "number":
+                    types[name] = pa.dictionary(pa.int32(), types[name], ordered)
+                elif name in types and pa.types.is_dictionary(types[name]):
+                    types[name] = types[name].value_type  # its order is not kept
+            return types, sizes
     except (pa.ArrowException, *_DAMAGED) as problem:
         if isinstance(problem, DataError):
             raise

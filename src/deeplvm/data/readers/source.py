@@ -26,7 +26,11 @@ class Facts:
         classes: Names of the codes of labels.
         columns: Names of the columns of a table, or ``None`` for arrays and images.
         categories: Columns that hold codes, and what the codes stand for.
-        kinds: Kinds that the source itself declares for columns.
+        kinds: Kinds that the source itself, or the schema, declares for columns.
+        types: What the values of each column are in the source, as
+            :attr:`~deeplvm.data.Variable.types` says it; of arrays those of ``"x"``.
+        likelihoods: Likelihoods that the schema names for columns.
+        left: Columns that are left out because nothing can be learned from them, and why.
         levels: Number of levels that the source itself declares.
         image: Whether the source says that these are images.
         coloured: Whether three channels that are equal in all rows are to be one.
@@ -39,6 +43,9 @@ class Facts:
     columns: tuple[str, ...] | None = None
     categories: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     kinds: Mapping[str, str] = field(default_factory=dict)
+    types: Mapping[str, str] = field(default_factory=dict)
+    likelihoods: Mapping[str, str] = field(default_factory=dict)
+    left: Mapping[str, str] = field(default_factory=dict)
     levels: int | None = None
     image: bool = False
     coloured: bool = False
@@ -50,7 +57,8 @@ class Facts:
         columns = tuple(self.columns[place] for place in places) if self.columns else None
         known = set(columns or ())
         categories = {name: codes for name, codes in self.categories.items() if name in known}
-        return replace(self, columns=columns, categories=categories)
+        kinds = {name: kind for name, kind in self.kinds.items() if name in known}
+        return replace(self, columns=columns, categories=categories, kinds=kinds)
 
 
 class Places:

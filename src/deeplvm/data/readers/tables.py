@@ -1,121 +1,48 @@
-"""Tables: .csv, and the columns of any table -> rows of numbers, codes of categories, labels."""
+"""Tables: the columns of a file or a data frame -> numbers, codes of categories, labels."""
 
 from __future__ import annotations
 
-import codecs
-import csv
 import difflib
-import io
+import re
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 
+from deeplvm.data.readers.delimited import MISSING_WORDS, is_number, refuse_duplicates
 from deeplvm.data.readers.source import Array, Facts, Places, consecutive, no_label, row_of_part
-from deeplvm.data.records import DataError, Description
-from deeplvm.files import ROW, WORKING, fits, gunzip, read_whole
+from deeplvm.data.records import DataError, Description, Variable
+from deeplvm.data.schema import Rule
+from deeplvm.files import WORKING, fits
 
-# pandas' own list, and the question mark of the UCI repository.
-MISSING_WORDS = (
-    "", "NA", "N/A", "n/a", "#N/A", "NaN", "nan", "-nan", "NULL", "null", "None", "none", "?",
-)  # fmt: skip
-MOST_CATEGORIES = 100
+# A column of so many words at most has categories; up to the second, if each is there often.
+MOST_CATEGORIES, _MOST_FREQUENT, _OFTEN = 100, 1000, 20
 _MOST_LABELS = 100_000
-_CELL = 40  # bytes for a cell while it is parsed and loaded
-_BLOCK = 1 << 24
+# Dates of so few days may be periods as well as points in time.
+_FEW_DATES = 30
 LARGEST_EXACT = 2**53  # beyond it a float64 no longer holds every whole number
-
-
-def read_csv(path: Path) -> pd.DataFrame:
-    """A delimited text file: commas, semicolons or tabs; a header or none; gzipped or not.
-
-    The first line is a header if none of its cells is a number, or if it counts 0, 1, 2, ... A
-    first column without a name that counts the rows is pandas' index and is left out. Empty
-    cells, ``NA``, ``nan``, ``?`` and the like are missing.
-
-    Raises:
-        DataError: If the file is empty, ragged, not text, names a column twice, or does not fit
-            into the memory.
-    """
-    content = _read_text(path)
-    begin = next((line for line in io.BytesIO(content) if line.strip()), b"").decode()
-    if not begin:
-        raise DataError(f"{path}: the file is empty.")
-    delimiter = max((",", ";", "\t"), key=begin.count)
-    rows = content.count(b"\n")
-    cells = content.count(delimiter.encode()) + rows
-    hint = "save it as .npy or .parquet, which are read from disk row by row"
-    size = WORKING * len(content) + _CELL * cells + ROW * rows
-    fits(size, f"{path}, {cells:,} cells", DataError, hint)
-    first, rows = _equal_widths(path, content, delimiter)
-    named = first[1:] if not first[0] else first
-    counted = len(named) > 1 and named == [str(number) for number in range(len(named))]
-    words = any(cell not in MISSING_WORDS for cell in first)
-    header = counted or (words and not any(_is_number(cell) for cell in first))
-    if header and rows < 2:
-        raise DataError(f"{path}: there is a header ({', '.join(first[:5])}) but no row below it.")
-    if header:
-        _refuse_duplicates(path, first)
-    frame = pd.read_csv(
-        io.BytesIO(content),
-        sep=delimiter,
-        header=0 if header else None,
-        keep_default_na=False,
-        na_values=list(MISSING_WORDS),
-        skipinitialspace=True,
-        low_memory=False,
-        index_col=False,
-    )
-    frame.columns = [str(name).strip() for name in frame.columns]
-    if header and not first[0] and (frame.iloc[:, 0] == np.arange(len(frame))).all():
-        frame = frame.iloc[:, 1:]  # what pandas' to_csv writes when not told index=False
-    return frame
-
-
-def _equal_widths(path: Path, content: bytes, delimiter: str) -> tuple[list[str], int]:
-    """The cells of the first line, and the number of lines, all of so many cells."""
-    lines = csv.reader(
-        io.TextIOWrapper(io.BytesIO(content), "utf-8", newline=""), delimiter=delimiter
-    )
-    try:
-        first = [cell.strip() for cell in next(filter(None, lines))]
-        counts: Iterable[tuple[int, Array]]
-        if b'"' in content or content.count(b"\r") > content.count(b"\r\n"):
-            counts = ((lines.line_num, np.array([len(cells)])) for cells in lines if cells)
-            rows = 1
-        else:  # a cell is what lies between two delimiters
-            counts, rows = _widths(content, ord(delimiter)), 0
-        for line, widths in counts:
-            rows += int((widths > 0).sum())
-            wrong = np.flatnonzero((widths != len(first)) & (widths > 0))
-            if len(wrong):
-                raise DataError(
-                    f"{path}: line {line + wrong[0]} has {_cells(int(widths[wrong[0]]))} but the "
-                    f"first line has {len(first)}; every line needs the same number (an empty "
-                    f"cell is a missing value)."
-                )
-    except csv.Error as problem:
-        raise DataError(f"{path}: line {lines.line_num}: {problem}.") from None
-    return first, rows
-
-
-def _widths(content: bytes, delimiter: int) -> Iterator[tuple[int, Array]]:
-    """The number of a line, and how many cells it and those after it have; 0 if blank."""
-    start, line = 0, 1
-    while start < len(content):
-        end = content.rfind(b"\n", start, start + _BLOCK) + 1 or content.find(b"\n", start) + 1
-        block = np.frombuffer(content, np.uint8, (end or len(content)) - start, start)
-        ends = np.flatnonzero(block == ord("\n")) + 1
-        begins = np.concatenate([[0], ends])
-        begins = begins[begins < len(block)]
-        widths = np.add.reduceat(block == delimiter, begins, dtype=np.int64) + 1
-        widths[np.isin(block[begins], (ord("\n"), ord("\r")))] = 0
-        yield line, widths
-        start, line = start + len(block), line + len(widths)
+_DAY = 86_400_000_000  # microseconds
+_FORMS = (
+    "%Y-%m-%d", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M",
+    "%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%d %H:%M:%S.%f", "%Y-%m-%dT%H:%M:%S.%f", "%Y/%m/%d", "%d.%m.%Y",
+    "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%Y%m%d",
+)  # fmt: skip
+_DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}\b.*")
+# How numbers are dressed, and what to do about it.
+_DRESSES = (
+    (r"[+-]?\d+,\d+|[+-]?\d{1,3}([,'\s]\d{3})+(\.\d+)?",
+     "numbers with decimal commas or thousands separators",
+     "write them with a point and no separator"),
+    (r"[+-]?[\d.,]+\s*%", "percentages with a % sign", "leave the sign out"),
+    (r"[+-]?[$€£¥]\s*[\d.,]+|[+-]?[\d.,]+\s*[$€£¥]", "amounts with a currency sign ($, €)",
+     "leave the sign out"),
+    (r"\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?", "times of day", "write them as hours, 9.5"),
+)  # fmt: skip
+_WITH_UNIT = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)\s*([^\d\s.,:+-][^\d\s]*)")
 
 
 class Table(Protocol):
@@ -151,9 +78,9 @@ class Frames:
 
     Args:
         facts: What is said of it.
-        frames: By part, ``"all"`` where there is no split.
+        frames: Data frames or Arrow tables by part, ``"all"`` where there is no split.
         origin: What it is called in a message.
-        known: Names of the columns, of which a table without a header has as many.
+        names: Names of the columns, where the table has none of its own.
 
     Raises:
         DataError: If a column is complex, or two have one name.
@@ -162,25 +89,32 @@ class Frames:
     def __init__(
         self,
         facts: Facts,
-        frames: Mapping[str, pd.DataFrame],
+        frames: Mapping[str, Any],
         origin: str,
-        known: Sequence[str] | None = None,
+        names: Sequence[str] | None = None,
     ) -> None:
+        import pyarrow as pa
+
         self.facts, self.origin = facts, origin
-        names = [list(map(str, frame.columns)) for frame in frames.values()]
-        if any(each != names[0] for each in names):
+        tables = [
+            _arrow_table(origin, each) if isinstance(each, pd.DataFrame) else each
+            for each in frames.values()
+        ]
+        if any(each.column_names != tables[0].column_names for each in tables):
             raise DataError(f"{origin}: the splits have different columns.")
-        if any(not len(frame) for frame in frames.values()):
+        if any(not len(each) for each in tables):
             raise DataError(f"{origin}: the table has no rows.")
-        _refuse_duplicates(origin, names[0])
-        if known is not None and len(known) == len(names[0]) and all(map(str.isdigit, names[0])):
-            names[0] = list(known)
-        frame, *others = frames.values()
-        whole = pd.concat([frame, *others], ignore_index=True) if others else frame
-        self._table = _arrow_table(origin, names[0], whole)
-        self.types = dict(zip(names[0], self._table.schema.types, strict=True))
-        self.parts = consecutive({key: len(each) for key, each in frames.items()})
-        self.total, self.units = len(whole), np.array([0, len(whole)])
+        if names is not None and len(names) == tables[0].num_columns:
+            tables = [each.rename_columns(list(names)) for each in tables]
+        refuse_duplicates(origin, tables[0].column_names)
+        self._table = tables[0]
+        if len(tables) > 1:
+            self._table = pa.concat_tables(tables, promote_options="permissive")
+        self.types = dict(zip(self._table.column_names, self._table.schema.types, strict=True))
+        self.parts = consecutive(
+            {key: len(each) for key, each in zip(frames, tables, strict=True)}
+        )
+        self.total, self.units = len(self._table), np.array([0, len(self._table)])
         self.listing: Mapping[str, str] = {}
 
     def read(self, group: int, names: Sequence[str]) -> Any:
@@ -192,10 +126,10 @@ class Frames:
         return row_of_part(self.origin, self.parts, row)
 
 
-def _arrow_table(origin: str, names: Sequence[str], frame: pd.DataFrame) -> Any:
+def _arrow_table(origin: str, frame: pd.DataFrame) -> Any:
     import pyarrow as pa
 
-    arrays = []
+    names, arrays = list(map(str, frame.columns)), []
     for name, (_, column) in zip(names, frame.items(), strict=True):
         if column.dtype.kind == "c":
             raise DataError(
@@ -207,7 +141,24 @@ def _arrow_table(origin: str, names: Sequence[str], frame: pd.DataFrame) -> Any:
         except pa.ArrowException:  # cells of several types: their text
             cells = zip(column, column.isna(), strict=True)
             arrays.append(pa.array([None if missing else str(cell) for cell, missing in cells]))
-    return pa.table(arrays, names=list(names))
+    return pa.table(arrays, names=names)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the cells of a column become numbers.
+
+    Attributes:
+        type: What they are in the source: ``"int"``, ``"float"``, ``"float32"``, ``"bool"``,
+            ``"text"``, ``"days"``, ``"time"``, or ``"date"`` and the form of a date as text;
+            ``"bool lower"`` are the words true and false.
+        codes: The number of each text; ``None`` of numbers and dates.
+        missing: Words that mean that a cell is missing.
+    """
+
+    type: str
+    codes: Mapping[str, float] | None = None
+    missing: tuple[str, ...] = MISSING_WORDS
 
 
 class TableRows:
@@ -217,18 +168,14 @@ class TableRows:
         table: The columns.
         facts: What is known of them; its columns are those that are read.
         label: Column of labels, or ``None``.
-        codes: What the texts of a column, or of the label, are as numbers.
+        readings: Of each column, and of the label.
 
     Raises:
         DataError: If a group is larger than the memory.
     """
 
     def __init__(
-        self,
-        table: Table,
-        facts: Facts,
-        label: str | None,
-        codes: Mapping[str, Mapping[str, float]],
+        self, table: Table, facts: Facts, label: str | None, readings: Mapping[str, Reading]
     ) -> None:
         self._table, self._columns, self._label = table, list(facts.columns or ()), label
         if table.listing:
@@ -239,12 +186,14 @@ class TableRows:
                 DataError,
                 "write smaller row groups (row_group_size=100_000)",
             )
-        self.facts, self._codes = facts, codes
+        self.facts, self._readings = facts, readings
         self.parts, self.total, self.listing = table.parts, table.total, table.listing
         self.where = table.where
         self.units: Array | None = table.units
         self.shape: tuple[int, ...] = (len(self._columns),)
-        narrow = all([is_narrow(table.types[n]) or n in codes for n in self._columns])
+        narrow = all(
+            is_narrow(table.types[n]) or readings[n].codes is not None for n in self._columns
+        )
         self.dtype = np.dtype(np.float32 if narrow else np.float64)
         self._last: tuple[int, Array, Array | None] | None = None
         self._lock = threading.Lock()
@@ -285,22 +234,39 @@ class TableRows:
         return values, self._numbers(table, self._label, first).astype(np.int64)
 
     def _numbers(self, table: Any, name: str, first: int) -> Array:
-        column = table.column(name)
-        if name not in self._codes:
-            return numbers_of(column)
-        lookup = self._codes[name]
-        texts, places = texts_of(column)
-        codes = np.array([lookup.get(text, -1.0) for text in texts] + [np.nan])
+        column, reading = table.column(name), self._readings[name]
+        if reading.codes is None:
+            if family(column.type) != "text":
+                return numbers_of(column)
+            cells, _ = cells_of(column, reading.missing)
+            numbers, bad = _parsed(cells, reading.type)
+            if not bad.any():
+                return numbers
+            row = int(np.flatnonzero(bad)[0])
+            what = "date" if reading.type.startswith("date") else "number"
+            cell, where = cells[row].as_py(), self.where(first + row)
+            raise DataError(not_of_its_kind(where, name, cell, what))
+        texts, places = texts_of(column, reading.missing)
+        codes = np.array([reading.codes.get(text, -1.0) for text in texts] + [np.nan])
         found = codes[places]
         if (found < 0).any():
             row = int(np.flatnonzero(found < 0)[0])
-            known = ", ".join(list(lookup)[:10])
+            known = ", ".join(list(reading.codes)[:10])
             what = "labels" if name == self._label else "categories"
             raise DataError(
                 f"{self.where(first + row)}, column {name!r}: {texts[places[row]]!r} is "
                 f"none of the {what} of the training data ({known}); correct the cell."
             )
         return found
+
+
+def not_of_its_kind(where: str, name: str, cell: str, what: str) -> str:
+    """The error of a cell that is not what the others of its column are."""
+    return (
+        f"{where}, column {name!r}: {cell!r} is not a {what}. Correct the cell, or leave it empty "
+        f"if the value is missing; or --drop {name}, --label {name} if it is the label, "
+        f"--categories {name} if its values are codes."
+    )
 
 
 def family(kind: Any) -> str:
@@ -313,10 +279,14 @@ def family(kind: Any) -> str:
         return "number"
     if is_a.is_decimal(kind) or is_a.is_null(kind):
         return "number"
-    if is_a.is_string(kind) or is_a.is_large_string(kind):
+    if is_a.is_string(kind) or is_a.is_large_string(kind) or is_a.is_string_view(kind):
         return "text"
-    if is_a.is_temporal(kind):
+    if is_a.is_binary(kind) or is_a.is_large_binary(kind):
+        return "text"
+    if is_a.is_date(kind) or is_a.is_timestamp(kind):
         return "dates"
+    if is_a.is_temporal(kind):
+        return "times"
     return "lists" if is_a.is_nested(kind) else "values"
 
 
@@ -328,26 +298,112 @@ def is_narrow(kind: Any) -> bool:
     return small or is_a.is_boolean(kind) or is_a.is_float16(kind) or is_a.is_float32(kind)
 
 
+def type_of(kind: Any) -> str:
+    """What the numbers or dates of an Arrow type are, as :attr:`Reading.type` says it."""
+    import pyarrow.types as is_a
+
+    if is_a.is_dictionary(kind):
+        return type_of(kind.value_type)
+    if is_a.is_date(kind):
+        return "days"
+    if is_a.is_timestamp(kind):
+        return "time"
+    if is_a.is_boolean(kind):
+        return "bool"
+    if is_a.is_float16(kind) or is_a.is_float32(kind):
+        return "float32"
+    return "int" if is_a.is_integer(kind) else "float"
+
+
 def numbers_of(column: Any) -> Array:
-    """An Arrow column of numbers, NaN where they are missing."""
+    """An Arrow column of numbers or dates (days since 1970), NaN where they are missing."""
     import pyarrow as pa
     import pyarrow.types as is_a
 
     if is_a.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
+    if is_a.is_date(column.type):
+        return column.cast(pa.date32()).cast(pa.int32()).cast(pa.float64()).to_numpy()
+    if is_a.is_timestamp(column.type):
+        whole = column.cast(pa.timestamp("us", column.type.tz), safe=False).cast(pa.int64())
+        return whole.cast(pa.float64(), safe=False).to_numpy() / _DAY
     if not (is_a.is_integer(column.type) or is_a.is_floating(column.type)):
         wide = pa.uint8() if is_a.is_boolean(column.type) else pa.float64()
         column = column.cast(wide)
     return column.to_numpy()
 
 
-def texts_of(column: Any) -> tuple[list[str], Array]:
+def cells_of(column: Any, missing: Sequence[str]) -> tuple[Any, Counter[str]]:
+    """The stripped texts of an Arrow column, none where one means missing; and these words."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    try:
+        cells = pc.utf8_trim_whitespace(column.cast(pa.string()))
+    except pa.ArrowException:
+        raise DataError("a column holds bytes that are no text (UTF-8); --drop it.") from None
+    away = pc.is_in(cells, value_set=pa.array(list(missing), pa.string()))
+    if not pc.any(away, min_count=0).as_py():
+        return cells, Counter()
+    words = {
+        each["values"]: each["counts"] for each in cells.filter(away).value_counts().to_pylist()
+    }
+    return pc.if_else(away, pa.scalar(None, pa.string()), cells), Counter(words)
+
+
+def _all_match(cells: Any, pattern: str) -> bool:
+    """Whether all texts that are there match."""
+    import pyarrow.compute as pc
+
+    return pc.all(pc.match_substring_regex(cells, pattern), min_count=0).as_py()
+
+
+def _parsed(cells: Any, kind: str) -> tuple[Array, Array]:
+    """Numbers or days of texts, NaN where there is none; and which texts are neither."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if kind in ("int", "float"):
+        try:
+            return pc.cast(cells, pa.float64()).to_numpy(), np.zeros(len(cells), bool)
+        except pa.ArrowException:  # one that Arrow does not know, or none
+            pass
+    texts, places = texts_of(cells, ())
+    numbers = days_of(texts, kind) if kind.startswith("date") else numbers_in(texts)
+    found = np.append(numbers, np.nan)[places]
+    return found, np.isnan(found) & (places >= 0)
+
+
+def numbers_in(texts: Sequence[str]) -> Array:
+    """Texts as numbers, NaN where one is none."""
+    numbers = pd.to_numeric(pd.Series(list(texts), dtype=object), errors="coerce").to_numpy(float)
+    underscored = np.array(["_" in text for text in texts], bool)
+    return np.where(underscored, np.nan, numbers)
+
+
+def days_of(texts: Sequence[str], kind: str) -> Array:
+    """Dates written in one form as days since 1970, NaN where a text is none."""
+    form = kind.removeprefix("date ")
+    series = pd.Series(list(texts), dtype=object)
+    dates = pd.to_datetime(series, format=form, errors="coerce")
+    dates = dates.where(dates.dt.strftime(form) == series)  # so that it comes back as it was
+    microseconds = dates.to_numpy().astype("datetime64[us]")
+    return np.where(
+        np.isnat(microseconds), np.nan, microseconds.astype(np.int64).astype(float) / _DAY
+    )
+
+
+def texts_of(column: Any, missing: Sequence[str]) -> tuple[list[str], Array]:
     """The different values of an Arrow column as stripped text, and which one each row has.
 
     A missing value has the last place, -1. Whole numbers are written without a point.
     """
     import pyarrow as pa
 
+    if family(column.type) == "text":
+        column, _ = cells_of(column, missing) if missing else (column, None)
     whole = column.combine_chunks()
     if isinstance(whole, pa.ChunkedArray):
         whole = pa.concat_arrays(whole.chunks) if whole.num_chunks else pa.array([], column.type)
@@ -356,7 +412,7 @@ def texts_of(column: Any) -> tuple[list[str], Array]:
     values = whole.dictionary.to_pylist()
     texts = [str(int(v)) if isinstance(v, float) and v == int(v) else str(v) for v in values]
     places = whole.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
-    return [text.strip() for text in texts], places
+    return texts, places
 
 
 def open_table(
@@ -365,23 +421,26 @@ def open_table(
     label: str | None,
     drop: Sequence[str],
     categories: Sequence[str],
+    rules: Mapping[str, Rule] | None = None,
     known: Description | None,
 ) -> TableRows:
-    """Columns of numbers; text becomes categories; a label column becomes the labels.
+    """Columns of numbers; text becomes categories, dates or flags; a label column the labels.
 
-    The text alone is passed over first, for what occurs in it.
+    Text is passed over first, for what occurs in it. What cannot be learned from is left out,
+    with the reason in the facts.
 
     Raises:
-        DataError: If a column named does not exist, or holds what is neither numbers nor
-            categories.
+        DataError: If a column named does not exist, or holds what cannot be read.
     """
-    origin, present = table.origin, list(table.types)
+    origin, present, rules = table.origin, list(table.types), dict(rules or {})
     trained = None if known is None else known.variables["x"]
-    notes = list(table.facts.notes)
+    notes, left = list(table.facts.notes), {}
     if trained is None:
-        refuse_absent(origin, present, [*drop, *categories, *([label] if label else [])])
-        left = {*drop, label}
-        kept = [name for name in present if name not in left]
+        refuse_absent(origin, present, [*drop, *categories, *rules, *([label] if label else [])])
+        away = {*drop, *[name for name, rule in rules.items() if rule.type == "drop"], label}
+        kept = [name for name in present if name not in away]
+        left = _nameless(table, kept)
+        kept = [name for name in kept if name not in left]
         notes += perhaps_labels(kept) if label is None else []
     elif trained.columns is None:
         raise DataError(f"{origin}: the model was fitted to arrays, not to a table.")
@@ -400,122 +459,412 @@ def open_table(
     if not kept:
         raise DataError(f"{origin}: no column is left to be modelled.")
     label = label if label in table.types else None
-    families = {name: family(table.types[name]) for name in [*kept, *([label] if label else [])]}
-    for name, what in families.items():
-        if what not in ("number", "text"):
-            raise DataError(
-                f"{origin}: column {name!r} holds {what} ({table.types[name]}), not numbers; "
-                f"--drop {name}, or turn it into numbers."
-            )
-    names_of = {
-        part.name: part.categories
-        for part in (trained.parts if trained is not None else ())
-        if part.categories is not None
-    }
-    asked = {*categories, *names_of}
-    coded = [name for name in kept if families[name] == "text" or name in asked]
-    distinct = _distinct(table, [*coded, *([label] if label else [])], label)
-    codes: dict[str, Mapping[str, float]] = {}
-    found: dict[str, tuple[str, ...]] = {}
-    for name in coded:
-        names = names_of.get(name)
-        if name not in asked or (known is not None and names is None):
-            numbers = _as_numbers(table, name, distinct[name], new=known is None)
-            if numbers is not None:
-                codes[name] = numbers
-                continue
-        if names is None:
-            names = _categories(table, name, distinct[name], text=families[name] == "text")
-        found[name] = names
-        codes[name] = {text: float(code) for code, text in enumerate(names)}
+    reader = _Understanding(table, label, {*categories}, rules, trained)
+    for name in [*kept, *([label] if label else [])]:
+        reader.refuse_type(name)
+    readings, names_of = reader.readings(kept)
+    left |= reader.left
+    kept = [name for name in kept if name not in left]
+    if not kept:
+        raise DataError(f"{origin}: {next(iter(left.values()))}")
     classes = known.classes if known is not None else None
     if label is not None:
         if classes is None:
-            classes = tuple(_ordered(distinct[label], text=families[label] == "text"))
-        codes[label] = {text: float(code) for code, text in enumerate(classes)}
+            classes = tuple(reader.labels(label))
+        codes = {text: float(code) for code, text in enumerate(classes)}
+        readings[label] = Reading("text", codes, reader.missing(label))
+    kinds = {n: r.type for n, r in rules.items() if n in kept and r.type not in ("", "category")}
+    kinds |= {name: "ordinal" for name in kept if name in reader.ordered}
+    kinds |= {name: "date" for name in kept if is_date(readings[name].type)}
     facts = replace(
         table.facts,
         columns=tuple(kept),
-        categories=found,
+        categories={name: names for name, names in names_of.items() if name in kept},
+        kinds={**table.facts.kinds, **kinds},
+        types={name: readings[name].type for name in kept},
+        likelihoods={n: r.likelihood for n, r in rules.items() if n in kept and r.likelihood},
+        left=left,
         classes=classes if label is not None else None,
-        notes=tuple(notes),
+        notes=(*notes, *reader.notes()),
     )
-    return TableRows(table, facts, label, codes)
+    return TableRows(table, facts, label, readings)
 
 
-def _groups(table: Table, names: Sequence[str]) -> Iterator[tuple[int, Any]]:
+def is_date(kind: str) -> bool:
+    """Whether a type is one of dates."""
+    return kind in ("days", "time") or kind.startswith("date")
+
+
+def _nameless(table: Table, kept: Sequence[str]) -> dict[str, str]:
+    """Columns without a name that hold nothing or the rows' numbers, and why they are left out."""
+    left = {}
+    for name in kept:
+        if name and not re.fullmatch(r"Unnamed: \d+", name):
+            continue
+        numbers, words = [], False
+        for _, rows in groups_of(table, [name]):
+            column = rows.column(name)
+            if family(column.type) == "text":
+                cells, _ = cells_of(column, MISSING_WORDS)
+                some, bad = _parsed(cells, "float")
+                words |= bool(bad.any())
+            elif family(column.type) == "number":
+                some = numbers_of(column).astype(float)
+            else:
+                words, some = True, np.zeros(0)
+            numbers.append(some)
+        found = np.concatenate(numbers)
+        found = found[~np.isnan(found)]
+        if words:
+            continue
+        counts = len(np.unique(found)) == table.total and bool((found == np.floor(found)).all())
+        if not len(found):
+            left[name] = f"column {name!r} has no name and no value; --drop '{name}'."
+        elif counts and name == next(iter(table.types)):
+            left[name] = (
+                f"column {name!r}, the first, has no name and another whole number in each row: "
+                f"the rows' numbers; --drop '{name}'."
+            )
+    return left
+
+
+def groups_of(table: Table, names: Sequence[str]) -> Iterator[tuple[int, Any]]:
     """First row and content of each group, some columns."""
     for group in range(len(table.units) - 1):
         yield int(table.units[group]), table.read(group, names)
 
 
-def _distinct(table: Table, names: Sequence[str], label: str | None) -> dict[str, set[str]]:
-    """The different texts of some columns."""
-    found: dict[str, set[str]] = {name: set() for name in names}
-    for first, rows in _groups(table, names) if names else ():
+class _Understanding:
+    """What the cells of columns mean, a column at a time, over all rows.
+
+    Args:
+        table: The columns.
+        label: Column of labels.
+        categories: Columns whose cells are codes, as asked for.
+        rules: Of the schema.
+        trained: The variable of the training data, where these are other rows.
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        label: str | None,
+        categories: set[str],
+        rules: Mapping[str, Rule],
+        trained: Variable | None,
+    ) -> None:
+        self.table, self.label, self.rules, self.trained = table, label, rules, trained
+        self.left: dict[str, str] = {}
+        self.words: dict[str, Counter[str]] = {}
+        self.asked = {
+            *categories, *[n for n, r in rules.items() if r.type in ("category", "ordinal")]
+        }  # fmt: skip
+        own = {n: k for n, k in table.types.items() if n not in rules or not rules[n].type}
+        self.declared = (
+            {n for n, k in own.items() if _is_declared(k)} if trained is None else set()
+        )
+        self.asked |= {n for n in self.declared if own[n].ordered or family(own[n]) != "text"}
+        self.ordered = {n for n in self.declared & self.asked if own[n].ordered}
+        self.parts = {} if trained is None else trained.by_column
+
+    def refuse_type(self, name: str) -> None:
+        """Refuse a column of what is neither numbers, text nor dates."""
+        what, kind = family(self.table.types[name]), self.table.types[name]
+        if what == "times":
+            what = "times of day"
+        if what not in ("number", "text", "dates"):
+            raise DataError(
+                f"{self.table.origin}: column {name!r} holds {what} ({kind}), not numbers; "
+                f"--drop {name}, or turn it into numbers."
+            )
+
+    def missing(self, name: str) -> tuple[str, ...]:
+        """Words that mean missing in a column."""
+        own = self.rules[name].missing if name in self.rules else None
+        return MISSING_WORDS if own is None else ("", *own)
+
+    def readings(
+        self, names: Sequence[str]
+    ) -> tuple[dict[str, Reading], dict[str, tuple[str, ...]]]:
+        """How to read each column, and what the codes of categories stand for."""
+        if self.trained is not None:
+            return {name: self._as_before(name) for name in names}, {
+                name: part.categories
+                for name, part in self.parts.items()
+                if part.categories is not None and part.kind in ("category", "ordinal")
+            }
+        texts = [name for name in names if family(self.table.types[name]) == "text"]
+        numeric = self._numeric([name for name in texts if name not in self.asked])
+        coded = [n for n in names if n in self.asked or (n in texts and n not in numeric)]
+        days = [n for n in names if family(self.table.types[n]) == "dates" and n not in coded]
+        distinct = self._distinct([*coded, *days])
+        readings, found = {}, {}
         for name in names:
-            texts, places = texts_of(rows.column(name))
-            found[name] |= set(texts)
-            if len(found[name]) > _MOST_LABELS:
+            if name in numeric:
+                readings[name] = Reading(numeric[name], None, self.missing(name))
+            elif name in days:
+                self._refuse_few_dates(name, distinct[name])
+                readings[name] = Reading(type_of(self.table.types[name]))
+            elif name not in coded:
+                readings[name] = Reading(type_of(self.table.types[name]))
+            else:
+                reading, names_ = self._words(name, distinct[name])
+                readings[name] = reading
+                if names_:
+                    found[name] = names_
+        return readings, found
+
+    def _as_before(self, name: str) -> Reading:
+        """How a column was read in training."""
+        part, kind = self.parts[name], self.table.types[name]
+        what, given = family(kind), part.types[0] if part.types else ""
+        missing = tuple([w for w in self.missing(name) if w not in (part.categories or ())])
+        if part.categories is not None and (part.kind != "binary" or what == "text"):
+            codes = {text: float(code) for code, text in enumerate(part.categories)}
+            return Reading("text", codes, missing)
+        if (what == "dates") != (part.kind == "date") and what != "text":
+            known = "dates" if part.kind == "date" else "numbers"
+            raise DataError(
+                f"{self.table.origin}: column {name!r} holds {what} ({kind}), but the model was "
+                f"fitted to {known}."
+            )
+        if what != "text":
+            return Reading(type_of(kind))
+        if part.kind == "date":
+            written = given if given.startswith("date ") else ""
+            form = written or f"date {self._form_of_dates(name, None) or _FORMS[0]}"
+            return Reading(form, None, missing)
+        if part.kind == "binary" and not self._numeric([name]):
+            return Reading("text", _TRUTH, missing)
+        return Reading("float", None, missing)
+
+    def _numeric(self, names: Sequence[str]) -> dict[str, str]:
+        """Columns of text whose cells are all numbers: ``"int"`` or ``"float"``."""
+        import pyarrow as pa
+
+        found = dict.fromkeys(names, "int")
+        for _, rows in groups_of(self.table, names) if names else ():
+            for name in list(found):
+                cells, _ = cells_of(rows.column(name), self.missing(name))
+                whole = found[name] == "int" and _all_match(cells, r"^[+-]?\d+$")
+                if whole and not _all_match(cells, r"^[+-]?(0|[1-9]\d*)$"):
+                    del found[name]  # 01: a code
+                    continue
+                found[name] = "int" if whole else "float"
+                try:
+                    cells.cast(pa.float64())
+                except pa.ArrowException:
+                    del found[name]
+        return found
+
+    def _distinct(self, names: Sequence[str]) -> dict[str, set[str] | None]:
+        """The different texts of some columns; ``None`` of one that has very many."""
+        found: dict[str, set[str] | None] = {name: set() for name in names}
+        for _, rows in groups_of(self.table, names) if names else ():
+            for name in names:
+                some, column = found[name], rows.column(name)
+                if some is None:
+                    continue
+                if family(column.type) == "text":
+                    column, words = cells_of(column, self.missing(name))
+                    self.words[name] = self.words.get(name, Counter()) + words
+                some |= set(texts_of(column, ())[0])
+                if len(some) > _MOST_LABELS and name != self.label:
+                    found[name] = None
+        return found
+
+    def _refuse_few_dates(self, name: str, dates: set[str] | None) -> None:
+        declared = name in self.rules and self.rules[name].type == "date"
+        if dates is not None and 1 < len(dates) <= _FEW_DATES and not declared:
+            raise DataError(
+                f"{self.table.origin}: column {name!r} holds dates, {len(dates)} different ones: "
+                f"points in time, or names of periods? Say so: --schema FILE with {name} = "
+                f'{{type = "date"}}, or --categories {name}; or --drop {name}.'
+            )
+
+    def _words(self, name: str, texts: set[str] | None) -> tuple[Reading, tuple[str, ...] | None]:
+        """How to read a column of words, or of numbers that are codes."""
+        missing, rule = self.missing(name), self.rules.get(name)
+        asked = name in self.asked
+        if texts is not None and not asked:
+            if given := _flags(texts):
+                return Reading(given, _TRUTH, missing), None
+            listed = sorted(texts)
+            numbers = numbers_in(listed)
+            words = {t for t, bad in zip(listed, np.isnan(numbers), strict=True) if bad}
+            padded = any([re.match(r"[+-]?0\d", text) for text in listed])
+            if not words and not padded:
+                return Reading("float", None, missing), None
+        if not asked and (form := self._form_of_dates(name, texts)):
+            self._refuse_few_dates(name, texts)
+            return Reading(f"date {form}", None, missing), None
+        if texts is not None and not asked:
+            if words and len(words) < len(listed):
+                self._refuse_words(name, words)
+            if words:
+                self._refuse_dressed(name, listed)
+        if rule is not None and rule.levels:
+            unknown = sorted((texts or set()) - set(rule.levels))
+            if unknown:
                 raise DataError(
-                    f"{table.origin}: column {name!r} holds text with more than {_MOST_LABELS} "
-                    f"different values: names or free text rather than "
-                    f"{'labels' if name == label else 'categories'}; --drop {name}."
+                    f"{self.table.origin}: column {name!r} has {unknown[0]!r}, which is none of "
+                    f"the levels of the schema ({_some(rule.levels)}); add it."
                 )
-            if name != label:
-                continue
+            names: Sequence[str] = rule.levels
+        elif name in self.ordered and family(self.table.types[name]) == "text":
+            names = self._in_order(name)
+        else:
+            names = self._categories(name, texts)
+        kind = self.table.types[name]
+        given = "text" if family(kind) == "text" else type_of(kind)
+        return Reading(given, {t: float(i) for i, t in enumerate(names)}, missing), tuple(names)
+
+    def _in_order(self, name: str) -> list[str]:
+        """The categories of a declared column in their order."""
+        ((_, rows),) = groups_of(self.table, [name])
+        column = rows.column(name)
+        whole = column.unify_dictionaries().chunk(0)
+        used = set(texts_of(column, ())[0])
+        return [text for text in whole.dictionary.to_pylist() if text in used]
+
+    def _form_of_dates(self, name: str, texts: set[str] | None) -> str | None:
+        """The one form in which all texts of a column are dates."""
+        if texts is None:
+            texts = set()
+            for _, rows in groups_of(self.table, [name]):
+                texts |= set(texts_of(rows.column(name), self.missing(name))[0])
+        if not texts or not _DATE.fullmatch(next(iter(texts))):
+            return None
+        listed = sorted(texts)
+        forms = [f for f in _FORMS if not np.isnan(days_of(listed, f"date {f}")).any()]
+        if len(forms) > 1:
+            raise DataError(
+                f"{self.table.origin}: column {name!r} holds dates that can be read in two ways "
+                f"({listed[0]!r}: day or month first?); write them as 2024-01-31, or --drop "
+                f"{name}."
+            )
+        if not forms and all(map(_DATE.fullmatch, listed)):
+            raise DataError(
+                f"{self.table.origin}: column {name!r} holds dates in several forms "
+                f"({listed[0]!r}, {listed[-1]!r}); write them as 2024-01-31, or --drop {name}."
+            )
+        return forms[0] if forms else None
+
+    def _refuse_words(self, name: str, words: set[str]) -> None:
+        """Refuse a word among numbers, with its row."""
+        for first, rows in groups_of(self.table, [name]):
+            said, places = texts_of(rows.column(name), self.missing(name))
+            bad = np.array([text in words for text in said] + [False])[places]
+            if bad.any():
+                row = int(np.flatnonzero(bad)[0])
+                where = self.table.where(first + row)
+                raise DataError(not_of_its_kind(where, name, said[places[row]], "number"))
+
+    def _refuse_dressed(self, name: str, texts: Sequence[str]) -> None:
+        """Refuse numbers that are dressed so that they cannot be read as numbers."""
+        for pattern, what, remedy in _DRESSES:
+            if all([re.fullmatch(pattern, text) for text in texts]):
+                raise DataError(self._dressed(name, texts[0], what, remedy))
+        units = [found for text in texts if (found := _WITH_UNIT.fullmatch(text))]
+        if len(units) == len(texts) > 2 and len({found.group(1) for found in units}) == 1:
+            unit = units[0].group(1)
+            what = f"numbers with a unit behind them ({unit})"
+            raise DataError(self._dressed(name, texts[0], what, "leave the unit out"))
+
+    def _dressed(self, name: str, text: str, what: str, remedy: str) -> str:
+        return (
+            f"{self.table.origin}: column {name!r} holds {what}, such as {text!r}; {remedy}, or "
+            f"--categories {name} if they are names, or --drop {name}."
+        )
+
+    def _categories(self, name: str, texts: set[str] | None) -> Sequence[str]:
+        """Names of the categories; none, and a reason, where these are too many."""
+        rows, number = self.table.total, _MOST_LABELS if texts is None else len(texts)
+        text = family(self.table.types[name]) == "text"
+        few = number <= MOST_CATEGORIES and number <= max(2, rows // 2)
+        often = number <= _MOST_FREQUENT and number * _OFTEN <= rows
+        if texts is not None and (few or often):
+            if number == 1 and not self.table.parts.get("test"):
+                self.left[name] = (
+                    f"column {name!r} is always {next(iter(texts))!r}: there is nothing to learn "
+                    f"from it; --drop {name}."
+                )
+            return _ordered(texts, text=text)
+        more = "more than " if texts is None else ""
+        reason = (
+            f"column {name!r} holds text with {more}{number} different values in {rows} rows: an "
+            f"identifier, names or free text rather than categories; --drop {name}, or --label "
+            f"{name} if it is the label."
+        )
+        if name in self.asked or self.trained is not None:
+            raise DataError(f"{self.table.origin}: {reason}")
+        self.left[name] = reason
+        return ()
+
+    def labels(self, name: str) -> list[str]:
+        """The different labels, in order.
+
+        Raises:
+            DataError: If a label is missing, or is a quantity.
+        """
+        found: set[str] = set()
+        for first, rows in groups_of(self.table, [name]):
+            texts, places = texts_of(rows.column(name), self.missing(name))
+            found |= set(texts)
+            if len(found) > _MOST_LABELS:
+                raise DataError(
+                    f"{self.table.origin}: column {name!r} holds text with more than "
+                    f"{_MOST_LABELS} different values: names or free text rather than labels; "
+                    f"--drop {name}."
+                )
             if (places < 0).any():
                 row = first + int(np.flatnonzero(places < 0)[0])
                 raise DataError(
-                    f"{table.where(row)}: the label column {name!r} is empty; give every row a "
-                    f"label, or leave those rows out."
+                    f"{self.table.where(row)}: the label column {name!r} is empty; give every row "
+                    f"a label, or leave those rows out."
                 )
-            whole = family(table.types[name]) == "text"
-            for text in texts:
-                if not (whole or text.lstrip("-").isdigit() or text in ("True", "False")):
-                    raise DataError(no_label(f"{table.origin}, column {name!r}", text))
-    return found
+        numbers = all(map(is_number, found))
+        for each in sorted(found) if numbers else ():
+            if float(each) != int(float(each)):
+                raise DataError(no_label(f"{self.table.origin}, column {name!r}", each))
+        return _ordered(found, text=not numbers)
+
+    def notes(self) -> list[str]:
+        """Words that were taken for a missing value, where the column has other words too."""
+        said = [
+            f"{word!r} in column {name!r} ({count} cells)"
+            for name, words in self.words.items()
+            for word, count in words.items()
+            if word and name not in self.left
+        ]
+        if not said:
+            return []
+        more = f" and {len(said) - 5} more" if len(said) > 5 else ""
+        note = f"taken for missing values: {', '.join(said[:5])}{more}; if one is a value, "
+        return [f"{note}--schema FILE with missing = [] for its column."]
 
 
-def _as_numbers(table: Table, name: str, texts: set[str], *, new: bool) -> dict[str, float] | None:
-    """Numbers, or truth values, that were written as text; ``None`` if all are words."""
-    if texts and {text.lower() for text in texts} <= {"true", "false"}:
-        return {text: float(text.lower() == "true") for text in texts}
-    listed = sorted(texts)
-    numbers = pd.to_numeric(pd.Series(listed, dtype=object), errors="coerce").to_numpy(float)
-    words = {text for text, bad in zip(listed, np.isnan(numbers), strict=True) if bad}
-    if not words:
-        return dict(zip(listed, numbers.tolist(), strict=True))
-    if new and len(words) == len(listed):
-        return None
-    for first, rows in _groups(table, [name]):
-        said, places = texts_of(rows.column(name))
-        bad = np.array([text in words for text in said] + [False])[places]
-        if bad.any():
-            row = int(np.flatnonzero(bad)[0])
-            raise DataError(
-                f"{table.where(first + row)}, column {name!r}: {said[places[row]]!r} is not a "
-                f"number. Correct the cell, or leave it empty if the value is missing; or --drop "
-                f"{name}, --label {name} if it is the label, --categories {name} if its values "
-                f"are codes."
-            )
-    return None
+_TRUTH = {"False": 0.0, "false": 0.0, "FALSE": 0.0, "True": 1.0, "true": 1.0, "TRUE": 1.0}
 
 
-def _categories(table: Table, column: str, texts: set[str], *, text: bool) -> tuple[str, ...]:
-    if len(texts) > MOST_CATEGORIES or len(texts) > max(2, table.total // 2):
-        raise DataError(
-            f"{table.origin}: column {column!r} holds text with {len(texts)} different values in "
-            f"{table.total} rows: names or free text rather than categories. --drop {column}, or "
-            f"--label {column} if it is the label."
-        )
-    return tuple(_ordered(texts, text=text))
+def _flags(texts: set[str]) -> str:
+    """The type of truth values in one spelling, if all texts are such."""
+    spellings = {"bool": ("False", "True"), "bool lower": ("false", "true")}
+    spellings["bool upper"] = ("FALSE", "TRUE")
+    return next((kind for kind, words in spellings.items() if texts and texts <= {*words}), "")
+
+
+def _is_declared(kind: Any) -> bool:
+    """Whether an Arrow type is one of categories, whatever they are."""
+    import pyarrow.types as is_a
+
+    return is_a.is_dictionary(kind)
 
 
 def _ordered(texts: set[str], *, text: bool) -> list[str]:
     if text:
         return sorted(texts)
-    return sorted(texts, key=lambda each: (float(each) if _is_number(each) else 0.0, each))
+    return sorted(texts, key=lambda each: (float(each) if is_number(each) else 0.0, each))
 
 
 def perhaps_labels(columns: Sequence[str]) -> list[str]:
@@ -541,44 +890,6 @@ def refuse_absent(name: str, present: Sequence[str], asked: Sequence[str]) -> No
             close = difflib.get_close_matches(column, present, n=3)
             hint = f"did you mean {', '.join(close)}?" if close else f"it has {_some(present)}."
             raise DataError(f"{name}: there is no column {column!r}; {hint}")
-
-
-def _refuse_duplicates(path: Path | str, names: Sequence[str]) -> None:
-    seen: set[str] = set()
-    for column in names:
-        if column in seen:
-            raise DataError(f"{path}: two columns are called {column!r}; rename one of them.")
-        seen.add(column)
-
-
-def _read_text(path: Path) -> bytes:
-    """Text in UTF-8, without the mark of its byte order."""
-    content = read_whole(path, DataError)
-    if content[:2] == b"\x1f\x8b":
-        content = gunzip(content, path, DataError)
-    content = content.removeprefix(codecs.BOM_UTF8)
-    try:
-        content.decode()
-    except UnicodeDecodeError as problem:
-        line = content[: problem.start].count(b"\n") + 1
-        raise DataError(
-            f"{path}: line {line} is not UTF-8 text; save the file as UTF-8 (CSV UTF-8)."
-        ) from None
-    if b"\0" in content:
-        raise DataError(f"{path}: this is a binary file, not text.")
-    return content
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
-
-
-def _cells(number: int) -> str:
-    return "1 cell" if number == 1 else f"{number} cells"
 
 
 def _some(names: Sequence[str]) -> str:

@@ -1,0 +1,211 @@
+"""What the columns of a table are, said by the user: ``--schema FILE``, a TOML file."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from deeplvm.data.records import DataError, Description, LikelihoodName, Variable
+from deeplvm.files import read_whole
+
+ColumnType = Literal[
+    "real", "whole", "counts", "binary", "category", "ordinal", "date", "label", "drop"
+]
+_TYPES = get_args(ColumnType)
+_ADVICE = (
+    "# What each column was taken for, and why. Edit it and fit again with --schema FILE.\n"
+    f"# type: {', '.join(_TYPES)}.\n"
+    '# A column may also have a likelihood, words that mean missing (missing = ["-999"]), and\n'
+    '# the order of its levels (levels = ["low", "high"]).\n'
+)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What the schema says of a column.
+
+    Attributes:
+        type: What it holds; ``""`` leaves that to a look at it.
+        likelihood: Its likelihood; ``""`` leaves that to a look at it.
+        missing: Words that mean a missing value, instead of the usual ones.
+        levels: Of an ordinal column, or of categories, their names in order.
+    """
+
+    type: str = ""
+    likelihood: str = ""
+    missing: tuple[str, ...] | None = None
+    levels: tuple[str, ...] = ()
+
+
+def rules_of(schema: str | Path | Mapping[str, Any] | None) -> dict[str, Rule]:
+    """The rule of each column that a file, or what it holds, says something of.
+
+    Raises:
+        DataError: If the file cannot be read, or says what is no rule.
+
+    >>> rules_of({"age": {"type": "counts"}, "size": {"type": "ordinal", "levels": ["S", "L"]}})
+    {'age': Rule(type='counts', likelihood='', missing=None, levels=()), 'size': Rule(...)}
+    """
+    if schema is None:
+        return {}
+    where = "the schema"
+    if not isinstance(schema, Mapping):
+        where, path = str(schema), Path(schema).expanduser()
+        if not path.is_file():
+            raise DataError(f"--schema {schema}: there is no such file.")
+        try:
+            schema = tomllib.loads(read_whole(path, DataError).decode())
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise DataError(f"{path} is no TOML file: {error}.") from None
+    return {column: _rule(where, column, said) for column, said in schema.items()}
+
+
+def written(rules: Mapping[str, Rule]) -> dict[str, dict[str, Any]]:
+    """Rules as plain values, for :func:`rules_of`."""
+    return {
+        column: {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in vars(rule).items()
+            if value not in ("", None, ())
+            or (name == "missing" and value is not None)
+        }
+        for column, rule in rules.items()
+    }  # fmt: skip
+
+
+def _rule(where: str, column: str, said: Any) -> Rule:
+    known = [field.name for field in fields(Rule)]
+    if not isinstance(said, Mapping):
+        said = {"type": said}
+    for key in said:
+        if key not in known:
+            raise DataError(f"{where}: {column}: {_no_such(str(key), known, 'entry')}")
+    kind, likelihood = said.get("type", ""), said.get("likelihood", "")
+    if kind not in ("", *_TYPES):
+        raise DataError(f"{where}: {column}: {_no_such(str(kind), _TYPES, 'type')}")
+    if likelihood not in ("", *get_args(LikelihoodName)):
+        names = get_args(LikelihoodName)
+        raise DataError(f"{where}: {column}: {_no_such(str(likelihood), names, 'likelihood')}")
+    likelihood = "" if likelihood == "auto" else likelihood
+    for key in ("missing", "levels"):
+        good = isinstance(said.get(key, ()), Sequence) and not isinstance(said.get(key), str)
+        if not good or not all([isinstance(each, str) for each in said.get(key, ())]):
+            raise DataError(
+                f"{where}: {column}: {key} must be a list of words, as in {key} = "
+                f'["a", "b"], found {said[key]!r}.'
+            )
+    if said.get("levels") and kind not in ("ordinal", "category"):
+        raise DataError(
+            f"{where}: {column}: levels are those of type = 'ordinal' or 'category', not of "
+            f"{kind!r}."
+        )
+    if len(set(said.get("levels", ()))) < len(said.get("levels", ())):
+        raise DataError(f"{where}: {column}: a level is there twice.")
+    if likelihood and kind in ("drop", "label"):
+        raise DataError(f"{where}: {column}: type = {kind!r} has no likelihood; leave it out.")
+    missing = tuple(said["missing"]) if "missing" in said else None
+    return Rule(kind, likelihood, missing, tuple(said.get("levels", ())))
+
+
+def _no_such(found: str, known: Sequence[str], what: str) -> str:
+    close = difflib.get_close_matches(found, known, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"choose {', '.join(known)}."
+    return f"there is no {what} {found!r}; {hint}"
+
+
+def agreed(rules: Mapping[str, Rule], options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options with what the schema says of the label, of columns left out and categories.
+
+    Raises:
+        DataError: If a flag says another thing of a column.
+    """
+    for flag, meant in (("drop", "drop"), ("categories", "category"), ("label", "label")):
+        said = options[flag]
+        for column in (said,) if isinstance(said, str) else said or ():
+            kind = rules[column].type if column in rules else ""
+            if kind not in ("", meant) and (flag, kind) != ("categories", "ordinal"):
+                raise DataError(
+                    f"--{flag} {column}: the schema says type = {kind!r} of it; leave out one of "
+                    f"the two."
+                )
+    labels = [column for column, rule in rules.items() if rule.type == "label"]
+    if len({*labels, *([options["label"]] if options["label"] else [])}) > 1:
+        raise DataError(f"there is one label, but {' and '.join(labels)} are said to be it.")
+    return {**options, "label": labels[0] if labels else options["label"]}
+
+
+def schema_of(description: Description) -> str:
+    """The columns of a table as a schema, to be edited; empty where the data are no table."""
+    variable = description.variables.get("x")
+    if variable is None or variable.columns is None:
+        return ""
+    lines = [_ADVICE]
+    parts = variable.parts or (variable,) * len(variable.columns)
+    for place, (column, part) in enumerate(zip(variable.columns, parts, strict=True)):
+        entry = f"type = {_text(type_of(part))}, likelihood = {_text(part.likelihood)}"
+        if part.kind == "ordinal" and part.categories:
+            entry += f", levels = [{', '.join(map(_text, part.categories))}]"
+        lines.append(f"{_key(column)} = {{{entry}}}  # {traits(variable, place)}\n")
+    lines += [
+        f'{_key(column)} = {{type = "drop"}}  # {" ".join(why.split())}\n'
+        for column, why in description.left.items()
+    ]
+    label = description.options.get("label")
+    return "".join(lines) + (f'{_key(label)} = {{type = "label"}}\n' if label else "")
+
+
+def type_of(part: Variable) -> str:
+    """The type of the schema that a column has."""
+    if part.kind in ("levels", "unit"):
+        return "counts" if part.kind == "levels" else "real"
+    return "whole" if part.dequantized and part.kind == "real" else part.kind
+
+
+def traits(variable: Variable, place: int) -> str:
+    """What the values of a column are like, in words.
+
+    >>> from deeplvm.data import load
+    >>> traits(load("iris").variables["x"], 3)
+    '0.1 .. 2.5, positive'
+    """
+    part = variable.parts[place] if variable.parts else variable
+    at = () if variable.parts else (place,)
+    if part.categories is not None and part.kind != "binary":
+        shown = ", ".join(part.categories[:5])
+        more = ", …" if len(part.categories) > 5 else ""
+        return f"{len(part.categories)} categories: {shown}{more}"
+    said = []
+    atoms = part.atoms[place if not variable.parts else 0] if part.atoms else ()
+    if part.knots is not None:
+        knots = part.knots[at]
+        low, high = float(knots[0]), float(knots[-1])
+        low, high = min([low, *atoms]), max([high, *atoms])
+        said.append(f"{low:.6g} .. {high:.6g}")
+        said += ["positive"] if low > 0 else []
+        said += ["between 0 and 1"] if low >= 0 and high <= 1 else []
+        middle = float(knots[-4] - knots[3])
+        if middle > 0 and high - low > 20 * middle:
+            said.append("heavy-tailed")
+    elif part.shape == ():
+        said.append(f"{part.minimum:g} .. {part.maximum:g}")
+    if atoms:
+        said.append(f"often exactly {', '.join([f'{atom:g}' for atom in atoms[:3]])}")
+    if part.missing and variable.parts:
+        said.append("some missing")
+    return ", ".join(said)
+
+
+def _key(column: str) -> str:
+    plain = column.isascii() and column.replace("_", "").replace("-", "").isalnum()
+    return column if plain else _text(column)
+
+
+def _text(word: str) -> str:
+    """A word as TOML writes it."""
+    import json
+
+    return json.dumps(word, ensure_ascii=False)
