@@ -444,5 +444,14 @@ def own_randomness(device: torch.device, seed: int) -> Iterator[None]:
     """A stream of random numbers from a seed; the one outside goes on as if nothing was drawn."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+        seed_all(seed, device)
         yield
+
+
+def seed_all(seed: int, device: torch.device) -> None:
+    """Seed a device's own generator and the CPU's.
+
+    Torch's ``manual_seed`` remembers each call where no GPU is in use yet, with its whole stack.
+    """
+    for each in {torch.device("cpu"), device}:
+        generator_of(each).manual_seed(seed)

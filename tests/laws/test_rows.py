@@ -28,8 +28,9 @@ from deeplvm.conditionals import (
     StudentT,
     VonMisesFisher,
 )
+from deeplvm.data.records import Selection
 from deeplvm.evaluation.bound.rate_distortion import rate_distortion
-from deeplvm.inference import SemiAmortised, refine, sample_posterior
+from deeplvm.inference import SemiAmortised, embed, refine, sample_posterior
 from deeplvm.likelihood import (
     annealed_importance_sampling,
     harmonic_likelihood,
@@ -155,6 +156,20 @@ def test_rows_that_say_the_same_are_independent() -> None:
     model = made(KINDS["Gaussian"])
     found = importance_sampling(model, {"x": torch.ones(50, 3, dtype=torch.float64)}, 16)
     assert len(found.log_px.unique()) == 50
+
+
+@pytest.mark.parametrize("kind", ["Gaussian", "Gamma", "two latents"])
+def test_rows_of_a_source_with_one_noise_are_alike(kind: str) -> None:
+    """What a row says is all that its number depends on: twins have the same."""
+    model = made(KINDS[kind])
+    twins = Selection({"x": torch.cat([rows(4)["x"], rows(4)["x"]])}, common=True)
+    found = importance_sampling(model, twins, 16, batch_size=3).log_px
+    assert close(found[:4], found[4:])
+    assert close(importance_sampling(model, twins[7:], 16).log_px, found[7:])
+    latents = embed(model, twins)["z"]
+    assert close(latents[:4], latents[4:])
+    own = Selection({"x": twins["x"]})
+    assert not close(*importance_sampling(model, own, 16).log_px.chunk(2))
 
 
 def test_names_shared_by_all_rows_are_drawn_alike_in_every_batch() -> None:

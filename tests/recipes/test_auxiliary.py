@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from deeplvm.cli.outputs import embedded
 from deeplvm.data import Data, load
 from deeplvm.evaluation import evaluate
+from deeplvm.inference import embed
 from deeplvm.recipes import find
 from deeplvm.runs.run import build
 from deeplvm.training.callbacks import flops_of
@@ -31,7 +31,7 @@ def digits() -> Data:
 def test_every_latent_can_be_embedded(name: str, digits: Data) -> None:
     """Also a flow, which has no mean in closed form, and leapfrog, which has no distribution."""
     model = build(find(name), digits, {"latent": 2, "hidden": (8, 6), **RECIPES[name]}, 0)
-    latents = embedded(model, digits.train, seed=0, scales=True)
+    latents = embed(model, digits.train, seed=0, scales=True)
     rows = digits.rows("train")
     assert latents["z"].shape == (rows, 2)
     assert {each.removesuffix("_sd") for each in latents} == set(model.q.names) - {"h"}
@@ -42,7 +42,7 @@ def test_the_mean_of_a_flow_is_that_of_its_draws(digits: Data) -> None:
     """Within 6 standard errors of 4,000 other draws, everywhere: one seed in 1e5 fails."""
     options = {"latent": 2, "hidden": (8, 6)}
     model = build(find("hierarchical_variational_vae"), digits, options, 0)
-    mean = embedded(model, digits.train, seed=0, scales=True)
+    mean = embed(model, digits.train, seed=0, scales=True)
     x = digits.batch("train", slice(None))["x"]
     with torch.no_grad():
         draws = model.posterior({"x": x}, particles=4_000)["l"].value

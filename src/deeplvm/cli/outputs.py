@@ -9,14 +9,13 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from deeplvm.core.draws import Reparameterised, Sampled
+from deeplvm.core.draws import Sampled
 from deeplvm.distributions.centre import centre
 from deeplvm.inference.rows import Measure, Source, for_rows
 from deeplvm.randomness import RowNoise, drawing
 
 if TYPE_CHECKING:
     from deeplvm.core.model import LatentVariableModel
-    from deeplvm.core.trace import Site
     from deeplvm.data.records import Data, Description, Selection
 from pathlib import Path
 
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from deeplvm.data.records import Variable
 
 _ROWS = 500  # at a time
-_DRAWS = 64  # for the moments of a posterior that has none in closed form
 
 
 def sampled(
@@ -76,46 +74,6 @@ def sampled(
             for site in (trace[name],)
         }
     return {name: value.cpu() for name, value in {**values, **given}.items()}
-
-
-def embedded(
-    model: LatentVariableModel, rows: Source, *, seed: int, scales: bool
-) -> dict[str, Tensor]:
-    """Posterior means of the latents, and with ``scales`` their standard deviations (``z_sd``).
-
-    A latent whose posterior depends on another latent has the mean given a draw of that one; one
-    without a distribution of its own (moved by leapfrog steps, or unrolled) is a draw. A flow,
-    whose mean has no closed form, has that of some draws.
-    """
-
-    def measure(
-        given: dict[str, Tensor], missing: frozenset[str], noise: RowNoise
-    ) -> dict[str, Tensor]:
-        trace = model.posterior(given, default=noise.of(Reparameterised()), missing=missing)
-        found: dict[str, Tensor] = {}
-        for name, site in trace.items():
-            if site.drawn:
-                told = _moments(name, site, noise, scales=scales)
-                found |= {each: value.expand(site.value.shape) for each, value in told.items()}
-        if not found:
-            raise ValueError("The model draws no latents, so there is nothing to embed in.")
-        return found
-
-    return _measured(model, rows, measure, seed)
-
-
-def _moments(name: str, site: Site, noise: RowNoise, *, scales: bool) -> dict[str, Tensor]:
-    """The mean of a drawn latent and its standard deviation, where there are any."""
-    own = site.distribution
-    if own is None:
-        return {name: site.value}
-    try:
-        mean, spread = centre(own), own.stddev if scales else None
-    except NotImplementedError:  # a flow has no moments in closed form
-        with noise.drawing(f"moments of {name}", tuple(site.value.shape[: site.batch_dims])):
-            draws = own.sample(torch.Size((_DRAWS,)))
-        mean, spread = draws.mean(0), draws.std(0)
-    return {name: mean} if not scales or spread is None else {name: mean, f"{name}_sd": spread}
 
 
 def reconstructed(

@@ -310,10 +310,10 @@ def embed(  # noqa: D417 - the types say the rest
     from deeplvm.cli.bulk import carry_out
 
     def work(model: Any, rows: Any, output: Path, _: None) -> None:
-        from deeplvm.cli.outputs import embedded
+        from deeplvm.inference import embed as means
 
         chosen = _chosen(rows, split)
-        values: dict[str, Any] = embedded(model, getattr(rows, chosen), seed=seed, scales=scales)
+        values: dict[str, Any] = means(model, getattr(rows, chosen), seed=seed, scales=scales)
         values |= _labels(rows, chosen)
         names = {
             name: [f"{name}_{i}" for i in range(value[0].numel())]

@@ -483,6 +483,8 @@ class Selection(Mapping[str, Any]):
         index: Which rows, in their order: row numbers of the split, or ``None`` for all.
         unrounded: Of the names whose columns at rest have noise, or are rounded to single
             precision, the columns without either.
+        common: Whether what is estimated of the rows has one noise for all of them; see
+            :func:`deeplvm.inference.rows.rows_of`.
 
     >>> from deeplvm.data import load
     >>> some = load("digits").test[:100]
@@ -495,6 +497,7 @@ class Selection(Mapping[str, Any]):
     data_rows: int = 0
     index: range | Tensor | None = None
     unrounded: Mapping[str, Any] = field(default_factory=dict)
+    common: bool = False
 
     def exact(self, name: str) -> Tensor:
         """A column as it was given, without noise and not rounded; codes of categories.
@@ -777,7 +780,9 @@ def _take(column: Column, index: slice | Tensor) -> Tensor:
 
 
 def _wide(name: str, values: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    return values.to(torch.int64 if name == "y" else dtype or torch.get_default_dtype())
+    # labels of which some are missing (NaN) rest as reals
+    label = name == "y" and not values.is_floating_point()
+    return values.to(torch.int64 if label else dtype or torch.get_default_dtype())
 
 
 def _indices(index: range | Tensor) -> slice | Tensor:

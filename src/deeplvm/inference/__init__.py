@@ -7,6 +7,7 @@ from deeplvm.inference.diagnostics import (
     rank_normalised_split_rhat,
     tail_effective_size,
 )
+from deeplvm.inference.embedding import embed
 from deeplvm.inference.imputation import Imputation, impute
 from deeplvm.inference.posterior import PosteriorDraws, sample_posterior
 from deeplvm.inference.refinement import Refined, localised, refine
@@ -20,6 +21,7 @@ __all__ = [
     "SemiAmortised",
     "bulk_effective_size",
     "complete",
+    "embed",
     "impute",
     "localised",
     "pareto_k",

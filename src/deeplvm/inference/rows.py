@@ -21,7 +21,7 @@ from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.values import Values, has_nan
 from deeplvm.inference.latent_space import LatentSpace
 from deeplvm.parallel.processes import processes
-from deeplvm.randomness import RowNoise, evaluating
+from deeplvm.randomness import RowNoise, evaluating, seed_all
 
 if TYPE_CHECKING:
     from deeplvm.data.records import Description
@@ -49,6 +49,7 @@ class Rows:
         device: Where the model is.
         dtype: The model's floating type.
         values: What a row of a name's values is.
+        common: Whether all rows have the same noise, and not each its own.
     """
 
     source: Source
@@ -59,6 +60,7 @@ class Rows:
     device: torch.device
     dtype: torch.dtype
     values: Mapping[str, Values]
+    common: bool = False
 
     @property
     def description(self) -> Description | None:
@@ -88,6 +90,10 @@ class Rows:
 
 def rows_of(model: LatentVariableModel, source: Source | Rows, omit: Collection[str] = ()) -> Rows:
     """What of some rows the model reads.
+
+    A source whose ``common`` is true has one noise for all rows: rows that say the same have the
+    same numbers, and rows are compared by the same draws; the error of a mean over rows is then
+    not that of independent ones.
 
     Args:
         model: Its names are taken, the others left.
@@ -127,7 +133,8 @@ def rows_of(model: LatentVariableModel, source: Source | Rows, omit: Collection[
     )
     data_rows = getattr(source, "data_rows", 0) or rows
     holes = frozenset(missing)
-    return Rows(source, names, holes, rows, data_rows, like.device, like.dtype, values)
+    common = bool(getattr(source, "common", False))
+    return Rows(source, names, holes, rows, data_rows, like.device, like.dtype, values, common)
 
 
 def for_rows(
@@ -169,9 +176,13 @@ def for_rows(
         for before in starts[: group.part(len(starts)).start]:  # by other processes
             seen.update(_digests(model, rows[slice(before, before + batch_size)]))
         for first in own:
-            torch.manual_seed(seed + first)
+            seed_all(seed + first, rows.device)
             given = rows[slice(first, first + batch_size)]
-            noise = noise_of(model, given, seed, rows.device, seen)
+            if rows.common:
+                keys = torch.zeros(model.rows(given), dtype=torch.int64, device=rows.device)
+                noise = RowNoise(str(seed), keys, model.shared)
+            else:
+                noise = noise_of(model, given, seed, rows.device, seen)
             part = measure(given, rows.missing, noise)
             count = len(next(iter(part.values())))
             part["row"] = torch.arange(first, first + count)
