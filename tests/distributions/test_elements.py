@@ -13,6 +13,7 @@ from deeplvm.distributions import (
     Beta,
     ContinuousBernoulli,
     DiscretizedLogistic,
+    Multinomial,
     NegativeBinomial,
     OneHotCategorical,
     Ordinal,
@@ -197,3 +198,26 @@ def test_the_mode_of_a_discretized_logistic_is_the_most_probable_level(
     distribution = DiscretizedLogistic(torch.tensor([loc, loc]), torch.tensor([scale, scale]), 256)
     best = distribution.log_prob(distribution.enumerate_support()).argmax(0)
     assert distribution.mode.tolist() == best.tolist() == [level, level]
+
+
+def test_multinomial_is_scipys_at_any_total() -> None:
+    logits = torch.tensor([[0.3, -1.0, 2.0], [0.0, 0.0, 0.0]], dtype=torch.float64)
+    counts = torch.tensor([[3.0, 0.0, 5.0], [1.0, 1.0, 0.0]], dtype=torch.float64)
+    found = Multinomial(logits, total=10).log_prob(counts)
+    shares = logits.softmax(-1).numpy()
+    rows = zip(counts.numpy(), shares, strict=True)
+    expected = [float(stats.multinomial(int(x.sum()), p).logpmf(x)) for x, p in rows]
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64))
+
+
+def test_multinomial_sums_to_one_over_the_values_of_a_total() -> None:
+    numbers = torch.arange(5.0, dtype=torch.float64)
+    values = torch.cartesian_prod(numbers, numbers, numbers)
+    values = values[values.sum(1) == 4]
+    words = Multinomial(torch.tensor([0.3, -1.0, 2.0], dtype=torch.float64), total=4)
+    assert words.log_prob(values).exp().sum().item() == pytest.approx(1, abs=1e-12)
+    draws = words.sample((20_000,))
+    assert (draws.sum(-1) == 4).all()
+    # a mean of 20,000 draws of variance at most 1: five errors are 0.036, and three are looked at
+    torch.testing.assert_close(draws.mean(0), words.mean, rtol=0, atol=0.036)
+    torch.testing.assert_close(draws.var(0), words.variance, rtol=0.1, atol=0)

@@ -22,6 +22,7 @@ ROWS, PARTICLES = 6, 4
 OPTIONS = {
     "beta_tc_elbo": {"rows": 100},
     "constrained": {"most": 1.0},
+    "semi_supervised_elbo": {"label": "z"},
     "soft_free_bits": {"targets": {"z": 0.1}},
 }
 # These weigh the rows of a batch together, or read values or distributions: a draw that needs a

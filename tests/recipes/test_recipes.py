@@ -70,6 +70,8 @@ SMALL: dict[str, tuple[str, dict[str, Any]]] = {
         {"categories": 2, "classes": 3, "hidden": (8,)},
     ),
     "helmholtz_machine": ("helmholtz_machine", {"units": (5, 3)}),
+    "semi_supervised_vae": ("semi_supervised_vae", {"latent": 2, "hidden": (8, 6)}),
+    "prod_lda": ("prod_lda", {"latent": 3, "hidden": (8,)}),
     "factor_analysis": ("factor_analysis", {"latent": 2}),
     "factor_analysis, one noise": ("factor_analysis", {"latent": 2, "noise": "global"}),
 }
@@ -87,11 +89,20 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Data:
     return load(path, likelihood="gaussian")
 
 
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory) -> Data:
+    path = tmp_path_factory.mktemp("data") / "words.npy"
+    np.save(path, np.random.default_rng(0).poisson([3.0, 1.0, 0.2, 2.0], size=(60, 4)))
+    return load(path, likelihood="poisson")
+
+
 @pytest.fixture(params=SMALL)
-def small(request: Any, digits: Data, table: Data) -> tuple[LatentVariableModel, Data]:
+def small(
+    request: Any, digits: Data, table: Data, words: Data
+) -> tuple[LatentVariableModel, Data]:
     """A small model of a recipe, and data for it."""
     name, options = SMALL[request.param]
-    data = table if name == "factor_analysis" else digits
+    data = {"factor_analysis": table, "prod_lda": words}.get(name, digits)
     return build(find(name), data, options, 0), data
 
 
@@ -118,7 +129,8 @@ def latents(model: LatentVariableModel, given: dict[str, Tensor]) -> list[Site]:
 
 
 def rows(model: LatentVariableModel, data: Data) -> dict[str, Tensor]:
-    return {n: v for n, v in data.batch("train", slice(7)).items() if n in model.names}
+    given = data.batch("train", slice(7))  # a label that q can draw is drawn
+    return {n: v for n, v in given.items() if n in model.names and n not in model.q.names}
 
 
 def test_every_parameter_gets_a_gradient(small: tuple[LatentVariableModel, Data]) -> None:

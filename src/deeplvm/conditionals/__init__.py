@@ -4,7 +4,7 @@ from deeplvm.conditionals.autoregressive import Autoregressive
 from deeplvm.conditionals.collapse import BatchNormalisedGaussian, CommittedGaussian
 from deeplvm.conditionals.columns import Columns
 from deeplvm.conditionals.concrete import BinaryConcrete, Concrete
-from deeplvm.conditionals.counts import NegativeBinomial, Poisson
+from deeplvm.conditionals.counts import Multinomial, NegativeBinomial, Poisson
 from deeplvm.conditionals.discrete import Bernoulli, Categorical, OneHot, Ordinal
 from deeplvm.conditionals.gaussian import Gaussian, MeanField, StandardNormal
 from deeplvm.conditionals.gaussian_process import GaussianProcess
@@ -44,6 +44,7 @@ __all__ = [
     "LowRankGaussian",
     "MeanField",
     "Mixture",
+    "Multinomial",
     "NegativeBinomial",
     "OneHot",
     "Ordinal",

@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from deeplvm.conditionals.elementwise import Elementwise
-from deeplvm.conditionals.heads import Network, Shape, positive, raw_of
+from deeplvm.conditionals.heads import Network, Shape, at_least, positive, raw_of
+from deeplvm.distributions.multinomial import Multinomial as MultinomialDistribution
 from deeplvm.distributions.negative_binomial import (
     NegativeBinomial as NegativeBinomialDistribution,
 )
@@ -85,3 +86,41 @@ class NegativeBinomial(_Counts):
     def distribution(self, raw: Tensor, dispersion: Tensor) -> Distribution:
         mean = positive(raw, _MINIMUM_RATE)
         return self.independent(NegativeBinomialDistribution(mean, dispersion))
+
+
+class Multinomial(_Counts):
+    r"""Counts given their total, in the shares :math:`\pi = \mathrm{softmax}(\eta)`.
+
+    The density is that of a value given its own total: how long a document is, or how much was
+    read of a cell, tells nothing about the latents.
+
+    Args:
+        total: things in a draw.
+        mean: the data's mean, broadcastable to ``shape``: the shares start there.
+
+    Other networks see log(1 + x).
+
+    Examples:
+        >>> Multinomial(3, mean=torch.tensor([1.0, 1.0, 2.0]), total=8)().mean
+        tensor([2., 2., 4.], grad_fn=<MulBackward0>)
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        network: Network = None,
+        *,
+        total: int = 100,
+        mean: Tensor | float | None = None,
+    ) -> None:
+        super().__init__(shape, network)
+        self.total = at_least(total, 1, "Multinomial", "total")
+        if len(self.event_shape) != 1:
+            raise ValueError(
+                f"Multinomial expects a vector of counts, found {tuple(self.event_shape)}."
+            )
+        if mean is not None:
+            self.head.start_at(torch.as_tensor(mean).clamp_min(1e-3).log())
+
+    def distribution(self, logits: Tensor) -> Distribution:
+        return MultinomialDistribution(logits, self.total)

@@ -13,6 +13,7 @@ from deeplvm.distributions.gamma import Gamma
 from deeplvm.distributions.logistic import Logistic
 from deeplvm.distributions.low_rank_normal import LowRankNormal, LowRankPrecisionNormal
 from deeplvm.distributions.mixture import Mixture, NormalMixture
+from deeplvm.distributions.multinomial import Multinomial
 from deeplvm.distributions.negative_binomial import NegativeBinomial
 from deeplvm.distributions.one_hot_categorical import OneHotCategorical
 from deeplvm.distributions.ordinal import Ordinal, cumulative_logits
@@ -34,6 +35,7 @@ __all__ = [
     "LowRankNormal",
     "LowRankPrecisionNormal",
     "Mixture",
+    "Multinomial",
     "NegativeBinomial",
     "NormalMixture",
     "OneHotCategorical",

@@ -8,6 +8,7 @@ remembers changes in training mode only.
 
 from deeplvm.objectives.beta import GrowingCapacity, beta_elbo
 from deeplvm.objectives.bounds import Form, alpha_energy, elbo, iwae, renyi, vr_max
+from deeplvm.objectives.classification import semi_supervised_elbo
 from deeplvm.objectives.constrained import Constrained
 from deeplvm.objectives.discrepancy import imq, info_vae, maximum_mean_discrepancy, rbf
 from deeplvm.objectives.free_bits import SoftFreeBits, free_bits
@@ -34,6 +35,7 @@ __all__ = [
     "rbf",
     "renyi",
     "resample",
+    "semi_supervised_elbo",
     "sleep",
     "vr_max",
     "wake_phi",

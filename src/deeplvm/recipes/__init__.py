@@ -34,6 +34,8 @@ from deeplvm.recipes.hamiltonian import hamiltonian_vae
 from deeplvm.recipes.importance_weighted import iwae
 from deeplvm.recipes.linear import factor_analysis
 from deeplvm.recipes.plain import beta_tc_vae, beta_vae, full_covariance_vae, renyi_vae, vae
+from deeplvm.recipes.semi_supervised import semi_supervised_vae
+from deeplvm.recipes.topics import prod_lda
 
 PUBLISHED = (
     "vae",
@@ -56,6 +58,8 @@ PUBLISHED = (
     "sigmoid_belief_network",
     "helmholtz_machine",
     "gumbel_softmax_vae",
+    "semi_supervised_vae",
+    "prod_lda",
 )
 
 __all__ = [
@@ -81,8 +85,10 @@ __all__ = [
     "iwae",
     "name_of",
     "normalizing_flow_vae",
+    "prod_lda",
     "published",
     "renyi_vae",
+    "semi_supervised_vae",
     "sigmoid_belief_network",
     "sylvester_vae",
     "trained_with",

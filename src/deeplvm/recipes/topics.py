@@ -1,0 +1,77 @@
+"""Topics of counted words."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, nn
+
+from deeplvm.conditionals import BatchNormalisedGaussian, Multinomial, StandardNormal
+from deeplvm.core.joint import Joint
+from deeplvm.core.model import LatentVariableModel
+from deeplvm.data.records import Data, Description
+from deeplvm.networks import MLP
+from deeplvm.recipes.catalogue import RecipeError, trained_with
+from deeplvm.recipes.plain import at_least_one, observed, seen
+
+
+class Shares(nn.Module):
+    """Shares of topics from free numbers, softmax(s z), shape ``(*particles, batch, topics)``.
+
+    Args:
+        topics: How many.
+        scale: s.
+    """
+
+    def __init__(self, topics: int, scale: float) -> None:
+        super().__init__()
+        self.out_features, self.scale = topics, scale
+
+    def forward(self, z: Tensor) -> Tensor:
+        """The shares."""
+        return (self.scale * z).softmax(-1)
+
+
+@trained_with(learning_rate=2e-3, batch_size=200)
+def prod_lda(
+    data: Data | Description,
+    *,
+    latent: int = 20,
+    hidden: tuple[int, ...] = (100, 100),
+    concentration: float = 1.0,
+) -> LatentVariableModel:
+    r"""Topic model whose words come from a product of topics, not from a mixture of them.
+
+    Autoencoding Variational Inference For Topic Models (Srivastava & Sutton, 2017),
+    https://arxiv.org/abs/1703.01488
+
+    Shares of topics :math:`\theta = \mathrm{softmax}(s z)`, :math:`z \sim N(0, I)`, with
+    :math:`s^2 = (1 - 1/K) / \alpha`, the Laplace approximation of a symmetric Dirichlet; words
+    :math:`x \sim \mathrm{Multinomial}(n, \mathrm{softmax}(\beta \theta + b))` given their number.
+    The means of q are normalised over a batch, as in the paper, so that topics are used.
+
+    Args:
+        data: Counts, a column a word.
+        latent: Number of topics.
+        hidden: Widths of the hidden layers of q.
+        concentration: :math:`\alpha` of the Dirichlet; small ones make topics exclusive.
+
+    Raises:
+        RecipeError: If the data are no vectors of counts, or the concentration is not positive.
+    """
+    at_least_one(latent=latent, hidden=hidden)
+    x = observed(data)
+    if len(x.shape) != 1 or x.kind not in ("counts", "binary"):
+        raise RecipeError(
+            f"prod_lda models counts of words, a column each, but {data.name} is {x}; count them "
+            f"first, or take the recipe vae."
+        )
+    if not concentration > 0:
+        raise RecipeError(f"concentration must be above 0, found {concentration}.")
+    total = max(1, round(float(x.mean.sum())))
+    words = Multinomial(x.shape, MLP(latent), total=total, mean=x.mean)
+    share = Shares(latent, math.sqrt((1 - 1 / latent) / concentration) or 1.0)
+    return LatentVariableModel(
+        Joint({"z": StandardNormal(latent), "t | z": share, "x | t": words}),
+        Joint({"z | x": BatchNormalisedGaussian(latent, MLP(seen(x), *hidden))}),
+    )
