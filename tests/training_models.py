@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import torch
 from sklearn.datasets import load_digits
@@ -13,8 +14,9 @@ from deeplvm.conditionals import Bernoulli, Gaussian, StandardNormal
 from deeplvm.core.joint import Joint
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.networks import MLP
-from deeplvm.training import Callback, fit, unfolded
+from deeplvm.training import Callback, History, Machine, Optimization, Phase, fit, unfolded
 from deeplvm.training.callbacks import TIMINGS
+from deeplvm.training.schedules import linear
 
 # With options as flags are, and the parameters of the last step, as in a loop by hand.
 quietly = functools.partial(unfolded(fit), averaging=0.0, quiet=True)
@@ -84,3 +86,14 @@ class OnEpoch(Callback):
 
     def epoch_ended(self, record) -> None:
         self.function(record)
+
+
+def learn(
+    model: LatentVariableModel, data: Any, phases: list[Phase], epochs: int, **options: Any
+) -> History:
+    """All rows in one batch, and rates that fall linearly to zero, if nothing else is said."""
+    options = {"batch_size": 100_000, "quiet": True, "machine": Machine(device="cpu")} | options
+    falling = Optimization(schedule=linear(epochs, 1.0, 0.0), averaging=0.0)
+    gradient = any([phase.update is None for phase in phases])
+    options = ({"optimization": falling} if gradient else {}) | options
+    return fit(model, data, phases=phases, epochs=epochs, **options)

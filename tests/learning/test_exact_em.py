@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,20 +24,49 @@ from deeplvm.learning.em import exact_em
 from deeplvm.likelihood import importance_sampling
 from deeplvm.networks import MLP
 from deeplvm.recipes import factor_analysis
+from deeplvm.training import (
+    Callback,
+    Machine,
+    Optimization,
+    Phase,
+    Saving,
+    Stopping,
+    TrainingInterrupted,
+    fit,
+)
+from training_models import learn
 
 
-def rising(history: tuple[float, ...]) -> bool:
-    return all([after >= before - 1e-10 for before, after in pairwise(history)])
+def em(
+    model: LatentVariableModel,
+    data: Any,
+    iterations: int = 500,
+    batch_size: int = 100_000,
+    **options: Any,
+) -> Any:
+    """Exact EM; what is measured besides is nothing of interest."""
+    measure = Stopping(measure=lambda *_: 0.0)
+    phases = exact_em(model, **options)
+    return learn(model, data, phases, iterations, stopping=measure, batch_size=batch_size)
+
+
+def log_px(history: Any) -> list[float]:
+    """Before each M-step."""
+    return [each["objective"] for each in history.epochs]
+
+
+def rising(history: Any) -> bool:
+    return all([after >= before - 1e-10 for before, after in pairwise(log_px(history))])
 
 
 def test_principal_components_reach_the_maximum(tb1: Any) -> None:
     model = tb1.model()
-    learned = exact_em(model, {"x": tb1.x}, iterations=2000, tolerance=1e-12)
-    assert learned.converged
-    assert rising(learned.log_likelihood)
-    assert learned.log_likelihood[-1] == pytest.approx(tb1.maximum, abs=1e-7)
+    learned = em(model, {"x": tb1.x}, iterations=2000, tolerance=1e-12)
+    assert learned.stopped == "phases"
+    assert rising(learned)
+    assert log_px(learned)[-1] == pytest.approx(tb1.maximum, abs=1e-7)
     assert float(tb1.log_px(model).detach().mean()) == pytest.approx(
-        learned.log_likelihood[-1], abs=1e-10
+        log_px(learned)[-1], abs=1e-10
     )
     # q is the posterior now: every draw gives log p(x)
     bound = elbo(model.evidence({"x": tb1.x}, particles=3))
@@ -58,7 +88,7 @@ def test_the_iterates_are_those_of_roweis(tb1: Any) -> None:
         second = count * (torch.eye(2) - beta @ c) + mean @ mean.T
         c = x @ mean.T @ torch.linalg.inv(second)
         noise = float((x @ x.T - c @ mean @ x.T).trace()) / (count * 5)
-    exact_em(model, {"x": x.T}, iterations=7, tolerance=-1.0)
+    em(model, {"x": x.T}, iterations=7, tolerance=-1.0)
     weight, bias, variance = linear.parameters()
     assert torch.allclose(weight, c, atol=1e-10)
     assert float(variance[0]) == pytest.approx(noise, abs=1e-10)
@@ -67,15 +97,15 @@ def test_the_iterates_are_those_of_roweis(tb1: Any) -> None:
 
 def test_factor_analysis_is_that_of_scikit_learn(tb1: Any) -> None:
     model = tb1.model("dimension")
-    learned = exact_em(model, {"x": tb1.x}, iterations=5000, tolerance=1e-12)
+    learned = em(model, {"x": tb1.x}, iterations=5000, tolerance=1e-12)
     other = FactorAnalysis(2, tol=1e-10, max_iter=5000, svd_method="lapack").fit(tb1.x.numpy())
-    assert learned.log_likelihood[-1] == pytest.approx(other.score(tb1.x.numpy()), abs=1e-5)
+    assert log_px(learned)[-1] == pytest.approx(other.score(tb1.x.numpy()), abs=1e-5)
 
 
 def test_a_fixed_noise_stays(tb1: Any) -> None:
     model = tb1.model(0.5)
-    learned = exact_em(model, {"x": tb1.x})
-    assert rising(learned.log_likelihood)
+    learned = em(model, {"x": tb1.x})
+    assert rising(learned)
     assert linear_gaussian_of(model).parameters()[2].sqrt().tolist() == [0.5] * 5  # type: ignore[union-attr]
 
 
@@ -86,11 +116,11 @@ def test_missing_elements_are_left_out_exactly(tb1: Any, scale: str) -> None:
     x[torch.rand(x.shape) < 0.25] = math.nan
     x[3] = math.nan  # a row of which nothing is known
     model = tb1.model(scale)
-    learned = exact_em(model, {"x": x}, iterations=20_000, tolerance=1e-13)
-    assert rising(learned.log_likelihood)
+    learned = em(model, {"x": x}, iterations=20_000, tolerance=1e-13)
+    assert rising(learned)
     seen = ~x.isnan().all(1)
     value = tb1.log_px(model, x[seen]).sum() / 60
-    assert value.item() == pytest.approx(learned.log_likelihood[-1], abs=1e-10)
+    assert value.item() == pytest.approx(log_px(learned)[-1], abs=1e-10)
     gradients = torch.autograd.grad(value, list(model.p.parameters()))
     assert max([float(each.abs().max()) for each in gradients]) < 1e-5
 
@@ -104,9 +134,9 @@ def test_the_recipe_with_its_units_is_learned_and_evaluated(
     np.save(tmp_path / "x.npy", x.numpy())
     data = load(tmp_path / "x.npy", likelihood="gaussian")
     model = factor_analysis(data, latent=2, noise=noise)
-    learned = exact_em(model, data.train, iterations=200)
+    learned = em(model, data.train, iterations=200)
     estimate = importance_sampling(model, data.train, particles=2000)
-    assert float(estimate.log_px.mean()) == pytest.approx(learned.log_likelihood[-1], abs=1e-3)
+    assert float(estimate.log_px.mean()) == pytest.approx(log_px(learned)[-1], abs=1e-3)
     assert float((estimate.log_px - estimate.elbo).abs().max()) < 1e-4
 
 
@@ -135,8 +165,8 @@ def test_mixtures_are_those_of_scikit_learn(prior: Any) -> None:
     """From the same start, the same iterates."""
     x = lumps()
     model = mixture(3, "network", prior)
-    first = exact_em(model, {"x": x}, start="data", iterations=1, tolerance=-1.0)
-    assert first.iterations == 1
+    first = em(model, {"x": x}, start="data", iterations=1, tolerance=-1.0)
+    assert len(first.epochs) == 1
     law: Any = mixture_of(model)
     log_weights, means, variances = (each.numpy() for each in law.parameters())
     other = SklearnMixture(
@@ -145,14 +175,14 @@ def test_mixtures_are_those_of_scikit_learn(prior: Any) -> None:
     )  # fmt: skip
     with pytest.warns(match="did not converge"):
         other.fit(x.numpy())
-    learned = exact_em(model, {"x": x}, iterations=25, tolerance=-1.0)
-    assert rising(learned.log_likelihood)
+    learned = em(model, {"x": x}, iterations=25, tolerance=-1.0)
+    assert rising(learned)
     _, means, variances = law.parameters()
     assert np.allclose(means, other.means_, atol=1e-6)
     assert np.allclose(variances, other.covariances_, atol=1e-6)
-    assert learned.log_likelihood[-1] == pytest.approx(other.score(x.numpy()), abs=1e-6)
+    assert log_px(learned)[-1] == pytest.approx(other.score(x.numpy()), abs=1e-6)
     exact = importance_sampling(model, {"x": x}, draw={"y": Enumerated()})
-    assert float(exact.log_px.mean()) == pytest.approx(learned.log_likelihood[-1], abs=1e-10)
+    assert float(exact.log_px.mean()) == pytest.approx(log_px(learned)[-1], abs=1e-10)
 
 
 @pytest.mark.parametrize("scale", ["network", "dimension", "global"])
@@ -160,10 +190,10 @@ def test_mixtures_with_holes_rise_to_a_stationary_point(scale: str) -> None:
     x = lumps()
     x[torch.rand(x.shape) < 0.2] = math.nan
     model = mixture(2, scale)
-    learned = exact_em(model, {"x": x}, start="data", iterations=5000, tolerance=1e-13)
-    assert rising(learned.log_likelihood)
+    learned = em(model, {"x": x}, start="data", iterations=5000, tolerance=1e-13)
+    assert rising(learned)
     value = importance_like(model, x)
-    assert value.item() == pytest.approx(learned.log_likelihood[-1], abs=1e-10)
+    assert value.item() == pytest.approx(log_px(learned)[-1], abs=1e-10)
     gradients = torch.autograd.grad(value, list(model.p.parameters()))
     assert max([float(each.abs().max()) for each in gradients]) < 1e-5
 
@@ -181,22 +211,68 @@ def test_what_is_not_known_is_refused(tb1: Any) -> None:
     p = Joint({"z": StandardNormal(2), "x | z": Gaussian(5, MLP(2, 8), scale="global")})
     deep = LatentVariableModel(p, Joint({"z | x": Gaussian(2, MLP(5))}))
     with pytest.raises(ValueError, match="not known in closed form here"):
-        exact_em(deep, {"x": tb1.x})
+        em(deep, {"x": tb1.x})
     x = tb1.x.clone()
     x[:, 2] = math.nan
     with pytest.raises(ValueError, match="1 elements of 'x' are missing in every row"):
-        exact_em(tb1.model(), {"x": x})
+        em(tb1.model(), {"x": x})
     with pytest.raises(ValueError, match="'model' or 'data', not 'zero'"):
-        exact_em(tb1.model(), {"x": tb1.x}, start="zero")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="iterations is at least 1"):
-        exact_em(tb1.model(), {"x": tb1.x}, iterations=0)
+        em(tb1.model(), {"x": tb1.x}, start="zero")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="no 'x' to learn from"):
+        em(tb1.model(), {"z": tb1.x})
 
 
 def test_a_q_of_another_form_is_left_alone(tb1: Any) -> None:
     model = tb1.model(posterior=Gaussian(2, MLP(5, 4)))
     before = [each.clone() for each in model.q.parameters()]
-    learned = exact_em(model, {"x": tb1.x}, iterations=3)
-    assert not learned.exact_posterior
+    learned = em(model, {"x": tb1.x}, iterations=3)
     assert all(map(torch.equal, before, model.q.parameters()))
-    assert learned.to_dict()["iterations"] == 3
-    assert "not converged" in str(learned)
+    assert (learned.stopped, len(learned.epochs)) == ("epochs", 3)
+
+
+def test_the_size_of_batches_changes_nothing_and_a_run_goes_on(tb1: Any, tmp_path: Path) -> None:
+    """Sums of batches are the sums of all rows, also those that a checkpoint holds."""
+    models = [tb1.model("dimension") for _ in range(3)]
+    whole = em(models[0], {"x": tb1.x}, 6)
+    parts = em(models[1], {"x": tb1.x}, 6, batch_size=7)
+    assert log_px(parts) == pytest.approx(log_px(whole), abs=1e-10)
+    options: dict[str, Any] = {"batch_size": 7, "epochs": 6, "quiet": True}
+
+    class Interrupt(Callback):
+        def step_ended(self, step: int, objective: Any) -> None:
+            if step == 30:  # in the fourth of nine batches of an epoch
+                signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(TrainingInterrupted):
+        fit(
+            models[2], {"x": tb1.x}, phases=exact_em(models[2]), callbacks=[Interrupt()],
+            saving=Saving(tmp_path), **options,
+        )  # fmt: skip
+    again = tb1.model("dimension")
+    history = fit(
+        again, {"x": tb1.x}, phases=exact_em(again), saving=Saving(tmp_path, resume=True),
+        **options,
+    )  # fmt: skip
+    assert log_px(history) == pytest.approx(log_px(whole), abs=1e-10)
+    for one, other in zip(again.p.parameters(), models[1].p.parameters(), strict=True):
+        assert torch.allclose(one, other, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "options, named",
+    [
+        ({"kl_weight": 0.5}, "kl_weight has no part"),
+        ({"log_prior": lambda model: torch.zeros(())}, "log_prior has no part"),
+        ({"optimization": Optimization(clip=1.0)}, "clip has no part"),
+        ({"optimization": Optimization(schedule="cosine")}, "schedule has no part"),
+        ({"machine": Machine(compile=True)}, "compile=True has no part"),
+        ({"estimator": "score_function"}, "would draw nothing"),
+    ],
+)
+def test_an_option_of_gradients_is_refused(tb1: Any, options: Any, named: str) -> None:
+    model = tb1.model()
+    with pytest.raises(ValueError, match=named):
+        fit(model, {"x": tb1.x}, phases=exact_em(model), epochs=1, quiet=True, **options)
+    update = exact_em(model)[0].update
+    with pytest.raises(ValueError, match="leave out its objective, optimizer"):
+        fit(model, {"x": tb1.x}, phases=[Phase(elbo, optimizer="adam", update=update)])

@@ -231,8 +231,8 @@ def train(run: Run, model: LatentVariableModel, data: Data, **more: Any) -> None
     if board.is_dir():
         more["callbacks"] = [*more.get("callbacks", ()), TensorBoard(board)]
     stored = {name: meant(name, value) for name, value in run.config.training.items()}
-    if _is_idle(run, model):
-        stored.pop("estimator")
+    for name in _idle(run, model):
+        stored.pop(name)
     first = processes().first
     try:
         unfolded(fit)(model, data, folder=run.folder, draw=run.draw or None, **(stored | more))
@@ -257,16 +257,19 @@ def train(run: Run, model: LatentVariableModel, data: Data, **more: Any) -> None
         run.save_model(model)
 
 
-def _is_idle(run: Run, model: LatentVariableModel) -> bool:
-    """Whether the estimator is the recipe's own, and the phases leave nothing to draw by it."""
+def _idle(run: Run, model: LatentVariableModel) -> list[str]:
+    """The recipe's own options that have no part in the phases asked for in its place."""
     from deeplvm.registry import phases_of
-    from deeplvm.training.loop import asks
+    from deeplvm.training.loop import OF_GRADIENTS, asks
 
-    own = training_of(find(run.config.recipe or "")).get("estimator")
-    phases = run.config.training.get("phases")
-    if own is None or phases is None or run.config.training.get("estimator") != written(own):
-        return False
-    return not any([asks(each, model) for each in phases_of(phases, model)])
+    own, chosen = training_of(find(run.config.recipe or "")), run.config.training
+    if chosen.get("phases") is None:
+        return []
+    phases = phases_of(chosen["phases"], model)
+    names = [] if any([asks(each, model) for each in phases]) else ["estimator"]
+    if all([each.update is not None for each in phases]):
+        names += OF_GRADIENTS
+    return [name for name in names if name in own and chosen.get(name) == written(own[name])]
 
 
 class _Longer(Callback):

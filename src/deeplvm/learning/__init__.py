@@ -9,23 +9,14 @@ from deeplvm.learning.bayes import (
     posterior_predictive,
     posteriors,
 )
-from deeplvm.learning.em import (
-    ExactEM,
-    MonteCarloEM,
-    VariationalEM,
-    exact_em,
-    monte_carlo_em,
-    variational_em,
-)
+from deeplvm.learning.em import PersistentChains, exact_em, monte_carlo_em, variational_em
 from deeplvm.learning.map import LogPrior, maximum_a_posteriori, named_parameters
 from deeplvm.learning.wake_sleep import dream, reweighted_wake_sleep, wake_sleep
 
 __all__ = [
-    "ExactEM",
     "LogPrior",
-    "MonteCarloEM",
+    "PersistentChains",
     "PosteriorPredictive",
-    "VariationalEM",
     "aggressive",
     "dream",
     "exact_em",

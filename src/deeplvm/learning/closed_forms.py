@@ -3,6 +3,7 @@ r"""The linear Gaussian model inside a model: exact posterior, and the M-step in
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,17 +102,28 @@ class LinearGaussian:
         )
         return Posterior(mean, covariance, log_px)
 
-    def maximise(self, u: Tensor, mean: Tensor, covariance: Tensor) -> None:
-        r"""The M-step: W, b and the noise that maximise :math:`E_q[\log p(x, z)]`.
+    def start(self, u: Tensor, seed: int) -> None:
+        """The mean of the data as b."""
+        weight, _, variance = self.parameters()
+        self.write(weight, u.nanmean(0), variance)
 
-        Each element of x is a regression on :math:`\tilde z = (z, 1)` over the rows that have it:
-        :math:`\tilde w_d = (\sum_n E[\tilde z \tilde z^T])^{-1} \sum_n x_{nd} E[\tilde z]`, and
-        the noise is the mean of :math:`E[(x_{nd} - \tilde w_d^T \tilde z)^2]`.
+    def expect(self, u: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The E-step: log p(x) of each row, ``(rows,)``, and the sums that the M-step reads."""
+        exact = self.posterior(u)
+        return exact.log_px, self.sums(u, exact.mean, exact.covariance)
+
+    def sums(self, u: Tensor, mean: Tensor, covariance: Tensor) -> dict[str, Tensor]:
+        r"""Sums over rows of what :meth:`maximise` reads, with :math:`\tilde z = (z, 1)`.
 
         Args:
             u: Data, shape ``(rows, D)``, NaN where missing.
             mean: Of q, shape ``(rows, K)``.
             covariance: Of q, shape ``(rows, K, K)`` or ``(1, K, K)``.
+
+        Returns:
+            Over the rows that have element d: :math:`\sum E[\tilde z \tilde z^T]` (one for all d
+            where nothing is missing), :math:`\sum x_d E[\tilde z]`, :math:`\sum x_d^2` and their
+            number.
         """
         there = ~u.isnan()
         filled = torch.where(there, u, 0.0)
@@ -119,18 +131,30 @@ class LinearGaussian:
         extended = torch.cat([mean, torch.ones_like(mean[:, :1])], 1)
         second = extended.unsqueeze(2) * extended.unsqueeze(1)  # (rows, K + 1, K + 1)
         second[:, :size, :size] += covariance
-        complete = bool(there.all())
-        seen = torch.ones_like(u[:, :1]) if complete else there.to(u)
-        gram = (seen.T @ second.flatten(1)).reshape(-1, size + 1, size + 1)  # (D or 1, ...)
-        cross = filled.T @ extended  # (D, K + 1)
+        seen = torch.ones_like(u[:, :1]) if bool(there.all()) else there.to(u)
+        return {
+            "gram": (seen.T @ second.flatten(1)).reshape(-1, size + 1, size + 1),  # (D or 1, ...)
+            "cross": filled.T @ extended,  # (D, K + 1)
+            "square": filled.square().sum(0),
+            "count": there.sum(0).to(u),
+        }
+
+    def maximise(self, sums: Mapping[str, Tensor]) -> None:
+        r"""The M-step: W, b and the noise that maximise :math:`E_q[\log p(x, z)]`.
+
+        Each element of x is a regression on :math:`\tilde z` over the rows that have it:
+        :math:`\tilde w_d = (\sum_n E[\tilde z \tilde z^T])^{-1} \sum_n x_{nd} E[\tilde z]`, and
+        the noise is the mean of :math:`E[(x_{nd} - \tilde w_d^T \tilde z)^2]`.
+        """
+        gram, cross, count = sums["gram"], sums["cross"], sums["count"]
         slopes = torch.linalg.solve(gram, cross.unsqueeze(-1)).squeeze(-1)
         squared = (slopes.unsqueeze(1) @ gram @ slopes.unsqueeze(2)).reshape(-1)
-        residual = filled.square().sum(0) - 2.0 * (slopes * cross).sum(1) + squared
-        count = there.sum(0).to(u)
+        residual = sums["square"] - 2.0 * (slopes * cross).sum(1) + squared
         variance = residual / count
         if self.likelihood.scale.source == "global":
             variance = (residual.sum() / count.sum()).expand_as(residual)
         least = self.likelihood.scale.minimum**2
+        size = slopes.shape[1] - 1
         self.write(slopes[:, :size], slopes[:, size], variance.clamp(min=least))
 
     @torch.no_grad()
@@ -265,24 +289,28 @@ class MixtureOfGaussians:
         log_px = torch.logsumexp(joint, 1)
         return (joint - log_px.unsqueeze(1)).exp(), log_px
 
-    def maximise(self, u: Tensor, share: Tensor) -> None:
+    def expect(self, u: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The E-step: log p(x) of each row, ``(rows,)``, and the sums that the M-step reads."""
+        share, log_px = self.responsibilities(u)
+        there = ~u.isnan()
+        filled = torch.where(there, u, 0.0)
+        return log_px, {
+            "weight": share.sum(0),  # (K,)
+            "count": share.T @ there.to(u),  # (K, D), as are the sums
+            "first": share.T @ filled,
+            "square": share.T @ filled.square(),
+        }
+
+    def maximise(self, sums: Mapping[str, Tensor]) -> None:
         r"""The M-step: weighted frequencies, means and variances.
 
         A component that no row wants any more keeps its mean and variance.
-
-        Args:
-            u: Data, shape ``(rows, D)``, NaN where missing.
-            share: Of each component in each row, shape ``(rows, K)``.
         """
         _, before, _ = self.parameters()
-        there = ~u.isnan()
-        filled, seen = torch.where(there, u, 0.0), there.to(u)
-        count = share.T @ seen  # (K, D)
+        count, first = sums["count"], sums["first"]
         safe = count.clamp(min=1e-10)
-        means = torch.where(count > 1e-10, share.T @ filled / safe, before)
-        spread = (
-            share.T @ filled.square() - 2.0 * means * (share.T @ filled) + means.square() * count
-        )
+        means = torch.where(count > 1e-10, first / safe, before)
+        spread = sums["square"] - 2.0 * means * first + means.square() * count
         source = self.likelihood.scale.source
         if source == "network":
             variances = torch.where(count > 1e-10, spread / safe, 1.0)
@@ -291,7 +319,7 @@ class MixtureOfGaussians:
         else:
             variances = (spread.sum() / count.sum()).expand_as(spread)
         least = self.likelihood.scale.minimum**2
-        weights = share.mean(0).clamp(min=1e-300).log()
+        weights = (sums["weight"] / sums["weight"].sum()).clamp(min=1e-300).log()
         self.write(weights, means, variances.clamp(min=least))
 
     def start(self, u: Tensor, seed: int) -> None:

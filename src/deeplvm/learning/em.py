@@ -1,14 +1,14 @@
-r"""Expectation maximisation where the posterior is known: linear Gaussian models and mixtures."""
+r"""Expectation maximisation as phases: E by the posterior, by a q of each row, or by chains."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol, cast
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Adam, Optimizer
+from torch.optim import Adam
 
 from deeplvm.conditionals.local import Local, heads_of
 from deeplvm.core.model import LatentVariableModel
@@ -16,8 +16,8 @@ from deeplvm.gradients import Draw
 from deeplvm.gradients.path_derivatives import StickingTheLanding
 from deeplvm.inference.latent_space import LatentSpace
 from deeplvm.inference.posterior import first_of
-from deeplvm.inference.refinement import check_latents, localised
-from deeplvm.inference.rows import Rows, Source, at_least, rows_of
+from deeplvm.inference.refinement import check_latents
+from deeplvm.inference.rows import at_least
 from deeplvm.inference.tempering import Chains
 from deeplvm.learning.closed_forms import (
     LinearGaussian,
@@ -26,54 +26,22 @@ from deeplvm.learning.closed_forms import (
     linear_gaussian_of,
     mixture_of,
 )
-from deeplvm.learning.wake_sleep import of_p, of_q
+from deeplvm.learning.wake_sleep import held, of_p, of_q
 from deeplvm.objectives import elbo
-from deeplvm.randomness import evaluating
-from deeplvm.results import Record
-from deeplvm.training.step import OptimizerChoice, make_optimizer
-
-
-@dataclass(frozen=True)
-class ExactEM(Record, also="iterations"):
-    r"""What exact expectation maximisation did; the model holds what it learned.
-
-    Attributes:
-        log_likelihood: Mean :math:`\log p(x)` a row, nats, before the first M-step and after each
-            one. It never falls.
-        converged: Whether the last step gained less than the tolerance.
-        exact_posterior: Whether q is now the exact posterior of a full row, so that the bound of
-            such a row is :math:`\log p(x)`.
-        rows: How many rows were learned from.
-    """
-
-    log_likelihood: tuple[float, ...]
-    converged: bool
-    exact_posterior: bool
-    rows: int
-
-    @property
-    def iterations(self) -> int:
-        """How many M-steps were made."""
-        return len(self.log_likelihood) - 1
-
-    def __str__(self) -> str:
-        end = "converged" if self.converged else "not converged: take more iterations"
-        return (
-            f"exact EM, {self.rows:,} rows: log p(x) {self.log_likelihood[0]:.4f} -> "
-            f"{self.log_likelihood[-1]:.4f} nats a row in {self.iterations:,} iterations, {end}"
-        )
+from deeplvm.parallel.processes import processes
+from deeplvm.registry import Count, NonNegative, Positive
+from deeplvm.training.schedules import constant
+from deeplvm.training.step import Phase
 
 
 def exact_em(
     model: LatentVariableModel,
-    data: Source | Rows,
     *,
-    iterations: int = 500,
-    tolerance: float = 1e-7,
     start: Literal["model", "data"] = "model",
+    tolerance: float = 1e-7,
     seed: int = 0,
-) -> ExactEM:
-    r"""Learn p by expectation maximisation with the exact posterior; its likelihood never falls.
+) -> list[Phase]:
+    r"""P learns by the exact posterior; its likelihood never falls.
 
     .. math:: q_n(z) = p_\theta(z | x_n), \qquad
               \theta \leftarrow \arg\max_\theta \sum_n E_{q_n}[\log p_\theta(x_n, z)]
@@ -82,7 +50,12 @@ def exact_em(
     variance (probabilistic principal components), one for each element (factor analysis) or a
     fixed one; and mixtures of Gaussians with diagonal covariances, ``Categorical(K)`` for y and
     ``Gaussian(D, MLP(K))`` for ``x | y``. Missing elements (NaN) are left out, which is exact.
-    Computed in float64, all rows at once; parameters of a float32 model are rounded to it.
+
+    The rows of an epoch are summed up batch by batch, in float64, and its last batch takes the
+    M-step: the size of batches changes nothing. The ``objective`` of an epoch's record is the mean
+    :math:`\log p(x)`, nats a row, of the parameters before its M-step. Where q can be the
+    posterior of a full row (a full Gaussian of a linear map of x), it is made so; a q of another
+    form is left as it is. Where q cannot read missing elements, say what to measure instead.
 
     Maximum Likelihood from Incomplete Data via the EM Algorithm (Dempster, Laird & Rubin, 1977),
     https://doi.org/10.1111/j.2517-6161.1977.tb01600.x; EM Algorithms for PCA and SPCA (Roweis,
@@ -91,410 +64,181 @@ def exact_em(
     https://doi.org/10.1162/089976699300016728
 
     Args:
-        model: p is changed in place; so is q, where it can be the exact posterior (a full
-            Gaussian of a linear map of x). A q of another form is left as it is. For a row with
-            missing elements q is not the posterior: refine it there.
-        data: Rows: ``data.test[:100]``, or named tensors ``(rows, *event)``, NaN where one is
-            missing.
-        iterations: M-steps at most.
-        tolerance: Stop when a step gains less, nats a row.
+        model: Whose posterior it is.
         start: ``"model"`` goes on from the parameters as they are; ``"data"`` starts at the mean
             of the data, and a mixture at rows far from one another (k-means++).
+        tolerance: Training ends when an M-step has changed the likelihood by less, nats a row.
+            Where the data are renewed at each visit (dequantised), it never does.
         seed: Of the start.
 
     Raises:
-        ValueError: If p is none of these models, or an element of x is never observed.
+        ValueError: If p is none of these models; in training, if an element of x is never
+            observed.
 
     Examples:
-        >>> import torch
         >>> from deeplvm import Joint
         >>> from deeplvm.conditionals import FullCovarianceGaussian, Gaussian, StandardNormal
         >>> from deeplvm.networks import MLP
+        >>> from deeplvm.training import fit
         >>> _ = torch.manual_seed(0)
         >>> p = Joint({"z": StandardNormal(1), "x | z": Gaussian(3, MLP(1), scale="global")})
         >>> model = LatentVariableModel(p, Joint({"z | x": FullCovarianceGaussian(1, MLP(3))}))
         >>> x = torch.randn(100, 1) * torch.tensor([2.0, 1.0, 0.0]) + 0.1 * torch.randn(100, 3)
-        >>> learned = exact_em(model, {"x": x})
-        >>> learned.log_likelihood[-1] > learned.log_likelihood[0], learned.exact_posterior
-        (True, True)
+        >>> history = fit(
+        ...     model, {"x": x}, phases=exact_em(model, tolerance=1e-5), epochs=500, quiet=True)
+        >>> history.stopped, len(history.epochs) < 500
+        ('phases', True)
+        >>> abs(history.best["objective"] - history.best["train"]["elbo"]) < 1e-4
+        True
     """
-    at_least(1, iterations=iterations)
     if start not in ("model", "data"):
         raise ValueError(f"start is 'model' or 'data', not {start!r}.")
-    linear, mixture = linear_gaussian_of(model), mixture_of(model)
-    known = linear or mixture
-    if known is None:
+    law = linear_gaussian_of(model) or mixture_of(model)
+    if law is None:
         raise ValueError(
             f"The posterior of {model.p} is not known in closed form here: exact_em learns a "
             f"StandardNormal with a Gaussian of a linear map (MLP without hidden layers), or a "
             f"Categorical with such a Gaussian. For others use variational_em or fit."
         )
-    u, volume = _read(model, data, known.observed, known.likelihood)
-    law: _Law = _Linear(linear, u) if linear else _Mixture(mixture, u)  # type: ignore[arg-type]
-    if start == "data":
-        law.start(seed)
-    history = [law.expect() + volume]
-    converged = False
-    for _ in range(iterations):
-        law.maximise()
-        history.append(law.expect() + volume)
-        converged = history[-1] - history[-2] < tolerance
-        if converged:
-            break
-    exact = linear.write_posterior(model) if linear else False
-    return ExactEM(tuple(history), converged, exact, len(u))
+    m_step = ClosedForm(law, tolerance=tolerance, seed=seed if start == "data" else None)
+    return [Phase(update=m_step, when=m_step.wanted)]
 
 
-class _Law(Protocol):
-    """One of the models whose posterior is known, and its data."""
-
-    def start(self, seed: int) -> None:
-        """Parameters from the data."""
-
-    def expect(self) -> float:
-        """The E-step; mean log-likelihood in standardised units."""
-        ...
-
-    def maximise(self) -> None:
-        """The M-step."""
-
-
-class _Linear:
-    def __init__(self, model: LinearGaussian, u: Tensor) -> None:
-        self.model, self.u = model, u
-
-    def start(self, seed: int) -> None:
-        weight, _, variance = self.model.parameters()
-        self.model.write(weight, self.u.nanmean(0), variance)
-
-    def expect(self) -> float:
-        self.posterior = self.model.posterior(self.u)
-        return float(self.posterior.log_px.mean())
-
-    def maximise(self) -> None:
-        self.model.maximise(self.u, self.posterior.mean, self.posterior.covariance)
-
-
-class _Mixture:
-    def __init__(self, model: MixtureOfGaussians, u: Tensor) -> None:
-        self.model, self.u = model, u
-
-    def start(self, seed: int) -> None:
-        self.model.start(self.u, seed)
-
-    def expect(self) -> float:
-        self.share, log_px = self.model.responsibilities(self.u)
-        return float(log_px.mean())
-
-    def maximise(self) -> None:
-        self.model.maximise(self.u, self.share)
-
-
-def _read(
-    model: LatentVariableModel,
-    data: Source | Rows,
-    name: str,
-    likelihood: Any,
-) -> tuple[Tensor, float]:
-    """The data in standardised units, ``(rows, D)``, and what the units add to ``log p(x)``."""
-    taken = rows_of(model, data)
-    if name not in taken.names:
-        raise ValueError(f"The data have no {name!r} to learn from; they have {taken.names}.")
-    x = taken[slice(0, taken.rows)][name]
-    u, units = in_units(likelihood, x), likelihood.units
-    there = ~u.isnan()
-    if not bool(there.any(0).all()):
-        raise ValueError(
-            f"{int((~there.any(0)).sum())} elements of {name!r} are missing in every row; leave "
-            f"them out of the model."
-        )
-    if units is None:
-        return u, 0.0
-    log_units = units.std.double().log().flatten().expand(u.shape[1])
-    return u, -float((there * log_units).sum(1).mean())
-
-
-@dataclass(frozen=True, eq=False)
-class MonteCarloEM(Record, also="epochs rows", without="latents", means="step_size"):
-    r"""What Monte-Carlo expectation maximisation did; the model holds what it learned.
-
-    Attributes:
-        log_joint: Mean of :math:`\log p(x, z)` at the chains' draws in each epoch, nats a row
-            (constrained latents as free numbers). No bound on anything: evaluate the model.
-        acceptance: Mean Metropolis probability of each epoch.
-        latents: Where the chains stand, by name, shape ``(chains, rows, *event)``: draws of the
-            posterior of the last parameters, roughly.
-        step_size: Of the leapfrog, shape ``(rows,)``.
-        taught: Whether q learned the chains' draws.
-    """
-
-    log_joint: tuple[float, ...]
-    acceptance: tuple[float, ...]
-    latents: dict[str, Tensor]
-    step_size: Tensor
-    taught: bool
-
-    @property
-    def epochs(self) -> int:
-        """Passes over the data."""
-        return len(self.log_joint)
-
-    @property
-    def rows(self) -> int:
-        """How many rows."""
-        return len(self.step_size)
-
-    def __str__(self) -> str:
-        return (
-            f"Monte-Carlo EM, {self.rows:,} rows, {self.epochs:,} epochs: log p(x, z) "
-            f"{self.log_joint[0]:.4f} -> {self.log_joint[-1]:.4f} nats a row, acceptance "
-            f"{self.acceptance[-1]:.2f}"
-        )
-
-
-def monte_carlo_em(
-    model: LatentVariableModel,
-    data: Source | Rows,
-    *,
-    epochs: int = 200,
-    batch_size: int = 100,
-    chains: int = 1,
-    warmup: int = 20,
-    transitions: int = 1,
-    steps: int = 5,
-    learning_rate: float = 1e-2,
-    optimizer: OptimizerChoice = "adam",
-    teach: bool = True,
-    seed: int = 0,
-) -> MonteCarloEM:
-    r"""Learn p from draws of its own posterior, that Hamiltonian chains bring, one a row.
-
-    .. math:: z_n \sim p_\theta(z | x_n) \quad \text{(E)}, \qquad
-              \theta \leftarrow \theta + \alpha \nabla_\theta \tfrac1M \sum_n
-              \log p_\theta(x_n, z_n) \quad \text{(M)}
-
-    A chain goes on where it stood when its row was last seen, so that a transition or two a visit
-    are enough while parameters move slowly. Its step size follows its acceptance. No encoder is
-    needed; ``teach`` lets q learn the chains' draws all the same,
-    :math:`\nabla_\phi \log q_\phi(z_n | x_n)`, which descends :math:`KL(p(z|x) \| q(z|x))`, so
-    that the model can be evaluated as any other. Learning rates fall linearly to zero over the
-    epochs.
-
-    An Introduction to Variational Autoencoders (Kingma & Welling, 2019), appendix A.2.3,
-    https://arxiv.org/abs/1906.02691; persistent chains: Learning Deep Latent Gaussian Models with
-    Markov Chain Monte Carlo (Hoffman, 2017), https://proceedings.mlr.press/v70/hoffman17a.html
+class ClosedForm(nn.Module):
+    r"""An M-step in closed form, taken when all rows of an epoch are summed up.
 
     Args:
-        model: Changed in place; in ``eval()`` mode meanwhile. Its latents are continuous.
-        data: Rows: ``data.test[:100]``, or named tensors ``(rows, *event)``, NaN where one is
-            missing.
-        epochs: Passes over the data.
-        batch_size: Rows a step; only their chains move.
-        chains: Of each row.
-        warmup: Transitions of every chain before the first M-step.
-        transitions: Of a chain each time its row is seen.
-        steps: Leapfrog steps of a transition.
-        learning_rate: Of the M-step, at its start.
-        optimizer: As for :func:`~deeplvm.training.fit`.
-        teach: Whether q learns the draws; without parameters of its own it does not.
-        seed: Same seed, same result.
-
-    Raises:
-        ValueError: If a latent is discrete or shared by all rows, or a number is below one.
-
-    Examples:
-        >>> from deeplvm import Joint
-        >>> from deeplvm.conditionals import Gaussian, StandardNormal
-        >>> from deeplvm.networks import MLP
-        >>> _ = torch.manual_seed(0)
-        >>> p = Joint({"z": StandardNormal(1), "x | z": Gaussian(2, MLP(1, 8))})
-        >>> model = LatentVariableModel(p, Joint({"z | x": Gaussian(1, MLP(2))}))
-        >>> x = torch.randn(50, 1) * torch.tensor([1.0, 0.5]) + 0.1 * torch.randn(50, 2)
-        >>> learned = monte_carlo_em(model, {"x": x}, epochs=8, batch_size=10, learning_rate=0.05)
-        >>> learned.log_joint[-1] > learned.log_joint[0], learned.latents["z"].shape
-        (True, torch.Size([1, 50, 1]))
-    """
-    at_least(
-        1, epochs=epochs, batch_size=batch_size, chains=chains, transitions=transitions,
-        steps=steps,
-    )  # fmt: skip
-    at_least(0, warmup=warmup)
-    taken = rows_of(model, data)
-    count = taken.rows
-    with evaluating(model, seed), torch.inference_mode(mode=False), torch.enable_grad():
-        order = torch.arange(count).split(batch_size)
-        spaces = [LatentSpace(model, taken[slice(int(i[0]), int(i[-1]) + 1)], taken.missing)
-                  for i in order]  # fmt: skip
-        if not spaces[0].size:
-            raise ValueError(f"{model.p} has no continuous latent to draw, given the data.")
-        with torch.no_grad():
-            chain = _Chains(torch.cat([first_of(each, chains) for each in spaces], 1))
-            for space, index in zip(spaces, order, strict=True):
-                for _ in range(warmup):
-                    chain.move(space, index, steps)
-        learners = [_Ascent(of_p(model), optimizer, learning_rate)]
-        own = [each for each in of_q(model) if each.requires_grad]
-        taught = teach and bool(own) and _scores(model, spaces[0])
-        if taught:
-            learners.append(_Ascent(own, optimizer, learning_rate))
-        log_joint, acceptance = [], []
-        for epoch in range(epochs):
-            total = accepted = 0.0
-            for index in torch.randperm(count).split(batch_size):
-                space = LatentSpace(model, taken[cast("Any", index)], taken.missing)
-                with torch.no_grad():
-                    probability = chain.move(space, index, steps)
-                    for _ in range(transitions - 1):
-                        probability = chain.move(space, index, steps)
-                free = chain.free[:, index]
-                prior, likelihood = space.log_joint(free)
-                value = (prior + likelihood).mean()
-                learners[0].step(value, 1.0 - epoch / epochs)
-                if taught:
-                    learners[1].step(space.log_posterior(free).mean(), 1.0 - epoch / epochs)
-                total += value.item() * len(index)
-                accepted += float(probability.mean()) * len(index)
-            log_joint.append(total / count)
-            acceptance.append(accepted / count)
-        with torch.no_grad():
-            values = [
-                space.values(chain.free[:, index])
-                for space, index in zip(spaces, order, strict=True)
-            ]
-    latents = {name: torch.cat([each[name] for each in values], 1) for name in values[0]}
-    return MonteCarloEM(
-        tuple(log_joint), tuple(acceptance), latents, chain.step_size, bool(taught)
-    )
-
-
-class _Chains:
-    """Where the chains of all rows stand.
-
-    Args:
-        free: Free numbers, shape ``(chains, rows, D)``.
+        law: The model inside the model.
+        by_q: Whether q says what the latents of a row are; by default the exact posterior does.
+        tolerance: The least that a step is to gain, nats a row.
+        seed: Of a start from the data; none for a start from the parameters as they are.
     """
 
-    def __init__(self, free: Tensor) -> None:
-        self.free = free
-        start = 0.3 / max(1.0, free.shape[-1] ** 0.25)
-        self.step_size = torch.full_like(free[0, :, 0], start)
-
-    def move(self, space: LatentSpace, index: Tensor, steps: int) -> Tensor:
-        """One transition of the chains of some rows; the probabilities, ``(chains, batch)``."""
-        chains = Chains(space, self.free[:, index], steps)
-        chains.size = self.step_size[index]
-        probability = chains.move(adapt=True)
-        self.free[:, index], self.step_size[index] = chains.point.free, chains.size
-        return probability
-
-
-class _Ascent:
-    """Gradient ascent of some parameters, with a rate that falls."""
+    gained: Tensor
+    before: Tensor
+    taken: Tensor
 
     def __init__(
-        self, parameters: Iterable[nn.Parameter], choice: OptimizerChoice, learning_rate: float
+        self,
+        law: LinearGaussian | MixtureOfGaussians,
+        *,
+        by_q: bool = False,
+        tolerance: float = -torch.inf,
+        seed: int | None = None,
     ) -> None:
-        self.parameters = [each for each in parameters if each.requires_grad]
-        self.optimizer: Optimizer = make_optimizer(choice, self.parameters, learning_rate, 0.0)
-        self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
+        super().__init__()
+        self.law, self.by_q, self.tolerance, self.seed = law, by_q, tolerance, seed
+        self.register_buffer("gained", torch.tensor(torch.inf))
 
-    def step(self, value: Tensor, factor: float) -> None:
-        """Ascend a value, with a share of the learning rate."""
-        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * factor
-        gradients = torch.autograd.grad(value, self.parameters, materialize_grads=True)
-        for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            parameter.grad = -gradient
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+    def wanted(self) -> bool:
+        """Whether the last step changed enough for another; renewed noise can also lower it."""
+        return abs(float(self.gained)) >= self.tolerance
 
+    def prepare(
+        self, model: LatentVariableModel, take: Callable[[int], Any], rows: int, missing: frozenset
+    ) -> None:
+        """Make room for the sums, and start from the data if so asked."""
+        name, likelihood = self.law.observed, self.law.likelihood
+        if name not in (first := take(1)):
+            raise ValueError(f"The data have no {name!r} to learn from; they have {[*first]}.")
+        self.rows, self.missing = rows, missing
+        self.gained.fill_(torch.inf)
+        if self.seed is not None:
+            self.law.start(in_units(likelihood, take(rows)[name]), self.seed)
+        u = in_units(likelihood, first[name])
+        _, sums = self.law.expect(torch.full_like(u, torch.nan) if name in missing else u)
+        self.names = (*sums, "taken", "total")
+        self.register_buffer("before", u.new_tensor(-torch.inf))
+        for each in self.names:
+            self.register_buffer(each, torch.zeros_like(sums.get(each, u.sum())))
 
-def _scores(model: LatentVariableModel, space: LatentSpace) -> bool:
-    """Whether q has a density for every latent that the chains draw."""
-    return all([place.name in model.q.names for place in space.places])
+    def forward(self, model: LatentVariableModel, batch: Mapping[str, Tensor]) -> Tensor:
+        """Take in some rows; their log p(x), or bound, before the step, ``(rows,)``, nats.
 
+        Raises:
+            ValueError: If an element was missing in all rows.
+        """
+        x = batch[self.law.observed]
+        u = in_units(self.law.likelihood, x)
+        values, sums = self._by_q(model, batch, u) if self.by_q else self._exactly(u)
+        sums |= {"taken": u.new_tensor(len(u)), "total": values.double().sum()}
+        for name in self.names:
+            getattr(self, name).add_(processes().sum(sums[name]))
+        if self.taken == self.rows:
+            self._step(model)
+        return values
 
-MStep = Literal["auto", "closed form", "gradient"]
+    def _exactly(self, u: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        log_px, sums = self.law.expect(u)
+        if (units := self.law.likelihood.units) is not None:
+            log_units = units.std.double().log().flatten().expand(u.shape[1])
+            log_px = log_px - (~u.isnan() * log_units).sum(1)
+        return log_px, sums
 
+    def _by_q(
+        self, model: LatentVariableModel, batch: Mapping[str, Tensor], u: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        law: Any = self.law
+        evidence = model.evidence(batch, missing=self.missing, rows=self.rows)
+        normal: Any = evidence.q[law.latent].distribution
+        full = hasattr(normal, "covariance_matrix")
+        covariance = normal.covariance_matrix if full else torch.diag_embed(normal.variance)
+        mean = normal.mean.double()
+        return elbo(evidence), law.sums(u, mean, covariance.double().expand(*mean.shape, -1))
 
-@dataclass(frozen=True, eq=False)
-class VariationalEM(Record, also="iterations rows", without="model data"):
-    r"""What variational expectation maximisation did.
-
-    ``importance_sampling(learned.model, learned.data)`` evaluates the rows that were learned;
-    for other rows refine the model's own q, ``refine(model, test)``.
-
-    Attributes:
-        model: The same p, and q with a :class:`~deeplvm.conditionals.local.Local` table a row.
-        data: The rows, named tensors, with their numbers under ``row``.
-        elbo: Mean bound a row, nats, after each E-step, from the draws of its last step.
-        m_step: ``"closed form"`` or ``"gradient"``.
-    """
-
-    model: LatentVariableModel
-    data: dict[str, Tensor]
-    elbo: tuple[float, ...]
-    m_step: str
-
-    @property
-    def iterations(self) -> int:
-        """How many E-steps, and M-steps, were made."""
-        return len(self.elbo)
-
-    @property
-    def rows(self) -> int:
-        """How many rows."""
-        return len(next(iter(self.data.values())))
-
-    def __str__(self) -> str:
-        return (
-            f"variational EM, {self.rows:,} rows: ELBO "
-            f"{self.elbo[0]:.4f} -> {self.elbo[-1]:.4f} nats a row in {self.iterations:,} "
-            f"iterations, M-step by {self.m_step}"
-        )
+    def _step(self, model: LatentVariableModel) -> None:
+        sums = {name: getattr(self, name) for name in self.names}
+        if absent := int((sums["count"].reshape(-1, sums["count"].shape[-1]).sum(0) == 0).sum()):
+            raise ValueError(
+                f"{absent} elements of {self.law.observed!r} are missing in every row; leave them "
+                f"out of the model."
+            )
+        mean = sums["total"] / self.rows
+        self.gained.copy_(mean - self.before)
+        self.before.copy_(mean)
+        if self.wanted():
+            self.law.maximise(sums)
+            if isinstance(self.law, LinearGaussian) and not self.by_q:
+                self.law.write_posterior(model)
+        for each in sums.values():
+            each.zero_()
 
 
 def variational_em(
     model: LatentVariableModel,
-    data: Source | Rows,
     *,
-    iterations: int = 100,
-    steps: int = 20,
-    learning_rate: float = 0.05,
-    particles: int = 4,
+    steps: Count = 20,
+    learning_rate: Positive = 0.05,
+    particles: Count = 4,
     draw: Mapping[str, Draw] | None = None,
-    m_step: MStep = "auto",
-    m_steps: int = 1,
-    m_learning_rate: float = 1e-2,
-    optimizer: OptimizerChoice = "adam",
-    batch_size: int = 1_000,
-    row: str = "row",
-    seed: int = 0,
-) -> VariationalEM:
-    r"""Learn p by coordinate ascent on the ELBO: the q of each row, then the parameters of p.
+    m_step: Literal["auto", "closed form", "gradient"] = "auto",
+    m_steps: Count = 1,
+    m_learning_rate: Positive = 1e-2,
+) -> list[Phase]:
+    r"""Coordinate ascent on the ELBO: the q of each row, then the parameters of p.
 
     .. math:: \phi_n \leftarrow \arg\max_\phi L(x_n; \theta, \phi) \quad \text{(E)}, \qquad
               \theta \leftarrow \arg\max_\theta \sum_n L(x_n; \theta, \phi_n) \quad \text{(M)}
 
-    The raw parameters of q are :math:`f(x_n) + \delta_n`: the encoder, as it is, says where a row
-    starts, and only :math:`\delta_n` moves, from where it was the iteration before, by Adam with a
-    rate that falls to zero in each E-step; with it moves what q takes from no head, such as a
-    covariance that all rows share. Draws stick the landing, so that a q that is the
-    posterior stays there without noise. Where q can be the posterior, this is exact EM; the more
-    steps, the nearer.
+    The raw parameters of q are :math:`f(x_n) + \delta_n`, those of a model that
+    :func:`~deeplvm.inference.localised` made; the data name a row's number, ``{"x": x, "row":
+    torch.arange(len(x))}``. The encoder f, as it is, says where a row starts, and only
+    :math:`\delta_n` moves, from where it was the epoch before, by Adam with a rate that falls to
+    zero in each E-step; with it moves what q takes from no head, such as a covariance that all
+    rows share. Draws stick the landing, so that a q that is the posterior stays there without
+    noise. Where q can be the posterior, this is exact EM; the more steps, the nearer.
 
     The M-step is in closed form for a linear Gaussian p, from the means and covariances of q, once
-    an iteration; else gradient steps after each batch (incremental EM), with a rate that falls
-    linearly to zero over the iterations.
+    an epoch; else gradient steps after each batch (incremental EM), for which a falling schedule
+    pays: ``Optimization(schedule=linear(epochs, 1.0, 0.0), averaging=0.0)``.
 
     A View of the EM Algorithm that Justifies Incremental, Sparse, and other Variants (Neal &
     Hinton, 1998), https://doi.org/10.1007/978-94-011-5014-9_12; An Introduction to Variational
     Autoencoders (Kingma & Welling, 2019), appendix A.2.2, https://arxiv.org/abs/1906.02691
 
     Args:
-        model: Its p is changed in place, its encoder not; in ``eval()`` mode meanwhile.
-        data: Rows: ``data.test[:100]``, or named tensors of shape ``(rows, *event)``.
-        iterations: E-steps and M-steps.
+        model: With a :class:`~deeplvm.conditionals.local.Local` table of the training rows. For
+            other rows refine its own q, ``refine(model, test)``.
         steps: Gradient steps of an E-step.
         learning_rate: Of the E-step, at its start.
         particles: Draws per row and step.
@@ -502,162 +246,265 @@ def variational_em(
         m_step: ``"closed form"``, ``"gradient"``, or the first where there is one.
         m_steps: Gradient steps of an M-step by gradient, on each batch.
         m_learning_rate: Of these, at the start.
-        optimizer: Of these; as for :func:`~deeplvm.training.fit`.
-        batch_size: Rows at a time.
-        row: What the row's number is called in the local model.
-        seed: Same seed, same result.
 
     Raises:
-        ValueError: If q has no parameters that can be made local, or an option makes no sense.
+        ValueError: If q has no parameters of single rows, or an option makes no sense.
 
     Examples:
         >>> from deeplvm import Joint
         >>> from deeplvm.conditionals import Gaussian, StandardNormal
+        >>> from deeplvm.inference import localised
         >>> from deeplvm.networks import MLP
+        >>> from deeplvm.training import fit
         >>> _ = torch.manual_seed(0)
         >>> p = Joint({"z": StandardNormal(1), "x | z": Gaussian(2, MLP(1, 8))})
         >>> model = LatentVariableModel(p, Joint({"z | x": Gaussian(1, MLP(2))}))
+        >>> local = localised(model, rows=50)
         >>> x = torch.randn(50, 1) * torch.tensor([1.0, 0.5]) + 0.1 * torch.randn(50, 2)
-        >>> learned = variational_em(model, {"x": x}, iterations=20)
-        >>> learned.elbo[-1] > learned.elbo[0], learned.m_step
-        (True, 'gradient')
+        >>> data = {"x": x, "row": torch.arange(50)}
+        >>> history = fit(local, data, phases=variational_em(local), epochs=20, quiet=True)
+        >>> history.values()[-1] > history.values()[0]
+        True
     """
-    at_least(
-        1, iterations=iterations, steps=steps, particles=particles, m_steps=m_steps,
-        batch_size=batch_size,
-    )  # fmt: skip
-    taken = rows_of(model, data, omit=tuple(draw or ()))
-    count = taken.rows
-    closed = _closed(model, m_step)
-    with evaluating(model, seed), torch.inference_mode(mode=False), torch.enable_grad():
-        parts = [
-            _Part(model, taken, slice(start, min(start + batch_size, count)), particles, draw, row)
-            for start in range(0, count, batch_size)
-        ]
-        parameters = of_p(model)
-        ascent = make_optimizer(optimizer, parameters, m_learning_rate, 0.0)
-        rates = [float(group["lr"]) for group in ascent.param_groups]
-        history = []
-        for iteration in range(iterations):
-            total = 0.0
-            for group, rate in zip(ascent.param_groups, rates, strict=True):
-                group["lr"] = rate * (1.0 - iteration / iterations)
-            for part in parts:
-                total += part.expect(steps, learning_rate)
-                for _ in range(0 if closed else m_steps):
-                    _ascend(ascent, parameters, part)
-            history.append(total / count)
-            if closed:
-                _maximise(closed, parts)
-    return VariationalEM(
-        *_joined(model, parts, count, row), tuple(history), "closed form" if closed else "gradient"
-    )
-
-
-class _Part:
-    """Some rows with their tables, kept from iteration to iteration."""
-
-    def __init__(
-        self,
-        model: LatentVariableModel,
-        taken: Rows,
-        index: slice,
-        particles: int,
-        draw: Mapping[str, Draw] | None,
-        row: str,
-    ) -> None:
-        self.data = taken[index]
-        count = index.stop - index.start
-        self.model = localised(model, count, row).eval()
-        self.given = self.data | {row: torch.arange(count, device=taken.device)}
-        self.moved = [*tables_of(self.model), *common_of(model)]
-        self.options: dict[str, Any] = {"missing": taken.missing, "rows": taken.data_rows}
-        with torch.no_grad():
-            evidence = self.model.evidence(self.given, draw=draw, **self.options)
-            check_latents(self.model.q, evidence)
-        sticking = {name: StickingTheLanding() for name in evidence.latents}
-        self.options |= {"draw": sticking | dict(draw or {}), "particles": particles}
-
-    def bound(self) -> Tensor:
-        """The ELBO of each row, from fresh draws, shape ``(batch,)``."""
-        value, _ = self.model.estimate(elbo, self.given, **self.options)
-        return value
-
-    def expect(self, steps: int, learning_rate: float) -> float:
-        """Ascend in q; the sum of the bounds of the last step."""
-        optimizer = Adam(self.moved, lr=learning_rate)
-        total = torch.zeros(())
-        for step in range(steps):
-            optimizer.param_groups[0]["lr"] = learning_rate * (1 - step / steps)
-            total = self.bound().sum()
-            gradients = torch.autograd.grad(total, self.moved, materialize_grads=True)
-            for parameter, gradient in zip(self.moved, gradients, strict=True):
-                parameter.grad = -gradient
-            optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        return total.item()
-
-    @torch.no_grad()
-    def moments(self, latent: str) -> tuple[Tensor, Tensor]:
-        """Means ``(batch, K)`` and covariances ``(batch, K, K)`` of q, float64."""
-        normal: Any = self.model.posterior(self.given, missing=self.options["missing"])[
-            latent
-        ].distribution
-        full = hasattr(normal, "covariance_matrix")
-        covariance = normal.covariance_matrix if full else torch.diag_embed(normal.variance)
-        covariance = covariance.double().expand(*normal.mean.shape, normal.mean.shape[-1])
-        return normal.mean.double(), covariance
-
-
-def tables_of(model: LatentVariableModel) -> list[nn.Parameter]:
-    """The local parameters of a localised model, each ``(rows, *raw_shape)``."""
-    factors: Any = model.q.factors.values()
-    return [table for part in factors if isinstance(part, Local) for table in part.corrections]
-
-
-def common_of(model: LatentVariableModel) -> list[nn.Parameter]:
-    """What q takes from no head, such as a covariance that all rows share."""
-    amortised = {each for head in heads_of(model.q) for each in head.parameters()}
-    return [each for each in of_q(model) if each not in amortised and each.requires_grad]
-
-
-def _closed(model: LatentVariableModel, m_step: MStep) -> LinearGaussian | None:
-    """The linear model whose M-step is to be taken in closed form, if any."""
+    at_least(1, steps=steps, particles=particles, m_steps=m_steps)
     if m_step not in ("auto", "closed form", "gradient"):
         raise ValueError(f"m_step is 'auto', 'closed form' or 'gradient', not {m_step!r}.")
+    own = Tables()
+    if not any([isinstance(part, Local) for part in model.q.modules()]):
+        raise ValueError(
+            f"{model.q} has no parameters of single rows for an E-step to move: take "
+            f"localised(model, rows=...) of deeplvm.inference, and name the rows' numbers in the "
+            f"data, {{'row': torch.arange(rows)}}."
+        )
     linear = None if m_step == "gradient" else linear_gaussian_of(model)
     if linear is None and m_step == "closed form":
         raise ValueError(
             f"The M-step of {model.p} has no closed form here: that is for a StandardNormal with "
             f"a Gaussian of a linear map; take m_step='gradient'."
         )
-    return linear
+    drawn = {name: StickingTheLanding() for name in held(model)} | dict(draw or {})
+    e_step = Phase(
+        elbo, own, partial(Restarted, lr=learning_rate, steps=steps), repeats=steps,
+        particles=particles, draw=drawn, schedule=constant(),
+    )  # fmt: skip
+    if linear is not None:
+        return [e_step, Phase(update=ClosedForm(linear, by_q=True), parameters=of_p)]
+    return [
+        e_step,
+        Phase(
+            elbo, of_p, learning_rate=m_learning_rate, repeats=m_steps, particles=particles,
+            draw=drawn,
+        ),
+    ]  # fmt: skip
 
 
-def _maximise(linear: LinearGaussian, parts: list[_Part]) -> None:
-    u = torch.cat([in_units(linear.likelihood, part.data[linear.observed]) for part in parts])
-    means, covariances = zip(*[part.moments(linear.latent) for part in parts], strict=True)
-    linear.maximise(u, torch.cat(means), torch.cat(covariances))
+class Tables:
+    """What an E-step moves: tables of single rows, and what q takes from no head."""
+
+    def __call__(self, model: LatentVariableModel) -> list[nn.Parameter]:
+        """The parameters."""
+        amortised = {each for head in heads_of(model.q) for each in head.parameters()}
+        return [each for each in of_q(model) if each not in amortised]
+
+    def prepare(
+        self, model: LatentVariableModel, take: Callable[[int], Any], rows: int, missing: frozenset
+    ) -> None:
+        """Refuse latents that local parameters do not reach, or would reach wrongly."""
+        with torch.no_grad():
+            check_latents(model.q, model.evidence(take(1), missing=missing, rows=rows))
 
 
-def _ascend(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], part: _Part) -> None:
-    """One gradient step of p on the mean bound of some rows."""
-    value = part.bound().mean()
-    gradients = torch.autograd.grad(value, parameters, materialize_grads=True)
-    for parameter, gradient in zip(parameters, gradients, strict=True):
-        parameter.grad = -gradient
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+class Restarted(Adam):
+    """Adam that forgets after so many steps, and whose rate falls to zero on the way there.
+
+    Tables of rows that are not in a batch have no gradient there, and then no momentum either:
+    they stay as they are.
+    """
+
+    def __init__(self, parameters: Any, *, lr: float, steps: int) -> None:
+        super().__init__(parameters, lr=lr, eps=1e-12)
+        self.steps = steps
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """The next step, or the first."""
+        memory: Any = next(iter(self.state.values()), {"step": 0})
+        done = int(memory["step"]) % self.steps
+        if done == 0:
+            self.state.clear()
+        rates = [group["lr"] for group in self.param_groups]
+        for group in self.param_groups:
+            group["lr"] *= 1 - done / self.steps
+        super().step(closure)
+        for group, rate in zip(self.param_groups, rates, strict=True):
+            group["lr"] = rate
 
 
-def _joined(
-    model: LatentVariableModel, parts: list[_Part], count: int, row: str
-) -> tuple[LatentVariableModel, dict[str, Tensor]]:
-    """One local model of all rows, and their data."""
-    whole = localised(model, count, row)
-    with torch.no_grad():
-        for index, table in enumerate(tables_of(whole)):
-            table.copy_(torch.cat([tables_of(part.model)[index] for part in parts]))
-    data = {name: torch.cat([part.data[name] for part in parts]) for name in parts[0].data}
-    device = tables_of(whole)[0].device
-    return whole, data | {row: torch.arange(count, device=device)}
+def monte_carlo_em(
+    model: LatentVariableModel,
+    *,
+    chains: Count = 1,
+    warmup: NonNegative = 20,
+    transitions: Count = 1,
+    steps: Count = 5,
+    learning_rate: Positive = 1e-2,
+    teach: bool = True,
+) -> list[Phase]:
+    r"""P learns from draws of its own posterior, that Hamiltonian chains bring, one a row.
+
+    .. math:: z_n \sim p_\theta(z | x_n) \quad \text{(E)}, \qquad
+              \theta \leftarrow \theta + \alpha \nabla_\theta \tfrac1M \sum_n
+              \log p_\theta(x_n, z_n) \quad \text{(M)}
+
+    A chain goes on where it stood when its row was last seen, so that a transition or two a visit
+    are enough while parameters move slowly; a schedule that falls to zero helps. No encoder is
+    needed; ``teach`` lets q learn the chains' draws all the same,
+    :math:`\nabla_\phi \log q_\phi(z_n | x_n)`, which descends :math:`KL(p(z|x) \| q(z|x))`, so
+    that the model can be evaluated as any other. The first phase's ``evidence`` holds the chains,
+    a :class:`PersistentChains`. What is ascended, :math:`\log p(x, z)`, is no bound on anything.
+
+    An Introduction to Variational Autoencoders (Kingma & Welling, 2019), appendix A.2.3,
+    https://arxiv.org/abs/1906.02691; persistent chains: Learning Deep Latent Gaussian Models with
+    Markov Chain Monte Carlo (Hoffman, 2017), https://proceedings.mlr.press/v70/hoffman17a.html
+
+    Args:
+        model: Its latents are continuous.
+        chains: Of each row.
+        warmup: Transitions of a row's chains before the first M-step.
+        transitions: Of a chain each time its row is seen.
+        steps: Leapfrog steps of a transition.
+        learning_rate: Of the M-step, at its start.
+        teach: Whether q learns the draws; without parameters of its own it does not.
+
+    Raises:
+        ValueError: If a number is below one; in training, if a latent is discrete or shared by
+            all rows.
+
+    Examples:
+        >>> from deeplvm import Joint
+        >>> from deeplvm.conditionals import Gaussian, StandardNormal
+        >>> from deeplvm.networks import MLP
+        >>> from deeplvm.training import fit
+        >>> _ = torch.manual_seed(0)
+        >>> p = Joint({"z": StandardNormal(1), "x | z": Gaussian(2, MLP(1, 8))})
+        >>> model = LatentVariableModel(p, Joint({"z | x": Gaussian(1, MLP(2))}))
+        >>> x = torch.randn(50, 1) * torch.tensor([1.0, 0.5]) + 0.1 * torch.randn(50, 2)
+        >>> phases = monte_carlo_em(model, learning_rate=0.05)
+        >>> history = fit(model, {"x": x}, phases=phases, epochs=8, batch_size=10, quiet=True)
+        >>> history.epochs[-1]["objective"] > history.epochs[0]["objective"]
+        True
+        >>> phases[0].evidence.latents(model, {"x": x[:3]})["z"].shape
+        torch.Size([1, 3, 1])
+    """
+    at_least(1, chains=chains, transitions=transitions, steps=steps)
+    at_least(0, warmup=warmup)
+    own = PersistentChains(chains, int(warmup), transitions, steps)
+    moved = {"learning_rate": learning_rate, "particles": chains}
+    phases = [Phase(over_chains, of_p, evidence=own, **moved)]
+    if teach and any([each.requires_grad for each in of_q(model)]):
+        phases.append(Phase(over_chains, of_q, evidence=own.log_posterior, **moved))
+    return phases
+
+
+def over_chains(values: Tensor) -> Tensor:
+    """The mean over the chains of a row, ``(batch,)``."""
+    return values.mean(0)
+
+
+class PersistentChains(nn.Module):
+    """The chains of all rows, each where it stood when its row was last seen.
+
+    Attributes:
+        free: Free numbers, shape ``(chains, rows, D)``.
+        step_size: Of the leapfrog, ``(rows,)``; it follows the acceptance. NaN before the first
+            visit of a row.
+        acceptance: Mean Metropolis probability of a row's last transition, ``(rows,)``.
+    """
+
+    free: Tensor
+    step_size: Tensor
+    acceptance: Tensor
+    traceable = False
+
+    def __init__(self, chains: int, warmup: int, transitions: int, steps: int) -> None:
+        super().__init__()
+        self.chains, self.warmup, self.transitions, self.steps = chains, warmup, transitions, steps
+        for name in ("free", "step_size", "acceptance"):
+            self.register_buffer(name, torch.empty(0))
+
+    def prepare(
+        self, model: LatentVariableModel, take: Callable[[int], Any], rows: int, missing: frozenset
+    ) -> None:
+        """Make room for the chains of so many rows."""
+        self.missing = missing
+        space = self._space(model, take(1))
+        if not space.size:
+            raise ValueError(f"{model.p} has no continuous latent to draw, given the data.")
+        self.free = torch.zeros(self.chains, rows, space.size).to(space.device, space.dtype)
+        self.step_size = self.free.new_full((rows,), torch.nan)
+        self.acceptance = self.step_size.clone()
+
+    def forward(
+        self, model: LatentVariableModel, batch: Mapping[str, Any], *, index: Tensor
+    ) -> Tensor:
+        """Move the chains of some rows; log p(x, z) where they are then, ``(chains, batch)``."""
+        space = self._space(model, batch)
+        modes = [(each, each.training) for each in model.modules()]
+        model.eval()
+        with torch.no_grad():
+            self.move(space, index)
+        for each, mode in modes:
+            each.training = mode
+        return sum(space.log_joint(self.free[:, index]))  # type: ignore[return-value]
+
+    def log_posterior(
+        self, model: LatentVariableModel, batch: Mapping[str, Any], *, index: Tensor
+    ) -> Tensor:
+        """Log q(z | x) where the chains are, ``(chains, batch)``."""
+        return self._space(model, batch).log_posterior(self.free[:, index])
+
+    def latents(
+        self, model: LatentVariableModel, given: Mapping[str, Any], first: int = 0
+    ) -> dict[str, Tensor]:
+        """Draws of the posterior, roughly, by name, ``(chains, rows, *event)``.
+
+        Args:
+            model: With its last parameters.
+            given: Rows of the training data, from number ``first`` on.
+            first: Of the rows.
+        """
+        space = self._space(model, given)
+        with torch.no_grad():
+            return space.values(self.free[:, first : first + space.rows])
+
+    def move(self, space: LatentSpace, index: Tensor) -> None:
+        """Some transitions of the chains of some rows, more where they are new."""
+        if index.dim() > 1:
+            raise ValueError(_NUMBERED)
+        new = self.step_size[index].isnan()
+        if bool(new.any()):
+            start = first_of(space, self.chains)
+            self.free[:, index] = torch.where(new.unsqueeze(-1), start, self.free[:, index])
+            size = 0.3 / max(1.0, space.size**0.25)
+            self.step_size[index] = self.step_size[index].nan_to_num(size)
+        walk = Chains(space, self.free[:, index], self.steps)
+        walk.size = self.step_size[index]
+        probability = torch.empty(0)
+        for _ in range(self.transitions + self.warmup * bool(new.any())):
+            probability = walk.move(adapt=True)
+        told = {
+            "index": index, "free": walk.point.free.transpose(0, 1), "size": walk.size,
+            "acceptance": probability.mean(0),
+        }  # fmt: skip
+        told = processes().gather(told)
+        index = told["index"]
+        self.free[:, index] = told["free"].transpose(0, 1)
+        self.step_size[index], self.acceptance[index] = told["size"], told["acceptance"]
+
+    def _space(self, model: LatentVariableModel, given: Mapping[str, Any]) -> LatentSpace:
+        known = {name: value for name, value in given.items() if name in model.names}
+        if not known:
+            raise ValueError(_NUMBERED)
+        return LatentSpace(model, known, self.missing)
+
+
+_NUMBERED = "Chains are of rows that have a number each: train on one source, without Streams."

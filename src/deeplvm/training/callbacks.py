@@ -101,7 +101,7 @@ class TensorBoard(Callback):
 
 
 Record = dict[str, Any]
-Ending = Literal["epochs", "patience", "minutes"]
+Ending = Literal["epochs", "patience", "minutes", "phases"]
 # The entries of a record that depend on the machine and the hour: equal runs differ in these only.
 TIMINGS = ("seconds", "rows_per_second", "fraction_of_limit", "peak_memory")
 
@@ -120,8 +120,8 @@ class History:
         bound: Name of the bound (or other measure) by which the best epoch was chosen.
         best_epoch: The epoch whose weights the model has: the best held out among those that can
             be compared (the record of another has ``comparable`` false), without such the last.
-        stopped: Why it ended: all epochs done, patience lost, or the minutes over (the last
-            record then says which ``part`` of its epoch was done).
+        stopped: Why it ended: all epochs done, patience lost, no phase to be done any more, or the
+            minutes over (the last record then says which ``part`` of its epoch was done).
     """
 
     epochs: tuple[Record, ...]

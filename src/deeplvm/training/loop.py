@@ -42,11 +42,22 @@ from deeplvm.training.checkpoint import CheckpointError, Checkpoints
 from deeplvm.training.failures import TrainingInterrupted, explained, non_finite
 from deeplvm.training.measure import Measurement, Selection, for_rows, name_of
 from deeplvm.training.options import Machine, Optimization, Saving, Stopping, check
-from deeplvm.training.schedules import Average, KLWeight, Rates
+from deeplvm.training.schedules import Average, KLWeight, Rates, Schedule
 from deeplvm.training.state import Companions, State
-from deeplvm.training.step import Choice, Compile, Objective, Phase, Step, choose, unchanged
+from deeplvm.training.step import (
+    Choice,
+    Compile,
+    Objective,
+    Phase,
+    Prepared,
+    Step,
+    choose,
+    unchanged,
+)
 from deeplvm.training.threads import Threads
 
+# Options that act where a phase follows a gradient.
+OF_GRADIENTS = ("clip", "skip", "weight_decay", "schedule")
 _MEASURED = 5_000  # training rows that are measured after an epoch, at most
 
 
@@ -181,13 +192,22 @@ def fit(
         each.estimator for each, own in zip(listed, said, strict=True) if own.estimator is not None
     ]
     if isinstance(data, Streams):
-        data.refuse([phase.stream or phase.evidence for phase in listed])
+        data.refuse([phase.stream or phase.evidence or phase.update for phase in listed])
     if way is not None and not any([asks(phase, model) for phase in listed]):
         raise ValueError(
             f"The estimator {type(way).__name__} would draw nothing: every phase says itself how "
             f"its latents are drawn; leave it out."
         )
     weight = KLWeight(kl_weight, model, target)
+    _refuse_idle(
+        listed,
+        always={"kl_weight": kl_weight != 1.0, "log_prior": log_prior},
+        alone={
+            **{name: getattr(optimization, name) for name in OF_GRADIENTS},
+            "compile=True": machine.compile is True,
+            "precision='bfloat16'": machine.precision == "bfloat16",
+        },
+    )
     functions = [log_prior, kl_weight, stopping.measure]
     companions = _companions(model, listed, estimators, functions, batches, target, seed)
     steps = [
@@ -216,8 +236,14 @@ def fit(
             f"give what it moves to a phase of its own, or train without a folder."
         )
     schedule = optimization.schedule
-    rates = Rates(schedule, [s.optimizer for s in steps], [s.rates for s in steps], epochs)
-    average = Average(model, optimization.averaging) if optimization.averaging else None
+    rates = Rates(
+        [schedule if own.schedule is None else own.schedule for own in said],
+        [step.optimizer for step in steps],
+        [step.rates for step in steps],
+        epochs,
+    )
+    updated = [p for step in steps if step.phase.update is not None for p in step.parameters]
+    average = Average(model, optimization.averaging, updated) if optimization.averaging else None
     selection = _selection(
         stopping, listed, plain, model, weight.arrived(epochs, -(-rows // batch_size))
     )
@@ -244,7 +270,7 @@ def fit(
             "particles": particles,
             "kl_weight": weight.text,
             **{name: getattr(optimization, name) for name in ("averaging", "clip", "skip")},
-            "schedule": schedule if isinstance(schedule, str) else repr(rates.factor),
+            "schedule": str(schedule) if isinstance(schedule, str | Schedule) else "None",
             "learning rates": [step.rates for step in steps],
             "optimizers": [type(step.optimizer).__name__ for step in steps],
             "precision": "bfloat16" if bfloat16 else "float32",
@@ -394,7 +420,9 @@ class Run:
             if self.late:
                 self.progress.say(f"the time is over, after {in_words(state.spent)} of training")
                 return "minutes"
-            self.begin(epoch)
+            if not self.begin(epoch):
+                self.save()
+                return "phases"
             for index in self.batches.order(epoch, self.seed, self.batch_size, state.position):
                 self.step(epoch, index)
                 if self.ends_here():
@@ -413,26 +441,29 @@ class Run:
         late = self.state.spent >= self.limit
         return late if math.isinf(self.limit) else self.together.world.from_first(late)
 
-    def begin(self, epoch: int) -> None:
-        """Choose the steps of this epoch's batches."""
+    def begin(self, epoch: int) -> bool:
+        """Choose the steps of this epoch's batches; whether there are any."""
         state = self.state
         wanted = [step for step in state.steps if step.phase.when is None or step.phase.when()]
         program = [step for step in wanted for _ in range(step.phase.repeats)]
+        if not program and epoch == 1:
+            raise ValueError("No phase is to be done in epoch 1: each waits for its when.")
         if not program:
-            raise ValueError(f"No phase is to be done in epoch {epoch}: each waits for its when.")
+            self.progress.say(f"no phase is to be done after epoch {epoch - 1}: training ends")
+            return False
         if self.program and program != self.program:
             self.ready, state.flops = False, None
         self.program = program
         state.model.train()
         self.began = time.perf_counter() - state.seconds
+        return True
 
     def step(self, epoch: int, index: Tensor) -> None:
         """Ascend the objectives of a batch."""
         state, together = self.state, self.together
         together.stop = self.signals.received is not None or state.spent >= self.limit
         done = epoch - 1 + state.position / self.per_epoch
-        by_clock = self.epochs * state.spent / self.limit if state.rates.over_the_run else 0.0
-        state.rates.at(max(done, by_clock))
+        state.rates.at(done, by_clock=self.epochs * state.spent / self.limit)
         for each in (self.weight, state.companions):
             each.at(done)
         part = together.part(index)
@@ -440,10 +471,15 @@ class Run:
             self._prepare(part, done)
         with together.noise(part):
             batch = self.batches("train", part.index, state.generator)
+        counted: dict[Step, int] = {}  # once each: counting makes a step slow
+        for each in self.program:
+            ascend = partial(self.tally.add, each, batch, part, self.weight.value)
+            if state.flops is None and each not in counted:
+                counted[each] = metering.flops_of(ascend)
+            else:
+                ascend()
         if state.flops is None:
-            state.flops = metering.flops_of(lambda: self._ascend(batch, part)) / len(part.index)
-        else:
-            self._ascend(batch, part)
+            state.flops = sum([counted[each] for each in self.program]) / len(part.index)
         if state.average is not None:
             state.average.update()
         for callback in self.watching:
@@ -453,10 +489,6 @@ class Run:
         state.seconds = time.perf_counter() - self.began
         if self.threads.open and self.threads.slowed():
             self._share_cores(batch, part)
-
-    def _ascend(self, batch: dict[str, Any], part: Part) -> None:
-        for step in self.program:
-            self.tally.add(step, batch, part, self.weight.value)
 
     def ends_here(self) -> bool:
         """Whether the time is over; a checkpoint is written where the last is old.
@@ -620,7 +652,20 @@ class Run:
 
 def asks(phase: Phase, model: LatentVariableModel) -> bool:
     """Whether an estimator has a say in how the latents of a phase are drawn."""
-    return phase.evidence is None and bool(set(model.q.names) - set(phase.draw or ()))
+    return phase.draws and bool(set(model.q.names) - set(phase.draw or ()))
+
+
+def _refuse_idle(
+    phases: Sequence[Phase], always: Mapping[str, Any], alone: Mapping[str, Any]
+) -> None:
+    """Refuse options that do nothing where phases move parameters by functions of their own."""
+    by_update = [phase.update is not None for phase in phases]
+    idle = {**(always if any(by_update) else {}), **(alone if all(by_update) else {})}
+    if given := [name for name, value in idle.items() if value]:
+        raise ValueError(
+            f"{', '.join(given)} has no part in a phase that moves its parameters by a function "
+            f"of its own, in closed form say; leave it out."
+        )
 
 
 def _notes(selection: Selection, phases: Sequence[Phase], held_out: int) -> Iterator[str]:
@@ -656,7 +701,7 @@ def _selection(
                 f"{', '.join(known)}; not {measure!r}."
             )
         return Selection(measure, higher, weight, objective, why_not)
-    own = [each for each in phases if each.objective is not objective or each.evidence is not None]
+    own = [each for each in phases if each.objective is not objective or not each.draws]
     unlike = ""
     if own:
         unlike = "the phases ascend objectives of their own, and none of these says which"
@@ -687,16 +732,27 @@ def _companions(
     """
     ways = [way for phase in phases for way in phase.ways]
     candidates = [*[each.objective for each in phases], *ways, *[each.when for each in phases]]
-    called = [[each.evidence, each.parameters, each.optimizer] for each in phases]
+    called = [each for phase in phases for each in [*phase.functions, phase.optimizer]]
     companions = Companions(candidates, [*called, *functions], model, device, dtype_of(model))
+    seen: list[Any] = []
+    for phase in phases:
+        for each in [each for each in phase.owners if isinstance(each, Prepared)]:
+            if not any([each is other for other in seen]):
+                seen.append(each)
+                with own_randomness(device, seed):
+                    each.prepare(
+                        model,
+                        partial(_first, batches, phase.stream, seed),
+                        batches.rows("train", phase.stream),
+                        batches.missing,
+                    )
     if estimators or any([isinstance(way, Learner) for way in ways]):
         found: list[Draw] = []
         with own_randomness(device, seed):
-            batch = batches("train", batches.first(2), Generator().manual_seed(seed))
             for phase in phases:
-                if phase.evidence is None:
+                if phase.draws:
                     drawn = model.prepare(
-                        batch if phase.stream is None else batch[phase.stream],
+                        _first(batches, phase.stream, seed, 2),
                         particles=phase.particles,
                         draw=phase.draw,
                         default=None if phase.estimator is None else Suited(phase.estimator),
@@ -713,9 +769,16 @@ def _companions(
     return companions.train()
 
 
+def _first(batches: AnyBatches, stream: str | None, seed: int, n: int) -> dict[str, Any]:
+    """The first training rows."""
+    batch = batches("train", batches.first(n), Generator().manual_seed(seed))
+    return batch if stream is None else batch[stream]
+
+
 def _compilable(choice: Compile, phases: Sequence[Phase]) -> Compile:
     """Whether to compile, where a way of drawing says that it cannot be traced."""
     ways = [way for phase in phases for way in phase.ways]
+    ways += [owner for phase in phases for owner in phase.owners]
     untraceable = [way for way in ways if not said(way, "traceable", unsaid=True)]
     if untraceable and choice is True:
         raise ValueError(
@@ -766,6 +829,15 @@ def _filled(phase: Phase, plain: Phase) -> Phase:
             "A phase with an evidence of its own draws its latents there; leave out its estimator "
             "and its draw."
         )
+    if phase.update is not None:
+        free = ("parameters", "update", "when", "stream", "repeats")
+        said = [each.name for each in fields(Phase) if getattr(phase, each.name) is not None]
+        if idle := [name for name in said if name not in free]:
+            raise ValueError(
+                f"A phase with an update moves its parameters by that alone; leave out its "
+                f"{', '.join(idle)}."
+            )
+        return phase
     kept = {
         field.name: getattr(plain, field.name)
         for field in fields(Phase)
@@ -801,7 +873,7 @@ class Tally:
             self.last = step(batch, part, weight)
         except ValueError as error:
             found = self._found(step, batch, part.index)
-            cause = explained(error, lambda: step.mean(batch, 1.0)[1], **found)
+            cause = explained(error, lambda: step.ledger(batch, part), **found)
             if cause is error:
                 raise
             raise cause from error
@@ -831,8 +903,7 @@ class Tally:
         batch = self.batches("train", part.index) if batch is None else batch
         evidence = step.evidence
         if evidence is None:  # a compiled step keeps no ledger: draw one again
-            with torch.no_grad():
-                evidence = step.mean(batch, 1.0)[1]
+            evidence = step.ledger(batch, part)
         evidence = evidence if isinstance(evidence, Evidence) else None
         raise non_finite(evidence=evidence, **self._found(step, batch, part.index))
 

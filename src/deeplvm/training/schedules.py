@@ -233,8 +233,8 @@ class Rates:
     """The learning rates of some optimisers.
 
     Args:
-        schedule: A name, a function of progress, a function of an optimiser that returns a torch
-            scheduler, or none.
+        schedules: Of each optimiser: a name, a function of progress, a function of an optimiser
+            that returns a torch scheduler, or none.
         optimizers: All that it governs.
         base: The rate of each group of each optimiser, of which a schedule is a factor.
         epochs: Of the run, for schedules given by name.
@@ -245,34 +245,32 @@ class Rates:
 
     def __init__(
         self,
-        schedule: RateSchedule | None,
+        schedules: Sequence[RateSchedule | None],
         optimizers: Sequence[Optimizer],
         base: Sequence[Sequence[float]],
         epochs: int,
     ) -> None:
-        by_name = schedule if isinstance(schedule, str) else None
-        if isinstance(schedule, str):
-            if schedule not in BY_NAME:
-                raise ValueError(
-                    f"schedule is one of {', '.join(BY_NAME)}, a schedule of "
-                    f"deeplvm.training.schedules, or a function of the optimiser; not "
-                    f"{schedule!r}."
-                )
-            schedule = BY_NAME[schedule](epochs)
-        self.factor = schedule if isinstance(schedule, Schedule) else None
-        self.over_the_run = by_name in ("cosine", "exponential")
-        self.optimizers = optimizers
-        self.base = base
+        self.factors: list[tuple[Schedule, bool, Optimizer, Sequence[float]]] = []
         self.schedulers: list[LRScheduler] = []
-        if schedule is not None and not isinstance(schedule, Schedule):
-            self.schedulers = [schedule(optimizer) for optimizer in optimizers]
+        for schedule, optimizer, rates in zip(schedules, optimizers, base, strict=True):
+            over_the_run = schedule in ("cosine", "exponential")
+            if isinstance(schedule, str):
+                if schedule not in BY_NAME:
+                    raise ValueError(
+                        f"schedule is one of {', '.join(BY_NAME)}, a schedule of "
+                        f"deeplvm.training.schedules, or a function of the optimiser; not "
+                        f"{schedule!r}."
+                    )
+                schedule = BY_NAME[schedule](epochs)
+            if isinstance(schedule, Schedule):
+                self.factors.append((schedule, over_the_run, optimizer, rates))
+            elif schedule is not None:
+                self.schedulers.append(schedule(optimizer))
 
-    def at(self, epoch: float) -> None:
-        """Set the rates for a step at this progress."""
-        if self.factor is None:
-            return
-        factor = self.factor(epoch)
-        for optimizer, rates in zip(self.optimizers, self.base, strict=True):
+    def at(self, epoch: float, by_clock: float = 0.0) -> None:
+        """Set the rates for a step at this progress, in epochs, by their number and by time."""
+        for schedule, over_the_run, optimizer, rates in self.factors:
+            factor = schedule(max(epoch, by_clock) if over_the_run else epoch)
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * factor
 
@@ -310,10 +308,16 @@ class Average:
     Args:
         model: Its parameters are averaged; its buffers are taken as they are.
         decay: :math:`d`, reached slowly: at step t it is at most :math:`(1 + t)/(10 + t)`.
+        without: Parameters that are taken as they are.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.parameters: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
+    def __init__(
+        self, model: nn.Module, decay: float, without: Sequence[nn.Parameter] = ()
+    ) -> None:
+        kept = {*without}
+        self.parameters: list[Tensor] = [
+            p for p in model.parameters() if p.requires_grad and p not in kept
+        ]
         self.averages = [p.detach().clone() for p in self.parameters]
         self.decay = decay
         self.steps = 0
@@ -323,7 +327,8 @@ class Average:
         """Take in the parameters after a step."""
         self.steps += 1
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        torch._foreach_lerp_(self.averages, self.parameters, 1.0 - decay)
+        if self.parameters:
+            torch._foreach_lerp_(self.averages, self.parameters, 1.0 - decay)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:

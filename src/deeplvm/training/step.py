@@ -11,12 +11,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
-from torch.optim import Adam, Adamax, AdamW, Optimizer
+from torch.optim import SGD, Adam, Adamax, AdamW, Optimizer
 
 from deeplvm.core.draws import is_estimator
 from deeplvm.core.evidence import Evidence
@@ -27,6 +27,7 @@ from deeplvm.parallel.steps import Part, Together
 from deeplvm.randomness import generator_of, own_randomness
 from deeplvm.training.callbacks import flops_of
 from deeplvm.training.graph import Graph
+from deeplvm.training.schedules import RateSchedule
 
 Objective = Callable[[Any], Tensor]
 OptimizerChoice = (
@@ -49,19 +50,29 @@ class Phase:
         optimizer: Name, class, or function of the parameters.
         learning_rate: For an optimiser given by name or class.
         weight_decay: For an optimiser given by name or class.
+        schedule: Of its learning rate, as the one of
+            :class:`~deeplvm.training.Optimization`.
         particles: Draws per row.
         draw: How latents are drawn.
         estimator: How those are drawn that it suits, where ``draw`` does not say.
         evidence: ``(model, batch) -> what the objective reads``, where it is not
             ``model.evidence(batch)``: a dream of the model for the sleep phase, a batch without
             its labels. Ledgers in what it returns (in tuples, lists and mappings too) get the KL
-            weight; where there is none, it takes the weight itself, as ``kl_weight=``.
+            weight; where there is none, it takes the weight itself, as ``kl_weight=``. It may ask
+            for the numbers of the rows, ``index=``.
+        update: ``(model, batch) -> value of each row`` in place of a gradient step: a function
+            that moves the parameters itself, by a closed form say.
         repeats: Steps in a row on the same batch.
         when: Asked before the first batch of each epoch whether the phase is done in it; always.
             A module is saved in checkpoints, and may look at the model after each epoch (see
-            :class:`~deeplvm.training.state.Companions`).
+            :class:`~deeplvm.training.state.Companions`). Where no phase is to be done any more,
+            training ends.
         stream: Whose rows it is given, where there are several (see
             :class:`~deeplvm.training.Streams`); those of all, by name.
+
+    Of ``parameters``, ``evidence``, ``update`` and ``when`` each is told before training what it
+    may want to make room for, where it has a method ``prepare(model, take, rows, missing)``:
+    ``take(n)`` are the first n of ``rows`` training rows, ``missing`` the names with NaN elements.
     """
 
     objective: Objective | None = None
@@ -69,10 +80,12 @@ class Phase:
     optimizer: OptimizerChoice | None = None
     learning_rate: float | None = None
     weight_decay: float | None = None
+    schedule: RateSchedule | None = None
     particles: int | None = None
     draw: Mapping[str, Any] | None = None
     estimator: Any = None
     evidence: Callable[..., Any] | None = None
+    update: Callable[..., Tensor] | None = None
     repeats: int = 1
     when: Callable[[], bool] | None = None
     stream: str | None = None
@@ -82,6 +95,36 @@ class Phase:
         """How its latents are drawn, where that is not by reparameterisation."""
         ways = [*(self.draw or {}).values(), self.estimator]
         return [way for way in ways if way is not None]
+
+    @property
+    def draws(self) -> bool:
+        """Whether it is drawn for it: it has no function of its own that does."""
+        return self.evidence is None and self.update is None
+
+    @property
+    def owners(self) -> list[Any]:
+        """The functions that it calls, or the objects whose methods they are."""
+        return [getattr(each, "__self__", each) for each in self.functions if each is not None]
+
+    @property
+    def functions(self) -> list[Any]:
+        """What it calls, beside its objective and optimiser."""
+        return [self.evidence, self.update, self.parameters, self.when]
+
+
+@runtime_checkable
+class Prepared(Protocol):
+    """What a phase calls, and wants to make room before training."""
+
+    def prepare(
+        self,
+        model: LatentVariableModel,
+        take: Callable[[int], dict[str, Any]],
+        rows: int,
+        missing: frozenset[str],
+    ) -> None:
+        """Told the first training rows, their number, and the names with NaN elements."""
+        ...
 
 
 def make_optimizer(
@@ -166,14 +209,18 @@ class Step:
             raise ValueError(
                 "There is nothing to learn: no parameter of this phase requires a gradient."
             )
-        if phase.objective is None or phase.optimizer is None:
+        self.optimizer: Optimizer
+        if phase.update is not None:
+            self.optimizer = SGD(parameters, lr=0.0)  # never stepped
+        elif phase.objective is None or phase.optimizer is None:
             raise ValueError("A phase needs an objective and an optimiser.")
-        self.optimizer = make_optimizer(
-            phase.optimizer,
-            parameters,
-            phase.learning_rate or 1e-3,
-            phase.weight_decay or 0.0,
-        )
+        else:
+            self.optimizer = make_optimizer(
+                phase.optimizer,
+                parameters,
+                1e-3 if phase.learning_rate is None else phase.learning_rate,
+                phase.weight_decay or 0.0,
+            )
         # A function that makes the optimiser may have left some out, or added others.
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         asks = inspect.signature(type(self.optimizer).step).parameters.get("closure")
@@ -188,7 +235,7 @@ class Step:
         self.inputs = None if every else self.parameters
         self.model, self.phase, self.rows, self.missing = model, phase, rows, missing
         self.objective = phase.objective
-        self.takes_weight = takes_weight(phase.evidence)
+        self.asks = {"kl_weight", "index"} & asked(phase.evidence)
         self.log_prior, self.clip, self.skip = log_prior, clip, skip
         self.batch_size = batch_size
         if together is not None:
@@ -216,7 +263,9 @@ class Step:
         mode = "reduce-overhead" if self.device == "cuda" else None
         self.compiled = torch.compile(self._value, fullgraph=True, dynamic=False, mode=mode)
 
-    def mean(self, batch: dict[str, Any], kl_weight: Tensor | float) -> tuple[Tensor, Any]:
+    def mean(
+        self, batch: dict[str, Any], kl_weight: Tensor | float, index: Tensor | None = None
+    ) -> tuple[Tensor, Any]:
         r""":math:`\frac1M \sum_i L(x_i) + \frac1N \log p(\theta)`, and the evidence for it.
 
         A mean per row is the N/M-scaled sum over the minibatch (monograph, eq. 1.11) divided by N:
@@ -226,9 +275,9 @@ class Step:
             ValueError: If a log-density is computed in bfloat16.
         """
         if not self.bfloat16:
-            return self._mean(batch, kl_weight)
+            return self._mean(batch, kl_weight, index)
         with torch.autocast(self.device, torch.bfloat16):
-            value, evidence = self._mean(batch, kl_weight)
+            value, evidence = self._mean(batch, kl_weight, index)
         if isinstance(evidence, Evidence):
             for name, term in evidence.terms.items():
                 if term.dtype == torch.bfloat16:
@@ -239,7 +288,14 @@ class Step:
                     )
         return value, evidence
 
-    def _mean(self, batch: dict[str, Any], kl_weight: Tensor | float) -> tuple[Tensor, Any]:
+    @torch.no_grad()
+    def ledger(self, batch: dict[str, Any], part: Part) -> Any:
+        """The evidence drawn again, for a look at its terms, where the phase has some."""
+        return None if self.phase.update else self.mean(batch, 1.0, part.index)[1]
+
+    def _mean(
+        self, batch: dict[str, Any], kl_weight: Tensor | float, index: Tensor | None
+    ) -> tuple[Tensor, Any]:
         phase, evidence = self.phase, None
         weighs = not (isinstance(kl_weight, float) and kl_weight == 1.0)
         options: dict[str, Any] = {
@@ -252,11 +308,12 @@ class Step:
         if phase.stream is not None:
             batch = batch[phase.stream]
         if phase.evidence is not None:
-            if self.takes_weight:
-                evidence = phase.evidence(self.model, batch, kl_weight=kl_weight)
-            else:
-                evidence = phase.evidence(self.model, batch)
-                evidence = self._weighed(evidence, kl_weight) if weighs else evidence
+            told = {"kl_weight": kl_weight, "index": index}
+            evidence = phase.evidence(
+                self.model, batch, **{name: told[name] for name in self.asks}
+            )
+            if weighs and "kl_weight" not in self.asks:
+                evidence = self._weighed(evidence, kl_weight)
         elif self.credited:
             values, evidence = self.model.estimate(
                 self.objective, batch, kl_weight=kl_weight, **options
@@ -308,11 +365,13 @@ class Step:
     def _gradient(
         self, batch: dict[str, Any], part: Part, kl_weight: Tensor | float
     ) -> Tensor | float:
+        if self.phase.update is not None:
+            return self._updated(self.phase.update, batch, part)
         evidence = None
         if self.compiled is not None and len(part.index) == self.batch_size:
             value = self.compiled(batch, kl_weight)
         else:
-            value, evidence = self.mean(batch, kl_weight)
+            value, evidence = self.mean(batch, kl_weight, part.index)
         result: Tensor | float
         if self.device == "cpu":
             result = value.item()
@@ -326,6 +385,18 @@ class Step:
             parameter.grad = None
         (value.neg() if part.share == 1.0 else value * -part.share).backward(inputs=self.inputs)
         return result
+
+    @torch.no_grad()
+    def _updated(
+        self, update: Callable[..., Tensor], batch: dict[str, Any], part: Part
+    ) -> Tensor | float:
+        """Let the phase's own function move the parameters."""
+        batch = batch if self.phase.stream is None else batch[self.phase.stream]
+        if not part.share:  # a stand-in counts nothing
+            batch = {n: self.model.values(n).take(batch[n], slice(0, 0)) for n in batch}
+        values = update(self.model, batch)
+        value = values.mean() if part.share else values.new_zeros(())
+        return value.item() if self.device == "cpu" else value
 
     def __call__(
         self, batch: dict[str, Any], part: Part, kl_weight: Tensor | float
@@ -341,7 +412,8 @@ class Step:
             self.skipped += math.isfinite(value) and not taken
             return value
         result = self._summed(batch, part, kl_weight)
-        if isinstance(result, float) and not math.isfinite(result):
+        moved = self.phase.update is not None
+        if moved or (isinstance(result, float) and not math.isfinite(result)):
             return result
         if self._bounded():
             self.optimizer.step()
@@ -402,9 +474,10 @@ def parameters_of(*candidates: Any) -> list[nn.Parameter]:
     return [p for module in modules for p in module.parameters() if p.requires_grad]
 
 
-def takes_weight(evidence: Callable[..., Any] | None) -> bool:
-    """Whether a phase's own function wants to be told the KL weight."""
-    return evidence is not None and "kl_weight" in inspect.signature(evidence).parameters
+def asked(function: Callable[..., Any] | None) -> set[str]:
+    """The names of what a function, or a module, takes."""
+    function = function.forward if isinstance(function, nn.Module) else function
+    return set() if function is None else set(inspect.signature(function).parameters)
 
 
 def tempered(found: Any, kl_weight: Tensor | float) -> Any:
