@@ -70,6 +70,23 @@ def test_fit_with_lagging_phases_goes_on_with_resume(deeplvm: Run) -> None:
     assert stored("phases") == text
 
 
+def test_expectation_maximisation_goes_on_with_resume(deeplvm: Run) -> None:
+    """What the recipe says of gradients has no part in it; what a person says is refused."""
+    words = (
+        "digits", "--limit", 60, "--recipe", "factor_analysis", "--likelihood", "gaussian",
+        "--phases", "exact_em", "--dequantize", "uniform", "--no-evaluate",
+    )  # fmt: skip
+    outcome = deeplvm("fit", *words, "--epochs", 2, "--out", "run")
+    assert outcome.code == 0, outcome.err
+    assert deeplvm("resume", "run", "--epochs", 4, "--no-evaluate").code == 0
+    bounds = [record["objective"] for record in learned()]
+    assert len(bounds) == 4
+    assert bounds[0] < bounds[-1]
+    outcome = deeplvm("fit", *words, "--clip", 1.0, "--out", "other")
+    assert outcome.code == 2
+    assert "clip has no part in a phase" in outcome.err
+
+
 REFUSED = {
     "no such estimator": (("--estimator", "vinco"), "--estimator cannot be 'vinco'"),
     "what there are": (("--estimator", "vinco"), "vimco"),

@@ -22,22 +22,32 @@ from deeplvm.training.step import Phase, Step, choose
 REFUSED = {"total correlation", "discrepancy"}
 
 
-def test_two_processes_learn_what_one_does_or_say_why_not(starting: Any, tmp_path: Path) -> None:
+def by_one_and_two(starting: Any, folder: Path, scene: str) -> list[dict[str, Any]]:
+    """What one process finds in a scene, and what two do."""
     teams = {}
     for count in (1, 2):
-        folder = tmp_path / str(count)
-        folder.mkdir()
-        teams[count] = starting(folder, "statistics", count, scene="statistics")
-    found = {}
-    for count, team in teams.items():
+        (folder / str(count)).mkdir()
+        teams[count] = starting(folder / str(count), scene, count, scene=scene)
+    for team in teams.values():
         assert set(team.codes()) == {0}, team.said()
-        found[count] = json.loads((tmp_path / str(count) / "0.json").read_text())
-    alone, several = found[1], found[2]
+    return [json.loads((folder / str(count) / "0.json").read_text()) for count in teams]
+
+
+def test_two_processes_learn_what_one_does_or_say_why_not(starting: Any, tmp_path: Path) -> None:
+    alone, several = by_one_and_two(starting, tmp_path, "statistics")
     for name, values in alone.items():
         if name in REFUSED:
             assert "only a part of a batch: train with one process" in several[name]
         else:
             np.testing.assert_allclose(several[name], values, rtol=1e-9, atol=1e-9, err_msg=name)
+
+
+def test_two_processes_maximise_expectations_as_one_does(starting: Any, tmp_path: Path) -> None:
+    """Sums over rows, and chains that both have moved; the last batch leaves one without rows."""
+    alone, several = by_one_and_two(starting, tmp_path, "expectation")
+    for name, values in alone.items():
+        for one, other in zip(values, several[name], strict=True):
+            np.testing.assert_allclose(other, one, rtol=1e-9, atol=1e-9, err_msg=name)
 
 
 def test_a_step_that_reads_the_whole_batch_is_not_compiled() -> None:

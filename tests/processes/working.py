@@ -184,7 +184,29 @@ def statistics(here: Processes) -> dict[str, Any]:
     return found
 
 
-SCENES = {f.__name__: f for f in (laws, fails, dies, shards, statistics)}
+def expectation(here: Processes) -> dict[str, Any]:
+    """Two epochs of each kind of expectation maximisation."""
+    from deeplvm import Joint, LatentVariableModel, fit
+    from deeplvm.conditionals import FullCovarianceGaussian, Gaussian, StandardNormal
+    from deeplvm.inference import localised
+    from deeplvm.learning import exact_em, monte_carlo_em, variational_em
+    from deeplvm.networks import MLP
+
+    torch.set_default_dtype(torch.float64)
+    data = {"x": torch.randn(13, 3, generator=torch.Generator().manual_seed(4))}
+    found: dict[str, Any] = {}
+    for kind in (exact_em, variational_em, monte_carlo_em):
+        torch.manual_seed(1)
+        p = Joint({"z": StandardNormal(1), "x | z": Gaussian(3, MLP(1), scale="global")})
+        model = LatentVariableModel(p, Joint({"z | x": FullCovarianceGaussian(1, MLP(3))}))
+        model = localised(model, 13) if kind is variational_em else model
+        given = data | {"row": torch.arange(13)}
+        fit(model, given, phases=kind(model), epochs=2, batch_size=6, quiet=True)  # the last: 1
+        found[kind.__name__] = [each.flatten().tolist() for each in model.parameters()]
+    return found
+
+
+SCENES = {f.__name__: f for f in (laws, fails, dies, shards, statistics, expectation)}
 
 
 def play(scene: str, folder: str) -> None:

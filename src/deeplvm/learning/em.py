@@ -152,7 +152,9 @@ class ClosedForm(nn.Module):
         for each in self.names:
             self.register_buffer(each, torch.zeros_like(sums.get(each, u.sum())))
 
-    def forward(self, model: LatentVariableModel, batch: Mapping[str, Tensor]) -> Tensor:
+    def forward(
+        self, model: LatentVariableModel, batch: Mapping[str, Tensor], share: float = 1.0
+    ) -> Tensor:
         """Take in some rows; their log p(x), or bound, before the step, ``(rows,)``, nats.
 
         Raises:
@@ -163,7 +165,8 @@ class ClosedForm(nn.Module):
         values, sums = self._by_q(model, batch, u) if self.by_q else self._exactly(u)
         sums |= {"taken": u.new_tensor(len(u)), "total": values.double().sum()}
         for name in self.names:
-            getattr(self, name).add_(processes().sum(sums[name]))
+            own = sums[name] if share else torch.zeros_like(sums[name])
+            getattr(self, name).add_(processes().sum(own))
         if self.taken == self.rows:
             self._step(model)
         return values
@@ -322,7 +325,7 @@ class Restarted(Adam):
     """
 
     def __init__(self, parameters: Any, *, lr: float, steps: int) -> None:
-        super().__init__(parameters, lr=lr, eps=1e-12)
+        super().__init__(parameters, lr=lr)
         self.steps = steps
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]

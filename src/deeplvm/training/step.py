@@ -60,8 +60,10 @@ class Phase:
             its labels. Ledgers in what it returns (in tuples, lists and mappings too) get the KL
             weight; where there is none, it takes the weight itself, as ``kl_weight=``. It may ask
             for the numbers of the rows, ``index=``.
-        update: ``(model, batch) -> value of each row`` in place of a gradient step: a function
-            that moves the parameters itself, by a closed form say.
+        update: ``(model, batch, share) -> value of each row`` in place of a gradient step: a
+            function that moves the parameters itself, by a closed form say. ``share`` is the part
+            of the batch that these rows are, 0 where one stands in for none (see
+            :class:`~deeplvm.parallel.steps.Part`).
         repeats: Steps in a row on the same batch.
         when: Asked before the first batch of each epoch whether the phase is done in it; always.
             A module is saved in checkpoints, and may look at the model after each epoch (see
@@ -392,10 +394,7 @@ class Step:
     ) -> Tensor | float:
         """Let the phase's own function move the parameters."""
         batch = batch if self.phase.stream is None else batch[self.phase.stream]
-        if not part.share:  # a stand-in counts nothing
-            batch = {n: self.model.values(n).take(batch[n], slice(0, 0)) for n in batch}
-        values = update(self.model, batch)
-        value = values.mean() if part.share else values.new_zeros(())
+        value = update(self.model, batch, part.share).mean()
         return value.item() if self.device == "cpu" else value
 
     def __call__(
