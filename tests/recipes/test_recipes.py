@@ -69,6 +69,10 @@ SMALL: dict[str, tuple[str, dict[str, Any]]] = {
         "gumbel_softmax_vae",
         {"categories": 2, "classes": 3, "hidden": (8,)},
     ),
+    "table_vae": ("table_vae", {"latent": 2, "hidden": (8, 6), "prior": "mixture"}),
+    "table_vae, classes": ("table_vae", {"latent": 2, "hidden": (8,), "classes": 3}),
+    "mixture_model": ("mixture_model", {"classes": 3}),
+    "autoregressive_table": ("autoregressive_table", {"width": 64, "blocks": 1}),
     "helmholtz_machine": ("helmholtz_machine", {"units": (5, 3)}),
     "semi_supervised_vae": ("semi_supervised_vae", {"latent": 2, "hidden": (8, 6)}),
     "prod_lda": ("prod_lda", {"latent": 3, "hidden": (8,)}),
@@ -151,7 +155,9 @@ def test_the_training_step_is_one_graph(
         pytest.skip("another recipe traces the same code")
     own = training_of(find(SMALL[request.node.callspec.params["small"]][0]))
     model.to(torch.float32 if bfloat16 else torch.float64)
-    given = {name: value.to(model.p["x"].head.dtype) for name, value in rows(model, data).items()}
+    given = {
+        name: value.to(next(model.parameters()).dtype) for name, value in rows(model, data).items()
+    }
     objectives = [for_rows(own.get("objective", elbo), 100), iwae, partial(elbo, form="analytic")]
     credited = not all([site.distribution.has_rsample for site in latents(model, given)])
     if not credited:

@@ -1,6 +1,7 @@
 """Conditionals: maps from parents to a distribution, each a factor of a joint."""
 
 from deeplvm.conditionals.autoregressive import Autoregressive
+from deeplvm.conditionals.classes import LatentClasses
 from deeplvm.conditionals.collapse import BatchNormalisedGaussian, CommittedGaussian
 from deeplvm.conditionals.columns import Columns
 from deeplvm.conditionals.concrete import BinaryConcrete, Concrete
@@ -40,6 +41,7 @@ __all__ = [
     "GaussianProcess",
     "Hamiltonian",
     "Laplace",
+    "LatentClasses",
     "Local",
     "LowRankGaussian",
     "MeanField",

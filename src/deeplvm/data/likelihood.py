@@ -28,6 +28,7 @@ from deeplvm.data.records import (
     listed,
 )
 from deeplvm.data.statistics import Summary, quantiles, repeated
+from deeplvm.distributions.spiked import PiecewiseLinear
 
 # A variance this many times the mean is too much for a Poisson even before the latents explain
 # some of it: 1 is exact for a Poisson, and latents only add.
@@ -104,6 +105,7 @@ class Likelihood:
         least_whole: The smallest whole number to which U[0, 1) may be added: below it the density
             has no value.
         heavier: A likelihood for the same values with heavier tails.
+        whole: What whole numbers are under it, where that is another kind: a probability each.
     """
 
     name: str
@@ -117,6 +119,7 @@ class Likelihood:
     in_units: bool = False
     least_whole: float = -math.inf
     heavier: str = ""
+    whole: Kind | None = None
 
 
 def _mean(head: Callable[..., nn.Module]) -> Callable[[Variable], Callable[..., nn.Module]]:
@@ -125,6 +128,37 @@ def _mean(head: Callable[..., nn.Module]) -> Callable[[Variable], Callable[..., 
 
 def _units(head: Callable[..., nn.Module]) -> Callable[[Variable], Callable[..., nn.Module]]:
     return lambda v: partial(head, v.shape, units=(v.mean, v.std))
+
+
+def _spiked(v: Variable) -> Callable[..., nn.Module]:
+    """Probabilities of the atoms, and elsewhere a mixture on the scores of the knots."""
+    counts = v.kind == "counts"
+    rising = [_rising(k, float(s)) for k, s in zip(v.knots, v.std, strict=True)]  # type: ignore[arg-type]
+    return partial(
+        conditionals.Spiked,
+        v.shape,
+        knots=torch.stack(rising),
+        atoms=torch.tensor(v.atoms, dtype=torch.float64),
+        step=1.0 if counts else None,
+        bounds=(0.0, math.inf) if counts else None,
+    )
+
+
+def _rising(knots: Tensor, spread: float) -> Tensor:
+    """Knots of which none is the next, on the line through those that are, at the same levels."""
+    levels = (torch.arange(len(knots), dtype=torch.float64) + 0.5) / len(knots)
+    scores = torch.special.ndtri(levels)
+    single = knots.to(torch.get_default_dtype())  # as the conditional has them
+    values, place = single.unique(return_inverse=True)
+    if len(values) == len(knots):
+        return knots
+    if len(values) == 1:
+        values, mean = values + torch.tensor([-spread, spread]), torch.tensor([-1.0, 1.0])
+    else:
+        mean = torch.zeros(len(values), dtype=torch.float64).index_add(0, place, scores)
+        mean = mean / place.bincount()
+        mean[0], mean[-1] = scores[0], scores[-1]  # the ends stay where they are
+    return PiecewiseLinear(values.double(), mean.double()).inverse(scores)
 
 
 _COUNTED = "whole numbers of at least 0"
@@ -166,6 +200,9 @@ _ROWS = (
     Likelihood("gamma", "real", lambda v: partial(conditionals.Gamma, v.shape, unit=v.mean), (),
                "a gamma", "positive reals", lambda look: look.minimum > 0,
                density=True, least_whole=1),
+    Likelihood("mixture", "real", _spiked, ("real", "date", "counts"), "a mixture",
+               f"reals, or {_COUNTED}", lambda look: look.counted or not look.whole,
+               whole="counts"),
 )
 # fmt: on
 LIKELIHOODS: Mapping[str, Likelihood] = {row.name: row for row in _ROWS}
@@ -324,7 +361,7 @@ def _check(look: _Look, what: str, likelihood: str, *, dequantize: bool) -> Choi
         raise DataError(f"--likelihood {likelihood}: no likelihood has this name.")
     found = _describe(look.whole and look.step == 1.0, look.minimum, look.maximum)
     title = row.title
-    if row.density and look.whole and dequantize:
+    if (row.density or row.whole) and look.whole and dequantize:
         if look.minimum < row.least_whole:
             raise DataError(
                 f"{what}: {title} density has no value at the edge of its support, where "
@@ -349,7 +386,7 @@ def _check(look: _Look, what: str, likelihood: str, *, dequantize: bool) -> Choi
             f"of rounded values can grow without bound. Use --likelihood discretized-logistic, or "
             f"--dequantize uniform."
         )
-    if row.density and dequantize:
+    if (row.density or row.whole) and dequantize:
         raise DataError(_NO_ROUNDING.format(what))
     if not row.suits(look):
         raise DataError(f"{what}: {title} needs {row.needs}, found {found}{_instead(look, row)}.")
@@ -363,7 +400,8 @@ def _check(look: _Look, what: str, likelihood: str, *, dequantize: bool) -> Choi
     else:
         levels = max(levels, 2)
     step = look.step if row.kind in CODED else 1.0
-    return Choice(row.kind, likelihood, f"{what}: {likelihood}, as asked for.", levels, step)
+    kind = row.whole if row.whole and look.whole and look.step == 1 else row.kind
+    return Choice(kind, likelihood, f"{what}: {likelihood}, as asked for.", levels, step)
 
 
 _NO_ROUNDING = "{}: holds reals, so there is no rounding to dequantize; leave out --dequantize."
@@ -471,7 +509,7 @@ def one_for_all(facts: Facts, options: Mapping[str, Any]) -> bool:
     """Whether a likelihood of whole numbers was asked for, for all columns: those of pixels."""
     asked = LIKELIHOODS.get(options["likelihood"])
     plain = not facts.categories and not facts.likelihoods
-    return asked is not None and not asked.density and plain
+    return asked is not None and not (asked.density or asked.whole) and plain
 
 
 def _coded(what: str, names: Sequence[str], likelihood: str) -> Choice:
@@ -679,6 +717,8 @@ def likelihood_of(
     variable: Variable | Data | Description,
     network: nn.Module | None = None,
     likelihood: str | None = None,
+    *,
+    components: int = 4,
 ) -> nn.Module:
     """The conditional ``"x | ..."`` that suits a variable, in the data's own units.
 
@@ -687,6 +727,7 @@ def likelihood_of(
         network: From the parents to features, as for every conditional.
         likelihood: Another likelihood for values of this kind (``"laplace"`` for reals, say);
             ``None`` or ``"auto"`` takes the one chosen when the data were loaded.
+        components: How many logistics the mixture of a column has, under ``"mixture"``.
 
     Returns:
         A module whose ``forward(*parents)`` is a distribution with event shape
@@ -706,30 +747,52 @@ def likelihood_of(
     if likelihood in (None, "auto"):
         likelihood = variable.likelihood
     allowed = [row.name for row in _ROWS if variable.kind in row.kinds] or [variable.likelihood]
+    if likelihood == "mixture" and not columns_of(variable):
+        raise DataError(
+            f"{variable.name}: a mixture needs the quantiles of each column, which are kept of "
+            f"tables of at most {_MOST_KNOTTED} columns; use another likelihood."
+        )
     if likelihood != variable.likelihood and likelihood not in allowed:
         raise DataError(
             f"{variable.name}: {likelihood} is no likelihood for {variable.kind} values as they "
             f"were loaded; load the data with likelihood={likelihood!r} (--likelihood "
             f"{likelihood}), which checks the values, or use {' or '.join(allowed)}."
         )
-    if variable.parts:
-        groups = [
-            (tuple(places), LIKELIHOODS[group.likelihood].conditional(group))
-            for places, group in _groups(variable)
+    if not variable.parts and likelihood != "mixture":
+        return LIKELIHOODS[likelihood].conditional(variable)(network=network)
+    groups = []
+    for places, group in _groups(replace(variable, likelihood=likelihood)):
+        made = LIKELIHOODS[group.likelihood].conditional(group)
+        if group.likelihood == "mixture":
+            made = partial(made, components=components)
+        groups.append((tuple(places), made))
+    return Columns(groups, network)
+
+
+def columns_of(variable: Variable) -> tuple[Variable, ...]:
+    """The columns of a table, each a scalar variable; of columns all alike too."""
+    if variable.parts or variable.knots is None:
+        return variable.parts
+    each = zip(variable.mean, variable.std, variable.knots, variable.atoms, strict=True)
+    return tuple(
+        [
+            replace(variable, shape=(), mean=m, std=s, knots=k, atoms=(a,), columns=None)
+            for m, s, k, a in each
         ]
-        return Columns(groups, network)
-    return LIKELIHOODS[likelihood].conditional(variable)(network=network)
+    )
 
 
 def _groups(variable: Variable) -> list[tuple[list[int], Variable]]:
     """Columns of one likelihood and one number of levels, as one variable of several elements."""
-    places: dict[tuple[str, int | None], list[int]] = {}
-    for place, part in enumerate(variable.parts):
+    places: dict[tuple[str, int | None, str], list[int]] = {}
+    columns = columns_of(variable)
+    for place, part in enumerate(columns):
         levels = part.levels if part.kind in CODED else None
-        places.setdefault((part.likelihood, levels), []).append(place)
+        alike = f"{part.kind}, {len(part.atoms[0])}" if part.likelihood == "mixture" else ""
+        places.setdefault((part.likelihood, levels, alike), []).append(place)
     groups = []
-    for (likelihood, levels), chosen in places.items():
-        parts = [variable.parts[place] for place in chosen]
+    for (likelihood, levels, _), chosen in places.items():
+        parts = [columns[place] for place in chosen]
         found = [part.knots for part in parts if part.knots is not None]
         knots = found if len(found) == len(parts) else None
         together = Variable(
@@ -900,10 +963,14 @@ def _knotted(
 
     def found(places: Sequence[int]) -> dict[str, Any]:
         choice = choices[places[0]] if len(choices) > 1 else choices[0]
-        if choice.kind not in _REAL or not len(places):
+        counts = choice.kind == "counts" and (len(choices) > 1 or choice.likelihood == "mixture")
+        if not (choice.kind in _REAL or counts) or not len(places):
             return {}
         none = np.zeros(0)
-        atoms = [none if choice.dequantize else repeated(rows[:, place]) for place in places]
+        atoms = [
+            none if choice.dequantize else repeated(rows[:, place], whole=counts)
+            for place in places
+        ]
         knots = [quantiles(rows[:, i], a) for i, a in zip(places, atoms, strict=True)]
         shaped = torch.from_numpy(knots[0] if len(choices) > 1 else np.stack(knots))
         return {"knots": shaped, "atoms": tuple([tuple(each.tolist()) for each in atoms])}

@@ -70,6 +70,7 @@ LikelihoodName = Literal[
     "ordinal",
     "beta",
     "gamma",
+    "mixture",
 ]
 # Kinds whose values are 0 .. levels-1.
 CODED: tuple[Kind, ...] = ("levels", "category", "ordinal")
@@ -159,9 +160,11 @@ class Variable:
 
     @property
     def features(self) -> int:
-        """How many numbers a network sees for one row: a category of L values takes L."""
+        """How many numbers a network sees of one row: of a category of L values, L."""
         if self.parts:
             return sum(part.features for part in self.parts)
+        if self.likelihood == "mixture":  # a score and, one-hot, which atom it is
+            return self.elements + sum(map(len, self.atoms))
         coded = self.likelihood in ("categorical", "ordinal")
         return self.elements * (self.levels or 1 if coded else 1)
 

@@ -75,7 +75,7 @@ class Product(Distribution):
             return self._join([part.expand(self.batch_shape).sample(shape) for part in self.parts])
 
     def log_prob(self, value: Tensor) -> Tensor:
-        pieces = self._split(value)
+        pieces = self.split(value)
         terms = [part.log_prob(piece) for part, piece in zip(self.parts, pieces, strict=True)]
         return self._sum(terms)
 
@@ -89,7 +89,7 @@ class Product(Distribution):
         Returns:
             Shape ``(*batch,)``.
         """
-        pieces = self._split(torch.where(observed, value, torch.nan))
+        pieces = self.split(torch.where(observed, value, torch.nan))
         terms = [
             score("x", part, piece, missing=True)
             for part, piece in zip(self.parts, pieces, strict=True)
@@ -98,10 +98,11 @@ class Product(Distribution):
 
     def conditioned(self, value: Tensor, observed: Tensor) -> Product:
         """Each part given what is observed of it."""
-        pieces = zip(self.parts, self._split(value), self._split(observed), strict=True)
+        pieces = zip(self.parts, self.split(value), self.split(observed), strict=True)
         return Product([conditioned("x", *each) for each in pieces], self.order, self.back)
 
-    def _split(self, value: Tensor) -> tuple[Tensor, ...]:
+    def split(self, value: Tensor) -> tuple[Tensor, ...]:
+        """A vector cut into the parts' elements, each of shape ``(*batch, k)``."""
         return value.index_select(-1, self.order).split(self.sizes, -1)
 
     def _join(self, pieces: Sequence[Tensor]) -> Tensor:

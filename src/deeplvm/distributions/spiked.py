@@ -113,11 +113,18 @@ class Spiked(Distribution):
         logits, loc, scale = (part.expand(*batch_shape, part.shape[-1]) for part in each)
         return Spiked(logits, loc, scale, self.atoms, self.transform, self.bounds, self.step)
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        """Nats: of a probability at atoms, bounds and multiples of a step, else of a density."""
+    def log_prob(self, value: Tensor, spike: Tensor | None = None) -> Tensor:
+        """Nats: of a probability at atoms, bounds and multiples of a step, else of a density.
+
+        Args:
+            value: Shape ``(*sample, *batch)``.
+            spike: The logarithm of the weight of the atom that a value is, where that is known.
+        """
         value = value.to(self.loc.dtype)
         hit = value.unsqueeze(-1) == self.atoms
-        spike, known = torch.where(hit, self.spikes, 0.0).sum(-1), hit.any(-1)
+        known = hit.any(-1)
+        if spike is None:
+            spike = torch.where(hit, self.spikes, 0.0).sum(-1)
         if self.step is None:
             elsewhere = torch.where(known, spike, self._log_density(value))
             if self.bounds is None:

@@ -97,12 +97,16 @@ class MaskedNetwork(nn.Module):
         hidden = silu(hidden)
         reads = self.reads[positions[..., self.outputs]]
         groups, units, _ = self.last.shape
+        group = torch.arange(groups, device=reads.device)
         if shared:
-            group = torch.arange(groups, device=reads.device).unsqueeze(-1)
-            return hidden @ (self.last * (group <= reads).unsqueeze(1)).flatten(0, 1)
-        parts = hidden.unflatten(-1, (groups, units))
-        summed = torch.einsum("...gu,guo->g...o", parts, self.last).cumsum(0)
-        return summed.gather(0, reads.expand(1, *summed.shape[1:])).squeeze(0)
+            read = group.unsqueeze(-1) <= reads
+            return hidden @ (self.last * read.unsqueeze(1)).flatten(0, 1)
+        parts = torch.einsum("...gu,guo->g...o", hidden.unflatten(-1, (groups, units)), self.last)
+        group = group.reshape(-1, *[1] * reads.dim())
+        read = (group <= reads).reshape(
+            groups, *[1] * (parts.dim() - 1 - reads.dim()), *reads.shape
+        )
+        return torch.where(read, parts, 0.0).sum(0)
 
     def _masked(self, layer: nn.Module, hidden: Tensor) -> Tensor:
         return linear(hidden, layer.weight * self.mask, layer.bias)  # type: ignore[arg-type,operator]

@@ -36,6 +36,7 @@ from deeplvm.recipes.linear import factor_analysis
 from deeplvm.recipes.plain import beta_tc_vae, beta_vae, full_covariance_vae, renyi_vae, vae
 from deeplvm.recipes.semi_supervised import semi_supervised_vae
 from deeplvm.recipes.topics import prod_lda
+from deeplvm.recipes.tables import autoregressive_table, mixture_model, table_vae
 
 PUBLISHED = (
     "vae",
@@ -60,6 +61,9 @@ PUBLISHED = (
     "gumbel_softmax_vae",
     "semi_supervised_vae",
     "prod_lda",
+    "table_vae",
+    "mixture_model",
+    "autoregressive_table",
 )
 
 __all__ = [
@@ -67,6 +71,7 @@ __all__ = [
     "Entry",
     "Recipe",
     "RecipeError",
+    "autoregressive_table",
     "auxiliary_vae",
     "beta_tc_vae",
     "beta_vae",
@@ -83,6 +88,7 @@ __all__ = [
     "householder_flow_vae",
     "inverse_autoregressive_flow_vae",
     "iwae",
+    "mixture_model",
     "name_of",
     "normalizing_flow_vae",
     "prod_lda",
@@ -91,6 +97,7 @@ __all__ = [
     "semi_supervised_vae",
     "sigmoid_belief_network",
     "sylvester_vae",
+    "table_vae",
     "trained_with",
     "training_of",
     "vae",

@@ -154,7 +154,7 @@ def seen(variable: Variable) -> tuple[int, ...]:
     """The shape in which networks see a variable: a category of L values as ``(*, L)``."""
     if variable.features == variable.elements:
         return variable.shape
-    if variable.parts:
+    if variable.parts or variable.likelihood == "mixture":
         return (variable.features,)
     return (*variable.shape, variable.features // variable.elements)
 

@@ -1,0 +1,222 @@
+"""Latent classes: a mixture of products of elements, whose component is summed out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Size, Tensor, nn
+from torch.distributions import Categorical, Distribution, constraints
+from torch.nn.functional import embedding
+
+from deeplvm.conditionals.heads import Head, Network, at_least
+from deeplvm.conditionals.local import corrected, heads_of
+from deeplvm.core.trace import base_of, score
+from deeplvm.distributions.product import Product
+from deeplvm.distributions.spiked import Spiked
+
+
+class LatentClasses(nn.Module):
+    r"""A mixture of one family of independent elements, :math:`\sum_c w_c \prod_d p(x_d | c, h)`.
+
+    The class c is summed out, so the likelihood is exact. Each class has raw parameters of its
+    own, to which a network of the parents may add what is common to all classes.
+
+    Args:
+        conditional: a conditional of elements without a network, such as ``Bernoulli(784)`` or
+            :class:`~deeplvm.conditionals.Columns`.
+        network: maps the parents to features; ``None`` without parents.
+        classes: how many there are.
+        spread: standard deviation of the classes' raw parameters at first: classes that start
+            alike would stay alike.
+
+    Shape:
+        Parents of leading shape ``(*particles, batch)`` give that batch shape and the
+        conditional's event.
+
+    Raises:
+        ValueError: the conditional has a network, or takes no parameters from a head.
+
+    Latent Structure Analysis (Lazarsfeld & Henry, 1968), and for its name the latent class model
+    of Exploratory latent structure analysis using both identifiable and unidentifiable models
+    (Goodman, 1974), https://doi.org/10.1093/biomet/61.2.215
+
+    Examples:
+        >>> from deeplvm.conditionals import Bernoulli
+        >>> groups = LatentClasses(Bernoulli(3), classes=2)
+        >>> every = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 3)
+        >>> print(f"{groups().log_prob(every).exp().sum():.5f}")
+        1.00000
+        >>> groups().class_probabilities(every).shape
+        torch.Size([8, 2])
+    """
+
+    def __init__(
+        self,
+        conditional: nn.Module,
+        network: Network = None,
+        *,
+        classes: int = 20,
+        spread: float = 1.0,
+    ) -> None:
+        super().__init__()
+        at_least(classes, 1, "LatentClasses", "classes")
+        self.heads = heads_of(conditional)
+        if not self.heads or any([head.network is not None for head in self.heads]):
+            raise ValueError(
+                f"LatentClasses gives each class parameters of its own: it expects a conditional "
+                f"built on heads, without a network, such as Bernoulli(784) or Columns([...]), "
+                f"found {type(conditional).__name__}."
+            )
+        self.conditional = conditional
+        self.event_shape = Size(getattr(conditional, "event_shape", ()))
+        self.sizes = [head.raw_shape[0] for head in self.heads]
+        self.weights = nn.Parameter(torch.zeros(classes))
+        self.table = nn.Parameter(spread * torch.randn(classes, sum(self.sizes)))
+        self.common = (
+            None
+            if network is None
+            else Head(network, Size((sum(self.sizes) + classes,)), 1, "LatentClasses")
+        )
+
+    def forward(self, *parents: Tensor) -> LatentClassesDistribution:
+        """The distribution of the value given parents of shapes ``(*particles, batch, ...)``."""
+        if self.common is None:
+            if parents:
+                raise TypeError(
+                    f"LatentClasses has no network, so it takes no parents, found {len(parents)}; "
+                    f"give it one: LatentClasses(conditional, MLP(...))."
+                )
+            return LatentClassesDistribution(self, self.weights, self.table, Size())
+        (raw,) = self.common.each(*parents)
+        shift, weights = raw.split([sum(self.sizes), len(self.weights)], -1)
+        table = self.table + shift.unsqueeze(-2)
+        return LatentClassesDistribution(self, self.weights + weights, table, raw.shape[:-1])
+
+    def embed(self, value: Tensor) -> Tensor:
+        """The value as other networks see it, as the conditional shows it."""
+        function = getattr(self.conditional, "embed", None)
+        return value if function is None else function(value)
+
+    def of(self, raw: Tensor) -> Distribution:
+        """The distribution of the elements by what is added to their raw parameters."""
+        with corrected(self.heads, raw.split(self.sizes, -1)):
+            return self.conditional()
+
+
+class LatentClassesDistribution(Distribution):
+    """What :class:`LatentClasses` returns.
+
+    Args:
+        owner: The conditional.
+        weights: Raw weights, shape ``(*batch, classes)``.
+        table: What each class adds to the raw parameters, ``(*batch, classes, parameters)``.
+        batch_shape: ``(*particles, batch)``.
+    """
+
+    arg_constraints = {}  # noqa: RUF012 - torch's own form
+    has_rsample = False
+
+    def __init__(
+        self, owner: LatentClasses, weights: Tensor, table: Tensor, batch_shape: Size
+    ) -> None:
+        self.owner, self.table = owner, table
+        self.log_weights = weights.log_softmax(-1)
+        super().__init__(batch_shape, owner.event_shape, validate_args=False)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """The elements' own support may be narrower."""
+        return constraints.real_vector
+
+    def expand(
+        self, batch_shape: Sequence[int], _instance: object = None
+    ) -> LatentClassesDistribution:
+        return LatentClassesDistribution(
+            self.owner, self.log_weights, self.table, Size(batch_shape)
+        )
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """The log-density of a value, shape ``(*sample, *batch)``, nats."""
+        return self._summed(value, missing=False)
+
+    def observed_log_prob(self, value: Tensor, observed: Tensor) -> Tensor:
+        """Of the elements that are not missing: the mixture of the classes' marginals."""
+        return self._summed(torch.where(observed, value, torch.nan), missing=True)
+
+    def class_probabilities(self, value: Tensor) -> Tensor:
+        """p(c | x) of a value of which elements may be missing, ``(*sample, *batch, classes)``."""
+        return self._joint(value, missing=True).softmax(-1)
+
+    def _summed(self, value: Tensor, *, missing: bool) -> Tensor:
+        total = self._joint(value, missing=missing).logsumexp(-1)
+        return total.expand(torch.broadcast_shapes(total.shape, self.batch_shape))
+
+    def _joint(self, value: Tensor, *, missing: bool) -> Tensor:
+        """Log p(x, c), shape ``(*sample, *batch, classes)``."""
+        each = self.owner.of(self.table)
+        parts = [(each, value)]
+        if isinstance(each, Product):
+            parts = list(zip(each.parts, each.split(value), strict=True))
+        terms = [_of_classes(part, piece, missing=missing) for part, piece in parts]
+        return sum(terms[1:], start=terms[0]) + self.log_weights
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        return self.complete(
+            torch.full(self._extended_shape(Size(sample_shape)), torch.nan).to(self.table)
+        )
+
+    def complete(self, value: Tensor) -> Tensor:
+        """The value with a draw in place of what is missing (NaN), given what is not.
+
+        Args:
+            value: Shape ``(*sample, *batch, *event)``.
+        """
+        with torch.no_grad():
+            probabilities = self.class_probabilities(value)
+            limits = probabilities.cumsum(-1)[..., :-1]
+            lead = value.shape[: value.dim() - len(self.event_shape)]
+            chosen = (torch.rand((*lead, 1)).to(limits) > limits).sum(-1, keepdim=True)
+            raw = (
+                self.table.expand(*lead, *self.table.shape[-2:])
+                if self.batch_shape
+                else (self.table)
+            )
+            raw = (
+                raw[chosen.squeeze(-1)]
+                if raw.dim() == 2
+                else raw.take_along_dim(chosen.unsqueeze(-1), -2).squeeze(-2)
+            )
+            drawn = self.owner.of(raw).sample()
+            return torch.where(value.isnan(), drawn.to(value.dtype), value)
+
+
+def _of_classes(part: Distribution, value: Tensor, *, missing: bool) -> Tensor:
+    """Log p(x | c) of each class, the last dimension of the part's batch shape."""
+    dims, base = len(part.event_shape), base_of(part)
+    if dims != 1 or len(part.batch_shape) != 1 or not isinstance(base, Categorical | Spiked):
+        return score("x", part, value.unsqueeze(-1 - dims), missing=missing)
+    # a look-up in one table: by broadcasting, every row would have a table of its own
+    known = ~value.isnan()
+    if isinstance(base, Categorical):
+        found = _looked_up(base.logits, value.nan_to_num().long())
+    else:
+        value = torch.where(known, value, base.transform.knots[..., 0]).unsqueeze(-2)
+        spike = None
+        if base.atoms.shape[-1]:
+            hit = value.squeeze(-2).unsqueeze(-1) == base.atoms
+            spike = _looked_up(base.spikes, hit.to(torch.uint8).argmax(-1)).transpose(-1, -2)
+        found = base.log_prob(value, spike).transpose(-1, -2)
+    return torch.where(known.unsqueeze(-1), found, 0.0).sum(-2)
+
+
+def _looked_up(logits: Tensor, place: Tensor) -> Tensor:
+    """Of logits ``(classes, elements, levels)`` those at places, ``(*batch, elements, classes)``.
+
+    Args:
+        logits: Shape ``(classes, elements, levels)``.
+        place: Whole numbers, shape ``(*batch, elements)``.
+    """
+    classes, elements, levels = logits.shape
+    first = levels * torch.arange(elements, device=place.device)
+    return embedding(place + first, logits.permute(1, 2, 0).reshape(-1, classes))

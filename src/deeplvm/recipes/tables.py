@@ -1,0 +1,106 @@
+"""Models for tables: columns of every kind, with holes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from deeplvm.conditionals import Autoregressive, Gaussian, LatentClasses
+from deeplvm.conditionals.posteriors import posterior_of
+from deeplvm.core.joint import Joint
+from deeplvm.core.model import LatentVariableModel
+from deeplvm.data import likelihood_of
+from deeplvm.data.records import Data, Description, Variable
+from deeplvm.networks import MLP
+from deeplvm.recipes.catalogue import trained_with
+from deeplvm.recipes.plain import at_least_one, observed, seen
+
+
+@trained_with(batch_size=500, learning_rate=1e-3, patience=20, averaging=0.99)
+def autoregressive_table(
+    data: Data | Description,
+    *,
+    width: int = 512,
+    blocks: int = 2,
+    orders: int = 1,
+    any_order: bool = True,
+) -> LatentVariableModel:
+    """Columns one after another, each given those before it, in any order; an exact likelihood.
+
+    MADE: Masked Autoencoder for Distribution Estimation (Germain et al., 2015),
+    https://arxiv.org/abs/1502.03509, with orders at random
+
+    Args:
+        data: What is modelled; its kinds decide the likelihood of each column.
+        width: Units of each layer of the masked network.
+        blocks: Its residual blocks, of two layers each.
+        orders: Over so many orders is averaged where rows are measured.
+        any_order: Whether training takes random orders; otherwise that of the columns.
+    """
+    at_least_one(width=width, orders=orders)
+    elements = likelihood_of(typed(data))
+    row = Autoregressive(elements, width=width, blocks=blocks, orders=orders, any_order=any_order)
+    return LatentVariableModel(Joint({"x": row}))
+
+
+@trained_with(batch_size=500, learning_rate=1e-2, patience=20, averaging=0.99)
+def mixture_model(data: Data | Description, *, classes: int = 50) -> LatentVariableModel:
+    """Latent classes: within a class all columns are independent; an exact likelihood.
+
+    Exploratory latent structure analysis using both identifiable and unidentifiable models
+    (Goodman, 1974), https://doi.org/10.1093/biomet/61.2.215
+
+    Args:
+        data: What is modelled; its kinds decide the likelihood of each column.
+        classes: Number of classes.
+    """
+    at_least_one(classes=classes)
+    row = likelihood_of(typed(data), components=1)  # the classes are the mixture
+    return LatentVariableModel(Joint({"x": LatentClasses(row, classes=classes)}))
+
+
+@trained_with(batch_size=500, learning_rate=1e-3, patience=20, averaging=0.99)
+def table_vae(
+    data: Data | Description,
+    *,
+    latent: int = 16,
+    hidden: tuple[int, ...] = (256, 256),
+    prior: str = "mixture(components=20)",
+    classes: int = 1,
+) -> LatentVariableModel:
+    """Variational autoencoder of typed columns, with a learned prior.
+
+    Handling Incomplete Heterogeneous Data using VAEs (Nazabal et al., 2020),
+    https://arxiv.org/abs/1807.03653
+
+    Args:
+        data: What is modelled; its kinds decide the likelihood of each column.
+        latent: Dimensions of z.
+        hidden: Widths of the hidden layers of q, from x to z; those of p in reverse.
+        prior: Family of p(z), by its name: ``"gaussian"``, ``"nsf"``, ``"mixture"``.
+        classes: More than one puts latent classes, summed out, beside z.
+    """
+    at_least_one(latent=latent, hidden=hidden, classes=classes)
+    x = typed(data)
+    decoder = MLP(latent, *hidden[::-1])
+    row = (
+        likelihood_of(x, decoder)
+        if classes == 1
+        else LatentClasses(likelihood_of(x), decoder, classes=classes)
+    )
+    p = Joint({"z": posterior_of(prior, latent), "x | z": row})
+    return LatentVariableModel(p, Joint({"z | x": Gaussian(latent, MLP(seen(x), *hidden))}))
+
+
+def typed(data: Data | Description) -> Variable:
+    """``"x"`` with a mixture for each column of numbers whose likelihood nobody asked for."""
+    x = observed(data)
+    if data.options.get("likelihood", "auto") != "auto":
+        return x
+    if x.parts:
+        return replace(x, parts=tuple([_mixed(part) for part in x.parts]))
+    return _mixed(x)
+
+
+def _mixed(variable: Variable) -> Variable:
+    """Where there are knots to put a mixture on."""
+    return variable if variable.knots is None else replace(variable, likelihood="mixture")
