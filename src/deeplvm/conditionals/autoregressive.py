@@ -159,13 +159,21 @@ class AutoregressiveDistribution(Distribution):
         owner: The conditional.
         context: Features of the parents, ``(*batch_shape, features)``; ``None`` without.
         batch_shape: ``(*particles, batch)``.
+        known: Elements that are given, NaN elsewhere, ``(*batch, *event)``: then it is the
+            distribution of the others.
     """
 
     arg_constraints = {}  # noqa: RUF012 - torch's own form
     has_rsample = False
 
-    def __init__(self, owner: Autoregressive, context: Tensor | None, batch_shape: Size) -> None:
-        self.owner, self.context = owner, context
+    def __init__(
+        self,
+        owner: Autoregressive,
+        context: Tensor | None,
+        batch_shape: Size,
+        known: Tensor | None = None,
+    ) -> None:
+        self.owner, self.context, self.known = owner, context, known
         super().__init__(batch_shape, owner.event_shape, validate_args=False)
 
     @property
@@ -180,37 +188,58 @@ class AutoregressiveDistribution(Distribution):
         context = self.context
         if context is not None:
             context = context.expand(*shape, context.shape[-1])
-        return AutoregressiveDistribution(self.owner, context, shape)
+        return AutoregressiveDistribution(self.owner, context, shape, self.known)
+
+    def conditioned(self, value: Tensor, observed: Tensor) -> AutoregressiveDistribution:
+        """That of the elements that are not observed, given those that are."""
+        known = torch.where(observed, value, torch.nan)
+        shape = torch.broadcast_shapes(self.batch_shape, self._lead(known))
+        return AutoregressiveDistribution(self.owner, self.context, shape, known)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The log-density of a value, shape ``(*sample, *batch)``, nats."""
-        return self._score(value, missing=False)
+        if self.known is None:
+            return self._mixed(self._each(value, None))
+        # what is known first, and of the rest what is not known
+        holes = torch.where(self.known.isnan(), value, self.known)
+        rest = self._each(holes, self.known.isnan(), only=self.known.isnan())
+        return self._mixed(rest, self._each(self.known, self.known.isnan()))
 
     def observed_log_prob(self, value: Tensor, observed: Tensor) -> Tensor:
         """Of the elements that are not missing, which come first in the order of their row."""
-        return self._score(torch.where(observed, value, torch.nan), missing=True)
+        return self._mixed(self._each(torch.where(observed, value, torch.nan), ~observed))
 
-    def _score(self, value: Tensor, *, missing: bool) -> Tensor:
-        each = []
+    def _each(self, value: Tensor, later: Tensor | None, only: Tensor | None = None) -> Tensor:
+        """The log-density under each order, ``(orders, *sample, *batch)``; of some elements."""
+        scored = value if only is None else torch.where(only, value, torch.nan)
+        found = []
         for keys in self.owner.orders():
-            positions = self._positions(keys, value.isnan() if missing else None)
-            found = self.owner.given_earlier(value, positions, self.context)
-            each.append(score("x", found, value, missing=missing))
-        total = each[0] if len(each) == 1 else torch.stack(each).logsumexp(0)
-        if len(each) > 1:
-            total = total - torch.tensor(float(len(each))).log()
+            given = self.owner.given_earlier(value, self._positions(keys, later), self.context)
+            found.append(score("x", given, scored, missing=later is not None))
+        return torch.stack(found)
+
+    def _mixed(self, each: Tensor, weights: Tensor | None = None) -> Tensor:
+        """The mixture of the orders, alike at first, by what each says of what is known."""
+        weights = each.new_zeros(len(each)) if weights is None else weights
+        weights = weights.reshape(
+            len(each), *[1] * (each.dim() - weights.dim()), *weights.shape[1:]
+        )
+        total = (each + weights.log_softmax(0)).logsumexp(0)
         return total.expand(torch.broadcast_shapes(total.shape, self.batch_shape))
+
+    def _lead(self, value: Tensor) -> Size:
+        return value.shape[: value.dim() - len(self.event_shape)]
 
     def _positions(self, keys: Tensor, later: Tensor | None) -> Tensor:
         """Places in the order of the keys, after which come those that are to come later."""
         if later is not None:
-            lead = later.shape[: later.dim() - len(self.event_shape)]
-            later = later.reshape(*lead, -1)
-            keys = keys + later * (1.0 + keys.shape[-1])
+            keys = keys + later.reshape(*self._lead(later), -1) * (1.0 + keys.shape[-1])
         return keys.argsort(-1).argsort(-1)
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         shape = self._extended_shape(Size(sample_shape))
+        if self.known is not None:
+            return self.complete(self.known.expand(shape))
         return self.complete(torch.full(shape, torch.nan, device=self.owner.keys.device))
 
     def complete(self, value: Tensor) -> Tensor:
@@ -219,24 +248,24 @@ class AutoregressiveDistribution(Distribution):
         Args:
             value: Shape ``(*sample, *batch, *event)``.
         """
-        owner, dims = self.owner, len(self.event_shape)
+        owner, elements = self.owner, self.event_shape.numel()
         value = value.to(owner.masked.bias.dtype)
-        lead = torch.broadcast_shapes(value.shape[: value.dim() - dims], self.batch_shape)
+        lead = torch.broadcast_shapes(self._lead(value), self.batch_shape)
         value = value.expand(lead + self.event_shape)
         later = value.isnan()
-        # the number of draws is the largest number of holes; a graph cannot look at it
+        # one order does for all rows of which nothing is given; a graph cannot look at it
         tracing = torch.compiler.is_compiling()
-        holes = (
-            self.event_shape.numel() if tracing else int(later.reshape(*lead, -1).sum(-1).max())
-        )
+        holes = elements if tracing else int(later.reshape(*lead, -1).sum(-1).max())
+        alike = not tracing and bool(later.all())
         with torch.no_grad():
             orders = owner.orders()
             keys = orders[0]
             if len(orders) > 1:  # each row has an order of the mixture
-                keys = orders[torch.randint(len(orders), lead, device=keys.device)]
-            alike = not tracing and bool(later.all())  # then one order does for all rows
+                weights = self._each(value, later).softmax(0).movedim(0, -1)
+                limits = weights.cumsum(-1)[..., :-1]
+                keys = orders[(torch.rand_like(limits[..., :1]) > limits).sum(-1)]
             positions = self._positions(keys, None if alike else later)
-            for place in range(self.event_shape.numel() - holes, self.event_shape.numel()):
+            for place in range(elements - holes, elements):
                 drawn = owner.given_earlier(value, positions, self.context).sample()
                 here = (positions == place).expand(*lead, -1).reshape(value.shape)
                 value = torch.where(here & later, drawn.to(value.dtype), value)

@@ -161,34 +161,25 @@ class LatentClassesDistribution(Distribution):
         terms = [_of_classes(part, piece, missing=missing) for part, piece in parts]
         return sum(terms[1:], start=terms[0]) + self.log_weights
 
+    def conditioned(self, value: Tensor, observed: Tensor) -> LatentClassesDistribution:
+        """That of all elements given those observed: the classes' weights have changed."""
+        weights = self._joint(torch.where(observed, value, torch.nan), missing=True)
+        shape = torch.broadcast_shapes(self.batch_shape, weights.shape[:-1])
+        return LatentClassesDistribution(self.owner, weights, self.table, shape)
+
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        return self.complete(
-            torch.full(self._extended_shape(Size(sample_shape)), torch.nan).to(self.table)
-        )
-
-    def complete(self, value: Tensor) -> Tensor:
-        """The value with a draw in place of what is missing (NaN), given what is not.
-
-        Args:
-            value: Shape ``(*sample, *batch, *event)``.
-        """
+        shape = self._extended_shape(Size(sample_shape))
         with torch.no_grad():
-            probabilities = self.class_probabilities(value)
-            limits = probabilities.cumsum(-1)[..., :-1]
-            lead = value.shape[: value.dim() - len(self.event_shape)]
-            chosen = (torch.rand((*lead, 1)).to(limits) > limits).sum(-1, keepdim=True)
-            raw = (
-                self.table.expand(*lead, *self.table.shape[-2:])
-                if self.batch_shape
-                else (self.table)
-            )
-            raw = (
-                raw[chosen.squeeze(-1)]
-                if raw.dim() == 2
-                else raw.take_along_dim(chosen.unsqueeze(-1), -2).squeeze(-2)
-            )
-            drawn = self.owner.of(raw).sample()
-            return torch.where(value.isnan(), drawn.to(value.dtype), value)
+            lead = shape[: len(shape) - len(self.event_shape)]
+            limits = self.log_weights.exp().cumsum(-1)[..., :-1]
+            noise = torch.rand((*lead, 1), dtype=limits.dtype, device=limits.device)
+            chosen = (noise > limits).sum(-1)
+            if self.table.dim() == 2:
+                return self.owner.of(self.table[chosen]).sample()
+            # not one table for all rows, but one a row
+            table = self.table.expand(*lead, *self.table.shape[-2:])
+            raw = table.take_along_dim(chosen[..., None, None], -2).squeeze(-2)
+            return self.owner.of(raw).sample()
 
 
 def _of_classes(part: Distribution, value: Tensor, *, missing: bool) -> Tensor:

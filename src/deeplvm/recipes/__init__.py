@@ -35,8 +35,8 @@ from deeplvm.recipes.importance_weighted import iwae
 from deeplvm.recipes.linear import factor_analysis
 from deeplvm.recipes.plain import beta_tc_vae, beta_vae, full_covariance_vae, renyi_vae, vae
 from deeplvm.recipes.semi_supervised import semi_supervised_vae
-from deeplvm.recipes.topics import prod_lda
 from deeplvm.recipes.tables import autoregressive_table, mixture_model, table_vae
+from deeplvm.recipes.topics import prod_lda
 
 PUBLISHED = (
     "vae",
