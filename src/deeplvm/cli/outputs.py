@@ -279,11 +279,12 @@ def given(
             named = name == "y" and classes is not None
             found[(label or name) if named else name] = _labels(value, classes) if named else value
             continue
-        columns = variable.restored(value, mean=mean and name == plain)
+        original = name != plain
+        columns = variable.restored(value, exact=original, mean=mean and not original)
         if rows is not None:  # filled in: what is there stays as it is
             exact = rows.exact(plain)
             there = ~np.isnan(exact.double().numpy())
-            for place, (column, own) in enumerate(variable.restored(exact).items()):
+            for place, (column, own) in enumerate(variable.restored(exact, exact=True).items()):
                 seen = there[:, place] if variable.columns is not None else there
                 columns[column] = np.where(seen, own, columns[column])
         found[name] = columns if variable.columns is not None else columns[plain]

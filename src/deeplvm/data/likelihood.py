@@ -820,10 +820,12 @@ def refuse_coarse(facts: Facts, train: Summary, source: str, choices: list[Choic
     coarse = (np.abs(train.mean) * 2.0**-24 > 1e-3 * train.std) & (train.std > 0) & real
     for what, _, _ in _first(coarse, facts.columns):
         place = tuple(np.argwhere(coarse)[0])
+        remedy = "subtract a constant from it first"
+        if len(choices) > 1 and choices[place[0]].kind == "date":
+            remedy = "write it as hours since the first, or --drop it"
         raise DataError(
             f"{source}: {what} has mean {train.mean[place]:.6g} but varies by "
-            f"{train.std[place]:.3g} only, which single precision cannot resolve; subtract a "
-            f"constant from it first."
+            f"{train.std[place]:.3g} only, which single precision cannot resolve; {remedy}."
         )
 
 

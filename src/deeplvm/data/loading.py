@@ -679,9 +679,10 @@ def _unrounded(
     reader: Reader, places: Mapping[Split, Places], seen: Summary | None
 ) -> dict[Split, dict[str, StreamColumn]]:
     """The columns without noise and in the precision of the source, where those at rest differ."""
-    if seen is None or (len(reader.choices) == 1 and reader.choices[0].step != 1):
+    if seen is None:
         return {}
-    kind = exact_type(seen, reader.kind)
+    levels = len(reader.choices) == 1 and reader.choices[0].step != 1  # exact where they rest
+    kind = None if levels else exact_type(seen, reader.kind)
     if kind is None and reader.noise is None:
         return {}
     exact = replace(reader, kind=kind or reader.kind)

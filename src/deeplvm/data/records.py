@@ -185,7 +185,7 @@ class Variable:
         """Whether the event is (channels, height, width)."""
         return len(self.shape) == 3
 
-    def restored(self, stored: Any, *, mean: bool = False) -> dict[str, Any]:
+    def restored(self, stored: Any, *, exact: bool = False, mean: bool = False) -> dict[str, Any]:
         """Stored values as the source has them: the inverse of what was done to store them.
 
         Levels in their own unit, whole numbers whole and without noise, codes as the text of
@@ -193,8 +193,9 @@ class Variable:
         is missing (NaN), it stays so.
 
         Args:
-            stored: Values of shape ``(rows, *shape)``: exact ones (:meth:`Selection.exact`), or
-                what a model drew or filled in.
+            stored: Values of shape ``(rows, *shape)``: those of the data, or what a model drew or
+                filled in.
+            exact: Whether they are without noise, as :meth:`Selection.exact` gives them.
             mean: Whether they are means, which of numbers that are no columns are not rounded.
 
         Returns:
@@ -203,7 +204,7 @@ class Variable:
         >>> from deeplvm.data import load
         >>> rows = load({"grade": ["b", "a"] * 9, "size": [3, -1] * 9}).train
         >>> x = rows.description.variables["x"]
-        >>> size = x.restored(rows.exact("x"))["size"]  # what is at rest has noise
+        >>> size = x.restored(rows.exact("x"), exact=True)["size"]  # what rests has noise
         >>> size.dtype, sorted(set(size.tolist()))
         (dtype('int64'), [-1, 3])
         """
@@ -211,18 +212,18 @@ class Variable:
             stored.detach().cpu().numpy() if isinstance(stored, Tensor) else np.asarray(stored)
         )
         if self.columns is None:
-            return {self.name: self._restored(values, keep=mean)}
+            return {self.name: self._restored(values, exact=exact, keep=mean)}
         return {
-            column: part._restored(values[:, place], keep=False)
+            column: part._restored(values[:, place], exact=exact, keep=False)
             for place, (column, part) in enumerate(self.by_column.items())
         }
 
-    def _restored(self, values: Any, *, keep: bool) -> Any:
+    def _restored(self, values: Any, *, exact: bool, keep: bool) -> Any:
         """Values of one type; ``keep`` leaves fractions where there are whole numbers."""
         kind, missing = self.types[0] if self.types else "", np.isnan(values)
-        if self.dequantized:
+        if self.dequantized and not exact:
             values = values.astype(np.float64) * self.divisor
-            values = values - 0.5 * (values != np.floor(values)) if keep else np.floor(values)
+            values = values - 0.5 if keep else np.floor(values)
         if self.categories is not None:
             last = len(self.categories) - 1
             codes = np.where(missing, last + 1, np.nan_to_num(values).round().clip(0, last))
@@ -236,7 +237,7 @@ class Variable:
             return _dates(values, kind)
         whole = (self.is_whole or self.dequantized) and not keep
         if not whole:
-            return _shortest(values).astype(np.float32 if kind == "float32" else np.float64)
+            return _shortest(values).astype(_numpy(kind, np.float64))
         values = values.round()
         array = self.shape != () or not self.types
         if not kind.startswith("bool") and array:

@@ -1,0 +1,155 @@
+"""What is given comes back as it was: the inverse of what was done to store it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from deeplvm.cli.outputs import given, save_table
+from deeplvm.data import Data, load
+
+rng = np.random.default_rng(0)
+ROWS = 60
+DIGITS = rng.integers(0, 17, (ROWS, 4))
+REALS = rng.normal(5e6, 900.0, (ROWS, 4)).round(2)
+UNIFORM = {"dequantize": "uniform"}
+SCALED = {**UNIFORM, "likelihood": "continuous-bernoulli"}
+ARRAYS: dict[str, tuple[np.ndarray, dict[str, Any]]] = {
+    "bits": (rng.integers(0, 2, (ROWS, 4)), {}),
+    "flags": (rng.random((ROWS, 4)) < 0.5, {}),
+    "bytes": (DIGITS.astype(np.uint8), {}),
+    "bytes under noise": (DIGITS.astype(np.uint8), UNIFORM),
+    "bytes scaled": (DIGITS.astype(np.uint8), SCALED),
+    "int16": (DIGITS.astype(np.int16), {}),
+    "int64 scaled": (DIGITS.astype(np.int64), SCALED),
+    "below zero": (DIGITS.astype(np.int64) - 8, {}),
+    "large": (DIGITS.astype(np.int64) * 100_003, {}),
+    "floats under noise": (DIGITS.astype(np.float64) - 8, {}),
+    "scaled floats": (DIGITS.astype(np.float64), SCALED),
+    "grey": ((DIGITS / 16).astype(np.float32), {}),
+    "grey in double": (DIGITS / 16, {}),
+    "pixels over 255": (rng.integers(0, 256, (ROWS, 4)) / 255, {}),
+    "pixels over 255 under noise": (rng.integers(0, 256, (ROWS, 4)) / 255, UNIFORM),
+    "reals": (REALS, {}),
+    "singles": (REALS.astype(np.float32) / 7, {}),
+    "halves": (rng.normal(size=(ROWS, 4)).astype(np.float16), {}),
+    "proportions": (rng.random((ROWS, 4)), {}),
+    "holes": (np.where(rng.random((ROWS, 4)) < 0.1, np.nan, REALS), {}),
+    "whole with holes": (np.where(rng.random((ROWS, 4)) < 0.1, np.nan, DIGITS - 8.0), {}),
+    "categories": (DIGITS.astype(np.int32), {"likelihood": "categorical"}),
+}
+
+
+def restored(data: Data) -> dict[str, np.ndarray]:
+    """All rows of other data, by column or by name."""
+    return data.variables["x"].restored(data.test.exact("x"), exact=True)
+
+
+@pytest.mark.parametrize("form", ["memory", "file", "stream"])
+@pytest.mark.parametrize("values, options", ARRAYS.values(), ids=ARRAYS)
+def test_arrays_come_back(
+    tmp_path: Path, values: np.ndarray, options: dict[str, Any], form: str
+) -> None:
+    np.save(tmp_path / "a.npy", values)
+    source: Any = values if form == "memory" else tmp_path / "a.npy"
+    run = load(source, **options)
+    again = load(source, like=run.description, stream=form == "stream")
+    found = restored(again)["x"]
+    np.testing.assert_array_equal(found, values)
+    assert found.dtype == values.dtype
+
+
+def table() -> pd.DataFrame:
+    """A column of each kind, most with missing cells."""
+    frame = pd.DataFrame(
+        {
+            "height": REALS[:, 0],
+            "floor": DIGITS[:, 0] - 8,
+            "price": DIGITS[:, 1] * 100_003 + 25_000_000,
+            "children": DIGITS[:, 2],
+            "smoker": rng.random(ROWS) < 0.4,
+            "city": rng.choice(["Oslo", "Rome", "None yet"], ROWS),
+            "code": rng.choice(["01", "1", "001"], ROWS),
+            "version": rng.choice(["1.1", "1.10", "2b"], ROWS),
+            "answer": rng.choice(["true", "false"], ROWS),
+            "day": pd.Timestamp("2021-03-05") + pd.to_timedelta(np.arange(ROWS), "D"),
+            "moment": pd.Timestamp("2021-03-05 10:30:15")
+            + pd.to_timedelta(75 * np.arange(ROWS), "h"),
+        }
+    )
+    frame["day"] = frame["day"].dt.strftime("%Y-%m-%d")
+    for place, column in enumerate(frame.columns):
+        if column not in ("floor", "smoker"):
+            frame[column] = frame[column].astype(object)
+            frame.loc[[place, place + 20], column] = None
+    return frame
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "parquet"])
+def test_tables_come_back(tmp_path: Path, ending: str) -> None:
+    """Every cell of every kind, missing ones too, through a file and back."""
+    frame = table()
+    files = [tmp_path / f"{name}.{ending}" for name in ("in", "out")]
+    if ending == "parquet":
+        for name in ("height", "price", "children"):
+            frame[name] = frame[name].astype("Int64" if name != "height" else float)
+        frame["moment"] = pd.to_datetime(frame["moment"])
+        frame.to_parquet(files[0], index=False)
+    else:
+        frame.to_csv(files[0], index=False, sep="," if ending == "csv" else "\t")
+    run = load(files[0], categories=("version",))
+    again = load(files[0], like=run.description)
+    x = run.variables["x"]
+    assert [part.kind for part in x.parts] == [
+        "real", "real", "real", "counts", "binary", "category", "category", "category", "binary",
+        "date", "date",
+    ]  # fmt: skip
+    filled = torch.full((ROWS, len(x.parts)), 1.0)
+    kept = given({"x": filled}, run.description, again.test)
+    for name, column in restored(again).items():
+        missing = frame[name].isna().to_numpy()
+        expected = frame[name].to_numpy(object)
+        got = np.where(missing, expected, column.astype(object))
+        if name in ("day", "moment"):
+            got, expected = got.astype(str), frame[name].astype(str).to_numpy()
+            got = np.where(missing, expected, got)
+        assert [a for a, b in zip(got, missing, strict=True) if not b] == [
+            a for a, b in zip(expected, missing, strict=True) if not b
+        ], name
+        assert pd.isna(pd.Series(column)[missing]).all(), name
+        assert not pd.isna(pd.Series(kept["x"][name])).any(), name
+    save_table(tmp_path / "out.csv", {"x": restored(again)})
+    if ending == "csv":
+        assert (tmp_path / "out.csv").read_text() == files[0].read_text()
+
+
+def test_draws_are_in_the_types_of_the_source() -> None:
+    x = load(table(), categories=("version",)).variables["x"]
+    draw = torch.rand(5, len(x.parts), dtype=torch.float32) * 1.4
+    found = x.restored(draw)
+    assert found["floor"].dtype == found["children"].dtype == np.int64
+    assert found["smoker"].dtype == bool
+    assert set(found["code"]) <= {"01", "1", "001"}
+    assert set(found["answer"]) <= {"true", "false"}
+    assert all(len(day) == len("2021-03-05") for day in found["day"])
+    # single precision written in the digits that it has
+    assert all(len(str(value)) < 14 for value in found["height"])
+
+
+def test_a_table_of_words_needs_no_pickle(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"k": ["p", "q", None] * 20, "n": [3, None, 4] * 20})
+    run = load(frame)
+    everything = load(frame, like=run.description)
+    save_table(tmp_path / "a.npz", {"x": restored(everything)})
+    with np.load(tmp_path / "a.npz", allow_pickle=False) as arrays:
+        assert arrays["k"].tolist() == ["p", "q", ""] * 20
+        assert np.isnan(arrays["n"][1])
+    again = load(tmp_path / "a.npz", like=run.description)
+    assert torch.equal(
+        again.test.exact("x").nan_to_num(-9), everything.test.exact("x").nan_to_num(-9)
+    )
