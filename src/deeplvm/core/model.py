@@ -98,6 +98,10 @@ class LatentVariableModel(nn.Module):
         """Names that all rows have in common."""
         return shared_of(self.p) | shared_of(self.q)
 
+    def reads(self, name: str) -> bool:
+        """Whether a conditional of p reads a name's values, so that it must have them in full."""
+        return name in self._read_by_p
+
     def site(
         self, name: str, value: Any, missing: frozenset[str] = frozenset(), *, batch_dims: int = 1
     ) -> Site:

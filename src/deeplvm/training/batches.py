@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -13,6 +14,7 @@ from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.values import STACKED, Values, has_nan
 from deeplvm.devices import dtype_of
 from deeplvm.randomness import seed_of
+from deeplvm.training.cells import hidden, hideable
 
 Rows = Mapping[str, Any]
 Split = Literal["train", "valid"]
@@ -134,14 +136,21 @@ class Tensors:
 class Batches:
     """Batches of a source as the model wants them: its names, its device, its precision.
 
-    Names that the model does not know (labels of a plain VAE) are left out.
+    Names that the model does not know (labels of a plain VAE) are left out. Of training rows with
+    a generator elements are hidden, those of ``hidden`` names, a share of up to ``hide`` in a row.
 
     Raises:
         ValueError: If the source has no rows, or no name that the model knows.
     """
 
     def __init__(
-        self, source: Source, names: frozenset[str], device: torch.device, dtype: torch.dtype
+        self,
+        source: Source,
+        names: frozenset[str],
+        device: torch.device,
+        dtype: torch.dtype,
+        hide: float = 0.0,
+        hideable: Callable[[Iterable[str]], tuple[str, ...]] = tuple,
     ) -> None:
         if source.rows("train") == 0:
             raise ValueError("The training data have no rows.")
@@ -160,7 +169,12 @@ class Batches:
         elif device.type == "cuda" and _fits(source, device):
             self.source, self.place = source.to(device), device  # type: ignore[attr-defined]
         self.device, self.dtype = device, dtype
-        self.missing = source.missing & names
+        real = [
+            n for n in self.names if isinstance(some[n], Tensor) and some[n].is_floating_point()
+        ]
+        self.real = tuple(real)
+        self.hide, self.hidden = hide, hideable(real) if hide else ()
+        self.missing = (source.missing & names).union(self.hidden)
 
     def rows(self, split: Split, stream: str | None = None) -> int:
         """Number of rows of a split; there is one stream only."""
@@ -201,11 +215,15 @@ class Batches:
     def __call__(
         self, split: Split, index: Tensor, generator: Generator | None = None
     ) -> dict[str, Any]:
-        """Values by name, shape ``(batch, *event)``."""
+        """Values by name, shape ``(batch, *event)``; the generator is of a visit in training."""
         if self.ready:
-            return self.source.batch(split, index.to(self.device))
-        batch = self.source.batch(split, index.to(self.place), generator)
-        return {name: place(batch[name], self.device, self.dtype) for name in self.names}
+            batch = self.source.batch(split, index.to(self.device))
+        else:
+            batch = self.source.batch(split, index.to(self.place), generator)
+            batch = {name: place(batch[name], self.device, self.dtype) for name in self.names}
+        if not self.hidden or generator is None:
+            return batch
+        return hidden(batch, self.hidden, self.hide, generator)
 
 
 class Streams:
@@ -274,7 +292,7 @@ class StreamBatches:
     def __init__(self, streams: Streams, batches: Mapping[str, Batches]) -> None:
         self.streams, self.batches = streams, dict(batches)
         self.measured = self.batches[streams.measured]
-        self.device = self.measured.device
+        self.device, self.real = self.measured.device, self.measured.real
         self.missing = frozenset[str]().union(*[each.missing for each in self.batches.values()])
         self.names = tuple(
             dict.fromkeys([n for each in self.batches.values() for n in each.names])
@@ -415,8 +433,15 @@ def batches_of(
     valid: Rows | None,
     missing: Sequence[str] | None,
     device: torch.device,
+    hide: float = 0.0,
 ) -> AnyBatches:
-    """Batches of whatever ``fit`` was given."""
+    """Batches of whatever ``fit`` was given.
+
+    Raises:
+        ValueError: If the share to hide is none, or there is nothing to hide.
+    """
+    if not 0.0 <= hide < 1.0:
+        raise ValueError(f"hide is a share of a row's values in [0, 1), such as 0.5, not {hide}.")
 
     def one(data: Source | Rows, valid: Rows | None) -> Batches:
         if isinstance(data, Mapping):
@@ -426,7 +451,14 @@ def batches_of(
                 "A data set has its own held-out rows and knows what is missing; leave out valid= "
                 "and missing=, which belong to named tensors."
             )
-        return Batches(data, model.names, device, dtype_of(model))
+        names = partial(hideable, model)
+        batches = Batches(data, model.names, device, dtype_of(model), hide, names)
+        if hide and not batches.hidden:
+            raise ValueError(
+                "hide hides real values that p scores and does not read, and these data have "
+                "none; leave it out."
+            )
+        return batches
 
     if not isinstance(data, Streams):
         return one(data, valid)

@@ -38,6 +38,7 @@ from deeplvm.training.callbacks import (
     Signals,
     in_words,
 )
+from deeplvm.training.cells import predictable
 from deeplvm.training.checkpoint import CheckpointError, Checkpoints
 from deeplvm.training.failures import TrainingInterrupted, explained, non_finite
 from deeplvm.training.measure import Measurement, Selection, for_rows, name_of
@@ -76,6 +77,7 @@ def fit(
     kl_weight: float | Callable[[float], float] = 1.0,
     log_prior: Callable[[LatentVariableModel], Tensor] | None = None,
     phases: Sequence[Phase] | str | None = None,
+    hide: float = 0.0,
     optimization: Optimization = Optimization(),
     stopping: Stopping = Stopping(),
     saving: Saving = Saving(),
@@ -96,7 +98,9 @@ def fit(
     held-out rows of the last. Held-out rows and as many training rows (at most 5,000) are measured
     after each epoch by the same function: the objective with KL weight 1, draws from a fixed seed.
     Epochs under another KL weight than the last one are not compared, nor are those of phases with
-    objectives of their own, unless ``stopping`` says what to measure.
+    objectives of their own, unless ``stopping`` says what to measure. Where values are missing, or
+    hidden, the best epoch is the one that predicts hidden values of held-out rows best
+    (``"cells"``): the bound does not tell what an encoder makes of holes.
 
     Several processes (see :func:`deeplvm.parallel.processes.joined`) share each batch: the seed
     and the batch size mean the same with any number of them. The first one writes, and speaks.
@@ -123,6 +127,9 @@ def fit(
         log_prior: Log-density of the parameters, for maximum a posteriori (monograph, A.2.1).
         phases: The parts of a step, where it is not one, or their name in
             :mod:`deeplvm.learning.programs`.
+        hide: Train under many masks: at each visit of a row a share drawn from U(0, hide) of its
+            observed values is hidden, so that q learns what missing values mean; the bound is
+            that of the rest.
         optimization: How parameters move.
         stopping: Which epoch is best, and when to look no further.
         saving: What is written, where and when.
@@ -161,7 +168,7 @@ def fit(
     all_threads = torch.get_num_threads()
     model.to(target)
     keep_freed_memory(target)
-    batches = batches_of(model, data, valid, missing, target)
+    batches = batches_of(model, data, valid, missing, target, hide)
     rows, held_out = batches.rows("train"), batches.rows("valid")
     batch_size = min(batch_size, rows)
     together = Together(processes())
@@ -244,9 +251,11 @@ def fit(
     )
     updated = [p for step in steps if step.phase.update is not None for p in step.parameters]
     average = Average(model, optimization.averaging, updated) if optimization.averaging else None
-    selection = _selection(
-        stopping, listed, plain, model, weight.arrived(epochs, -(-rows // batch_size))
-    )
+    arrived = weight.arrived(epochs, -(-rows // batch_size))
+    holes = [name for name in batches.real if name in batches.missing]
+    wanted = batches.real if stopping.measure == "cells" else holes if held_out else ()
+    cells = predictable(model, wanted)
+    selection = _selection(stopping, listed, plain, model, arrived, cells)
     if stopping.patience is not None and not held_out:
         raise ValueError(
             "Early stopping needs held-out rows to look at, and the data have none; split some "
@@ -274,6 +283,7 @@ def fit(
             "learning rates": [step.rates for step in steps],
             "optimizers": [type(step.optimizer).__name__ for step in steps],
             "precision": "bfloat16" if bfloat16 else "float32",
+            **({"hide": hide} if hide else {}),
             **({} if way is None else {"estimator": type(way).__name__}),
             **({} if stopping.measure is None else {"measure": selection.name}),
         },
@@ -297,6 +307,10 @@ def fit(
             files.save(state.tree())
         else:
             state.load(saved, str(saving.folder))
+            if state.history and selection.name not in state.history[0].get("valid", {}):
+                # begun by a version that measured the bound alone
+                selection = state.selection = _selection(stopping, listed, plain, model, arrived)
+                cells = ()
             files.saved = (state.epoch, state.position)
         files.write_metrics(state.history)
         seconds = 60.0 * stopping.minutes if stopping.minutes else math.inf
@@ -325,6 +339,7 @@ def fit(
                 seed,
                 together,
                 lambda: _heard(signals, together),
+                cells,
             ),
             look=_looked_at(batches.measured_rows, held_out, seed),
             seed=seed,
@@ -686,6 +701,7 @@ def _selection(
     plain: Phase,
     model: LatentVariableModel,
     arrived: tuple[float, str],
+    cells: Sequence[str] = (),
 ) -> Selection:
     """Which epoch is best, as far as that can be said."""
     measure, objective = stopping.measure, plain.objective
@@ -694,7 +710,7 @@ def _selection(
     if callable(measure):
         return Selection(name_of(measure, "measure"), higher, weight, objective, why_not)
     if measure is not None:
-        known = dict.fromkeys(["elbo", name, *model.p.names])
+        known = dict.fromkeys(["elbo", name, *(["cells"] if cells else []), *model.p.names])
         if measure not in known:
             raise ValueError(
                 f"measure is a function of the model and of rows, or one of "
@@ -713,6 +729,7 @@ def _selection(
         raise ValueError(
             f"patience waits for a better epoch, and nothing says which is better: {why_not}."
         )
+    name = "cells" if cells and not why_not else name
     return Selection(name, higher, weight, objective, why_not)
 
 

@@ -20,9 +20,12 @@ from deeplvm.parallel.steps import Together
 from deeplvm.randomness import own_randomness
 from deeplvm.registry import in_snake_case
 from deeplvm.training.batches import AnyBatches, Split
+from deeplvm.training.cells import PARTICLES, predicted
 from deeplvm.training.failures import explained, non_finite
 from deeplvm.training.schedules import NEAR
 from deeplvm.training.step import Objective
+
+_PREDICTED = 2_000  # rows of which hidden elements are predicted, about
 
 
 def name_of(objective: Callable[..., Any], unnamed: str = "objective") -> str:
@@ -106,6 +109,7 @@ class Measurement:
     seed: int
     together: Together
     look: Callable[[], None] = lambda: None  # called before each batch; may end it by raising
+    cells: tuple[str, ...] = ()  # names of which hidden elements are predicted as well
 
     @torch.no_grad()
     def __call__(self, split: Split, index: Tensor, epoch: int) -> dict[str, float]:
@@ -141,19 +145,23 @@ class Measurement:
             )
         return {name: mean}
 
+    @property
+    def _options(self) -> dict[str, Any]:
+        return {
+            "draw": self.draw,
+            "default": self.default,
+            "missing": self.batches.missing,
+            "rows": self.batches.measured_rows,
+        }
+
     def _ledger(self, batch: dict[str, Any]) -> Evidence:
-        return self.model.evidence(
-            batch,
-            particles=self.particles,
-            draw=self.draw,
-            default=self.default,
-            missing=self.batches.missing,
-            rows=self.batches.measured_rows,
-        )
+        return self.model.evidence(batch, particles=self.particles, **self._options)
 
     def _by_ledger(self, split: Split, index: Tensor, epoch: int) -> dict[str, float]:
         bound, sums = name_of(self.objective), dict[str, Tensor]()
-        for rows in index.split(self.batch_size):
+        # some batches stand for all: predicting takes many particles
+        every, counted = -(-len(index) // _PREDICTED), 0
+        for number, rows in enumerate(index.split(self.batch_size)):
             self.look()
             part = self.together.part(rows)
             batch = self.batches(split, part.index)
@@ -170,6 +178,10 @@ class Measurement:
                     evidence = self._ledger(batch)
                     values = {name: term_of(evidence, name) for name in evidence.terms}
                     values |= {"elbo": elbo(evidence), bound: self.objective(evidence)}
+                if self.cells and number % every == 0:
+                    counted += part.batch
+                    with self.together.noise(part, PARTICLES):
+                        values["cells"] = predicted(self.model, batch, self.cells, **self._options)
             except ValueError as error:
                 cause = explained(error, functools.partial(self._ledger, batch), **found)
                 if cause is error and split == "train":  # steps took these rows, in another way
@@ -186,7 +198,8 @@ class Measurement:
                 raise non_finite(evidence=evidence, **found)
         everything = self.together.world.sum(torch.stack(list(sums.values())))
         means = {
-            name: value.item() / len(index) for name, value in zip(sums, everything, strict=True)
+            name: value.item() / (counted if name == "cells" else len(index))
+            for name, value in zip(sums, everything, strict=True)
         }
         if not all([math.isfinite(mean) for mean in means.values()]):
             found = {"missing": self.batches.missing, "epoch": epoch, "split": split}

@@ -69,10 +69,11 @@ class Stopping:
             learned is measured a last time. A schedule over the run (``"cosine"``) then follows
             the clock where that is ahead of the epochs. What is reached depends on the machine.
         measure: What is compared on held-out rows: ``"elbo"``, the objective's name or that of a
-            variable (its term of the ledger); or a function of the model and of named rows that
-            returns a number, or one a row, in place of all that is measured of the ledger, which a
-            model without a density has not. By default the objective, where every phase ascends
-            it; else nothing, and the last epoch is kept.
+            variable (its term of the ledger); ``"cells"``, how well hidden values of a row are
+            predicted from the others, the default where values are missing; or a function of the
+            model and of named rows that returns a number, or one a row, in place of all that is
+            measured of the ledger, which a model without a density has not. By default the
+            objective, where every phase ascends it; else nothing, and the last epoch is kept.
         direction: Whether more of it is better, or less.
     """
 
