@@ -17,7 +17,9 @@ from deeplvm.networks import MLP
 from deeplvm.parallel.processes import Processes, apart
 from deeplvm.parallel.statistics import refuse_batch_norm
 from deeplvm.parallel.steps import Together
-from deeplvm.training.step import Phase, Step, choose
+from deeplvm.training import Phase
+from deeplvm.training.graph import choose
+from deeplvm.training.step import Step
 
 REFUSED = {"total correlation", "discrepancy"}
 

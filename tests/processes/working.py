@@ -128,7 +128,8 @@ def statistics(here: Processes) -> dict[str, Any]:
     from deeplvm.gradients.named import estimator_of
     from deeplvm.networks import MLP
     from deeplvm.parallel.steps import Together
-    from deeplvm.training.step import Phase, Step
+    from deeplvm.training import Phase
+    from deeplvm.training.step import Step
 
     settings: dict[str, Any] = {
         "elbo": objectives.elbo,

@@ -13,8 +13,9 @@ from deeplvm.conditionals import Bernoulli, Gaussian, StandardNormal
 from deeplvm.networks import MLP
 from deeplvm.objectives import Constrained
 from deeplvm.parallel.steps import whole
-from deeplvm.training.graph import Graph
-from deeplvm.training.step import Phase, Step, choose
+from deeplvm.training import Phase
+from deeplvm.training.graph import Graph, choose
+from deeplvm.training.step import Step
 
 ROWS = whole(torch.arange(10))
 FORMS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -35,7 +35,8 @@ from deeplvm.training import (
     unfolded,
 )
 from deeplvm.training.callbacks import TIMINGS
-from deeplvm.training.step import Step, make_optimizer
+from deeplvm.training.options import make_optimizer
+from deeplvm.training.step import Step
 from training_models import (
     Linear,
     OnEpoch,

@@ -25,6 +25,7 @@ from deeplvm.parallel.steps import Together, whole
 from deeplvm.randomness import seed_of
 from deeplvm.training import (
     Callback,
+    Phase,
     TensorBoard,
     TrainingInterrupted,
 )
@@ -33,12 +34,12 @@ from deeplvm.training import (
 )
 from deeplvm.training import checkpoint as files_of_a_run
 from deeplvm.training import (
-    step as compiling,
+    graph as compiling,
 )
 from deeplvm.training.batches import Batches, Tensors
 from deeplvm.training.callbacks import TIMINGS, Signals
 from deeplvm.training.checkpoint import load_checkpoint
-from deeplvm.training.step import Phase, Step
+from deeplvm.training.step import Step
 from training_models import (
     digits,
     digits_vae,

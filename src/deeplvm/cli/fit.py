@@ -260,7 +260,7 @@ def train(run: Run, model: LatentVariableModel, data: Data, **more: Any) -> None
 def _idle(run: Run, model: LatentVariableModel) -> list[str]:
     """The recipe's own options that have no part in the phases asked for in its place."""
     from deeplvm.registry import phases_of
-    from deeplvm.training.loop import OF_GRADIENTS, asks
+    from deeplvm.training.phases import OF_GRADIENTS, asks
 
     own, chosen = training_of(find(run.config.recipe or "")), run.config.training
     if chosen.get("phases") is None:

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from deeplvm.core.draws import Drawn, Sampled
-from deeplvm.core.trace import expand_to, sum_right
+from deeplvm.core.draws import Drawn, Held, Sampled
 from deeplvm.gradients.relaxation import relaxation_of
 
 
@@ -101,8 +100,7 @@ class GumbelSoftmax(nn.Module):
         value = relaxation.soft(perturbed, self.temperature.to(perturbed))
         if self.straight_through:
             value = relaxation.hard(perturbed) + (value - value.detach())
-        log_prob = expand_to(distribution, batch_shape, batch_dims).log_prob(value)
-        return Drawn(value, sum_right(log_prob, len(batch_shape)), batch_shape, 0.0)
+        return Held(value)(name, distribution, batch_shape, batch_dims)
 
     def extra_repr(self) -> str:
         """The temperature and its schedule."""
@@ -143,5 +141,4 @@ class StraightThrough(nn.Module):
         relaxation = relaxation_of(name, distribution, batch_shape, batch_dims)
         mean = relaxation.mean()
         value = relaxation.hard(relaxation.perturbed().detach()) + (mean - mean.detach())
-        log_prob = expand_to(distribution, batch_shape, batch_dims).log_prob(value)
-        return Drawn(value, sum_right(log_prob, len(batch_shape)), batch_shape, 0.0)
+        return Held(value)(name, distribution, batch_shape, batch_dims)

@@ -5,21 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution
 
-from deeplvm.core.draws import Drawn
-from deeplvm.core.trace import expand_to, sum_right
-from deeplvm.gradients.credit import (
-    Account,
-    account_of,
-    log_weight_at,
-    neutral,
-    over_particles,
-    own_score,
-)
+from deeplvm.core.draws import Drawn, Held
+from deeplvm.core.trace import sum_right
+from deeplvm.gradients.credit import Account, log_weight_at, neutral, over_particles, own_score
 from deeplvm.gradients.relaxation import relaxation_at, relaxation_of
-from deeplvm.gradients.score_function import Baseline, ScoreFunction
+from deeplvm.gradients.score_function import BesideScore
 
 
 @dataclass(frozen=True)
@@ -31,11 +24,10 @@ class AtMean:
     ) -> Drawn:
         """The expected value."""
         value = relaxation_of(name, distribution, batch_shape, batch_dims).mean()
-        log_prob = expand_to(distribution, batch_shape, batch_dims).log_prob(value)
-        return Drawn(value, sum_right(log_prob, len(batch_shape)), batch_shape, 0.0)
+        return Held(value)(name, distribution, batch_shape, batch_dims)
 
 
-class MuProp(nn.Module):
+class MuProp(BesideScore):
     r"""The part of the gradient that is linear in the draw by its mean, the rest by its score.
 
     With f the log-weight as a function of the draw z, and :math:`\mu = E[z]`,
@@ -54,37 +46,7 @@ class MuProp(nn.Module):
 
     Args:
         baseline: Who guesses what remains; 0 by default.
-
-    Examples:
-        >>> from deeplvm import Joint, LatentVariableModel, elbo
-        >>> from deeplvm.conditionals import Bernoulli
-        >>> from deeplvm.networks import MLP
-        >>> p = Joint({"h": Bernoulli(3), "x | h": Bernoulli(4, MLP(3, 8))})
-        >>> q = Joint({"h | x": Bernoulli(3, MLP(4, 8))})
-        >>> value, _ = LatentVariableModel(p, q).estimate(
-        ...     elbo, {"x": torch.ones(5, 4)}, draw={"h": MuProp()})
-        >>> value.shape
-        torch.Size([5])
     """
-
-    traceable = False  # it takes a gradient on the way, of which no graph can be made
-
-    def __init__(self, baseline: Baseline | None = None) -> None:
-        super().__init__()
-        self.score = ScoreFunction(baseline)
-
-    def forward(
-        self, name: str, distribution: Distribution, batch_shape: tuple[int, ...], batch_dims: int
-    ) -> Drawn:
-        """Draw with ``sample``."""
-        relaxation_of(name, distribution, batch_shape, batch_dims)  # refuses what has no mean
-        return self.score(name, distribution, batch_shape, batch_dims)
-
-    def prepare(self, name: str, account: Account) -> None:
-        """A baseline for a latent of its own, with all its parameters."""
-        self.score.prepare(name, account)
-
-    account = staticmethod(account_of)
 
     def credit(self, name: str, account: Account) -> Tensor:
         """The two parts, value-neutral."""

@@ -48,17 +48,6 @@ class StickingTheLanding(Reparameterised):
     Raises:
         ValueError: If the objective reads more of the ledger than its terms, such as a divergence
             in closed form, or the density of a draw cannot be evaluated again.
-
-    Examples:
-        >>> from deeplvm import Joint, LatentVariableModel, elbo
-        >>> from deeplvm.conditionals import Gaussian, StandardNormal
-        >>> from deeplvm.networks import MLP
-        >>> p = Joint({"z": StandardNormal(2), "x | z": Gaussian(3, MLP(2, 8))})
-        >>> q = Joint({"z | x": Gaussian(2, MLP(3, 8))})
-        >>> value, _ = LatentVariableModel(p, q).estimate(
-        ...     elbo, {"x": torch.ones(5, 3)}, draw={"z": StickingTheLanding()})
-        >>> value.shape
-        torch.Size([5])
     """
 
     account = staticmethod(account_of)
@@ -179,17 +168,6 @@ class DoublyReparameterised(Reparameterised):
     Raises:
         ValueError: If the objective mixes rows or reads more than the terms, if a latent that is
             drawn otherwise could depend on a draw, or if the latents are shared by all rows.
-
-    Examples:
-        >>> from deeplvm import Joint, LatentVariableModel, iwae
-        >>> from deeplvm.conditionals import Gaussian, StandardNormal
-        >>> from deeplvm.networks import MLP
-        >>> p = Joint({"z": StandardNormal(2), "x | z": Gaussian(3, MLP(2, 8))})
-        >>> q = Joint({"z | x": Gaussian(2, MLP(3, 8))})
-        >>> value, _ = LatentVariableModel(p, q).estimate(
-        ...     iwae, {"x": torch.ones(5, 3)}, particles=4, draw={"z": DoublyReparameterised()})
-        >>> value.shape
-        torch.Size([5])
     """
 
     traceable = False

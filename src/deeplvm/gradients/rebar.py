@@ -12,18 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from deeplvm.core.draws import Drawn
-from deeplvm.core.trace import expand_to, sum_right
-from deeplvm.gradients.credit import (
-    Account,
-    account_of,
-    log_weight_at,
-    neutral,
-    over_particles,
-    own_score,
-)
+from deeplvm.core.draws import Drawn, Held
+from deeplvm.core.trace import sum_right
+from deeplvm.gradients.credit import Account, log_weight_at, neutral, over_particles, own_score
 from deeplvm.gradients.relaxation import Relaxation, relaxation_at, relaxation_of
-from deeplvm.gradients.score_function import Baseline, ScoreFunction
+from deeplvm.gradients.score_function import Baseline, BesideScore
 from deeplvm.networks import MLP
 from deeplvm.registry import Positive
 
@@ -40,8 +33,7 @@ class Relaxed:
         """Draw between the values."""
         relaxation = relaxation_of(name, distribution, batch_shape, batch_dims)
         value = relaxation.soft(relaxation.perturbed(), self.temperature)
-        log_prob = expand_to(distribution, batch_shape, batch_dims).log_prob(value)
-        return Drawn(value, sum_right(log_prob, len(batch_shape)), batch_shape, 0.0)
+        return Held(value)(name, distribution, batch_shape, batch_dims)
 
 
 class Control(nn.Module):
@@ -83,7 +75,7 @@ class Control(nn.Module):
         return last(network(*inputs)).squeeze(-1)
 
 
-class Rebar(nn.Module):
+class Rebar(BesideScore):
     r"""The score function where a relaxed draw does not tell, its path where it does.
 
     With :math:`b = H(z)` the draw of perturbed logits z, :math:`\tilde z \sim p(z | b)`, f the
@@ -122,8 +114,6 @@ class Rebar(nn.Module):
         (torch.Size([]), torch.Size([]))
     """
 
-    traceable = False  # it takes a gradient on the way, of which no graph can be made
-
     def __init__(
         self,
         baseline: Baseline | None = None,
@@ -133,31 +123,21 @@ class Rebar(nn.Module):
         learn: bool = True,
         hidden: Sequence[int] | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(baseline)
         if not 0.0 < temperature < math.inf:
             raise ValueError(f"Rebar expects a positive temperature, found {temperature}.")
-        self.score = ScoreFunction(baseline)
         self.control = Control(weight, temperature, hidden)
         self.own = nn.ModuleDict()
         self.learn = learn
         self.control.requires_grad_(learn)
 
-    def forward(
-        self, name: str, distribution: Distribution, batch_shape: tuple[int, ...], batch_dims: int
-    ) -> Drawn:
-        """Draw with ``sample``."""
-        relaxation_of(name, distribution, batch_shape, batch_dims)  # refuses what has none
-        return self.score(name, distribution, batch_shape, batch_dims)
-
     def prepare(self, name: str, account: Account) -> None:
         """A baseline and a control variate for a latent of its own, with all their parameters."""
-        self.score.prepare(name, account)
+        super().prepare(name, account)
         if name not in self.own:
             control = copy.deepcopy(self.control)
             control.prepare(_inputs(name, account.evidence.q[name].value, account))
             self.own[name] = control
-
-    account = staticmethod(account_of)
 
     def credit(self, name: str, account: Account) -> Tensor:
         """The gradient of the logits times the logits, and what the control variate learns."""

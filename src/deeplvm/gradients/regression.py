@@ -34,17 +34,6 @@ class RegressedScore(nn.Module):
     Black Box Variational Inference (Ranganath, Gerrish & Blei, 2014),
     https://arxiv.org/abs/1401.0118; the regression is that of Variational Bayesian Inference with
     Stochastic Search (Paisley, Blei & Jordan, 2012), https://arxiv.org/abs/1206.6430
-
-    Examples:
-        >>> from deeplvm import Joint, LatentVariableModel, elbo
-        >>> from deeplvm.conditionals import Bernoulli
-        >>> from deeplvm.networks import MLP
-        >>> p = Joint({"h": Bernoulli(3), "x | h": Bernoulli(4, MLP(3, 8))})
-        >>> q = Joint({"h | x": Bernoulli(3, MLP(4, 8))})
-        >>> value, _ = LatentVariableModel(p, q).estimate(
-        ...     elbo, {"x": torch.ones(5, 4)}, particles=8, draw={"h": RegressedScore()})
-        >>> value.shape
-        torch.Size([5])
     """
 
     traceable = False  # it takes a gradient on the way, of which no graph can be made

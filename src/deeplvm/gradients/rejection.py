@@ -6,18 +6,18 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor, distributions, nn
+from torch import Tensor, distributions
 from torch.distributions import Distribution
 
 from deeplvm.core.draws import Drawn
 from deeplvm.core.steps import of_one_step
 from deeplvm.core.trace import base_of, expand_to, sum_right
 from deeplvm.distributions.beta import Beta
-from deeplvm.gradients.credit import Account, account_of, neutral, over_particles
-from deeplvm.gradients.score_function import Baseline, RunningMean, ScoreFunction
+from deeplvm.gradients.credit import Account, neutral, over_particles
+from deeplvm.gradients.score_function import Baseline, BesideScore, RunningMean
 
 
-class GeneralisedReparameterised(nn.Module):
+class GeneralisedReparameterised(BesideScore):
     r"""Gamma, Beta and Dirichlet draws through the noise that a rejection sampler accepted.
 
     A gamma variable of concentration a is :math:`z = h(\epsilon, a + B)
@@ -50,30 +50,16 @@ class GeneralisedReparameterised(nn.Module):
 
     Raises:
         ValueError: If the augmentation is below 1, or a latent is of another family.
-
-    Examples:
-        >>> from deeplvm import Joint, LatentVariableModel, elbo
-        >>> from deeplvm.conditionals import Gamma, Poisson
-        >>> from deeplvm.networks import MLP
-        >>> p = Joint({"z": Gamma(2), "x | z": Poisson(3, MLP(2, 8))})
-        >>> q = Joint({"z | x": Gamma(2, MLP(3, 8))})
-        >>> value, _ = LatentVariableModel(p, q).estimate(
-        ...     elbo, {"x": torch.ones(5, 3)}, draw={"z": GeneralisedReparameterised()})
-        >>> value.shape
-        torch.Size([5])
     """
 
-    traceable = False
-
     def __init__(self, augmentation: int = 10, baseline: Baseline | None = None) -> None:
-        super().__init__()
+        super().__init__(RunningMean() if baseline is None else baseline)
         if augmentation < 1:
             raise ValueError(
                 f"GeneralisedReparameterised expects an augmentation of 1 or more, found "
                 f"{augmentation}."
             )
         self.augmentation = augmentation
-        self.score = ScoreFunction(RunningMean() if baseline is None else baseline)
         self._densities: dict[str, Tensor] = {}
 
     def suits(self, distribution: Distribution) -> bool:
@@ -97,12 +83,6 @@ class GeneralisedReparameterised(nn.Module):
             self._densities[name] = sum_right(log_density, len(batch_shape))
         log_prob = sum_right(expanded.log_prob(value), len(batch_shape))
         return Drawn(value, log_prob, batch_shape, 0.0)
-
-    def prepare(self, name: str, account: Account) -> None:
-        """A baseline for a latent of its own, with all its parameters."""
-        self.score.prepare(name, account)
-
-    account = staticmethod(account_of)
 
     def credit(self, name: str, account: Account) -> Tensor:
         """The signals times the log-densities of the accepted noise, value-neutral.

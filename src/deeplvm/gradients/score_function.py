@@ -12,6 +12,7 @@ from torch.distributions import Distribution
 from deeplvm.core.draws import Drawn, Sampled
 from deeplvm.core.trace import Site
 from deeplvm.gradients.credit import Account, account_of, neutral, over_particles
+from deeplvm.gradients.relaxation import relaxation_of
 from deeplvm.networks import MLP
 from deeplvm.networks.features import out_shape_of
 from deeplvm.parallel.statistics import batch_mean
@@ -234,3 +235,32 @@ class ScoreFunction(nn.Module):
                 now = batch_mean((signal - mean).square().mean()).sqrt().to(self.spread)
                 self.spread.lerp_(now, 0.1)
         return self.spread.clamp(min=1.0).to(signal)
+
+
+class BesideScore(nn.Module):
+    """A way of drawing that has a path for a part of its gradient, and a score for the rest.
+
+    Here for Bernoulli and OneHot latents.
+
+    Args:
+        baseline: Who guesses what the path leaves; 0 by default.
+    """
+
+    traceable = False  # it takes a gradient on the way, of which no graph can be made
+
+    def __init__(self, baseline: Baseline | None = None) -> None:
+        super().__init__()
+        self.score = ScoreFunction(baseline)
+
+    def forward(
+        self, name: str, distribution: Distribution, batch_shape: tuple[int, ...], batch_dims: int
+    ) -> Drawn:
+        """Draw with ``sample``."""
+        relaxation_of(name, distribution, batch_shape, batch_dims)  # refuses what has none
+        return self.score(name, distribution, batch_shape, batch_dims)
+
+    def prepare(self, name: str, account: Account) -> None:
+        """A baseline for a latent of its own, with all its parameters."""
+        self.score.prepare(name, account)
+
+    account = staticmethod(account_of)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.learning.wake_sleep import of_p, of_q
 from deeplvm.registry import Count
-from deeplvm.training.step import Objective, Phase
+from deeplvm.training.phases import Objective, Phase
 
 _ROWS = 1_000  # N² densities: a second or less on a CPU
 

@@ -30,8 +30,8 @@ from deeplvm.learning.wake_sleep import held, of_p, of_q
 from deeplvm.objectives import elbo
 from deeplvm.parallel.processes import processes
 from deeplvm.registry import Count, NonNegative, Positive
+from deeplvm.training.phases import Phase
 from deeplvm.training.schedules import constant
-from deeplvm.training.step import Phase
 
 
 def exact_em(

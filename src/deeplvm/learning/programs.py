@@ -7,7 +7,7 @@ from collections.abc import Callable
 from deeplvm.learning.aggressive import aggressive
 from deeplvm.learning.em import exact_em, monte_carlo_em, variational_em
 from deeplvm.learning.wake_sleep import reweighted_wake_sleep, wake_sleep
-from deeplvm.training.step import Phase
+from deeplvm.training.phases import Phase
 
 
 def known() -> dict[str, Callable[..., list[Phase]]]:

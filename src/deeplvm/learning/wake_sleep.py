@@ -11,7 +11,7 @@ from deeplvm.core.evidence import Evidence
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.gradients import Draw, Sampled
 from deeplvm.objectives import elbo, iwae, sleep, wake_phi
-from deeplvm.training.step import Phase
+from deeplvm.training.phases import Phase
 
 
 def dream(model: LatentVariableModel, batch: Mapping[str, Any]) -> Evidence:

@@ -9,6 +9,7 @@ from deeplvm.training.checkpoint import CheckpointError, load_model_into, save_m
 from deeplvm.training.failures import NonFiniteError, TrainingInterrupted
 from deeplvm.training.loop import fit
 from deeplvm.training.options import Machine, Optimization, Saving, Stopping, unfolded
+from deeplvm.training.phases import Phase
 from deeplvm.training.schedules import (
     Schedule,
     constant,
@@ -20,7 +21,6 @@ from deeplvm.training.schedules import (
     tripling,
     warm_up,
 )
-from deeplvm.training.step import Phase
 
 __all__ = [
     "ByFactor",

@@ -1,14 +1,25 @@
-"""A whole training step as one compiled graph: value, gradient, clipping, and the update."""
+"""Compiled steps: a whole step as one graph, and whether compiling pays."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+import copy
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value
 from torch.optim import Adam, Adamax, AdamW
+
+from deeplvm.parallel.steps import Part
+from deeplvm.randomness import own_randomness
+from deeplvm.training.callbacks import flops_of
 
 if TYPE_CHECKING:
     from deeplvm.training.step import Step
@@ -155,3 +166,204 @@ def _updated(
     second = b2 * second + (1.0 - b2) * gradient.square()
     scale = (second / (1.0 - b2**count)).sqrt() + eps
     return [value - rate * first / scale, first, second]
+
+
+Compile = bool | Literal["auto"]
+_FEWEST = 1000  # steps left below which compiling is not even considered
+_WORTH = 5  # training must take so many times the budget
+_GAIN = 0.98  # a compiled step takes at most this part of the other's time, or is not worth it
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Whether steps are compiled.
+
+    Attributes:
+        compiled: Whether they are.
+        reason: Why, in words; empty where there is nothing to say.
+        by_clock: Whether a clock decided, so that the same run may have it otherwise next time.
+        flops: Of the matrix products of one row; counted where a compiled step would hide them.
+    """
+
+    compiled: bool
+    reason: str = ""
+    by_clock: bool = False
+    flops: float | None = None
+
+
+def choose(
+    steps: Sequence[Step],
+    batch: dict[str, Any],
+    part: Part,
+    kl_weight: Tensor | float,
+    *,
+    wanted: Compile,
+    left: int,
+    budget: float,
+    seconds: float = math.inf,
+    say: Callable[[str], None],
+) -> Choice:
+    """Compile the steps, or not; they are ready for the first batch afterwards.
+
+    Nothing of the run changes: parameters do not move, random states and buffers are put back.
+
+    Args:
+        steps: Those of one batch, in order.
+        batch: A full batch.
+        part: The same rows.
+        kl_weight: As the steps get it.
+        wanted: ``True``, ``False``, or ``"auto"``: where training would take more than five times
+            the budget, both forms are timed and the faster is taken.
+        left: Batches still to come.
+        seconds: That training may still take.
+        budget: Seconds that compiling may take before ``"auto"`` gives it up.
+        say: Told before a long wait.
+
+    Raises:
+        ValueError: If compiling was asked for and is not possible here.
+    """
+    if wanted is False or (wanted == "auto" and left < _FEWEST):
+        return Choice(compiled=False)
+    device = steps[0].parameters[0].device
+
+    def once() -> None:
+        for step in steps:
+            if step.together is None:
+                step(batch, part, kl_weight)
+            else:  # without the others
+                step.gradient(batch, part, kl_weight)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    try:
+        with own_randomness(device, 0), unchanged(steps):
+            eager = 0.0
+            if wanted == "auto":
+                eager = _seconds(once)
+                if min(eager * left, seconds) < _WORTH * budget:
+                    return Choice(compiled=False, by_clock=True)
+                say(f"compiling the step (at most {budget:.0f} s; --compile no leaves it out)")
+            return _tried(steps, once, len(part.index), eager, budget)
+    except ValueError:
+        if wanted is True:
+            raise
+        return Choice(compiled=False)  # the batch itself is at fault, and the first step says why
+
+
+def _tried(
+    steps: Sequence[Step], once: Callable[[], None], rows: int, eager: float, budget: float
+) -> Choice:
+    """Compile the steps; keep that where they are faster than eager, if that was timed."""
+
+    def undone(reason: str) -> Choice:
+        for step in steps:
+            step.compiled = step.graph = None
+        torch.compiler.reset()
+        return Choice(compiled=False, reason=reason, by_clock=True)
+
+    flops = flops_of(once) / rows
+    if any([step.together is not None and step.together.statistics for step in steps]):
+        if not eager:
+            raise ValueError(
+                "Several processes tell each other statistics of each batch, which this objective "
+                "or estimator reads, so the step cannot be compiled; leave out compile."
+            )
+        return undone("not compiled: several processes tell each other statistics of each batch")
+    began = time.perf_counter()
+    try:
+        with _at_most(budget if eager else None):
+            _compiled(steps, once)
+    except _OverBudget:
+        return undone(f"not compiled: it takes more than the {budget:.0f} s allowed")
+    except (RuntimeError, OSError, ImportError) as error:  # what torch's compilers raise
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        cause = lines[0] if lines else type(error).__name__
+        if not eager:
+            undone("")
+            raise ValueError(
+                f"The step cannot be compiled here ({cause}); leave out compile, or see what "
+                "torch.compile needs (a C++ compiler on a CPU)."
+            ) from error
+        return undone(f"not compiled: torch.compile fails here ({cause})")
+    took = time.perf_counter() - began
+    if not eager:
+        return Choice(compiled=True, reason=f"the step is compiled, in {took:.1f} s", flops=flops)
+    compiled = _seconds(once)
+    told = (
+        f"{1e3 * compiled:.2f} ms compiled, {1e3 * eager:.2f} ms not; compiling took {took:.1f} s"
+    )
+    if compiled > _GAIN * eager:
+        return undone(f"the step is not compiled, as that is not faster ({told})")
+    return Choice(
+        compiled=True, reason=f"the step is compiled ({told})", by_clock=True, flops=flops
+    )
+
+
+def _compiled(steps: Sequence[Step], once: Callable[[], None]) -> None:
+    """Compile the steps: with their optimisers in one graph, or where that fails without them."""
+    try:
+        for step in steps:
+            step.compile(whole=True)
+        once()
+    except RuntimeError:
+        if not any([step.graph is not None for step in steps]):
+            raise
+        for step in steps:
+            step.compile()
+        once()
+
+
+def _seconds(once: Callable[[], None]) -> float:
+    """Of a step, the least of a few."""
+    once()
+    times: list[float] = []
+    while len(times) < 10 and sum(times) < 0.5:
+        began = time.perf_counter()
+        once()
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+@contextmanager
+def unchanged(steps: Sequence[Step]) -> Iterator[None]:
+    """Parameters, optimisers and buffers (running statistics) are afterwards as before."""
+    modules = [steps[0].model, *[module for step in steps for module in step.beside]]
+    tensors = [tensor for each in modules for tensor in (*each.parameters(), *each.buffers())]
+    tensors += [parameter for step in steps for parameter in step.parameters]
+    kept = [(tensor, tensor.detach().clone()) for tensor in tensors]
+    states = [(copy.deepcopy(step.optimizer.state_dict()), step.skipped) for step in steps]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for tensor, before in kept:
+                tensor.copy_(before)
+        for step, (state, skipped) in zip(steps, states, strict=True):
+            step.optimizer.load_state_dict(state)
+            step.skipped = skipped
+            for parameter in step.parameters:
+                parameter.grad = None
+
+
+class _OverBudget(BaseException):
+    """Not an Exception: whatever is compiling must let it pass."""
+
+
+@contextmanager
+def _at_most(seconds: float | None) -> Iterator[None]:
+    """Give up after so many seconds, where a timer can interrupt: the main thread, not Windows."""
+    main = threading.current_thread() is threading.main_thread()
+    if seconds is None or not main or not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def over(*_: Any) -> None:
+        raise _OverBudget
+
+    before = signal.signal(signal.SIGALRM, over)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL if before is None else before)

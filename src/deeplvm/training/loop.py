@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from deeplvm import registry
 from deeplvm.core.draws import Learner, said
 from deeplvm.core.evidence import Evidence
 from deeplvm.core.model import LatentVariableModel
@@ -41,24 +40,24 @@ from deeplvm.training.callbacks import (
 from deeplvm.training.cells import predictable
 from deeplvm.training.checkpoint import CheckpointError, Checkpoints
 from deeplvm.training.failures import TrainingInterrupted, explained, non_finite
+from deeplvm.training.graph import Choice, Compile, choose, unchanged
 from deeplvm.training.measure import Measurement, Selection, for_rows, name_of
 from deeplvm.training.options import Machine, Optimization, Saving, Stopping, check
-from deeplvm.training.schedules import Average, KLWeight, Rates, Schedule
-from deeplvm.training.state import Companions, State
-from deeplvm.training.step import (
-    Choice,
-    Compile,
+from deeplvm.training.phases import (
+    OF_GRADIENTS,
     Objective,
     Phase,
     Prepared,
-    Step,
-    choose,
-    unchanged,
+    asks,
+    compilable,
+    completed,
+    refuse_idle,
 )
+from deeplvm.training.schedules import Average, KLWeight, Rates, Schedule
+from deeplvm.training.state import Companions, State
+from deeplvm.training.step import Step
 from deeplvm.training.threads import Threads
 
-# Options that act where a phase follows a gradient.
-OF_GRADIENTS = ("clip", "skip", "weight_decay", "schedule")
 _MEASURED = 5_000  # training rows that are measured after an epoch, at most
 
 
@@ -187,17 +186,12 @@ def fit(
         optimizer=optimization.optimizer,
         learning_rate=optimization.learning_rate,
         weight_decay=optimization.weight_decay,
+        schedule=optimization.schedule,
         particles=particles,
         draw=(draw := draws_of(draw)),
         estimator=way,
     )
-    if isinstance(phases, str):
-        phases = registry.phases_of(phases, model)
-    said = list(phases or [plain])
-    listed = [_filled(phase, plain) for phase in said]
-    estimators = [
-        each.estimator for each, own in zip(listed, said, strict=True) if own.estimator is not None
-    ]
+    listed = completed(phases, plain, model)
     if isinstance(data, Streams):
         data.refuse([phase.stream or phase.evidence or phase.update for phase in listed])
     if way is not None and not any([asks(phase, model) for phase in listed]):
@@ -206,7 +200,7 @@ def fit(
             f"its latents are drawn; leave it out."
         )
     weight = KLWeight(kl_weight, model, target)
-    _refuse_idle(
+    refuse_idle(
         listed,
         always={"kl_weight": kl_weight != 1.0, "log_prior": log_prior},
         alone={
@@ -216,7 +210,9 @@ def fit(
         },
     )
     functions = [log_prior, kl_weight, stopping.measure]
-    companions = _companions(model, listed, estimators, functions, batches, target, seed)
+    companions = Companions(listed, functions, model, target, dtype_of(model))
+    with own_randomness(target, seed):
+        _prepare(model, listed, way, batches, seed)
     steps = [
         Step(
             model,
@@ -233,7 +229,7 @@ def fit(
         )
         for phase in listed
     ]
-    companions.add(model, steps)
+    companions.train().add(model, steps)
     for step in steps:
         step.beside += companions.held
     if saving.folder is not None and companions.optimizers:
@@ -244,7 +240,7 @@ def fit(
         )
     schedule = optimization.schedule
     rates = Rates(
-        [schedule if own.schedule is None else own.schedule for own in said],
+        [phase.schedule for phase in listed],
         [step.optimizer for step in steps],
         [step.rates for step in steps],
         epochs,
@@ -347,7 +343,7 @@ def fit(
             batch_size=batch_size,
             patience=stopping.patience,
             limit=seconds,
-            compile=_compilable(machine.compile, listed),
+            compile=compilable(machine.compile, listed),
             compile_budget=machine.compile_budget,
             threads=threads,
             files=files,
@@ -665,24 +661,6 @@ class Run:
             callback.saved(self.files.path)
 
 
-def asks(phase: Phase, model: LatentVariableModel) -> bool:
-    """Whether an estimator has a say in how the latents of a phase are drawn."""
-    return phase.draws and bool(set(model.q.names) - set(phase.draw or ()))
-
-
-def _refuse_idle(
-    phases: Sequence[Phase], always: Mapping[str, Any], alone: Mapping[str, Any]
-) -> None:
-    """Refuse options that do nothing where phases move parameters by functions of their own."""
-    by_update = [phase.update is not None for phase in phases]
-    idle = {**(always if any(by_update) else {}), **(alone if all(by_update) else {})}
-    if given := [name for name, value in idle.items() if value]:
-        raise ValueError(
-            f"{', '.join(given)} has no part in a phase that moves its parameters by a function "
-            f"of its own, in closed form say; leave it out."
-        )
-
-
 def _notes(selection: Selection, phases: Sequence[Phase], held_out: int) -> Iterator[str]:
     """What a user should know before training begins."""
     if held_out and selection.why_not:
@@ -733,76 +711,49 @@ def _selection(
     return Selection(name, higher, weight, objective, why_not)
 
 
-def _companions(
+def _prepare(
     model: LatentVariableModel,
     phases: Sequence[Phase],
-    estimators: Sequence[Any],
-    functions: Sequence[Any],
+    common: Draw | None,
     batches: AnyBatches,
-    device: torch.device,
     seed: int,
-) -> Companions:
-    """What moves beside the model, ready for the optimisers.
+) -> None:
+    """Let those that learn or remember beside the model make room, by the first training rows.
 
     Raises:
-        ValueError: If one of the estimators that a phase names suits no latent.
+        ValueError: If an estimator that a phase names, and not all have in common, suits no
+            latent.
     """
-    ways = [way for phase in phases for way in phase.ways]
-    candidates = [*[each.objective for each in phases], *ways, *[each.when for each in phases]]
-    called = [each for phase in phases for each in [*phase.functions, phase.optimizer]]
-    companions = Companions(candidates, [*called, *functions], model, device, dtype_of(model))
-    seen: list[Any] = []
-    for phase in phases:
-        for each in [each for each in phase.owners if isinstance(each, Prepared)]:
-            if not any([each is other for other in seen]):
-                seen.append(each)
-                with own_randomness(device, seed):
-                    each.prepare(
-                        model,
-                        partial(_first, batches, phase.stream, seed),
-                        batches.rows("train", phase.stream),
-                        batches.missing,
-                    )
-    if estimators or any([isinstance(way, Learner) for way in ways]):
-        found: list[Draw] = []
-        with own_randomness(device, seed):
-            for phase in phases:
-                if phase.draws:
-                    drawn = model.prepare(
-                        _first(batches, phase.stream, seed, 2),
-                        particles=phase.particles,
-                        draw=phase.draw,
-                        default=None if phase.estimator is None else Suited(phase.estimator),
-                        missing=batches.missing,
-                        rows=batches.rows("train", phase.stream),
-                    )
-                    found += drawn.values()
-        for way in estimators:
-            if not any([each is way for each in found]):
-                raise ValueError(
-                    f"The estimator {type(way).__name__} would draw nothing: it suits no latent "
-                    f"that is not drawn otherwise; leave it out, or choose another."
-                )
-    return companions.train()
 
+    def take(phase: Phase, n: int) -> dict[str, Any]:
+        batch = batches("train", batches.first(n), Generator().manual_seed(seed))
+        return batch if phase.stream is None else batch[phase.stream]
 
-def _first(batches: AnyBatches, stream: str | None, seed: int, n: int) -> dict[str, Any]:
-    """The first training rows."""
-    batch = batches("train", batches.first(n), Generator().manual_seed(seed))
-    return batch if stream is None else batch[stream]
-
-
-def _compilable(choice: Compile, phases: Sequence[Phase]) -> Compile:
-    """Whether to compile, where a way of drawing says that it cannot be traced."""
-    ways = [way for phase in phases for way in phase.ways]
-    ways += [owner for phase in phases for owner in phase.owners]
-    untraceable = [way for way in ways if not said(way, "traceable", unsaid=True)]
-    if untraceable and choice is True:
-        raise ValueError(
-            f"A step with {type(untraceable[0]).__name__} cannot be compiled into one graph; "
-            f"leave out compile."
+    owners = {id(each): (each, phase) for phase in phases for each in phase.owners}
+    for each, phase in owners.values():
+        if isinstance(each, Prepared):
+            rows = batches.rows("train", phase.stream)
+            each.prepare(model, partial(take, phase), rows, batches.missing)
+    own = [p.estimator for p in phases if p.estimator is not None and p.estimator is not common]
+    if not own and not any([isinstance(way, Learner) for phase in phases for way in phase.ways]):
+        return
+    found: list[Draw] = []
+    for phase in [phase for phase in phases if phase.draws]:
+        drawn = model.prepare(
+            take(phase, 2),
+            particles=phase.particles,
+            draw=phase.draw,
+            default=None if phase.estimator is None else Suited(phase.estimator),
+            missing=batches.missing,
+            rows=batches.rows("train", phase.stream),
         )
-    return False if untraceable else choice
+        found += drawn.values()
+    for way in own:
+        if not any([each is way for each in found]):
+            raise ValueError(
+                f"The estimator {type(way).__name__} would draw nothing: it suits no latent that "
+                f"is not drawn otherwise; leave it out, or choose another."
+            )
 
 
 def _looked_at(rows: int, held_out: int, seed: int) -> dict[Split, Tensor]:
@@ -836,33 +787,6 @@ def _interrupted(run: Run) -> TrainingInterrupted:
     return TrainingInterrupted(
         f"{text}.", state.epoch, None if saved is None else saved[0], number
     )
-
-
-def _filled(phase: Phase, plain: Phase) -> Phase:
-    """A phase with what it leaves open taken from the plain one."""
-    check(repeats=phase.repeats, particles=phase.particles, learning_rate=phase.learning_rate)
-    if phase.evidence is not None and (phase.estimator is not None or phase.draw):
-        raise ValueError(
-            "A phase with an evidence of its own draws its latents there; leave out its estimator "
-            "and its draw."
-        )
-    if phase.update is not None:
-        free = ("parameters", "update", "when", "stream", "repeats")
-        said = [each.name for each in fields(Phase) if getattr(phase, each.name) is not None]
-        if idle := [name for name in said if name not in free]:
-            raise ValueError(
-                f"A phase with an update moves its parameters by that alone; leave out its "
-                f"{', '.join(idle)}."
-            )
-        return phase
-    kept = {
-        field.name: getattr(plain, field.name)
-        for field in fields(Phase)
-        if getattr(phase, field.name) is None
-    }
-    filled = replace(phase, **kept)
-    way = None if filled.estimator is None else estimator_of(filled.estimator)
-    return replace(filled, draw=draws_of(filled.draw), estimator=way)
 
 
 _MOST_WAITING = 10_000

@@ -22,8 +22,8 @@ from deeplvm.registry import in_snake_case
 from deeplvm.training.batches import AnyBatches, Split
 from deeplvm.training.cells import PARTICLES, predicted
 from deeplvm.training.failures import explained, non_finite
+from deeplvm.training.phases import Objective
 from deeplvm.training.schedules import NEAR
-from deeplvm.training.step import Objective
 
 _PREDICTED = 2_000  # rows of which hidden elements are predicted, about
 

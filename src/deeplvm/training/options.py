@@ -11,13 +11,19 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_type_hints
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Adam, Adamax, AdamW, Optimizer
 
 from deeplvm.core.model import LatentVariableModel
+from deeplvm.training.graph import Compile
 from deeplvm.training.schedules import RateSchedule
-from deeplvm.training.step import Compile, OptimizerChoice
 
 Result = TypeVar("Result")
+OptimizerChoice = (
+    Literal["adam", "adamax", "adamw"]
+    | type[Optimizer]
+    | Callable[[list[nn.Parameter]], Optimizer]
+)
 
 
 @dataclass(frozen=True)
@@ -157,6 +163,40 @@ class Machine:
         if self.precision == "auto":
             return device.type == "cuda" and torch.cuda.is_bf16_supported()
         return self.precision == "bfloat16"
+
+
+def make_optimizer(
+    choice: OptimizerChoice,
+    parameters: list[nn.Parameter],
+    learning_rate: float,
+    weight_decay: float,
+) -> Optimizer:
+    """The optimiser of some parameters; a function of the parameters decides everything itself.
+
+    Adam (Kingma & Ba, 2015), https://arxiv.org/abs/1412.6980; AdamW: Decoupled Weight Decay
+    Regularization (Loshchilov & Hutter, 2019), https://arxiv.org/abs/1711.05101
+
+    Raises:
+        ValueError: If the name is none of adam, adamax, adamw.
+    """
+    options: dict[str, Any] = {"lr": learning_rate}
+    if weight_decay or choice == "adamw":  # torch's AdamW has a weight decay of its own by default
+        options["weight_decay"] = weight_decay
+    if isinstance(choice, type):
+        return choice(parameters, **options)
+    if callable(choice):
+        return choice(parameters)
+    if choice == "adamax":
+        return Adamax(parameters, **options)
+    classes: dict[Any, type[Adam]] = {"adam": Adam, "adamw": AdamW}
+    if choice not in classes:
+        raise ValueError(
+            f"optimizer is 'adam', 'adamax', 'adamw', a torch optimiser class, or a function of "
+            f"the parameters; not {choice!r}."
+        )
+    # One kernel for all elements: on a CPU two to three times faster than a loop over operations.
+    fused = all([p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters])
+    return classes[choice](parameters, fused=fused, **options)
 
 
 _REAL = ("learning_rate", "clip", "skip", "minutes", "checkpoint_seconds", "compile_budget")

@@ -17,6 +17,7 @@ from deeplvm.core.model import LatentVariableModel
 from deeplvm.training.callbacks import Record
 from deeplvm.training.checkpoint import CheckpointError, restore, unique_state
 from deeplvm.training.measure import Selection
+from deeplvm.training.phases import Phase
 from deeplvm.training.schedules import Average, Rates
 from deeplvm.training.step import Step
 
@@ -32,10 +33,9 @@ class Companions(nn.Module):
     user.
 
     Args:
-        candidates: Objectives, ways of drawing, conditions of phases; those that are modules are
-            companions.
-        functions: Whatever else is called in a step; what they hold is saved, and otherwise left
-            as it is.
+        phases: Their objectives, ways of drawing and conditions that are modules are companions;
+            what else they call is saved with all that it holds, and otherwise left as it is.
+        functions: As are these.
         model: Whose own modules are no companions.
         device: Where they go.
         dtype: Of their numbers.
@@ -43,16 +43,24 @@ class Companions(nn.Module):
 
     def __init__(
         self,
-        candidates: Iterable[Any],
-        functions: Iterable[Any],
+        phases: Sequence[Phase],
+        functions: Sequence[Any],
         model: nn.Module,
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
         super().__init__()
+        candidates = [
+            each for phase in phases for each in (phase.objective, *phase.ways, phase.when)
+        ]
+        called = [each for phase in phases for each in (*phase.functions, phase.optimizer)]
         given = dict.fromkeys([each for each in candidates if isinstance(each, nn.Module)])
         known = {*model.modules(), *[part for each in given for part in each.modules()]}
-        found = [each for each in held_by([*candidates, *functions, *given]) if each not in known]
+        found = [
+            each
+            for each in held_by([*candidates, *called, *functions, *given])
+            if each not in known
+        ]
         self.optimizers = [each for each in found if isinstance(each, Optimizer)]
         self.members = nn.ModuleList(given).to(device=device, dtype=dtype)
         # in a list, so that their modes stay those that their owner gave them
