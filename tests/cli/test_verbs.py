@@ -33,6 +33,7 @@ def test_fit_leaves_a_whole_run_folder(table_run: Path) -> None:
         "metrics.jsonl",
         "model.safetensors",
         "report.html",
+        "schema.toml",
     }
     config = tomllib.loads((table_run / "config.toml").read_text())
     assert config["recipe"] == "vae"

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from scipy import sparse
 
 from deeplvm.data import DataError, Description, load
 
@@ -527,3 +528,76 @@ def test_a_sample_of_rows_keeps_names_together() -> None:
     assert not torch.equal(first, again)
     assert torch.equal(first.sum(0), again.sum(0))
     assert torch.equal(digits.sampled(50, seed=3).train["x"], some.train["x"])
+
+
+# --- arrays and images as people have them
+
+
+def test_a_sparse_matrix_is_a_matrix(tmp_path: Path) -> None:
+    matrix = sparse.random(60, 30, 0.1, format="csr", random_state=0)
+    for form in ("csr", "csc", "coo", "bsr", "dia"):
+        sparse.save_npz(tmp_path / "a.npz", matrix.asformat(form))
+        data = load(tmp_path / "a.npz")
+        everything = load(tmp_path / "a.npz", like=data.description)
+        np.testing.assert_array_equal(everything.test.exact("x").numpy(), matrix.toarray())
+
+
+def test_labels_of_several_columns_are_refused(tmp_path: Path, rng: np.random.Generator) -> None:
+    x = rng.normal(size=(60, 5))
+    tags = np.array([[0, 1, 1], [1, 1, 0], [0, 0, 0]])[np.arange(60) % 3]
+    for labels in (tags, np.stack([np.zeros(60, int), np.arange(60) % 4], 1)):
+        np.savez(tmp_path / "a.npz", x=x, y=labels)
+        with pytest.raises(DataError, match="y has labels of shape"):
+            load(tmp_path / "a.npz")
+    np.savez(tmp_path / "a.npz", x=x, y=np.eye(3)[np.arange(60) % 3], weights=np.ones(60))
+    data = load(tmp_path / "a.npz")
+    assert data.classes == ("0", "1", "2")
+    assert any("left out: weights" in note for note in data.notes)
+
+
+def test_other_data_that_have_a_split_are_all_test_rows(
+    tmp_path: Path, rng: np.random.Generator
+) -> None:
+    x = rng.normal(size=(100, 4))
+    np.savez(tmp_path / "a.npz", x_train=x[:60], x_test=x[60:])
+    other = load(tmp_path / "a.npz", like=load(x).description)
+    np.testing.assert_array_equal(other.test.exact("x").numpy(), x)
+
+
+def test_pictures_are_upright_and_of_eight_bits(tmp_path: Path) -> None:
+    up = np.tile(np.linspace(250, 5, 8)[:, None], (1, 6)).astype(np.uint8)
+    (tmp_path / "exif").mkdir()
+    for number in range(12):
+        tag = Image.Exif()
+        tag[274] = (1, 6)[number % 2]
+        pixels = np.ascontiguousarray((up, np.rot90(up))[number % 2])
+        Image.fromarray(pixels).save(tmp_path / "exif" / f"{number:02d}.png", exif=tag)
+    x = load(tmp_path / "exif").train["x"]
+    assert x.shape[1:] == (1, 8, 6)
+    assert (x[:, 0, 0] > 200).all()
+    (tmp_path / "deep").mkdir()
+    deep = np.zeros((6, 6, 3), ">u2").tobytes()
+    (tmp_path / "deep" / "a.ppm").write_bytes(b"P6 6 6 65535\n" + deep)
+    with pytest.raises(DataError, match="more than 8 bits"):
+        load(tmp_path / "deep")
+    (tmp_path / "pages").mkdir()
+    first, *others = [Image.fromarray(up) for _ in range(3)]
+    first.save(tmp_path / "pages" / "a.tif", save_all=True, append_images=others)
+    with pytest.raises(DataError, match="holds 3 pages"):
+        load(tmp_path / "pages")
+
+
+def test_black_and_white_pictures_are_told_of_bits(
+    tmp_path: Path, rng: np.random.Generator
+) -> None:
+    for number in range(12):
+        Image.fromarray(rng.random((8, 8)) < 0.3).convert("1").save(tmp_path / f"{number}.png")
+    assert any("--binarize" in note for note in load(tmp_path).notes)
+
+
+def test_named_columns_of_an_npz_are_a_table(tmp_path: Path, rng: np.random.Generator) -> None:
+    columns = {"k": np.array(["p", "q"] * 30), "w": rng.normal(size=60)}
+    np.savez(tmp_path / "a.npz", **columns)
+    x = load(tmp_path / "a.npz").variables["x"]
+    assert x.columns == ("k", "w")
+    assert x.parts[0].categories == ("p", "q")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 
-from deeplvm.data import DataError, LikelihoodName, choose_likelihood, likelihood_of, load
+from deeplvm.data import Data, DataError, LikelihoodName, choose_likelihood, likelihood_of, load
 from deeplvm.data.likelihood import LIKELIHOODS
+from deeplvm.distributions.discretized_logistic import DiscretizedLogistic
+from deeplvm.likelihood.bits_per_dimension import bits_per_dimension
 from deeplvm.networks import MLP
 
 rng = np.random.default_rng(0)
@@ -151,6 +154,7 @@ OF = {
     "negative-binomial": BURSTY,
     "gaussian": REALS,
     "laplace": REALS,
+    "mixture": REALS,
     "student-t": REALS,
     "continuous-bernoulli": GREY,
     "beta": GREY,
@@ -172,6 +176,52 @@ def test_a_row_of_the_table_is_all_there_is_of_a_likelihood(name: str) -> None:
     assert (x.likelihood, x.kind) == (name, row.kind)
     p = likelihood_of(x, MLP(2, 4))(torch.zeros(len(data.test["x"]), 2))
     assert p.log_prob(data.batch("test", slice(None))["x"]).isfinite().all()
-    unsuited = NEGATIVE if row.density else REALS
+    unsuited = NEGATIVE if row.density or name == "mixture" else REALS
     with pytest.raises(DataError, match="--likelihood"):
         choose_likelihood(unsuited, likelihood=name)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "greys, levels",
+    [
+        (np.arange(17) / 16, 17),
+        (np.arange(5) / 4, 5),
+        (np.array([0, 0.5, 1.0]), 3),
+        (np.arange(16) / 15, 16),
+        (np.arange(256) / 256, 256),
+        (np.arange(257) / 256, 257),
+        (np.arange(256) / 255, 256),
+    ],
+)
+def test_no_level_stands_for_a_value_that_never_occurs(greys: np.ndarray, levels: int) -> None:
+    """The levels are those of the coarsest grid that has all values; 1 is one of them."""
+    values = rng.permutation(np.resize(greys, (64, 16)).ravel()).reshape(64, 16)
+    choice = choose_likelihood(values)
+    assert (choice.levels, round(1 / choice.step)) == (levels, round(1 / np.diff(greys).min()))
+    x = load(values).variables["x"]
+    pixel = DiscretizedLogistic(torch.tensor(1.2), torch.tensor(0.02), x.levels or 0)
+    stored = torch.arange(0.0, x.maximum + 1)
+    assert float(pixel.log_prob(stored).exp().sum()) == pytest.approx(1.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.float64])
+def test_a_uniform_density_of_scaled_whole_numbers_has_their_bits(dtype: type) -> None:
+    """log2 of the number of levels, of any type and in tables; and new rows are scaled alike."""
+    options = {"likelihood": "continuous-bernoulli", "dequantize": "uniform"}
+    x = np.resize(np.arange(17), (68, 4)).astype(dtype)
+    data = load(x, **options)  # type: ignore[arg-type]
+    assert _bits(data) == pytest.approx(math.log2(17))
+    assert load(x, like=data.description).test["x"].max() <= 1
+    columns = {n: rng.permutation(np.arange(512) % k) for n, k in (("a", 4), ("b", 256))}
+    for names in (["a", "b"], ["b", "a"]):
+        table = load({name: columns[name] for name in names}, **options)  # type: ignore[arg-type]
+        assert table.train["x"].amax(0).max() <= 1
+        assert table.train["x"].amax(0).min() > 0.9
+        assert _bits(table) == pytest.approx(5.0)
+
+
+def _bits(data: Data) -> float:
+    rows = data.batch("train", slice(None))["x"]
+    log_prob = likelihood_of(data)().log_prob(rows).detach()  # 0 everywhere: uniform
+    counts = torch.full((len(rows),), rows[0].numel())
+    return bits_per_dimension(log_prob, counts, data.variables).value

@@ -201,7 +201,10 @@ def _fit(
         refuse_large_step(training, data)
         source, name = str(data.options.get("source", config.data)), name_of(recipe)
         place = folder or claimed(free_folders(data.name, name))
-        config = replace(config, data=source, recipe=name)
+        options = dict(config.data_options)
+        if options.get("schema"):  # wherever it is repeated from
+            options["schema"] = str(Path(options["schema"]).expanduser().absolute())
+        config = replace(config, data=source, recipe=name, data_options=options)
         run = by_first(here, lambda: create_run(place, config, data))
         if tensorboard and here.first:
             (run.folder / _TENSORBOARD).mkdir()

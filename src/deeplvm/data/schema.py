@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from deeplvm.data.records import DataError, Description, LikelihoodName, Variable
+from deeplvm.data.records import DataError, Description, LikelihoodName, Variable, listed
 from deeplvm.files import read_whole
 
 ColumnType = Literal[
@@ -143,17 +144,20 @@ def schema_of(description: Description) -> str:
     variable = description.variables.get("x")
     if variable is None or variable.columns is None:
         return ""
-    lines = [_ADVICE]
-    parts = variable.parts or (variable,) * len(variable.columns)
-    for place, (column, part) in enumerate(zip(variable.columns, parts, strict=True)):
-        entry = f"type = {_text(type_of(part))}, likelihood = {_text(part.likelihood)}"
+    lines, rules = [_ADVICE], rules_of(description.options.get("schema"))
+    for column, part in variable.by_column.items():
+        entry = {"type": _text(type_of(part)), "likelihood": _text(part.likelihood)}
         if part.kind == "ordinal" and part.categories:
-            entry += f", levels = [{', '.join(map(_text, part.categories))}]"
-        lines.append(f"{_key(column)} = {{{entry}}}  # {traits(variable, place)}\n")
-    lines += [
-        f'{_key(column)} = {{type = "drop"}}  # {" ".join(why.split())}\n'
-        for column, why in description.left.items()
-    ]
+            entry["levels"] = _texts(part.categories)
+        if column in rules and rules[column].missing is not None:
+            entry["missing"] = _texts(rules[column].missing or ())
+        said = ", ".join([f"{name} = {value}" for name, value in entry.items()])
+        lines.append(f"{_key(column)} = {{{said}}}  # {traits(part)}\n")
+    asked = [column for column, rule in rules.items() if rule.type == "drop"]
+    asked += description.options.get("drop", ())
+    for column, why in {**dict.fromkeys(asked, "as asked for"), **description.left}.items():
+        reason = " ".join(why.split("; --drop")[0].split())
+        lines.append(f'{_key(column)} = {{type = "drop"}}  # {reason}\n')
     label = description.options.get("label")
     return "".join(lines) + (f'{_key(label)} = {{type = "label"}}\n' if label else "")
 
@@ -165,38 +169,27 @@ def type_of(part: Variable) -> str:
     return "whole" if part.dequantized and part.kind == "real" else part.kind
 
 
-def traits(variable: Variable, place: int) -> str:
+def traits(part: Variable) -> str:
     """What the values of a column are like, in words.
 
     >>> from deeplvm.data import load
-    >>> traits(load("iris").variables["x"], 3)
+    >>> traits(load("iris").variables["x"].by_column["petal width (cm)"])
     '0.1 .. 2.5, positive'
     """
-    part = variable.parts[place] if variable.parts else variable
-    at = () if variable.parts else (place,)
-    if part.categories is not None and part.kind != "binary":
-        shown = ", ".join(part.categories[:5])
-        more = ", …" if len(part.categories) > 5 else ""
-        return f"{len(part.categories)} categories: {shown}{more}"
-    said = []
-    atoms = part.atoms[place if not variable.parts else 0] if part.atoms else ()
+    if part.categories is not None:
+        return f"{len(part.categories)} categories: {listed(part.categories, 5)}"
+    said, atoms = [], part.atoms[0] if part.atoms else ()
     if part.knots is not None:
-        knots = part.knots[at]
-        low, high = float(knots[0]), float(knots[-1])
-        low, high = min([low, *atoms]), max([high, *atoms])
+        low, *_, high = sorted([*part.knots[[0, -1]].tolist(), *atoms])
         said.append(f"{low:.6g} .. {high:.6g}")
         said += ["positive"] if low > 0 else []
         said += ["between 0 and 1"] if low >= 0 and high <= 1 else []
-        middle = float(knots[-4] - knots[3])
-        if middle > 0 and high - low > 20 * middle:
-            said.append("heavy-tailed")
-    elif part.shape == ():
-        said.append(f"{part.minimum:g} .. {part.maximum:g}")
+        said += ["heavy-tailed"] if high - low > 10 * float(part.knots[-4] - part.knots[3]) else []
+    elif part.kind == "counts":
+        said.append(f"counts, {float(part.mean):.3g} on average")
     if atoms:
-        said.append(f"often exactly {', '.join([f'{atom:g}' for atom in atoms[:3]])}")
-    if part.missing and variable.parts:
-        said.append("some missing")
-    return ", ".join(said)
+        said.append(f"often exactly {listed([f'{atom:g}' for atom in atoms], 3)}")
+    return ", ".join(said + (["some missing"] if part.missing else []))
 
 
 def _key(column: str) -> str:
@@ -206,6 +199,8 @@ def _key(column: str) -> str:
 
 def _text(word: str) -> str:
     """A word as TOML writes it."""
-    import json
-
     return json.dumps(word, ensure_ascii=False)
+
+
+def _texts(words: Sequence[str]) -> str:
+    return f"[{', '.join(map(_text, words))}]"

@@ -262,7 +262,15 @@ class Run:
         """Other data, read with the run's columns, levels and units; the run's own if none."""
         from deeplvm.data import load
 
-        return self.data if source is None else load(source, like=self.description)
+        if source is None:
+            return self.data
+        data, p = load(source, like=self.description), self.model.p
+        label = self.description.options.get("label")
+        if label and "y" in p.inputs and "y" not in p.names and "y" not in data.test:
+            raise RunError(
+                f"{source} has no column {label!r}, the label, which the model is given; add it."
+            )
+        return data
 
     def _check(self, table: str, function: Callable[..., Any]) -> None:
         """Refuse an option that the function has not, or of another type."""
@@ -403,6 +411,8 @@ def create_run(folder: Path, config: Config, data: Data) -> Run:
     Raises:
         RunError: If something is there already; nothing is overwritten.
     """
+    from deeplvm.data.schema import schema_of
+
     if is_taken(folder):
         raise RunError(refusal(folder))
     for path in _beginnings(folder):
@@ -416,6 +426,8 @@ def create_run(folder: Path, config: Config, data: Data) -> Run:
     write_atomically(folder / "data.json", json.dumps(plain, indent=1).encode())
     # last: a folder with a config.toml is a whole RUN folder
     write_atomically(folder / "config.toml", config.to_toml().encode())
+    if schema := schema_of(description):  # for the user, who may edit it
+        write_atomically(folder / "schema.toml", schema.encode())
     return Run(folder, config, description, trust=True)
 
 
@@ -487,7 +499,8 @@ def _has_something(folder: Path, error: BaseException) -> bool:
 
 def _clear(folder: Path) -> None:
     """Take away what a fit has written, by name."""
-    for path in (*_beginnings(folder), folder / "config.toml", folder / "metrics.jsonl"):
+    made = [folder / name for name in ("config.toml", "schema.toml", "metrics.jsonl")]
+    for path in (*_beginnings(folder), *made):
         path.unlink(missing_ok=True)
     for name in ("checkpoint", "tensorboard"):
         shutil.rmtree(folder / name, ignore_errors=True)

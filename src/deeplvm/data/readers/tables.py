@@ -160,6 +160,11 @@ class Reading:
     codes: Mapping[str, float] | None = None
     missing: tuple[str, ...] = MISSING_WORDS
 
+    def without_missing(self, numbers: Array) -> Array:
+        """Numbers, none where one means missing: -999.0 if -999 does."""
+        words = [float(word) for word in self.missing if is_number(word)]
+        return np.where(np.isin(numbers, words), np.nan, numbers) if words else numbers
+
 
 class TableRows:
     """Rows of a table as numbers; a group is decoded whole, and the last one is kept.
@@ -192,7 +197,7 @@ class TableRows:
         self.units: Array | None = table.units
         self.shape: tuple[int, ...] = (len(self._columns),)
         narrow = all(
-            is_narrow(table.types[n]) or readings[n].codes is not None for n in self._columns
+            [is_narrow(table.types[n]) or readings[n].codes is not None for n in self._columns]
         )
         self.dtype = np.dtype(np.float32 if narrow else np.float64)
         self._last: tuple[int, Array, Array | None] | None = None
@@ -237,11 +242,11 @@ class TableRows:
         column, reading = table.column(name), self._readings[name]
         if reading.codes is None:
             if family(column.type) != "text":
-                return numbers_of(column)
+                return reading.without_missing(numbers_of(column))
             cells, _ = cells_of(column, reading.missing)
             numbers, bad = _parsed(cells, reading.type)
             if not bad.any():
-                return numbers
+                return reading.without_missing(numbers)
             row = int(np.flatnonzero(bad)[0])
             what = "date" if reading.type.startswith("date") else "number"
             cell, where = cells[row].as_py(), self.where(first + row)
@@ -606,7 +611,8 @@ class _Understanding:
                 self._refuse_few_dates(name, distinct[name])
                 readings[name] = Reading(type_of(self.table.types[name]))
             elif name not in coded:
-                readings[name] = Reading(type_of(self.table.types[name]))
+                kind = type_of(self.table.types[name])
+                readings[name] = Reading(kind, None, self.missing(name))
             else:
                 reading, names_ = self._words(name, distinct[name])
                 readings[name] = reading
@@ -629,7 +635,7 @@ class _Understanding:
                 f"fitted to {known}."
             )
         if what != "text":
-            return Reading(type_of(kind))
+            return Reading(type_of(kind), None, missing)
         if part.kind == "date":
             written = given if given.startswith("date ") else ""
             form = written or f"date {self._form_of_dates(name, None) or _FORMS[0]}"
