@@ -119,3 +119,18 @@ def test_it_is_in_the_data_s_own_units(path: Path) -> None:
     zero = found[0][1][:, 0] == 0
     expected = math.log(1000) * torch.where(zero, 1.0, 2.0)
     torch.testing.assert_close(found[1][2] - found[0][2], expected, rtol=0, atol=1e-3)
+
+
+def test_it_starts_at_the_shares_of_the_training_rows(path: Path) -> None:
+    """Of codes and of atoms: before any training as good as columns by themselves."""
+    data = load(path, likelihood="mixture")
+    rows = torch.as_tensor(data.train["x"][:])
+    x, start = data.variables["x"], likelihood_of(data)()
+    sky = torch.stack([rows[:, 3] == code for code in range(3)]).double().mean(1)
+    torch.testing.assert_close(torch.tensor(x.parts[3].shares[0]), sky)
+    zero = rows[0].clone()
+    zero[[1, 2, 3, 4]] = math.nan
+    zero[0] = 0.0
+    share = float((rows[:, 0] == 0).double().mean())
+    found = float(start.observed_log_prob(zero, ~zero.isnan()).detach().exp())
+    assert found == pytest.approx(share, abs=1e-3)

@@ -37,8 +37,7 @@ class LatentClasses(nn.Module):
     Raises:
         ValueError: the conditional has a network, or takes no parameters from a head.
 
-    Latent Structure Analysis (Lazarsfeld & Henry, 1968), and for its name the latent class model
-    of Exploratory latent structure analysis using both identifiable and unidentifiable models
+    Exploratory latent structure analysis using both identifiable and unidentifiable models
     (Goodman, 1974), https://doi.org/10.1093/biomet/61.2.215
 
     Examples:

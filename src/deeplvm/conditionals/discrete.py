@@ -60,6 +60,8 @@ class Categorical(nn.Module):
         classes: the number of categories.
         network: maps the parents to features; ``None`` for free logits, uniform at first.
         shape: the event shape; ``()`` for one label.
+        probabilities: where it starts, broadcastable to ``(*shape, classes)``, positive; uniform
+            if left out.
         features: how many learned numbers other networks see of a category, for vocabularies: a
             row of a table is looked up, and no one-hot vector made; ``None`` for one-hot vectors.
 
@@ -84,12 +86,17 @@ class Categorical(nn.Module):
         network: Network = None,
         shape: Shape = (),
         *,
+        probabilities: Tensor | None = None,
         features: int | None = None,
     ) -> None:
         super().__init__()
         self.event_shape = event_shape_of(shape, "Categorical")
         self.classes = at_least(classes, 1, "Categorical", "classes")
         self.head = Head(network, self.event_shape, classes, "Categorical")
+        if probabilities is not None:
+            each = probabilities.log().expand(*self.event_shape, classes).movedim(-1, 0)
+            for index, raw in enumerate(each):
+                self.head.start_at(raw, index)
         # floating, not saved: it carries the dtype that the module was moved to
         self.register_buffer("levels", torch.arange(float(classes)), persistent=False)
         self.table: nn.Embedding | None = None

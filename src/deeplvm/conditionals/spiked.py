@@ -29,6 +29,8 @@ class Spiked(nn.Module):
             2; beyond them the outermost lines go on.
         atoms: values with a probability of their own, ``(*event, m)``; NaN where an element has
             fewer.
+        shares: where the probabilities of the atoms start, ``(*event, m)``; the rest is the
+            logistics'.
         components: how many logistics.
         bounds: the least and the largest value, broadcastable to ``shape``; what the mixture
             puts beyond is probability of the bound. They must not be inside the knots.
@@ -60,6 +62,7 @@ class Spiked(nn.Module):
         *,
         knots: Tensor,
         atoms: Tensor | None = None,
+        shares: Tensor | None = None,
         components: int = 4,
         bounds: tuple[Tensor | float, Tensor | float] | None = None,
         step: float | None = None,
@@ -95,6 +98,11 @@ class Spiked(nn.Module):
         places = torch.linspace(-1.2, 1.2, components) if components > 1 else torch.zeros(1)
         for index, place in enumerate(places, outputs - 2 * components):
             self.head.start_at(place, index)
+        if shares is not None:
+            rest = ((1 - shares.sum(-1, keepdim=True)) / components).clamp(min=1e-3)
+            weights = torch.cat([shares.clamp(min=1e-4), *[rest] * components], -1)
+            for index, raw in enumerate(weights.log().movedim(-1, 0)):
+                self.head.start_at(raw, index)
 
     def forward(self, *parents: Tensor) -> Independent:
         """The distribution of the value given parents of shapes ``(*particles, batch, ...)``."""

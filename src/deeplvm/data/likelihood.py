@@ -27,7 +27,7 @@ from deeplvm.data.records import (
     Variable,
     listed,
 )
-from deeplvm.data.statistics import Summary, quantiles, repeated
+from deeplvm.data.statistics import Summary, quantiles, repeated, shares_of
 from deeplvm.distributions.spiked import PiecewiseLinear
 
 # A variance this many times the mean is too much for a Poisson even before the latents explain
@@ -130,6 +130,14 @@ def _units(head: Callable[..., nn.Module]) -> Callable[[Variable], Callable[...,
     return lambda v: partial(head, v.shape, units=(v.mean, v.std))
 
 
+def _smoothed(v: Variable) -> Tensor | None:
+    """The shares of codes, none of which is impossible."""
+    if not v.shares:
+        return None
+    shares = torch.tensor(v.shares, dtype=torch.float64)
+    return (shares + 1e-3 / shares.shape[-1]).reshape(*v.shape, -1)
+
+
 def _spiked(v: Variable) -> Callable[..., nn.Module]:
     """Probabilities of the atoms, and elsewhere a mixture on the scores of the knots."""
     counts = v.kind == "counts"
@@ -139,6 +147,7 @@ def _spiked(v: Variable) -> Callable[..., nn.Module]:
         v.shape,
         knots=torch.stack(rising),
         atoms=torch.tensor(v.atoms, dtype=torch.float64),
+        shares=torch.tensor(v.shares, dtype=torch.float64) if v.shares else None,
         step=1.0 if counts else None,
         bounds=(0.0, math.inf) if counts else None,
     )
@@ -171,7 +180,8 @@ _ROWS = (
                    conditionals.DiscretizedLogistic, v.shape, levels=v.levels or 256),
                ("levels",), "discretized-logistic", _COUNTED, lambda look: look.counted),
     Likelihood("categorical", "category",
-               lambda v: partial(conditionals.Categorical, v.levels or 2, shape=v.shape),
+               lambda v: partial(conditionals.Categorical, v.levels or 2, shape=v.shape,
+                                 probabilities=_smoothed(v)),
                ("levels", "category", "ordinal"), "categorical",
                _COUNTED, lambda look: look.counted and look.step == 1),
     Likelihood("ordinal", "ordinal",
@@ -773,13 +783,12 @@ def columns_of(variable: Variable) -> tuple[Variable, ...]:
     """The columns of a table, each a scalar variable; of columns all alike too."""
     if variable.parts or variable.knots is None:
         return variable.parts
-    each = zip(variable.mean, variable.std, variable.knots, variable.atoms, strict=True)
-    return tuple(
-        [
-            replace(variable, shape=(), mean=m, std=s, knots=k, atoms=(a,), columns=None)
-            for m, s, k, a in each
-        ]
-    )
+    named = variable if variable.columns else replace(variable, columns=_numbered(variable))
+    return tuple(named.by_column.values())
+
+
+def _numbered(variable: Variable) -> tuple[str, ...]:
+    return tuple([str(place) for place in range(variable.elements)])
 
 
 def _groups(variable: Variable) -> list[tuple[list[int], Variable]]:
@@ -807,6 +816,7 @@ def _groups(variable: Variable) -> list[tuple[list[int], Variable]]:
             levels=levels,
             knots=None if knots is None else torch.stack(knots),
             atoms=sum([part.atoms for part in parts], ()),
+            shares=sum([part.shares for part in parts], ()),
         )
         groups.append((chosen, together))
     return groups
@@ -957,7 +967,7 @@ def variable_of(
 def _knotted(
     choices: list[Choice], train_rows: Tensor
 ) -> Callable[[Sequence[int]], dict[str, Any]]:
-    """Knots and atoms of some columns by their places; none of what is no density of columns."""
+    """Knots, atoms and shares of some columns by their places."""
     if train_rows.dim() != 2 or not 0 < train_rows.shape[1] <= _MOST_KNOTTED:
         return lambda _: {}
     step = -(-train_rows.numel() // _LOOKED_AT)
@@ -965,6 +975,9 @@ def _knotted(
 
     def found(places: Sequence[int]) -> dict[str, Any]:
         choice = choices[places[0]] if len(choices) > 1 else choices[0]
+        if choice.kind in CODED and len(choices) > 1:
+            codes = np.arange(choice.levels or 2)
+            return {"shares": tuple([shares_of(rows[:, place], codes) for place in places])}
         counts = choice.kind == "counts" and (len(choices) > 1 or choice.likelihood == "mixture")
         if not (choice.kind in _REAL or counts) or not len(places):
             return {}
@@ -973,9 +986,13 @@ def _knotted(
             none if choice.dequantize else repeated(rows[:, place], whole=counts)
             for place in places
         ]
-        knots = [quantiles(rows[:, i], a) for i, a in zip(places, atoms, strict=True)]
-        shaped = torch.from_numpy(knots[0] if len(choices) > 1 else np.stack(knots))
-        return {"knots": shaped, "atoms": tuple([tuple(each.tolist()) for each in atoms])}
+        pairs = list(zip(places, atoms, strict=True))
+        knots = [quantiles(rows[:, place], each) for place, each in pairs]
+        return {
+            "knots": torch.from_numpy(knots[0] if len(choices) > 1 else np.stack(knots)),
+            "atoms": tuple([tuple(each.tolist()) for each in atoms]),
+            "shares": tuple([shares_of(rows[:, place], each) for place, each in pairs]),
+        }
 
     return found
 

@@ -113,6 +113,8 @@ class Variable:
             decreasing. A monotone map of a density goes through them.
         atoms: Of each of these columns the values that repeat so often that they carry mass, such
             as 0 or a cap, increasing; of a column among a table's :attr:`parts` one entry.
+        shares: Of each column with atoms, or with codes among a table's :attr:`parts`: the share
+            of the training values that each atom has, or each code.
         types: What the values are in the source, one for each column, or one for an array:
             numpy's name of a type, ``"int"``, ``"float"``, ``"bool"``, ``"text"``, ``"days"`` or
             ``"time"`` (dates), or ``"date %d.%m.%Y"``, a date written so.
@@ -136,6 +138,7 @@ class Variable:
     categories: tuple[str, ...] | None = None
     knots: Tensor | None = None
     atoms: tuple[tuple[float, ...], ...] = ()
+    shares: tuple[tuple[float, ...], ...] = ()
     types: tuple[str, ...] = ()
 
     @property
@@ -148,6 +151,7 @@ class Variable:
             column: dataclasses.replace(
                 self, name=column, shape=(), columns=None, types=types[i : i + 1],
                 mean=self.mean[i], std=self.std[i], atoms=self.atoms[i : i + 1],
+                shares=self.shares[i : i + 1],
                 knots=None if self.knots is None else self.knots[i],
             )
             for i, column in enumerate(self.columns)
@@ -269,7 +273,8 @@ class Variable:
         for name in ("mean", "std", "knots"):
             if values.get(name) is not None:
                 values[name] = torch.tensor(values[name], dtype=torch.float64)
-        values["atoms"] = tuple(map(tuple, values.get("atoms", ())))
+        for name in ("atoms", "shares"):
+            values[name] = tuple(map(tuple, values.get(name, ())))
         values["parts"] = tuple(cls.from_dict(part) for part in values.get("parts", ()))
         return cls(**values)
 
@@ -861,6 +866,11 @@ def _check_variable(found: Variable) -> None:
     _expect(found.columns is None or shape == (len(found.columns),), f"{at}: columns")
     _expect(found.categories is None or len(found.categories) == levels, f"{at}: categories")
     _expect(len(found.atoms) in (0, found.elements), f"{at}: atoms")
+    _expect(len(found.shares) in (0, found.elements), f"{at}: shares")
+    for share, atoms in zip(found.shares, found.atoms or [()] * len(found.shares), strict=True):
+        count = len(atoms) if found.atoms else levels
+        whole = len(share) == count and min(share, default=0) >= 0 and sum(share) < 1 + 1e-6
+        _expect(whole, f"{at}: shares")
     if found.knots is not None:
         finite = found.knots.dim() and found.knots.isfinite().all()
         _expect(finite and tuple(found.knots.shape[:-1]) == shape, f"{at}: knots")

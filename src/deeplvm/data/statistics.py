@@ -225,6 +225,20 @@ def repeated(values: Array, *, whole: bool = False) -> Array:
     return found[counts >= least]
 
 
+def shares_of(values: Array, atoms: Array) -> tuple[float, ...]:
+    """The share of a column's known values that each of some rising values has.
+
+    >>> shares_of(np.array([0.0, 0.0, 1.5, 2.0, np.nan]), np.array([0.0, 2.0]))
+    (0.5, 0.25)
+    """
+    known = values[~np.isnan(values)]
+    if not len(atoms) or not len(known):
+        return (0.0,) * len(atoms)
+    place = np.searchsorted(atoms, known).clip(max=len(atoms) - 1)
+    counts = np.bincount(place[atoms[place] == known], minlength=len(atoms))
+    return tuple((counts / len(known)).tolist())
+
+
 def quantiles(values: Array, atoms: Array) -> Array:
     """Quantiles of the levels 0, 1/32, ..., 1 of a column's values but for its atoms, float64.
 

@@ -42,12 +42,12 @@ def autoregressive_table(
     return LatentVariableModel(Joint({"x": row}))
 
 
-@trained_with(batch_size=500, learning_rate=1e-2, patience=20, averaging=0.99)
+@trained_with(batch_size=500, learning_rate=3e-2, patience=20, averaging=0.99)
 def mixture_model(data: Data | Description, *, classes: int = 50) -> LatentVariableModel:
     """Latent classes: within a class all columns are independent; an exact likelihood.
 
-    Exploratory latent structure analysis using both identifiable and unidentifiable models
-    (Goodman, 1974), https://doi.org/10.1093/biomet/61.2.215
+    Naive Bayes Models for Probability Estimation (Lowd & Domingos, 2005),
+    https://doi.org/10.1145/1102351.1102418
 
     Args:
         data: What is modelled; its kinds decide the likelihood of each column.
