@@ -100,6 +100,10 @@ class RowNoise:
         """The same numbers again, from another particle on."""
         return RowNoise(self.seed, self.keys, self.shared, start)
 
+    def take(self, rows: Tensor) -> RowNoise:
+        """Those of some of the rows, by their numbers."""
+        return RowNoise(self.seed, self.keys[rows], self.shared, self.start)
+
     def draws(self, names: Iterable[str], draw: Mapping[str, Draw] | None) -> dict[str, Draw]:
         """How each name is drawn, with the numbers of the rows, and what is chosen beside."""
         chosen = draw or {}

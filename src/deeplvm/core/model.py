@@ -86,7 +86,8 @@ class LatentVariableModel(nn.Module):
                 raise NotationError(_no_density(name, self.q))
         self._closed_of: dict[tuple[str, ...], frozenset[str]] = {}
         self._named_in_p = frozenset((*self.p.names, *self.p.inputs))
-        self._read_by_p = _read(self.p)
+        #: Names whose values conditionals of p read.
+        self.read_by_p = _read(self.p)
         #: Every name of the model, inputs included.
         self.names = self._named_in_p.union(self.q.names, self.q.inputs)
         # Deterministic nodes that p and q share, with the names they follow from: computed once.
@@ -158,7 +159,7 @@ class LatentVariableModel(nn.Module):
 
         Where elements of such a name are missing, q draws them, and them alone.
         """
-        read = self._read_by_p
+        read = self.read_by_p
         holes = [n for n, s in sites.items() if s.holes and n in self.q.names and n in read]
         ways = dict(draw or {})
         for name in holes:

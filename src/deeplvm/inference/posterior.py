@@ -19,7 +19,7 @@ from deeplvm.inference.diagnostics import (
 from deeplvm.inference.hmc import TARGET, DualAveraging, Spread, transition, windows
 from deeplvm.inference.latent_space import LatentSpace
 from deeplvm.inference.nuts import no_u_turn
-from deeplvm.inference.rows import Rows, Source, for_rows
+from deeplvm.inference.rows import Rows, Source, for_rows, latent_dimensions, rows_of
 from deeplvm.inference.tempering import density
 from deeplvm.randomness import RowNoise
 from deeplvm.results import finite
@@ -229,19 +229,20 @@ def sample_posterior(
         max_depth=max_depth, batch_size=batch_size,
     )  # fmt: skip
 
+    if not latent_dimensions(model, data):
+        raise ValueError(
+            f"{model.p} has no continuous latent to draw, given "
+            f"{', '.join(rows_of(model, data).names)}; leave one out of the data."
+        )
+
     def measure(
         given: dict[str, Tensor], missing: frozenset[str], noise: RowNoise
     ) -> dict[str, Tensor]:
         space = LatentSpace(model, given, missing, noise=noise)
-        if not space.size:
-            raise ValueError(
-                f"{model.p} has no continuous latent to draw, given "
-                f"{', '.join(given)}; leave one out of the data."
-            )
         return _run(_Kernel(space, method, steps, max_depth), chains, warmup, draws, target)
 
     numbers = for_rows(
-        model, data, measure, batch_size=batch_size, seed=seed, finite=("log_joint",)
+        model, data, measure, batch_size=batch_size, seed=seed, apart=True, finite=("log_joint",)
     )
     del numbers["log_joint"]
     values = {

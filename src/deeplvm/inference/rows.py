@@ -11,8 +11,8 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,6 +25,8 @@ from deeplvm.randomness import RowNoise, evaluating, seed_all
 
 if TYPE_CHECKING:
     from deeplvm.data.records import Description
+
+_LOOKED_AT = 1_000  # rows at a time, where it is only looked what is given in them
 
 # Named tensors of shape (rows, *event), NaN where an element is missing; a part of a data set,
 # data.test[:100], is such a mapping.
@@ -106,7 +108,8 @@ def rows_of(model: LatentVariableModel, source: Source | Rows, omit: Collection[
         ValueError: If nothing that the model knows is there, or there are no rows.
     """
     if isinstance(source, Rows):
-        return source
+        kept = tuple([name for name in source.names if name not in omit])
+        return replace(source, names=kept, missing=source.missing.intersection(kept))
     if not isinstance(source, Mapping):
         raise TypeError(
             f"Say which rows: data.test, data.test[:100], or named tensors {{'x': x}}; found a "
@@ -145,6 +148,7 @@ def for_rows(
     batch_size: int,
     seed: int,
     omit: Collection[str] = (),
+    apart: bool = False,
     finite: Collection[str] = ("log_px",),
     progress: Progress | None = None,
 ) -> dict[str, Tensor]:
@@ -161,6 +165,8 @@ def for_rows(
         batch_size: Rows at a time; no matter for the result, as a row's noise is its own.
         seed: With what a row says it decides the row's draws.
         omit: Names that are left out although the data have them.
+        apart: Whether rows are measured apart by what is given in them: a name that p reads is
+            left out in the rows in which it is missing, and so is a latent there alone.
         finite: Quantities that may be −inf, but neither NaN nor +inf.
         progress: Told after each batch how many of this process's rows are done, and of how many.
 
@@ -183,7 +189,8 @@ def for_rows(
                 noise = RowNoise(str(seed), keys, model.shared)
             else:
                 noise = noise_of(model, given, seed, rows.device, seen)
-            part = measure(given, rows.missing, noise)
+            kinds = _apart(model, given, rows.missing) if apart else None
+            part = _each(kinds, measure, noise) if kinds else measure(given, rows.missing, noise)
             count = len(next(iter(part.values())))
             part["row"] = torch.arange(first, first + count)
             parts.append(part)
@@ -198,6 +205,47 @@ def for_rows(
         if name in joined:
             _refuse_broken(name, joined, row)
     return joined
+
+
+class _Kind(NamedTuple):
+    """Rows of a batch in which the same names are given.
+
+    Attributes:
+        rows: Their numbers.
+        given: Values of what they have.
+        missing: Names of which elements are missing in some of them.
+    """
+
+    rows: Tensor
+    given: dict[str, Tensor]
+    missing: frozenset[str]
+
+
+def _apart(
+    model: LatentVariableModel, given: dict[str, Tensor], missing: frozenset[str]
+) -> list[_Kind]:
+    """Rows by which of the names that p reads are missing in them, as a whole."""
+    names = sorted(missing & model.read_by_p & set(model.p.names))
+    if not names:
+        return []
+    absent = torch.stack([given[n].isnan().reshape(len(given[n]), -1).all(1) for n in names], 1)
+    patterns, which = absent.unique(dim=0, return_inverse=True)
+    kinds = []
+    for number, pattern in enumerate(patterns.tolist()):
+        rows = (which == number).nonzero().flatten()
+        out = {name for name, gone in zip(names, pattern, strict=True) if gone}
+        own = {n: model.values(n).take(v, rows) for n, v in given.items() if n not in out}
+        holes = {n for n in missing if n in own and (n not in names or has_nan(own[n]))}
+        kinds.append(_Kind(rows, own, frozenset(holes)))
+    return kinds
+
+
+def _each(kinds: list[_Kind], measure: Measure, noise: RowNoise) -> dict[str, Tensor]:
+    """Quantities of all rows of a batch, in their order, from those of each kind."""
+    parts = [measure(each.given, each.missing, noise.take(each.rows)) for each in kinds]
+    order = torch.cat([each.rows for each in kinds]).argsort()
+    whole = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+    return {key: value[order.to(value.device)] for key, value in whole.items()}
 
 
 def noise_of(
@@ -311,11 +359,28 @@ def latent_dimensions(model: LatentVariableModel, source: Source | Rows) -> int:
     """How many free numbers the latents of a row have.
 
     Raises:
-        ValueError: If a latent is discrete, or has no density of its own.
+        ValueError: If a latent is discrete and its values cannot be listed, it has no density of
+            its own, or a continuous one is given in some rows alone.
     """
     rows = rows_of(model, source)
+    sizes = {}
     with evaluation_of(model, 0):
-        return LatentSpace(model, rows[slice(0, 1)], rows.missing).size
+        for _, given in rows.each(_LOOKED_AT) if rows.missing & model.read_by_p else ():
+            for kind in _apart(model, given, rows.missing):
+                what = tuple(kind.given)
+                if what not in sizes:
+                    one = {n: model.values(n).take(v, slice(0, 1)) for n, v in kind.given.items()}
+                    sizes[what] = LatentSpace(model, one, kind.missing).size
+        if not sizes:
+            return LatentSpace(model, rows[slice(0, 1)], rows.missing).size
+    if len(set(sizes.values())) > 1:
+        some = set.union(*map(set, sizes)) - set.intersection(*map(set, sizes))
+        raise ValueError(
+            f"{', '.join(sorted(some))}: a continuous latent is given in some rows and missing in "
+            f"others, so the latents have {' or '.join(map(str, sorted(set(sizes.values()))))} "
+            f"dimensions; ask for these rows apart, or use annealed_importance_sampling."
+        )
+    return next(iter(sizes.values()))
 
 
 def at_least(least: float, **numbers: float | None) -> None:

@@ -117,8 +117,9 @@ class AnnealedEstimate(
         if self.exact:
             return f"{value}, exact: every latent is summed over"
         return (
-            f"{value}, {self.particles} chains, {self.temperatures:,} temperatures; acceptance "
-            f"{float(self.acceptance.mean()):.2f}, effective chains {float(self.ess.mean()):.1f}"
+            f"{value}, {self.particles} chains, {self.temperatures:,} temperatures; "
+            f"acceptance {float(self.acceptance.nanmean()):.2f}, effective chains "
+            f"{float(self.ess.mean()):.1f}"
         )
 
 
@@ -189,15 +190,17 @@ def annealed_importance_sampling(
             walk = Walk(space, start, steps)
             found, _ = walk.run(particles, walk.schedule(betas), "walk")
             found = {name: found[name] for name in ("log_weight", "acceptance", "step_size")}
-        found["log_weight"] = found["log_weight"].T
-        found["log_px"] = log_mean(found["log_weight"].T)
+        found["log_px"] = log_mean(found["log_weight"])
+        # a row in which nothing is left to draw may stand beside others
+        found["log_weight"] = found["log_weight"].expand(particles, -1).T
         found["exact"] = torch.full((space.rows,), not space.size)
         return found
 
     joined = for_rows(
-        model, data, measure, batch_size=batch_size, seed=seed, omit=tuple(draw or ())
+        model, data, measure, batch_size=batch_size, seed=seed, omit=tuple(draw or ()), apart=True
     )
-    exact = bool(joined.pop("exact").all())
+    if exact := bool(joined.pop("exact").all()):
+        joined["log_weight"] = joined["log_weight"][:, :1]
     count = betas if isinstance(betas, int) else len(betas)
     error = torch.zeros_like if exact else lambda _: relative_stderr(joined["log_weight"].T)
     return AnnealedEstimate(

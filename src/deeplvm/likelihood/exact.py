@@ -206,19 +206,26 @@ class _Space:
         self, given: Mapping[str, Tensor], missing: frozenset[str], pairs: int
     ) -> Iterator[Tensor]:
         r""":math:`\log p(x, z)` in float64, chunk by chunk, each ``(values, rows)``."""
-        known = {n: v for n, v in given.items() if n in self.p.names or n in self.p.inputs}
+        read = {*self.p.names, *self.p.inputs}.difference(self.values)
+        known = {n: v for n, v in given.items() if n in read}
         rows = len(next(iter(given.values())))
         chunk = max(1, pairs // rows)
         for start in range(0, self.count, chunk):
             rest = torch.arange(start, min(start + chunk, self.count))
-            shape, sites = (len(rest), rows), {}
+            shape, sites, zero = (len(rest), rows), {}, []
             for name, values in reversed(self.values.items()):
                 value = values[(rest % len(values)).to(values.device)].unsqueeze(1)
                 value = value.expand(*shape, *values.shape[1:])
                 sites[name] = as_site(name, value, self.p, batch_dims=2)
                 rest = rest // len(values)
-            trace = self.p({**known, **sites}, shape, missing=missing)
-            yield trace.log_prob.expand(shape).double()
+                if name in given:  # in some rows: there it has that value and no other
+                    other = ~given[name].isnan() & (given[name] != value)
+                    zero.append(other.reshape(*shape, -1).any(-1))
+            trace = self.p({**known, **sites}, shape, missing=missing.difference(sites))
+            log_joint = trace.log_prob.expand(shape).double()
+            yield (
+                log_joint.masked_fill(torch.stack(zero).any(0), -torch.inf) if zero else log_joint
+            )
 
 
 def _space(
@@ -232,7 +239,8 @@ def _space(
         raise ValueError(
             f"p has no {', '.join([repr(each) for each in sorted(unknown)])} to sum over."
         )
-    taken = rows_of(model, data, tuple(sum_over))
+    partly = rows_of(model, data).missing & model.read_by_p & set(model.p.names)
+    taken = rows_of(model, data, (*sum_over, *partly))
     with evaluation_of(model, 0):
         p, first = model.p, taken[slice(0, 1)]
         known = {

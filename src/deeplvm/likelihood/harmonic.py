@@ -195,7 +195,7 @@ def harmonic_likelihood(
         log_ratio = density.log_prob(free[:, :chains]) - log_joint[:, :chains]  # (N, C, rows)
         return _summed(log_ratio) | {"r_hat": _r_hat(free), "acceptance": acceptance}
 
-    joined = for_rows(model, data, evaluate, batch_size=batch_size, seed=seed)
+    joined = for_rows(model, data, evaluate, batch_size=batch_size, seed=seed, apart=True)
     return HarmonicEstimate(**joined, chains=chains, draws=draws, dimensions=dimensions)
 
 

@@ -147,7 +147,7 @@ def particle_filter(
         return _filtered(model, p, q, given, missing, particles, resample_below, noise)
 
     joined = for_rows(
-        model, data, evaluate, seed=seed,
+        model, data, evaluate, seed=seed, apart=True,
         batch_size=max(1, _NUMBERS // particles) if batch_size is None else batch_size,
     )  # fmt: skip
     return FilterEstimate(**joined, particles=particles, proposal=proposal)

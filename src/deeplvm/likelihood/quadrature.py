@@ -140,7 +140,7 @@ def quadrature_likelihood(
         return _integrate(LatentSpace(model, given, missing, noise=noise), points)
 
     batch_size = max(1, _NUMBERS // max(points, _LOOK_POINTS) ** dimensions)
-    joined = for_rows(model, data, evaluate, batch_size=batch_size, seed=seed)
+    joined = for_rows(model, data, evaluate, batch_size=batch_size, seed=seed, apart=True)
     return QuadratureEstimate(**joined, points=points)
 
 

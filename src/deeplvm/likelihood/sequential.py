@@ -158,5 +158,5 @@ def sequential_monte_carlo(
         found, _ = walk.run(particles, way, "walk", resample_below=resample_below)
         return {name: found[name] for name in _REPORTED}
 
-    joined = for_rows(model, data, measure, batch_size=batch_size, seed=seed)
+    joined = for_rows(model, data, measure, batch_size=batch_size, seed=seed, apart=True)
     return SequentialEstimate(**joined, particles=particles, steps=steps, adaptive=adaptive)
