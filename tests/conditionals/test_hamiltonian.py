@@ -179,7 +179,7 @@ def test_missing_elements_do_not_pull() -> None:
     chain = model.q.conditional("z")
     holes = X.clone()
     holes[:, 3:] = torch.nan
-    sites = {"x": model._sites({"x": holes}, frozenset({"x"}))["x"]}
+    sites = {"x": model._sites({"x": holes})[0]["x"]}
     z = torch.randn(5, 2, requires_grad=True)
     force = chain._force(sites, (5,), frozenset({"x"}))(z)
     elements = model.p["x"](z).base_dist.log_prob(X)[:, :3].sum()

@@ -117,7 +117,10 @@ class Evidence:
         With a weight other than 1 no objective of it is a bound on ``log p(x)`` (below 1 it can
         exceed it); evaluation always uses 1.
         """
-        return replace(self, kl_weight=kl_weight)
+        floats = isinstance(kl_weight, float) and isinstance(self.kl_weight, float)
+        return (
+            self if floats and kl_weight == self.kl_weight else replace(self, kl_weight=kl_weight)
+        )
 
     def kl(self, name: str) -> Tensor:
         r"""The divergence :math:`KL(q(z_n|\cdot) \| p(z_n|\cdot))` of a latent, in nats.

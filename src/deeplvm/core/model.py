@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, cast
+from typing import Any, TypedDict, Unpack, cast
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +38,35 @@ from deeplvm.core.joint import (
 from deeplvm.core.steps import length_of
 from deeplvm.core.trace import Site, Trace
 from deeplvm.core.values import STACKED, Values, has_nan
+
+
+class Draws(TypedDict, total=False):
+    """How the latents of some rows are drawn.
+
+    Attributes:
+        particles: Draws of every latent per row, a leading dimension; none draws once without one.
+        draw: How a latent is drawn, where it is not by reparameterisation.
+        default: How all others are drawn.
+        missing: Given names with NaN elements. By default the values are looked at, which costs a
+            pass over them and cannot be done inside a compiled graph; say it when you know.
+    """
+
+    particles: int | None
+    draw: Mapping[str, Draw] | None
+    default: Draw | None
+    missing: Iterable[str] | None
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What one call gives, and how it draws the rest."""
+
+    sites: dict[str, Site]  # of the given names
+    holes: frozenset[str]  # those with missing elements
+    shape: tuple[int, ...]  # (*particles, batch)
+    draw: Mapping[str, Draw]
+    default: Draw | None
+    rows: int | None  # of the data set
 
 
 class LatentVariableModel(nn.Module):
@@ -144,34 +172,52 @@ class LatentVariableModel(nn.Module):
             raise ValueError(f"The given values have different numbers of rows: {counts}.")
         return next(iter(counts.values()))
 
-    def _sites(self, given: Mapping[str, Any], missing: frozenset[str]) -> dict[str, Site]:
+    def _sites(
+        self, given: Mapping[str, Any], missing: Iterable[str] | None = None
+    ) -> tuple[dict[str, Site], frozenset[str]]:
+        """The given names as sites, and those of them with missing elements."""
+        if missing is None and not torch.compiler.is_compiling():
+            missing = [name for name, value in given.items() if has_nan(value)]
+        holes = frozenset(missing or ())
         if unknown := set(given) - self.names:
             raise ValueError(
                 f"Nothing in the model is called {', '.join([repr(n) for n in sorted(unknown)])}; "
                 f"its names are {', '.join(sorted(self.names))}."
             )
-        return {name: self.site(name, value, missing) for name, value in given.items()}
+        return {name: self.site(name, value, holes) for name, value in given.items()}, holes
 
-    def _known_to_q(
-        self, sites: Mapping[str, Site], draw: Mapping[str, Draw] | None, default: Draw | None
-    ) -> tuple[dict[str, Site], dict[str, Draw]]:
+    def _asked(
+        self,
+        given: Mapping[str, Any],
+        particles: int | None = None,
+        draw: Mapping[str, Draw] | None = None,
+        default: Draw | None = None,
+        missing: Iterable[str] | None = None,
+        rows: int | None = None,
+    ) -> _Asked:
+        sites, holes = self._sites(given, missing)
+        batch = self.rows(sites)
+        shape = (batch,) if particles is None else (particles, batch)
+        return _Asked(sites, holes, shape, draw or {}, default, rows)
+
+    def _known_to_q(self, asked: _Asked) -> tuple[dict[str, Site], dict[str, Draw]]:
         """What q is given, and how it draws: what p reads of a given name, it must have in full.
 
         Where elements of such a name are missing, q draws them, and them alone.
         """
-        read = self.read_by_p
-        holes = [n for n, s in sites.items() if s.holes and n in self.q.names and n in read]
-        ways = dict(draw or {})
-        for name in holes:
+        known, ways = dict(asked.sites), dict(asked.draw)
+        for name in self.read_by_p.intersection(self.q.names, asked.sites):
+            if not asked.sites[name].holes:
+                continue
             if hasattr(self.q, "repetitions") and len(self.q.repetitions(name)) > 1:
                 raise ValueError(
                     f"p reads {name!r}, of which elements are missing (NaN), and q draws it in a "
                     f"repetition inside another, which cannot go around what is given; fill them "
                     f"in first, or leave these rows out."
                 )
-            way = ways.get(name, default) or Reparameterised()
-            ways[name] = PartlyGiven(sites[name].value, way)
-        return {n: site for n, site in sites.items() if n not in holes}, ways
+            way = ways.get(name, asked.default) or Reparameterised()
+            ways[name] = PartlyGiven(known.pop(name).value, way)
+        return known, ways
 
     def encode(
         self, given: Mapping[str, Any], *, missing: Iterable[str] | None = None
@@ -181,8 +227,7 @@ class LatentVariableModel(nn.Module):
         Evaluates every conditional of q whose parents need no draw, once; drawing more particles
         does not repeat it.
         """
-        holes = self._holes(given, missing)
-        sites = {n: filled(s) for n, s in self._sites(given, holes).items()}
+        sites = {n: filled(site) for n, site in self._sites(given, missing)[0].items()}
         ready: dict[str, Site] = {}
         if not isinstance(self.q, Joint):
             return ready
@@ -204,27 +249,18 @@ class LatentVariableModel(nn.Module):
         self,
         given: Mapping[str, Any],
         *,
-        particles: int | None = None,
-        draw: Mapping[str, Draw] | None = None,
-        default: Draw | None = None,
-        missing: Iterable[str] | None = None,
         rows: int | None = None,
         ready: Mapping[str, Site] | None = None,
+        **draws: Unpack[Draws],
     ) -> Evidence:
         r"""Draw from q, score with p on the same names, and return the ledger.
 
         Args:
             given: Observed values and inputs by name, shape ``(batch, *event)``. A missing label
                 is left out; a missing element is NaN.
-            particles: Draws of every latent per row, a leading dimension; none draws once without
-                one.
-            draw: How a latent is drawn, where it is not by reparameterisation.
-            default: How all others are drawn.
-            missing: Given names with NaN elements. By default the values are looked at, which
-                costs a pass over them and cannot be done inside a compiled graph; say it when you
-                know.
             rows: Number of rows of the data set; needed when names are shared by all rows.
             ready: Result of :meth:`encode` for the same values.
+            draws: ``particles``, ``draw``, ``default`` and ``missing``; see :class:`Draws`.
 
         Raises:
             ValueError: If a name of p is neither given nor drawn by q, q draws one that has no
@@ -232,22 +268,17 @@ class LatentVariableModel(nn.Module):
                 gradient only :meth:`estimate` completes.
         """
         if torch.is_grad_enabled():
-            refuse_credit({**(draw or {}), "every latent": default})
-        holes = self._holes(given, missing)
-        sites = self._sites(given, holes)
-        return self._evidence(sites, holes, particles, draw, default, rows, ready)
+            refuse_credit({**(draws.get("draw") or {}), "every latent": draws.get("default")})
+        return self._evidence(self._asked(given, rows=rows, **draws), ready)
 
     def estimate(
         self,
         objective: Callable[[Evidence], Tensor],
         given: Mapping[str, Any],
         *,
-        particles: int | None = None,
-        draw: Mapping[str, Draw] | None = None,
-        default: Draw | None = None,
-        missing: Iterable[str] | None = None,
         rows: int | None = None,
         kl_weight: Tensor | float = 1.0,
+        **draws: Unpack[Draws],
     ) -> tuple[Tensor, Evidence]:
         r"""The objective of each row, with the gradient that each latent's estimator gives it.
 
@@ -258,51 +289,35 @@ class LatentVariableModel(nn.Module):
         Args:
             objective: Ledger to one value per row, shape ``(batch,)``; higher is better.
             given: As for :meth:`evidence`.
-            particles: As for :meth:`evidence`.
-            draw: As for :meth:`evidence`.
-            default: As for :meth:`evidence`.
-            missing: As for :meth:`evidence`.
             rows: As for :meth:`evidence`.
             kl_weight: Weight of the latents' terms, see
                 :meth:`~deeplvm.core.evidence.Evidence.temper`.
+            draws: As for :meth:`evidence`.
 
         Returns:
             The values, shape ``(batch,)``, and the evidence.
         """
-        holes = self._holes(given, missing)
-        sites = self._sites(given, holes)
-
-        def redraw(
-            ways: Mapping[str, Draw] | None, rest: Draw | None = None, like: Trace | None = None
-        ) -> Evidence:
-            # What is held is scored, all steps of a recurrence at once; what is given in some rows
-            # has a density in the others alone, which the draw knows.
-            held = {
-                name: replace(like[name], value=way.value, seen=None)
-                for name, way in (ways or {}).items()
-                if isinstance(way, Held) and like is not None and name not in sites
-            }
-            evidence = self._evidence(sites, holes, particles, ways, rest, rows, None, held)
-            plain = isinstance(kl_weight, float) and kl_weight == 1.0
-            return evidence if plain else evidence.temper(kl_weight)
-
-        evidence = redraw(draw, default)
+        asked = self._asked(given, rows=rows, **draws)
+        evidence = self._evidence(asked).temper(kl_weight)
         value = objective(evidence)
         if not torch.is_grad_enabled():
             return value, evidence
-        again = partial(redraw, like=evidence.q)
-        valuation = self._valuation(evidence, objective, value, sites, again, draw, default)
-        return valuation.settled(), evidence
+
+        def redraw(ways: Mapping[str, Draw]) -> Evidence:
+            # What is held is scored, all steps of a recurrence at once; what is given in some rows
+            # has a density in the others alone, which the draw knows.
+            held = {
+                name: replace(evidence.q[name], value=way.value, seen=None)
+                for name, way in ways.items()
+                if isinstance(way, Held) and name not in asked.sites
+            }
+            again = replace(asked, draw=ways, default=None)
+            return self._evidence(again, held=held).temper(kl_weight)
+
+        return self._valuation(asked, evidence, objective, value, redraw).settled(), evidence
 
     def prepare(
-        self,
-        given: Mapping[str, Any],
-        *,
-        particles: int | None = None,
-        draw: Mapping[str, Draw] | None = None,
-        default: Draw | None = None,
-        missing: Iterable[str] | None = None,
-        rows: int | None = None,
+        self, given: Mapping[str, Any], *, rows: int | None = None, **draws: Unpack[Draws]
     ) -> dict[str, Draw]:
         """Let estimators make what they learn (the networks of baselines), before an optimiser.
 
@@ -312,53 +327,46 @@ class LatentVariableModel(nn.Module):
             How each latent was drawn.
         """
         with torch.no_grad():
-            holes = self._holes(given, missing)
-            sites = self._sites(given, holes)
-            evidence = self._evidence(sites, holes, particles, draw, default, rows, None)
+            asked = self._asked(given, rows=rows, **draws)
+            evidence = self._evidence(asked)
             nothing = next(iter(evidence.terms.values())).new_zeros(evidence.batch_shape[-1])
-            valuation = self._valuation(
-                evidence, lambda _: nothing, nothing, sites, _no_redraw, draw, default
-            )
+            valuation = self._valuation(asked, evidence, lambda _: nothing, nothing, _no_redraw)
         valuation.prepare()
         return dict(valuation.draws)
 
     def _valuation(
         self,
+        asked: _Asked,
         evidence: Evidence,
         objective: Callable[[Evidence], Tensor],
         value: Tensor,
-        sites: Mapping[str, Site],
         redraw: Callable[[Mapping[str, Draw]], Evidence],
-        draw: Mapping[str, Draw] | None,
-        default: Draw | None,
     ) -> Valuation:
-        given = {name: filled(site) for name, site in sites.items()}
-        ways = {n: way_of(n, evidence.q[n], draw, default) for n in evidence.latents}
+        given = {name: filled(site) for name, site in asked.sites.items()}
+        ways = {
+            name: way_of(name, evidence.q[name], asked.draw, asked.default)
+            for name in evidence.latents
+        }
         return Valuation(self.p, self.q, evidence, objective, value, given, redraw, ways)
 
     def _evidence(
         self,
-        sites: dict[str, Site],
-        holes: frozenset[str],
-        particles: int | None,
-        draw: Mapping[str, Draw] | None,
-        default: Draw | None,
-        rows: int | None,
-        ready: Mapping[str, Site] | None,
+        asked: _Asked,
+        ready: Mapping[str, Site] | None = None,
         held: Mapping[str, Site] | None = None,
     ) -> Evidence:
-        batch, held = self.rows(sites), held or {}
-        shape = (batch,) if particles is None else (particles, batch)
-        known, ways = self._known_to_q(sites, draw, default)
-        held = {n: s for n, s in held.items() if not isinstance(ways.get(n), PartlyGiven)}
-        options = {"draw": ways, "default": default, "missing": holes, "ready": ready}
-        q = self.q({**known, **held}, shape, **options)
+        known, ways = self._known_to_q(asked)
+        held = {n: s for n, s in (held or {}).items() if not isinstance(ways[n], PartlyGiven)}
+        q = self.q(
+            {**known, **held}, asked.shape, draw=ways, default=asked.default, missing=asked.holes,
+            ready=ready,
+        )  # fmt: skip
         q.sites.update({name: replace(q[name], drawn=True) for name in held})
         drawn = {name: site for name, site in q.items() if site.drawn}
-        explained = {**sites, **drawn}
+        explained = {**asked.sites, **drawn}
         summed = {
             name: Summed(way.most)
-            for name, way in (draw or {}).items()
+            for name, way in asked.draw.items()
             if isinstance(way, Enumerated) and name not in explained
         }
         p = self.p(
@@ -366,10 +374,10 @@ class LatentVariableModel(nn.Module):
             q.batch_shape,
             draw=summed,
             default=_UNEXPLAINED,
-            missing=holes.difference(drawn),
+            missing=asked.holes.difference(drawn),
             ready=self._computed(q, explained),
         )
-        return self._ledger(p, q, rows, sites)
+        return self._ledger(p, q, asked.rows, asked.sites)
 
     def _computed(self, q: Trace, known: Mapping[str, Site]) -> dict[str, Site]:
         """Deterministic nodes of q that are p's too; not those of missing values."""
@@ -470,22 +478,13 @@ class LatentVariableModel(nn.Module):
                     waiting.append(step)
         return found
 
-    def posterior(
-        self,
-        given: Mapping[str, Any],
-        *,
-        particles: int | None = None,
-        default: Draw | None = None,
-        missing: Iterable[str] | None = None,
-    ) -> Trace:
+    def posterior(self, given: Mapping[str, Any], **draws: Unpack[Draws]) -> Trace:
         """The trace of q: draws of the latents, with their distributions."""
-        holes = self._holes(given, missing)
-        sites = self._sites(given, holes)
-        batch = self.rows(sites)
-        shape = (batch,) if particles is None else (particles, batch)
-        known, ways = self._known_to_q(sites, None, default)
+        asked = self._asked(given, **draws)
+        known, ways = self._known_to_q(asked)
         inputs = {n: site for n, site in known.items() if n in self.q.names or n in self.q.inputs}
-        return self.q(inputs, shape, draw=ways, default=default, missing=holes)
+        options = {"draw": ways, "default": asked.default, "missing": asked.holes}
+        return self.q(inputs, asked.shape, **options)
 
     @torch.no_grad()
     def sample(self, rows: int | None = None, given: Mapping[str, Any] | None = None) -> Trace:
@@ -495,39 +494,26 @@ class LatentVariableModel(nn.Module):
             rows: How many; by default as many as are given.
             given: Values (labels, latents) to condition downstream names on.
         """
-        sites = self._sites(given or {}, frozenset())
+        sites, _ = self._sites(given or {}, ())
         shape = (rows,) if rows is not None else (self.rows(sites),)
         return self.p(sites, shape, default=Sampled())
 
     @torch.no_grad()
-    def reconstruct(
-        self,
-        given: Mapping[str, Any],
-        *,
-        particles: int | None = None,
-        default: Draw | None = None,
-        missing: Iterable[str] | None = None,
-    ) -> Trace:
+    def reconstruct(self, given: Mapping[str, Any], **draws: Unpack[Draws]) -> Trace:
         """Posterior predictive: latents drawn from q given the values, then observed names anew.
 
         The sites of the returned trace of p carry the distributions, so that
         ``trace["x"].distribution.mean`` is the mean of p(x | z). Inputs stay as they are given.
         """
-        posterior = self.posterior(given, particles=particles, default=default, missing=missing)
+        posterior = self.posterior(given, **draws)
         drawn = {
             name: site for name, site in posterior.items() if site.drawn and name in self.p.names
         }
-        sites = self._sites(given, self._holes(given, missing))
+        sites, _ = self._sites(given, draws.get("missing"))
         known = {name: site for name, site in sites.items() if name in self.p.inputs} | drawn
         ready = self._computed(posterior, known)
-        return self.p(known, posterior.batch_shape, default=default or Sampled(), ready=ready)
-
-    def _holes(self, given: Mapping[str, Any], missing: Iterable[str] | None) -> frozenset[str]:
-        if missing is not None:
-            return frozenset(missing)
-        if torch.compiler.is_compiling():
-            return frozenset()
-        return frozenset([name for name, value in given.items() if has_nan(value)])
+        default = draws.get("default") or Sampled()
+        return self.p(known, posterior.batch_shape, default=default, ready=ready)
 
     @property
     def factorisation(self) -> str:
