@@ -13,7 +13,7 @@ from torch.distributions import RelaxedBernoulli, RelaxedOneHotCategorical
 from deeplvm import Joint, LatentVariableModel, elbo, iwae
 from deeplvm.conditionals import Bernoulli
 from deeplvm.conditionals.concrete import BinaryConcrete, Concrete
-from deeplvm.distributions.concrete import Concrete as ConcreteDistribution
+from deeplvm.distributions.simplex import Concrete as ConcreteDistribution
 from deeplvm.networks import MLP
 
 ALPHA = (0.2, 0.3, 0.5)

@@ -11,7 +11,7 @@ import torch
 
 from deeplvm.data import Data, DataError, LikelihoodName, choose_likelihood, likelihood_of, load
 from deeplvm.data.likelihood import LIKELIHOODS
-from deeplvm.distributions.discretized_logistic import DiscretizedLogistic
+from deeplvm.distributions.discrete import DiscretizedLogistic
 from deeplvm.likelihood.bits_per_dimension import bits_per_dimension
 from deeplvm.networks import MLP
 

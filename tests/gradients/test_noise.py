@@ -11,9 +11,8 @@ from torch.distributions import Distribution, Exponential, Gamma, Laplace, LogNo
 from deeplvm import Joint, LatentVariableModel, elbo, iwae
 from deeplvm.conditionals import Bernoulli, Gaussian, StandardNormal
 from deeplvm.core.draws import as_measured
-from deeplvm.distributions.full_covariance_normal import FullCovarianceNormal
-from deeplvm.distributions.logistic import Logistic
-from deeplvm.distributions.low_rank_normal import LowRankNormal
+from deeplvm.distributions.multivariate_normal import FullCovarianceNormal, LowRankNormal
+from deeplvm.distributions.real import Logistic
 from deeplvm.gradients import Draw, Reparameterised, Suited
 from deeplvm.gradients.named import estimator_of
 from deeplvm.gradients.noise import Antithetic, QuasiRandom, Stratified

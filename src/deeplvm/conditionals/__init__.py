@@ -6,14 +6,19 @@ from deeplvm.conditionals.collapse import BatchNormalisedGaussian, CommittedGaus
 from deeplvm.conditionals.columns import Columns
 from deeplvm.conditionals.concrete import BinaryConcrete, Concrete
 from deeplvm.conditionals.counts import Multinomial, NegativeBinomial, Poisson
-from deeplvm.conditionals.discrete import Bernoulli, Categorical, OneHot, Ordinal
+from deeplvm.conditionals.discrete import (
+    Bernoulli,
+    Categorical,
+    DiscretizedLogistic,
+    OneHot,
+    Ordinal,
+)
 from deeplvm.conditionals.gaussian import Gaussian, MeanField, StandardNormal
 from deeplvm.conditionals.gaussian_process import GaussianProcess
 from deeplvm.conditionals.hamiltonian import Hamiltonian
 from deeplvm.conditionals.local import Local
 from deeplvm.conditionals.mixture import GaussianMixture, Mixture, Stratified
 from deeplvm.conditionals.multivariate import FullCovarianceGaussian, LowRankGaussian
-from deeplvm.conditionals.pixels import DiscretizedLogistic
 from deeplvm.conditionals.products import PrecisionWeighted, ProductOfExperts
 from deeplvm.conditionals.real import Gamma, Laplace, StudentT
 from deeplvm.conditionals.simplex import Dirichlet

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from deeplvm import distributions
 from deeplvm.conditionals.discrete import Classes
 from deeplvm.conditionals.elementwise import Elementwise
 from deeplvm.conditionals.heads import Network, Shape
-from deeplvm.distributions.concrete import Concrete as ConcreteDistribution
-from deeplvm.distributions.logistic import Logistic
+from deeplvm.distributions.real import Logistic
 
 
 class Concrete(Classes):
@@ -51,7 +51,7 @@ class Concrete(Classes):
         self.register_buffer("temperature", _temperature(temperature, "Concrete"))
 
     def distribution(self, logits: Tensor) -> Distribution:
-        return ConcreteDistribution(logits.log_softmax(-1), self.temperature)
+        return distributions.Concrete(logits.log_softmax(-1), self.temperature)
 
 
 class BinaryConcrete(Elementwise):

@@ -6,13 +6,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from deeplvm import distributions
 from deeplvm.conditionals.elementwise import Elementwise
 from deeplvm.conditionals.heads import Network, Shape, at_least, positive, raw_of
-from deeplvm.distributions.multinomial import Multinomial as MultinomialDistribution
-from deeplvm.distributions.negative_binomial import (
-    NegativeBinomial as NegativeBinomialDistribution,
-)
-from deeplvm.distributions.poisson import Poisson as PoissonDistribution
 
 _MINIMUM_RATE = 1e-6  # a rate of 0 would make a count of 1 impossible, its gradient infinite
 
@@ -52,7 +48,7 @@ class Poisson(_Counts):
 
     def distribution(self, raw: Tensor) -> Distribution:
         rate = positive(raw, _MINIMUM_RATE)
-        return self.independent(PoissonDistribution(rate, validate_args=False))
+        return self.independent(distributions.Poisson(rate, validate_args=False))
 
 
 class NegativeBinomial(_Counts):
@@ -85,7 +81,7 @@ class NegativeBinomial(_Counts):
 
     def distribution(self, raw: Tensor, dispersion: Tensor) -> Distribution:
         mean = positive(raw, _MINIMUM_RATE)
-        return self.independent(NegativeBinomialDistribution(mean, dispersion))
+        return self.independent(distributions.NegativeBinomial(mean, dispersion))
 
 
 class Multinomial(_Counts):
@@ -123,4 +119,4 @@ class Multinomial(_Counts):
             self.head.start_at(torch.as_tensor(mean).clamp_min(1e-3).log())
 
     def distribution(self, logits: Tensor) -> Distribution:
-        return MultinomialDistribution(logits, self.total)
+        return distributions.Multinomial(logits, self.total)

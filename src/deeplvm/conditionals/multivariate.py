@@ -17,9 +17,11 @@ from deeplvm.conditionals.heads import (
     positive,
     standardised,
 )
-from deeplvm.distributions.full_covariance_normal import FullCovarianceNormal
-from deeplvm.distributions.low_rank_normal import LowRankNormal
-from deeplvm.distributions.multivariate_normal import MultivariateNormal
+from deeplvm.distributions.multivariate_normal import (
+    FullCovarianceNormal,
+    LowRankNormal,
+    MultivariateNormal,
+)
 
 _STEP = 0.1  # of an element of L', in units of its row's scale
 

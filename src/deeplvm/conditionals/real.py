@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, distributions
+from torch import Tensor
 from torch.distributions import Distribution
 
+from deeplvm import distributions
 from deeplvm.conditionals.elementwise import Elementwise, LocationScale
 from deeplvm.conditionals.heads import MeanAndStd, Network, Shape, optional_units, positive
-from deeplvm.distributions.gamma import Gamma as GammaDistribution
-from deeplvm.distributions.student_t import StudentT as StudentTDistribution
 
 
 class Laplace(LocationScale):
@@ -25,7 +24,7 @@ class Laplace(LocationScale):
     """
 
     def located(self, loc: Tensor, scale: Tensor) -> Distribution:
-        return self.independent(distributions.Laplace(loc, scale, validate_args=False))
+        return self.independent(torch.distributions.Laplace(loc, scale, validate_args=False))
 
 
 class StudentT(LocationScale):
@@ -64,7 +63,7 @@ class StudentT(LocationScale):
         self.units = optional_units(units, self.event_shape, "StudentT")
 
     def located(self, loc: Tensor, scale: Tensor, df: Tensor) -> Distribution:
-        return self.independent(StudentTDistribution(df, loc, scale))
+        return self.independent(distributions.StudentT(df, loc, scale))
 
 
 class Gamma(Elementwise):
@@ -112,7 +111,7 @@ class Gamma(Elementwise):
 
     def distribution(self, raw: Tensor, concentration: Tensor) -> Distribution:
         rate = concentration / (self.unit * positive(raw, 1e-3))
-        return self.independent(GammaDistribution(concentration, rate, validate_args=False))
+        return self.independent(distributions.Gamma(concentration, rate, validate_args=False))
 
     def embed(self, value: Tensor) -> Tensor:
         """The value as other networks see it, log(x / unit), same shape."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from deeplvm import distributions
 from deeplvm.conditionals.heads import Head, event_shape_of, positive
-from deeplvm.distributions.dirichlet import Dirichlet as DirichletDistribution
 
 
 class Dirichlet(nn.Module):
@@ -53,7 +53,7 @@ class Dirichlet(nn.Module):
         self.at_zero = concentration - minimum_concentration
         self.head = Head(network, self.event_shape, 1, "Dirichlet")
 
-    def forward(self, *parents: Tensor) -> DirichletDistribution:
+    def forward(self, *parents: Tensor) -> distributions.Dirichlet:
         """The distribution of the shares given parents of shapes ``(*particles, batch, ...)``."""
         (raw,) = self.head.each(*parents)
-        return DirichletDistribution(positive(raw, self.minimum_concentration, self.at_zero))
+        return distributions.Dirichlet(positive(raw, self.minimum_concentration, self.at_zero))

@@ -6,13 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from deeplvm import distributions
 from deeplvm.conditionals.heads import Head, Scale, event_shape_of
-from deeplvm.distributions.von_mises_fisher import (
-    UniformSphere as UniformSphereDistribution,
-)
-from deeplvm.distributions.von_mises_fisher import (
-    VonMisesFisher as VonMisesFisherDistribution,
-)
 
 
 class VonMisesFisher(nn.Module):
@@ -69,12 +64,12 @@ class VonMisesFisher(nn.Module):
             # a direction of length zero has no gradient
             nn.init.normal_(self.head.free)
 
-    def forward(self, *parents: Tensor) -> VonMisesFisherDistribution:
+    def forward(self, *parents: Tensor) -> distributions.VonMisesFisher:
         """The distribution of the value given parents of shapes ``(*particles, batch, ...)``."""
         (raw,) = self.head.each(*parents)
         dimensions = self.event_shape[0]
         loc = normalize(raw[..., :dimensions], dim=-1)
-        return VonMisesFisherDistribution(loc, self.concentration([raw[..., -1]]))
+        return distributions.VonMisesFisher(loc, self.concentration([raw[..., -1]]))
 
 
 class UniformSphere(nn.Module):
@@ -100,6 +95,6 @@ class UniformSphere(nn.Module):
             raise ValueError(f"UniformSphere expects 2 dimensions or more, found {dimensions}.")
         self.register_buffer("like", torch.zeros(()), persistent=False)
 
-    def forward(self) -> UniformSphereDistribution:
+    def forward(self) -> distributions.UniformSphere:
         """The distribution of the value; it has no parents."""
-        return UniformSphereDistribution(self.event_shape[0], like=self.like)
+        return distributions.UniformSphere(self.event_shape[0], like=self.like)

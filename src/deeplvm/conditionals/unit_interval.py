@@ -5,12 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 from torch.distributions import Distribution
 
+from deeplvm import distributions
 from deeplvm.conditionals.elementwise import Elementwise
 from deeplvm.conditionals.heads import Network, Shape, positive
-from deeplvm.distributions.beta import Beta as BetaDistribution
-from deeplvm.distributions.continuous_bernoulli import (
-    ContinuousBernoulli as ContinuousBernoulliDistribution,
-)
 
 
 class ContinuousBernoulli(Elementwise):
@@ -30,7 +27,7 @@ class ContinuousBernoulli(Elementwise):
         super().__init__(shape, network)
 
     def distribution(self, logits: Tensor) -> Distribution:
-        return self.independent(ContinuousBernoulliDistribution(logits))
+        return self.independent(distributions.ContinuousBernoulli(logits))
 
 
 class Beta(Elementwise):
@@ -55,4 +52,4 @@ class Beta(Elementwise):
 
     def distribution(self, *both: Tensor) -> Distribution:
         up, down = [positive(raw, self.minimum_concentration) for raw in both]
-        return self.independent(BetaDistribution(up, down))
+        return self.independent(distributions.Beta(up, down))

@@ -11,18 +11,19 @@ import torch
 from torch import Tensor
 from torch.distributions import kl_divergence, register_kl
 
-from deeplvm.distributions.bernoulli import Bernoulli
-from deeplvm.distributions.beta import Beta
-from deeplvm.distributions.continuous_bernoulli import ContinuousBernoulli
+from deeplvm.distributions.counts import Poisson
 from deeplvm.distributions.diagonal_normal import DiagonalNormal
-from deeplvm.distributions.dirichlet import Dirichlet
-from deeplvm.distributions.full_covariance_normal import FullCovarianceNormal, dense
-from deeplvm.distributions.gamma import Gamma
-from deeplvm.distributions.low_rank_normal import LowRankNormal, LowRankPrecisionNormal
-from deeplvm.distributions.multivariate_normal import MultivariateNormal
-from deeplvm.distributions.one_hot_categorical import OneHotCategorical
-from deeplvm.distributions.ordinal import Ordinal
-from deeplvm.distributions.poisson import Poisson
+from deeplvm.distributions.discrete import Bernoulli, OneHotCategorical, Ordinal
+from deeplvm.distributions.multivariate_normal import (
+    FullCovarianceNormal,
+    LowRankNormal,
+    LowRankPrecisionNormal,
+    MultivariateNormal,
+    dense,
+)
+from deeplvm.distributions.real import Gamma
+from deeplvm.distributions.simplex import Dirichlet
+from deeplvm.distributions.unit_interval import Beta, ContinuousBernoulli
 
 
 def _as_full(normal: DiagonalNormal) -> FullCovarianceNormal:

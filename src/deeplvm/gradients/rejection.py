@@ -12,7 +12,7 @@ from torch.distributions import Distribution
 from deeplvm.core.draws import Drawn
 from deeplvm.core.steps import of_one_step
 from deeplvm.core.trace import base_of, expand_to, sum_right
-from deeplvm.distributions.beta import Beta
+from deeplvm.distributions.unit_interval import Beta
 from deeplvm.gradients.credit import Account, neutral, over_particles
 from deeplvm.gradients.score_function import Baseline, BesideScore, RunningMean
 

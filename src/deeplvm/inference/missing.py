@@ -14,7 +14,7 @@ from torch.distributions import Categorical, Distribution
 from deeplvm.core.evidence import Evidence, elementwise
 from deeplvm.core.steps import Masked
 from deeplvm.core.trace import Site, base_of, conditioned
-from deeplvm.distributions.ordinal import Ordinal
+from deeplvm.distributions.discrete import Ordinal
 from deeplvm.distributions.product import Product
 from deeplvm.inference.diagnostics import pareto_k, tail_length
 from deeplvm.randomness import RowNoise

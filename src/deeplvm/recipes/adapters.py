@@ -13,8 +13,8 @@ from deeplvm.conditionals import StandardNormal
 from deeplvm.conditionals.heads import event_shape_of
 from deeplvm.core.joint import Joint
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.distributions.bernoulli import Bernoulli
 from deeplvm.distributions.diagonal_normal import DiagonalNormal
+from deeplvm.distributions.discrete import Bernoulli
 
 _NONE = Size()
 # What encoders call the two numbers of a latent, where they give them names.

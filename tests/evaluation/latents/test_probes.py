@@ -153,7 +153,7 @@ def test_clusters_that_are_the_labels_are_found_under_any_names(kind: type[nn.Mo
             logits = x[..., [2, 0, 1]]
             if kind is Categorical:
                 return TorchCategorical(logits=logits)
-            from deeplvm.distributions.one_hot_categorical import OneHotCategorical
+            from deeplvm.distributions.discrete import OneHotCategorical
 
             return OneHotCategorical(logits)
 

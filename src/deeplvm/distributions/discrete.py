@@ -1,13 +1,85 @@
-"""Logistic distribution cut into the levels of a pixel."""
+"""Binary, categorical and ordered values, and pixels of a given number of levels."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import torch
-from torch import Size, Tensor
-from torch.distributions import Distribution, constraints
+from torch import Size, Tensor, distributions
+from torch.distributions import Categorical, Distribution, constraints, register_kl
 from torch.nn.functional import logsigmoid
+
+
+class Bernoulli(torch.distributions.Bernoulli):
+    r"""Bernoulli, :math:`\log p(x) = x \eta - \log(1 + e^\eta)`, finite for every logit.
+
+    Torch's own, except that the value may be of integer or boolean dtype.
+
+    Args:
+        logits: :math:`\eta`, shape ``(*batch,)``.
+
+    Examples:
+        >>> Bernoulli(logits=torch.tensor([0.0, -1e4])).log_prob(torch.tensor([1, 1]))
+        tensor([-6.9315e-01, -1.0000e+04])
+    """
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        logits = self.logits
+        value = value.to(logits.dtype)
+        if value.shape != logits.shape:
+            logits, value = torch.broadcast_tensors(logits, value)
+        # log sigma(eta) + (x - 1) eta: the digits of 1 - x are kept, and nothing is negated
+        return torch.addcmul(logsigmoid(logits), value - 1, logits)
+
+
+@register_kl(Bernoulli, Bernoulli)
+def _kl_bernoullis(q: Bernoulli, p: Bernoulli) -> Tensor:
+    # torch's own formula cannot broadcast q against p, and is infinite where a sigmoid rounds to 0
+    one = q.logits.sigmoid() * (logsigmoid(q.logits) - logsigmoid(p.logits))
+    zero = (-q.logits).sigmoid() * (logsigmoid(-q.logits) - logsigmoid(-p.logits))
+    return one + zero
+
+
+class OneHotCategorical(torch.distributions.OneHotCategorical):
+    r"""One category, as a vector of a single 1, :math:`\log p(x) = \sum_k x_k \log p_k`.
+
+    Torch's own, with the exact marginal of some of the elements, log-densities linear in the
+    value instead of its largest element, and no look at the content, so that it can be traced.
+
+    Args:
+        logits: shape ``(*batch, classes)``.
+    """
+
+    def __init__(self, logits: Tensor) -> None:
+        self._categorical = Categorical(logits=logits, validate_args=False)
+        batch_shape, event_shape = logits.shape[:-1], logits.shape[-1:]
+        Distribution.__init__(self, batch_shape, event_shape, validate_args=False)
+
+    def expand(self, batch_shape: Sequence[int], _instance: object = None) -> OneHotCategorical:
+        return OneHotCategorical(self.logits.expand(*batch_shape, -1))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        logits = self.logits  # normalised by torch: logarithms of the probabilities
+        return (value.to(logits.dtype) * logits).sum(-1)
+
+    def observed_log_prob(self, value: Tensor, observed: Tensor) -> Tensor:
+        r"""Log-probability of the observed elements.
+
+        The 1 is either among the observed elements, or in one of the missing:
+        :math:`\log \sum_{k\,\text{missing}} p_k`.
+
+        Args:
+            value: shape ``(*batch, classes)``; what stands at missing elements is not read.
+            observed: which elements are known, same shape.
+
+        Returns:
+            Shape ``(*batch,)``, in nats; 0 where nothing is observed.
+        """
+        logits = self.logits.expand(observed.shape)
+        found = observed & (value > 0.5)
+        possible = torch.where(found.any(-1, keepdim=True), found, ~observed)
+        # -1e30 and not -inf: a gradient of logsumexp over nothing but -inf is NaN
+        return torch.where(possible, logits, -1e30).logsumexp(-1)
 
 
 def log_sigmoid_difference(upper: Tensor, lower: Tensor) -> Tensor:
@@ -120,3 +192,54 @@ class DiscretizedLogistic(Distribution):
     def _nearest_level(self, scaled: Tensor) -> Tensor:
         top = self.levels - 1
         return ((scaled + 1) * (0.5 * top)).round().clamp(0, top)
+
+
+class Ordinal(distributions.Categorical):
+    r"""Ordered levels 0 .. n-1 with :math:`P(x \le k) = \sigma(t_k - f)`.
+
+    Args:
+        logits: the logarithms of the probabilities, as :func:`cumulative_logits` makes them from
+            f and the thresholds, shape ``(*batch, n)``.
+
+    Regression Models for Ordinal Data (McCullagh, 1980),
+    https://doi.org/10.1111/j.2517-6161.1980.tb01109.x
+    """
+
+    @property
+    def support(self) -> distributions.constraints.Constraint:
+        return distributions.constraints.integer_interval(0, self._num_events - 1)
+
+    @property
+    def mean(self) -> Tensor:
+        return (self.probs * self._levels()).sum(-1)
+
+    @property
+    def variance(self) -> Tensor:
+        return (self.probs * (self._levels() - self.mean.unsqueeze(-1)).square()).sum(-1)
+
+    def _levels(self) -> Tensor:
+        logits = self.logits
+        return torch.arange(logits.shape[-1], dtype=logits.dtype, device=logits.device)
+
+
+def cumulative_logits(location: Tensor, thresholds: Tensor) -> Tensor:
+    r"""Log-probabilities of n ordered levels from n-1 rising thresholds.
+
+    .. math:: \log p_k = \log (\sigma(t_k - f) - \sigma(t_{k-1} - f)),
+              \quad t_{-1} = -\infty, \; t_{n-1} = \infty
+
+    Args:
+        location: f, shape ``(*batch,)``.
+        thresholds: t, shape ``(*batch, n - 1)``, broadcastable.
+
+    Returns:
+        Shape ``(*batch, n)``; finite however far f is from the thresholds.
+
+    Examples:
+        >>> cumulative_logits(torch.tensor(0.0), torch.tensor([-1.0, 1.0])).exp()
+        tensor([0.2689, 0.4621, 0.2689])
+    """
+    edges = thresholds - location.unsqueeze(-1)
+    lowest, highest = logsigmoid(edges[..., :1]), logsigmoid(-edges[..., -1:])
+    between = log_sigmoid_difference(edges[..., 1:], edges[..., :-1])
+    return torch.cat([lowest, between, highest], -1)
