@@ -14,7 +14,38 @@ from deeplvm.core.evidence import elementwise
 from deeplvm.core.trace import conditioned
 
 
-class Steps(Distribution):
+class _Derived(Distribution):
+    """One made of others, in whose values and moments it has its own."""
+
+    arg_constraints = {}  # noqa: RUF012 - torch's own form
+
+    def _each(self, of: Callable[[Any], Tensor], *, event: bool = True) -> Tensor:
+        """What is asked of the others, as it is here; ``event`` where it has one."""
+        raise NotImplementedError
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        return self._each(lambda one: one.sample(Size(sample_shape)))
+
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        return self._each(lambda one: one.rsample(Size(sample_shape)))
+
+    def entropy(self) -> Tensor:
+        return self._each(lambda one: one.entropy(), event=False)
+
+    @property
+    def mean(self) -> Tensor:
+        return self._each(lambda one: one.mean)
+
+    @property
+    def variance(self) -> Tensor:
+        return self._each(lambda one: one.variance)
+
+    @property
+    def mode(self) -> Tensor:
+        return self._each(lambda one: one.mode)
+
+
+class Steps(_Derived):
     r"""What was drawn step by step, each step from a distribution of its own.
 
     Of batch shape ``(*batch, T, *inner)`` where that of every step is ``(*batch, *inner)``. A step
@@ -26,8 +57,6 @@ class Steps(Distribution):
         inner: What their batch shapes end with, which is to stay right of the steps.
     """
 
-    arg_constraints = {}  # noqa: RUF012 - torch's own form
-
     def __init__(self, steps: Sequence[Distribution], inner: Sequence[int] = ()) -> None:
         shape = torch.broadcast_shapes(Size(inner), *[step.batch_shape for step in steps])
         self.steps = [step if step.batch_shape == shape else step.expand(shape) for step in steps]
@@ -38,7 +67,6 @@ class Steps(Distribution):
 
     @property
     def has_rsample(self) -> bool:  # type: ignore[override]
-        """Whether every step has a reparameterised draw."""
         return all([step.has_rsample for step in self.steps])
 
     @property
@@ -51,7 +79,7 @@ class Steps(Distribution):
         shape = Size((*batch_shape[: at - 1], *batch_shape[at:]))
         return Steps([step.expand(shape) for step in self.steps], self.inner)
 
-    def _each(self, of: Callable[[Distribution], Tensor], *, event: bool = True) -> Tensor:
+    def _each(self, of: Callable[[Any], Tensor], *, event: bool = True) -> Tensor:
         right = len(self.inner) + (len(self.event_shape) if event else 0)
         return torch.stack([of(step) for step in self.steps], -1 - right)
 
@@ -59,30 +87,6 @@ class Steps(Distribution):
         each = value.unbind(-1 - len(self.inner) - len(self.event_shape))
         scored = [step.log_prob(v) for step, v in zip(self.steps, each, strict=True)]
         return torch.stack(scored, -1 - len(self.inner))
-
-    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        return self._each(lambda step: step.sample(Size(sample_shape)))
-
-    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        return self._each(lambda step: step.rsample(Size(sample_shape)))
-
-    def entropy(self) -> Tensor:
-        return self._each(lambda step: step.entropy(), event=False)
-
-    @property
-    def mean(self) -> Tensor:
-        """Of each step."""
-        return self._each(lambda step: step.mean)
-
-    @property
-    def variance(self) -> Tensor:
-        """Of each step."""
-        return self._each(lambda step: step.variance)
-
-    @property
-    def mode(self) -> Tensor:
-        """Of each step."""
-        return self._each(lambda step: step.mode)
 
     def conditioned(self, value: Tensor, observed: Tensor) -> Steps:
         """Each step given what is observed of it."""
@@ -106,7 +110,7 @@ class Steps(Distribution):
             return None
 
 
-class Masked(Distribution):
+class Masked(_Derived):
     """A distribution whose values count only where ``mask`` is true, and are zero elsewhere.
 
     Args:
@@ -114,8 +118,6 @@ class Masked(Distribution):
         mask: Boolean, broadcastable to that.
         length: Name of the length that made the mask.
     """
-
-    arg_constraints = {}  # noqa: RUF012 - torch's own form
 
     def __init__(self, base: Distribution, mask: Tensor, length: str) -> None:
         shape = torch.broadcast_shapes(base.batch_shape, mask.shape)
@@ -125,7 +127,6 @@ class Masked(Distribution):
 
     @property
     def has_rsample(self) -> bool:  # type: ignore[override]
-        """Whether the base has a reparameterised draw."""
         return self.base.has_rsample
 
     @property
@@ -136,37 +137,17 @@ class Masked(Distribution):
     def expand(self, batch_shape: Sequence[int], _instance: object = None) -> Masked:
         return Masked(self.base.expand(Size(batch_shape)), self.mask, self.length)
 
-    def _cut(self, values: Tensor, *, event: bool = True) -> Tensor:
+    def _each(self, of: Callable[[Any], Tensor], *, event: bool = True) -> Tensor:
+        return self.cut(of(self.base), event=event)
+
+    def cut(self, values: Tensor, *, event: bool = False) -> Tensor:
+        """Values of the base, zero where they do not count."""
         right = len(self.event_shape) if event else 0
         mask = self.mask.reshape(*self.mask.shape, *[1] * right)
         return torch.where(mask, values, torch.zeros_like(values))
 
     def log_prob(self, value: Tensor) -> Tensor:
-        return self._cut(self.base.log_prob(value), event=False)
-
-    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        return self._cut(self.base.sample(Size(sample_shape)))
-
-    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        return self._cut(self.base.rsample(Size(sample_shape)))
-
-    def entropy(self) -> Tensor:
-        return self._cut(self.base.entropy(), event=False)
-
-    @property
-    def mean(self) -> Tensor:
-        """Zero where nothing counts."""
-        return self._cut(self.base.mean)
-
-    @property
-    def variance(self) -> Tensor:
-        """Zero where nothing counts."""
-        return self._cut(self.base.variance)
-
-    @property
-    def mode(self) -> Tensor:
-        """Zero where nothing counts."""
-        return self._cut(self.base.mode)
+        return self.cut(self.base.log_prob(value))
 
     def conditioned(self, value: Tensor, observed: Tensor) -> Masked:
         """Given what is observed of that which counts."""
@@ -196,7 +177,7 @@ def length_of(distribution: Distribution | None) -> str | None:
 
 @register_kl(Masked, Masked)
 def _kl_of_masked(q: Masked, p: Masked) -> Tensor:
-    return q._cut(kl_divergence(q.base, p.base), event=False)
+    return q.cut(kl_divergence(q.base, p.base))
 
 
 @register_kl(Steps, Steps)

@@ -22,7 +22,47 @@ _NONE = Size()
 _ROOT_HALF = 0.5**0.5
 
 
-class Mixture(Distribution):
+class _Weighted(Distribution):
+    """What mixtures share: weights, and the moments of all components."""
+
+    arg_constraints = {}  # noqa: RUF012 - torch's own form
+    log_weights: Tensor
+
+    def _of_each(self, moment: str) -> Tensor:
+        """The mean or variance of every component, ``(*batch, components, *event)``."""
+        raise NotImplementedError
+
+    @property
+    def mean(self) -> Tensor:
+        return self._average(self._of_each("mean"))
+
+    @property
+    def variance(self) -> Tensor:
+        apart = self._of_each("mean") - self._beside(self.mean)
+        return self._average(self._of_each("variance") + apart.square())
+
+    def _beside(self, value: Tensor) -> Tensor:
+        """A value ``(*lead, *event)`` as ``(*lead, 1, *event)``, beside the components."""
+        return value.unsqueeze(-1 - len(self.event_shape))
+
+    def _average(self, each: Tensor) -> Tensor:
+        dims = len(self.event_shape)
+        weights = self.log_weights.exp().reshape(*self.log_weights.shape, *[1] * dims)
+        return (weights * each).sum(-1 - dims).expand(self._extended_shape())
+
+    def _sum(self, each: Tensor) -> Tensor:
+        """The log-density, from that of each component, ``(*lead, components)``."""
+        log_prob = (each + self.log_weights).logsumexp(-1)
+        return log_prob.expand(torch.broadcast_shapes(log_prob.shape, self.batch_shape))
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}(batch_shape: {tuple(self.batch_shape)}, event_shape: "
+            f"{tuple(self.event_shape)}, components: {self.log_weights.shape[-1]})"
+        )
+
+
+class Mixture(_Weighted):
     r"""One of several distributions, :math:`\sum_k w_k\, p_k(x)` with :math:`w` a softmax.
 
     It has no reparameterised draw: which component a value comes from is a choice.
@@ -33,7 +73,6 @@ class Mixture(Distribution):
         batch_shape: the batch shape, where it is larger than the parameters'.
     """
 
-    arg_constraints = {}  # noqa: RUF012 - torch's own form
     has_rsample = False
 
     def __init__(
@@ -62,7 +101,7 @@ class Mixture(Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The log-density of a value, shape ``(*sample, *batch)``, nats."""
-        return self._sum([each.log_prob(value) for each in self.components])
+        return self._sum(_stacked([each.log_prob(value) for each in self.components], -1))
 
     def observed_log_prob(self, value: Tensor, observed: Tensor) -> Tensor:
         """Of the elements that are not NaN: the mixture of the components' marginals.
@@ -71,24 +110,18 @@ class Mixture(Distribution):
             ValueError: a component does not factorise and has no marginal.
         """
         parts = [score("a mixture", each, value, missing=True) for each in self.components]
-        return self._sum(parts)
+        return self._sum(_stacked(parts, -1))
 
     def conditioned(self, value: Tensor, observed: Tensor) -> Mixture:
         """The components given what is observed, weighted by what they gave it."""
         known = torch.where(observed, value, torch.nan)
         parts = [score("a mixture", each, known, missing=True) for each in self.components]
-        logits = torch.stack(torch.broadcast_tensors(*parts), -1) + self.log_weights
+        logits = _stacked(parts, -1) + self.log_weights
         components = [
             conditioned("a mixture", each.expand(logits.shape[:-1]), value, observed)
             for each in self.components
         ]
         return Mixture(logits, components)
-
-    def _sum(self, parts: list[Tensor]) -> Tensor:
-        log_prob = (torch.stack(torch.broadcast_tensors(*parts), -1) + self.log_weights).logsumexp(
-            -1
-        )
-        return log_prob.expand(torch.broadcast_shapes(log_prob.shape, self.batch_shape))
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         shape = self._extended_shape(Size(sample_shape))
@@ -114,29 +147,12 @@ class Mixture(Distribution):
             parts.append(expanded.rsample())
         return torch.stack(parts)
 
-    @property
-    def mean(self) -> Tensor:
-        return self._average([each.mean for each in self.components])
-
-    @property
-    def variance(self) -> Tensor:
-        mean = self.mean
-        return self._average([c.variance + (c.mean - mean).square() for c in self.components])
-
-    def _average(self, parts: list[Tensor]) -> Tensor:
-        weights = self.log_weights.exp()
-        weights = weights.reshape(*weights.shape[:-1], *[1] * len(self.event_shape), -1)
-        total = (torch.stack(torch.broadcast_tensors(*parts), -1) * weights).sum(-1)
-        return total.expand(self._extended_shape())
-
-    def __repr__(self) -> str:
-        return (
-            f"{type(self).__name__}(batch_shape: {tuple(self.batch_shape)}, event_shape: "
-            f"{tuple(self.event_shape)}, components: {self.log_weights.shape[-1]})"
-        )
+    def _of_each(self, moment: str) -> Tensor:
+        parts = [getattr(each, moment) for each in self.components]
+        return _stacked(parts, -1 - len(self.event_shape))
 
 
-class NormalMixture(Distribution):
+class NormalMixture(_Weighted):
     r"""A mixture of diagonal normals, whose draws carry gradients to all parameters.
 
     A draw :math:`z` is moved as its distribution functions move. With
@@ -166,7 +182,6 @@ class NormalMixture(Distribution):
         (tensor([0.]), tensor([2.]))
     """
 
-    arg_constraints = {}  # noqa: RUF012 - torch's own form
     has_rsample = True
 
     def __init__(
@@ -198,10 +213,6 @@ class NormalMixture(Distribution):
         """The components along the last batch dimension."""
         return DiagonalNormal(self.loc, self.scale, self.event_dims)
 
-    def _beside(self, value: Tensor) -> Tensor:
-        """A value ``(*lead, *event)`` as ``(*lead, 1, *event)``, beside the components."""
-        return value.unsqueeze(-1 - self.event_dims)
-
     def log_prob(self, value: Tensor) -> Tensor:
         """The log-density of a value, shape ``(*sample, *batch)``, nats."""
         return self._sum(self._each.log_prob(self._beside(value)))
@@ -231,10 +242,6 @@ class NormalMixture(Distribution):
             Normal(loc.expand(shape), scale.expand(shape), validate_args=False),
             validate_args=False,
         )
-
-    def _sum(self, each: Tensor) -> Tensor:
-        log_prob = (each + self.log_weights).logsumexp(-1)
-        return log_prob.expand(torch.broadcast_shapes(log_prob.shape, self.batch_shape))
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         shape = self._extended_shape(Size(sample_shape))
@@ -293,25 +300,12 @@ class NormalMixture(Distribution):
         each = self._each.expand((*self.batch_shape, self.log_weights.shape[-1]))
         return each.rsample().movedim(len(self.batch_shape), 0)
 
-    @property
-    def mean(self) -> Tensor:
-        return self._average(self.loc)
+    def _of_each(self, moment: str) -> Tensor:
+        return self.loc if moment == "mean" else self.scale.square()
 
-    @property
-    def variance(self) -> Tensor:
-        return self._average(self.scale.square() + (self.loc - self._beside(self.mean)).square())
 
-    def _average(self, each: Tensor) -> Tensor:
-        weights = self.log_weights.exp()
-        weights = weights.reshape(*weights.shape, *[1] * self.event_dims)
-        total = (weights * each).sum(-1 - self.event_dims)
-        return total.expand(self._extended_shape())
-
-    def __repr__(self) -> str:
-        return (
-            f"NormalMixture(batch_shape: {tuple(self.batch_shape)}, event_shape: "
-            f"{tuple(self.event_shape)}, components: {self.log_weights.shape[-1]})"
-        )
+def _stacked(parts: Sequence[Tensor], at: int) -> Tensor:
+    return torch.stack(torch.broadcast_tensors(*parts), at)
 
 
 def ndtr(noise: Tensor) -> Tensor:
