@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Normal
 
-from deeplvm.conditionals.flows import Flow, PlanarFlow, TriangularSylvesterFlow
+from deeplvm.conditionals.flows import Flow, PlanarFlow, SylvesterFlow
 
 Target = Callable[[Tensor, Tensor], Tensor]
 
@@ -57,6 +57,6 @@ def test_sylvester_before_planar_before_diagonal(target: Target, planar_gain: fl
     torch.manual_seed(0)
     diagonal = fitted(Flow(6), target)
     planar = fitted(PlanarFlow(6, transforms=2), target)
-    sylvester = fitted(TriangularSylvesterFlow(6, transforms=2, bounded=False), target)
+    sylvester = fitted(SylvesterFlow(6, transforms=2, bounded=False, kind="triangular"), target)
     assert planar < diagonal - planar_gain
     assert sylvester < planar - 0.1

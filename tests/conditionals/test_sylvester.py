@@ -9,7 +9,7 @@ import torch
 
 from deeplvm import Joint, LatentVariableModel, elbo
 from deeplvm.conditionals import Gaussian, StandardNormal
-from deeplvm.conditionals.flows import OrthogonalSylvesterFlow, TriangularSylvesterFlow
+from deeplvm.conditionals.flows import SylvesterFlow
 from deeplvm.conditionals.flows.planar import NO_STEP, invertible_direction, planar
 from deeplvm.conditionals.flows.sylvester import (
     Basis,
@@ -100,14 +100,14 @@ def test_diagonals_keep_every_step_invertible() -> None:
 
 
 def test_order_alternates() -> None:
-    flow = TriangularSylvesterFlow(3, transforms=3)
+    flow = SylvesterFlow(3, transforms=3, kind="triangular")
     reversed_ = [step.basis.reverse for step in flow.transforms]
     assert reversed_ == [False, True, False]
 
 
 def test_a_likelihood_trains_and_is_one_graph() -> None:
     """Observed values are scored by the inverse, inside a compiled step."""
-    likelihood = TriangularSylvesterFlow(2, MLP(2, 8), transforms=1, units=(5.0, 2.0))
+    likelihood = SylvesterFlow(2, MLP(2, 8), transforms=1, units=(5.0, 2.0), kind="triangular")
     p = Joint({"z": StandardNormal(2), "x | z": likelihood})
     model = LatentVariableModel(p, Joint({"z | x": Gaussian(2, MLP(2, 8))}))
 
@@ -126,4 +126,4 @@ def test_a_likelihood_trains_and_is_one_graph() -> None:
 
 def test_more_columns_than_elements_are_refused() -> None:
     with pytest.raises(ValueError, match="at most as many columns as elements, found 5 columns"):
-        OrthogonalSylvesterFlow(4, columns=5)
+        SylvesterFlow(4, columns=5)

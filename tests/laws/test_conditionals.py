@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import torch
@@ -45,17 +46,15 @@ from deeplvm.conditionals.concrete import BinaryConcrete, Concrete
 from deeplvm.conditionals.flows import (
     NICE,
     HouseholderFlow,
-    HouseholderSylvesterFlow,
     InverseAutoregressiveFlow,
     LinearInverseAutoregressiveFlow,
     MaskedAutoregressiveFlow,
     NeuralAutoregressiveFlow,
     NeuralSplineFlow,
-    OrthogonalSylvesterFlow,
     PlanarFlow,
     RadialFlow,
     RealNVP,
-    TriangularSylvesterFlow,
+    SylvesterFlow,
 )
 from deeplvm.distributions import LowRankPrecisionNormal
 from deeplvm.networks import MLP, ConvolutionalDecoder
@@ -225,7 +224,7 @@ MEMBERS: dict[str, Member] = {
     ),
     "HouseholderFlow": Member(HouseholderFlow, shape=(2,), moments=False, traced=False),
     "HouseholderSylvesterFlow": Member(
-        HouseholderSylvesterFlow, shape=(2,), moments=False, traced=False
+        partial(SylvesterFlow, kind="householder"), shape=(2,), moments=False, traced=False
     ),
     "LinearInverseAutoregressiveFlow": Member(
         LinearInverseAutoregressiveFlow, shape=(2,), moments=False, traced=False
@@ -237,16 +236,14 @@ MEMBERS: dict[str, Member] = {
         traced=False,
     ),
     "NICE": Member(lambda s, n: NICE(s, n, hidden=(8,)), shape=(2,), moments=False, traced=False),
-    "OrthogonalSylvesterFlow": Member(
-        OrthogonalSylvesterFlow, shape=(2,), moments=False, traced=False
-    ),
+    "OrthogonalSylvesterFlow": Member(SylvesterFlow, shape=(2,), moments=False, traced=False),
     "PlanarFlow": Member(PlanarFlow, shape=(2,), moments=False, traced=False),
     "RadialFlow": Member(RadialFlow, shape=(2,), moments=False, traced=False),
     "RealNVP": Member(
         lambda s, n: RealNVP(s, n, hidden=(8,)), shape=(2,), moments=False, traced=False
     ),
     "TriangularSylvesterFlow": Member(
-        TriangularSylvesterFlow, shape=(2,), moments=False, traced=False
+        partial(SylvesterFlow, kind="triangular"), shape=(2,), moments=False, traced=False
     ),
     "GaussianMixture": Member(
         lambda s, n: GaussianMixture(s, n, components=3), shape=(2,), moments=False

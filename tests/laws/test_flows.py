@@ -20,7 +20,6 @@ from deeplvm.conditionals.flows import (
     ActivationNormalisation,
     Flow,
     HouseholderFlow,
-    HouseholderSylvesterFlow,
     InverseAutoregressiveFlow,
     Inverted,
     InvertibleLinear,
@@ -28,13 +27,12 @@ from deeplvm.conditionals.flows import (
     MaskedAutoregressiveFlow,
     NeuralAutoregressiveFlow,
     NeuralSplineFlow,
-    OrthogonalSylvesterFlow,
     Permutation,
     PlanarFlow,
     RadialFlow,
     RealNVP,
+    SylvesterFlow,
     Transform,
-    TriangularSylvesterFlow,
     reversal,
 )
 from deeplvm.networks import MLP
@@ -119,11 +117,9 @@ FLOWS: dict[str, Family] = {
     "convex combination, linear inverse autoregressive": Family(
         lambda s, n: LinearInverseAutoregressiveFlow(s, n, components=3)
     ),
-    "Sylvester, orthogonal": Family(
-        lambda s, n: OrthogonalSylvesterFlow(s, n, transforms=2, columns=2)
-    ),
+    "Sylvester, orthogonal": Family(lambda s, n: SylvesterFlow(s, n, transforms=2, columns=2)),
     "Sylvester, Householder": Family(
-        lambda s, n: HouseholderSylvesterFlow(s, n, transforms=2, reflections=2)
+        lambda s, n: SylvesterFlow(s, n, transforms=2, reflections=2, kind="householder")
     ),
     "neural autoregressive, sigmoidal": Family(
         lambda s, n: NeuralAutoregressiveFlow(s, n, sigmoids=4, hidden=(8,)), points=97
@@ -141,9 +137,11 @@ FLOWS: dict[str, Family] = {
         lambda s, n: NeuralSplineFlow(s, n, bins=4, passes=None, hidden=(8,)), points=241
     ),
     "Sylvester, triangular, unbounded": Family(
-        lambda s, n: TriangularSylvesterFlow(s, n, transforms=2, bounded=False)
+        lambda s, n: SylvesterFlow(s, n, transforms=2, bounded=False, kind="triangular")
     ),
-    "Sylvester, triangular": Family(lambda s, n: TriangularSylvesterFlow(s, n, transforms=2)),
+    "Sylvester, triangular": Family(
+        lambda s, n: SylvesterFlow(s, n, transforms=2, kind="triangular")
+    ),
 }
 
 every_flow = pytest.mark.parametrize("family", list(FLOWS.values()), ids=list(FLOWS))

@@ -8,7 +8,7 @@ from torch import nn
 
 from deeplvm import elbo, recipes
 from deeplvm.conditionals import Gaussian
-from deeplvm.conditionals.flows import InverseAutoregressiveFlow, TriangularSylvesterFlow
+from deeplvm.conditionals.flows import InverseAutoregressiveFlow, SylvesterFlow
 from deeplvm.conditionals.posteriors import known, posterior_of
 from deeplvm.data import Data, load
 from deeplvm.networks import MLP
@@ -63,7 +63,7 @@ def test_the_plain_name_is_the_gaussian(digits: Data) -> None:
 def test_a_function_serves_as_well_as_a_name() -> None:
     made = posterior_of(lambda shape, network: Gaussian(shape, network, scale=0.5), 3, MLP(2, 4))
     assert made(torch.zeros(5, 2)).stddev.eq(0.5).all()
-    assert isinstance(posterior_of("sylvester(kind='triangular')", 4), TriangularSylvesterFlow)
+    assert isinstance(posterior_of("sylvester(kind='triangular')", 4), SylvesterFlow)
     assert isinstance(posterior_of("gaussian", 4), nn.Module)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
@@ -15,37 +15,6 @@ from deeplvm.conditionals import (
     flows,
 )
 from deeplvm.registry import call_of
-
-
-def sylvester(
-    shape: int | Sequence[int],
-    network: nn.Module | None = None,
-    *,
-    kind: Literal["orthogonal", "householder", "triangular"] = "orthogonal",
-    **options: Any,
-) -> flows.Flow:
-    """Sylvester flow, by how its basis is made.
-
-    Sylvester Normalizing Flows for Variational Inference (van den Berg et al., 2018),
-    https://arxiv.org/abs/1803.05649
-
-    Args:
-        shape: Dimensions of z.
-        network: Maps the parents to features.
-        kind: Orthogonalised columns, Householder reflections, or permutations.
-        options: ``transforms``, and those of the kind (``columns``, ``reflections``).
-
-    Raises:
-        ValueError: There is no such kind.
-    """
-    kinds = {
-        "orthogonal": flows.OrthogonalSylvesterFlow,
-        "householder": flows.HouseholderSylvesterFlow,
-        "triangular": flows.TriangularSylvesterFlow,
-    }
-    if kind not in kinds:
-        raise ValueError(f"A Sylvester flow is {', '.join(kinds)}; found kind={kind!r}.")
-    return kinds[kind](shape, network, **options)
 
 
 def convex_linear_iaf(
@@ -76,7 +45,7 @@ _KNOWN: dict[str, Callable[..., nn.Module]] = {
     "mixture": GaussianMixture,
     "planar": flows.PlanarFlow,
     "radial": flows.RadialFlow,
-    "sylvester": sylvester,
+    "sylvester": flows.SylvesterFlow,
     "householder": flows.HouseholderFlow,
     "linear_iaf": flows.LinearInverseAutoregressiveFlow,
     "convex_linear_iaf": convex_linear_iaf,

@@ -17,18 +17,13 @@ from deeplvm.conditionals.flows.neural_autoregressive import NeuralAutoregressiv
 from deeplvm.conditionals.flows.permutation import InvertibleLinear, Permutation, reversal
 from deeplvm.conditionals.flows.planar import PlanarFlow, RadialFlow
 from deeplvm.conditionals.flows.spline import NeuralSplineFlow
-from deeplvm.conditionals.flows.sylvester import (
-    HouseholderSylvesterFlow,
-    OrthogonalSylvesterFlow,
-    TriangularSylvesterFlow,
-)
+from deeplvm.conditionals.flows.sylvester import SylvesterFlow
 
 __all__ = [
     "NICE",
     "ActivationNormalisation",
     "Flow",
     "HouseholderFlow",
-    "HouseholderSylvesterFlow",
     "InverseAutoregressiveFlow",
     "Inverted",
     "InvertibleLinear",
@@ -36,13 +31,12 @@ __all__ = [
     "MaskedAutoregressiveFlow",
     "NeuralAutoregressiveFlow",
     "NeuralSplineFlow",
-    "OrthogonalSylvesterFlow",
     "Permutation",
     "PlanarFlow",
     "RadialFlow",
     "RealNVP",
+    "SylvesterFlow",
     "Transform",
-    "TriangularSylvesterFlow",
     "coupling_mask",
     "reversal",
     "start_from",

@@ -1,8 +1,8 @@
-"""Sylvester flows: orthogonal, Householder and triangular."""
+"""Sylvester flow."""
 
 from __future__ import annotations
 
-from typing import Unpack
+from typing import Literal, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -129,115 +129,39 @@ def _log_det(strength: Tensor, hidden: Tensor) -> Tensor:
     return torch.log1p(strength * (1 - hidden.square())).sum(-1)
 
 
-class OrthogonalSylvesterFlow(Flow):
+class SylvesterFlow(Flow):
     r"""A Gaussian draw moved by steps of M hidden units, along M orthonormal directions.
 
     .. math:: z_t = z_{t-1} + Q_t R_t \tanh(\tilde R_t Q_t^T z_{t-1} + b_t), \qquad Q_t^T Q_t = I
 
-    :class:`Sylvester` has the determinant. Q of d x M, the triangular R and :math:`\tilde R`, and
-    b come from the network, row by row; Q by
-    :class:`~deeplvm.conditionals.flows.sylvester.NearestOrthonormal`, which costs 60
-    products of d x M by M x M a row and step. With M = 1 it is a planar flow. A value drawn
-    elsewhere is scored by M scalar equations one after the other.
+    :class:`Sylvester` has the determinant. Q, the triangular R and :math:`\tilde R`, and b come
+    from the network, row by row. With M = 1 it is a planar flow. A value drawn elsewhere is scored
+    by M scalar equations one after the other.
 
     Args:
-        columns: M; by default d, and 16 at most.
+        kind: How Q is made: ``"orthogonal"``, the nearest orthonormal matrix of d x M
+            (:class:`NearestOrthonormal`), which costs 60 products of d x M by M x M a row and
+            step; ``"householder"``, M = d, a product of reflections
+            :math:`\prod_h (I - 2 v_h v_h^T / \|v_h\|^2)`, of which d reach every Q;
+            ``"triangular"``, M = d, the elements in their order or in the reverse, in turn, where
+            nothing has to be made orthogonal.
+        columns: M, of the first; by default d, and 16 at most.
+        reflections: Of the second; 8 by default.
         bounded: as of :class:`Sylvester`.
 
     Raises:
-        ValueError: there are fewer elements than columns.
+        ValueError: there is no such kind, it has no such option, or there are fewer elements than
+            columns.
 
     Sylvester Normalizing Flows for Variational Inference (van den Berg et al., 2018),
     https://arxiv.org/abs/1803.05649
 
     Examples:
-        >>> posterior = OrthogonalSylvesterFlow(6, nn.Linear(4, 16), columns=2)
+        >>> posterior = SylvesterFlow(6, nn.Linear(4, 16), columns=2)
         >>> z, log_q = posterior(torch.zeros(5, 4)).rsample_and_log_prob()
         >>> z.shape, log_q.shape
         (torch.Size([5, 6]), torch.Size([5]))
-    """
-
-    def __init__(
-        self,
-        shape: Shape,
-        network: Network = None,
-        *,
-        transforms: Count = 4,
-        columns: int | None = None,
-        bounded: bool = True,
-        **base: Unpack[Base],
-    ) -> None:
-        owner = type(self).__name__
-        elements = event_shape_of(shape, owner).numel()
-        m = at_least(min(elements, 16) if columns is None else columns, 1, owner, "columns")
-        if m > elements:
-            raise ValueError(
-                f"{owner} expects at most as many columns as elements, found {m} columns of "
-                f"{elements} elements; leave columns out for the largest that is usual."
-            )
-        basis = NearestOrthonormal(elements, m)
-        steps = self._steps(transforms, lambda _: Sylvester(shape, basis, bounded=bounded))
-        super().__init__(shape, network, steps, **base)
-
-
-class HouseholderSylvesterFlow(Flow):
-    r"""A Gaussian draw moved by Sylvester steps in a basis that reflections turn.
-
-    .. math:: z_t = z_{t-1} + Q_t R_t \tanh(\tilde R_t Q_t^T z_{t-1} + b_t), \qquad
-              Q_t = \prod_{h=1}^H (I - 2 \frac{v_h v_h^T}{\|v_h\|^2})
-
-    :class:`Sylvester` has the determinant. As many hidden units as elements; the v, the
-    triangular R and :math:`\tilde R`, and b come from the network, row by row: d squared outputs
-    a step. d reflections reach every orthogonal Q.
-
-    Args:
-        reflections: H.
-        bounded: as of :class:`Sylvester`.
-
-    Sylvester Normalizing Flows for Variational Inference (van den Berg et al., 2018),
-    https://arxiv.org/abs/1803.05649
-
-    Examples:
-        >>> posterior = HouseholderSylvesterFlow(6, nn.Linear(4, 16), reflections=2)
-        >>> posterior(torch.zeros(5, 4)).rsample().shape
-        torch.Size([5, 6])
-    """
-
-    def __init__(
-        self,
-        shape: Shape,
-        network: Network = None,
-        *,
-        transforms: Count = 4,
-        reflections: int = 8,
-        bounded: bool = True,
-        **base: Unpack[Base],
-    ) -> None:
-        owner = type(self).__name__
-        mirrors = at_least(reflections, 1, owner, "reflections")
-        basis = Reflections(event_shape_of(shape, owner).numel(), mirrors)
-        steps = self._steps(transforms, lambda _: Sylvester(shape, basis, bounded=bounded))
-        super().__init__(shape, network, steps, **base)
-
-
-class TriangularSylvesterFlow(Flow):
-    r"""A Gaussian draw moved by Sylvester steps whose order of the elements alternates.
-
-    .. math:: z_t = z_{t-1} + Q_t R_t \tanh(\tilde R_t Q_t^T z_{t-1} + b_t), \qquad
-              Q_t = I \text{ or the reversal, in turn}
-
-    :class:`Sylvester` has the determinant. As many hidden units as elements; the triangular R and
-    :math:`\tilde R`, and b come from the network, row by row: d squared outputs a step. The
-    cheapest of the three, as nothing has to be made orthogonal.
-
-    Args:
-        bounded: as of :class:`Sylvester`.
-
-    Sylvester Normalizing Flows for Variational Inference (van den Berg et al., 2018),
-    https://arxiv.org/abs/1803.05649
-
-    Examples:
-        >>> prior = TriangularSylvesterFlow(3, transforms=2)
+        >>> prior = SylvesterFlow(3, kind="triangular", transforms=2)
         >>> prior().log_prob(torch.zeros(5, 3)).shape
         torch.Size([5])
     """
@@ -248,13 +172,43 @@ class TriangularSylvesterFlow(Flow):
         network: Network = None,
         *,
         transforms: Count = 4,
+        kind: Literal["orthogonal", "householder", "triangular"] = "orthogonal",
+        columns: int | None = None,
+        reflections: int | None = None,
         bounded: bool = True,
         **base: Unpack[Base],
     ) -> None:
-        elements = event_shape_of(shape, type(self).__name__).numel()
-        orders = [Order(elements, reverse=reverse) for reverse in (False, True)]
-        steps = self._steps(transforms, lambda t: Sylvester(shape, orders[t % 2], bounded=bounded))
+        elements = event_shape_of(shape, "SylvesterFlow").numel()
+        bases = _bases(kind, elements, columns, reflections)
+        steps = self._steps(
+            transforms, lambda t: Sylvester(shape, bases[t % len(bases)], bounded=bounded)
+        )
         super().__init__(shape, network, steps, **base)
+
+
+def _bases(kind: str, elements: int, columns: int | None, reflections: int | None) -> list[Basis]:
+    """How Q is made at each step, in turn."""
+    owner = "SylvesterFlow"
+    for name, value, own in (
+        ("columns", columns, "orthogonal"),
+        ("reflections", reflections, "householder"),
+    ):
+        if value is not None and kind != own:
+            raise ValueError(f"{owner} has {name} of kind {own!r} alone, found kind={kind!r}.")
+    if kind == "orthogonal":
+        m = at_least(min(elements, 16) if columns is None else columns, 1, owner, "columns")
+        if m > elements:
+            raise ValueError(
+                f"{owner} expects at most as many columns as elements, found {m} columns of "
+                f"{elements} elements; leave columns out for the largest that is usual."
+            )
+        return [NearestOrthonormal(elements, m)]
+    if kind == "householder":
+        mirrors = 8 if reflections is None else reflections
+        return [Reflections(elements, at_least(mirrors, 1, owner, "reflections"))]
+    if kind == "triangular":
+        return [Order(elements, reverse=reverse) for reverse in (False, True)]
+    raise ValueError(f"A Sylvester flow is orthogonal, householder, triangular; found {kind!r}.")
 
 
 class Basis:
