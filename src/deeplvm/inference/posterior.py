@@ -3,9 +3,8 @@ r"""Markov chains of the latents of each row: draws of the exact posterior of a 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -19,10 +18,10 @@ from deeplvm.inference.diagnostics import (
 from deeplvm.inference.hmc import TARGET, DualAveraging, Spread, transition, windows
 from deeplvm.inference.latent_space import LatentSpace
 from deeplvm.inference.nuts import no_u_turn
-from deeplvm.inference.rows import Rows, Source, for_rows, latent_dimensions, rows_of
+from deeplvm.inference.rows import Rows, Source, at_least, for_rows, latent_dimensions, rows_of
 from deeplvm.inference.tempering import density
 from deeplvm.randomness import RowNoise
-from deeplvm.results import finite
+from deeplvm.results import Record
 
 Method = Literal["nuts", "hmc"]
 _METHODS = ("nuts", "hmc")
@@ -31,7 +30,13 @@ _RHAT, _PER_CHAIN = 1.01, 100.0  # Vehtari et al.: R-hat, and effective draws a 
 
 
 @dataclass(frozen=True, eq=False)
-class PosteriorDraws:
+class PosteriorDraws(
+    Record,
+    also="rows chains length diverged cut latents warnings",
+    without="draws rhat bulk_ess tail_ess divergences longest",
+    means="acceptance depth step_size evaluations",
+    keys={"length": "draws", "diverged": "divergences", "cut": "cut_at_greatest_depth"},
+):
     r"""Draws of :math:`p(z | x)` for each row, and what says whether they are.
 
     Attributes:
@@ -62,6 +67,8 @@ class PosteriorDraws:
     method: Method
     warmup: int
 
+    header: ClassVar = ("latent", "largest R-hat", "fewest effective draws", "in the tails")
+
     @property
     def rows(self) -> int:
         """Number of rows."""
@@ -86,86 +93,74 @@ class PosteriorDraws:
         return self.draws[name].flatten(0, 1).std(0) / self.bulk_ess[name].sqrt()
 
     @property
-    def warnings(self) -> tuple[str, ...]:
-        """What is wrong with the chains, and what to do, in words; empty if nothing is."""
-        found = []
-        stuck = sum([int(each.isnan().sum()) for each in self.rhat.values()])
-        if stuck:
-            found.append(
-                f"{stuck} elements of latents never moved: start again with more warm-up, or look "
-                f"at the rows whose acceptance is zero."
-            )
-        apart, elements = _above(self.rhat, _RHAT)
-        if apart:
-            worst = max([float(each.nan_to_num(0).max()) for each in self.rhat.values()])
-            found.append(
-                f"R-hat is above {_RHAT} for {apart} of {elements} elements of latents (largest "
-                f"{worst:.3f}): the chains have not met; take more warm-up and draws, and look "
-                f"for several modes."
-            )
-        needed = _PER_CHAIN * self.chains
-        few = sum([int((each < needed).sum()) for each in self.bulk_ess.values()])
-        few_tail = sum([int((each < needed).sum()) for each in self.tail_ess.values()])
-        if few or few_tail:
-            found.append(
-                f"{max(few, few_tail)} of {elements} elements have fewer than {needed:.0f} "
-                f"effective draws, {_PER_CHAIN:.0f} a chain: R-hat and errors are rough there; "
-                f"take more draws."
-            )
-        if bool(self.divergences.any()):
-            found.append(
-                f"{int(self.divergences.sum())} transitions diverged, in "
-                f"{int((self.divergences > 0).sum())} of {self.rows} rows: parts of the posterior "
-                f"that are sharply curved are not visited as they should be; raise target "
-                f"acceptance (target=0.95), or write the model so that latents are less bound to "
-                f"one another."
-            )
-        if bool(self.longest.any()):
-            found.append(
-                f"{int(self.longest.sum())} transitions were cut at the greatest depth: right, "
-                f"but slow; raise max_depth or take more warm-up."
-            )
-        return tuple(found)
+    def diverged(self) -> int:
+        """Transitions that lost their energy, of all chains and rows."""
+        return int(self.divergences.sum())
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers; what is not a number is ``None``."""
+    @property
+    def cut(self) -> int:
+        """Transitions cut at the greatest depth, of all chains and rows."""
+        return int(self.longest.sum())
+
+    @property
+    def latents(self) -> dict[str, dict[str, float]]:
+        """Of each latent the numbers of its worst element."""
         return {
-            "method": self.method,
-            "rows": self.rows,
-            "chains": self.chains,
-            "draws": self.length,
-            "warmup": self.warmup,
-            "acceptance": finite(float(self.acceptance.mean())),
-            "divergences": int(self.divergences.sum()),
-            "cut_at_greatest_depth": int(self.longest.sum()),
-            "depth": finite(float(self.depth.mean())),
-            "step_size": finite(float(self.step_size.mean())),
-            "evaluations": finite(float(self.evaluations.mean())),
-            "latents": {
-                name: {
-                    "rhat_largest": finite(float(self.rhat[name].max())),
-                    "bulk_ess_least": finite(float(self.bulk_ess[name].min())),
-                    "tail_ess_least": finite(float(self.tail_ess[name].min())),
-                }
-                for name in self.draws
-            },
-            "warnings": list(self.warnings),
+            name: {
+                "rhat_largest": float(self.rhat[name].max()),
+                "bulk_ess_least": float(self.bulk_ess[name].min()),
+                "tail_ess_least": float(self.tail_ess[name].min()),
+            }
+            for name in self.draws
         }
 
-    def __str__(self) -> str:
-        about = (
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is wrong with the chains, and what to do, in words; empty if nothing is."""
+        rhat, bulk, tail = [
+            torch.cat([value.flatten() for value in each.values()])
+            for each in (self.rhat, self.bulk_ess, self.tail_ess)
+        ]
+        elements, needed = len(rhat), _PER_CHAIN * self.chains
+        apart, stuck = int((rhat > _RHAT).sum()), int(rhat.isnan().sum())
+        few = max(int((each < needed).sum()) for each in (bulk, tail))
+        found = {
+            f"{stuck} elements of latents never moved: start again with more warm-up, or look at "
+            f"the rows whose acceptance is zero.": stuck,
+            f"R-hat is above {_RHAT} for {apart} of {elements} elements of latents (largest "
+            f"{float(rhat.nan_to_num(0).max()):.3f}): the chains have not met; take more warm-up "
+            f"and draws, and look for several modes.": apart,
+            f"{few} of {elements} elements have fewer than {needed:.0f} effective draws, "
+            f"{_PER_CHAIN:.0f} a chain: R-hat and errors are rough there; take more draws.": few,
+            f"{self.diverged} transitions diverged, in {int((self.divergences > 0).sum())} of "
+            f"{self.rows} rows: parts of the posterior that are sharply curved are not visited as "
+            f"they should be; raise target acceptance (target=0.95), or write the model so that "
+            f"latents are less bound to one another.": self.diverged,
+            f"{self.cut} transitions were cut at the greatest depth: right, but slow; raise "
+            f"max_depth or take more warm-up.": self.cut,
+        }
+        return tuple([text for text, count in found.items() if count])
+
+    def heading(self) -> str:
+        """How the chains were made, and how they moved."""
+        return (
             f"{self.method.upper()}, {self.rows:,} rows, {self.chains} chains of {self.length:,} "
             f"draws after {self.warmup:,} of warm-up; acceptance "
             f"{float(self.acceptance.mean()):.2f}, {float(self.evaluations.mean()):,.0f} "
-            f"gradients a chain, {int(self.divergences.sum())} divergences"
+            f"gradients a chain, {self.diverged} divergences"
         )
-        latents = [
-            f"{name}: largest R-hat {float(self.rhat[name].max()):.3f}, fewest effective "
-            f"draws {float(self.bulk_ess[name].min()):,.0f} (bulk), "
-            f"{float(self.tail_ess[name].min()):,.0f} (tails)"
-            for name in self.draws
+
+    def table(self) -> list[tuple[str, str, str, str]]:
+        """Of each latent the numbers of its worst element."""
+        return [
+            (name, f"{rhat:.3f}", f"{bulk:,.0f}", f"{tail:,.0f}")
+            for name, each in self.latents.items()
+            for rhat, bulk, tail in [each.values()]
         ]
-        return "\n".join([about, *latents, *[f"warning: {each}" for each in self.warnings]])
+
+    def notes(self) -> list[str]:
+        """The warnings."""
+        return [f"warning: {each}" for each in self.warnings]
 
 
 def sample_posterior(
@@ -360,20 +355,10 @@ def _safe(scale: Tensor) -> Tensor:
     return torch.where(torch.isfinite(scale) & (scale > 0), scale, 1.0)
 
 
-def _above(values: Mapping[str, Tensor], limit: float) -> tuple[int, int]:
-    """How many elements are above a limit, and how many there are."""
-    return (
-        sum([int((each > limit).sum()) for each in values.values()]),
-        sum([each.numel() for each in values.values()]),
-    )
-
-
 def _check(method: str, target: float, **numbers: int | None) -> None:
     if method not in _METHODS:
         raise ValueError(f"method is 'nuts' or 'hmc', not {method!r}.")
     if not 0.0 < target < 1.0:
         raise ValueError(f"target is an acceptance between 0 and 1, not {target}.")
     for name, value in numbers.items():
-        least = {"warmup": 0, "draws": 8, "chains": 2}.get(name, 1)
-        if value is not None and value < least:
-            raise ValueError(f"{name} is at least {least}, found {value}.")
+        at_least({"warmup": 0, "draws": 8, "chains": 2}.get(name, 1), **{name: value})
