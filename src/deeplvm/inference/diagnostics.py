@@ -40,7 +40,7 @@ def rank_normalised_split_rhat(draws: Tensor) -> Tensor:
     halves = _split(draws)
     pooled = halves.flatten(0, 1)
     folded = (halves - pooled.quantile(0.5, 0)).abs()
-    return torch.maximum(_rhat(normal_scores(halves)), _rhat(normal_scores(folded)))
+    return torch.maximum(rhat(normal_scores(halves)), rhat(normal_scores(folded)))
 
 
 def bulk_effective_size(draws: Tensor) -> Tensor:
@@ -153,7 +153,12 @@ def _split(draws: Tensor) -> Tensor:
     return torch.cat([draws[:, :half], draws[:, -half:]]).double()
 
 
-def _rhat(chains: Tensor) -> Tensor:
+def rhat(chains: Tensor) -> Tensor:
+    r""":math:`\hat R` of ``(chains, draws, *elements)`` as they are, shape ``elements``.
+
+    Inference from Iterative Simulation Using Multiple Sequences (Gelman & Rubin, 1992),
+    https://doi.org/10.1214/ss/1177011136
+    """
     length = chains.shape[1]
     within = chains.var(1).mean(0)
     between = chains.mean(1).var(0)

@@ -17,6 +17,7 @@ from torch.distributions import (
 )
 
 from deeplvm.core.model import LatentVariableModel
+from deeplvm.inference.diagnostics import rhat
 from deeplvm.inference.latent_space import LatentSpace
 from deeplvm.inference.rows import Rows, Source, at_least, for_rows, latent_dimensions
 from deeplvm.inference.tempering import Chains
@@ -193,7 +194,10 @@ def harmonic_likelihood(
         _refuse_still(free)
         density = fit(free[:, chains:].flatten(0, 1))
         log_ratio = density.log_prob(free[:, :chains]) - log_joint[:, :chains]  # (N, C, rows)
-        return _summed(log_ratio) | {"r_hat": _r_hat(free), "acceptance": acceptance}
+        return _summed(log_ratio) | {
+            "r_hat": rhat(free.transpose(0, 1)).amax(-1),
+            "acceptance": acceptance,
+        }
 
     joined = for_rows(model, data, evaluate, batch_size=batch_size, seed=seed, apart=True)
     return HarmonicEstimate(**joined, chains=chains, draws=draws, dimensions=dimensions)
@@ -244,14 +248,3 @@ def _summed(log_ratio: Tensor) -> dict[str, Tensor]:
         "log_px_stderr": error,
         "ess": torch.nan_to_num(ess, nan=most).clamp(max=most),
     }
-
-
-def _r_hat(free: Tensor) -> Tensor:
-    r""":math:`\hat R` of draws ``(draws, chains, rows, D)``, the largest of D, ``(rows,)``.
-
-    Inference from Iterative Simulation Using Multiple Sequences (Gelman & Rubin, 1992),
-    https://doi.org/10.1214/ss/1177011136
-    """
-    draws = len(free)
-    within, between = free.var(0).mean(0), free.mean(0).var(0)
-    return ((draws - 1) / draws + between / within).sqrt().amax(-1)

@@ -16,49 +16,29 @@ from deeplvm.core.model import _UNEXPLAINED, LatentVariableModel
 from deeplvm.core.trace import Site, Trace
 from deeplvm.inference.rows import Rows, Source, at_least, for_rows
 from deeplvm.inference.tempering import Population
+from deeplvm.likelihood.sequential import PopulationEstimate
 from deeplvm.randomness import RowNoise
 from deeplvm.recurrent import Recurrent, Walk
-from deeplvm.results import RowEstimate
 
 _NUMBERS = 2**14  # particles of all rows together that go through a step at once
 
 
 @dataclass(frozen=True, eq=False)
 class FilterEstimate(
-    RowEstimate,
-    also="fewest length",
-    without="predictive ess_minimum",
-    means="ess resamplings",
-    keys={"fewest": "ess_minimum", "length": "steps"},
+    PopulationEstimate, also="length", without="predictive", keys={"length": "steps"}
 ):
     r"""Log-likelihood of each sequence by a particle filter; nats.
 
-    ``log_px`` is a lower bound in expectation, ``log_px_stderr`` its Monte-Carlo standard error,
-    from the first particle that each one descends from. Where few of these are left (``ess`` near
-    one) it ends at 1 nat, whatever the error is: compare seeds then, or take more particles.
+    Attributes are those of :class:`~deeplvm.likelihood.sequential.PopulationEstimate`, and:
 
     Attributes:
         predictive: :math:`\log \hat p(x_t | x_{1:t-1})`, shape ``(rows, T)``, which sum to
             ``log_px``; zero beyond the length of a row.
-        ess: Effective number of first particles that have descendants in the end, shape
-            ``(rows,)``.
-        ess_minimum: The smallest effective number of particles at any step, shape ``(rows,)``.
-        resamplings: How often the row's particles were resampled, shape ``(rows,)``.
-        particles: K.
-        proposal: Which of p and q drew them.
+        proposal: Which of p and q drew the particles.
     """
 
     predictive: Tensor
-    ess: Tensor
-    ess_minimum: Tensor
-    resamplings: Tensor
-    particles: int
     proposal: str
-
-    @property
-    def fewest(self) -> float:
-        """Effective particles where they are the fewest, of all rows and steps."""
-        return float(self.ess_minimum.min())
 
     @property
     def length(self) -> int:

@@ -14,6 +14,7 @@ from torch.distributions import MultivariateNormal
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.inference.latent_space import LatentSpace
 from deeplvm.inference.rows import Rows, Source, at_least, for_rows, latent_dimensions
+from deeplvm.inference.tempering import effective
 from deeplvm.randomness import RowNoise
 from deeplvm.results import RowEstimate
 
@@ -229,16 +230,11 @@ def _moments(free: Tensor, log_weight: Tensor, wanted: float, before: Tensor) ->
     low, high = torch.full_like(log_weight[0], 1e-9), torch.ones_like(log_weight[0])
     for _ in range(40):
         middle = (low * high).sqrt()
-        fits = _carried(log_weight * middle) >= wanted
+        fits = effective(log_weight * middle) >= wanted
         low, high = torch.where(fits, middle, low), torch.where(fits, high, middle)
-    power = torch.where(_carried(log_weight) >= wanted, 1.0, low)
+    power = torch.where(effective(log_weight) >= wanted, 1.0, low)
     found = _plain_moments(free, log_weight * power)
     return _Moments(found.mean, found.covariance + 1e-6 * before)
-
-
-def _carried(log_weight: Tensor) -> Tensor:
-    """Effective number of nodes, shape ``(rows,)``."""
-    return (2 * log_weight.logsumexp(0) - (2 * log_weight).logsumexp(0)).exp()
 
 
 def _plain_moments(free: Tensor, log_weight: Tensor) -> _Moments:

@@ -21,15 +21,14 @@ _REPORTED = (
 
 
 @dataclass(frozen=True, eq=False)
-class SequentialEstimate(
+class PopulationEstimate(
     RowEstimate,
     also="fewest",
     without="ess_minimum",
-    means="ess resamplings acceptance temperatures",
-    least="acceptance",
-    keys={"fewest": "ess_minimum", "steps": "leapfrog_steps"},
+    means="ess resamplings",
+    keys={"fewest": "ess_minimum"},
 ):
-    r"""Log-likelihood of each row by sequential Monte Carlo; nats.
+    r"""Log-likelihood of each row by particles that are resampled; nats.
 
     ``log_px`` is a lower bound in expectation, ``log_px_stderr`` its Monte-Carlo standard error,
     from the first particle that each one descends from. Where few of these are left (``ess`` near
@@ -38,29 +37,45 @@ class SequentialEstimate(
     Attributes:
         ess: Effective number of first particles that have descendants in the end, shape
             ``(rows,)``; of the weights, where nothing was resampled.
-        ess_minimum: The smallest effective number of particles at any temperature, shape
-            ``(rows,)``.
+        ess_minimum: The smallest effective number of particles at any step, or temperature,
+            shape ``(rows,)``.
         resamplings: How often the row's particles were resampled, shape ``(rows,)``.
-        acceptance: Mean probability of moving, shape ``(rows,)``; NaN without a transition.
-        temperatures: How many densities each row passed, the last counted, shape ``(rows,)``.
-        particles: Chains a row.
-        steps: Leapfrog steps a transition.
-        adaptive: Whether the temperatures were found by the chains that were counted.
+        particles: K, of each row.
     """
 
     ess: Tensor
     ess_minimum: Tensor
     resamplings: Tensor
-    acceptance: Tensor
-    temperatures: Tensor
     particles: int
-    steps: int
-    adaptive: bool
 
     @property
     def fewest(self) -> float:
-        """Effective particles where they are the fewest, of all rows and temperatures."""
+        """Effective particles where they are the fewest, of all rows and steps."""
         return float(self.ess_minimum.min())
+
+
+@dataclass(frozen=True, eq=False)
+class SequentialEstimate(
+    PopulationEstimate,
+    means="acceptance temperatures",
+    least="acceptance",
+    keys={"steps": "leapfrog_steps"},
+):
+    r"""Log-likelihood of each row by sequential Monte Carlo; nats.
+
+    Attributes are those of :class:`PopulationEstimate`, and:
+
+    Attributes:
+        acceptance: Mean probability of moving, shape ``(rows,)``; NaN without a transition.
+        temperatures: How many densities each row passed, the last counted, shape ``(rows,)``.
+        steps: Leapfrog steps a transition.
+        adaptive: Whether the temperatures were found by the chains that were counted.
+    """
+
+    acceptance: Tensor
+    temperatures: Tensor
+    steps: int
+    adaptive: bool
 
     def __str__(self) -> str:
         return (
