@@ -191,9 +191,7 @@ def sample_posterior(
     :func:`~deeplvm.inference.hmc.transition`.
 
     Args:
-        model: Evaluated in ``eval()`` mode; left as it was.
-        data: Rows: ``data.test[:100]``, or named tensors ``(rows, *event)``, NaN where one is
-            missing.
+        model, data, batch_size, seed: As of every estimate: :mod:`deeplvm.inference.rows`.
         method: ``"nuts"``, whose trajectories end where they turn back, or ``"hmc"`` with a fixed
             number of steps.
         chains: Of each row.
@@ -202,8 +200,6 @@ def sample_posterior(
         steps: Leapfrog steps of a transition of ``"hmc"``.
         target: Acceptance that step sizes aim at.
         max_depth: Doublings of ``"nuts"`` at most.
-        batch_size: Rows at a time.
-        seed: Same seed, same draws.
 
     Raises:
         ValueError: If there is no continuous latent, one is shared by all rows, or an option makes

@@ -1,8 +1,15 @@
 """Rows of a data set as a model that is being evaluated reads them: the one loop over rows.
 
 What :func:`for_rows` promises, every estimate of this package promises: the model is in ``eval()``
-mode and left as it was, like torch's random state; the same seed gives the same numbers; several
-processes share the rows and each returns all of them; a quantity that is not a number is refused.
+mode without gradients and left as it was, like torch's random state; the same seed gives the same
+numbers; several processes share the rows and each returns all of them; a quantity that is not a
+number is refused. And what all estimates take means the same everywhere:
+
+- ``model``: a :class:`~deeplvm.LatentVariableModel`;
+- ``data``: rows, ``data.test`` or ``data.test[:100]``, or named tensors of shape
+  ``(rows, *event)``, NaN where an element is missing; names that the model lacks are ignored;
+- ``batch_size``: rows at a time, which changes no result;
+- ``seed``: with what a row says it decides the row's draws.
 """
 
 from __future__ import annotations

@@ -152,8 +152,7 @@ def annealed_importance_sampling(
     https://arxiv.org/abs/1611.04273
 
     Args:
-        model: Evaluated in ``eval()`` mode; left as it was.
-        data: Rows: ``data.test[:100]``, or named tensors of shape ``(rows, *event)``.
+        model, data, batch_size, seed: As of every estimate: :mod:`deeplvm.inference.rows`.
         particles: Chains a row.
         temperatures: T, spaced by a pilot run; or :math:`\beta_1 < \dots < \beta_T = 1`
             themselves.
@@ -162,8 +161,6 @@ def annealed_importance_sampling(
             temperatures where q is good.
         draw: ``{"y": Enumerated(most=...)}`` for a discrete latent of many values. A name given
             here is summed over even if the data have it.
-        batch_size: Rows at a time.
-        seed: Same seed, same numbers.
 
     Raises:
         ValueError: If the values of a discrete latent cannot be listed, a latent is shared by all

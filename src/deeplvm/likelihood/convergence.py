@@ -259,8 +259,7 @@ def convergence(
     https://arxiv.org/abs/1611.04273
 
     Args:
-        model: Evaluated in ``eval()`` mode; left as it was.
-        data: Rows: ``data.test[:100]``, or named tensors of shape ``(rows, *event)``.
+        model, data, seed: As of every estimate: :mod:`deeplvm.inference.rows`.
         particles: Numbers of draws from q.
         temperatures: Numbers of temperatures.
         chains: Of annealing, a row.
@@ -269,7 +268,6 @@ def convergence(
         draw: ``{"y": Enumerated()}`` for a discrete latent that importance sampling sums over, as
             annealing does in any case.
         tolerance: A difference that does not matter, nats a row.
-        seed: Same seed, same numbers.
 
     Raises:
         ValueError: If there are less than two rows, a number is below one, or the model cannot be

@@ -108,9 +108,7 @@ def exact_likelihood(
     https://arxiv.org/abs/1906.02691
 
     Args:
-        model: Evaluated in ``eval()`` mode, without gradients; left as it was.
-        data: Rows: ``data.test[:100]``, or named tensors ``(rows, *event)``, NaN where one is
-            missing.
+        model, data: As of every estimate: :mod:`deeplvm.inference.rows`.
         sum_over: Names to sum over although the data have them: ``["y"]`` sums over the labels.
         pairs: Pairs of a row and a value that go through p at once.
         most: The largest number of joint values that are summed.

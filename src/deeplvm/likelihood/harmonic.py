@@ -148,9 +148,7 @@ def harmonic_likelihood(
     https://arxiv.org/abs/1312.6114
 
     Args:
-        model: Evaluated in ``eval()`` mode; left as it was. Its latents are continuous.
-        data: Rows: ``data.test[:100]``, or named tensors ``(rows, *event)``, NaN where one is
-            missing.
+        model, data, batch_size, seed: As of every estimate: :mod:`deeplvm.inference.rows`.
         chains: Chains whose draws are averaged; as many more give the fit.
         draws: Draws a chain, so that L is ``chains * draws``.
         fit: Draws ``(n, rows, D)`` of the free numbers to a density of each row, batch shape
@@ -158,8 +156,6 @@ def harmonic_likelihood(
             :class:`FittedMixture` for several modes.
         steps: Leapfrog steps a transition.
         warmup: Transitions before draws are kept, in which the step size is found.
-        batch_size: Rows at a time.
-        seed: Same seed, same numbers.
 
     Raises:
         ValueError: If the latents have more than five dimensions or none that is continuous, a

@@ -165,9 +165,7 @@ def importance_sampling(
     https://arxiv.org/abs/1906.02691
 
     Args:
-        model: Evaluated in ``eval()`` mode, without gradients; left as it was.
-        data: Rows: ``data.test[:100]``, or named tensors ``(rows, *event)``, NaN where one is
-            missing. Names that the model lacks are ignored.
+        model, data, seed: As of every estimate: :mod:`deeplvm.inference.rows`.
         particles: K.
         batch_size: Rows at a time; chosen by what the caches hold if left out. Another one gives
             other draws.
@@ -175,7 +173,6 @@ def importance_sampling(
             if left out.
         draw: How a latent is drawn, as in :meth:`LatentVariableModel.evidence`. A name given here
             is drawn even if the data have it: ``{"y": Enumerated()}`` sums over the labels.
-        seed: Same seed, same numbers.
         compile: Whether the densities of p are compiled, which changes results by rounding only.
             ``"auto"``: where the evaluation would take more than a minute, compiled code is tried
             (some ten seconds) and used if it is a tenth faster; a matter of the clock, so say

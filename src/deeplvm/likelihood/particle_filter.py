@@ -89,8 +89,7 @@ def particle_filter(
     https://arxiv.org/abs/1312.5114
 
     Args:
-        model: Evaluated in ``eval()`` mode, without gradients; left as it was. Its latents are
-            continuous or discrete.
+        model, seed: As of every estimate: :mod:`deeplvm.inference.rows`.
         data: Rows: ``data.test[:100]``, or named tensors ``(rows, T, *event)``, NaN where one is
             missing; lengths and other inputs too.
         particles: K.
@@ -98,7 +97,6 @@ def particle_filter(
             filter), which needs nothing of q.
         resample_below: Share of effective particles below which a row is resampled; 0 never.
         batch_size: Rows at a time; chosen by the number of particles if left out.
-        seed: Same seed, same numbers.
 
     Raises:
         ValueError: If p or q has no Recurrent, more than one, or a name that reads the finished

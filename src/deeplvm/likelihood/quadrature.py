@@ -95,9 +95,7 @@ def quadrature_likelihood(
     Pierce, 1994), https://doi.org/10.1093/biomet/81.3.624
 
     Args:
-        model: Evaluated in ``eval()`` mode, without gradients; left as it was.
-        data: Rows: ``data.test[:100]``, or named tensors ``(rows, *event)``, NaN where one is
-            missing.
+        model, data: As of every estimate: :mod:`deeplvm.inference.rows`.
         points: Nodes a dimension, 4 to 160; the cost is its square for two dimensions.
         seed: Of the draws by which the posterior is found; torch's own random state is left as it
             was.

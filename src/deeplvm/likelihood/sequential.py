@@ -124,9 +124,7 @@ def sequential_monte_carlo(
     Filters in Hidden Markov Models (Chan & Lai, 2013), https://arxiv.org/abs/1312.5114
 
     Args:
-        model: Evaluated in ``eval()`` mode; left as it was. Its latents are continuous.
-        data: Rows: ``data.test[:100]``, or named tensors ``(rows, *event)``, NaN where one is
-            missing.
+        model, data, batch_size, seed: As of every estimate: :mod:`deeplvm.inference.rows`.
         particles: K, chains a row.
         temperatures: How many, spaced by a pilot, or :math:`\beta_1 < \dots < \beta_T = 1`
             themselves; found by ``keep`` if left out.
@@ -137,8 +135,6 @@ def sequential_monte_carlo(
             nearer to one takes more temperatures.
         adaptive: Whether the particles that count find temperatures and step sizes.
         resample_below: Share of effective particles below which a row is resampled; 0 never.
-        batch_size: Rows at a time.
-        seed: Same seed, same numbers.
 
     Raises:
         ValueError: If no latent is continuous, or an argument is out of its range.
