@@ -636,10 +636,7 @@ class Walk:
         if log_prob is not None:
             log_prob = log_prob.sum(-1)
         return replace(
-            site,
-            distribution=distribution,
-            log_prob=log_prob,
-            batch_dims=site.batch_dims - 1,
+            site, distribution=distribution, log_prob=log_prob, batch_dims=site.batch_dims - 1
         )
 
 

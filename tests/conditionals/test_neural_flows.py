@@ -129,8 +129,7 @@ def test_coupling_leaves_the_first_half_to_the_context() -> None:
     one = flow(torch.randn(1, 5)).transforms[0]
     value = torch.randn(4)
     jacobian = torch.autograd.functional.jacobian(
-        lambda v: one.forward(v, one.context[0])[0],
-        value,
+        lambda v: one.forward(v, one.context[0])[0], value
     )
     assert (jacobian[:2] == jacobian[:2] * torch.eye(2, 4)).all()
     assert (jacobian[2:, :2] != 0).all()

@@ -133,11 +133,7 @@ def test_semi_supervised_m2_is_one_q() -> None:
 def test_closed_form_is_decided_by_the_names() -> None:
     """p's parents of a name must be drawn before it in q."""
     p = Joint(
-        {
-            "b": StandardNormal(2),
-            "a | b": Gaussian(2, MLP(2, 4)),
-            "x | a": Bernoulli(6, MLP(2, 4)),
-        }
+        {"b": StandardNormal(2), "a | b": Gaussian(2, MLP(2, 4)), "x | a": Bernoulli(6, MLP(2, 4))}
     )
     top_down = Joint({"b | x": Gaussian(2, MLP(6)), "a | b, x": Gaussian(2, MLP(8))})
     bottom_up = Joint({"a | x": Gaussian(2, MLP(6)), "b | a": Gaussian(2, MLP(2))})
@@ -216,10 +212,7 @@ def test_a_shared_module_is_one_node_only_where_its_parents_are() -> None:
 def test_given_and_drawn_names_are_the_same_value_in_p_and_q(label: bool) -> None:
     """A node of an input, of an observed name and of a draw is shared: each has one value."""
     torch.manual_seed(0)
-    nodes: dict[str, nn.Module] = {
-        "d | y": Features(MLP(3, 4)),
-        "e | d, c": Features(MLP(5, 4)),
-    }
+    nodes: dict[str, nn.Module] = {"d | y": Features(MLP(3, 4)), "e | d, c": Features(MLP(5, 4))}
     p = Joint({"y": Categorical(3), "x | e": Gaussian(6, MLP(4, 4)), **nodes})
     q = Joint({"y | x": Categorical(3, MLP(6, 4)), **nodes})
     model = LatentVariableModel(p, q)

@@ -10,14 +10,7 @@ from scipy import stats
 from torch import Tensor
 from torch.distributions import Distribution, kl_divergence
 
-from deeplvm.distributions import (
-    Beta,
-    Dirichlet,
-    Gamma,
-    NegativeBinomial,
-    Poisson,
-    StudentT,
-)
+from deeplvm.distributions import Beta, Dirichlet, Gamma, NegativeBinomial, Poisson, StudentT
 
 SIZES = (1e-2, 0.3, 1.0, 15.0, 19.9, 20.1, 1e2, 1e3, 1e4, 1e5, 1e6)
 

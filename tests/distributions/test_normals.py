@@ -79,8 +79,7 @@ def test_every_pair_has_its_divergence(q, p) -> None:
     torch.testing.assert_close(kl_divergence(q(), p()), expected)
     particles = torch.Size((5, 3))
     torch.testing.assert_close(
-        kl_divergence(q().expand(particles), p().expand(particles)),
-        expected.expand(particles),
+        kl_divergence(q().expand(particles), p().expand(particles)), expected.expand(particles)
     )
 
 

@@ -50,8 +50,7 @@ def test_a_linear_encoder_has_no_amortisation_gap(
     posterior = Gaussian(2, MLP(4), minimum_scale=1e-6)
     model = tb1.model(posterior)
     maximise(
-        lambda: elbo(model.evidence({"x": tb1.x}, draw=nodes)).mean(),
-        list(posterior.parameters()),
+        lambda: elbo(model.evidence({"x": tb1.x}, draw=nodes)).mean(), list(posterior.parameters())
     )
     refined = refine(model, {"x": tb1.x}, steps=100, learning_rate=0.02, draw=nodes, particles=1)
     assert (refined.gain.abs() < 1e-4).all()

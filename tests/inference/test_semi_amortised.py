@@ -167,13 +167,7 @@ def test_labels_and_nodes_and_holes() -> None:
             "x | y, d": Bernoulli(4, MLP(7, 6)),
         }
     )
-    q = Joint(
-        {
-            "y | x": Categorical(3, MLP(4)),
-            "z | x, y": Gaussian(2, MLP(7)),
-            "d | z": p["d"],
-        }
-    )
+    q = Joint({"y | x": Categorical(3, MLP(4)), "z | x, y": Gaussian(2, MLP(7)), "d | z": p["d"]})
     model = LatentVariableModel(p, SemiAmortised(q, p, steps=3))
     assert model.common == {"d"}
     x = torch.randint(2, (5, 4)).double()

@@ -277,9 +277,7 @@ MEMBERS: dict[str, Member] = {
         traced=False,
     ),
     "Bernoulli": Member(
-        lambda s, n: Bernoulli(s, n),
-        2,
-        lambda d: stats.bernoulli(elements(d).probs.detach()),
+        lambda s, n: Bernoulli(s, n), 2, lambda d: stats.bernoulli(elements(d).probs.detach())
     ),
     "Bernoulli, mean": Member(lambda s, n: Bernoulli(s, n, mean=0.2), 2, traced=False),
     "Bernoulli, free": Member(lambda s, n: Bernoulli(s), 2, network=None),

@@ -669,11 +669,7 @@ def test_terms_elsewhere_add_nothing_but_variance() -> None:
 
 def mixed() -> LatentVariableModel:
     p = Joint(
-        {
-            "h": Bernoulli(2),
-            "z | h": Gaussian(1, MLP(2, 4)),
-            "x | h, z": Bernoulli(3, MLP(3, 4)),
-        }
+        {"h": Bernoulli(2), "z | h": Gaussian(1, MLP(2, 4)), "x | h, z": Bernoulli(3, MLP(3, 4))}
     )
     q = Joint({"h | x": Bernoulli(2, MLP(3, 4)), "z | x, h": Gaussian(1, MLP(5, 4))})
     return LatentVariableModel(p, q)

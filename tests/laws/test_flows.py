@@ -65,17 +65,15 @@ class Family:
 
 
 FLOWS: dict[str, Family] = {
-    "inverse autoregressive": Family(
-        lambda s, n: InverseAutoregressiveFlow(s[0], n, hidden=(8,)),
-    ),
+    "inverse autoregressive": Family(lambda s, n: InverseAutoregressiveFlow(s[0], n, hidden=(8,))),
     "inverse autoregressive, linear location": Family(
-        lambda s, n: InverseAutoregressiveFlow(s, n, hidden=(), location_only=True),
+        lambda s, n: InverseAutoregressiveFlow(s, n, hidden=(), location_only=True)
     ),
     "inverse autoregressive, map": Family(
         lambda s, n: InverseAutoregressiveFlow(s, n, hidden=(6,)), shape=(2, 2, 2)
     ),
     "masked autoregressive": Family(
-        lambda s, n: MaskedAutoregressiveFlow(s, n, transforms=2, hidden=(8,)),
+        lambda s, n: MaskedAutoregressiveFlow(s, n, transforms=2, hidden=(8,))
     ),
     "masked autoregressive, map": Family(
         lambda s, n: MaskedAutoregressiveFlow(s, n, transforms=2, hidden=(6,)), shape=(1, 2, 3)
@@ -103,7 +101,7 @@ FLOWS: dict[str, Family] = {
                 Inverted(InvertibleLinear(s)),
                 reversal(s),
             ],
-        ),
+        )
     ),
     "permutations and normalisation, map": Family(
         lambda s, n: Flow(s, n, [Permutation(s), ActivationNormalisation(s), InvertibleLinear(s)]),

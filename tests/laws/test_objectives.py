@@ -136,13 +136,7 @@ def bottom_up() -> LatentVariableModel:
 
 
 def enumerated_label() -> LatentVariableModel:
-    p = Joint(
-        {
-            "y": Categorical(3),
-            "z": StandardNormal(2),
-            "x | y, z": Bernoulli(4, MLP(5, 5)),
-        }
-    )
+    p = Joint({"y": Categorical(3), "z": StandardNormal(2), "x | y, z": Bernoulli(4, MLP(5, 5))})
     q = Joint({"y | x": Categorical(3, MLP(4, 5)), "z | x, y": Gaussian(2, MLP(7, 5))})
     return LatentVariableModel(p, q)
 

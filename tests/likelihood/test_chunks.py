@@ -27,11 +27,7 @@ ROWS = torch.tensor([[0.0, 1.0, 1.0], [1.0, 0.0, 1.0], [1.0, 1.0, 0.0], [0.0, 0.
 
 def two_layers() -> LatentVariableModel:
     p = Joint(
-        {
-            "b": StandardNormal(2),
-            "a | b": Gaussian(3, MLP(2, 4)),
-            "x | a": Bernoulli(3, MLP(3, 4)),
-        }
+        {"b": StandardNormal(2), "a | b": Gaussian(3, MLP(2, 4)), "x | a": Bernoulli(3, MLP(3, 4))}
     )
     q = Joint({"a | x": Gaussian(3, MLP(3, 4)), "b | a": Gaussian(2, MLP(3, 4))})
     return LatentVariableModel(p, q)

@@ -67,11 +67,7 @@ def test_all_of_x_sums_to_one() -> None:
 def test_several_latents_of_different_kinds() -> None:
     """A category, and bits that depend on it; marginals, by a sum that is written out."""
     p = Joint(
-        {
-            "y": Categorical(3),
-            "z | y": Bernoulli(2, MLP(3)),
-            "x | y, z": Gaussian(2, MLP(5)),
-        }
+        {"y": Categorical(3), "z | y": Bernoulli(2, MLP(3)), "x | y, z": Gaussian(2, MLP(5))}
     )
     q = Joint({"y | x": Categorical(3, MLP(2)), "z | y": Bernoulli(2, MLP(3))})
     model = LatentVariableModel(p, q)

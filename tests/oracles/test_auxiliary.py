@@ -258,11 +258,7 @@ def test_a_markov_chain_is_a_posterior_too() -> None:
 
     p = Joint({**generative(), "z1 | z": step(), "z0 | z1": step()})
     q = Joint(
-        {
-            "z0": Gaussian(1, scale=1 / math.sqrt(PRECISION)),
-            "z1 | z0": step(),
-            "z | z1": step(),
-        }
+        {"z0": Gaussian(1, scale=1 / math.sqrt(PRECISION)), "z1 | z0": step(), "z | z1": step()}
     )
     with torch.no_grad():
         q["z0"].head.free.fill_(centre)

@@ -79,13 +79,7 @@ def test_enumerated_label_with_a_sampled_latent() -> None:
 
     4 standard errors in each of 5 rows: one seed in 3,000 fails.
     """
-    p = Joint(
-        {
-            "y": Categorical(3),
-            "z": StandardNormal(2),
-            "x | y, z": Bernoulli(4, MLP(5, 8)),
-        }
-    )
+    p = Joint({"y": Categorical(3), "z": StandardNormal(2), "x | y, z": Bernoulli(4, MLP(5, 8))})
     q = Joint({"y | x": Categorical(3, MLP(4)), "z | x": Gaussian(2, MLP(4, 8))})
     model = LatentVariableModel(p, q)
     x, y = torch.randint(2, (5, 4)).double(), torch.randint(3, (5,))

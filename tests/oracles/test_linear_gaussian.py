@@ -54,12 +54,7 @@ def likelihood(weight: Tensor, bias: Tensor, variance: float) -> Gaussian:
 def linear_gaussian(
     weight: Tensor, bias: Tensor, variance: float, posterior: nn.Module | None = None
 ) -> LatentVariableModel:
-    p = Joint(
-        {
-            "z": StandardNormal(weight.shape[1]),
-            "x | z": likelihood(weight, bias, variance),
-        }
-    )
+    p = Joint({"z": StandardNormal(weight.shape[1]), "x | z": likelihood(weight, bias, variance)})
     return LatentVariableModel(
         p, Joint({"z | x": posterior or ExactPosterior(weight, bias, variance)})
     )

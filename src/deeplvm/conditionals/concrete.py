@@ -40,12 +40,7 @@ class Concrete(Classes):
     temperature: Tensor
 
     def __init__(
-        self,
-        classes: int,
-        network: Network = None,
-        shape: Shape = (),
-        *,
-        temperature: float = 0.5,
+        self, classes: int, network: Network = None, shape: Shape = (), *, temperature: float = 0.5
     ) -> None:
         super().__init__(classes, network, shape, 2)
         self.register_buffer("temperature", _temperature(temperature, "Concrete"))

@@ -160,12 +160,7 @@ class OneHot(Classes):
 
     one_hot = True  # the last axis of a value is one category
 
-    def __init__(
-        self,
-        classes: int,
-        network: Network = None,
-        shape: Shape = (),
-    ) -> None:
+    def __init__(self, classes: int, network: Network = None, shape: Shape = ()) -> None:
         super().__init__(classes, network, shape)
 
     def distribution(self, logits: Tensor) -> Distribution:
@@ -197,12 +192,7 @@ class Ordinal(nn.Module):
     levels: Tensor
 
     def __init__(
-        self,
-        levels: int,
-        network: Network = None,
-        shape: Shape = (),
-        *,
-        minimum_gap: float = 1e-3,
+        self, levels: int, network: Network = None, shape: Shape = (), *, minimum_gap: float = 1e-3
     ) -> None:
         super().__init__()
         self.event_shape = event_shape_of(shape, "Ordinal")

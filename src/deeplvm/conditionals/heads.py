@@ -68,11 +68,7 @@ class Head(nn.Module):
     correction: Tensor | None = None
 
     def __init__(
-        self,
-        network: nn.Module | None,
-        event_shape: Size,
-        outputs: int,
-        owner: str,
+        self, network: nn.Module | None, event_shape: Size, outputs: int, owner: str
     ) -> None:
         super().__init__()
         self.event_shape = event_shape

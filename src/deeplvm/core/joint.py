@@ -169,10 +169,7 @@ class JointLike(Protocol):
     inputs: tuple[str, ...]
 
     def forward(
-        self,
-        given: Mapping[str, Any],
-        batch_shape: tuple[int, ...] | None = None,
-        **options: Any,
+        self, given: Mapping[str, Any], batch_shape: tuple[int, ...] | None = None, **options: Any
     ) -> Trace:
         """Score what is given, draw the rest; options are those of :meth:`Joint.forward`."""
         ...
@@ -205,11 +202,7 @@ class Joint(nn.Module):
     """
 
     def __init__(
-        self,
-        factors: Mapping[str, nn.Module],
-        *,
-        shared: Iterable[str] = (),
-        steps: bool = False,
+        self, factors: Mapping[str, nn.Module], *, shared: Iterable[str] = (), steps: bool = False
     ) -> None:
         super().__init__()
         parsed: dict[Factor, nn.Module] = {}

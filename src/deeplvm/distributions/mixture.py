@@ -76,10 +76,7 @@ class Mixture(_Weighted):
     has_rsample = False
 
     def __init__(
-        self,
-        logits: Tensor,
-        components: Sequence[Distribution],
-        batch_shape: Size | None = None,
+        self, logits: Tensor, components: Sequence[Distribution], batch_shape: Size | None = None
     ) -> None:
         self.log_weights = logits.log_softmax(-1)
         self.components = tuple(components)

@@ -39,9 +39,7 @@ class BitsPerDimension:
 
 
 def bits_per_dimension(
-    log_px: Tensor,
-    elements: Tensor,
-    variables: Mapping[str, Variable] | None = None,
+    log_px: Tensor, elements: Tensor, variables: Mapping[str, Variable] | None = None
 ) -> BitsPerDimension:
     r"""Bits per element from log-likelihoods in nats.
 

@@ -107,11 +107,7 @@ class Chunks:
     """
 
     def __init__(
-        self,
-        model: LatentVariableModel,
-        rows: Rows,
-        plan: Plan,
-        draw: Mapping[str, Draw] | None,
+        self, model: LatentVariableModel, rows: Rows, plan: Plan, draw: Mapping[str, Draw] | None
     ) -> None:
         self.model = model
         self.rows = rows

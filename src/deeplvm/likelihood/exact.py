@@ -227,10 +227,7 @@ class _Space:
 
 
 def _space(
-    model: LatentVariableModel,
-    data: Source | Rows,
-    sum_over: Collection[str],
-    most: int,
+    model: LatentVariableModel, data: Source | Rows, sum_over: Collection[str], most: int
 ) -> _Space:
     """The latents' values, found by drawing one row of p."""
     if unknown := set(sum_over) - set(model.p.names):

@@ -9,12 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributions import (
-    Categorical,
-    Distribution,
-    MixtureSameFamily,
-    MultivariateNormal,
-)
+from torch.distributions import Categorical, Distribution, MixtureSameFamily, MultivariateNormal
 
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.inference.diagnostics import rhat

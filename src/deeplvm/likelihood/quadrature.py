@@ -69,11 +69,7 @@ class QuadratureEstimate(
 
 
 def quadrature_likelihood(
-    model: LatentVariableModel,
-    data: Source | Rows,
-    points: int = 64,
-    *,
-    seed: int = 0,
+    model: LatentVariableModel, data: Source | Rows, points: int = 64, *, seed: int = 0
 ) -> QuadratureEstimate:
     r""":math:`\log \int p(x, z)\,dz` of every row by nodes around its own posterior.
 

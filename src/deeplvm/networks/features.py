@@ -40,9 +40,7 @@ class Features(nn.Module):
     """
 
     def __init__(
-        self,
-        module: Callable[..., Tensor],
-        out_shape: int | Sequence[int] | None = None,
+        self, module: Callable[..., Tensor], out_shape: int | Sequence[int] | None = None
     ) -> None:
         super().__init__()
         self.module = module

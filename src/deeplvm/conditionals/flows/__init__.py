@@ -1,9 +1,6 @@
 """Normalizing flows as conditionals: posteriors, priors and likelihoods; each family a file."""
 
-from deeplvm.conditionals.flows.activation_normalisation import (
-    ActivationNormalisation,
-    start_from,
-)
+from deeplvm.conditionals.flows.activation_normalisation import ActivationNormalisation, start_from
 from deeplvm.conditionals.flows.coupling import NICE, RealNVP, coupling_mask
 from deeplvm.conditionals.flows.flow import Flow, Transform
 from deeplvm.conditionals.flows.guarded_zuko import zuko

@@ -65,10 +65,7 @@ class MaskedLinear(nn.Module):
             self.register_buffer(f"mask_{band}", kept, persistent=False)
 
     def forward(
-        self,
-        x: Tensor,
-        plus: Tensor | None = None,
-        weights: Sequence[Tensor] | None = None,
+        self, x: Tensor, plus: Tensor | None = None, weights: Sequence[Tensor] | None = None
     ) -> Tensor:
         """The layer's units; ``plus`` is added to them, ``weights`` are of :meth:`masked`."""
         weights = self.masked() if weights is None else weights
@@ -147,10 +144,7 @@ class Perceptron(nn.Module):
         return [layer.masked() for layer in (self.first, *self.others)]  # type: ignore[operator]
 
     def forward(
-        self,
-        value: Tensor,
-        prepared: Tensor,
-        weights: Sequence[Sequence[Tensor]] | None = None,
+        self, value: Tensor, prepared: Tensor, weights: Sequence[Sequence[Tensor]] | None = None
     ) -> Tensor:
         """The raw numbers; ``prepared`` and ``weights`` are of :meth:`prepare`, :meth:`masked`."""
         first, *others = self.masked() if weights is None else weights
@@ -218,10 +212,7 @@ class MaskedNetwork(nn.Module):
         return self.network.masked()
 
     def forward(
-        self,
-        value: Tensor,
-        prepared: Tensor,
-        weights: Sequence[Sequence[Tensor]] | None = None,
+        self, value: Tensor, prepared: Tensor, weights: Sequence[Sequence[Tensor]] | None = None
     ) -> tuple[Tensor, ...]:
         """``outputs`` tensors, each of the value's shape."""
         return self.network(value, prepared, weights).chunk(self.outputs, -1)

@@ -61,12 +61,7 @@ class MaskedAutoregressive(NetworkTransform):
     limit = 3.0
 
     def __init__(
-        self,
-        shape: Shape,
-        context: int,
-        hidden: Sequence[int],
-        *,
-        reverse: bool = False,
+        self, shape: Shape, context: int, hidden: Sequence[int], *, reverse: bool = False
     ) -> None:
         super().__init__()
         self.event_dims = len(event_shape_of(shape, type(self).__name__))

@@ -9,11 +9,7 @@ from torch import Tensor, nn
 
 from deeplvm.conditionals.flows.flow import Base, Flow
 from deeplvm.conditionals.flows.householder import reflect
-from deeplvm.conditionals.flows.planar import (
-    NO_STEP,
-    inner_above_minus_one,
-    invertible_direction,
-)
+from deeplvm.conditionals.flows.planar import NO_STEP, inner_above_minus_one, invertible_direction
 from deeplvm.conditionals.flows.vectors import VectorTransform, dot, solve_tanh_equation, times
 from deeplvm.conditionals.heads import Network, Shape, at_least, event_shape_of
 from deeplvm.distributions.multivariate_normal import product
