@@ -100,7 +100,7 @@ def fit(data: str | None = None, /) -> None:
     # Only listed in the help of all verbs: what runs is composed in cli/fit.py for each recipe.
 
 
-def resume(  # noqa: D417 - the types say the rest
+def resume(
     run: Folder,
     /,
     *,
@@ -135,7 +135,7 @@ def resume(  # noqa: D417 - the types say the rest
         finish(opened, model, data, evaluate=evaluate, particles=evaluation_particles, json=json)
 
 
-def evaluate(  # noqa: D417 - the types say the rest
+def evaluate(
     run: Model,
     data: Rows = None,
     /,
@@ -237,7 +237,7 @@ def _model_and_rows(here: Any, run: str, data: str | None, *, trust: bool) -> tu
     return None, build(function, rows, {}, 0).eval(), rows
 
 
-def sample(  # noqa: D417 - the types say the rest
+def sample(
     run: Folder,
     /,
     *,
@@ -287,7 +287,7 @@ def sample(  # noqa: D417 - the types say the rest
     _save(output, values, opened.description, mean=bool(mean), escape=escape_formulas)
 
 
-def embed(  # noqa: D417 - the types say the rest
+def embed(
     run: Folder,
     /,
     *data: Files,
@@ -326,7 +326,7 @@ def embed(  # noqa: D417 - the types say the rest
     carry_out(run, data, output, device, work, trust=trust, precision=precision)
 
 
-def reconstruct(  # noqa: D417 - the types say the rest
+def reconstruct(
     run: Folder,
     data: Rows = None,
     /,
@@ -377,7 +377,7 @@ def reconstruct(  # noqa: D417 - the types say the rest
     _save(output, means, opened.description, mean=True, escape=escape_formulas)
 
 
-def score(  # noqa: D417 - the types say the rest
+def score(
     run: Folder,
     /,
     *data: Files,
@@ -430,7 +430,7 @@ def score(  # noqa: D417 - the types say the rest
     carry_out(run, data, output, device, work, prepare, trust=trust, precision=precision)
 
 
-def impute(  # noqa: D417 - the types say the rest
+def impute(
     run: Folder,
     /,
     *data: Annotated[
@@ -525,7 +525,7 @@ def impute(  # noqa: D417 - the types say the rest
     )
 
 
-def diagnose(  # noqa: D417 - the types say the rest
+def diagnose(
     run: Folder,
     /,
     *,

@@ -116,8 +116,39 @@ def refine(
 
     @torch.enable_grad()
     def measure(given: dict[str, Tensor], _: frozenset[str], noise: RowNoise) -> dict[str, Tensor]:
-        ascent = _Ascent(model, given, rows, objective, particles, draw, row, noise)
-        return ascent(steps, learning_rate) | {f"data/{n}": v for n, v in given.items()}
+        count = len(next(iter(given.values())))
+        own = localised(model, count, row).eval()
+        numbered = given | {row: torch.arange(count, device=rows.device)}
+        tables = _tables(own)
+        options: Any = {"missing": rows.missing, "rows": rows.data_rows}
+        with torch.no_grad():
+            check_latents(own.q, model.evidence(given, draw=draw, **options))
+
+        def value(noise: RowNoise) -> Tensor:
+            """The objective of each row, from fresh draws, shape ``(batch,)``."""
+            ways = noise.draws(own.q.names, draw)
+            return own.estimate(objective, numbered, particles=particles, draw=ways, **options)[0]
+
+        @torch.no_grad()
+        def measured() -> Tensor:
+            """Its mean over draws that are the same each time."""
+            again = noise.apart("measured")
+            return torch.stack([value(again) for _ in range(_MEASURES)]).mean(0)
+
+        before = measured()
+        optimizer = Adam(tables, lr=learning_rate)
+        for step in range(steps):
+            optimizer.param_groups[0]["lr"] = learning_rate * (1 - step / steps)
+            gradients = torch.autograd.grad(value(noise).sum(), tables, materialize_grads=True)
+            for table, gradient in zip(tables, gradients, strict=True):
+                table.grad = -gradient
+            optimizer.step()
+        return {
+            "before": before,
+            "after": measured(),
+            **{f"table/{index}": table.detach() for index, table in enumerate(tables)},
+            **{f"data/{name}": each for name, each in given.items()},
+        }
 
     joined = for_rows(
         model, rows, measure, batch_size=batch_size, seed=seed, finite=("before", "after")
@@ -128,60 +159,6 @@ def refine(
     tensors = {key[5:]: value for key, value in joined.items() if key.startswith("data/")}
     tensors[row] = torch.arange(rows.rows, device=rows.device)
     return Refined(refined, tensors, joined["before"], joined["after"])
-
-
-class _Ascent:
-    """The rows of one batch on their way up."""
-
-    def __init__(
-        self,
-        model: LatentVariableModel,
-        given: dict[str, Tensor],
-        taken: Rows,
-        objective: Callable[[Any], Tensor],
-        particles: int,
-        draw: Mapping[str, Draw] | None,
-        row: str,
-        noise: RowNoise,
-    ) -> None:
-        self.draw, self.noise = draw, noise
-        count = len(next(iter(given.values())))
-        self.model = localised(model, count, row).eval()
-        self.given = given | {row: torch.arange(count, device=taken.device)}
-        self.taken, self.objective, self.particles = taken, objective, particles
-        self.corrections = _tables(self.model)
-
-        self.options: dict[str, Any] = {"missing": taken.missing, "rows": taken.data_rows}
-        with torch.no_grad():
-            check_latents(self.model.q, model.evidence(given, draw=draw, **self.options))
-
-    def __call__(self, steps: int, learning_rate: float) -> dict[str, Tensor]:
-        """Refine; the corrections, and the objective before and after from the same noise."""
-        before = self.measure()
-        optimizer = Adam(self.corrections, lr=learning_rate)
-        for step in range(steps):
-            optimizer.param_groups[0]["lr"] = learning_rate * (1 - step / steps)
-            total = self.value(self.noise).sum()
-            gradients = torch.autograd.grad(total, self.corrections, materialize_grads=True)
-            for table, gradient in zip(self.corrections, gradients, strict=True):
-                table.grad = -gradient
-            optimizer.step()
-        tables = {f"table/{i}": table.detach() for i, table in enumerate(self.corrections)}
-        return {"before": before, "after": self.measure(), **tables}
-
-    def value(self, noise: RowNoise) -> Tensor:
-        """The objective of each row, from fresh draws, shape ``(batch,)``."""
-        value, _ = self.model.estimate(
-            self.objective, self.given, particles=self.particles, **self.options,
-            draw=noise.draws(self.model.q.names, self.draw),
-        )  # fmt: skip
-        return value
-
-    @torch.no_grad()
-    def measure(self) -> Tensor:
-        """Mean of the objective over draws that are the same each time, shape ``(batch,)``."""
-        noise = self.noise.apart("measured")
-        return torch.stack([self.value(noise) for _ in range(_MEASURES)]).mean(0)
 
 
 def localised(model: LatentVariableModel, rows: int, row: str = "row") -> LatentVariableModel:
