@@ -313,6 +313,12 @@ def test_walks_sum_over_labels_where_they_are_missing(labelled: LatentVariableMo
     assert torch.allclose(draws.draws["z"][:, :, [0, 2]], alone.draws["z"], atol=1e-9)
 
 
+def test_chains_cannot_start_where_q_draws_nothing(labelled: LatentVariableModel) -> None:
+    without = LatentVariableModel(labelled.p)
+    with pytest.raises(ValueError, match="q does not draw z, so nothing can start from its draws"):
+        annealed_importance_sampling(without, {"x": torch.tensor(X)}, start="posterior")
+
+
 def test_a_continuous_latent_that_some_rows_have(labelled: LatentVariableModel) -> None:
     """Where z is given nothing is left to draw: a sum over the labels."""
     x, z = torch.tensor(X), torch.tensor([[0.5], [NAN], [NAN]])

@@ -101,7 +101,16 @@ class LatentSpace:
         return self.free_of({name: site.value for name, site in drawn.items()})
 
     def posterior(self, particles: int, noise: Noise | None = None) -> Tensor:
-        """Draws of q, free numbers of shape ``(particles, rows, D)``."""
+        """Draws of q, free numbers of shape ``(particles, rows, D)``.
+
+        Raises:
+            ValueError: If q does not draw all of them.
+        """
+        if lacking := [each.name for each in self.places if each.name not in self.model.q.names]:
+            raise ValueError(
+                f"q does not draw {', '.join(lacking)}, so nothing can start from its draws; use "
+                f"start='prior', or add '{lacking[0]} | ...' to q."
+            )
         trace = self.model.q(
             self._for(self.model.q), (particles, self.rows), missing=self.missing,
             default=(noise or self.noise).of(Sampled()),
@@ -133,7 +142,8 @@ class LatentSpace:
         """Log-density of q, of the free numbers, ``(particles, rows)``."""
         latents, volume = self._sites(free)
         trace = self._scored(self.model.q, latents, free)
-        terms = [trace[name].log_prob for name in (*latents, *self.summed)]
+        own = (*latents, *[name for name in self.summed if name in trace])
+        terms = [trace[name].log_prob for name in own]
         return _over_values(sum(terms, volume), trace)  # type: ignore[arg-type]
 
     def values(self, free: Tensor) -> dict[str, Tensor]:
