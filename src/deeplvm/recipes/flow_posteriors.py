@@ -12,8 +12,8 @@ from deeplvm.conditionals.flows import (
     InverseAutoregressiveFlow,
     PlanarFlow,
     RadialFlow,
+    SylvesterFlow,
 )
-from deeplvm.conditionals.posteriors import sylvester
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.data.records import Data, Description
 from deeplvm.recipes.catalogue import trained_with
@@ -110,7 +110,7 @@ def sylvester_vae(
         latent: Dimensions of z.
         hidden: Widths of the hidden layers of q, from x to z; those of p in reverse.
     """
-    posterior = partial(sylvester, kind=kind, transforms=transforms)
+    posterior = partial(SylvesterFlow, kind=kind, transforms=transforms)
     return one_latent(data, posterior, latent=latent, hidden=hidden)
 
 
