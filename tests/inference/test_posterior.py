@@ -30,6 +30,7 @@ from deeplvm.inference.hmc import DualAveraging, Evaluate, Point, Spread, transi
 from deeplvm.inference.nuts import _checkpoints, no_u_turn
 from deeplvm.inference.posterior import sample_posterior
 from deeplvm.networks import MLP
+from models import linear
 
 # --- the numbers that judge chains
 
@@ -279,12 +280,7 @@ def test_the_posterior_of_a_linear_model(tb1: Any, method: Any) -> None:
 
 def test_the_golden_posterior() -> None:
     """W = (1, 2), s2 = 0.5, x = (1, 1): mean 6/11, variance 1/11."""
-    likelihood = Gaussian(2, MLP(1), scale=math.sqrt(0.5))
-    with torch.no_grad():
-        likelihood.head.layer.weight.copy_(torch.tensor([[1.0], [2.0]]))
-        likelihood.head.layer.bias.zero_()
-    p = Joint({"z": StandardNormal(1), "x | z": likelihood})
-    model = LatentVariableModel(p, Joint({}))  # no q: chains begin at the prior
+    model = LatentVariableModel(linear().p)  # no q: chains begin at the prior
     found = sample_posterior(model, {"x": torch.ones(100, 2)}, warmup=60, draws=30)
     draws = found.draws["z"]
     error = 1 / math.sqrt(11 * float(found.bulk_ess["z"].sum()))

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.distributions import MultivariateNormal
 
 from deeplvm import (
     Enumerated,
@@ -44,6 +43,7 @@ from deeplvm.objectives import (
     renyi,
     vr_max,
 )
+from models import linear, marginal
 
 Objective = Callable[[Evidence], Tensor]
 
@@ -334,15 +334,7 @@ def test_bounds_are_ordered_on_a_linear_gaussian_model() -> None:
 
     Each gap is more than 10 standard errors of 20,000 draws.
     """
-    decoder = Gaussian(2, MLP(1), scale=math.sqrt(0.5))
-    with torch.no_grad():
-        layer: Any = decoder.head.layer
-        layer.weight.copy_(torch.tensor([[1.0], [2.0]]))
-        layer.bias.zero_()
-    p = Joint({"z": StandardNormal(1), "x | z": decoder})
-    model = LatentVariableModel(p, Joint({"z | x": Gaussian(1, MLP(2), scale=0.5)}))
-    weight = torch.tensor([[1.0], [2.0]])
-    log_px = MultivariateNormal(torch.zeros(2), weight @ weight.T + 0.5 * torch.eye(2))
+    model, log_px = linear(q=Gaussian(1, MLP(2), scale=0.5)), marginal()
     with torch.no_grad():
         evidence = model.evidence({"x": torch.ones(20_000, 2)}, particles=5)
         value = {

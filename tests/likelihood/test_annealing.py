@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from scipy import stats
-from torch import Tensor, nn
+from torch import Tensor
 
 from deeplvm import Joint, LatentVariableModel, recipes
 from deeplvm.conditionals import (
@@ -29,23 +29,14 @@ from deeplvm.likelihood.importance import importance_sampling
 from deeplvm.networks import MLP
 from deeplvm.runs.run import build
 from deeplvm.training import Optimization, fit
-
-
-def linear_gaussian() -> LatentVariableModel:
-    """TB1: W = (1, 2), b = 0, noise variance 0.5; q is far from the posterior."""
-    likelihood = Gaussian(2, MLP(1), scale=math.sqrt(0.5))
-    with torch.no_grad():
-        likelihood.head.layer.weight.copy_(torch.tensor([[1.0], [2.0]]))
-        likelihood.head.layer.bias.zero_()
-    p = Joint({"z": StandardNormal(1), "x | z": likelihood})
-    return LatentVariableModel(p, Joint({"z | x": Gaussian(1, MLP(2))}))
+from models import counts, linear, marginal
 
 
 @pytest.mark.parametrize("start, temperatures", [("prior", 1_000), ("posterior", 200)])
 def test_the_golden_likelihood(start: str, temperatures: int) -> None:
     """TB1 within 0.05 nat at 1,000 temperatures, 4 standard errors: fails in 1 of 5,000 seeds."""
     estimate = annealed_importance_sampling(
-        linear_gaussian(),
+        linear(),
         {"x": torch.ones(3, 2)},
         100,
         temperatures,
@@ -63,7 +54,7 @@ def test_the_weights_are_unbiased_with_few_temperatures(start: str) -> None:
     """The mean weight is p(x) for any number of temperatures; 5 standard errors, seed fixed."""
     rows = 4_000
     estimate = annealed_importance_sampling(
-        linear_gaussian(), {"x": torch.ones(rows, 2)}, 1, 4, steps=2, start=start,  # type: ignore[arg-type]
+        linear(), {"x": torch.ones(rows, 2)}, 1, 4, steps=2, start=start,  # type: ignore[arg-type]
         batch_size=rows,
     )  # fmt: skip
     weight = estimate.log_px.exp()
@@ -73,7 +64,7 @@ def test_the_weights_are_unbiased_with_few_temperatures(start: str) -> None:
 
 
 def test_an_exact_posterior_has_one_weight() -> None:
-    model = linear_gaussian()
+    model = linear()
     posterior = FullCovarianceGaussian(1, MLP(2), covariance="global")
     with torch.no_grad():  # mean M^-1 W^T x, variance s2 M^-1, M = 5.5
         posterior.head.layer.weight.copy_(torch.tensor([[1.0, 2.0]]) / 5.5)
@@ -92,16 +83,12 @@ def test_an_exact_posterior_has_one_weight() -> None:
 
 def test_the_sandwich_holds_the_truth() -> None:
     """On simulated rows, whose exact likelihood is known; 5 standard errors over rows."""
-    model = linear_gaussian()
+    model = linear()
     found = sandwich(model, 200, 8, 8, steps=3)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         x = model.sample(200)["x"].value
-    weight = torch.tensor([[1.0], [2.0]])
-    marginal = torch.distributions.MultivariateNormal(
-        torch.zeros(2), weight @ weight.T + 0.5 * torch.eye(2)
-    )
-    exact = marginal.log_prob(x)
+    exact = marginal().log_prob(x)
     for values, sign in ((found.lower, 1.0), (found.upper, -1.0)):
         short = sign * (exact - values)
         assert short.mean() > -5 * short.std() / math.sqrt(200)
@@ -116,24 +103,8 @@ def test_latents_with_a_constraint() -> None:
     5 of its own standard errors: fails by chance once in a million seeds.
     """
 
-    class Rate(nn.Module):
-        event_shape = torch.Size((1,))
-
-        def forward(self, *_: Tensor) -> torch.distributions.Distribution:
-            gamma = torch.distributions.Gamma(torch.tensor([3.0]), torch.tensor([0.5]))
-            return torch.distributions.Independent(gamma, 1)
-
-    class Count(nn.Module):
-        event_shape = torch.Size((1,))
-
-        def forward(self, rate: Tensor) -> torch.distributions.Distribution:
-            return torch.distributions.Independent(torch.distributions.Poisson(rate), 1)
-
-    model = LatentVariableModel(
-        Joint({"rate": Rate(), "x | rate": Count()}), Joint({"rate | x": Rate()})
-    )
     x = torch.tensor([[0.0], [4.0], [15.0]])
-    estimate = annealed_importance_sampling(model, {"x": x}, 200, 200, steps=4)
+    estimate = annealed_importance_sampling(counts(), {"x": x}, 200, 200, steps=4)
     exact = torch.from_numpy(stats.nbinom(3.0, 0.5 / 1.5).logpmf(x[:, 0].numpy()))
     assert (estimate.log_px_stderr < 0.06).all()
     assert ((estimate.log_px - exact).abs() < 5 * estimate.log_px_stderr).all()
@@ -258,7 +229,7 @@ def test_intervals_hold_the_truth(temperatures: int) -> None:
     chance of 1 in 10 at the worst of them, so the seed is fixed.
     """
     estimate = annealed_importance_sampling(
-        linear_gaussian(), {"x": torch.ones(200, 2)}, 16, temperatures, steps=3, batch_size=200
+        linear(), {"x": torch.ones(200, 2)}, 16, temperatures, steps=3, batch_size=200
     )
     for level, least, most in ((0.95, 0.90, 0.99), (0.8, 0.74, 0.96)):
         low, high = estimate.interval(level)
@@ -273,7 +244,7 @@ def test_intervals_of_log_normal_weights(spread: float) -> None:
     The delta method alone holds 80 % of them at the largest spread.
     """
     torch.manual_seed(0)
-    estimate = annealed_importance_sampling(linear_gaussian(), {"x": torch.ones(2, 2)}, 16, 3)
+    estimate = annealed_importance_sampling(linear(), {"x": torch.ones(2, 2)}, 16, 3)
     weights = spread * torch.randn(2_000, 16) - 0.5 * spread**2
     chains = replace(
         estimate,
@@ -286,7 +257,7 @@ def test_intervals_of_log_normal_weights(spread: float) -> None:
 
 
 def test_intervals_refuse() -> None:
-    estimate = annealed_importance_sampling(linear_gaussian(), {"x": torch.ones(2, 2)}, 1, 3)
+    estimate = annealed_importance_sampling(linear(), {"x": torch.ones(2, 2)}, 1, 3)
     with pytest.raises(ValueError, match="One chain a row"):
         estimate.interval()
     with pytest.raises(ValueError, match="level is between 0 and 1"):
@@ -398,7 +369,7 @@ def test_the_temperatures_are_a_length_apart() -> None:
         return 25.0 * (2 * s**2 + 4 * m**2 * s) + 36.0 * s - 120.0 * m * s
 
     count = 200
-    space = LatentSpace(linear_gaussian(), {"x": torch.ones(50, 2)}, frozenset())
+    space = LatentSpace(linear(), {"x": torch.ones(50, 2)}, frozenset())
     torch.manual_seed(0)
     with torch.no_grad():
         walk = Walk(space, "prior", 4)
@@ -426,21 +397,21 @@ def test_what_cannot_be_annealed_is_said() -> None:
         annealed_importance_sampling(many, {"x": torch.ones(2, 1)}, 2, 3)
     with pytest.raises(ValueError, match=r"leave out z"):
         annealed_importance_sampling(
-            linear_gaussian(), {"x": torch.ones(2, 2)}, 2, 3, draw={"z": Enumerated()}
+            linear(), {"x": torch.ones(2, 2)}, 2, 3, draw={"z": Enumerated()}
         )
     with pytest.raises(ValueError, match=r"'z' is to be drawn by Sampled"):
         annealed_importance_sampling(
-            linear_gaussian(), {"x": torch.ones(2, 2)}, 2, 3, draw={"z": Sampled()}
+            linear(), {"x": torch.ones(2, 2)}, 2, 3, draw={"z": Sampled()}
         )
     p = Joint({"w": StandardNormal(1), "x | w": Gaussian(1, MLP(1))}, shared=["w"])
     shared = LatentVariableModel(p, Joint({"w": Gaussian(1)}, shared=["w"]))
     with pytest.raises(ValueError, match="All rows share w"):
         annealed_importance_sampling(shared, {"x": torch.ones(2, 1)}, 2, 3)
     with pytest.raises(ValueError, match="temperatures is at least 1"):
-        annealed_importance_sampling(linear_gaussian(), {"x": torch.ones(2, 2)}, 2, 0)
+        annealed_importance_sampling(linear(), {"x": torch.ones(2, 2)}, 2, 0)
     with pytest.raises(ValueError, match="'prior' or 'posterior'"):
         annealed_importance_sampling(
-            linear_gaussian(),
+            linear(),
             {"x": torch.ones(2, 2)},
             2,
             3,
@@ -449,7 +420,7 @@ def test_what_cannot_be_annealed_is_said() -> None:
 
 
 def test_seeds_and_batches() -> None:
-    model, x = linear_gaussian(), {"x": torch.randn(5, 2)}
+    model, x = linear(), {"x": torch.randn(5, 2)}
     state = torch.get_rng_state()
     first = annealed_importance_sampling(model, x, 4, 10, steps=2)
     again = annealed_importance_sampling(model, x, 4, 10, steps=2)
@@ -462,7 +433,7 @@ def test_seeds_and_batches() -> None:
 @pytest.mark.parametrize("particles", [16, 200])
 def test_intervals_of_importance_sampling_hold_the_truth(particles: int) -> None:
     """By its standard error, where q is good (k̂ below 0.7): 90 to 99 % of 200 repetitions."""
-    model = linear_gaussian()
+    model = linear()
     with torch.no_grad():
         layer = model.q["z"].head.layer
         layer.weight.copy_(torch.tensor([[1.0, 2.0], [0.0, 0.0]]) / 5.5)

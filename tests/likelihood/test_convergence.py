@@ -19,6 +19,7 @@ from deeplvm.likelihood import importance_sampling
 from deeplvm.likelihood.convergence import Convergence, convergence
 from deeplvm.networks import MLP
 from deeplvm.report.figures.likelihood import convergence_figure
+from models import linear, marginal
 
 
 class Fixed(nn.Module):
@@ -35,31 +36,17 @@ class Fixed(nn.Module):
         return torch.distributions.Independent(torch.distributions.Normal(mean, self.scale), 1)
 
 
-def linear_gaussian(scale: float) -> LatentVariableModel:
-    """TB1, and q with the mean of the posterior and a scale of its own (exact: 0.3015)."""
-    likelihood = Gaussian(2, MLP(1), scale=math.sqrt(0.5))
-    with torch.no_grad():
-        likelihood.head.layer.weight.copy_(torch.tensor([[1.0], [2.0]]))
-        likelihood.head.layer.bias.zero_()
-    p = Joint({"z": StandardNormal(1), "x | z": likelihood})
-    return LatentVariableModel(p, Joint({"z | x": Fixed(scale)}))
-
-
 def rows(count: int) -> tuple[dict[str, Tensor], Tensor]:
     """Rows of TB1 and their exact log p(x)."""
-    weight = torch.tensor([[1.0], [2.0]])
-    marginal = torch.distributions.MultivariateNormal(
-        torch.zeros(2), weight @ weight.T + 0.5 * torch.eye(2)
-    )
     torch.manual_seed(0)
-    x = marginal.sample((count,))
-    return {"x": x}, marginal.log_prob(x)
+    x = marginal().sample((count,))
+    return {"x": x}, marginal().log_prob(x)
 
 
 def test_what_has_settled() -> None:
     """Both curves end within 5 standard errors, over rows, of the exact likelihood."""
     data, exact = rows(40)
-    found = convergence(linear_gaussian(0.45), data, (1, 10, 300), (10, 100), steps=3)
+    found = convergence(linear(q=Fixed(0.45)), data, (1, 10, 300), (10, 100), steps=3)
     assert found.verdict.startswith("Both have settled: the 300-particle estimate and annealing")
     for values in (found.importance[-1], found.annealed[-1]):
         short = exact - values
@@ -77,7 +64,7 @@ def test_what_has_settled() -> None:
 def test_what_still_rises() -> None:
     """q is a hundred times too wide: few particles are far below."""
     data, _ = rows(30)
-    found = convergence(linear_gaussian(30.0), data, (1, 2, 4), (30, 100), steps=3)
+    found = convergence(linear(q=Fixed(30.0)), data, (1, 2, 4), (30, 100), steps=3)
     assert re.match(
         r"The 4-particle estimate is still rising: \d+\.\d+ ± \d+\.\d+ nats below annealing with "
         r"100 temperatures\.",
@@ -133,7 +120,7 @@ def test_annealing_below_importance_sampling() -> None:
     """q is the posterior, and one temperature is plain sampling from the prior."""
     data, exact = rows(200)
     found = convergence(
-        linear_gaussian(math.sqrt(1 / 11)), data, (1, 10), (1, 2), chains=2, steps=2
+        linear(q=Fixed(math.sqrt(1 / 11))), data, (1, 10), (1, 2), chains=2, steps=2
     )
     torch.testing.assert_close(found.importance[0], exact, rtol=0, atol=1e-9)
     assert re.match(
@@ -212,7 +199,7 @@ def test_enumerated_latents() -> None:
 def test_results_seeds_and_the_last_particles() -> None:
     """The last number of draws is what importance sampling gives; plain numbers are JSON."""
     data, _ = rows(6)
-    model = linear_gaussian(0.5)
+    model = linear(q=Fixed(0.5))
     state = torch.get_rng_state()
     found = convergence(model, data, (40, 1), (5, 2), chains=2, steps=2)
     again = convergence(model, data, (1, 40), (2, 5), chains=2, steps=2)
@@ -237,7 +224,7 @@ def test_results_seeds_and_the_last_particles() -> None:
 
 
 def test_what_is_refused() -> None:
-    model = linear_gaussian(0.5)
+    model = linear(q=Fixed(0.5))
     with pytest.raises(ValueError, match="take at least 2, found 1"):
         convergence(model, rows(1)[0])
     with pytest.raises(ValueError, match="particles are numbers of at least 1"):
@@ -247,7 +234,7 @@ def test_what_is_refused() -> None:
 
 
 def test_the_figure_shows_both_curves() -> None:
-    found = convergence(linear_gaussian(0.5), rows(6)[0], (1, 40), (2, 5), chains=2, steps=2)
+    found = convergence(linear(q=Fixed(0.5)), rows(6)[0], (1, 40), (2, 5), chains=2, steps=2)
     svg = str(convergence_figure(found.to_dict()))
     assert svg.startswith("<svg")
     for text in (

@@ -16,21 +16,13 @@ from deeplvm.likelihood.exact import exact_likelihood, exact_posterior
 from deeplvm.likelihood.importance import importance_sampling
 from deeplvm.networks import MLP
 from deeplvm.recurrent import Plate, Recurrent
-
-
-def binary(latents: int, observed: int = 5) -> LatentVariableModel:
-    torch.manual_seed(3)
-    prior = Bernoulli(latents)
-    with torch.no_grad():
-        prior.head.free.copy_(torch.randn(1, latents))
-    p = Joint({"z": prior, "x | z": Bernoulli(observed, MLP(latents, 8))})
-    return LatentVariableModel(p, Joint({"z | x": Bernoulli(latents, MLP(observed, 8))}))
+from models import binary, every
 
 
 def log_joint(model: LatentVariableModel, x: Tensor) -> Tensor:
     """log p(x, z), every z a row of its own, shape (rows, 2 ** latents)."""
     latents = model.p["z"].event_shape[0]
-    z = torch.tensor(list(itertools.product([0.0, 1.0], repeat=latents)))
+    z = every(latents)
     with torch.no_grad():
         joint = model.p({"z": z.repeat(len(x), 1), "x": x.repeat_interleave(len(z), 0)}).log_prob
     return joint.reshape(len(x), len(z))

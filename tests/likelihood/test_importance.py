@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -16,23 +15,12 @@ from deeplvm.data import load
 from deeplvm.likelihood import importance_sampling
 from deeplvm.networks import MLP
 from deeplvm.recipes import vae
+from models import Function
 
 
 def small() -> LatentVariableModel:
     p = Joint({"z": StandardNormal(2), "x | z": Gaussian(3, MLP(2, 4), scale=1.0)})
     return LatentVariableModel(p, Joint({"z | x": Gaussian(2, MLP(3, 4))}))
-
-
-class Conditional(nn.Module):
-    """Any function of the parents that returns a distribution."""
-
-    def __init__(self, function: Callable[..., Distribution]) -> None:
-        super().__init__()
-        self.function = function
-        self.event_shape = torch.Size()
-
-    def forward(self, *parents: Tensor) -> Distribution:
-        return self.function(*parents)
 
 
 def test_data_and_the_same_rows_as_tensors_agree() -> None:
@@ -99,12 +87,12 @@ def test_names_shared_by_rows_are_predicted_with() -> None:
     """
     p = Joint(
         {
-            "t": Conditional(lambda: Normal(torch.zeros(()), 1.0)),
-            "x | t": Conditional(lambda t: Normal(t, 1.0)),
+            "t": Function(lambda: Normal(torch.zeros(()), 1.0)),
+            "x | t": Function(lambda t: Normal(t, 1.0)),
         },
         shared=["t"],
     )
-    q = Joint({"t": Conditional(lambda: Normal(torch.tensor(0.3), 0.5))}, shared=["t"])
+    q = Joint({"t": Function(lambda: Normal(torch.tensor(0.3), 0.5))}, shared=["t"])
     x = torch.tensor([-1.0, 0.0, 0.4, 2.0])
     estimate = importance_sampling(LatentVariableModel(p, q), {"x": x}, particles=20_000)
     expected = Normal(0.3, math.sqrt(1.25)).log_prob(x)
@@ -203,7 +191,7 @@ def test_a_broken_model_is_named() -> None:
 
 def test_impossible_rows_are_minus_infinity() -> None:
     """log p = −inf of one row stays a number of its own; the others are not touched."""
-    p = Joint({"z": StandardNormal(1), "x | z": Conditional(_half_line)})
+    p = Joint({"z": StandardNormal(1), "x | z": Function(_half_line)})
     model = LatentVariableModel(p, Joint({"z": StandardNormal(1)}))
     estimate = importance_sampling(model, {"x": torch.tensor([-1.0, 1.0])}, particles=32)
     assert estimate.log_px[0] == -math.inf

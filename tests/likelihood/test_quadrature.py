@@ -14,26 +14,17 @@ from torch import Tensor, nn
 
 from deeplvm import Joint, LatentVariableModel
 from deeplvm.conditionals import Bernoulli, Categorical, Gaussian, StandardNormal
+from deeplvm.distributions import DiagonalNormal
 from deeplvm.likelihood.quadrature import quadrature_likelihood
 from deeplvm.networks import MLP
+from models import Function, counts, linear
 
 
-def linear(
-    weight: Tensor, noise: float, q_scale: float = 1.0, shift: float = 0.0
-) -> LatentVariableModel:
-    """TB1 of any size; q is a Gaussian that knows nothing, at ``shift``."""
-    observed, latents = weight.shape
-    likelihood = Gaussian(observed, MLP(latents), scale=noise)
-    encoder = Gaussian(latents, MLP(observed), scale=q_scale)
-    with torch.no_grad():
-        layer: Any = likelihood.head.layer
-        layer.weight.copy_(weight)
-        layer.bias.zero_()
-        layer = encoder.head.layer
-        layer.weight.zero_()
-        layer.bias.fill_(shift)
-    p = Joint({"z": StandardNormal(latents), "x | z": likelihood})
-    return LatentVariableModel(p, Joint({"z | x": encoder}))
+def knows_nothing(weight: Tensor, noise: float, shift: float = 0.0) -> LatentVariableModel:
+    """TB1 of any size; q is a standard normal, at ``shift``."""
+    normal = StandardNormal(weight.shape[1])()
+    normal = DiagonalNormal(normal.loc + shift, normal.scale, 1)
+    return linear(weight, noise, Function(lambda _: normal, weight.shape[1]))
 
 
 def exactly(weight: Tensor, noise: float, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -48,7 +39,7 @@ def exactly(weight: Tensor, noise: float, x: Tensor) -> tuple[Tensor, Tensor, Te
 
 def test_the_golden_value_of_a_linear_gaussian_model() -> None:
     """TB1: log p, posterior mean and variance."""
-    model = linear(torch.tensor([[1.0], [2.0]]), math.sqrt(0.5))
+    model = knows_nothing(torch.tensor([[1.0], [2.0]]), math.sqrt(0.5))
     found = quadrature_likelihood(model, {"x": torch.ones(1, 2)})
     assert found.mean == pytest.approx(-2.707313885885, abs=1e-11)
     assert float(found.free_mean) == pytest.approx(6 / 11, abs=1e-11)
@@ -81,7 +72,7 @@ def test_posteriors_far_narrower_than_the_prior(latents: int, noise: float, shif
     weight = torch.randn(4, latents) * 2
     x = torch.randn(6, latents) @ weight.T + noise * torch.randn(6, 4)
     log_px, mean, covariance = exactly(weight, noise, x)
-    found = quadrature_likelihood(linear(weight, noise, shift=shift), {"x": x}, points=24)
+    found = quadrature_likelihood(knows_nothing(weight, noise, shift), {"x": x}, points=24)
     assert torch.allclose(found.log_px, log_px, rtol=0, atol=1e-7)
     assert torch.allclose(found.free_mean, mean, rtol=0, atol=1e-7 * noise)
     assert torch.allclose(
@@ -139,28 +130,10 @@ def test_two_latents_that_depend_on_each_other_and_holes() -> None:
         )
 
 
-class Rate(nn.Module):
-    event_shape = torch.Size((1,))
-
-    def forward(self, *_: Tensor) -> torch.distributions.Distribution:
-        gamma = torch.distributions.Gamma(torch.tensor([3.0]), torch.tensor([0.5]))
-        return torch.distributions.Independent(gamma, 1)
-
-
-class Count(nn.Module):
-    event_shape = torch.Size((1,))
-
-    def forward(self, rate: Tensor) -> torch.distributions.Distribution:
-        return torch.distributions.Independent(torch.distributions.Poisson(rate), 1)
-
-
 def test_a_latent_with_a_constraint() -> None:
     """Counts of a Gamma's rate are negative binomial; the rate's logarithm has known moments."""
-    model = LatentVariableModel(
-        Joint({"rate": Rate(), "x | rate": Count()}), Joint({"rate | x": Rate()})
-    )
     x = torch.tensor([[0.0], [4.0], [15.0], [120.0]])
-    found = quadrature_likelihood(model, {"x": x})
+    found = quadrature_likelihood(counts(), {"x": x})
     exact = torch.from_numpy(stats.nbinom(3.0, 0.5 / 1.5).logpmf(x[:, 0].numpy()))
     assert torch.allclose(found.log_px, exact, rtol=0, atol=1e-7)
     shape = 3.0 + x[:, 0]
@@ -220,7 +193,7 @@ def test_a_ring_in_two_dimensions() -> None:
 
 
 def test_the_result_is_plain_and_repeats() -> None:
-    model = linear(torch.tensor([[1.0], [2.0]]), 1.0)
+    model = knows_nothing(torch.tensor([[1.0], [2.0]]), 1.0)
     data = {"x": torch.randn(5, 2)}
     model.train()
     before = torch.get_rng_state()
@@ -258,13 +231,13 @@ def test_a_row_that_p_cannot_explain() -> None:
     assert found.log_px[0] == -math.inf
     assert found.log_px[1] == pytest.approx(0.0, abs=1e-10)
     assert found.to_dict()["value"] is None
-    broken = linear(torch.tensor([[1.0], [math.nan]]), 1.0)
+    broken = knows_nothing(torch.tensor([[1.0], [math.nan]]), 1.0)
     with pytest.raises(ValueError, match=r"not a number, or \+inf, in 2 rows"):
         quadrature_likelihood(broken, {"x": torch.zeros(2, 2)})
 
 
 def test_what_cannot_be_integrated_is_said() -> None:
-    three = linear(torch.randn(4, 3), 1.0)
+    three = knows_nothing(torch.randn(4, 3), 1.0)
     data = {"x": torch.zeros(2, 4)}
     with pytest.raises(ValueError, match=r"one or two.*have 3.*annealed_importance_sampling"):
         quadrature_likelihood(three, data)

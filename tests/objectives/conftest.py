@@ -10,25 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.distributions import Distribution, Normal
+from torch import Tensor
+from torch.distributions import Normal
 
 from deeplvm import Evidence, Joint, LatentVariableModel
 from deeplvm.gradients import Drawn
+from models import Function
 
 Exact = Callable[..., Evidence]
-
-
-class Function(nn.Module):
-    """Any function of the parents that returns a distribution."""
-
-    def __init__(self, function: Callable[..., Distribution], *shape: int) -> None:
-        super().__init__()
-        self.function = function
-        self.event_shape = torch.Size(shape)
-
-    def forward(self, *parents: Tensor) -> Distribution:
-        return self.function(*parents)
 
 
 @dataclass(frozen=True)

@@ -7,25 +7,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.distributions import Distribution, Normal
+from torch.distributions import Normal
 
 from deeplvm import Evidence, Joint, LatentVariableModel, elbo, iwae
 from deeplvm.objectives import alpha_energy, renyi, vr_max
+from models import Function
 
 Exact = Callable[..., Evidence]
-
-
-class Function(nn.Module):
-    """Any function of the parents that returns a distribution."""
-
-    def __init__(self, function: Callable[..., Distribution]) -> None:
-        super().__init__()
-        self.function = function
-        self.event_shape = torch.Size()
-
-    def forward(self, *parents: Tensor) -> Distribution:
-        return self.function(*parents)
 
 
 @pytest.mark.parametrize(

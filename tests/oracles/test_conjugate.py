@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.distributions import Distribution, Normal
+from torch import Tensor
+from torch.distributions import Normal
 
 from deeplvm import Joint, LatentVariableModel, elbo, iwae
 from deeplvm.likelihood import importance_sampling
+from models import Function
 
 LOG_PX = -1.515512123485
 ELBO = -1.918938533205
@@ -21,27 +21,15 @@ L_5 = -1.5573
 L_50 = -1.5192
 
 
-class Conditional(nn.Module):
-    """Any function of the parents that returns a distribution."""
-
-    def __init__(self, function: Callable[..., Distribution]) -> None:
-        super().__init__()
-        self.function = function
-        self.event_shape = torch.Size()
-
-    def forward(self, *parents: Tensor) -> Distribution:
-        return self.function(*parents)
-
-
 def conjugate(shift: float = 0.0) -> LatentVariableModel:
     """The model with q = N(0, 1); all its log-densities moved by ``shift``."""
     p = Joint(
         {
-            "z": Conditional(lambda: Normal(0.0, 1.0)),
-            "x | z": Conditional(lambda z: Shifted(z, torch.ones(()), shift)),
+            "z": Function(lambda: Normal(0.0, 1.0)),
+            "x | z": Function(lambda z: Shifted(z, torch.ones(()), shift)),
         }
     )
-    return LatentVariableModel(p, Joint({"z": Conditional(lambda: Normal(torch.zeros(()), 1.0))}))
+    return LatentVariableModel(p, Joint({"z": Function(lambda: Normal(torch.zeros(()), 1.0))}))
 
 
 class Shifted(Normal):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from typing import Any
 
@@ -15,21 +14,7 @@ from deeplvm.conditionals import Bernoulli, Categorical, Gaussian, StandardNorma
 from deeplvm.evaluation import latent_use
 from deeplvm.likelihood import importance_sampling
 from deeplvm.networks import MLP
-
-
-def binary(latents: int, observed: int) -> LatentVariableModel:
-    """Binary z with free logits, binary x, and an encoder that knows nothing."""
-    torch.manual_seed(3)
-    prior = Bernoulli(latents)
-    with torch.no_grad():
-        prior.head.free.copy_(torch.randn(1, latents))
-    p = Joint({"z": prior, "x | z": Bernoulli(observed, MLP(latents, 8))})
-    return LatentVariableModel(p, Joint({"z | x": Bernoulli(latents, MLP(observed, 8))}))
-
-
-def every(length: int) -> Tensor:
-    """All binary vectors, shape (2 ** length, length)."""
-    return torch.tensor(list(itertools.product([0.0, 1.0], repeat=length)))
+from models import binary, every
 
 
 def brute_force(model: LatentVariableModel, x: Tensor) -> Tensor:
