@@ -18,7 +18,7 @@ from deeplvm.inference.diagnostics import (
 from deeplvm.inference.hmc import TARGET, DualAveraging, Spread, transition, windows
 from deeplvm.inference.latent_space import LatentSpace
 from deeplvm.inference.nuts import no_u_turn
-from deeplvm.inference.rows import Rows, Source, at_least, for_rows, latent_dimensions, rows_of
+from deeplvm.inference.rows import Rows, Source, at_least, for_rows, latent_dimensions
 from deeplvm.inference.tempering import density
 from deeplvm.randomness import RowNoise
 from deeplvm.results import Record
@@ -220,11 +220,7 @@ def sample_posterior(
         max_depth=max_depth, batch_size=batch_size,
     )  # fmt: skip
 
-    if not latent_dimensions(model, data):
-        raise ValueError(
-            f"{model.p} has no continuous latent to draw, given "
-            f"{', '.join(rows_of(model, data).names)}; leave one out of the data."
-        )
+    latent_dimensions(model, data)
 
     def measure(
         given: dict[str, Tensor], missing: frozenset[str], noise: RowNoise

@@ -363,11 +363,11 @@ def at_random(source: Source, count: int, seed: int = 0) -> Source:
 
 
 def latent_dimensions(model: LatentVariableModel, source: Source | Rows) -> int:
-    """How many free numbers the latents of a row have.
+    """How many free numbers the latents of a row have, one at least.
 
     Raises:
-        ValueError: If a latent is discrete and its values cannot be listed, it has no density of
-            its own, or a continuous one is given in some rows alone.
+        ValueError: If no latent is continuous, or one is given in some rows alone, has no density
+            of its own, or is discrete and its values cannot be listed.
     """
     rows = rows_of(model, source)
     sizes = {}
@@ -379,7 +379,7 @@ def latent_dimensions(model: LatentVariableModel, source: Source | Rows) -> int:
                     one = {n: model.values(n).take(v, slice(0, 1)) for n, v in kind.given.items()}
                     sizes[what] = LatentSpace(model, one, kind.missing).size
         if not sizes:
-            return LatentSpace(model, rows[slice(0, 1)], rows.missing).size
+            sizes[rows.names] = LatentSpace(model, rows[slice(0, 1)], rows.missing).size
     if len(set(sizes.values())) > 1:
         some = set.union(*map(set, sizes)) - set.intersection(*map(set, sizes))
         raise ValueError(
@@ -387,7 +387,12 @@ def latent_dimensions(model: LatentVariableModel, source: Source | Rows) -> int:
             f"others, so the latents have {' or '.join(map(str, sorted(set(sizes.values()))))} "
             f"dimensions; ask for these rows apart, or use annealed_importance_sampling."
         )
-    return next(iter(sizes.values()))
+    if not (size := next(iter(sizes.values()))):
+        raise ValueError(
+            f"{model.p} has no continuous latent to draw, given {', '.join(rows.names)}; leave "
+            f"one out of the data, or use exact_likelihood, which sums over discrete ones."
+        )
+    return size
 
 
 def at_least(least: float, **numbers: float | None) -> None:

@@ -168,8 +168,6 @@ def harmonic_likelihood(
     at_least(2, chains=chains, draws=draws)
     at_least(1, steps=steps, warmup=warmup)
     dimensions = latent_dimensions(model, data)
-    if dimensions == 0:
-        raise ValueError("No latent is continuous: exact_likelihood sums over discrete ones.")
     if dimensions > _DIMENSIONS:
         raise ValueError(
             f"The harmonic estimator is for at most {_DIMENSIONS} latent dimensions, and the "

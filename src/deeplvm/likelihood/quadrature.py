@@ -120,8 +120,6 @@ def quadrature_likelihood(
         raise ValueError(f"points is at most {_MOST_POINTS}, found {points}.")
 
     dimensions = latent_dimensions(model, data)
-    if dimensions == 0:
-        raise ValueError("No latent is continuous: exact_likelihood sums over discrete ones.")
     if dimensions > _DIMENSIONS:
         raise ValueError(
             f"Quadrature is for one or two latent dimensions, and the latents have {dimensions}: "

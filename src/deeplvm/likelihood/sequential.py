@@ -154,8 +154,7 @@ def sequential_monte_carlo(
         raise ValueError(f"keep is between 0 and 1, found {keep}.")
     if adaptive and betas is not None:
         raise ValueError("adaptive finds the temperatures, so give none.")
-    if latent_dimensions(model, data) == 0:
-        raise ValueError("No latent is continuous: exact_likelihood sums over discrete ones.")
+    latent_dimensions(model, data)
 
     def measure(
         given: dict[str, Tensor], missing: frozenset[str], noise: RowNoise
