@@ -161,7 +161,6 @@ class Repeated(nn.Module):
         return f"∏_{index} {self.step}"
 
     def extra_repr(self) -> str:
-        """The factorisation, above the modules."""
         return str(self)
 
     def forward(

@@ -88,7 +88,6 @@ class BatchNormalisedGaussian(Elementwise):
         return DiagonalNormal(loc, scale, len(self.event_shape))
 
     def extra_repr(self) -> str:
-        """The spread, for printing."""
         return f"spread={self.spread}"
 
 
@@ -144,7 +143,6 @@ class CommittedGaussian(Elementwise):
         return DiagonalNormal(loc, scale, len(self.event_shape))
 
     def extra_repr(self) -> str:
-        """The minimum, for printing."""
         return f"minimum={self.minimum}"
 
 

@@ -101,7 +101,6 @@ class Categorical(nn.Module):
             self.table = nn.Embedding(classes, at_least(features, 1, "Categorical", "features"))
 
     def forward(self, *parents: Tensor) -> Independent:
-        """The distribution of the value given parents of shapes ``(*particles, batch, ...)``."""
         logits = self.head(*parents).movedim(-1 - len(self.event_shape), -1)
         elements = torch.distributions.Categorical(logits=logits, validate_args=False)
         return Independent(elements, len(self.event_shape), validate_args=False)
@@ -141,7 +140,6 @@ class Classes(nn.Module):
         self.head = Head(network, self._shape, classes, owner)
 
     def forward(self, *parents: Tensor) -> Distribution:
-        """The distribution of the value given parents of shapes ``(*particles, batch, ...)``."""
         one = self.distribution(self.head(*parents).movedim(-1 - len(self._shape), -1))
         return Independent(one, len(self._shape), validate_args=False) if self._shape else one
 
@@ -210,7 +208,6 @@ class Ordinal(nn.Module):
         return torch.cat([self.first.unsqueeze(-1), steps], -1).cumsum(-1)
 
     def forward(self, *parents: Tensor) -> Independent:
-        """The distribution of the value given parents of shapes ``(*particles, batch, ...)``."""
         (location,) = self.head.each(*parents)
         logits = distributions.cumulative_logits(location, self.thresholds())
         elements = distributions.Ordinal(logits=logits, validate_args=False)

@@ -61,7 +61,6 @@ class Elementwise(nn.Module):
         self.head = Head(network, self.event_shape, outputs, owner)
 
     def forward(self, *parents: Tensor) -> Distribution:
-        """The distribution of the value given parents of shapes ``(*particles, batch, ...)``."""
         outputs = self.head.each(*parents)
         own, rest = list(outputs[: self._raw]), outputs[self._raw :]
         for name in self._scales:

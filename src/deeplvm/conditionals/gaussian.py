@@ -37,7 +37,6 @@ class StandardNormal(nn.Module):
         return DiagonalNormal(self.loc, self.scale, dims, Size(), standard=True)
 
     def extra_repr(self) -> str:
-        """The event shape, for printing."""
         return str(tuple(self.event_shape))
 
 

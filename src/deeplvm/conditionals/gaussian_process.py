@@ -130,5 +130,4 @@ class GaussianProcess(nn.Module):
         return weights.mT.reshape(correlations.shape), half.square().sum(0).reshape(leading)
 
     def extra_repr(self) -> str:
-        """The sizes, for printing."""
         return f"{self.event_shape[0]}, inputs={self.inputs}, points={self.points}"

@@ -75,7 +75,6 @@ class Leapfrog(nn.Module):
         return position, -turned
 
     def extra_repr(self) -> str:
-        """The number of steps, for printing."""
         return f"steps={self.steps}"
 
 

@@ -79,7 +79,6 @@ class GaussianMixture(nn.Module):
         self.head.start_at(start)
 
     def forward(self, *parents: Tensor) -> distributions.NormalMixture:
-        """The distribution of the value given parents of shapes ``(*particles, batch, ...)``."""
         (raw,) = self.head.each(*parents)
         logits, loc, scale = raw.split(self.sizes, -1)
         shape = (*raw.shape[:-1], self.components, *self.event_shape)
@@ -130,7 +129,6 @@ class Mixture(nn.Module):
         self.head = Head(network, Size((len(components),)), 1, "The weights of a mixture")
 
     def forward(self, *parents: Tensor) -> Distribution:
-        """The distribution of the value given parents of shapes ``(*particles, batch, ...)``."""
         (logits,) = self.head.each(*parents if self.head.network is not None else ())
         parts = [each(*parents) for each in self.components]
         normals = [each for each in parts if isinstance(each, DiagonalNormal)]

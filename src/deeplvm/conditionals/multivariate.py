@@ -109,7 +109,6 @@ class FullCovarianceGaussian(_Correlated):
         super().__init__(shape, network, covariance, own, minimum_scale, units)
 
     def forward(self, *parents: Tensor) -> FullCovarianceNormal:
-        """The distribution of the value given parents of shapes ``(*particles, batch, ...)``."""
         elements = self.event_shape.numel()
         loc, raw, below = self._split(parents)
         below = below.reshape(*below.shape[:-1], elements, elements)
@@ -177,7 +176,6 @@ class LowRankGaussian(_Correlated):
             nn.init.normal_(self.head.free.data[0, 2 * elements :], std=0.1)
 
     def forward(self, *parents: Tensor) -> MultivariateNormal:
-        """The distribution of the value given parents of shapes ``(*particles, batch, ...)``."""
         loc, raw, flat = self._split(parents)
         factor = flat.reshape(*flat.shape[:-1], -1, self.rank)
         scale = positive(raw, self.minimum_scale)

@@ -160,7 +160,6 @@ class PrecisionWeighted(nn.Module):
         return merged(first, second)
 
     def extra_repr(self) -> str:
-        """The division of the parents, for printing."""
         return f"first_parents={self.first_parents}"
 
 

@@ -65,7 +65,6 @@ class VonMisesFisher(nn.Module):
             nn.init.normal_(self.head.free)
 
     def forward(self, *parents: Tensor) -> distributions.VonMisesFisher:
-        """The distribution of the value given parents of shapes ``(*particles, batch, ...)``."""
         (raw,) = self.head.each(*parents)
         dimensions = self.event_shape[0]
         loc = normalize(raw[..., :dimensions], dim=-1)

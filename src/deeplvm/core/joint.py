@@ -317,24 +317,13 @@ class Joint(nn.Module):
         for factor, nested in self._plan:
             module: Any = self.factors[factor.key]
             parents = [
-                self._parent(factor, parent, trace, sites, previous) for parent in factor.parents
+                self._parent(factor, each, trace, sites, previous) for each in factor.parents
             ]
             if nested:
+                read = {p.name: site for p, site in zip(factor.parents, parents, strict=True)}
+                known = {n: sites[n] for n in (*factor.names, *module.inputs) if n in sites}
                 inner = module(
-                    {
-                        parent.name: site
-                        for parent, site in zip(factor.parents, parents, strict=True)
-                    }
-                    | {
-                        name: sites[name]
-                        for name in (*factor.names, *module.inputs)
-                        if name in sites
-                    },
-                    shape,
-                    draw=draw,
-                    default=default,
-                    missing=missing,
-                    ready=ready,
+                    read | known, shape, draw=draw, default=default, missing=missing, ready=ready
                 )
                 trace.update({name: inner[name] for name in factor.names})
                 if inner.batch_shape != shape:  # something was enumerated inside
@@ -343,16 +332,9 @@ class Joint(nn.Module):
                 continue
             name = factor.names[0]
             own = shape if name not in self.shared else (*shape[:-1], 1)
+            way, value = draw.get(name, default), sites.get(name)
             site, shape, weight = self._site(
-                name,
-                module,
-                parents,
-                sites.get(name),
-                own,
-                shape,
-                draw.get(name, default),
-                missing,
-                ready.get(name),
+                name, module, parents, value, own, shape, way, missing, ready.get(name)
             )
             trace[name] = site
             log_measure = log_measure + weight
@@ -403,18 +385,15 @@ class Joint(nn.Module):
 
     def _refuse_holes(self, name: str, module: nn.Module, parents: list[Site]) -> None:
         """In p, a conditional that reads a missing value would be another model."""
-        if not any([site.holes and not site.fill for site in parents]) or accepts_missing(module):
+        broken = [at for at, site in enumerate(parents) if site.holes and not site.fill]
+        if not broken or accepts_missing(module):
             return
         factor = self.owner[name]
-        broken = [
-            parent
-            for parent, site in zip(factor.parents, parents, strict=True)
-            if site.holes and not site.fill
-        ]
+        read = [factor.parents[at] for at in broken]
         raise ValueError(
-            f"{self.symbol}({factor}) reads {', '.join([repr(str(each)) for each in broken])}, of "
+            f"{self.symbol}({factor}) reads {', '.join([repr(str(each)) for each in read])}, of "
             f"which elements are missing (NaN), so the density of {name!r} is not known in these "
-            f"rows: let q draw what is missing (add '{broken[0].name} | ...' to q), leave these "
+            f"rows: let q draw what is missing (add '{read[0].name} | ...' to q), leave these "
             f"rows out, or fill them in first."
         )
 
@@ -442,7 +421,6 @@ class Joint(nn.Module):
         return " ".join([f"{self.symbol}({factor})" for factor in self.order])
 
     def extra_repr(self) -> str:
-        """The factorisation, above the modules."""
         return str(self)
 
 

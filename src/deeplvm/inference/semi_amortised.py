@@ -165,7 +165,6 @@ class SemiAmortised(nn.Module):
         return str(self.q)
 
     def extra_repr(self) -> str:
-        """The steps, for printing."""
         order = ", first order" if self.first_order else ""
         return f"steps={self.steps}, learning_rate={self.learning_rate}{order}"
 
