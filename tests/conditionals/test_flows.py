@@ -1,4 +1,4 @@
-"""Flows from zuko: one pass equals the inverted density; torch's global state is left alone."""
+"""What one pass costs and gives; zuko's flows; torch's global state is left alone."""
 
 from __future__ import annotations
 
@@ -14,15 +14,6 @@ from deeplvm.conditionals.flows.inverse_autoregressive import InverseAutoregress
 from deeplvm.networks import MLP
 
 
-def test_one_pass_equals_the_inverted_density() -> None:
-    """R2.4.4, to 1e-9 in float64."""
-    posterior = InverseAutoregressiveFlow(4, MLP(6, 16), transforms=3)
-    distribution = posterior(torch.randn(5, 6)).expand((7, 5))
-    z, log_q = distribution.rsample_and_log_prob()
-    assert z.shape == (7, 5, 4)
-    assert torch.allclose(distribution.log_prob(z), log_q, atol=1e-9)
-
-
 def test_a_draw_costs_one_pass_a_step() -> None:
     posterior = InverseAutoregressiveFlow(8, MLP(6, 16), transforms=3)
     calls = [0]
@@ -31,16 +22,6 @@ def test_a_draw_costs_one_pass_a_step() -> None:
             module.register_forward_hook(lambda *_: calls.__setitem__(0, calls[0] + 1))
     posterior(torch.randn(5, 6)).rsample_and_log_prob()
     assert calls == [3]
-
-
-def test_every_parameter_gets_a_gradient_and_context_matters() -> None:
-    posterior = InverseAutoregressiveFlow(4, MLP(6, 16))
-    x = torch.randn(5, 6, requires_grad=True)
-    z, log_q = posterior(x).rsample_and_log_prob()
-    (z.square().sum() + log_q.sum()).backward()
-    assert x.grad is not None
-    assert x.grad.abs().sum() > 0
-    assert all([p.grad is not None for p in posterior.parameters()])
 
 
 def test_golden_step() -> None:

@@ -147,6 +147,8 @@ def gamma(d: Distribution) -> object:
 UNITS = (torch.tensor(30.0), torch.tensor(7.0))
 KNOTS = torch.tensor([-2.0, -1.0, 0.0, 1.2, 2.5])
 
+flow = partial(Member, shape=(2,), moments=False, traced=False)
+
 MEMBERS: dict[str, Member] = {
     "StandardNormal": Member(lambda s, _: StandardNormal(s), twin=normal, network=None),
     "StandardNormal, image": Member(
@@ -210,41 +212,22 @@ MEMBERS: dict[str, Member] = {
         shape=(2,),
         moments=False,
     ),
-    "NeuralAutoregressiveFlow": Member(
-        lambda s, n: NeuralAutoregressiveFlow(s, n, sigmoids=3, layers=2, hidden=(8,)),
-        shape=(2,),
-        moments=False,
-        traced=False,
+    "NeuralAutoregressiveFlow": flow(
+        lambda s, n: NeuralAutoregressiveFlow(s, n, sigmoids=3, layers=2, hidden=(8,))
     ),
-    "NeuralSplineFlow": Member(
-        lambda s, n: NeuralSplineFlow(s, n, bins=3, hidden=(8,)),
-        shape=(2,),
-        moments=False,
-        traced=False,
+    "NeuralSplineFlow": flow(lambda s, n: NeuralSplineFlow(s, n, bins=3, hidden=(8,))),
+    "HouseholderFlow": flow(HouseholderFlow),
+    "HouseholderSylvesterFlow": flow(partial(SylvesterFlow, kind="householder")),
+    "LinearInverseAutoregressiveFlow": flow(LinearInverseAutoregressiveFlow),
+    "MaskedAutoregressiveFlow": flow(
+        lambda s, n: MaskedAutoregressiveFlow(s, n, transforms=2, hidden=(8,))
     ),
-    "HouseholderFlow": Member(HouseholderFlow, shape=(2,), moments=False, traced=False),
-    "HouseholderSylvesterFlow": Member(
-        partial(SylvesterFlow, kind="householder"), shape=(2,), moments=False, traced=False
-    ),
-    "LinearInverseAutoregressiveFlow": Member(
-        LinearInverseAutoregressiveFlow, shape=(2,), moments=False, traced=False
-    ),
-    "MaskedAutoregressiveFlow": Member(
-        lambda s, n: MaskedAutoregressiveFlow(s, n, transforms=2, hidden=(8,)),
-        shape=(2,),
-        moments=False,
-        traced=False,
-    ),
-    "NICE": Member(lambda s, n: NICE(s, n, hidden=(8,)), shape=(2,), moments=False, traced=False),
-    "OrthogonalSylvesterFlow": Member(SylvesterFlow, shape=(2,), moments=False, traced=False),
-    "PlanarFlow": Member(PlanarFlow, shape=(2,), moments=False, traced=False),
-    "RadialFlow": Member(RadialFlow, shape=(2,), moments=False, traced=False),
-    "RealNVP": Member(
-        lambda s, n: RealNVP(s, n, hidden=(8,)), shape=(2,), moments=False, traced=False
-    ),
-    "TriangularSylvesterFlow": Member(
-        partial(SylvesterFlow, kind="triangular"), shape=(2,), moments=False, traced=False
-    ),
+    "NICE": flow(lambda s, n: NICE(s, n, hidden=(8,))),
+    "OrthogonalSylvesterFlow": flow(SylvesterFlow),
+    "PlanarFlow": flow(PlanarFlow),
+    "RadialFlow": flow(RadialFlow),
+    "RealNVP": flow(lambda s, n: RealNVP(s, n, hidden=(8,))),
+    "TriangularSylvesterFlow": flow(partial(SylvesterFlow, kind="triangular")),
     "GaussianMixture": Member(
         lambda s, n: GaussianMixture(s, n, components=3), shape=(2,), moments=False
     ),
@@ -254,11 +237,8 @@ MEMBERS: dict[str, Member] = {
         moments=False,
         traced=False,
     ),
-    "Mixture, free weights": Member(
-        lambda s, n: Mixture([Gaussian(s, n), Gaussian(s, MLP(5, 3, activation=nn.Tanh))]),
-        shape=(2,),
-        moments=False,
-        traced=False,
+    "Mixture, free weights": flow(
+        lambda s, n: Mixture([Gaussian(s, n), Gaussian(s, MLP(5, 3, activation=nn.Tanh))])
     ),
     "Mixture of any": Member(
         lambda s, n: Mixture(
