@@ -26,8 +26,20 @@ from deeplvm.distributions.multivariate_normal import (
 _STEP = 0.1  # of an element of L', in units of its row's scale
 
 
-class _Correlated(nn.Module):
-    """A head for the mean and, where they come from the network, ``own`` raw numbers more."""
+class Correlated(nn.Module):
+    r"""A Gaussian of d elements that go together; a structure of covariance is a subclass.
+
+    Args:
+        shape: the event shape, of d elements in all.
+        network: maps the parents to features; ``None`` for free parameters.
+        covariance: ``"network"``, or ``"global"`` for one covariance shared by all rows.
+        own: how many raw numbers a covariance has.
+        minimum_scale: the lower bound of :math:`\sigma`, in standardised units.
+        units: mean and standard deviation of the data, broadcastable to ``shape``.
+
+    Shape:
+        Parents of leading shape ``(*particles, batch)`` give that batch shape, event ``shape``.
+    """
 
     def __init__(
         self,
@@ -66,7 +78,7 @@ class _Correlated(nn.Module):
         return standardised(self.units, value)
 
 
-class FullCovarianceGaussian(_Correlated):
+class FullCovarianceGaussian(Correlated):
     r"""Gaussian :math:`N(\mu, L L^T)` with :math:`L = L_{mask} \odot L' + \mathrm{diag}(\sigma)`.
 
     The mask has ones strictly below the diagonal, and row i of L' is :math:`\sigma_i / 10` times
@@ -75,15 +87,7 @@ class FullCovarianceGaussian(_Correlated):
     all but :math:`\mu` are learned once for all rows. A head of d squared outputs, and scoring
     costs d squared a row: for some hundreds of elements at most.
 
-    Args:
-        shape: the event shape, of d elements in all.
-        network: maps the parents to features; ``None`` for free parameters.
-        covariance: ``"network"``, or ``"global"`` for one covariance shared by all rows.
-        minimum_scale: the lower bound of :math:`\sigma`, in standardised units.
-        units: mean and standard deviation of the data, broadcastable to ``shape``.
-
-    Shape:
-        Parents of leading shape ``(*particles, batch)`` give that batch shape, event ``shape``.
+    Arguments and shapes are those of :class:`Correlated`.
 
     An Introduction to Variational Autoencoders (Kingma & Welling, 2019), section 2.5.1,
     https://arxiv.org/abs/1906.02691
@@ -120,24 +124,18 @@ class FullCovarianceGaussian(_Correlated):
         return FullCovarianceNormal(loc, factor, len(self.event_shape))
 
 
-class LowRankGaussian(_Correlated):
+class LowRankGaussian(Correlated):
     r"""Gaussian with covariance :math:`W W^T + \mathrm{diag}(\sigma^2)`.
 
     Linear in the number of elements, so fit for a likelihood of many elements whose errors go
     together, or for a posterior between the diagonal and the full one.
 
     Args:
-        shape: the event shape, of d elements in all.
-        network: maps the parents to features; ``None`` for free parameters.
         rank: the number of columns of W.
-        covariance: ``"network"``, or ``"global"`` for one covariance shared by all rows.
         family: ``LowRankNormal``; ``LowRankPrecisionNormal`` makes the precision
             :math:`\mathrm{diag}(\sigma^{-2}) + W W^T` instead, as Rezende et al. do.
-        minimum_scale: the lower bound of :math:`\sigma`, in standardised units.
-        units: mean and standard deviation of the data, broadcastable to ``shape``.
 
-    Shape:
-        Parents of leading shape ``(*particles, batch)`` give that batch shape, event ``shape``.
+    Further arguments and shapes are those of :class:`Correlated`.
 
     Stochastic Backpropagation and Approximate Inference in Deep Generative Models (Rezende et
     al., 2014), https://arxiv.org/abs/1401.4082
