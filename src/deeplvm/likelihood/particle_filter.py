@@ -191,10 +191,11 @@ def _filtered(
     noise: RowNoise,
 ) -> dict[str, Tensor]:
     """Quantities of each row, ``(rows, ...)``."""
-    shape = (particles, len(next(iter(given.values()))))
+    some = next(iter(given.values()))
+    shape = (particles, len(some))
     # what comes before the steps, and its weights
     known: dict[str, Any] = dict(given)
-    log_weight = torch.zeros(shape, dtype=torch.float64)
+    log_weight = torch.zeros(shape, dtype=torch.float64, device=some.device)
     drawn = noise.of(Sampled())
     guide, ready = None, {}
     if q is not None:
@@ -202,9 +203,9 @@ def _filtered(
         guide = _walk(q, {**known, **first}, shape, missing, drawn)
         ready = {name: first[name] for name in model.common if name in first}
         known |= {name: site for name, site in first.items() if site.drawn}
-        log_weight = log_weight.to(_device(given)) - _drawn(first, shape)
+        log_weight = log_weight - _total(first, drawn=True)
     first = _before(p, known, shape, missing, ready, drawn)
-    log_weight = log_weight.to(_device(given)) + _scored(first, shape)
+    log_weight = log_weight + _total(first, drawn=False)
     default = drawn if guide is None else _UNEXPLAINED
     target = _walk(p, {**known, **first}, shape, missing, default)
 
@@ -216,9 +217,9 @@ def _filtered(
             trace = guide.take(t)
             latents = {name: site for name, site in trace.items() if site.drawn}
             ready = {name: trace[name] for name in model.common if name in trace}
-            log_weight = log_weight - _drawn(trace, shape)
+            log_weight = log_weight - _total(trace, drawn=True)
         trace = target.take(t, more=latents, ready=ready)
-        log_weight = log_weight + _scored(trace, shape)
+        log_weight = log_weight + _total(trace, drawn=False)
         if target.mask is not None:
             log_weight = torch.where(target.mask[:, t], log_weight, 0.0)
         predictive.append(population.weigh(log_weight))
@@ -262,22 +263,13 @@ def _before(
     return parts.before(read, shape, default=default, missing=missing, ready=ready)
 
 
-def _drawn(trace: Trace, shape: tuple[int, int]) -> Tensor:
-    """Log-densities of what was drawn, in float64."""
-    return _total([site for site in trace.values() if site.drawn], shape)
-
-
-def _scored(trace: Trace, shape: tuple[int, int]) -> Tensor:
-    """Log-densities of what was given."""
-    return _total([site for site in trace.values() if not site.drawn], shape)
-
-
-def _total(sites: list[Site], shape: tuple[int, int]) -> Tensor:
+def _total(trace: Trace, *, drawn: bool) -> Tensor:
+    """Log-densities of what was drawn, or of what was given, in float64."""
     total = torch.zeros((), dtype=torch.float64)
-    for site in sites:
-        if site.log_prob is not None:
+    for site in trace.values():
+        if site.drawn is drawn and site.log_prob is not None:
             total = total + site.log_prob.double()
-    return total.expand(shape)
+    return total
 
 
 def _taken(site: Site, index: Tensor) -> Site:
@@ -292,7 +284,3 @@ def _taken(site: Site, index: Tensor) -> Site:
         return value.expand(*index.shape, *value.shape[2:])[index, row]
 
     return Site(chosen(site.value), batch_dims=2, view=site.view)
-
-
-def _device(given: Mapping[str, Tensor]) -> torch.device:
-    return next(iter(given.values())).device
