@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 
-class HasDtype(Protocol):
-    """A tensor or a module that says its dtype."""
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of the parameters."""
-        ...
-
-
-def join(parents: tuple[Tensor, ...], features: int, like: HasDtype, owner: str) -> Tensor:
+def join(parents: tuple[Tensor, ...], features: int, like: Tensor, owner: str) -> Tensor:
     r"""Parents side by side: :math:`(h_1, \dots, h_n)` concatenated on the last axis.
 
     Leading dimensions are broadcast against each other, so a parent of one value per

@@ -74,11 +74,6 @@ class LocallyReparameterisedLinear(nn.Module):
         self.log_scale = nn.Parameter(level.expand(out_features, in_features).clone())
         self.bias_log_scale = nn.Parameter(level.expand(out_features).clone())
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of the parameters."""
-        return self.mean.dtype
-
     def forward(self, *parents: Tensor) -> Tensor:
         """A draw of the result of each row, shape ``(*particles, batch, out_features)``."""
         mean, variance = self.moments(*parents)
@@ -86,7 +81,7 @@ class LocallyReparameterisedLinear(nn.Module):
 
     def moments(self, *parents: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance of the result, each ``(*particles, batch, out_features)``."""
-        x = join(parents, self.in_features, self, type(self).__name__)
+        x = join(parents, self.in_features, self.mean, type(self).__name__)
         mean = linear(x, self.mean, self.bias_mean)
         scales = (2 * self.log_scale).exp(), (2 * self.bias_log_scale).exp()
         return mean, linear(x.square(), *scales)

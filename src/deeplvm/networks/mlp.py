@@ -77,13 +77,8 @@ class MLP(nn.Module):
         """Features of the parents, shape ``(*particles, batch, out_features)``."""
         if self.in_shape is not None:
             parents = (self._flatten(*parents),)
-        return self.layers(join(parents, self.in_features, self, "MLP"))
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of the parameters."""
-        first = next(self.parameters(), None)
-        return torch.get_default_dtype() if first is None else first.dtype
+        like = self.layers[0].weight if len(self.layers) else torch.empty(0)
+        return self.layers(join(parents, self.in_features, like, "MLP"))
 
     def _flatten(self, *parents: Tensor) -> Tensor:
         event = self.in_shape or ()

@@ -66,14 +66,9 @@ class SkipMLP(nn.Module):
             for layer in self.layers:
                 initialization(layer)  # type: ignore[arg-type]
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """The dtype of the parameters."""
-        return next(self.parameters()).dtype
-
     def forward(self, *parents: Tensor) -> Tensor:
         """Features of the parents, shape ``(*particles, batch, out_features)``."""
-        seen = join(parents, self.in_features, self, "SkipMLP")
+        seen = join(parents, self.in_features, self.layers[0].weight, "SkipMLP")
         features = seen
         for layer, activation in zip(self.layers, self.activations, strict=True):
             features = torch.cat([activation(layer(features)), seen], -1)
