@@ -21,7 +21,7 @@ from deeplvm.conditionals.flows import (
     NeuralAutoregressiveFlow,
     NeuralSplineFlow,
 )
-from deeplvm.conditionals.flows.inverse_autoregressive import InverseAutoregressive
+from deeplvm.conditionals.flows.autoregressive import InverseAutoregressive
 from deeplvm.conditionals.flows.masked import (
     MaskedConvolutions,
     MaskedLinear,

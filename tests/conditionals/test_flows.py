@@ -10,7 +10,7 @@ import torch
 from deeplvm import Joint, LatentVariableModel, elbo
 from deeplvm.conditionals import Bernoulli, Gaussian, flows
 from deeplvm.conditionals.flows import InverseAutoregressiveFlow
-from deeplvm.conditionals.flows.inverse_autoregressive import InverseAutoregressive
+from deeplvm.conditionals.flows.autoregressive import InverseAutoregressive
 from deeplvm.networks import MLP
 
 

@@ -8,9 +8,8 @@ from deeplvm.networks.local_reparameterisation import (
     weights_divergence,
 )
 from deeplvm.networks.masked import MaskedNetwork
-from deeplvm.networks.mlp import MLP, glorot
+from deeplvm.networks.mlp import MLP, SkipMLP, glorot
 from deeplvm.networks.recurrent import GRU
-from deeplvm.networks.skip import SkipMLP
 
 __all__ = [
     "GRU",

@@ -1,15 +1,18 @@
 """Normalizing flows as conditionals: posteriors, priors and likelihoods; each family a file."""
 
 from deeplvm.conditionals.flows.activation_normalisation import ActivationNormalisation, start_from
+from deeplvm.conditionals.flows.autoregressive import (
+    InverseAutoregressiveFlow,
+    Inverted,
+    MaskedAutoregressiveFlow,
+)
 from deeplvm.conditionals.flows.coupling import NICE, RealNVP, coupling_mask
 from deeplvm.conditionals.flows.flow import Flow, Transform
 from deeplvm.conditionals.flows.guarded_zuko import zuko
 from deeplvm.conditionals.flows.householder import HouseholderFlow
-from deeplvm.conditionals.flows.inverse_autoregressive import InverseAutoregressiveFlow
 from deeplvm.conditionals.flows.linear_inverse_autoregressive import (
     LinearInverseAutoregressiveFlow,
 )
-from deeplvm.conditionals.flows.masked_autoregressive import Inverted, MaskedAutoregressiveFlow
 from deeplvm.conditionals.flows.neural_autoregressive import NeuralAutoregressiveFlow
 from deeplvm.conditionals.flows.permutation import InvertibleLinear, Permutation, reversal
 from deeplvm.conditionals.flows.planar import PlanarFlow, RadialFlow
