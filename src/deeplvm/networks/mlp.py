@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -77,7 +78,7 @@ class MLP(nn.Module):
         """Features of the parents, shape ``(*particles, batch, out_features)``."""
         if self.in_shape is not None:
             parents = (self._flatten(*parents),)
-        like = self.layers[0].weight if len(self.layers) else torch.empty(0)
+        like: Any = self.layers[0].weight if len(self.layers) else torch.empty(0)
         return self.layers(join(parents, self.in_features, like, "MLP"))
 
     def _flatten(self, *parents: Tensor) -> Tensor:
@@ -149,7 +150,8 @@ class SkipMLP(nn.Module):
 
     def forward(self, *parents: Tensor) -> Tensor:
         """Features of the parents, shape ``(*particles, batch, out_features)``."""
-        seen = join(parents, self.in_features, self.layers[0].weight, "SkipMLP")
+        like: Any = self.layers[0].weight
+        seen = join(parents, self.in_features, like, "SkipMLP")
         features = seen
         for layer, activation in zip(self.layers, self.activations, strict=True):
             features = torch.cat([activation(layer(features)), seen], -1)
