@@ -20,6 +20,7 @@ from deeplvm.core.joint import (
     as_site,
     batch_shape_of,
     is_joint,
+    monte_carlo,
     view_of,
 )
 from deeplvm.core.steps import Masked, Steps
@@ -327,7 +328,7 @@ class Walk:
                     sites[name] = self._padded(site)
             self.missing = missing - {n for n, site in sites.items() if not site.holes}
         #: The batch shape and log-measure so far, with the values that steps enumerated.
-        self.here, self.log_measure = self.shape, _measure(self.shape)
+        self.here, self.log_measure = self.shape, monte_carlo(self.shape)
         self.past: dict[int, Mapping[str, Site]] = {}
         #: Of what is known of all steps: as it is read, one step before, say.
         self.shifted = self.shift_all()
@@ -579,7 +580,7 @@ class Walk:
         )
         if trace.batch_shape != before:  # every value counts, of those that count at all
             self.here = trace.batch_shape
-            weight, lead = trace.log_measure - _measure(before), len(self.here) - len(before)
+            weight, lead = trace.log_measure - monte_carlo(before), len(self.here) - len(before)
             paths, values = math.prod(self.here[: len(self.here) - axis]), self.here[:lead]
             if paths > _PATHS:
                 raise ValueError(
@@ -715,10 +716,6 @@ def sum_out(walk: Walk, names: Sequence[str], most: int) -> Trace:
         else:
             sites[each] = walk.outside(site)
     return walk.trace(sites)
-
-
-def _measure(shape: tuple[int, ...]) -> float:
-    return -float(torch.tensor(shape[:-1]).prod().log()) if shape[:-1] else 0.0
 
 
 def _unsqueeze(value: Any, at: int) -> Any:
