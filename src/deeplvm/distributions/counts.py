@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Size, Tensor, distributions
-from torch.distributions import Distribution, constraints
+from torch.distributions import constraints
 
+from deeplvm.distributions.elements import Elements
 from deeplvm.distributions.gamma_functions import log_binomial, log_poisson
 
 
@@ -28,7 +29,7 @@ class Poisson(distributions.Poisson):
         return log_poisson(value.to(self.rate.dtype), self.rate)
 
 
-class NegativeBinomial(Distribution):
+class NegativeBinomial(Elements):
     r"""Counts with mean m and variance :math:`m + m^2 / r`; r the dispersion.
 
     .. math:: p(x) = \frac{\Gamma(r + x)}{\Gamma(r) \, x!}
@@ -46,15 +47,10 @@ class NegativeBinomial(Distribution):
         tensor(7.5000)
     """
 
-    arg_constraints = {  # noqa: RUF012  (torch's own name)
-        "mean": constraints.positive,
-        "dispersion": constraints.positive,
-    }
+    names = ("_mean", "dispersion")
     support = constraints.nonnegative_integer
-
-    def __init__(self, mean: Tensor, dispersion: Tensor) -> None:
-        self._mean, self.dispersion = torch.broadcast_tensors(mean, dispersion)
-        super().__init__(self._mean.shape, validate_args=False)
+    _mean: Tensor
+    dispersion: Tensor
 
     @property
     def mean(self) -> Tensor:
@@ -63,11 +59,6 @@ class NegativeBinomial(Distribution):
     @property
     def variance(self) -> Tensor:
         return self._mean + self._mean.square() / self.dispersion
-
-    def expand(self, batch_shape: Sequence[int], _instance: object = None) -> NegativeBinomial:
-        return NegativeBinomial(
-            self._mean.expand(batch_shape), self.dispersion.expand(batch_shape)
-        )
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         with torch.no_grad():

@@ -78,13 +78,7 @@ class DiagonalNormal(Independent):
         """The elements, under the name that ``Independent`` gives them."""
         return Normal(self.loc, self.scale, validate_args=False)
 
-    @property
-    def mean(self) -> Tensor:
-        return self.loc
-
-    @property
-    def mode(self) -> Tensor:
-        return self.loc
+    mean = mode = property(lambda self: self.loc)
 
     @property
     def stddev(self) -> Tensor:

@@ -9,6 +9,8 @@ from torch import Size, Tensor, distributions
 from torch.distributions import Categorical, Distribution, constraints, register_kl
 from torch.nn.functional import logsigmoid
 
+from deeplvm.distributions.elements import Elements
+
 
 class Bernoulli(torch.distributions.Bernoulli):
     r"""Bernoulli, :math:`\log p(x) = x \eta - \log(1 + e^\eta)`, finite for every logit.
@@ -94,7 +96,7 @@ def log_sigmoid_difference(upper: Tensor, lower: Tensor) -> Tensor:
     return logsigmoid(upper) + logsigmoid(-lower) + torch.log(-torch.expm1(lower - upper))
 
 
-class DiscretizedLogistic(Distribution):
+class DiscretizedLogistic(Elements):
     r"""A logistic variable rounded to the levels 0 .. n-1; it sums to one exactly.
 
     Levels are scaled to :math:`u \in [-1, 1]`, with bins of width :math:`2h = 2 / (n - 1)`:
@@ -119,16 +121,14 @@ class DiscretizedLogistic(Distribution):
         1.000000
     """
 
-    arg_constraints = {  # noqa: RUF012  (torch's own name)
-        "loc": constraints.real,
-        "scale": constraints.positive,
-    }
+    names = ("loc", "scale")
     has_enumerate_support = True
+    loc: Tensor
+    scale: Tensor
 
     def __init__(self, loc: Tensor, scale: Tensor, levels: int = 256) -> None:
-        self.loc, self.scale = torch.broadcast_tensors(loc, scale)
         self.levels = levels
-        super().__init__(self.loc.shape, validate_args=False)
+        super().__init__(loc, scale)
 
     @property
     def support(self) -> constraints.Constraint:
@@ -158,10 +158,6 @@ class DiscretizedLogistic(Distribution):
         """Costs all the levels in memory."""
         levels = self.enumerate_support()
         return (self.log_prob(levels).exp() * (levels - self.mean).square()).sum(0)
-
-    def expand(self, batch_shape: Sequence[int], _instance: object = None) -> DiscretizedLogistic:
-        shape = Size(batch_shape)
-        return DiscretizedLogistic(self.loc.expand(shape), self.scale.expand(shape), self.levels)
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         with torch.no_grad():

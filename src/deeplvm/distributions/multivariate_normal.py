@@ -61,13 +61,7 @@ class MultivariateNormal(Distribution, ABC):
         """The mean, shape ``(*batch, *event)``."""
         return self._loc.expand(self._extended_shape())
 
-    @property
-    def mean(self) -> Tensor:
-        return self.loc
-
-    @property
-    def mode(self) -> Tensor:
-        return self.loc
+    mean = mode = property(lambda self: self.loc)
 
     @property
     def covariance_matrix(self) -> Tensor:

@@ -7,14 +7,15 @@ from collections.abc import Sequence
 
 import torch
 from torch import Size, Tensor, distributions
-from torch.distributions import Distribution, constraints, kl_divergence, register_kl
+from torch.distributions import constraints, kl_divergence, register_kl
 from torch.distributions.utils import _standard_normal
 from torch.nn.functional import softplus
 
+from deeplvm.distributions.elements import Elements
 from deeplvm.distributions.gamma_functions import log_poisson, log_rising
 
 
-class StudentT(Distribution):
+class StudentT(Elements):
     r"""Student's t with :math:`\nu` degrees of freedom, location :math:`\mu` and scale s.
 
     .. math:: p(x) = \frac{\Gamma((\nu + 1) / 2)}{\Gamma(\nu / 2) \sqrt{\pi \nu} \, s}
@@ -35,34 +36,22 @@ class StudentT(Distribution):
         tensor(-0.9189)
     """
 
-    arg_constraints = {  # noqa: RUF012  (torch's own name)
-        "df": constraints.positive,
-        "loc": constraints.real,
-        "scale": constraints.positive,
-    }
+    names = ("df", "loc", "scale")
     support = constraints.real
     has_rsample = True
-
-    def __init__(self, df: Tensor, loc: Tensor, scale: Tensor) -> None:
-        self.df, self.loc, self.scale = torch.broadcast_tensors(df, loc, scale)
-        super().__init__(self.loc.shape, validate_args=False)
+    df: Tensor
+    loc: Tensor
+    scale: Tensor
+    mode = property(lambda self: self.loc)
 
     @property
     def mean(self) -> Tensor:
         return torch.where(self.df > 1, self.loc, math.nan)
 
     @property
-    def mode(self) -> Tensor:
-        return self.loc
-
-    @property
     def variance(self) -> Tensor:
         finite = self.scale.square() * self.df / (self.df - 2)
         return torch.where(self.df > 2, finite, torch.where(self.df > 1, math.inf, math.nan))
-
-    def expand(self, batch_shape: Sequence[int], _instance: object = None) -> StudentT:
-        shape = Size(batch_shape)
-        return StudentT(self.df.expand(shape), self.loc.expand(shape), self.scale.expand(shape))
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         shape = self._extended_shape(Size(sample_shape))
@@ -79,7 +68,7 @@ class StudentT(Distribution):
         return normaliser - scale.log() - 0.5 * (df + 1) * torch.log1p(noise.square() / df)
 
 
-class Logistic(Distribution):
+class Logistic(Elements):
     r"""Density :math:`\sigma'((x - \mu) / s) / s`, the derivative of a sigmoid.
 
     Args:
@@ -93,26 +82,14 @@ class Logistic(Distribution):
 
     has_rsample = True
     support = constraints.real
-    arg_constraints = {"loc": constraints.real, "scale": constraints.positive}  # noqa: RUF012
-
-    def __init__(self, loc: Tensor, scale: Tensor) -> None:
-        self.loc, self.scale = torch.broadcast_tensors(loc, scale)
-        super().__init__(self.loc.shape, validate_args=False)
-
-    @property
-    def mean(self) -> Tensor:
-        return self.loc
-
-    @property
-    def mode(self) -> Tensor:
-        return self.loc
+    names = ("loc", "scale")
+    loc: Tensor
+    scale: Tensor
+    mean = mode = property(lambda self: self.loc)
 
     @property
     def variance(self) -> Tensor:
         return self.scale.square() * (math.pi**2 / 3)
-
-    def expand(self, batch_shape: Sequence[int], _instance: object = None) -> Logistic:
-        return Logistic(self.loc.expand(*batch_shape), self.scale.expand(*batch_shape))
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         uniform = torch.rand(

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 import torch
 from torch import Size, Tensor
-from torch.distributions import Distribution, constraints, register_kl
+from torch.distributions import constraints, register_kl
 
+from deeplvm.distributions.elements import Elements
 from deeplvm.distributions.gamma_functions import log_binomial
 
 
-class Beta(Distribution):
+class Beta(Elements):
     r"""Density :math:`x^{a - 1} (1 - x)^{b - 1} / B(a, b)` on (0, 1).
 
     Drawn as :math:`g_a / (g_a + g_b)` from two gamma variables, so that it can be traced, and
@@ -22,17 +23,11 @@ class Beta(Distribution):
         concentration0: b > 0, broadcastable to a.
     """
 
-    arg_constraints = {  # noqa: RUF012  (torch's own name)
-        "concentration1": constraints.positive,
-        "concentration0": constraints.positive,
-    }
+    names = ("concentration1", "concentration0")
     support = constraints.unit_interval
     has_rsample = True
-
-    def __init__(self, concentration1: Tensor, concentration0: Tensor) -> None:
-        both = torch.broadcast_tensors(concentration1, concentration0)
-        self.concentration1, self.concentration0 = both
-        super().__init__(self.concentration1.shape, validate_args=False)
+    concentration1: Tensor
+    concentration0: Tensor
 
     @property
     def mean(self) -> Tensor:
@@ -42,10 +37,6 @@ class Beta(Distribution):
     def variance(self) -> Tensor:
         total = self.concentration1 + self.concentration0
         return self.mean * (self.concentration0 / total) / (total + 1)
-
-    def expand(self, batch_shape: Sequence[int], _instance: object = None) -> Beta:
-        shape = Size(batch_shape)
-        return Beta(self.concentration1.expand(shape), self.concentration0.expand(shape))
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         shape = self._extended_shape(Size(sample_shape))
@@ -86,7 +77,7 @@ def _kl_betas(q: Beta, p: Beta) -> Tensor:
     return divergence.to(q.concentration1.dtype)
 
 
-class ContinuousBernoulli(Distribution):
+class ContinuousBernoulli(Elements):
     r"""Density :math:`p(x) = e^{\eta x} \, \eta / (e^\eta - 1)` on [0, 1].
 
     The normaliser is what a Bernoulli likelihood on grey values lacks. Torch's class works with
@@ -105,13 +96,10 @@ class ContinuousBernoulli(Distribution):
         tensor([0.0000, 9.2103])
     """
 
-    arg_constraints = {"logits": constraints.real}  # noqa: RUF012  (torch's own name)
+    names = ("logits",)
     support = constraints.unit_interval
     has_rsample = True
-
-    def __init__(self, logits: Tensor) -> None:
-        self.logits = logits
-        super().__init__(logits.shape, validate_args=False)
+    logits: Tensor
 
     @property
     def mean(self) -> Tensor:
@@ -135,9 +123,6 @@ class ContinuousBernoulli(Distribution):
         series = 1 / 12 - square * (1 / 240 - square * (1 / 6048 - square / 172800))
         exact = far.square().reciprocal() - torch.exp(-far) / torch.expm1(-far).square()
         return torch.where(near, series, exact)
-
-    def expand(self, batch_shape: Sequence[int], _instance: object = None) -> ContinuousBernoulli:
-        return ContinuousBernoulli(self.logits.expand(Size(batch_shape)))
 
     def log_prob(self, value: Tensor) -> Tensor:
         value = value.to(self.logits.dtype)

@@ -103,9 +103,7 @@ class VonMisesFisher(Distribution):
         r""":math:`A(\kappa) \mu`, inside the sphere."""
         return self.mean_cosine.unsqueeze(-1) * self.loc
 
-    @property
-    def mode(self) -> Tensor:
-        return self.loc
+    mode = property(lambda self: self.loc)
 
     @property
     def mean_cosine(self) -> Tensor:
