@@ -289,11 +289,8 @@ class Walk:
 
     Args:
         joint: The joint that is repeated.
-        given: As for :meth:`deeplvm.core.joint.Joint.forward`.
-        batch_shape: As there.
-        missing: As there.
-        ready: As there.
-        default: As there.
+        given, batch_shape, missing, ready, default: As for
+            :meth:`deeplvm.core.joint.Joint.forward`.
     """
 
     def __init__(

@@ -288,11 +288,9 @@ class LatentVariableModel(nn.Module):
 
         Args:
             objective: Ledger to one value per row, shape ``(batch,)``; higher is better.
-            given: As for :meth:`evidence`.
-            rows: As for :meth:`evidence`.
+            given, rows, draws: As for :meth:`evidence`.
             kl_weight: Weight of the latents' terms, see
                 :meth:`~deeplvm.core.evidence.Evidence.temper`.
-            draws: As for :meth:`evidence`.
 
         Returns:
             The values, shape ``(batch,)``, and the evidence.

@@ -164,8 +164,7 @@ def exact_posterior(
     r""":math:`p(z | x) = p(x, z) / \sum_{z'} p(x, z')` of every row, for every value of z.
 
     Args:
-        model: As for :func:`exact_likelihood`.
-        data: As for :func:`exact_likelihood`; the result has S numbers a row.
+        model, data: As for :func:`exact_likelihood`; the result has S numbers a row.
         sum_over: Names to infer although the data have them.
         pairs: Pairs of a row and a value that go through p at once.
         most: The largest number of joint values.
