@@ -253,6 +253,32 @@ def test_a_latent_of_the_whole_sequence_and_a_backward_network() -> None:
         assert found.log_px_stderr.max() < 0.2
 
 
+class Raised(nn.Module):
+    """N(1.5 z + k, 1/4), k the class 0 or 1."""
+
+    event_shape = torch.Size((1,))
+
+    def forward(self, z: Tensor, label: Tensor) -> Distribution:
+        return Independent(Normal(1.5 * z + label[..., 1:], 0.5), 1)
+
+
+def test_a_label_that_some_sequences_have() -> None:
+    """It is drawn where it is missing; 5 standard errors. Elsewhere nothing changes."""
+    steps = {"z | z[-1]": Scaled(0.6, 0.8), "x | z, c": Raised()}
+    inner = Recurrent(steps, start={"z": 1}, outside=["c"])
+    model = LatentVariableModel(Joint({"c": Categorical(2), "z, x | c": inner}))
+    x = torch.randn(3, 5, 1)
+    c = torch.tensor([1.0, math.nan, 0.0])
+    found = particle_filter(model, {"x": x, "c": c}, 2_000, proposal="prior")
+    each = torch.stack([kalman(row[:, 0] - k)[1] for row in x for k in (0.0, 1.0)])
+    each = each.reshape(3, 2) - math.log(2)
+    expected = torch.stack([each[0, 1], each[1].logsumexp(0), each[2, 0]])
+    assert ((found.log_px - expected).abs() < 5 * found.log_px_stderr).all()
+    known = {"x": x[[0, 2]], "c": c[[0, 2]]}
+    alone = particle_filter(model, known, 2_000, proposal="prior")
+    assert torch.allclose(found.log_px[[0, 2]], alone.log_px, atol=1e-9)
+
+
 def test_the_result_is_plain_and_repeats() -> None:
     model, data = linear(), {"x": torch.randn(5, 4, 1)}
     model.train()
