@@ -114,8 +114,7 @@ class LatentVariableModel(nn.Module):
                 raise NotationError(_no_density(name, self.q))
         self._closed_of: dict[tuple[str, ...], frozenset[str]] = {}
         self._named_in_p = frozenset((*self.p.names, *self.p.inputs))
-        #: Names whose values conditionals of p read.
-        self.read_by_p = _read(self.p)
+        self._read_by_p = _read(self.p)
         #: Every name of the model, inputs included.
         self.names = self._named_in_p.union(self.q.names, self.q.inputs)
         # Deterministic nodes that p and q share, with the names they follow from: computed once.
@@ -206,7 +205,7 @@ class LatentVariableModel(nn.Module):
         Where elements of such a name are missing, q draws them, and them alone.
         """
         known, ways = dict(asked.sites), dict(asked.draw)
-        for name in self.read_by_p.intersection(self.q.names, asked.sites):
+        for name in self._read_by_p.intersection(self.q.names, asked.sites):
             if not asked.sites[name].holes:
                 continue
             if hasattr(self.q, "repetitions") and len(self.q.repetitions(name)) > 1:

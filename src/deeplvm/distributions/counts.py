@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Size, Tensor, distributions
-from torch.distributions import constraints
+from torch.distributions import Distribution, constraints
 
 from deeplvm.distributions.elements import Elements
 from deeplvm.distributions.gamma_functions import log_binomial, log_poisson

@@ -232,7 +232,7 @@ def _apart(
     model: LatentVariableModel, given: dict[str, Tensor], missing: frozenset[str]
 ) -> list[_Kind]:
     """Rows by which of the names that p reads are missing in them, as a whole."""
-    names = sorted(missing & model.read_by_p & set(model.p.names))
+    names = [name for name in sorted(missing) if model.reads(name) and name in model.p.names]
     if not names:
         return []
     absent = torch.stack([given[n].isnan().reshape(len(given[n]), -1).all(1) for n in names], 1)
@@ -372,7 +372,7 @@ def latent_dimensions(model: LatentVariableModel, source: Source | Rows) -> int:
     rows = rows_of(model, source)
     sizes = {}
     with evaluation_of(model, 0):
-        for _, given in rows.each(_LOOKED_AT) if rows.missing & model.read_by_p else ():
+        for _, given in rows.each(_LOOKED_AT) if any(map(model.reads, rows.missing)) else ():
             for kind in _apart(model, given, rows.missing):
                 what = tuple(kind.given)
                 if what not in sizes:

@@ -233,7 +233,8 @@ def _space(
         raise ValueError(
             f"p has no {', '.join([repr(each) for each in sorted(unknown)])} to sum over."
         )
-    partly = rows_of(model, data).missing & model.read_by_p & set(model.p.names)
+    holes = rows_of(model, data).missing
+    partly = [name for name in holes if model.reads(name) and name in model.p.names]
     taken = rows_of(model, data, (*sum_over, *partly))
     with evaluation_of(model, 0):
         p, first = model.p, taken[slice(0, 1)]
