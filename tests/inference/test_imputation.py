@@ -337,6 +337,29 @@ def test_rows_are_the_same_in_any_company() -> None:
     torch.testing.assert_close(whole.draws["x"], parts.draws["x"].flip(1), equal_nan=True)
 
 
+def test_columns_of_several_kinds_of_which_only_draws_are_known() -> None:
+    """Two classes tell a number and a category apart, and neither has a marginal by itself."""
+
+    def make(z: Tensor) -> Distribution:
+        def part(loc: float, probs: list[float]) -> Distribution:
+            real = DiagonalNormal(torch.full((*z.shape[:-1], 1), loc), torch.tensor(0.5), 1)
+            table = torch.tensor(probs).expand(*z.shape[:-1], 1, 3)
+            other = Independent(Categorical(probs=table), 1)
+            return Product([real, other], torch.tensor([0, 1]))
+
+        parts = [part(2.0, [0.1, 0.1, 0.8]), part(-2.0, [0.7, 0.2, 0.1])]
+        return Mixture(torch.zeros(*z.shape[:-1], 2), parts)
+
+    x = torch.tensor([[2.1, NAN], [-1.9, NAN], [NAN, 2.0], [NAN, NAN]])
+    found = impute(model_of(make), {"x": x}, particles=1000, level=0.9)
+    assert found.values["x"][:2, 1].tolist() == [2.0, 0.0]
+    assert abs(float(found.values["x"][2, 0]) - (2 * 0.8 - 2 * 0.1) / 0.9) < 0.15
+    assert abs(float(found.values["x"][3, 0])) < 0.25
+    torch.testing.assert_close(
+        found.probability["x"][:2, 1], torch.tensor([0.8, 0.7]), atol=0.05, rtol=0
+    )
+
+
 def test_refusals() -> None:
     model, *_ = linear()
     with pytest.raises(ValueError, match="by is one of auto, mean, median, mode, not 'best'"):

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 By = Literal["auto", "mean", "median", "mode"]
 _FEW_LEVELS = 64  # so many values of an ordered variable have a median of their own
-_ENOUGH_DRAWS = 1_000  # for quantiles, where there is no distribution function
+_MANY_LEVELS = 1_000  # beyond, draws that are whole numbers are numbers
+_ENOUGH_DRAWS = 500  # for quantiles, where there is no distribution function
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +94,7 @@ class Posterior:
     noise: RowNoise
     given: Distribution | None
     completed: Tensor | None = None
+    _sets: Tensor | None = None  # draws of each particle, for all quantiles
 
     @classmethod
     def of(
@@ -123,7 +125,7 @@ class Posterior:
         names = ["value", "probability", *(["lower", "upper"] if level else [])]
         found = {what: whole.clone() for what in names}
         for places, elements in self._pieces():
-            piece = _Piece(elements, self.weights, self._sampled(places), by, level, self)
+            piece = _Piece(elements, self.weights, self._sampled(places), by, level, self, places)
             for what, part in piece.told(_is_category(variable, places, elements)).items():
                 if places is None:
                     found[what] = part.to(whole)
@@ -137,9 +139,14 @@ class Posterior:
         return found
 
     def _pieces(self) -> list[tuple[Tensor | None, Distribution | None]]:
-        if self.given is None:
-            return [(None, None)]
-        return pieces(self.given) or [(None, None)]
+        found = [] if self.given is None else pieces(self.given)
+        if found or self.value.dim() != 2:
+            return [*found] or [(None, None)]
+        # columns of which only draws are known are of several kinds perhaps
+        return [(torch.tensor([i], device=self.value.device), None) for i in self._missing()]
+
+    def _missing(self) -> list[int]:
+        return self.value.isnan().any(0).nonzero().flatten().tolist()
 
     def samples(self) -> Tensor:
         """A draw of each particle, shape ``(N, batch, *event)``."""
@@ -154,9 +161,10 @@ class Posterior:
         """Draws of some elements, as often as quantiles need, ``(sets, N, batch, ...)``."""
 
         def make() -> Tensor:
-            again = 1 if self.given is None else -(-_ENOUGH_DRAWS // len(self.weights.log))
-            sets = torch.stack([self.samples() for _ in range(again)])
-            return sets if places is None else sets[..., places]
+            if self._sets is None:
+                again = 1 if self.given is None else -(-_ENOUGH_DRAWS // len(self.weights.log))
+                self._sets = torch.stack([self.samples() for _ in range(again)])
+            return self._sets if places is None else self._sets[..., places]
 
         return make
 
@@ -171,6 +179,7 @@ class _Piece:
     by: By
     level: float | None
     of: Posterior  # all elements together
+    places: Tensor | None  # along the last axis; all without
 
     def told(self, category: Tensor | bool) -> dict[str, Tensor]:  # noqa: FBT001
         """Each number of shape ``(batch, ...)``."""
@@ -201,7 +210,7 @@ class _Piece:
             drawn = self.draws()
             listed = drawn.unique()
             whole = bool((listed == listed.round()).all())
-            return listed if whole and len(listed) <= 1_000 else None
+            return listed if whole and len(listed) <= _MANY_LEVELS else None
         if not self.elements.has_enumerate_support or self.elements.event_shape:
             return None
         return self.elements.enumerate_support(expand=False).flatten()
@@ -260,6 +269,7 @@ class _Piece:
         known, mean = self.elements or self.of.given, None
         if known is not None:
             mean = self._average(self._flat(_or_nan(known, "mean")))
+            mean = mean if self.elements is not None else self._here(mean)
         if mean is None or bool(mean.isnan().any()):  # a flow, or a tail without a mean
             drawn = self.draws()
             sampled = self._average(drawn.mean(0))
@@ -307,8 +317,7 @@ class _Piece:
         log = self.weights.log
         top = log.topk(min(64, len(log)), 0).indices
         if self.elements is None:  # together, as there is no density of one by itself
-            candidates = self.draws()[0]
-            value = self.of.value
+            candidates, value = self.of.samples(), self.of.value
             candidates = torch.where(value.isnan(), candidates, value.to(candidates))
             density = given.log_prob
         else:
@@ -321,9 +330,13 @@ class _Piece:
         log = log.reshape(*log.shape, *[1] * (each[0].dim() - 2))
         total = torch.stack([(log + one).logsumexp(0) for one in each])
         best = total.argmax(0, keepdim=True)
-        return candidates.take_along_dim(
-            best.reshape(*best.shape, *[1] * (candidates.dim() - best.dim())), 0
-        )[0]
+        best = best.reshape(*best.shape, *[1] * (candidates.dim() - best.dim()))
+        found = candidates.take_along_dim(best, 0)[0]
+        return found if self.elements is not None else self._here(found)
+
+    def _here(self, values: Tensor) -> Tensor:
+        """Of values of the whole event those of this piece."""
+        return values if self.places is None else values[..., self.places]
 
 
 def _or_nan(elements: Distribution, what: str) -> Tensor:
