@@ -362,3 +362,45 @@ def test_score_cells_and_false_alarms(deeplvm: Run, table_run: Path, table: Tabl
     refused = deeplvm(*words, "--false-alarms", 0.001)
     assert refused.code == 2
     assert "needs 1000 held-out rows or more, and the run has 8" in refused.line
+
+
+def test_sample_given_some_columns(deeplvm: Run, table_run: Path) -> None:
+    words = ("sample", table_run, "-n", 30, "-o", "draws.csv")
+    outcome = deeplvm(*words, "--given", "height=1.25, age = -0.5")
+    assert outcome.code == 0, outcome.err
+    draws = _read("draws.csv")
+    assert draws.shape == (30, 3)
+    assert (draws["height"] == 1.25).all()
+    assert (draws["age"] == -0.5).all()
+    assert draws["weight"].nunique() == 30
+    for given, said in (
+        ("hight=1", "there is no column 'hight'; did you mean"),
+        ("height", "is not column=value, such as height=..."),
+        ("height=1,height=2", "says twice what 'height' is"),
+        ("height=1,weight=2,age=3", "nothing left to draw"),
+        ("height=tall", "--given"),
+    ):
+        refused = deeplvm(*words, "--given", given)
+        assert refused.code == 2
+        assert said in refused.line
+    assert "does not go with --given" in deeplvm(*words, "--given", "age=1", "--mean").line
+
+
+def test_given_columns_tell_the_others(deeplvm: Run) -> None:
+    """Of a linear relation learned well; the mean of 300 draws, within 0.3 of 0.5 * 6."""
+    generator = np.random.default_rng(0)
+    length = generator.normal(5, 1, 800)
+    rows = {"length": length, "width": 0.5 * length + generator.normal(0, 0.1, 800)}
+    pandas.DataFrame(rows).assign(kind=np.where(length > 5, "big", "small")).to_csv(
+        "c.csv", index=False
+    )
+    words = ("--epochs", 60, "--latent", 2, "--hidden", 32, "--learning-rate", 3e-3)
+    assert deeplvm("fit", "c.csv", "--out", "run", "--no-evaluate", *words).code == 0
+    outcome = deeplvm("sample", "run", "-n", 300, "--given", "length=6,kind=big", "-o", "s.csv")
+    assert outcome.code == 0, outcome.err
+    draws = _read("s.csv")
+    assert abs(draws["width"].mean() - 3.0) < 0.3
+    assert draws["width"].std() > 0.02
+    assert set(draws["kind"]) == {"big"}
+    refused = deeplvm("sample", "run", "--given", "kind=huge", "-o", "s.csv")
+    assert "huge" in refused.line

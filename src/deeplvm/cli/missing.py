@@ -1,8 +1,12 @@
-"""Tables about missing values: several draws below one another, and what is known of each."""
+"""Missing values on the command line: draws, what is known of each, and rows given in words."""
 
 from __future__ import annotations
 
+import csv
+import difflib
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,8 +14,10 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from deeplvm.core.model import LatentVariableModel
     from deeplvm.data.records import Variable
     from deeplvm.inference.imputation import Imputation
+    from deeplvm.runs.run import Run
 
 
 def stacked(draws: Mapping[str, Tensor], variables: Mapping[str, Variable]) -> dict[str, Tensor]:
@@ -77,3 +83,88 @@ def _free(name: str, taken: set[str]) -> str:
     while name in taken:
         name += "_"
     return name
+
+
+_TOGETHER = 20  # draws of a row from one set of particles
+_PARTICLES = 1_000  # of which these are chosen by their weights
+
+
+def sampled_given(
+    opened: Run, model: LatentVariableModel, text: str, count: int, seed: int
+) -> tuple[dict[str, Tensor], Any, tuple[str, ...]]:
+    """So many draws of a row of which some columns are known.
+
+    Args:
+        opened: The run, whose columns they are.
+        model: Its model.
+        text: ``age=40,job=nurse``, as a line of a .csv: what has a comma is put in quotes.
+        count: How many.
+        seed: Of the draws.
+
+    Returns:
+        Values by name, the rows that were given as often, and warnings.
+
+    Raises:
+        ValueError: If a column is not one of the data, or a value not one of its.
+    """
+    from deeplvm.inference import impute
+
+    data = _row_of(opened, text)
+    per = min(count, _TOGETHER)
+    copies = -(-count // per)
+    found = impute(
+        model,
+        data.test[torch.zeros(copies, dtype=torch.int64)],
+        by="draw",
+        particles=_PARTICLES if model.q.names else 1,
+        draws=per,
+        draw=opened.measured(data),
+        completed="auto" if opened.saw_holes else True,
+        seed=seed,
+    )
+    values = {name: each.flatten(0, 1)[:count] for name, each in found.draws.items()}
+    rows = data.test[torch.zeros(count, dtype=torch.int64)]
+    return values, rows, found.warnings
+
+
+def _row_of(opened: Run, text: str) -> Any:
+    """One row, of which all but what is given is missing, read as the run's own data were."""
+    variable = opened.description.variables.get("x")
+    columns = None if variable is None else variable.columns
+    if columns is None:
+        raise ValueError("--given names columns, and the data of this run have none.")
+    label = opened.description.options.get("label")
+    known = [*columns, *([str(label)] if label else [])]
+    cells: dict[str, str] = {}
+    for each in next(csv.reader([text], skipinitialspace=True), []):
+        column, equals, value = each.partition("=")
+        column, value = column.strip(), value.strip()
+        if not equals or not column or not value:
+            raise ValueError(
+                f"--given {each!r} is not column=value, such as {columns[0]}=...; columns are "
+                f"parted by commas."
+            )
+        if column not in known:
+            close = difflib.get_close_matches(column, known, n=3, cutoff=0.4)
+            hint = f"did you mean {' or '.join(close)}?" if close else f"there are {_some(known)}."
+            raise ValueError(f"--given: there is no column {column!r}; {hint}")
+        if column in cells:
+            raise ValueError(f"--given says twice what {column!r} is.")
+        cells[column] = value
+    if not set(columns) - set(cells):
+        raise ValueError("--given says all columns, so there is nothing left to draw.")
+    titles = [*columns, *[each for each in cells if each not in columns]]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "given.csv"
+        with path.open("w", newline="") as file:
+            csv.writer(file).writerows([titles, [cells.get(each, "") for each in titles]])
+        try:
+            return opened.read(str(path))
+        except ValueError as error:
+            said = str(error).replace(str(path), path.name).replace(path.name, "--given")
+            # what it says to do next is about a file
+            raise ValueError(f"{said.split('. ')[0].rstrip('.')}.") from error
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:20]) + (", …" if len(names) > 20 else "")

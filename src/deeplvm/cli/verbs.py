@@ -247,6 +247,7 @@ def sample(
     seed: Seed = 0,
     mean: bool | None = None,
     label: str | None = None,
+    given: str | None = None,
     device: Device = "auto",
     trust: Trust = False,
 ) -> None:
@@ -259,6 +260,8 @@ def sample(
         mean: The mean of p(x | z) at each draw of z, without the noise of x; by default so in
             pictures, and not in tables.
         label: For a model of x given a label: this label alone, instead of all in turn.
+        given: Columns that are known, in the words of the file: "age=40,job=nurse"; the others
+            are drawn given these.
     """
     from deeplvm.cli.outputs import (
         PICTURES,
@@ -276,6 +279,20 @@ def sample(
     _only_images(opened, output, picture=picture)
     refuse_large("-n", rows, opened.description)
     model = opened.model.to(place(device))
+    if given is not None:
+        from deeplvm.cli.missing import sampled_given
+
+        if picture or mean is not None or label is not None:
+            other = f"-o {output}" if picture else "--mean" if mean is not None else "--label"
+            raise ValueError(
+                f"{other} does not go with --given, which draws rows of a table; leave it out"
+                f"{', and name the label in --given' if label is not None else ''}."
+            )
+        values, known, warnings = sampled_given(opened, model, given, rows, seed)
+        _save(output, values, opened.description, rows=known, escape=escape_formulas)
+        for warning in warnings:
+            note(f"warning: {warning}")
+        return
     values = sampled(
         model,
         opened.description,
@@ -438,7 +455,7 @@ def impute(
     ],
     output: Output,
     escape_formulas: Escape = False,
-    by: Literal["auto", "mean", "median", "mode"] = "auto",
+    by: Literal["auto", "mean", "median", "mode", "draw"] = "auto",
     draws: Number | None = None,
     details: Path | None = None,
     level: float | None = None,
@@ -458,6 +475,7 @@ def impute(
         by: What of that distribution: its mean makes the squared error smallest, its median the
             absolute error, its mode the share of wrong values. auto: the mode of categories and
             flags, the median of ordered levels, the mean of numbers. Categories have only a mode.
+            draw: one draw, which varies as values do.
         draws: Multiple imputation: so many draws of every row instead of one value, below one
             another, with the numbers of draw and row in front.
         details: Another table, one line for each value filled in: row, column, value, the ends of

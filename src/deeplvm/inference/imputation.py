@@ -111,7 +111,8 @@ def impute(
         data: Rows: ``data.test``, or named tensors ``(rows, *event)``, NaN where one is missing.
         by: What is filled in. ``"auto"``: the mode of categories and of 0 and 1, the median of
             ordered levels, the mean of counts to the nearest whole number, the mean of reals.
-            Categories have neither mean nor median, so that their mode stands there in any case.
+            Categories have neither mean nor median, so that their mode stands there. ``"draw"`` is
+            one draw, which varies as values do.
         particles: K.
         draws: How many draws of :math:`p(x_m | x_o)` are returned as well.
         level: Probability of the intervals, such as 0.95; none without.

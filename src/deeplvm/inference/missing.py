@@ -22,7 +22,7 @@ from deeplvm.randomness import RowNoise
 if TYPE_CHECKING:
     from deeplvm.data.records import Variable
 
-By = Literal["auto", "mean", "median", "mode"]
+By = Literal["auto", "mean", "median", "mode", "draw"]
 _FEW_LEVELS = 64  # so many values of an ordered variable have a median of their own
 _MANY_LEVELS = 1_000  # beyond, draws that are whole numbers are numbers
 _ENOUGH_DRAWS = 500  # for quantiles, where there is no distribution function
@@ -124,6 +124,8 @@ class Posterior:
         whole = torch.full_like(self.value, math.nan)
         names = ["value", "probability", *(["lower", "upper"] if level else [])]
         found = {what: whole.clone() for what in names}
+        if by == "draw" and not level:
+            return found | {"value": self.draw().to(whole)}
         for places, elements in self._pieces():
             piece = _Piece(elements, self.weights, self._sampled(places), by, level, self, places)
             for what, part in piece.told(_is_category(variable, places, elements)).items():
@@ -131,6 +133,8 @@ class Posterior:
                     found[what] = part.to(whole)
                 else:
                     found[what][..., places] = part.to(whole)
+        if by == "draw":
+            found |= {"value": self.draw().to(whole), "probability": whole}
         if isinstance(self.given, Masked):  # beyond a row's length there is nothing to fill in
             mask = self.given.mask.expand(self.given.batch_shape)
             mask = mask.flatten(0, len(self.weights.shape) - 2)[0]
@@ -190,7 +194,7 @@ class _Piece:
             return self._of_table(values, category)
         quantiles = [0.5 - self.level / 2, 0.5 + self.level / 2] if self.level else []
         whole = self.elements is not None and _is_whole(self.elements)
-        by = "mean" if self.by == "auto" else self.by
+        by = "mean" if self.by in ("auto", "draw") else self.by
         found: dict[str, Tensor] = {}
         if by == "mean":
             mean = self._mean()
@@ -244,7 +248,8 @@ class _Piece:
         best = table.argmax(0)
         mean = (table * values.reshape(-1, *[1] * (table.dim() - 1))).sum(0) / below[-1]
         binary = len(values) == 2
-        by = self.by if self.by != "auto" else "mode" if binary else "median"
+        by = "mode" if binary else "median"
+        by = by if self.by in ("auto", "draw") else self.by
         ordered = {"mode": values[best], "median": quantile(0.5), "mean": mean}[by]
         category = torch.as_tensor(category, device=table.device)
         value = torch.where(category, values[best], ordered)
