@@ -192,22 +192,26 @@ class LinearGaussian:
 
 def linear_gaussian_of(model: LatentVariableModel) -> LinearGaussian | None:
     """The linear Gaussian model that p is, or ``None`` if it is another one."""
+    latent, observed, prior, likelihood = _linear_in_one(model)
+    standard = isinstance(prior, StandardNormal) and len(prior.event_shape) == 1
+    known = standard and not likelihood.scale.outputs
+    return LinearGaussian(latent, observed, likelihood) if known else None
+
+
+def _linear_in_one(model: LatentVariableModel) -> tuple[str, str, nn.Module | None, Any]:
+    """Names and conditionals of z and of x | z, a Gaussian of a linear map; no prior elsewhere."""
     p: Any = model.p
     if not isinstance(p, Joint) or len(p.order) != 2:
-        return None
-    first, second = p.order
-    latent, observed = first.names[0], second.names[0]
-    prior, likelihood = p.conditional(latent), p.conditional(observed)
+        return "", "", None, None
+    latent, observed = [factor.names[0] for factor in p.order]
+    likelihood: Any = p.conditional(observed)
     linear = (
-        isinstance(prior, StandardNormal)
-        and len(prior.event_shape) == 1
-        and isinstance(likelihood, Gaussian)
-        and [str(parent) for parent in second.parents] == [latent]
+        isinstance(likelihood, Gaussian)
+        and [str(parent) for parent in p.order[1].parents] == [latent]
         and is_linear(likelihood.head)
         and likelihood.head.layer.bias is not None
-        and not likelihood.scale.outputs
     )
-    return LinearGaussian(latent, observed, likelihood) if linear else None  # type: ignore[arg-type]
+    return latent, observed, p.conditional(latent) if linear else None, likelihood
 
 
 def in_units(likelihood: Gaussian, x: Tensor) -> Tensor:
@@ -337,19 +341,8 @@ class MixtureOfGaussians:
 
 def mixture_of(model: LatentVariableModel) -> MixtureOfGaussians | None:
     """The mixture of Gaussians that p is, or ``None`` if it is another model."""
-    p: Any = model.p
-    if not isinstance(p, Joint) or len(p.order) != 2:
+    latent, observed, prior, likelihood = _linear_in_one(model)
+    if not isinstance(prior, Categorical | OneHot):
         return None
-    first, second = p.order
-    latent, observed = first.names[0], second.names[0]
-    prior, likelihood = p.conditional(latent), p.conditional(observed)
-    mixture = (
-        isinstance(prior, Categorical | OneHot)
-        and prior.head.network is None
-        and prior.head.event_shape == ()
-        and isinstance(likelihood, Gaussian)
-        and [str(parent) for parent in second.parents] == [latent]
-        and is_linear(likelihood.head)
-        and likelihood.head.layer.bias is not None
-    )
-    return MixtureOfGaussians(latent, observed, prior, likelihood) if mixture else None  # type: ignore[arg-type]
+    single = prior.head.network is None and prior.head.event_shape == ()
+    return MixtureOfGaussians(latent, observed, prior, likelihood) if single else None

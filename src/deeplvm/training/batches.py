@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -41,6 +41,7 @@ class Source(Protocol):
         ...
 
 
+@runtime_checkable
 class Ordered(Source, Protocol):
     """A source that says in which order its rows are best visited: one that streams from disk."""
 
@@ -49,6 +50,20 @@ class Ordered(Source, Protocol):
 
         A pure function of its arguments, so that a run goes on in the middle of an epoch.
         """
+        ...
+
+
+@runtime_checkable
+class Movable(Source, Protocol):
+    """A source that a GPU may hold."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in which its rows rest."""
+        ...
+
+    def to(self, device: torch.device, /) -> Source:
+        """The same rows there."""
         ...
 
 
@@ -166,8 +181,8 @@ class Batches:
         self.source: Any = source
         if isinstance(source, Tensors):
             self.source, self.place = source.to(self.names, device, dtype), device
-        elif device.type == "cuda" and _fits(source, device):
-            self.source, self.place = source.to(device), device  # type: ignore[attr-defined]
+        elif device.type == "cuda" and isinstance(source, Movable) and _fits(source, device):
+            self.source, self.place = source.to(device), device
         self.device, self.dtype = device, dtype
         real = [
             n for n in self.names if isinstance(some[n], Tensor) and some[n].is_floating_point()
@@ -206,7 +221,7 @@ class Batches:
         The source's own order, or one permutation of all rows; either depends on the arguments
         alone.
         """
-        if hasattr(self.source, "order"):
+        if isinstance(self.source, Ordered):
             return self.source.order(epoch, seed, batch_size, first)
         generator = Generator().manual_seed(seed_of(seed, epoch))
         permutation = torch.randperm(self.rows("train"), generator=generator)
@@ -464,17 +479,15 @@ def batches_of(
         return one(data, valid)
     measured = data.measured
     each = {name: one(s, valid if name == measured else None) for name, s in data.sources.items()}
-    if ordered := [name for name, one in each.items() if hasattr(one.source, "order")]:
+    if ordered := [name for name, one in each.items() if isinstance(one.source, Ordered)]:
         raise ValueError(f"{ordered[0]!r} has an order of its own, which streams cannot follow.")
     return StreamBatches(data, each)
 
 
-def _fits(source: Source, device: torch.device) -> bool:
+def _fits(source: Movable, device: torch.device) -> bool:
     """Whether a data set can lie on the GPU whole, as the bytes it rests in."""
-    if hasattr(source, "order") or not (hasattr(source, "to") and hasattr(source, "nbytes")):
-        return False
     free, _ = torch.cuda.mem_get_info(device)
-    return source.nbytes <= _MOST_OF_THE_GPU * free
+    return not isinstance(source, Ordered) and source.nbytes <= _MOST_OF_THE_GPU * free
 
 
 def place(value: Any, device: torch.device, dtype: torch.dtype) -> Any:

@@ -25,6 +25,11 @@ MOST_HEADER, MOST_TENSORS = 1 << 25, 100_000
 # JSON that is longer rests among the tensors: the header would grow with the epochs.
 _LONG, _AMONG_TENSORS = 1 << 20, "deeplvm:state"
 _AGAIN = "Use another copy."
+# What a file that is cut short or made up raises in the libraries that read it.
+_DAMAGE = (
+    SafetensorError, ValueError, TypeError, KeyError, struct.error, AttributeError, OverflowError,
+    AssertionError, RuntimeError,
+)  # fmt: skip
 
 
 class CheckpointError(ValueError):
@@ -88,17 +93,7 @@ def read(path: str | Path, kind: str) -> tuple[dict[str, Tensor], Any]:
     try:
         header = _header(content)
         tensors = safetensors.torch.load(content)
-    except (
-        SafetensorError,
-        ValueError,
-        TypeError,
-        KeyError,
-        struct.error,
-        AttributeError,
-        OverflowError,
-        AssertionError,
-        RuntimeError,
-    ) as error:
+    except _DAMAGE as error:
         why = f": {error}" if isinstance(error, CheckpointError) else ""
         raise CheckpointError(
             f"{path} is not a whole safetensors file: it is cut short or damaged{why}. Use "

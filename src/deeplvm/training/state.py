@@ -7,7 +7,7 @@ import functools
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Generator, Tensor, nn
@@ -22,15 +22,30 @@ from deeplvm.training.schedules import Average, Rates
 from deeplvm.training.step import Step
 
 
+@runtime_checkable
+class Paced(Protocol):
+    """A companion that is told the progress before each step."""
+
+    def at(self, epoch: float) -> None:
+        """So many epochs are done."""
+        ...
+
+
+@runtime_checkable
+class Judge(Protocol):
+    """A companion that is shown the model after each epoch."""
+
+    def judge(self, model: LatentVariableModel, take: Callable[[int], dict[str, Any]]) -> str:
+        """Look, with ``take(n)`` the first n held-out rows (or of those measured); what to say."""
+        ...
+
+
 class Companions(nn.Module):
     """What moves beside the model: trained, moved to its device and saved along.
 
     The baselines of estimators, the multipliers of objectives, a critic: modules that are given,
     and those that a function given holds in its closure, its arguments, its object or a name of
-    its file. A companion that has a method ``at(epoch)`` is told the progress before each step.
-    One with ``judge(model, take)`` is shown the model after each epoch, with ``take(n)`` the first
-    n rows that are held out (where none are, of those measured); what it returns is told to the
-    user.
+    its file. Some are :class:`Paced`, some are a :class:`Judge`.
 
     Args:
         phases: Their objectives, ways of drawing and conditions that are modules are companions;
@@ -70,8 +85,8 @@ class Companions(nn.Module):
         for each in self.held:
             each.to(device=device, dtype=dtype)
         self.loose: list[Tensor] = []
-        self.told = [each for each in self.members.modules() if hasattr(each, "at")]
-        self.judges = [each for each in self.members.modules() if hasattr(each, "judge")]
+        self.told = [each for each in self.members.modules() if isinstance(each, Paced)]
+        self.judges = [each for each in self.members.modules() if isinstance(each, Judge)]
 
     def add(self, model: nn.Module, steps: Sequence[Step]) -> None:
         """Save what the steps move and nobody else does: parameters without a module."""
@@ -88,11 +103,13 @@ class Companions(nn.Module):
     def at(self, epoch: float) -> None:
         """Tell those that anneal the progress of training."""
         for each in self.told:
-            each.at(epoch)  # type: ignore[operator]
+            each.at(epoch)
 
-    def judge(self, model: nn.Module, take: Callable[[int], dict[str, Any]]) -> list[str]:
+    def judge(
+        self, model: LatentVariableModel, take: Callable[[int], dict[str, Any]]
+    ) -> list[str]:
         """Let those look that do; what they say, if anything."""
-        said = [each.judge(model, take) for each in self.judges]  # type: ignore[operator]
+        said = [each.judge(model, take) for each in self.judges]
         return [text for text in said if text]
 
     def state(self) -> dict[str, Tensor]:
@@ -284,11 +301,12 @@ class State:
             self.best = {name: value.to(self.device) for name, value in weights.items()}
 
         nothing = (lambda: None, lambda _: None)
+        average, companions = self.average, self.companions
+        averages = (average.state_dict, average.load_state_dict) if average else nothing
         cuda = (
             partial(torch.cuda.get_rng_state, self.device),
             lambda state: state is None or torch.cuda.set_rng_state(state, self.device),
         )
-        average, companions = self.average, self.companions
         entries = {
             "model": (lambda: unique_state(self.model)[0], self._fill),
             "epoch": (lambda: self.epoch, lambda _: None),
@@ -297,15 +315,10 @@ class State:
             "history": (lambda: self.history, self.history.extend),
             "run": (lambda: self.run, lambda _: None),
             "best": (lambda: self.best, best),
-            "optimizers": (
-                lambda: [each.optimizer.state_dict() for each in self.steps],
-                optimizers,
-            ),
+            "optimizers": (lambda: [s.optimizer.state_dict() for s in self.steps], optimizers),
             "skipped": (lambda: [each.skipped for each in self.steps], skipped),
             "rates": (self.rates.state_dict, self.rates.load_state_dict),
-            "average": nothing
-            if average is None
-            else (average.state_dict, average.load_state_dict),
+            "average": averages,
             "renewal": (self.generator.get_state, self.generator.set_state),
             "random": (torch.get_rng_state, torch.set_rng_state),
             "random_cuda": cuda if self.device.type == "cuda" else nothing,
@@ -326,17 +339,23 @@ class State:
         """
         own = self.tree()
         tree = {"threads": None, **tree}  # which older checkpoints lack
-        check_entries(tree, own, folder)
-        for key, value in self.run.items():
-            if tree["run"].get(key) != value:
-                raise CheckpointError(
-                    f"The checkpoint in {folder} is of a run with {key} {tree['run'].get(key)!r}, "
-                    f"and this one has {value!r}; go on with the options it was started with, or "
-                    "use another folder."
-                )
-        self._fill(tree["model"])
-        check_state(tree, own, self.selection.name, folder)
-        check_optimizers(tree["optimizers"], [step.optimizer for step in self.steps], folder)
+        try:
+            check_entries(tree, own)
+            for key, value in self.run.items():
+                if (found := tree["run"].get(key)) != value:
+                    raise CheckpointError(
+                        f"The checkpoint in {folder} is of a run with {key} {found!r}, and this "
+                        f"one has {value!r}; go on with the options it was started with, or use "
+                        f"another folder."
+                    )
+            self._fill(tree["model"])
+            check_state(tree, own, self.selection.name)
+            check_optimizers(tree["optimizers"], [step.optimizer for step in self.steps])
+        except Unfit as error:
+            raise CheckpointError(
+                f"The checkpoint in {folder} does not fit this run: {error}. Use another copy, or "
+                f"start again in another folder."
+            ) from None
         for name, (_, put_back) in self._entries().items():
             put_back(tree[name])
         self.elapsed = sum([each["seconds"] for each in self.history])
@@ -359,102 +378,84 @@ _WHOLE = ("epoch", "position", "rows", "best_epoch", "steps", "skipped")
 _SHAPED = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "square_avg", "momentum_buffer")
 
 
-def check_entries(found: Mapping[str, Any], own: Mapping[str, Any], folder: str) -> None:
-    """Refuse a state that lacks an entry of ``own``, or whose weights or options are none.
+class Unfit(ValueError):
+    """Why the state in a checkpoint is none of the run at hand."""
 
-    Raises:
-        CheckpointError: If it does.
-    """
+
+def check_entries(found: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Refuse a state that lacks an entry of ``own``, or whose weights or options are none."""
     if absent := [name for name in own if name not in found]:
-        raise _unfit(folder, f"it lacks {absent[0]!r}")
+        raise Unfit(f"it lacks {absent[0]!r}")
     for name in ("model", "best"):
-        weights = found[name]
-        if not isinstance(weights, dict) or not _all([*weights.values()], Tensor):
-            raise _unfit(folder, f"{name!r} are no weights")
+        if not isinstance(found[name], dict) or not _all(found[name].values(), Tensor):
+            raise Unfit(f"{name!r} are no weights")
     if not isinstance(found["run"], dict) or not _plain(found["run"]):
-        raise _unfit(folder, "'run' are no options")
+        raise Unfit("'run' are no options")
 
 
-def check_state(
-    found: Mapping[str, Any], own: Mapping[str, Any], measure: str, folder: str
-) -> None:
+def check_state(found: Mapping[str, Any], own: Mapping[str, Any], measure: str) -> None:
     """Refuse a state in which an entry is of another type or shape than in the run at hand.
 
     Args:
         found: What the checkpoint has, of a run with the same options.
         own: What the run would save now.
         measure: What every record of the history has.
-        folder: For the message.
-
-    Raises:
-        CheckpointError: If one is.
     """
     for name, value in own.items():
         if name not in ("run", "optimizers", "history"):
-            _same_form(found[name], value, name, folder)
-    _check_history(found["history"], measure, found["best_epoch"], folder)
+            _same_form(found[name], value, name)
+    _check_history(found["history"], measure, found["best_epoch"])
     if found["epoch"] != len(found["history"]):
-        raise _unfit(folder, "'epoch' is another than that of its history")
+        raise Unfit("'epoch' is another than that of its history")
     for name in ("position", "rows"):
         if found[name] < 0:
-            raise _unfit(folder, f"{name!r} is negative")
+            raise Unfit(f"{name!r} is negative")
     for name in ("renewal", "random"):
         try:
             torch.Generator().set_state(found[name])
         except (RuntimeError, TypeError):
-            raise _unfit(folder, f"{name!r} is no state of a random generator") from None
+            raise Unfit(f"{name!r} is no state of a random generator") from None
 
 
-def check_optimizers(found: Any, optimizers: Sequence[Optimizer], folder: str) -> None:
-    """Refuse what optimisers are to remember, where it does not fit their parameters.
-
-    Raises:
-        CheckpointError: If groups, numbers or shapes are others.
-    """
+def check_optimizers(found: Any, optimizers: Sequence[Optimizer]) -> None:
+    """Refuse what optimisers are to remember, where it does not fit their parameters."""
     if not isinstance(found, list) or len(found) != len(optimizers):
-        raise _unfit(folder, "it has other optimisers")
+        raise Unfit("it has other optimisers")
     for kept, optimizer in zip(found, optimizers, strict=True):
-        _same_form(kept, {"state": None, "param_groups": None}, "optimizers", folder, deep=False)
-        groups = optimizer.state_dict()["param_groups"]
-        _same_form(kept["param_groups"], groups, "param_groups", folder)
+        _same_form(kept, {"state": None, "param_groups": None}, "optimizers", deep=False)
+        _same_form(kept["param_groups"], optimizer.state_dict()["param_groups"], "param_groups")
         parameters = [each for group in optimizer.param_groups for each in group["params"]]
         if not isinstance(kept["state"], dict):
-            raise _unfit(folder, "the state of an optimiser is no dictionary")
+            raise Unfit("the state of an optimiser is no dictionary")
         for number, memory in kept["state"].items():
             known = isinstance(number, int) and 0 <= number < len(parameters)
             if not known or not isinstance(memory, dict):
-                raise _unfit(folder, f"an optimiser has no parameter {number!r}")
+                raise Unfit(f"an optimiser has no parameter {number!r}")
             if memory and not memory.keys() >= _needed(optimizer):
-                raise _unfit(folder, f"an optimiser has forgotten a part of parameter {number}")
+                raise Unfit(f"an optimiser has forgotten a part of parameter {number}")
             for name, value in memory.items():
                 if not _remembered(name, value, parameters[number]):
-                    raise _unfit(folder, f"{name!r} of an optimiser does not fit its parameter")
+                    raise Unfit(f"{name!r} of an optimiser does not fit its parameter")
 
 
 def _needed(optimizer: Optimizer) -> set[str]:
     """What those that ``fit`` knows by name cannot go on without."""
     if isinstance(optimizer, torch.optim.Adam):  # AdamW is one
         return {"step", "exp_avg", "exp_avg_sq"}
-    if isinstance(optimizer, torch.optim.Adamax):
-        return {"step", "exp_avg", "exp_inf"}
-    return set()
+    return {"step", "exp_avg", "exp_inf"} if isinstance(optimizer, torch.optim.Adamax) else set()
 
 
 def _remembered(name: str, value: Any, parameter: Tensor) -> bool:
     if name == "step":
-        if isinstance(value, Tensor):
-            return value.numel() == 1 and value.is_floating_point()
-        return isinstance(value, int | float)
+        single = isinstance(value, Tensor) and value.numel() == 1 and value.is_floating_point()
+        return single or isinstance(value, int | float)
     if name not in _SHAPED or value is None:
         return True
-    return (
-        isinstance(value, Tensor)
-        and value.shape == parameter.shape
-        and value.is_floating_point() == parameter.is_floating_point()
-    )
+    same = isinstance(value, Tensor) and value.shape == parameter.shape
+    return same and value.is_floating_point() == parameter.is_floating_point()
 
 
-def _same_form(found: Any, own: Any, at: str, folder: str, *, deep: bool = True) -> None:
+def _same_form(found: Any, own: Any, at: str, *, deep: bool = True) -> None:
     """The same types all the way down; what is none here may be anything single there."""
     if isinstance(own, Tensor):
         good = isinstance(found, Tensor) and (found.shape, found.dtype) == (own.shape, own.dtype)
@@ -472,45 +473,37 @@ def _same_form(found: Any, own: Any, at: str, folder: str, *, deep: bool = True)
     else:
         good = isinstance(found, type(own))
     if not good:
-        raise _unfit(folder, f"{at!r} is not what this run has there")
+        raise Unfit(f"{at!r} is not what this run has there")
     if isinstance(own, Mapping) and deep:
         for name, value in own.items():
-            _same_form(found[name], value, str(name), folder)
+            _same_form(found[name], value, str(name))
     elif isinstance(own, list | tuple):
         for each, value in zip(found, own, strict=True):
-            _same_form(each, value, at, folder)
+            _same_form(each, value, at)
 
 
-def _check_history(history: Any, bound: str, best: int, folder: str) -> None:
+def _check_history(history: Any, bound: str, best: int) -> None:
     if not isinstance(history, list) or not 0 <= best <= len(history):
-        raise _unfit(folder, "its best epoch is not in its history")
+        raise Unfit("its best epoch is not in its history")
     for epoch, record in enumerate(history, 1):
         whole = isinstance(record, dict) and record.get("epoch") == epoch and _plain(record)
         if not whole or not isinstance(record.get("kl_weight"), int | float):
-            raise _unfit(folder, f"it has no record of epoch {epoch}")
+            raise Unfit(f"it has no record of epoch {epoch}")
         for split in ("train", "valid") if "valid" in record else ("train",):
             means = record.get(split)
-            numbers = isinstance(means, dict) and _all([*means.values()], int | float)
+            numbers = isinstance(means, dict) and _all(means.values(), int | float)
             if not numbers or bound not in means:
-                raise _unfit(folder, f"it has no {split} means of epoch {epoch}")
+                raise Unfit(f"it has no {split} means of epoch {epoch}")
         if ("valid" in record) != ("valid" in history[0]):
-            raise _unfit(folder, f"it has another kind of record of epoch {epoch}")
+            raise Unfit(f"it has another kind of record of epoch {epoch}")
 
 
-def _all(values: Sequence[Any], kind: Any) -> bool:
+def _all(values: Iterable[Any], kind: Any) -> bool:
     return all([isinstance(value, kind) for value in values])
 
 
 def _plain(value: Any) -> bool:
     if isinstance(value, dict | list | tuple):
-        return all(
-            [_plain(each) for each in (value.values() if isinstance(value, dict) else value)]
-        )
+        inner = value.values() if isinstance(value, dict) else value
+        return all([_plain(each) for each in inner])
     return value is None or isinstance(value, bool | int | float | str)
-
-
-def _unfit(folder: str, why: str) -> CheckpointError:
-    return CheckpointError(
-        f"The checkpoint in {folder} does not fit this run: {why}. Use another copy, or start "
-        f"again in another folder."
-    )
