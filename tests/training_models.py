@@ -92,8 +92,10 @@ def learn(
     model: LatentVariableModel, data: Any, phases: list[Phase], epochs: int, **options: Any
 ) -> History:
     """All rows in one batch, and rates that fall linearly to zero, if nothing else is said."""
-    options = {"batch_size": 100_000, "quiet": True, "machine": Machine(device="cpu")} | options
-    falling = Optimization(schedule=linear(epochs, 1.0, 0.0), averaging=0.0)
-    gradient = any([phase.update is None for phase in phases])
-    options = ({"optimization": falling} if gradient else {}) | options
-    return fit(model, data, phases=phases, epochs=epochs, **options)
+    common: dict[str, Any] = {
+        "batch_size": 100_000, "quiet": True, "machine": Machine(device="cpu"),
+    }  # fmt: skip
+    if any([phase.update is None for phase in phases]):
+        falling = linear(epochs, 1.0, 0.0)
+        common["optimization"] = Optimization(schedule=falling, averaging=0.0)
+    return fit(model, data, phases=phases, epochs=epochs, **(common | options))

@@ -85,8 +85,9 @@ class Companions(nn.Module):
         for each in self.held:
             each.to(device=device, dtype=dtype)
         self.loose: list[Tensor] = []
-        self.told = [each for each in self.members.modules() if isinstance(each, Paced)]
-        self.judges = [each for each in self.members.modules() if isinstance(each, Judge)]
+        members: list[Any] = [*self.members.modules()]
+        self.told = [each for each in members if isinstance(each, Paced)]
+        self.judges = [each for each in members if isinstance(each, Judge)]
 
     def add(self, model: nn.Module, steps: Sequence[Step]) -> None:
         """Save what the steps move and nobody else does: parameters without a module."""

@@ -97,7 +97,7 @@ class Step:
         every = alone and phase.parameters is None and set(self.parameters) == set(parameters)
         self.inputs = None if every else self.parameters
         self.model, self.phase, self.rows, self.missing = model, phase, rows, missing
-        self.objective = phase.objective
+        self.objective: Any = phase.objective
         self.asks = {"kl_weight", "index"} & asked(phase.evidence)
         self.log_prior, self.clip, self.skip = log_prior, clip, skip
         self.batch_size = batch_size
