@@ -28,7 +28,7 @@ FLOORS = (
     ("likelihood",),
     ("evaluation",),
     ("learning", "runs"),
-    ("report",),
+    ("estimators", "report"),
     ("diagnosis",),
     ("cli",),
 )

@@ -1,0 +1,18 @@
+"""Deep latent-variable models as estimators of scikit-learn."""
+
+from deeplvm.estimators.base import Estimator
+from deeplvm.estimators.classifier import VAEClassifier
+from deeplvm.estimators.density import VAEAnomalyDetector, VAEDensity
+from deeplvm.estimators.imputer import VAEImputer
+from deeplvm.estimators.topics import TopicVAE
+from deeplvm.estimators.vae import VAE
+
+__all__ = [
+    "VAE",
+    "Estimator",
+    "TopicVAE",
+    "VAEAnomalyDetector",
+    "VAEClassifier",
+    "VAEDensity",
+    "VAEImputer",
+]

@@ -1,0 +1,296 @@
+"""What the estimators give, beside what scikit-learn checks."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import sparse
+from scipy.stats import multivariate_normal
+from sklearn.base import clone
+from sklearn.callback import ScoringMonitor
+from sklearn.decomposition import FactorAnalysis
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from deeplvm.estimators import (
+    VAE,
+    Estimator,
+    TopicVAE,
+    VAEAnomalyDetector,
+    VAEClassifier,
+    VAEDensity,
+    VAEImputer,
+)
+
+SMALL: dict[str, Any] = {"recipe_options": {"hidden": (16,)}, "random_state": 0}
+QUICK = SMALL | {"max_iter": 3, "particles": 20}
+
+
+def correlated(rows: int = 400, seed: int = 0) -> Any:
+    """Three columns that one factor moves, in units of their own."""
+    random = np.random.default_rng(seed)
+    factor = random.normal(size=(rows, 1))
+    noise = 0.3 * random.normal(size=(rows, 3))
+    return (factor * [1.0, -1.0, 1.0] + noise) * [1.0, 50.0, 0.01] + [0.0, 100.0, 1.0]
+
+
+def people(rows: int = 60) -> pd.DataFrame:
+    """Numbers, texts, a category and holes."""
+    random = np.random.default_rng(1)
+    frame = pd.DataFrame(
+        {
+            "height": random.normal(170, 10, rows).round(1),
+            "town": random.choice(["Bern", "Chur", "Genf"], rows),
+            "size": pd.Categorical(random.choice(["s", "m"], rows), ["s", "m", "l"]),
+            "children": random.poisson(1.5, rows),
+        }
+    )
+    frame.loc[::7, "height"] = np.nan
+    frame.loc[3::9, "town"] = None
+    return frame
+
+
+class TestDensity:
+    def test_it_is_that_of_factor_analysis(self) -> None:
+        """Units, held-out rows and float64: the way through is right where the truth is known."""
+        X, new = correlated(1500), correlated(300, seed=1)
+        density = VAEDensity(
+            recipe="factor_analysis", n_components=1, particles=2000, random_state=0
+        ).fit(X)
+        # 2,000 draws from a q that is the posterior but for 0.1 nats: their error is below 0.01
+        theirs = FactorAnalysis(1).fit(StandardScaler().fit(X).transform(X))
+        exact = theirs.score(StandardScaler().fit(X).transform(new)) - np.log(X.std(0)).sum()
+        assert density.score(new) == pytest.approx(exact, abs=0.05)
+        gaussian = multivariate_normal(X.mean(0), np.cov(X.T)).logpdf(new).mean()
+        assert density.score(new) == pytest.approx(gaussian, abs=0.05)
+        assert density.elbo_ == pytest.approx(exact, abs=0.2)
+        assert density.description_.variables["x"].columns == ("x0", "x1", "x2")
+
+    @pytest.mark.parametrize("make", [VAEDensity, VAE, VAEClassifier])
+    def test_company_and_order_change_nothing(self, make: type[Estimator]) -> None:
+        """Of typed columns with holes; a copy of a row has its number."""
+        frame = people()
+        y = (frame["children"] > 1).astype(int)
+        found = make(**QUICK).fit(frame, y)
+        methods = [found.score_samples, getattr(found, "transform", found.score_samples)]
+        methods.append(getattr(found, "predict_proba", methods[0]))
+        twice = pd.concat([frame, frame])
+        for method in methods:
+            whole = method(twice)
+            order = np.random.default_rng(0).permutation(len(twice))
+            np.testing.assert_allclose(method(twice.iloc[order]), whole[order], atol=1e-7)
+            np.testing.assert_allclose(method(frame.iloc[[5]]), whole[[5]], atol=1e-7)
+            np.testing.assert_allclose(whole[: len(frame)], whole[len(frame) :], atol=1e-7)
+            assert whole.dtype == np.float64
+
+    def test_it_ends_by_itself_on_few_rows_and_when_the_time_is_over(self) -> None:
+        few = VAEDensity(**SMALL).fit(correlated(20))
+        assert (few.stopped_, few.n_iter_ < 2000) == ("patience", True)
+        late = VAEDensity(**SMALL, max_minutes=1e-9).fit(correlated(20))
+        assert (late.stopped_, late.n_iter_) == ("minutes", 1)
+        none = VAEDensity(**SMALL, max_iter=2, validation_fraction=0).fit(correlated(20))
+        assert (none.stopped_, none.n_iter_) == ("epochs", 2)
+
+    def test_rows_count_by_their_weight(self) -> None:
+        """A row of weight 0 is not there; rows of weight 3 draw the mean to themselves."""
+        X = np.concatenate([np.random.default_rng(0).normal(m, 0.1, (150, 1)) for m in (0, 1, 9)])
+        weight = np.repeat([1.0, 3.0, 0.0], 150)
+        options = SMALL | {"learning_rate": 0.02, "recipe": "factor_analysis", "max_iter": 60}
+        options["recipe_options"] = {}
+        density = VAEDensity(**options).fit(X, sample_weight=weight)
+        mean = float(density.model_.sample(4000)["x"].value.mean())
+        # 0.75 is the weighted mean, 0.5 the plain one of the rows that are there
+        assert mean == pytest.approx(0.75, abs=0.1)
+
+    def test_a_recipe_of_ones_own_and_what_is_refused(self) -> None:
+        from deeplvm.recipes import vae
+
+        assert VAEDensity(**QUICK | {"recipe": vae}).fit(correlated(30)).score(correlated(5)) < 9e9
+        with pytest.raises(ValueError, match="n_components=3 is the latent= of a recipe"):
+            VAEDensity(**QUICK | {"recipe_options": {"latent": 2}}, n_components=3).fit(
+                correlated(30)
+            )
+        with pytest.raises(ValueError, match="categorical_features names"):
+            VAEDensity(**QUICK, categorical_features=["z"]).fit(correlated(30))
+        with pytest.raises(ValueError, match="no recipe 'vea'"):
+            VAEDensity(recipe="vea").fit(correlated(30))
+
+
+class Second:
+    """Asks to stop after the second epoch."""
+
+    def setup(self, estimator: Any, context: Any) -> None:
+        self.heard = 0
+
+    def teardown(self, estimator: Any, context: Any) -> None: ...
+
+    def on_fit_task_begin(self, estimator: Any, context: Any) -> None: ...
+
+    def on_fit_task_end(self, estimator: Any, context: Any) -> bool:
+        self.heard += 1
+        return self.heard == 2
+
+
+class TestFeatures:
+    def test_names_in_and_out(self) -> None:
+        frame = people()
+        latents = VAE(**QUICK, n_components=2).set_output(transform="pandas").fit(frame)
+        found = latents.transform(frame)
+        assert [*found.columns] == ["vae0", "vae1"]
+        assert found.index.equals(frame.index)
+        assert [*latents.feature_names_in_] == [*frame.columns]
+        with pytest.raises(ValueError, match="feature names"):
+            latents.transform(frame.rename(columns={"town": "city"}))
+
+    def test_codes_that_are_categories(self) -> None:
+        X = np.column_stack([correlated(60)[:, 0], np.random.default_rng(0).integers(0, 3, 60)])
+        kinds = {}
+        for chosen in ([1], [False, True], None):
+            fitted = VAE(**QUICK, categorical_features=chosen).fit(X)
+            kinds[str(chosen)] = fitted.description_.variables["x"].parts[1].kind
+        assert kinds == {"[1]": "category", "[False, True]": "category", "None": "counts"}
+
+    def test_pipeline_grid_clone_and_pickle(self) -> None:
+        X = correlated(60)
+        y = X[:, 0] > 0
+        pipeline = make_pipeline(StandardScaler(), VAE(**QUICK), LogisticRegression())
+        grid = GridSearchCV(pipeline, {"vae__n_components": [1, 2]}, cv=2).fit(X, y)
+        assert grid.best_score_ > 0.5
+        assert clone(pipeline).get_params()["vae__max_iter"] == 3
+        again = pickle.loads(pickle.dumps(grid.best_estimator_))  # noqa: S301 - our own bytes
+        np.testing.assert_array_equal(again.predict_proba(X), grid.predict_proba(X))
+
+    def test_the_page_shows_what_was_learned(self) -> None:
+        page = VAE(**QUICK).fit(correlated(40))._repr_html_()
+        assert "elbo_" in page
+        assert "n_iter_" in page
+
+    def test_callbacks_hear_of_every_epoch(self) -> None:
+        monitor = ScoringMonitor(scoring="accuracy")
+        X = correlated(40)
+        labels = (X[:, 0] > 0).astype(int)
+        found = VAEClassifier(**QUICK).set_callbacks(monitor, Second()).fit(X, labels)
+        assert (found.n_iter_, found.stopped_) == (2, "callback")
+        scores = monitor.get_logs().data_as_pandas
+        assert [*scores["task_name"]] == ["fit", "epoch 1", "epoch 2"]
+        assert scores["accuracy"].between(0, 1).all()
+
+
+class TestImputer:
+    def test_correlated_cells_are_filled_better_than_by_the_mean(self) -> None:
+        X = correlated(600)
+        holes = np.random.default_rng(1).random(X.shape) < 0.2
+        holes[holes.all(1)] = False
+        given = np.where(holes, np.nan, X)
+        imputer = VAEImputer(recipe="factor_analysis", n_components=1, random_state=0)
+        filled = imputer.fit_transform(given)
+        np.testing.assert_array_equal(filled[~holes], X[~holes])
+        units = X.std(0)
+        error = np.sqrt(np.mean(((filled - X) / units)[holes] ** 2))
+        # the factor leaves 0.3 to 0.43 of a standard deviation, the mean 1
+        assert error < 0.6
+        assert [*imputer.get_feature_names_out()] == ["x0", "x1", "x2"]
+
+    def test_a_typed_table_comes_back_as_it_was(self) -> None:
+        frame = people().assign(country="CH", ward=np.nan)
+        frame.loc[4, "country"] = None
+        imputer = VAEImputer(**QUICK)
+        filled = imputer.fit_transform(frame.drop(columns="ward"))
+        assert not filled.isna().any(axis=None)
+        assert (filled["country"] == "CH").all()
+        known = frame["town"].notna()
+        assert (filled["town"] == frame["town"])[known].all()
+        assert set(filled["town"]) <= {"Bern", "Chur", "Genf"}
+        assert filled["size"].dtype == frame["size"].dtype
+
+    @pytest.mark.parametrize("by", ["mean", "median", "mode"])
+    def test_what_is_filled_in_is_chosen(self, by: str) -> None:
+        X = correlated(40)
+        X[0, 0] = np.nan
+        assert np.isfinite(VAEImputer(**QUICK, by=by).fit(X).transform(X)).all()
+
+
+class TestClassifier:
+    def blobs(self) -> tuple[Any, Any]:
+        random = np.random.default_rng(0)
+        y = np.repeat([0, 1, 2], 100)
+        return random.normal(np.array([[0, 0], [4, 0], [0, 4]])[y], 0.7), y
+
+    def test_rows_without_labels_teach(self) -> None:
+        X, y = self.blobs()
+        few = np.full(len(y), -1)
+        few[::20] = y[::20]  # five of each class
+        options = SMALL | {"learning_rate": 0.01, "max_iter": 150}
+        found = VAEClassifier(**options).fit(X, few)
+        assert [*found.classes_] == [0, 1, 2]
+        # the best rule errs in 0.5 % of rows
+        assert found.score(X, y) > 0.95
+        assert found.score_samples(X + 30).max() < found.score_samples(X).min()
+
+    def test_unknown_labels_of_any_kind(self) -> None:
+        X, y = self.blobs()
+        names = np.array(["a", "b", "c"], dtype=object)[y]
+        for unknown in (-1, None, np.nan):
+            some = names.copy()
+            some[::3] = unknown
+            found = VAEClassifier(**QUICK).fit(X, some)
+            assert [*found.classes_] == ["a", "b", "c"]
+        with pytest.raises(ValueError, match="two classes"):
+            VAEClassifier(**QUICK).fit(X, np.where(y == 0, 0, -1))
+
+    def test_probabilities_are_calibrated_by_held_out_labels(self) -> None:
+        """Labels that are right in four of five rows: a sure classifier is softened."""
+        random = np.random.default_rng(0)
+        X = random.normal(size=(600, 2))
+        y = np.where(random.random(600) < 0.2, X[:, 0] < 0, X[:, 0] > 0).astype(int)
+        options = SMALL | {"recipe_options": {"hidden": (64, 64)}, "learning_rate": 0.01}
+        options |= {"training": {"averaging": 0.0, "measure": "elbo"}, "max_iter": 60}
+        found = VAEClassifier(**options, validation_fraction=0.3).fit(X, y)
+        assert found.temperature_ > 1
+        sure = found.predict_proba(X).max(1).mean()
+        assert sure == pytest.approx(0.8, abs=0.1)
+
+
+class TestAnomalies:
+    def test_rows_far_away_and_the_rate_of_alarms(self) -> None:
+        X = correlated(300)
+        found = VAEAnomalyDetector(**SMALL, max_iter=60, learning_rate=0.01, contamination=0.05)
+        labels = found.fit_predict(X)
+        assert (labels == -1).sum() == 15
+        odd = np.array([2.0, 100.0, -0.02])  # usual cells, and an odd row
+        against = (X.mean(0) + odd)[None]
+        assert found.predict(against)[0] == -1
+        assert found.decision_function(against)[0] < 0
+
+
+class TestTopics:
+    def documents(self) -> Any:
+        """Sixty documents of two topics with three words each, and a word of all."""
+        random = np.random.default_rng(0)
+        topics = np.array([[6.0, 6, 6, 0.1, 0.1, 0.1, 3], [0.1, 0.1, 0.1, 6, 6, 6, 3]])
+        return random.poisson(topics[np.repeat([0, 1], 100)])
+
+    def test_topics_are_found_and_named(self) -> None:
+        counts = self.documents()
+        words = ["tea", "milk", "cup", "goal", "ball", "team", "the"]
+        topics = TopicVAE(n_components=2, learning_rate=0.02, random_state=0)
+        shares = topics.fit(sparse.csr_array(counts)).transform(counts)
+        groups = {frozenset(each) for each in topics.top_words(3, words)}
+        assert groups == {frozenset(words[:3]), frozenset(words[3:6])}
+        assert len({*shares[:100].argmax(1)} | {*shares[100:].argmax(1)}) == 2
+        np.testing.assert_allclose(topics.components_.sum(1), 1)
+        np.testing.assert_allclose(
+            topics.score_samples(counts), topics.score_samples(sparse.csr_array(counts))
+        )
+        # of seven equal words it is 7, of the right topic's four 3.9
+        assert 3.8 < topics.perplexity(counts) < 5
+
+    def test_texts_are_no_counts(self) -> None:
+        with pytest.raises(ValueError, match="Negative values"):
+            TopicVAE().fit(-self.documents())
