@@ -7,14 +7,13 @@ import csv
 import io
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from deeplvm.data.readers.source import Array
 from deeplvm.data.records import DataError
 from deeplvm.files import ROW, WORKING, fits, gunzip, read_whole
 
@@ -26,7 +25,6 @@ NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 # In this order: a comma may also be a decimal one, and a blank lies within words.
 _DELIMITERS = (";", "\t", "|", ",")
 _CELL = 40  # bytes for a cell while it is parsed and loaded
-_BLOCK = 1 << 24
 _LOOKED_AT = 1 << 16  # bytes from the beginning, for the delimiter and the header
 # A number this far outside of those below it, in their range, is none of them.
 _UNLIKE = 1.0
@@ -37,7 +35,7 @@ class Delimited:
     """The cells of a file.
 
     Attributes:
-        cells: An Arrow table of texts, empty ones too.
+        cells: An Arrow table of texts, none where a cell is empty.
         named: Whether the first line named the columns; else they are 0, 1, ...
         notes: What was taken for what, where it was not plain.
     """
@@ -74,10 +72,8 @@ def read_delimited(path: Path, *, header: bool | None = None) -> Delimited:
     hint = "save it as .npy or .parquet, which are read from disk row by row"
     size = WORKING * len(content) + _CELL * cells + ROW * content.count(b"\n")
     fits(size, f"{path}, {cells:,} cells", DataError, hint)
-    first, rows = _equal_widths(path, content, delimiter)
-    named, notes = _header(first, below[1:]) if header is None else (header, ())
-    if named and rows < 2:
-        raise DataError(f"{path}: there is a header ({', '.join(first[:5])}) but no row below it.")
+    first, *below = below
+    named, notes = _header(first, below) if header is None else (header, ())
     places = [str(place) for place in range(len(first))]
     names = [name or f"Unnamed: {i}" for i, name in enumerate(first)] if named else places
     refuse_duplicates(path, names)
@@ -86,10 +82,17 @@ def read_delimited(path: Path, *, header: bool | None = None) -> Delimited:
             pa.BufferReader(content),
             arrow_csv.ReadOptions(column_names=places, block_size=1 << 26),
             arrow_csv.ParseOptions(delimiter=delimiter, newlines_in_values=b'"' in content),
-            arrow_csv.ConvertOptions(column_types=dict.fromkeys(places, pa.string())),
+            arrow_csv.ConvertOptions(
+                column_types=dict.fromkeys(places, pa.string()),
+                null_values=[""],
+                strings_can_be_null=True,
+            ),
         )
     except pa.ArrowException as problem:
+        _refuse_unequal(path, content, delimiter, len(first))
         raise DataError(f"{path}: {str(problem).splitlines()[0]}.") from None
+    if named and len(table) < 2:
+        raise DataError(f"{path}: there is a header ({', '.join(first[:5])}) but no row below it.")
     return Delimited(table.rename_columns(names).slice(int(named)), named, notes)
 
 
@@ -100,9 +103,9 @@ def is_number(cell: str) -> bool:
 
 def _delimiter_of(content: bytes) -> tuple[str, list[list[str]]]:
     """What is between the cells, and the cells of the first lines."""
-    begin = content[:_LOOKED_AT].decode(errors="ignore")
+    end = content.find(b"\n", _LOOKED_AT)
+    begin = (content if end < 0 else content[:end]).decode(errors="ignore")
     lines = [line for line in begin.splitlines() if line.strip()]
-    lines = lines[:-1] if len(content) > _LOOKED_AT and len(lines) > 1 else lines
     text, split = "\n".join(lines), {}
     for each in _DELIMITERS:
         try:
@@ -168,46 +171,20 @@ def _unlike(cell: str, column: Sequence[str]) -> bool:
     return outside or (fractions and len(column) > 1)
 
 
-def _equal_widths(path: Path, content: bytes, delimiter: str) -> tuple[list[str], int]:
-    """The cells of the first line, and the number of lines, all of so many cells."""
-    lines = csv.reader(
-        io.TextIOWrapper(io.BytesIO(content), "utf-8", newline=""), delimiter=delimiter
-    )
+def _refuse_unequal(path: Path, content: bytes, delimiter: str, cells: int) -> None:
+    """Refuse a line of another number of cells than the first, by its number."""
+    text = io.TextIOWrapper(io.BytesIO(content), "utf-8", newline="")
+    lines = csv.reader(text, delimiter=delimiter)
     try:
-        first = [cell.strip() for cell in next(filter(None, lines))]
-        counts: Iterable[tuple[int, Array]]
-        if b'"' in content or content.count(b"\r") > content.count(b"\r\n"):
-            counts = ((lines.line_num, np.array([len(cells)])) for cells in lines if cells)
-            rows = 1
-        else:  # a cell is what lies between two delimiters
-            counts, rows = _widths(content, ord(delimiter)), 0
-        for line, widths in counts:
-            rows += int((widths > 0).sum())
-            wrong = np.flatnonzero((widths != len(first)) & (widths > 0))
-            if len(wrong):
+        for row in lines:
+            if row and len(row) != cells:
                 raise DataError(
-                    f"{path}: line {line + wrong[0]} has {_cells(int(widths[wrong[0]]))} but the "
-                    f"first line has {len(first)}; every line needs the same number (an empty "
-                    f"cell is a missing value)."
+                    f"{path}: line {lines.line_num} has {_cells(len(row))} but the first line has "
+                    f"{cells}; every line needs the same number (an empty cell is a missing "
+                    f"value)."
                 )
     except csv.Error as problem:
         raise DataError(f"{path}: line {lines.line_num}: {problem}.") from None
-    return first, rows
-
-
-def _widths(content: bytes, delimiter: int) -> Iterator[tuple[int, Array]]:
-    """The number of a line, and how many cells it and those after it have; 0 if blank."""
-    start, line = 0, 1
-    while start < len(content):
-        end = content.rfind(b"\n", start, start + _BLOCK) + 1 or content.find(b"\n", start) + 1
-        block = np.frombuffer(content, np.uint8, (end or len(content)) - start, start)
-        ends = np.flatnonzero(block == ord("\n")) + 1
-        begins = np.concatenate([[0], ends])
-        begins = begins[begins < len(block)]
-        widths = np.add.reduceat(block == delimiter, begins, dtype=np.int64) + 1
-        widths[np.isin(block[begins], (ord("\n"), ord("\r")))] = 0
-        yield line, widths
-        start, line = start + len(block), line + len(widths)
 
 
 def refuse_duplicates(path: Path | str, names: Sequence[str]) -> None:

@@ -21,7 +21,7 @@ from deeplvm.files import WORKING, fits
 
 # A column of so many words at most has categories; up to the second, if each is there often.
 MOST_CATEGORIES, _MOST_FREQUENT, _OFTEN = 100, 1000, 20
-_MOST_LABELS = 100_000
+_MOST_LABELS, _SOME = 100_000, 500
 # Dates of so few days may be periods as well as points in time.
 _FEW_DATES = 30
 LARGEST_EXACT = 2**53  # beyond it a float64 no longer holds every whole number
@@ -120,6 +120,12 @@ class Frames:
     def read(self, group: int, names: Sequence[str]) -> Any:
         """Some columns."""
         return self._table.select(list(names))
+
+    def keep(self, name: str, values: Any) -> None:
+        """Put what its texts mean in the place of a column."""
+        place = self._table.column_names.index(name)
+        self._table = self._table.set_column(place, name, values)
+        self.types[name] = values.type
 
     def where(self, row: int) -> str:
         """The number of a row."""
@@ -356,6 +362,28 @@ def cells_of(column: Any, missing: Sequence[str]) -> tuple[Any, Counter[str]]:
         each["values"]: each["counts"] for each in cells.filter(away).value_counts().to_pylist()
     }
     return pc.if_else(away, pa.scalar(None, pa.string()), cells), Counter(words)
+
+
+def _numbers_in_cells(column: Any, missing: Sequence[str]) -> tuple[str, Any]:
+    """``"int"`` or ``"float"`` and the numbers, if all texts are such; ``""`` if one is none."""
+    import pyarrow as pa
+
+    cells = column
+    if missing or not pa.types.is_string(column.type):
+        cells = cells_of(column, missing)[0]
+    # some first: a cast that fails takes long
+    step = -(-max(len(cells), 1) // _SOME)
+    some = [cell for cell in cells.take(list(range(0, len(cells), step))).to_pylist() if cell]
+    if not all(map(is_number, some)):
+        return "", None
+    digits = all([cell.lstrip("+-").isdigit() for cell in some])
+    whole = digits and _all_match(cells, r"^[+-]?\d+$")
+    if whole and not _all_match(cells, r"^[+-]?(0|[1-9]\d*)$"):
+        return "", None  # 01 is a code
+    try:
+        return "int" if whole else "float", cells.cast(pa.float64())
+    except pa.ArrowException:  # one that Arrow does not know, such as +5; or a word
+        return "", None
 
 
 def _all_match(cells: Any, pattern: str) -> bool:
@@ -646,21 +674,18 @@ class _Understanding:
 
     def _numeric(self, names: Sequence[str]) -> dict[str, str]:
         """Columns of text whose cells are all numbers: ``"int"`` or ``"float"``."""
-        import pyarrow as pa
-
         found = dict.fromkeys(names, "int")
         for _, rows in groups_of(self.table, names) if names else ():
             for name in list(found):
-                cells, _ = cells_of(rows.column(name), self.missing(name))
-                whole = found[name] == "int" and _all_match(cells, r"^[+-]?\d+$")
-                if whole and not _all_match(cells, r"^[+-]?(0|[1-9]\d*)$"):
-                    del found[name]  # 01: a code
-                    continue
-                found[name] = "int" if whole else "float"
-                try:
-                    cells.cast(pa.float64())
-                except pa.ArrowException:
+                kind, numbers = _numbers_in_cells(rows.column(name), ())
+                if not kind:
+                    kind, numbers = _numbers_in_cells(rows.column(name), self.missing(name))
+                if not kind:
                     del found[name]
+                    continue
+                found[name] = "float" if kind == "float" else found[name]
+                if isinstance(self.table, Frames):  # all of it
+                    self.table.keep(name, numbers)
         return found
 
     def _distinct(self, names: Sequence[str]) -> dict[str, set[str] | None]:
