@@ -28,8 +28,8 @@ FLOORS = (
     ("likelihood",),
     ("evaluation",),
     ("learning", "runs"),
-    ("estimators", "report"),
     ("diagnosis",),
+    ("estimators", "report"),
     ("cli",),
 )
 FLOOR = {name: number for number, floor in enumerate(FLOORS) for name in floor}

@@ -20,7 +20,7 @@ Copy = Callable[[Path], Path]
 
 QUICK = ("--particles", 20, "--device", "cpu")
 FEWEST = ("--rows", 5, "--particles", 2, "--device", "cpu")
-CHAINS = ("--chain-rows", 4, "--temperatures", 5, "--chains", 2)
+CHAINS = ("--annealed-rows", 4, "--temperatures", 5, "--annealed-particles", 2)
 
 
 def numbers(value: Any) -> Any:
@@ -50,7 +50,7 @@ def test_annealing_and_sandwich_are_kept_and_shown(
     assert outcome.code == 0, outcome.err
     kept = json.loads((run / "evaluation.json").read_text())
     assert kept["annealing"]["rows"] == kept["sandwich"]["rows"] == 4
-    assert kept["annealing"]["chains"] == 2
+    assert kept["annealing"]["annealed_particles"] == 2
     assert [point["temperatures"] for point in kept["annealing"]["annealing"]][-1] == 5
     assert [point["particles"] for point in kept["annealing"]["importance"]][-1] == 20
     assert kept["sandwich"]["lower"]["value"] < kept["sandwich"]["upper"]["value"] + 10
@@ -58,7 +58,7 @@ def test_annealing_and_sandwich_are_kept_and_shown(
     lines = outcome.out.splitlines()
     (annealed,) = [line for line in lines if line.startswith("log p(x), annealed")]
     assert f"{kept['annealing']['annealing'][-1]['value']:.2f}" in annealed
-    assert "2 chains, 5 temperatures, 4 random rows" in annealed
+    assert "2 particles, 5 temperatures, 4 random rows" in annealed
     (gap,) = [line for line in lines if line.startswith("sandwich gap")]
     assert "on 4 simulated rows" in gap
     assert kept["annealing"]["verdict"] in outcome.out
@@ -72,10 +72,10 @@ def test_annealing_and_sandwich_are_kept_and_shown(
 
 
 def test_annealing_compares_two_rows_or_more(deeplvm: Run, table_run: Path) -> None:
-    outcome = deeplvm("evaluate", table_run, "--ais", "--chain-rows", 1)
+    outcome = deeplvm("evaluate", table_run, "--ais", "--annealed-rows", 1)
     assert outcome.code == 2
     assert "--ais" in outcome.line
-    assert "--chain-rows is 1" in outcome.line
+    assert "--annealed-rows is 1" in outcome.line
 
 
 @pytest.mark.parametrize("flag", ["--ais", "--sandwich", "--gaps"])

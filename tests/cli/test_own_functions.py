@@ -112,7 +112,8 @@ def test_it_is_measured_on_data(deeplvm: Run, csv: Path, function: str) -> None:
 def test_it_is_measured_in_every_way(deeplvm: Run, csv: Path) -> None:
     outcome = deeplvm(
         "evaluate", "own_models:pair", csv, "--particles", 10, "--ais", "--sandwich", "--gaps",
-        "--chain-rows", 3, "--gap-rows", 2, "--temperatures", 5, "--chains", 2, "--json",
+        "--annealed-rows", 3, "--gap-rows", 2, "--temperatures", 5, "--annealed-particles", 2,
+        "--json",
     )  # fmt: skip
     assert outcome.code == 0, outcome.err
     found = json.loads(outcome.out)

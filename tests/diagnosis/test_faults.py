@@ -12,13 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Independent, MultivariateNormal, Uniform
 
-from deeplvm import Joint, LatentVariableModel
-from deeplvm.conditionals import Gaussian, NegativeBinomial, Poisson
+from deeplvm import Enumerated, Joint, LatentVariableModel
+from deeplvm.conditionals import Categorical, Gaussian, NegativeBinomial, Poisson
 from deeplvm.conditionals.columns import Columns
 from deeplvm.data import Data
 from deeplvm.diagnosis import Effort, Examination, Verdict, diagnose
-from deeplvm.diagnosis.remedies import untried
+from deeplvm.diagnosis.remedies import stopping, untried
 from deeplvm.diagnosis.rules import data, latents, likelihood, samples, training
+from deeplvm.networks import MLP
+from deeplvm.training import fit, unfolded
 
 from .patients import (
     COLUMNS,
@@ -36,7 +38,9 @@ from .patients import (
     table,
 )
 
-SMALL = Effort(rows=400, particles=200, gap_rows=40, chain_rows=20, temperatures=100, chains=4)
+SMALL = Effort(
+    rows=400, particles=200, gap_rows=40, annealed_rows=20, temperatures=100, annealed_particles=4
+)
 
 
 def seen(
@@ -426,7 +430,7 @@ def test_a_rule_that_cannot_fire_is_impossible(rule: Any, replicates: int) -> No
         (likelihood.encoder_too_weak, {"gap_rows": 1}),
         (likelihood.family_too_narrow, {"gap_rows": 1}),
         (samples.encoder_over_fits, {"gap_rows": 1}),
-        (likelihood.unsettled_estimate, {"chain_rows": 1}),
+        (likelihood.unsettled_estimate, {"annealed_rows": 1}),
         (likelihood.unreliable_weights, {"particles": 4}),
     ],
 )
@@ -514,6 +518,44 @@ SETTINGS = {
 def test_a_remedy_that_the_run_follows_is_not_given(option: str, left: bool) -> None:
     examination = Examination(linear(loadings(2)), rows_of(loadings(2)), "test", (), SETTINGS)
     assert untried(examination, option) == ([option] if left else [])
+
+
+@pytest.mark.parametrize(
+    "settings, flags",
+    [
+        ({"patience": None}, ["--patience 10"]),
+        ({"phases": "wake_sleep"}, ["--patience 10 --measure elbo"]),
+        ({"objective": "constrained(most=1.0)"}, ["--patience 10 --measure elbo"]),
+        ({"phases": "wake_sleep", "measure": "elbo"}, ["--patience 10"]),
+        ({"phases": "wake_sleep", "measure": "elbo", "patience": 5}, []),
+    ],
+)
+def test_patience_comes_with_a_measure_where_nothing_else_says_what_is_best(
+    settings: dict[str, Any], flags: list[str]
+) -> None:
+    examination = Examination(linear(loadings(2)), rows_of(loadings(2)), "test", (), settings)
+    assert stopping(examination) == flags
+
+
+def test_a_run_with_phases_takes_the_patience_that_is_advised() -> None:
+    rows = {"x": rows_of(loadings(2)).train["x"][:50]}
+    options: dict[str, Any] = {"phases": "wake_sleep", "epochs": 1, "quiet": True}
+    with pytest.raises(ValueError, match="--measure elbo"):
+        unfolded(fit)(linear(loadings(2)), rows, valid=rows, patience=10, **options)
+    unfolded(fit)(linear(loadings(2)), rows, valid=rows, patience=10, measure="elbo", **options)
+
+
+def test_latents_are_drawn_as_the_recipe_says() -> None:
+    """A label that is summed out leaves nothing to sample: the likelihood is exact."""
+    p = Joint({"k": Categorical(2), "x | k": Gaussian(COLUMNS, MLP(2))})
+    model = LatentVariableModel(p, Joint({"k | x": Categorical(2, MLP(COLUMNS))})).double()
+    rules, draw = [likelihood.unreliable_weights], {"k": Enumerated()}
+    sampled, exact = [
+        diagnose(model, rows_of(loadings(2)), rules=rules, draw=each, effort=SMALL)
+        for each in (None, draw)
+    ]
+    assert not sampled.examination.estimate("test").exact
+    assert exact.examination.estimate("test").exact
 
 
 def test_no_verdict_names_what_the_run_follows() -> None:

@@ -33,7 +33,9 @@ from .patients import (
     table,
 )
 
-EFFORT = Effort(rows=400, particles=200, gap_rows=40, chain_rows=20, temperatures=50, chains=4)
+EFFORT = Effort(
+    rows=400, particles=200, gap_rows=40, annealed_rows=20, temperatures=50, annealed_particles=4
+)
 SETTLED = curve([-50.0 - 30.0 * 0.7**epoch for epoch in range(40)])
 
 

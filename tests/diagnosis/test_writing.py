@@ -11,6 +11,7 @@ import pytest
 
 from deeplvm.diagnosis import Diagnosis, Effort, diagnose
 from deeplvm.diagnosis.rules import samples, training
+from deeplvm.report import write_diagnosis
 
 from .patients import linear, loadings, rows_of
 
@@ -31,7 +32,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_older_figures_go(found: Diagnosis, tmp_path: Path) -> None:
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures" / "probes.svg").write_text("older")
-    found.write(tmp_path)
+    write_diagnosis(found, tmp_path)
     assert set(contents(tmp_path)) == {"diagnosis.json", "figures/checks.svg"}
     kept = json.loads((tmp_path / "diagnosis.json").read_text())
     assert [each["file"] for each in kept["figures"]] == ["figures/checks.svg"]
@@ -53,7 +54,7 @@ def test_a_full_disk_leaves_the_older_ones(
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        found.write(tmp_path)
+        write_diagnosis(found, tmp_path)
     assert contents(tmp_path) == before
 
 

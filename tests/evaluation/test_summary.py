@@ -12,7 +12,7 @@ import torch
 from deeplvm import Enumerated, Joint, LatentVariableModel
 from deeplvm.conditionals import Bernoulli, Categorical, Gaussian, StandardNormal
 from deeplvm.data import load
-from deeplvm.evaluation import Evaluation, evaluate
+from deeplvm.evaluation import Annealing, Evaluation, evaluate
 from deeplvm.evaluation.summary import likelihood_warnings
 from deeplvm.likelihood import bits_per_dimension, importance_sampling
 from deeplvm.likelihood.bits_per_dimension import offset_of
@@ -24,7 +24,7 @@ from deeplvm.recipes import vae
 def evaluation() -> Evaluation:
     torch.manual_seed(0)
     data = load("digits")
-    return evaluate(vae(data, latent=4, hidden=(8,)), data, "valid", particles=40)
+    return evaluate(vae(data, latent=4, hidden=(8,)), data.valid, particles=40)
 
 
 def test_the_record_has_everything(evaluation: Evaluation) -> None:
@@ -54,6 +54,16 @@ def test_round_trip(evaluation: Evaluation) -> None:
     assert str(again) == str(evaluation)
     with pytest.raises(ValueError, match="lacks elbo"):
         Evaluation.from_dict({k: v for k, v in evaluation.to_dict().items() if k != "elbo"})
+
+
+def test_an_evaluation_of_an_earlier_version_is_read(evaluation: Evaluation) -> None:
+    """What are particles of annealing today were chains."""
+    plain = evaluation.to_dict() | {"annealing": {"chains": 4, "rows": 9}}
+    plain["settings"] |= {"annealed_rows": 9, "temperatures": 5, "chains": 4, "start": "prior"}
+    found = Evaluation.from_dict(plain)
+    assert found.annealing == {"annealed_particles": 4, "rows": 9}
+    assert Annealing(**found.settings["annealing"]) == Annealing(9, None, 5, 4, "prior")
+    assert "chains" not in found.settings
 
 
 def test_it_shows_itself(evaluation: Evaluation) -> None:

@@ -225,8 +225,8 @@ def test_results_say_which_model_they_measured(end: Any, run: Path, monkeypatch:
     def dies(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    words = ("evaluate", run, "--particles", 5, "--ais", "--chain-rows", 3, "--temperatures", 4)
-    assert end(*words, "--chains", 2)[0] == 0
+    words = ("evaluate", run, "--particles", 5, "--ais", "--annealed-rows", 3, "--temperatures", 4)
+    assert end(*words, "--annealed-particles", 2)[0] == 0
     before = json.loads((run / "evaluation.json").read_text())
     assert end("report", run)[0] == 0
     assert "earlier model" not in (run / "report.html").read_text()

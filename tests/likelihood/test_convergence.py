@@ -106,7 +106,7 @@ def test_annealing_that_has_not_settled() -> None:
     p = Joint({"z": StandardNormal(10), "x | z": Gaussian(10, MLP(10), scale=0.1)})
     model = LatentVariableModel(p, Joint({"z | x": Gaussian(10, MLP(10))}))
     data = {"x": torch.randn(20, 10)}
-    found = convergence(model, data, (1, 10), (2, 4), chains=4, steps=2)
+    found = convergence(model, data, (1, 10), (2, 4), annealed_particles=4, steps=2)
     assert re.match(
         r"Annealing has not settled: it rose by [\d.]+ ± [\d.]+ nats from 2 to 4 temperatures, "
         r"which leaves about [\d.]+ ± [\d.]+ to come; take more temperatures or "
@@ -120,7 +120,7 @@ def test_annealing_below_importance_sampling() -> None:
     """q is the posterior, and one temperature is plain sampling from the prior."""
     data, exact = rows(200)
     found = convergence(
-        linear(q=Fixed(math.sqrt(1 / 11))), data, (1, 10), (1, 2), chains=2, steps=2
+        linear(q=Fixed(math.sqrt(1 / 11))), data, (1, 10), (1, 2), annealed_particles=2, steps=2
     )
     torch.testing.assert_close(found.importance[0], exact, rtol=0, atol=1e-9)
     assert re.match(
@@ -147,7 +147,7 @@ def planted(importance: list[float], annealed: list[float], noise: float, **othe
         acceptance=torch.full((len(annealed),), 0.2),
         ess=torch.ones(50),
         pareto_k=torch.zeros(50),
-        chains=16,
+        annealed_particles=16,
         start="prior",
         exact=False,
         tolerance=0.05,
@@ -171,7 +171,7 @@ def test_verdicts_on_planted_curves() -> None:
     below = planted([-88.0, -87.6], [-88.6, -88.6], 0.1)
     assert below.startswith("Annealing with 1,000 temperatures is 1.000 ± 0.0")
     assert below.endswith(
-        "its chains mix badly (acceptance 0.20): take more leapfrog steps or start from "
+        "its particles mix badly (acceptance 0.20): take more leapfrog steps or start from "
         "q (start='posterior')."
     )
     assert planted([-88.0, -87.6], [-87.5, -87.5], 2.0).startswith("Not told apart")
@@ -201,8 +201,8 @@ def test_results_seeds_and_the_last_particles() -> None:
     data, _ = rows(6)
     model = linear(q=Fixed(0.5))
     state = torch.get_rng_state()
-    found = convergence(model, data, (40, 1), (5, 2), chains=2, steps=2)
-    again = convergence(model, data, (1, 40), (2, 5), chains=2, steps=2)
+    found = convergence(model, data, (40, 1), (5, 2), annealed_particles=2, steps=2)
+    again = convergence(model, data, (1, 40), (2, 5), annealed_particles=2, steps=2)
     assert torch.equal(state, torch.get_rng_state())
     assert torch.equal(found.importance, again.importance)
     assert torch.equal(found.annealed, again.annealed)
@@ -218,7 +218,12 @@ def test_results_seeds_and_the_last_particles() -> None:
     assert plain["verdict"] in str(found)
     assert "40 particles" in str(found)
     few = convergence(
-        model, {name: value[:3] for name, value in data.items()}, (1, 4), (2, 5), chains=2, steps=2
+        model,
+        {name: value[:3] for name, value in data.items()},
+        (1, 4),
+        (2, 5),
+        annealed_particles=2,
+        steps=2,
     )
     assert few.rows == 3
 
@@ -234,13 +239,13 @@ def test_what_is_refused() -> None:
 
 
 def test_the_figure_shows_both_curves() -> None:
-    found = convergence(linear(q=Fixed(0.5)), rows(6)[0], (1, 40), (2, 5), chains=2, steps=2)
+    found = convergence(linear(q=Fixed(0.5)), rows(6)[0], (1, 40), (2, 5), annealed_particles=2, steps=2)
     svg = str(convergence_figure(found.to_dict()))
     assert svg.startswith("<svg")
     for text in (
         "particles",
         "temperatures",
-        "annealing, 2 chains",
+        "annealing, 2 particles",
         "log p(x), nats a row",
         ">40<",
     ):

@@ -57,7 +57,7 @@ def test_only_a_latent_that_p_reads_can_collapse(digits: Data) -> None:
     with torch.no_grad():  # what x says reaches neither
         model.q["h"].layers[0].weight.zero_()
         model.q.conditional("z").leapfrog.raw.fill_(-10.0)
-    warnings = evaluate(model, digits, particles=2, split="train").warnings
+    warnings = evaluate(model, digits.train, particles=2).warnings
     assert any("z has collapsed" in text for text in warnings)
     assert not any("v has collapsed" in text for text in warnings)
 

@@ -69,7 +69,9 @@ CASES: dict[str, tuple[Callable[..., Markup], Callable[[dict[str, torch.Tensor]]
     ),
     "probes": (
         probes_figure,
-        lambda data: probes(model(z=StandardNormal(2), c=OneHot(2)), data, neighbours=(1, 3)),
+        lambda data: probes(
+            model(z=StandardNormal(2), c=OneHot(2)), data, data, neighbours=(1, 3)
+        ),
     ),
 }
 
@@ -91,7 +93,7 @@ def test_every_figure_stands_in_a_page(
 def test_numbers_are_in_the_figures(data: dict[str, torch.Tensor]) -> None:
     found = holes(model(z=StandardNormal(2), c=OneHot(2)), data, draws=100)
     assert f"{found.hole} of p(z)" in holes_figure(found)
-    seen = probes(model(z=StandardNormal(2), c=OneHot(2)), data, neighbours=(3,))
+    seen = probes(model(z=StandardNormal(2), c=OneHot(2)), data, data, neighbours=(3,))
     figure = probes_figure(seen)
     assert "z: 3 nearest" in figure
     assert "c: clusters" in figure

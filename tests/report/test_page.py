@@ -94,7 +94,7 @@ def test_every_kind_of_model_has_a_page(
     """Nothing is left out, nothing comes from elsewhere, no script, every figure is described."""
     data = load(name)
     model = make(data)
-    evaluation = evaluate(model, data, "valid", particles=20)
+    evaluation = evaluate(model, data.valid, particles=20)
     page = report(model, data, evaluation, METRICS, recipe="mine", settings={"seed": 0})
     assert "Left out" not in page
     assert_self_contained(page)
@@ -109,7 +109,7 @@ def test_missing_elements() -> None:
     """NaN in images is shown as such, and the evaluation leaves it out."""
     data = with_holes(load("digits"))
     model = vae(data, latent=2, hidden=(8,))
-    evaluation = evaluate(model, data, "valid", particles=5)
+    evaluation = evaluate(model, data.valid, particles=5)
     page = report(model, data, evaluation)
     assert "Left out" not in page
     assert_self_contained(page)
@@ -172,7 +172,7 @@ def test_everything_is_escaped() -> None:
     )
     data = dataclasses.replace(data, description=description)
     model = vae(data, latent=2, hidden=(4,))
-    evaluation = evaluate(model, data, "valid", particles=5)
+    evaluation = evaluate(model, data.valid, particles=5)
     page = report(model, data, evaluation, title=bad, recipe=bad, settings={bad: bad})
     assert "<script" not in page
     assert "&lt;script&gt;" in page
@@ -200,7 +200,7 @@ def test_the_same_page_twice() -> None:
     """Draws are seeded: a report that is written again is the same file."""
     data = load("digits")
     model = vae(data, latent=1, hidden=(4,))
-    evaluation = evaluate(model, data, "valid", particles=5)
+    evaluation = evaluate(model, data.valid, particles=5)
     assert report(model, data, evaluation) == report(model, data, evaluation)
 
 
@@ -242,7 +242,7 @@ def test_two_latent_dimensions_have_a_plane() -> None:
     right, up = plane[2, 3] - plane[2, 2], plane[1, 2] - plane[2, 2]
     assert torch.allclose(right / right.norm(), weight[:, 0] / weight[:, 0].norm())
     assert torch.allclose(up / up.norm(), weight[:, 1] / weight[:, 1].norm())
-    page = report(model, data, evaluate(model, data, "valid", particles=5))
+    page = report(model, data, evaluate(model, data.valid, particles=5))
     assert "The plane of the latent" in page
 
 

@@ -154,7 +154,8 @@ def evaluate_into(
     from deeplvm.files import write_atomically
 
     options["draw"] = run.measured(data) or None
-    evaluation = evaluate(model, data, split, particles=particles, seed=seed, **options)
+    rows = getattr(data, split)
+    evaluation = evaluate(model, rows, particles=particles, seed=seed, **options)
     if processes().first:
         write_atomically(run.folder / "evaluation.json", evaluation.to_json().encode())
     return evaluation
@@ -162,19 +163,18 @@ def evaluate_into(
 
 def asked_before(run: Run) -> dict[str, Any]:
     """What was asked of an earlier evaluation beside the likelihood, such as annealing."""
+    from deeplvm.evaluation import Annealing
     from deeplvm.runs.sidecars import read_evaluation
 
     found: dict[str, Any] = {}
     if processes().first:
-        with contextlib.suppress(ValueError, OSError):
+        with contextlib.suppress(ValueError, TypeError, OSError):
             if (earlier := read_evaluation(run.folder)) is not None:
-                found = {
-                    name: earlier.settings[name] for name in _ASKED if name in earlier.settings
-                }
+                settings = earlier.settings
+                found = {name: settings[name] for name in ("gap_rows",) if name in settings}
+                if "annealing" in settings:
+                    found["annealing"] = Annealing(**settings["annealing"])
     return processes().from_first(found)
-
-
-_ASKED = ("gap_rows", "annealed_rows", "simulated_rows", "temperatures", "chains", "start")
 
 
 def write_report(run: Run) -> None:

@@ -149,9 +149,9 @@ def evaluate(
     ais: bool = False,
     sandwich: bool = False,
     temperatures: Number = 1000,
-    chains: Number = 16,
+    annealed_particles: Number = 16,
     start: Literal["prior", "posterior"] = "prior",
-    chain_rows: Number = 100,
+    annealed_rows: Number = 100,
     gaps: bool = False,
     gap_rows: Number = 100,
     device: Device = "auto",
@@ -170,33 +170,35 @@ def evaluate(
         sandwich: Also bound the error of annealing from both sides, on rows that are drawn from
             the model.
         temperatures: Of annealing; more are slower and closer.
-        chains: Of annealing, a row.
-        start: Where the chains begin: the prior owes nothing to q; from the posterior, q(z | x),
-            fewer temperatures are enough where q is good.
-        chain_rows: For how many rows, chosen at random; as many are simulated.
+        annealed_particles: Of annealing, a row.
+        start: Where they begin: the prior owes nothing to q; from the posterior, q(z | x), fewer
+            temperatures are enough where q is good.
+        annealed_rows: For how many rows, chosen at random; as many are simulated.
         gaps: Also say how much of what the bound loses is lost by the family of q(z | x), and how
             much by the encoder; takes hundreds of gradient steps a row.
         gap_rows: For how many rows, chosen at random.
         json: Print the contents of evaluation.json instead of the table.
     """
     from deeplvm.devices import place
+    from deeplvm.evaluation import Annealing
+    from deeplvm.evaluation import evaluate as measure
 
     options: dict[str, Any] = {"seed": seed, "progress": time_left("log p(x)")}
     if gaps:
         options["gap_rows"] = gap_rows
-    if ais:
-        options["annealed_rows"] = chain_rows
-    if sandwich:
-        options["simulated_rows"] = chain_rows
-    options |= {"temperatures": temperatures, "chains": chains, "start": start}
+    if ais or sandwich:
+        options["annealing"] = Annealing(
+            annealed_rows if ais else None, annealed_rows if sandwich else None,
+            temperatures, annealed_particles, start,
+        )  # fmt: skip
     with together(device) as here:
         opened, model, rows = _model_and_rows(here, run, data, trust=trust)
         model = _precise(model.to(place(device)), precision)
         chosen = _chosen(rows, split)
-        if ais and min(chain_rows, rows.rows(chosen)) < 2:
+        if ais and min(annealed_rows, rows.rows(chosen)) < 2:
             raise ValueError(
-                f"--ais compares estimates row by row, and needs 2 rows or more; --chain-rows is "
-                f"{chain_rows}, and {rows.name} has {rows.rows(chosen)} {chosen} rows."
+                f"--ais compares estimates row by row, and needs 2 rows or more; --annealed-rows "
+                f"is {annealed_rows}, and {rows.name} has {rows.rows(chosen)} {chosen} rows."
             )
         own = opened is not None and data is None
         if own:
@@ -208,9 +210,7 @@ def evaluate(
         if own:
             measured = evaluate_into(opened, model, rows, split=chosen, **options)
         else:
-            from deeplvm.evaluation import evaluate as measure
-
-            measured = measure(model, rows, chosen, draw=draw, **options)
+            measured = measure(model, getattr(rows, chosen), draw=draw, **options)
         show(measured, json=json)
 
 
@@ -571,25 +571,28 @@ def diagnose(
     from deeplvm.devices import place
     from deeplvm.diagnosis import Effort
     from deeplvm.diagnosis import diagnose as look
+    from deeplvm.report import write_diagnosis
     from deeplvm.runs.run import open_run
     from deeplvm.runs.sidecars import read_metrics
 
     opened = open_run(run, trust=trust)
     may_write(opened.folder)
+    data = opened.data
     found = look(
         opened.model.to(place(device)),
-        opened.data,
+        data,
         read_metrics(opened.folder / "metrics.jsonl"),
         settings={**opened.config.recipe_options, **opened.config.training},
+        draw=opened.measured(data) or None,
         split=split,
         effort=Effort(rows=rows, particles=particles),
         everything=not quick,
         seed=seed,
         progress=lambda what: note(f"  {what[0].lower()}{what[1:]}"),
     )
-    found.write(opened.folder)
+    written = write_diagnosis(found, opened.folder)
     write_report(opened)
-    tell(found.to_json().rstrip() if json else found.words(str(run)))
+    tell(written.rstrip() if json else found.words(str(run)))
     if not json:
         tell(f"\n{opened.folder / 'report.html'}  the report, with figures")
 

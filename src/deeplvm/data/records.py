@@ -494,6 +494,8 @@ class Selection(Mapping[str, Any]):
             precision, the columns without either.
         common: Whether what is estimated of the rows has one noise for all of them; see
             :func:`deeplvm.inference.rows.rows_of`.
+        split: Of which split they are.
+        contents: All rows of the data set.
 
     >>> from deeplvm.data import load
     >>> some = load("digits").test[:100]
@@ -505,6 +507,8 @@ class Selection(Mapping[str, Any]):
     description: Description | None = None
     data_rows: int = 0
     index: range | Tensor | None = None
+    split: Split | None = None
+    contents: Contents | None = None
     unrounded: Mapping[str, Any] = field(default_factory=dict)
     common: bool = False
 
@@ -520,6 +524,12 @@ class Selection(Mapping[str, Any]):
     def missing(self) -> frozenset[str]:
         """Names of the variables with missing elements (NaN)."""
         return self.description.missing if self.description else frozenset()
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of names, shapes and values of the whole data set; empty if it is not known."""
+        known = self.description.fingerprint if self.description else ""
+        return known or (self.contents.fingerprint if self.contents else "")
 
     @property
     def rows(self) -> int:
@@ -563,6 +573,32 @@ class Selection(Mapping[str, Any]):
 
 
 @dataclass(frozen=True, eq=False)
+class Contents:
+    """All rows of a data set, and the digest that tells whether they changed.
+
+    Attributes:
+        rows: By split.
+        renewals: What is drawn anew at each visit of a training row, by name.
+    """
+
+    rows: Mapping[Split, Selection]
+    renewals: Mapping[str, Renewal]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of names, shapes and values."""
+        digest = hashlib.sha256()
+        for split, rows in self.rows.items():
+            for name, column in sorted(rows.items()):
+                digest.update(f"{split} {name} {column.dtype} {tuple(column.shape)}\n".encode())
+                digest.update(column[:].detach().cpu().contiguous().numpy().data)
+        for name, renewal in sorted(self.renewals.items()):
+            digest.update(f"{renewal.kind} {name}\n".encode())
+            digest.update(renewal.source[:].detach().cpu().contiguous().numpy().data)
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
 class Data:
     """Named columns in three splits, and what they are.
 
@@ -585,16 +621,14 @@ class Data:
     renewals: Mapping[str, Renewal] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for split in SPLITS:
-            found: Any = getattr(self, split)
-            known = found if isinstance(found, Selection) else Selection(found)
-            object.__setattr__(
-                self, split, dataclasses.replace(known, description=self.description)
-            )
-        count = self.train.rows
-        for split in SPLITS:
-            chosen = dataclasses.replace(self._split(split), data_rows=count)
-            object.__setattr__(self, split, chosen)
+        found: dict[Split, Any] = {split: getattr(self, split) for split in SPLITS}
+        known = {n: s if isinstance(s, Selection) else Selection(s) for n, s in found.items()}
+        all_rows: dict[str, Any] = {
+            "description": self.description, "data_rows": known["train"].rows,
+            "contents": Contents(known, self.renewals),
+        }  # fmt: skip
+        for split, rows in known.items():
+            object.__setattr__(self, split, dataclasses.replace(rows, split=split, **all_rows))
 
     @property
     def name(self) -> str:
@@ -747,20 +781,10 @@ class Data:
                 count += int(column[start : start + _SOME_ROWS].isnan().sum())
         return count
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         """SHA-256 of names, shapes and values, by which a resumed run sees its data changed."""
-        if self.description.fingerprint:  # computed when the data were looked at
-            return self.description.fingerprint
-        digest = hashlib.sha256()
-        for split in SPLITS:
-            for name, column in sorted(self._split(split).items()):
-                digest.update(f"{split} {name} {column.dtype} {tuple(column.shape)}\n".encode())
-                digest.update(column[:].detach().cpu().contiguous().numpy().data)
-        for name, renewal in sorted(self.renewals.items()):
-            digest.update(f"{renewal.kind} {name}\n".encode())
-            digest.update(renewal.source[:].detach().cpu().contiguous().numpy().data)
-        return digest.hexdigest()
+        return self.train.fingerprint
 
     def to_dict(self) -> dict[str, Any]:
         """The description with the fingerprint, as a plain JSON-able dict."""

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deeplvm.core.model import LatentVariableModel
@@ -16,8 +12,7 @@ from deeplvm.diagnosis.rules import RULES, Rule
 from deeplvm.diagnosis.verdict import Verdict, ranked
 from deeplvm.evaluation.examination import SEARCHED, CannotMeasure, Effort, Examination
 from deeplvm.evaluation.summary import FEWEST_ROWS
-from deeplvm.files import write_atomically
-from deeplvm.report.figures.diagnosis import FIGURES, Figure, drawn
+from deeplvm.gradients import Draw
 from deeplvm.results import digest_of
 
 if TYPE_CHECKING:
@@ -66,7 +61,7 @@ class Diagnosis:
         return tuple([verdict.name for verdict in self.verdicts])
 
     def to_dict(self) -> dict[str, Any]:
-        """The object of ``diagnosis.json``."""
+        """The object of ``diagnosis.json``, but for its figures."""
         measured = self.examination.measured
         plain = {
             name: value.to_dict() for name, value in measured.items() if hasattr(value, "to_dict")
@@ -79,47 +74,7 @@ class Diagnosis:
             "looked_for_in_vain": list(self.sound),
             "impossible": dict(self.impossible),
             "measured": plain,
-            "figures": [
-                {
-                    "file": f"figures/{figure.name}.svg",
-                    "topic": figure.topic,
-                    "caption": figure.caption,
-                }
-                for figure in self.figures()
-            ],
         }
-
-    def figures(self) -> list[Figure]:
-        """A figure of each measurement that was made."""
-        return self._figures
-
-    @cached_property
-    def _figures(self) -> list[Figure]:
-        return list(drawn(self.examination.measured))
-
-    def write(self, folder: Path) -> None:
-        """Write ``diagnosis.json`` and its figures into a RUN folder; older ones go.
-
-        All are written beside their places first, so that a full disk leaves the older ones.
-        """
-        beside, figures = folder / "figures", self.figures()
-        if beside.is_symlink():
-            raise ValueError(f"{beside} is a link, and nothing is written outside of {folder}.")
-        with tempfile.TemporaryDirectory(prefix=".diagnosis-", dir=folder) as name:
-            fresh = Path(name)
-            for figure in figures:
-                write_atomically(fresh / f"{figure.name}.svg", figure.image.encode())
-            write_atomically(fresh / "diagnosis.json", self.to_json().encode())
-            beside.mkdir(exist_ok=True)
-            for old in FIGURES:  # what others have put there stays
-                (beside / f"{old}.svg").unlink(missing_ok=True)
-            for figure in figures:
-                (fresh / f"{figure.name}.svg").replace(beside / f"{figure.name}.svg")
-            (fresh / "diagnosis.json").replace(folder / "diagnosis.json")
-
-    def to_json(self) -> str:
-        """The text of ``diagnosis.json``."""
-        return json.dumps(self.to_dict(), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
     def words(self, run: str = "RUN") -> str:
         """All of it to read; ``run`` is what commands call the model's folder."""
@@ -150,6 +105,7 @@ def diagnose(
     metrics: Sequence[Mapping[str, Any]] = (),
     *,
     settings: Mapping[str, Any] | None = None,
+    draw: Mapping[str, Draw] | None = None,
     split: Split | None = None,
     effort: Effort | None = None,
     rules: Sequence[Rule] = RULES,
@@ -172,6 +128,8 @@ def diagnose(
         metrics: Records of the epochs, as in ``metrics.jsonl``; without them the curves of
             training are not looked at.
         settings: Options of training, which remedies refer to.
+        draw: How a latent is drawn where the bound and the likelihood are measured, as for
+            :func:`~deeplvm.evaluation.evaluate`.
         split: The rows that training did not see; test if there are any.
         effort: How many rows, chosen at random, and draws are spent.
         rules: Which faults are looked for.
@@ -202,7 +160,7 @@ def diagnose(
     # the first rows of a file need not be like the others
     held_out = dict.fromkeys(("valid", "test"), 4 * effort.rows)
     some = data.sampled({"train": SEARCHED, **held_out}, seed)  # type: ignore[dict-item]
-    seen = Examination(model, some, chosen, metrics, settings or {}, effort, seed)
+    seen = Examination(model, some, chosen, metrics, settings or {}, effort, seed, draw)
     verdicts: list[Verdict] = []
     sound: list[str] = []
     not_asked: dict[str, str] = {}

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from deeplvm.evaluation.examination import Examination
+from deeplvm.registry import known
 
 # Settings that are the stronger, the larger; of any other number less is more.
 _LARGER = ("weight_decay", "particles", "epochs", "latent")
@@ -51,6 +52,14 @@ def networks(seen: Examination, factor: float) -> list[str]:
     widths: Any = seen.settings.get("hidden", (256, 256))
     widths = widths if isinstance(widths, list | tuple) else [widths]
     return [f"--hidden {' '.join([str(max(1, int(factor * width))) for width in widths])}"]
+
+
+def stopping(seen: Examination) -> list[str]:
+    """The flag for an earlier end; where phases or weights change, with what tells the best."""
+    objective = known("objective").get(_word(str(seen.settings.get("objective"))))
+    apart = seen.settings.get("phases") or getattr(objective, "adapts", False)
+    said = apart and not seen.settings.get("measure")
+    return untried(seen, "--patience 10 --measure elbo" if said else "--patience 10")
 
 
 def longer(seen: Examination) -> str:

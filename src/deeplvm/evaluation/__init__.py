@@ -36,11 +36,12 @@ from deeplvm.evaluation.samples.features import FeatureMap, features_of
 from deeplvm.evaluation.samples.memorisation import Memorisation, memorisation
 from deeplvm.evaluation.samples.precision_recall import ManifoldEstimate, manifold_estimate
 from deeplvm.evaluation.samples.quality import SampleQuality, sample_quality
-from deeplvm.evaluation.summary import Evaluation, evaluate
+from deeplvm.evaluation.summary import Annealing, Evaluation, evaluate
 
 __all__ = [
     "AggregateAgainstPrior",
     "AggregateTests",
+    "Annealing",
     "Calibration",
     "Check",
     "Detection",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from torch.distributions import Distribution
 
 from deeplvm.conditionals.columns import Columns
 from deeplvm.core.model import LatentVariableModel
+from deeplvm.core.trace import Trace
 from deeplvm.data.synthetic.shapes import shapes3d
 from deeplvm.data.synthetic.sprites import sprites
 from deeplvm.distributions.product import Product
@@ -31,6 +33,7 @@ from deeplvm.evaluation.predictive.dataset_shift import DatasetShift, dataset_sh
 from deeplvm.evaluation.samples.memorisation import Memorisation, memorisation
 from deeplvm.evaluation.samples.quality import SampleQuality, draws, sample_quality
 from deeplvm.evaluation.summary import FEWEST_ROWS
+from deeplvm.gradients import Draw
 from deeplvm.inference.rows import Rows, Source, rows_of
 from deeplvm.likelihood.convergence import Convergence, convergence, steps_to
 from deeplvm.likelihood.importance import ImportanceEstimate, importance_sampling
@@ -55,19 +58,34 @@ class Effort:
         rows: Of each split, chosen at random, for likelihoods and latents.
         particles: Draws a row for likelihoods.
         gap_rows: Rows whose q is refined by itself.
-        chain_rows: Rows for which chains are run.
+        annealed_rows: Rows whose likelihood is annealed too.
         temperatures: Of annealing.
-        chains: Chains a row.
+        annealed_particles: Of annealing, a row.
         replicates: Data sets that are drawn for predictive checks.
     """
 
     rows: int = 500
     particles: int = 500
     gap_rows: int = 50
-    chain_rows: int = 30
+    annealed_rows: int = 30
     temperatures: int = 100
-    chains: int = 8
+    annealed_particles: int = 8
     replicates: int = 200
+
+
+@dataclass(frozen=True)
+class _Measured(Generic[T]):
+    """A property of an examination that is measured once, and kept under a name."""
+
+    name: str
+    measure: Callable[[Examination], T]
+
+    def __get__(self, seen: Examination, _: type) -> T:
+        return seen.once(self.name, lambda: self.measure(seen))
+
+
+def _measured(name: str) -> Callable[[Callable[[Examination], T]], _Measured[T]]:
+    return lambda measure: _Measured(name, measure)
 
 
 @dataclass(eq=False)
@@ -75,13 +93,13 @@ class Examination:
     """A model and its data, and what rules ask of them.
 
     Attributes:
-        model: Left as it was.
         data: What it was fitted to, or named tensors for each split.
         held_out: The split of rows that training did not see; see :attr:`unseen`.
         metrics: Records of the epochs, as in ``metrics.jsonl``.
         settings: Options of training and of the recipe, by name.
         effort: How much is spent.
         seed: Of every draw.
+        draw: How a latent is drawn where the bound and the likelihood are measured.
         impossible: What could not be measured, and why.
     """
 
@@ -92,6 +110,7 @@ class Examination:
     settings: Mapping[str, Any] = field(default_factory=dict)
     effort: Effort = field(default_factory=Effort)
     seed: int = 0
+    draw: Mapping[str, Draw] | None = None
     impossible: dict[str, str] = field(default_factory=dict)
     _kept: dict[str, Any] = field(default_factory=dict)
 
@@ -200,44 +219,36 @@ class Examination:
         """The first rows of a split, as the model reads them."""
         return self.batches(split)[slice(0, count or self.effort.rows)]
 
+    @property
+    def _drawn(self) -> dict[str, Any]:
+        """Of what measures the bound: how latents are drawn, with which seed."""
+        return {"draw": self.draw, "seed": self.seed}
+
     def estimate(self, split: Split) -> ImportanceEstimate:
         """Likelihood and bound of the first rows of a split."""
         return self.once(
             f"log p(x) of {split} rows",
             lambda: importance_sampling(
-                self.model, self.first(split), self.effort.particles, seed=self.seed
+                self.model, self.first(split), self.effort.particles, **self._drawn
             ),
         )
 
-    @property
+    @_measured("use of latents")
     def use(self) -> dict[str, LatentUse]:
         """What each latent is used for, on unseen rows, of those that p reads."""
-
-        def measure() -> dict[str, LatentUse]:
-            found = latent_use(self.model, self.first(self.unseen), seed=self.seed)
-            read = {parent.name for name in self.model.p.names for parent in self._parents(name)}
-            return {name: latent for name, latent in found.items() if name in read}
-
-        return self.once("use of latents", measure)
-
-    def _parents(self, name: str) -> Sequence[Any]:
         parents = getattr(self.model.p, "parents", None)
         if parents is None:
             raise CannotMeasure("The parents of a name are not known for this kind of p.")
-        return parents(name)
+        read = {parent.name for name in self.model.p.names for parent in parents(name)}
+        found = latent_use(self.model, self.first(self.unseen), **self._drawn)
+        return {name: latent for name, latent in found.items() if name in read}
 
-    @property
+    @_measured("inference gaps")
     def generalisation(self) -> GeneralisationGap:
         """What the bound loses on training rows and on held-out rows, and to what."""
-        return self.once(
-            "inference gaps",
-            lambda: generalisation_gap(
-                self.model,
-                self.rows("train", self.effort.gap_rows),
-                self.rows(self.unseen, self.effort.gap_rows),
-                particles=self.effort.particles,
-                seed=self.seed,
-            ),
+        rows = [self.rows(split, self.effort.gap_rows) for split in ("train", self.unseen)]
+        return generalisation_gap(
+            self.model, *rows, particles=self.effort.particles, **self._drawn
         )
 
     @property
@@ -245,110 +256,63 @@ class Examination:
         """What the bound loses to the family of q, and what to the encoder, on held-out rows."""
         return self.generalisation.test
 
-    @property
+    @_measured("convergence")
     def convergence(self) -> Convergence:
-        """Importance sampling beside chains from q to the posterior, on a few held-out rows."""
+        """Importance sampling beside annealing from q, on a few held-out rows."""
         effort = self.effort
-        return self.once(
-            "convergence",
-            lambda: convergence(
-                self.model,
-                self.first(self.unseen, effort.chain_rows),
-                steps_to(effort.particles),
-                steps_to(effort.temperatures),
-                chains=effort.chains,
-                steps=5,
-                start="posterior",
-                seed=self.seed,
-            ),
-        )
+        rows = self.first(self.unseen, effort.annealed_rows)
+        numbers = steps_to(effort.particles), steps_to(effort.temperatures)
+        particles = effort.annealed_particles
+        return convergence(
+            self.model, rows, *numbers, annealed_particles=particles, steps=5, start="posterior",
+            **self._drawn,
+        )  # fmt: skip
 
-    @property
+    @_measured("predictive checks")
     def checks(self) -> PredictiveChecks:
         """Statistics of held-out rows against those of draws of p(x)."""
-        return self.once(
-            "predictive checks",
-            lambda: predictive_checks(
-                self.model,
-                self.rows(self.unseen, self.effort.rows),
-                replicates=self.effort.replicates,
-                seed=self.seed,
-            ),
-        )
+        rows, replicates = self.rows(self.unseen, self.effort.rows), self.effort.replicates
+        return predictive_checks(self.model, rows, replicates=replicates, seed=self.seed)
 
-    @property
+    @_measured("calibration")
     def calibration(self) -> Calibration:
         """Predictions of values that were hidden, on held-out rows."""
-        return self.once(
-            "calibration",
-            lambda: calibration(
-                self.model,
-                self.rows(self.unseen, self.effort.rows),
-                particles=self.effort.particles,
-                seed=self.seed,
-            ),
-        )
+        rows, particles = self.rows(self.unseen, self.effort.rows), self.effort.particles
+        return calibration(self.model, rows, particles=particles, seed=self.seed)
 
-    @property
+    @_measured("holes")
     def holes(self) -> Holes:
         """Prior and aggregate posterior, each scored where the other draws."""
-        return self.once(
-            "holes",
-            lambda: holes(
-                self.model,
-                self.rows("train", 4 * self.effort.rows),
-                seed=self.seed,
-            ),
-        )
+        return holes(self.model, self.rows("train", 4 * self.effort.rows), seed=self.seed)
 
-    @property
+    @_measured("surgery of the bound")
     def surgery(self) -> ElboSurgery:
         """The averaged divergence, split into mutual information and marginal divergence."""
-        return self.once(
-            "surgery of the bound",
-            lambda: elbo_surgery(
-                self.model, self.rows("train", 2 * self.effort.rows), seed=self.seed
-            ),
-        )
+        return elbo_surgery(self.model, self.rows("train", 2 * self.effort.rows), **self._drawn)
 
-    @property
+    @_measured("rate and distortion")
     def rate_distortion(self) -> RateDistortion:
         """Rate and distortion of q, and the curve below which no q is."""
-        return self.once(
-            "rate and distortion",
-            lambda: rate_distortion(
-                self.model,
-                self.first(self.unseen, self.effort.chain_rows),
-                particles=self.effort.chains,
-                temperatures=self.effort.temperatures,
-                seed=self.seed,
-            ),
+        effort = self.effort
+        return rate_distortion(
+            self.model,
+            self.first(self.unseen, effort.annealed_rows),
+            particles=effort.annealed_particles,
+            temperatures=effort.temperatures,
+            **self._drawn,
         )
 
-    @property
+    @_measured("aggregate posterior")
     def aggregate(self) -> AggregateAgainstPrior:
         """Whether q(z) of all rows is the prior: two-sample tests."""
-        return self.once(
-            "aggregate posterior",
-            lambda: aggregate_against_prior(
-                self.model, self.rows(self.unseen, self.effort.rows), seed=self.seed
-            ),
-        )
+        rows = self.rows(self.unseen, self.effort.rows)
+        return aggregate_against_prior(self.model, rows, seed=self.seed)
 
-    @property
+    @_measured("probes")
     def probes(self) -> Probes:
         """How well labels are read from the latents."""
-        return self.once(
-            "probes",
-            lambda: probes(
-                self.model,
-                self.data,
-                split=self.unseen,
-                rows=self.effort.rows,
-                train_rows=4 * self.effort.rows,
-                seed=self.seed,
-            ),
-        )
+        test, most = self.rows(self.unseen, self.effort.rows), 4 * self.effort.rows
+        return probes(self.model, self.data.train, test, most=most, seed=self.seed)
 
     @property
     def disentanglement(self) -> Disentanglement:
@@ -356,107 +320,75 @@ class Examination:
         drawn_here = {"sprites": sprites, "shapes3d": shapes3d}
         if self.data.source not in drawn_here:  # of few data it could be expected: no word of it
             raise CannotMeasure("These data come without the factors they were drawn from.")
-
-        def measure() -> Disentanglement:
-            rows = self.effort.rows
-            return disentanglement(
-                self.model,
-                drawn_here[self.data.source](),
-                rows=max(2_000, 4 * rows),
-                groups=max(100, rows // 2),
-                group=32,
-                seed=self.seed,
-            )
-
-        return self.once("disentanglement", measure)
-
-    @property
-    def quality(self) -> SampleQuality:
-        """Draws against training rows, in features of a network that is trained for it."""
+        rows, factors = self.effort.rows, drawn_here[self.data.source]
+        counts = {"rows": max(2_000, 4 * rows), "groups": max(100, rows // 2), "group": 32}
         return self.once(
-            "sample quality",
-            lambda: sample_quality(
-                self.model,
-                self.data,
-                split=self.unseen,
-                rows=2 * self.effort.rows,
-                seed=self.seed,
-            ),
+            "disentanglement",
+            lambda: disentanglement(self.model, factors(), **counts, seed=self.seed),
         )
 
-    @property
+    @_measured("sample quality")
+    def quality(self) -> SampleQuality:
+        """Draws against training rows, in features of a network that is trained for it."""
+        test, most = getattr(self.data, self.unseen), 2 * self.effort.rows
+        return sample_quality(self.model, self.data.train, test, most=most, seed=self.seed)
+
+    @_measured("memorisation")
     def copying(self) -> Memorisation:
         """How near draws lie to training rows, in the values themselves."""
+        name = self.variable.name
+        train = self.first("train", SEARCHED)
+        fresh = self.first(self.unseen, 4 * self.effort.rows)
+        drawn = draws(self.model, len(fresh[name]), train, name, seed=self.seed)
+        flat = [each.flatten(1).cpu() for each in (drawn, train[name], fresh[name])]
+        if any([bool(each.isnan().any()) for each in flat]):
+            raise ValueError("rows with holes have no distance")
+        spread = flat[1].std(0).clamp(min=1e-6) if not self.variable.is_image else 1.0
+        return memorisation(*[each / spread for each in flat], seed=self.seed)
 
-        def measure() -> Memorisation:
-            name = self.variable.name
-            train = self.first("train", SEARCHED)
-            fresh = self.first(self.unseen, 4 * self.effort.rows)
-            drawn = draws(self.model, len(fresh[name]), train, name, seed=self.seed)
-            flat = [each.flatten(1).cpu() for each in (drawn, train[name], fresh[name])]
-            if any([bool(each.isnan().any()) for each in flat]):
-                raise ValueError("rows with holes have no distance")
-            spread = flat[1].std(0).clamp(min=1e-6) if not self.variable.is_image else 1.0
-            scaled = [each / spread for each in flat]
-            return memorisation(*scaled, seed=self.seed)
+    @contextlib.contextmanager
+    def _reconstructed(self) -> Iterator[tuple[dict[str, Tensor], Trace]]:
+        """Held-out rows, and p at a draw of z from q given them."""
+        given, missing = self.first(self.unseen), self.batches(self.unseen).missing
+        with evaluating(self.model, self.seed):
+            yield given, self.model.reconstruct(given, missing=missing)
 
-        return self.once("memorisation", measure)
-
-    @property
+    @_measured("residuals")
     def residuals(self) -> Tensor:
         r"""Standardised residuals :math:`(x - E[x | z]) / sd(x | z)` at a draw of z from q.
 
         Shape ``(rows, elements)``, held-out rows; NaN where the element is missing, or not a
         number that a residual makes sense for.
         """
+        name = self.variable.name
+        with self._reconstructed() as (given, trace):
+            own = trace[name].distribution
+            if own is None:
+                raise ValueError(f"{name!r} has one distribution a step.")
+            residual = (given[name] - own.mean) / own.variance.clamp(min=1e-12).sqrt()
+        return residual.expand(given[name].shape).flatten(1).double().clone()
 
-        def measure() -> Tensor:
-            given = self.first(self.unseen)
-            missing = self.batches(self.unseen).missing
-            name = self.variable.name
-            with evaluating(self.model, self.seed):
-                site = self.model.reconstruct(given, missing=missing)[name]
-                if site.distribution is None:
-                    raise ValueError(f"{name!r} has one distribution a step.")
-                mean, variance = site.distribution.mean, site.distribution.variance
-                value = given[name]
-                residual = (value - mean) / variance.clamp(min=1e-12).sqrt()
-            return residual.expand(value.shape).flatten(1).double().clone()
-
-        return self.once("residuals", measure)
-
-    @property
+    @_measured("learned scales")
     def scales(self) -> dict[str, tuple[Tensor, float]]:
         r"""Standard deviations of p(x | z) in the network's units, and their lower bound, by name.
 
         Of conditionals of observed names that learn a scale above a ``minimum``; shape
         ``(rows, elements)``. Of a table of columns of several kinds, by the columns' names.
         """
-
-        def measure() -> dict[str, tuple[Tensor, float]]:
-            given = self.first(self.unseen)
-            missing = self.batches(self.unseen).missing
-            found = {}
-            with evaluating(self.model, self.seed):
-                trace = self.model.reconstruct(given, missing=missing)
-                for name in given:
-                    if name not in self.model.p.names:
+        found = {}
+        with self._reconstructed() as (given, trace):
+            for name in [name for name in given if name in self.model.p.names]:
+                for label, conditional, distribution in self._parts_of(name, trace[name]):
+                    bound = _floor(conditional)
+                    if bound is None or distribution is None or _is_mass(distribution):
                         continue
-                    for label, conditional, distribution in self._parts_of(name, trace[name]):
-                        bound = _floor(conditional)
-                        if bound is None or distribution is None or _is_mass(distribution):
-                            continue
-                        scale = distribution.stddev
-                        units = getattr(conditional, "units", None)
-                        if units is not None:
-                            scale = scale / units.std
-                        shape = (len(given[name]), *distribution.event_shape)
-                        found[label] = (scale.expand(shape).flatten(1).clone(), bound)
-            if not found:
-                raise ValueError("No observed name has a scale that is learned above a bound.")
-            return found
-
-        return self.once("learned scales", measure)
+                    units = getattr(conditional, "units", None)
+                    scale = distribution.stddev / (1.0 if units is None else units.std)
+                    shape = (len(given[name]), *distribution.event_shape)
+                    found[label] = (scale.expand(shape).flatten(1).clone(), bound)
+        if not found:
+            raise ValueError("No observed name has a scale that is learned above a bound.")
+        return found
 
     def _parts_of(self, name: str, site: Any) -> list[tuple[str, torch.nn.Module, Any]]:
         """What a name is made of: itself, or groups of columns, each with its distribution."""

@@ -16,7 +16,7 @@ from deeplvm.core.model import LatentVariableModel
 from deeplvm.evaluation.bound.gaps import gaps_table, inference_gaps
 from deeplvm.evaluation.latents.latent_use import ACTIVE, LatentUse, carrying, latent_use
 from deeplvm.gradients import Draw
-from deeplvm.inference.rows import Progress, Source, at_random, rows_of
+from deeplvm.inference.rows import Progress, Rows, Source, at_random, rows_of
 from deeplvm.inference.tempering import Start
 from deeplvm.likelihood.annealing import sandwich
 from deeplvm.likelihood.bits_per_dimension import bits_per_dimension, count_elements
@@ -25,7 +25,7 @@ from deeplvm.likelihood.importance import ImportanceEstimate, importance_samplin
 from deeplvm.results import Record, digest_of, finite, mean_of, number
 
 if TYPE_CHECKING:
-    from deeplvm.data.records import Data, Split, Variable
+    from deeplvm.data.records import Variable
 
 # A rise smaller than this changes no conclusion, and log p̂ is reported to about this precision.
 _RISE = 0.05
@@ -37,6 +37,29 @@ LITTLE = 0.5
 """Nats; a latent that costs less can say no more about a row."""
 # Entries of evaluation.json that are there only where they were asked for.
 _ASKED = ("gaps", "annealing", "sandwich")
+
+
+@dataclass(frozen=True)
+class Annealing:
+    """How the likelihood is estimated by annealing too.
+
+    Attributes:
+        rows: On how many rows, chosen at random, it is compared with importance sampling
+            (:func:`~deeplvm.likelihood.convergence`), which takes ten gradients a temperature,
+            particle and row, and half as many again; none.
+        simulated: How many rows are drawn from p to have both of its bounds
+            (:func:`~deeplvm.likelihood.sandwich`); none.
+        temperatures: Densities of the walk.
+        particles: Walks a row.
+        start: Where they begin: ``"prior"`` owes nothing to q, ``"posterior"`` is quicker where q
+            is good.
+    """
+
+    rows: int | None = None
+    simulated: int | None = None
+    temperatures: int = 1_000
+    particles: int = 16
+    start: Start = "prior"
 
 
 @dataclass(frozen=True)
@@ -103,7 +126,8 @@ class Evaluation(Record):
                 f"This evaluation lacks {', '.join(absent)}: it is damaged, or was written by "
                 f"another version of deeplvm; evaluate again."
             )
-        return cls(**{name: plain[name] for name in names if name in plain})
+        known = _by_names_of_today(plain)
+        return cls(**{name: known[name] for name in names if name in known})
 
     def to_json(self) -> str:
         """The text of ``evaluation.json``."""
@@ -177,47 +201,49 @@ class Evaluation(Record):
         return [*verdict, *[f"! {text}" for text in self.warnings]]
 
 
+_FORMER = {
+    "annealed_rows": "rows", "simulated_rows": "simulated", "temperatures": "temperatures",
+    "chains": "particles", "start": "start",
+}  # fmt: skip
+
+
+def _by_names_of_today(plain: Mapping[str, Any]) -> dict[str, Any]:
+    """An evaluation that an earlier version wrote, where particles of annealing were chains."""
+    found, settings = dict(plain), dict(plain.get("settings") or {})
+    if "chains" in settings:
+        former = {new: settings.pop(old) for old, new in _FORMER.items() if old in settings}
+        found["settings"] = settings | {"annealing": former}
+    if "chains" in (found.get("annealing") or {}):
+        annealing = dict(found["annealing"])
+        found["annealing"] = annealing | {"annealed_particles": annealing.pop("chains")}
+    return found
+
+
 def evaluate(
     model: LatentVariableModel,
-    data: Data | Mapping[str, Tensor],
-    split: Split = "test",
+    data: Source | Rows,
     *,
     particles: int = 5_000,
+    draw: Mapping[str, Draw] | None = None,
+    gap_rows: int | None = None,
+    annealing: Annealing | None = None,
     batch_size: int | None = None,
     chunk: int | None = None,
-    draw: Mapping[str, Draw] | None = None,
     seed: int = 0,
-    gap_rows: int | None = None,
-    annealed_rows: int | None = None,
-    simulated_rows: int | None = None,
-    temperatures: int = 1_000,
-    chains: int = 16,
-    start: Start = "prior",
     progress: Progress | None = None,
 ) -> Evaluation:
     """Everything that is reported about a model on some rows: likelihood, bounds, use of latents.
 
     Args:
-        model: Left as it was.
-        data: Data, or named tensors of shape ``(rows, *event)``.
-        split: Which split of Data.
+        data: Rows: ``data.test``, ``data.test[:100]``, or named tensors ``(rows, *event)``.
         particles: Draws a row for :func:`importance_sampling`.
-        batch_size: Rows at a time; chosen by size if left out.
-        chunk: Particles at a time; chosen by size if left out.
         draw: How a latent is drawn; a name given here is drawn even if the data have it.
-        seed: Same seed, same numbers.
         gap_rows: On how many rows, chosen at random, q is refined to see what the bound loses
             where (:func:`~deeplvm.evaluation.inference_gaps`), which takes hundreds of gradient
             steps a row; none.
-        annealed_rows: On how many rows, chosen at random, importance sampling is compared with
-            annealing (:func:`~deeplvm.likelihood.convergence`), which takes ten gradients a
-            temperature, chain and row, and half as many again; none.
-        simulated_rows: How many rows are drawn from p to have both bounds of annealing
-            (:func:`~deeplvm.likelihood.sandwich`); none.
-        temperatures: Of annealing.
-        chains: Of annealing, a row.
-        start: Where they begin: ``"prior"`` owes nothing to q, ``"posterior"`` is quicker where q
-            is good.
+        annealing: Whether, and how, annealing estimates the likelihood too.
+        batch_size: Rows at a time; chosen by size if left out.
+        chunk: Particles at a time; chosen by size if left out.
         progress: As for :func:`importance_sampling`.
 
     Examples:
@@ -228,51 +254,43 @@ def evaluate(
         >>> print(f"{evaluation.log_px['value']:.4f}")  # - log 2 pi
         -1.8379
     """
-    source = data if isinstance(data, Mapping) else getattr(data, split)
-    rows = rows_of(model, source, omit=tuple(draw or ()))
+    rows = rows_of(model, data, omit=tuple(draw or ()))
+    way = annealing or Annealing()
     # first what may be impossible for a model: it is refused before anything takes its time
-    gaps = annealing = both = None
+    gaps = compared = both = None
     if gap_rows is not None:
         with _asked_for("gap_rows (--gaps)"):
-            some = at_random(source, gap_rows, seed)
+            some = at_random(rows.source, gap_rows, seed)
             gaps = inference_gaps(model, some, particles=particles, draw=draw, seed=seed)
-    if annealed_rows is not None:
-        with _asked_for("annealed_rows (--ais)"):
-            annealing = convergence(
-                model, at_random(source, annealed_rows, seed), steps_to(particles),
-                steps_to(temperatures), chains=chains, start=start, draw=draw, seed=seed,
+    if way.rows is not None:
+        with _asked_for("annealing of rows (--ais)"):
+            compared = convergence(
+                model, at_random(rows.source, way.rows, seed), steps_to(particles),
+                steps_to(way.temperatures), annealed_particles=way.particles, start=way.start,
+                draw=draw, seed=seed,
             )  # fmt: skip
-    if simulated_rows is not None:
-        with _asked_for("simulated_rows (--sandwich)"):
+    if way.simulated is not None:
+        with _asked_for("annealing of simulated rows (--sandwich)"):
             both = sandwich(
-                model, simulated_rows, chains, temperatures, start=start, draw=draw,
-                given=_inputs(model, source, simulated_rows, seed), seed=seed,
+                model, way.simulated, way.particles, way.temperatures, start=way.start, draw=draw,
+                given=_inputs(model, rows.source, way.simulated, seed), seed=seed,
             )  # fmt: skip
     estimate = importance_sampling(
-        model,
-        rows,
-        particles,
-        batch_size=batch_size,
-        chunk=chunk,
-        draw=draw,
-        seed=seed,
+        model, rows, particles, batch_size=batch_size, chunk=chunk, draw=draw, seed=seed,
         progress=progress,
-    )
+    )  # fmt: skip
     use = latent_use(model, rows, draw=draw, seed=seed)
     counted = [count_elements(model, given, estimate.observed) for _, given in rows.each(4096)]
-    variables = _variables(data)
+    variables = {} if rows.description is None else rows.description.variables
     known = {name: variables[name] for name in estimate.observed if name in variables}
     # labels are categories, with probabilities; anything else that is not described is unknown
     described = all([name in known or name == "y" for name in estimate.observed])
     bits = bits_per_dimension(
         estimate.log_px.cpu(), torch.cat(counted), known if described else None
     )
-    asked = {
-        "gap_rows": gap_rows, "annealed_rows": annealed_rows, "simulated_rows": simulated_rows,
-    }  # fmt: skip
-    walk = {"temperatures": temperatures, "chains": chains, "start": start}
+    asked = {"gap_rows": gap_rows, "annealing": None if annealing is None else vars(annealing)}
     return Evaluation(
-        data=_data(data, split, estimate, rows.names, variables),
+        data=_data(rows, estimate),
         elbo=mean_of(estimate.elbo),
         log_px=estimate.to_dict(),
         bits_per_dim=finite(bits.value),
@@ -292,13 +310,12 @@ def evaluate(
             "particles": particles,
             "batch_size": batch_size,
             "seed": seed,
-            **{name: number for name, number in asked.items() if number is not None},
-            **(walk if annealed_rows or simulated_rows else {}),
+            **{name: value for name, value in asked.items() if value is not None},
             "dtype": str(rows.dtype).removeprefix("torch."),
             "torch": str(torch.__version__),
         },
         gaps=None if gaps is None else gaps.to_dict(),
-        annealing=None if annealing is None else annealing.to_dict(),
+        annealing=None if compared is None else compared.to_dict(),
         sandwich=None if both is None else both.to_dict(),
     )
 
@@ -408,49 +425,31 @@ def _rows_warning(rows: int) -> list[str]:
     ]
 
 
-def _variables(data: Data | Mapping[str, Tensor]) -> Mapping[str, Variable]:
-    return {} if isinstance(data, Mapping) else data.variables
-
-
-def _data(
-    data: Data | Mapping[str, Tensor],
-    split: str,
-    estimate: ImportanceEstimate,
-    given: tuple[str, ...],
-    variables: Mapping[str, Variable],
-) -> dict[str, Any]:
+def _data(rows: Rows, estimate: ImportanceEstimate) -> dict[str, Any]:
     """Everything that a reported likelihood must carry."""
+    known = rows.description
     record: dict[str, Any] = {
-        "name": "rows given" if isinstance(data, Mapping) else data.name,
-        "split": "all" if isinstance(data, Mapping) else split,
+        "name": "rows given" if known is None else known.name,
+        "split": rows.split or "all",
         "rows": estimate.rows,
         "units": "nats a row",
         "scored": list(estimate.observed),
-        "conditions": [name for name in given if name not in estimate.observed],
+        "conditions": [name for name in rows.names if name not in estimate.observed],
         "integrated": list(estimate.latents),
     }
-    if isinstance(data, Mapping):
+    if known is None:
         return record
+    variables = known.variables
+    dequantized = any([_dequantized(variable) for variable in variables.values()])
     return record | {
-        "source": data.source,
-        "how_split": data.split,
-        "variables": {
-            name: str(variable) for name, variable in variables.items() if name in given
-        },
-        "binarization": _binarization(data),
-        "dequantization": (
-            "uniform" if any([_dequantized(variable) for variable in variables.values()]) else None
-        ),
-        "notes": list(data.notes),
-        "fingerprint": data.fingerprint,
+        "source": known.source,
+        "how_split": known.split,
+        "variables": {name: str(each) for name, each in variables.items() if name in rows.names},
+        "binarization": known.options.get("binarize"),
+        "dequantization": "uniform" if dequantized else None,
+        "notes": list(known.notes),
+        "fingerprint": getattr(rows.source, "fingerprint", None),
     }
-
-
-def _binarization(data: Data) -> str | None:
-    if any([renewal.kind == "binarization" for renewal in data.renewals.values()]):
-        return "dynamic"
-    asked = data.options.get("binarize")
-    return None if asked is None else str(asked)
 
 
 def _dequantized(variable: Variable) -> bool:
@@ -469,7 +468,7 @@ def _annealing_row(plain: Mapping[str, Any]) -> tuple[str, str, str]:
     how = (
         "exact sum"
         if plain["exact"]
-        else f"{plain['chains']} chains, {last['temperatures']:,} temperatures"
+        else f"{plain['annealed_particles']} particles, {last['temperatures']:,} temperatures"
     )
     return (
         "log p(x), annealed",

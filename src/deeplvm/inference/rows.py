@@ -76,6 +76,11 @@ class Rows:
         """Of the data set, if the rows are of one."""
         return getattr(self.source, "description", None)
 
+    @property
+    def split(self) -> str | None:
+        """Of which split of the data set, if the rows are of one."""
+        return getattr(self.source, "split", None)
+
     def __getitem__(self, index: slice | Tensor) -> dict[str, Tensor]:
         """Some rows, on the model's device, reals in its floating type."""
         batch = getattr(self.source, "batch", None)
@@ -355,11 +360,17 @@ def at_random(source: Source, count: int, seed: int = 0) -> Source:
     rows = len(next(iter(source.values()))) if rows is None else rows
     if count >= rows:
         return source
-    order = torch.randperm(rows, generator=torch.Generator().manual_seed(seed))[:count]
+    return taken(
+        source, torch.randperm(rows, generator=torch.Generator().manual_seed(seed))[:count]
+    )
+
+
+def taken(source: Source, index: Tensor) -> Source:
+    """Some of some rows, by their numbers."""
     kept: Any = source
     if hasattr(source, "batch"):
-        return kept[order]
-    return {name: value[order.to(value.device)] for name, value in source.items()}
+        return kept[index]
+    return {name: value[index.to(value.device)] for name, value in source.items()}
 
 
 def latent_dimensions(model: LatentVariableModel, source: Source | Rows) -> int:

@@ -20,7 +20,7 @@ from deeplvm.likelihood.chunks import Chunks, plan
 from deeplvm.randomness import RowNoise, evaluating
 from deeplvm.results import Estimate, Record, finite, mean_of, number
 
-_MIXING = 0.5  # acceptance below which chains hardly move
+_MIXING = 0.5  # acceptance below which particles hardly move
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,9 @@ class Convergence(Record):
         temperatures: Numbers of temperatures, rising.
         annealed: Annealed importance sampling with each of them, shape ``(numbers, rows)``.
         acceptance: Of the transitions, mean over rows, shape ``(numbers,)``; NaN if none.
-        ess: Effective number of chains with the most temperatures, shape ``(rows,)``.
+        ess: Effective particles with the most temperatures, shape ``(rows,)``.
         pareto_k: Shape of the tail of q's weights, shape ``(rows,)``.
-        chains: Of annealing, a row.
+        annealed_particles: Of annealing, a row.
         start: Where they begin.
         exact: Whether annealing had nothing to draw, so that it is log p(x) itself.
         tolerance: A difference that does not matter, nats a row.
@@ -70,7 +70,7 @@ class Convergence(Record):
     acceptance: Tensor
     ess: Tensor
     pareto_k: Tensor
-    chains: int
+    annealed_particles: int
     start: Start
     exact: bool
     tolerance: float
@@ -135,7 +135,7 @@ class Convergence(Record):
                 cause = f"it still rose by {rise} from {before}: take more"
             elif accepted < _MIXING:
                 cause = (
-                    f"its chains mix badly (acceptance {accepted:.2f}): take more leapfrog "
+                    f"its particles mix badly (acceptance {accepted:.2f}): take more leapfrog "
                     f"steps{self._from_q}"
                 )
             else:
@@ -165,7 +165,7 @@ class Convergence(Record):
         if abs(gap.value) + gap.error > 2 * self.tolerance:
             return (
                 f"Not told apart: {draws} is {self._apart(gap)} {other}; take more rows, or more "
-                f"particles and chains."
+                f"particles."
             )
         return f"Both have settled: {draws} and {other} agree within {gap} nats."
 
@@ -195,7 +195,7 @@ class Convergence(Record):
                 )
             ],
             "gap": self.gap.to_dict(),
-            "chains": self.chains,
+            "annealed_particles": self.annealed_particles,
             "ess": finite(float(self.ess.mean())),
             "start": self.start,
             "exact": self.exact,
@@ -243,7 +243,7 @@ def convergence(
     particles: Sequence[int] = (1, 10, 100, 1_000, 5_000),
     temperatures: Sequence[int] = (10, 30, 100, 300, 1_000),
     *,
-    chains: int = 16,
+    annealed_particles: int = 16,
     steps: int = 10,
     start: Start = "prior",
     draw: Mapping[str, Draw] | None = None,
@@ -262,9 +262,9 @@ def convergence(
         model, data, seed: As of every estimate: :mod:`deeplvm.inference.rows`.
         particles: Numbers of draws from q.
         temperatures: Numbers of temperatures.
-        chains: Of annealing, a row.
+        annealed_particles: Of annealing, a row.
         steps: Leapfrog steps a transition.
-        start: Where chains begin.
+        start: Where they begin.
         draw: ``{"y": Enumerated()}`` for a discrete latent that importance sampling sums over, as
             annealing does in any case.
         tolerance: A difference that does not matter, nats a row.
@@ -290,7 +290,8 @@ def convergence(
     drawn = _importance(model, rows, numbers, draw, seed)
     walks = [
         annealed_importance_sampling(
-            model, rows, chains, each, steps=steps, start=start, draw=draw, seed=seed + 1
+            model, rows, annealed_particles, each, steps=steps, start=start, draw=draw,
+            seed=seed + 1,
         )
         for each in temperatures
     ]  # fmt: skip
@@ -302,7 +303,7 @@ def convergence(
         acceptance=torch.stack([walk.acceptance.nanmean() for walk in walks]),
         ess=walks[-1].ess,
         pareto_k=drawn["pareto_k"],
-        chains=chains,
+        annealed_particles=annealed_particles,
         start=start,
         exact=walks[-1].exact,
         tolerance=tolerance,

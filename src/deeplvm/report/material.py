@@ -83,7 +83,6 @@ class Material:
     """A model with some rows to show it on.
 
     Args:
-        model: Left as it was.
         data: What it was fitted to.
         split: The rows to show.
         seed: Of every draw.

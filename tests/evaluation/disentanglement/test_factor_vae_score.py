@@ -44,7 +44,7 @@ def test_scores_are_the_references(score: object, recorded: float) -> None:
 def test_perfect_and_random_codes(score: object) -> None:
     perfect = score(lambda x: x, GRID, group=24, train=60, test=60)  # type: ignore[operator]
     assert perfect.value == 1
-    assert perfect.by_factor == pytest.approx(np.ones(3))
+    assert perfect.each == pytest.approx(np.ones(3))
     noise = torch.Generator().manual_seed(0)
     blind = score(  # 500 guesses at 1/3 are within 0.1, 4.7 standard errors
         lambda x: torch.randn(len(x), 3, generator=noise), GRID, group=4, train=200, test=500
@@ -55,9 +55,9 @@ def test_perfect_and_random_codes(score: object) -> None:
 def test_votes_name_the_dimension_of_each_factor() -> None:
     order = [2, 0, 1]
     found = factor_vae_score(lambda x: 100 * x[:, order], GRID, group=16, train=60, test=20)
-    assert found.votes is not None
-    assert found.votes.argmax(1).tolist() == order
-    assert found.votes.sum() == 60
+    assert found.matrix is not None
+    assert found.matrix.argmax(1).tolist() == order
+    assert found.matrix.sum() == 60
 
 
 def test_a_dimension_that_never_changes_does_not_vote() -> None:
@@ -65,11 +65,11 @@ def test_a_dimension_that_never_changes_does_not_vote() -> None:
         lambda x: torch.cat([torch.ones(len(x), 1), x], 1), GRID, group=16, train=60, test=60
     )
     assert found.value == 1
-    assert found.votes is not None
-    assert not found.votes[0].any()
+    assert found.matrix is not None
+    assert not found.matrix[0].any()
     quiet = lambda x: torch.cat([x, 1e-3 * torch.randn(len(x), 1)], 1)  # noqa: E731
     torch.manual_seed(0)
-    assert not factor_vae_score(quiet, GRID, train=60, test=20, least=0.05).votes[3].any()
+    assert not factor_vae_score(quiet, GRID, train=60, test=20, least=0.05).matrix[3].any()
 
 
 def test_the_linear_classifier_forgives_a_rotation() -> None:

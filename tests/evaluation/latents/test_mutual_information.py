@@ -15,7 +15,7 @@ from deeplvm import Enumerated, Joint, LatentVariableModel
 from deeplvm.conditionals import Bernoulli, Categorical, Gaussian, StandardNormal
 from deeplvm.core.draws import Held
 from deeplvm.core.evidence import density
-from deeplvm.evaluation.latents import prior_holes as scoring
+from deeplvm.evaluation.latents import pairwise as scoring
 from deeplvm.evaluation.latents.mutual_information import (
     BIAS,
     information_of,

@@ -47,11 +47,12 @@ def within(found: Holes, expected: float, times: float = 4.0) -> bool:
     return abs(found.hole.value - expected) < times * found.hole.stderr
 
 
-def test_densities_are_those_by_hand() -> None:
+def test_densities_are_those_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every draw under every row but its own, in any batches; the worst ones first."""
     x = torch.randn(30, 2)
     model = model_of(Around())
-    found = holes(model, {"x": x}, draws=200, batch_size=7, worst=200)
+    monkeypatch.setattr(prior_holes, "_BATCH", 7)
+    found = holes(model, {"x": x}, draws=200, worst=200)
     z = found.worst["z"]
     log_q = Normal(x, 0.3).log_prob(z[:, None]).sum(-1)
     expected = log_q.logsumexp(1) - math.log(30)
@@ -147,7 +148,7 @@ def test_the_reverse_is_found() -> None:
     assert abs(float(mean.mean()) - exact_kl) < 0.5
 
 
-def test_a_mixture_and_its_label_together() -> None:
+def test_a_mixture_and_its_label_together(monkeypatch: pytest.MonkeyPatch) -> None:
     """A discrete and a real latent that reads it: log q(c | x) + log q(z | c, x), by hand."""
 
     class Shifted(nn.Module):
@@ -160,7 +161,8 @@ def test_a_mixture_and_its_label_together() -> None:
     p = Joint({"c": Categorical(2), "z": StandardNormal(1), "x | z, c": Gaussian(1, MLP(3))})
     model = LatentVariableModel(p, Joint({"c | x": label, "z | c, x": Shifted()}))
     x = torch.randn(20, 1)
-    found = holes(model, {"x": x}, draws=100, worst=100, batch_size=6)
+    monkeypatch.setattr(prior_holes, "_BATCH", 6)
+    found = holes(model, {"x": x}, draws=100, worst=100)
     c, z = found.worst["c"], found.worst["z"]
     logits = label(x).base_dist.logits
     log_c = TorchCategorical(logits=logits).log_prob(c[:, None].expand(-1, 20).long())

@@ -18,7 +18,8 @@ from torch.distributions import Distribution, Independent, Normal
 from deeplvm import Joint, LatentVariableModel
 from deeplvm.conditionals import Bernoulli, Categorical, Gaussian, OneHot, StandardNormal
 from deeplvm.data import load
-from deeplvm.evaluation.latents.probes import _agreement, encode, probes
+from deeplvm.evaluation.latents.posterior_means import encode
+from deeplvm.evaluation.latents.probes import _agreement, probes
 from deeplvm.networks import MLP
 
 
@@ -52,13 +53,21 @@ def labelled(rows: int, gap: float) -> dict[str, Tensor]:
     return {"x": x, "y": y}
 
 
+def halves(data: dict[str, Tensor], seed: int = 0) -> list[dict[str, Tensor]]:
+    """Rows to learn from, chosen at random, and the others to score."""
+    order = torch.randperm(len(data["y"]), generator=torch.Generator().manual_seed(seed))
+    half = len(order) // 2
+    parts = (order[:half].sort().values, order[half:].sort().values)
+    return [{name: value[part] for name, value in data.items()} for part in parts]
+
+
 def test_a_linear_probe_reaches_the_bayes_accuracy() -> None:
     """Φ(gap / 2) from the informed latent, from x too; 1/2 from a latent of noise.
 
     Four standard errors, and 0.01 for what is lost in learning from 1,500 rows.
     """
     data = labelled(3_000, 2.0)
-    found = probes(reading(0, 1), data, neighbours=(1, 25), seed=1)
+    found = probes(reading(0, 1), *halves(data, 1), neighbours=(1, 25), seed=1)
     bayes = float(stats.norm.cdf(1.0))
     for name in ("z", "x"):
         linear = found.representations[name].linear
@@ -69,7 +78,7 @@ def test_a_linear_probe_reaches_the_bayes_accuracy() -> None:
     )
     assert z.neighbours[1].value < z.neighbours[25].value  # one neighbour: its label's noise
     assert abs(z.neighbours[25].value - bayes) < 4 * z.neighbours[25].stderr + 0.02
-    blind = probes(reading(1, 2), data, neighbours=(25,)).representations["z"]
+    blind = probes(reading(1, 2), *halves(data), neighbours=(25,)).representations["z"]
     for score in (blind.linear, blind.neighbours[25]):
         assert abs(score.value - 0.5) < 4 * score.stderr
     assert abs(found.chance.value - 0.5) < 4 * found.chance.stderr
@@ -80,7 +89,7 @@ def test_a_linear_probe_reaches_the_bayes_accuracy() -> None:
 def test_neighbours_are_those_by_hand() -> None:
     """Votes of the nearest posterior means, counted here; ties of an odd vote cannot be."""
     data = labelled(80, 1.0)
-    found = probes(reading(0, 3), data, neighbours=(1, 5), seed=2)
+    found = probes(reading(0, 3), *halves(data, 2), neighbours=(1, 5), seed=2)
     order = torch.randperm(80, generator=torch.Generator().manual_seed(2))
     train, test = order[:40], order[40:]
     z = data["x"][:, [0, 3]]
@@ -95,7 +104,7 @@ def test_principal_components_are_as_many_as_the_latent_has() -> None:
     """The class is in the fourth column, which varies least: one component does not see it."""
     data = labelled(1_000, 6.0)
     data["x"] = data["x"][:, [1, 2, 3, 0]] * torch.tensor([30.0, 20.0, 15.0, 1.0])
-    found = probes(reading(3), data).representations
+    found = probes(reading(3), *halves(data)).representations
     assert list(found) == ["z", "x, 1 principal component", "x"]
     assert found["z"].linear.value > 0.99
     assert found["x"].linear.value > 0.99
@@ -161,7 +170,8 @@ def test_clusters_that_are_the_labels_are_found_under_any_names(kind: type[nn.Mo
     data = {"x": 8.0 * nn.functional.one_hot(y, 3).double(), "y": y}
     data["x"][0] = data["x"][1]  # one row is another's
     p = Joint({"c": kind(3), "x | c": Gaussian(3, MLP(3))})
-    found = probes(LatentVariableModel(p, Joint({"c | x": Swapped()})), data, neighbours=(1,))
+    model = LatentVariableModel(p, Joint({"c | x": Swapped()}))
+    found = probes(model, *halves(data), neighbours=(1,))
     cluster = found.clusterings["c"]
     assert cluster.clusters == 3
     assert cluster.accuracy.value >= 44 / 45
@@ -202,17 +212,16 @@ def test_codes_are_means_over_the_parents_draws() -> None:
     bits = Bernoulli(2, MLP(1))
     q = Joint({"z | x": First(), "w | z, x": Second(), "b | z": bits})
     model = LatentVariableModel(p, q)
-    data = {"x": torch.randn(20, 2)}
-    taken = rows_of(model, data)
+    values = torch.randn(20, 2)[1:]
     with evaluating(model, 0):
-        found = encode(model, taken, torch.arange(1, 20), "y", 2_000, 8)
-        x = data["x"][1:, :1]
+        found = encode(model, rows_of(model, {"x": values}), 2_000)
+        x = values[:, :1]
         assert np.allclose(found.codes["z"], x)
         assert np.abs(found.codes["w"] - 3 * x.numpy()).max() < 0.11
         draws = x + 0.5 * torch.randn(4_000, 19, 1)
         probability = bits(draws).mean.mean(0)
         assert np.abs(found.codes["b"] - probability.numpy()).max() < 0.1
-    assert np.allclose(found.values, data["x"][1:])
+    assert np.allclose(found.values, values)
     assert found.clusters == {}
 
 
@@ -224,8 +233,8 @@ def test_digits_with_their_labels() -> None:
     model = LatentVariableModel(p, Joint({"z | x": Gaussian(4, MLP((1, 8, 8), 16))}))
     model.train()
     before = torch.get_rng_state()
-    options: Any = {"train_rows": 300, "neighbours": (1,), "rows": 100}
-    first, second = [probes(model, digits, **options) for _ in range(2)]
+    options: Any = {"most": 300, "neighbours": (1,)}
+    first, second = [probes(model, digits.train, digits.test[:100], **options) for _ in range(2)]
     assert first == second
     assert (first.train_rows, first.test_rows, first.classes) == (300, 100, 10)
     assert first.representations["x"].neighbours[1].value > 0.85
@@ -239,7 +248,7 @@ def test_labels_are_hidden_from_q_where_it_can_do_without() -> None:
     data = labelled(200, 8.0)
     p = Joint({"y": Categorical(2), "x | y": Gaussian(4, MLP(2))})
     model = LatentVariableModel(p, Joint({"y | x": Categorical(2, MLP(4))}))
-    found = probes(model, data)
+    found = probes(model, *halves(data))
     assert set(found.clusterings) == {"y"}
     assert not found.given
 
@@ -251,7 +260,7 @@ def test_labels_are_hidden_from_q_where_it_can_do_without() -> None:
 
     p = Joint({"z": StandardNormal(1), "x | z": Gaussian(4, MLP(1))})
     model = LatentVariableModel(p, Joint({"z | x, y": Repeats()}))
-    found = probes(model, labelled(200, 0.0))
+    found = probes(model, *halves(labelled(200, 0.0)))
     assert found.given
     assert found.representations["z"].linear.value == 1.0
     assert "q was given 'y'" in str(found)
@@ -262,23 +271,26 @@ def test_holes_in_rows_and_labels_are_passed_over() -> None:
     data["x"][::7, 1] = float("nan")
     data["y"] = data["y"].double()
     data["y"][:20] = float("nan")
-    found = probes(reading(0), data)
+    found = probes(reading(0), *halves(data))
     assert found.train_rows + found.test_rows == 280
     assert found.representations["x"].linear.value > 0.95
 
 
 def test_what_cannot_be_probed_is_refused() -> None:
     data = labelled(100, 1.0)
-    with pytest.raises(ValueError, match="no 'label' in the data, which has x, y"):
-        probes(reading(0), data, labels="label")
+
+    def probed(model: LatentVariableModel, **changed: Any) -> None:
+        y = changed.pop("y", data["y"])
+        probes(model, *halves(data | {"y": y}), **changed)
+
+    with pytest.raises(ValueError, match="no 'label' in the training rows, which have x, y"):
+        probed(reading(0), labels="label")
     with pytest.raises(ValueError, match="two labels at least"):
-        probes(reading(0), data | {"y": torch.zeros(100)})
-    with pytest.raises(ValueError, match="1 row cannot be halved"):
-        probes(reading(0), {"x": torch.zeros(1, 4), "y": torch.zeros(1)})
+        probed(reading(0), y=torch.zeros(100))
     with pytest.raises(ValueError, match="must be whole numbers"):
-        probes(reading(0), data | {"y": torch.rand(100)})
+        probed(reading(0), y=torch.rand(100))
     with pytest.raises(ValueError, match="at least 1"):
-        probes(reading(0), data, neighbours=(0,))
+        probed(reading(0), neighbours=(0,))
     plain = LatentVariableModel(Joint({"x": Gaussian(4)}))
     with pytest.raises(ValueError, match="q draws nothing"):
-        probes(plain, data)
+        probed(plain)

@@ -26,7 +26,7 @@ def digits() -> Data:
 
 @pytest.fixture(scope="module")
 def learned(digits: Data) -> FeatureMap:
-    return features_of(digits, rows=800, seed=3)
+    return features_of(digits.train[:800], held_out=digits.test, seed=3)
 
 
 def stripes(rows: int) -> tuple[Tensor, Tensor]:
@@ -60,7 +60,7 @@ def test_the_same_again(digits: Data, learned: FeatureMap) -> None:
     state = torch.random.get_rng_state()
     torch.set_default_dtype(torch.float32)
     with torch.no_grad():
-        again = features_of(digits, rows=800, seed=3)
+        again = features_of(digits.train[:800], held_out=digits.test, seed=3)
     assert torch.equal(torch.random.get_rng_state(), state)
     x = digits.batch("test", slice(0, 20))["x"]
     assert torch.equal(again(x), learned(x))
@@ -133,7 +133,7 @@ def test_what_suits_the_data(digits: Data) -> None:
     assert features_of({"x": x}).kind == "rotations"
     assert features_of({"x": x, "y": torch.zeros_like(y)}).kind == "rotations"
     assert features_of({"x": x.flatten(1), "y": y}).kind == "columns"
-    iris = features_of(load("iris"))
+    iris = features_of(load("iris").train)
     assert (iris.kind, iris.dimensions, iris.accuracy) == ("columns", 4, None)
     assert "4 standardised columns" in str(iris)
 

@@ -45,7 +45,7 @@ def truth() -> tuple[LatentVariableModel, dict[str, Tensor], dict[str, Tensor]]:
 def test_the_true_model_is_as_good_as_fresh_rows(truth: tuple) -> None:
     """Each difference within 5 of its errors, which are right within a half: one in 1,000."""
     model, train, test = truth
-    quality = sample_quality(model, test, train=train)
+    quality = sample_quality(model, train, test)
     for name in ("precision", "recall", "density", "coverage"):
         pair = (quality.samples.manifold, quality.fresh.manifold)
         values = [getattr(each, name).value for each in pair]
@@ -64,12 +64,12 @@ def test_the_true_model_is_as_good_as_fresh_rows(truth: tuple) -> None:
 
 def test_worse_models_are_worse(truth: tuple) -> None:
     _, train, test = truth
-    wide = sample_quality(linear(scale=2.0), test, train=train)
+    wide = sample_quality(linear(scale=2.0), train, test)
     assert wide.samples.manifold.precision.value < wide.fresh.manifold.precision.value - 0.2
     assert wide.samples.frechet.extrapolated > 10 * wide.samples.frechet.stderr
     assert wide.samples.kernel.value > 5 * wide.samples.kernel.stderr
     assert wide.copying["columns"].statistic > 5
-    means = sample_quality(linear(), test, train=train, mean=True)
+    means = sample_quality(linear(), train, test, mean=True)
     # all on a plane: the data are not covered
     assert means.samples.manifold.recall.value < means.fresh.manifold.recall.value - 0.2
     assert "which are no draws" in str(means)
@@ -92,7 +92,7 @@ def test_a_model_that_copies(truth: tuple) -> None:
         likelihood.head.layer.bias.zero_()
     p = Joint({"z": StandardNormal(9), "x | z": likelihood})
     model = LatentVariableModel(p, Joint({"z | x": Gaussian(9, MLP(3))}))
-    found = sample_quality(model, test, train=train)
+    found = sample_quality(model, train, test)
     assert found.copying["columns"].p_value < 1e-12
     assert found.samples.manifold.precision.value > 0.99  # which alone would look very good
     assert "the model may copy" in str(found)
@@ -104,22 +104,20 @@ def test_nothing_is_changed_and_the_seed_decides(truth: tuple) -> None:
     model, train, test = truth
     model.train()
     state = torch.random.get_rng_state()
-    first = sample_quality(model, test, train=train, rows=80)
+    first = sample_quality(model, train, test, most=80)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert model.training
-    assert sample_quality(model, test, train=train, rows=80).to_dict() == first.to_dict()
-    other = sample_quality(model, test, train=train, rows=80, seed=1)
+    assert sample_quality(model, train, test, most=80).to_dict() == first.to_dict()
+    other = sample_quality(model, train, test, most=80, seed=1)
     assert other.samples.kernel.value != first.samples.kernel.value
     assert first.rows == 80
-    given = sample_quality(
-        model, test, train=train, rows=80, features=standardised_columns(train["x"])
-    )
+    given = sample_quality(model, train, test, most=80, features=standardised_columns(train["x"]))
     assert given.to_dict() == first.to_dict()
 
 
 def test_printed(truth: tuple) -> None:
     model, train, test = truth
-    found = sample_quality(model, test, train=train, rows=100)
+    found = sample_quality(model, train, test, most=100)
     plain = json.loads(json.dumps(found.to_dict()))
     assert plain["samples"]["manifold"]["neighbours"] == 5
     text = str(found)
@@ -128,7 +126,7 @@ def test_printed(truth: tuple) -> None:
     assert "Compare these numbers only with numbers of the same fingerprint" in text
     assert [row[0] for row in found.table()][:4] == ["precision", "recall", "density", "coverage"]
     assert "<table" in found._repr_html_()
-    few = sample_quality(model, test, train=train, rows=40)
+    few = sample_quality(model, train, test, most=40)
     assert "40 rows are too few for the errors that are left out" in str(few)
     assert "left out" not in text
     copies = replace(found.copying["columns"], exact=0.5)
@@ -159,7 +157,7 @@ def test_images_with_labels() -> None:
     digits = load("digits")
     p = Joint({"z": StandardNormal(2), "x | z": Bernoulli((1, 8, 8), MLP(2))})
     model = LatentVariableModel(p, Joint({"z | x": Gaussian(2, MLP((1, 8, 8)))}))
-    found: SampleQuality = sample_quality(model, digits, rows=60)
+    found: SampleQuality = sample_quality(model, digits.train, digits.test, most=60)
     assert found.features.kind == "classifier"
     assert list(found.copying) == ["pixels", "features"]
     assert found.copying["pixels"].train_rows == digits.rows("train")
@@ -174,20 +172,18 @@ def test_images_with_labels() -> None:
 
 def test_refusals(truth: tuple) -> None:
     model, train, test = truth
-    with pytest.raises(ValueError, match="give them too, train="):
-        sample_quality(model, test)
     with pytest.raises(ValueError, match="6 rows are too few for 5 neighbours"):
-        sample_quality(model, test, train=train, rows=6)
+        sample_quality(model, train, test, most=6)
     with pytest.raises(ValueError, match="There is no 'w' that p draws"):
-        sample_quality(model, test, train=train, name="w")
+        sample_quality(model, train, test, name="w")
     labelled = LatentVariableModel(
         Joint({"z": StandardNormal(1), "x | z, y": Gaussian(1, MLP(3))}),
         Joint({"z | x": Gaussian(1, MLP(1))}),
     )
     only = {"y": torch.zeros(9, 2)}
     with pytest.raises(ValueError, match="p draws none of y"):
-        sample_quality(labelled, only, train=only)
+        sample_quality(labelled, only, only)
     holes = {"x": test["x"].clone()}
     holes["x"][3, 1] = math.nan
     with pytest.raises(ValueError, match=r"missing values .* in the held-out rows"):
-        sample_quality(model, holes, train=train)
+        sample_quality(model, train, holes)

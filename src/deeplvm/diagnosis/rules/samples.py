@@ -7,7 +7,7 @@ from typing import Any
 
 from deeplvm.conditionals import StandardNormal
 from deeplvm.data.likelihood import LIKELIHOODS
-from deeplvm.diagnosis.remedies import longer, networks, one_of, untried
+from deeplvm.diagnosis.remedies import longer, networks, one_of, stopping, untried
 from deeplvm.diagnosis.rules.likelihood import refuse_one_row, refuse_poor_posterior
 from deeplvm.diagnosis.verdict import Verdict
 from deeplvm.evaluation.examination import CannotMeasure, Examination
@@ -183,7 +183,7 @@ def miscalibrated(seen: Examination) -> Verdict | None:
         f"Intervals of {100 * worst.level:.0f} % for values that were hidden hold in "
         f"{100 * worst.value:.1f} ± {100 * worst.stderr:.1f} % of the cases: they are {how}.",
         one_of(
-            [*_tails(seen), *untried(seen, "--weight-decay 1e-4", "--patience 10"), "more rows"]
+            [*_tails(seen), *untried(seen, "--weight-decay 1e-4"), *stopping(seen), "more rows"]
         )
         if narrow
         else f"Train longer ({longer(seen)}), or let the scale depend on z (scale='network').",
@@ -243,7 +243,8 @@ def copies(seen: Examination) -> Verdict | None:
         one_of(
             [
                 *networks(seen, 0.5),
-                *untried(seen, "--weight-decay 1e-4", "--patience 10"),
+                *untried(seen, "--weight-decay 1e-4"),
+                *stopping(seen),
                 "more rows",
             ]
         )
@@ -258,7 +259,7 @@ def encoder_over_fits(seen: Examination) -> Verdict | str | None:
     refuse_one_row(gap)
     if not gap.above(0.5, 4):
         return f"a loss of {max(0.5, 4 * gap.stderr):.2f} nats would have been seen"
-    remedies = untried(seen, "--patience 10", "--phases reweighted_wake_sleep")
+    remedies = [*stopping(seen), *untried(seen, "--phases reweighted_wake_sleep")]
     return Verdict(
         "encoder over-fits",
         f"The encoder loses {gap} nats a row more on {seen.unseen} rows than on training rows.",

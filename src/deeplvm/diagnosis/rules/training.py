@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from deeplvm.diagnosis.remedies import networks, one_of, untried
+from deeplvm.diagnosis.remedies import networks, one_of, stopping, untried
 from deeplvm.diagnosis.verdict import Verdict
 from deeplvm.evaluation.examination import CannotMeasure, Examination
 
@@ -81,7 +81,7 @@ def over_fitting(seen: Examination) -> Verdict | str | None:
         return f"a gap of {max(least, 4 * error):.2f} nats would have been seen"
     values, _ = held_out_curve(seen.metrics)
     fallen = len(values) >= _EPOCHS and int(np.argmax(values)) < 0.7 * len(values)
-    stop = untried(seen, "--patience 10") if fallen else []
+    stop = stopping(seen) if fallen else []
     decay = untried(seen, "--weight-decay 1e-4 --optimizer adamw")
     return Verdict(
         "over-fitting",

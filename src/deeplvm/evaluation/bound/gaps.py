@@ -107,14 +107,11 @@ def inference_gaps(
     https://arxiv.org/abs/1801.03558
 
     Args:
-        model: Evaluated in ``eval()`` mode, left as it was.
-        data: Rows: ``data.test[:100]``, or named tensors ``(rows, *event)``.
         particles: Draws per row for the bounds and for log p(x).
         steps: Gradient steps of the refinement.
         learning_rate: Of the refinement, at its start.
         step_particles: Draws per row and step of the refinement.
         draw: How a latent is drawn; a discrete one is enumerated.
-        seed: Same seed, same numbers.
 
     Raises:
         ValueError: If q cannot be refined row by row.

@@ -147,14 +147,12 @@ def generalisation_gap(
     Generative Models (Wu et al., 2017), https://arxiv.org/abs/1611.04273
 
     Args:
-        model: Evaluated in ``eval()`` mode; left as it was.
         train: Training rows, such as ``data.train[:200]``.
         test: Held-out rows.
         particles: Draws a row for the bounds and for log p(x).
         steps: Gradient steps of the refinement.
         learning_rate: Of the refinement, at its start.
         draw: How a latent is drawn; a discrete one is enumerated.
-        seed: Same seed, same numbers.
 
     Raises:
         ValueError: If there are no rows, or q cannot be refined.

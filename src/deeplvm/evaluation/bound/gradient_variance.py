@@ -116,7 +116,6 @@ def variance_of_gradient(
 
     Args:
         model: In the mode it is in, ``train()`` or ``eval()``.
-        data: Rows: ``data.test[:100]``, or named tensors ``(rows, *event)``.
         estimators: Name to a way of drawing, which draws the latents that it suits; to one a
             latent; or to its spelling, as ``fit`` takes it.
         objective: Ledger to one value per row.

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from deeplvm.core.evidence import Evidence
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.evaluation.latents.prior_holes import reads_of
+from deeplvm.evaluation.latents.pairwise import reads_of
 from deeplvm.gradients import Draw, Sampled
 from deeplvm.inference.latent_space import LatentSpace
 from deeplvm.inference.rows import Rows, Source, at_least, for_rows, rows_of
@@ -117,8 +117,6 @@ def rate_distortion(
     https://arxiv.org/abs/2008.06653
 
     Args:
-        model: Evaluated in ``eval()`` mode; left as it was.
-        data: Rows: ``data.test[:100]``, or named tensors of shape ``(rows, *event)``.
         betas: Where the curve is wanted; none for the model's own point alone, which any model
             has.
         particles: Draws a row, and chains a row.
@@ -126,9 +124,7 @@ def rate_distortion(
         steps: Leapfrog steps a transition.
         rows: How many, from the first on; all. The walk costs ``temperatures * steps`` gradients
             a chain.
-        batch_size: Rows at a time.
         draw: How a latent is drawn from q.
-        seed: Same seed, same numbers.
 
     Raises:
         ValueError: If a curve is wanted and a latent is discrete, shared, or has a prior that

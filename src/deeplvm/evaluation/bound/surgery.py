@@ -10,7 +10,7 @@ from torch import Tensor
 
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.evaluation.latents.mutual_information import MutualInformation, information_of
-from deeplvm.evaluation.latents.prior_holes import Dimensions, Scores, scores_of
+from deeplvm.evaluation.latents.pairwise import Dimensions, Scores, scores_of
 from deeplvm.gradients import Draw
 from deeplvm.inference.rows import Rows, Source
 from deeplvm.results import Record, shown_mean
@@ -133,13 +133,10 @@ def elbo_surgery(
     https://arxiv.org/abs/1802.04942
 
     Args:
-        model: Evaluated in ``eval()`` mode; left as it was.
-        data: Rows: ``data.test[:100]``, or named tensors ``(rows, *event)``.
         particles: Draws of every latent a row.
         minibatch: Least number of rows of the minibatches that some estimators of the information
             use.
         draw: How a latent is drawn; with ``Enumerated()`` nothing is left to chance.
-        seed: Same seed, same numbers.
 
     Raises:
         ValueError: If the latents have a prior of each row's own (it reads something given), all

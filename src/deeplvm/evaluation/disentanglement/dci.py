@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from deeplvm.evaluation.disentanglement.mig import Array, parted
+from deeplvm.evaluation.disentanglement.codes import Array, parted
 from deeplvm.results import Estimate, Record
 
 PARTS = 4
@@ -113,7 +113,7 @@ def importance_scores(
 
     Raises:
         ValueError: If a factor does not vary, or as
-            :func:`~deeplvm.evaluation.disentanglement.mig.paired`.
+            :func:`~deeplvm.evaluation.disentanglement.codes.paired`.
 
     Examples:
         >>> factors = np.indices((2, 3, 60)).reshape(3, -1).T[:, :2]

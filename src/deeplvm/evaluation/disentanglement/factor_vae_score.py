@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from deeplvm.data.synthetic.factors import Factors
-from deeplvm.evaluation.disentanglement.mig import Array
+from deeplvm.evaluation.disentanglement.codes import NO_MATRIX, Array, FactorScore
 from deeplvm.results import Estimate
 
 Encode = Callable[[Tensor], Any]
@@ -20,33 +20,28 @@ Encode = Callable[[Tensor], Any]
 
 
 @dataclass(frozen=True, eq=False)
-class HeldFactor(Estimate):
+class HeldFactor(FactorScore):
     r"""How often the factor that was held is guessed from the code.
 
     Attributes:
-        name: Which score.
         value: Accuracy on new groups of rows.
         stderr: Its standard error over those groups, the classifier held.
+        name: Which score.
+        each: Accuracy where factor k was held, shape ``(K,)``; NaN where none of the new groups
+            held it.
+        matrix: Of the training groups that held factor k, in how many dimension j varied least:
+            shape ``(D, K)``; empty for the β-VAE score, which has no such votes.
+        rows: How many new groups.
         chance: 1 / K.
         trained: Accuracy on the groups that the classifier was made from.
-        by_factor: Accuracy where factor k was held, shape ``(K,)``; NaN where none of the new
-            groups held it.
-        votes: Of the training groups that held factor k, in how many dimension j varied least:
-            shape ``(D, K)``; ``None`` for the β-VAE score, which has no votes.
-        groups: How many new groups.
     """
 
-    name: str
     chance: float
     trained: float
-    by_factor: Array
-    votes: Array | None
-    groups: int
 
     def __str__(self) -> str:
-        return (
-            f"{self.name} {super().__str__()} (chance {self.chance:.2f}; {self.groups:,} groups)"
-        )
+        shown = Estimate(self.value, self.stderr)
+        return f"{self.name} {shown} (chance {self.chance:.2f}; {self.rows:,} groups)"
 
 
 def beta_vae_score(
@@ -106,7 +101,7 @@ def beta_vae_score(
     points = differences(held)
     fitted = LogisticRegression(max_iter=10_000).fit(points, held)
     trained = fitted.predict(points) == held
-    return _result("β-VAE score", fitted.predict(differences(new)) == new, new, trained, None)
+    return _result("β-VAE score", fitted.predict(differences(new)) == new, new, trained, NO_MATRIX)
 
 
 def factor_vae_score(
@@ -214,19 +209,10 @@ def _held(factors: Factors, count: int, generator: torch.Generator) -> Array:
     return drawn
 
 
-def _result(
-    name: str, right: Array, held: Array, trained: Array, votes: Array | None
-) -> HeldFactor:
-    kinds = int(held.max()) + 1 if votes is None else votes.shape[1]
+def _result(name: str, right: Array, held: Array, trained: Array, votes: Array) -> HeldFactor:
+    kinds = int(held.max()) + 1 if not votes.size else votes.shape[1]
     by_factor = [right[held == k].mean() if (held == k).any() else math.nan for k in range(kinds)]
     value = float(right.mean())
-    return HeldFactor(
-        value,
-        math.sqrt(value * (1 - value) / len(right)),
-        name,
-        1 / kinds,
-        float(trained.mean()),
-        np.array(by_factor),
-        votes,
-        len(right),
-    )
+    error = math.sqrt(value * (1 - value) / len(right))
+    counts = (1 / kinds, float(trained.mean()))
+    return HeldFactor(value, error, name, np.array(by_factor), votes, len(right), *counts)

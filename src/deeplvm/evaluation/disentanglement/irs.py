@@ -2,40 +2,20 @@ r"""Interventional robustness: a dimension stays where it is when the other fact
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import ArrayLike
 
-from deeplvm.evaluation.disentanglement.mig import Array, bootstrap_error, paired
-from deeplvm.results import Estimate
-
-
-@dataclass(frozen=True, eq=False)
-class InterventionalRobustness(Estimate):
-    r"""How little each dimension moves while its own factor is held.
-
-    Attributes:
-        value: Mean over dimensions, weighted by their largest deviation; from 0 to 1.
-        stderr: Its standard error, by the bootstrap over rows; too small, by about a quarter of
-            it, as the largest deviations that the score divides by vary too little in resamples.
-        by_dimension: Best of each dimension, shape ``(D,)``; 0 for one that never changes.
-        robustness: Of dimension j while factor k is held, shape ``(D, K)``.
-        rows: How many rows.
-    """
-
-    by_dimension: Array
-    robustness: Array
-    rows: int
-
-    def __str__(self) -> str:
-        name = "interventional robustness"
-        return f"{name} {super().__str__()} ({self.rows:,} rows)"
+from deeplvm.evaluation.disentanglement.codes import (
+    Array,
+    FactorScore,
+    bootstrap_error,
+    paired,
+)
 
 
 def interventional_robustness(
     codes: ArrayLike, factors: ArrayLike, *, quantile: float = 0.99, seed: int = 0
-) -> InterventionalRobustness:
+) -> FactorScore:
     r"""IRS, with a quantile in place of the maximum.
 
     .. math:: 1 - \frac{E_{v_k} \sup |z_j - E[z_j | v_k]|}{\sup |z_j - E z_j|}
@@ -56,11 +36,16 @@ def interventional_robustness(
         codes: Shape ``(N, D)``.
         factors: Shape ``(N, K)``.
         quantile: Of the deviations within rows of one value; 1 for the paper's maximum.
-        seed: Of the bootstrap.
+
+    Returns:
+        ``each`` of each dimension, 0 for one that never changes, of which ``value`` is the mean
+        weighted by their largest deviations; ``matrix`` is the robustness of dimension j while
+        factor k is held. ``stderr`` is too small, by about a quarter of it, as the largest
+        deviations vary too little in resamples.
 
     Raises:
         ValueError: If the quantile is not in (0, 1], or as
-            :func:`~deeplvm.evaluation.disentanglement.mig.paired`.
+            :func:`~deeplvm.evaluation.disentanglement.codes.paired`.
 
     Examples:
         >>> factors = np.indices((4, 5)).reshape(2, -1).T
@@ -75,13 +60,9 @@ def interventional_robustness(
     def weighted(z: Array, v: Array) -> float:
         return _weighted(*_robustness(z, v, quantile))
 
-    return InterventionalRobustness(
-        _weighted(robustness, most),
-        bootstrap_error(weighted, z, v, seed),
-        robustness.max(1),
-        robustness,
-        len(z),
-    )
+    value, stderr = _weighted(robustness, most), bootstrap_error(weighted, z, v, seed)
+    name = "interventional robustness"
+    return FactorScore(value, stderr, name, robustness.max(1), robustness, len(z))
 
 
 def _robustness(z: Array, v: Array, quantile: float) -> tuple[Array, Array]:

@@ -2,65 +2,25 @@ r"""Modularity: no dimension knows two factors. Explicitness: all together know 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import ArrayLike
 
-from deeplvm.evaluation.disentanglement.mig import (
+from deeplvm.evaluation.disentanglement.codes import (
     BINS,
+    NO_MATRIX,
     Array,
+    FactorScore,
     binned,
-    bootstrap_error,
+    mean_of_parts,
     mutual_information,
     paired,
     parted,
 )
-from deeplvm.results import Estimate
-
-
-@dataclass(frozen=True, eq=False)
-class Modularity(Estimate):
-    r"""Whether each dimension knows one factor only.
-
-    Attributes:
-        value: Mean over dimensions, from 0 to 1.
-        stderr: Its standard error, by the bootstrap over rows.
-        by_dimension: Of each dimension, shape ``(D,)``; 0 for one that knows nothing.
-        information: :math:`I(z_j; v_k)`, nats, shape ``(D, K)``.
-        rows: How many rows.
-    """
-
-    by_dimension: Array
-    information: Array
-    rows: int
-
-    def __str__(self) -> str:
-        return f"modularity {super().__str__()} ({self.rows:,} rows)"
-
-
-@dataclass(frozen=True, eq=False)
-class Explicitness(Estimate):
-    r"""Whether a linear classifier reads the factors from the code.
-
-    Attributes:
-        value: Mean over factors of the area under the ROC curve, one value against the others, on
-            rows held out; 0.5 is chance.
-        stderr: Its standard error, by the bootstrap over the rows held out.
-        by_factor: Of each factor, shape ``(K,)``.
-        rows: Rows that it was judged on.
-    """
-
-    by_factor: Array
-    rows: int
-
-    def __str__(self) -> str:
-        return f"explicitness {super().__str__()} ({self.rows:,} rows held out)"
 
 
 def modularity(
     codes: ArrayLike, factors: ArrayLike, *, bins: int = BINS, seed: int = 0
-) -> Modularity:
+) -> FactorScore:
     r"""Modularity, with codes in bins of equal width.
 
     .. math:: \frac1D \sum_j \Bigl(1 - \frac{\sum_{k \ne k_j} I(z_j; v_k)^2}
@@ -77,11 +37,14 @@ def modularity(
         codes: Shape ``(N, D)``.
         factors: Shape ``(N, K)``, two or more.
         bins: Of each code.
-        seed: Of the bootstrap.
+
+    Returns:
+        ``each`` of each dimension, 0 for one that knows nothing; ``matrix`` is
+        :math:`I(z_j; v_k)`, nats.
 
     Raises:
         ValueError: There is one factor only, or as
-            :func:`~deeplvm.evaluation.disentanglement.mig.paired`.
+            :func:`~deeplvm.evaluation.disentanglement.codes.paired`.
 
     Examples:
         >>> factors = np.indices((4, 5)).reshape(2, -1).T
@@ -92,14 +55,11 @@ def modularity(
     if v.shape[1] < 2:
         raise ValueError("Modularity compares factors; give two or more.")
     z = binned(z, bins)
-    information = mutual_information(z, v)
-    by_dimension = _modular(information)
 
-    def mean(z: Array, v: Array) -> float:
-        return float(_modular(mutual_information(z, v)).mean())
+    def parts(z: Array, v: Array) -> Array:
+        return _modular(mutual_information(z, v))
 
-    stderr = bootstrap_error(mean, z, v, seed)
-    return Modularity(float(by_dimension.mean()), stderr, by_dimension, information, len(z))
+    return mean_of_parts("modularity", parts, z, v, mutual_information(z, v), seed)
 
 
 def explicitness(
@@ -108,7 +68,7 @@ def explicitness(
     *,
     held_out: tuple[ArrayLike, ArrayLike] | None = None,
     seed: int = 0,
-) -> Explicitness:
+) -> FactorScore:
     r"""Area under the ROC curve of logistic regression on the standardised code.
 
     Mean over a factor's values, each against the others (Ridgeway & Mozer, 2018), with
@@ -124,6 +84,9 @@ def explicitness(
         held_out: Codes and factors to judge on; a random half of the rows by default.
         seed: Of that half, and of the bootstrap.
 
+    Returns:
+        ``each`` of each factor, over the rows held out.
+
     Raises:
         ValueError: If a factor does not vary in the rows, or as above.
 
@@ -138,16 +101,10 @@ def explicitness(
     z, other = (z - centre) / scale, (other - centre) / scale
     guesses = [_guesses(z, column, other, k) for k, column in enumerate(v.T)]
 
-    def areas(rows: Array) -> Array:
-        return np.array([_area(g[rows], truth[rows, k]) for k, g in enumerate(guesses)])
+    def areas(rows: Array, truth: Array) -> Array:
+        return np.array([_area(g[rows], truth[:, k]) for k, g in enumerate(guesses)])
 
-    by_factor = areas(np.arange(len(other)))
-
-    def mean(rows: Array, _: Array) -> float:
-        return float(areas(rows[:, 0]).mean())
-
-    stderr = bootstrap_error(mean, np.arange(len(other))[:, None], truth, seed)
-    return Explicitness(float(by_factor.mean()), stderr, by_factor, len(other))
+    return mean_of_parts("explicitness", areas, np.arange(len(other)), truth, NO_MATRIX, seed)
 
 
 def _modular(information: Array) -> Array:

@@ -3,35 +3,17 @@ r"""Separated attribute predictability: one dimension predicts a factor, and no 
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from deeplvm.evaluation.disentanglement.mig import Array, bootstrap_error, gap, parted
-from deeplvm.results import Estimate
-
-
-@dataclass(frozen=True, eq=False)
-class AttributePredictability(Estimate):
-    r"""How much better the best dimension predicts each factor than the second best.
-
-    Attributes:
-        value: Mean over factors of :attr:`by_factor`, from 0 to 1.
-        stderr: Its standard error, by the bootstrap over rows.
-        by_factor: Of each factor, shape ``(K,)``.
-        scores: How well dimension j alone predicts factor k, shape ``(D, K)``: :math:`R^2` of an
-            ordered factor, accuracy on rows held out of an unordered one.
-        rows: Rows that the scores are of.
-    """
-
-    by_factor: Array
-    scores: Array
-    rows: int
-
-    def __str__(self) -> str:
-        name = "separated attribute predictability"
-        return f"{name} {super().__str__()} ({self.rows:,} rows)"
+from deeplvm.evaluation.disentanglement.codes import (
+    Array,
+    FactorScore,
+    gap,
+    mean_of_parts,
+    parted,
+)
 
 
 def attribute_predictability(
@@ -41,7 +23,7 @@ def attribute_predictability(
     unordered: Collection[int] = (),
     held_out: tuple[ArrayLike, ArrayLike] | None = None,
     seed: int = 0,
-) -> AttributePredictability:
+) -> FactorScore:
     r"""The SAP score.
 
     Dimension j alone predicts an ordered factor k by a line, scored by
@@ -65,9 +47,13 @@ def attribute_predictability(
             the rows trains and the other half is for the accuracies and :math:`R^2`.
         seed: Of that half, and of the bootstrap.
 
+    Returns:
+        ``each`` of each factor; ``matrix`` is how well dimension j alone predicts factor k:
+        :math:`R^2` of an ordered factor, accuracy of an unordered one.
+
     Raises:
         ValueError: If there is no such factor, one does not vary, or as
-            :func:`~deeplvm.evaluation.disentanglement.mig.paired`.
+            :func:`~deeplvm.evaluation.disentanglement.codes.paired`.
 
     Examples:
         >>> factors = np.indices((4, 5, 10)).reshape(3, -1).T[:, :2]
@@ -87,16 +73,13 @@ def attribute_predictability(
     )
 
     def scores(rows: Array, truth: Array) -> Array:
-        rows = rows[:, 0]
         found = _determination(other[rows], truth)
         found[:, classes] = right[rows].mean(0)
         return found
 
-    everything = np.arange(len(other))[:, None]
+    everything, name = np.arange(len(other)), "separated attribute predictability"
     matrix = scores(everything, truth)
-    by_factor = gap(matrix)
-    stderr = bootstrap_error(lambda r, v: float(gap(scores(r, v)).mean()), everything, truth, seed)
-    return AttributePredictability(float(by_factor.mean()), stderr, by_factor, matrix, len(other))
+    return mean_of_parts(name, lambda r, v: gap(scores(r, v)), everything, truth, matrix, seed)
 
 
 def _determination(z: Array, v: Array) -> Array:

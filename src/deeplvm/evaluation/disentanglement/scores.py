@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributions import Categorical, Distribution, Independent
 
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.data.synthetic.factors import Factors
+from deeplvm.evaluation.disentanglement.codes import Array
 from deeplvm.evaluation.disentanglement.dci import Predictor, importance_scores, random_forest
 from deeplvm.evaluation.disentanglement.factor_vae_score import (
     Encode,
@@ -21,9 +21,10 @@ from deeplvm.evaluation.disentanglement.factor_vae_score import (
     factor_vae_score,
 )
 from deeplvm.evaluation.disentanglement.irs import interventional_robustness
-from deeplvm.evaluation.disentanglement.mig import Array, mutual_information_gap
+from deeplvm.evaluation.disentanglement.mig import mutual_information_gap
 from deeplvm.evaluation.disentanglement.modularity import explicitness, modularity
 from deeplvm.evaluation.disentanglement.sap import attribute_predictability
+from deeplvm.evaluation.latents.posterior_means import encode
 from deeplvm.inference.rows import rows_of
 from deeplvm.randomness import evaluating
 from deeplvm.results import Record
@@ -97,7 +98,6 @@ def disentanglement(
         predictor: For :func:`~.importance.importance_scores`; a forest here, which is quick where
             factors have many values. ``boosted_trees`` is what the literature reports.
         name: What the model calls the rows.
-        seed: Same seed, same numbers.
 
     Raises:
         ValueError: If there is no such metric, or the model draws no latent.
@@ -113,77 +113,42 @@ def disentanglement(
     if unknown or not metrics:
         raise ValueError(f"The metrics are {', '.join(METRICS)}; found {', '.join(unknown)!r}.")
     learnt = isinstance(model, LatentVariableModel)
-    encode = encoder_of(model, name=name, seed=seed) if learnt else model
+    code = encoder_of(model, name=name, seed=seed) if learnt else model
     values = factors.sample(rows, torch.Generator().manual_seed(seed))
-    codes = codes_of(encode, factors, values)
+    codes = codes_of(code, factors, values)
     scores = {
-        each: _score(each, encode, factors, codes, values.numpy(), groups, group, predictor, seed)
+        each: _score(each, code, factors, codes, values.numpy(), groups, group, predictor, seed)
         for each in METRICS
         if each in metrics
     }
     return Disentanglement(scores, factors.names, codes.shape[1], rows)
 
 
-def encoder_of(
-    model: LatentVariableModel, *, name: str = "x", batch_size: int = 256, seed: int = 0
-) -> Encode:
+def encoder_of(model: LatentVariableModel, *, name: str = "x", seed: int = 0) -> Encode:
     """The posterior means of a model's latents as a function of rows.
 
-    A latent whose posterior depends on another has the mean given a draw of that one; one without
-    a mean in closed form has that of some draws; a discrete one counts as its one-hot mean.
+    A latent whose posterior depends on another, or has no mean in closed form, has the mean over
+    some draws; a discrete one counts as its one-hot mean.
 
     Args:
-        model: Evaluated in ``eval()`` mode, left as it was.
         name: What the model calls the rows.
-        batch_size: Rows at a time.
         seed: Of the draws, for each call.
 
     Raises:
         ValueError: When called, if q draws no latent given these rows alone.
     """
 
-    def encode(rows: Tensor) -> Array:
-        batches = rows_of(model, {name: rows})
+    def read(rows: Tensor) -> Array:
         with evaluating(model, seed):
-            parts = [_means(model, given) for _, given in batches.each(batch_size)]
-        return torch.cat(parts).numpy()
+            codes = encode(model, rows_of(model, {name: rows}), _DRAWS).codes
+        return np.concatenate(list(codes.values()), 1)
 
-    return encode
-
-
-def _means(model: LatentVariableModel, given: dict[str, Tensor]) -> Tensor:
-    rows = len(next(iter(given.values())))
-    drawn = [site for site in model.posterior(given).values() if site.drawn]
-    parts = [
-        mean.expand(rows, *mean.shape[1:]).reshape(rows, -1)
-        for site in drawn
-        for mean in [_mean(site.value, site.features, site.distribution)]
-    ]
-    if not parts:
-        raise ValueError(
-            f"q draws no latent given {', '.join(given)}, so there is no code; give a function "
-            f"from rows to codes in place of the model."
-        )
-    return torch.cat(parts, 1).double().cpu()
-
-
-def _mean(value: Tensor, features: Tensor, distribution: Distribution | None) -> Tensor:
-    if distribution is None:
-        return features
-    own = distribution.base_dist if isinstance(distribution, Independent) else distribution
-    if isinstance(own, Categorical):
-        return own.probs  # of the one-hot code: a category's number has no mean
-    try:
-        mean = distribution.mean
-    except NotImplementedError:
-        mean = distribution.sample(torch.Size((_DRAWS,))).double().mean(0)
-    finite = bool(torch.isfinite(mean).all())  # a Student-t has no mean at one degree
-    return mean if finite else value
+    return read
 
 
 def _score(
     metric: str,
-    encode: Encode,
+    code: Encode,
     factors: Factors,
     codes: Array,
     values: Array,
@@ -195,8 +160,8 @@ def _score(
     held = {"group": group, "train": groups, "test": groups, "seed": seed}
     unordered = np.flatnonzero([each in factors.unordered for each in factors.names]).tolist()
     calls: dict[str, Any] = {
-        "beta_vae_score": lambda: beta_vae_score(encode, factors, **held),
-        "factor_vae_score": lambda: factor_vae_score(encode, factors, **held),
+        "beta_vae_score": lambda: beta_vae_score(code, factors, **held),
+        "factor_vae_score": lambda: factor_vae_score(code, factors, **held),
         "mutual_information_gap": lambda: mutual_information_gap(codes, values, seed=seed),
         "attribute_predictability": lambda: attribute_predictability(
             codes, values, unordered=unordered, seed=seed

@@ -2,7 +2,7 @@ r"""Is the aggregate posterior :math:`q(z) = E_x\, q(z | x)` the prior? Two-samp
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from deeplvm.core.evidence import elementwise
 from deeplvm.core.joint import Joint
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.trace import Site, Trace, base_of
+from deeplvm.evaluation.latents.posterior_means import is_discrete, latents_of
 from deeplvm.evaluation.latents.two_sample_tests import (
     FOLDS,
     ClassifierTest,
@@ -32,6 +33,7 @@ from deeplvm.randomness import evaluating, seed_of
 from deeplvm.results import Record, number
 
 _MOST_DIMENSIONS = 512  # beyond, the jackknife of a covariance takes too long
+_BATCH = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +121,6 @@ def aggregate_against_prior(
     classifiers: Mapping[str, Any] | None = None,
     permutations: int = 500,
     most: int = 2_000,
-    batch_size: int = 256,
     seed: int = 0,
 ) -> AggregateAgainstPrior:
     r"""Whether :math:`q(z) = E_x\, q(z | x)` is p(z): one draw of each row against draws of p.
@@ -139,8 +140,6 @@ def aggregate_against_prior(
     https://arxiv.org/abs/1610.06545
 
     Args:
-        model: Evaluated in ``eval()`` mode, left as it was.
-        data: Rows: ``data.test[:100]``, or named tensors ``(rows, *event)``, NaN where missing.
         kernel: :func:`~deeplvm.objectives.discrepancy.rbf`,
             :func:`~deeplvm.objectives.discrepancy.imq`, or a function of squared distances and a
             squared length, which is the median of the pooled squared distances.
@@ -149,8 +148,6 @@ def aggregate_against_prior(
         permutations: Of the pooled draws; they limit how small a p-value can be.
         most: Draws of each side for the discrepancy, whose cost is their square, and for the
             classifiers; chosen at random.
-        batch_size: Rows at a time.
-        seed: Same seed, same numbers.
 
     Raises:
         ValueError: If there are fewer than ten rows, or q draws nothing for a row.
@@ -172,7 +169,7 @@ def aggregate_against_prior(
             f"{most}."
         )
     with evaluating(model, seed_of(seed, "aggregate")):
-        drawn = latent_draws(model, data, batch_size)
+        drawn = latent_draws(model, data)
     count = len(next(iter(drawn.values())).posterior)
     if count < 2 * FOLDS:
         raise ValueError(
@@ -283,11 +280,7 @@ class LatentDraws:
     standard_normal: bool
 
 
-def latent_draws(
-    model: LatentVariableModel,
-    data: Source | Rows,
-    batch_size: int = 256,
-) -> dict[str, LatentDraws]:
+def latent_draws(model: LatentVariableModel, data: Source | Rows) -> dict[str, LatentDraws]:
     """Every latent of a row from both sides, by name; call it inside ``evaluating``.
 
     Inputs of p (labels, say) are those of the rows: the i-th draws of both sides share them. What
@@ -297,12 +290,14 @@ def latent_draws(
         ValueError: If q draws nothing for a row, there are fewer than two, or a draw is not
             finite.
     """
-    taken = several(model, data)
-    parts: dict[str, list[LatentDraws]] = {}
-    for posterior, prior in _traces(model, taken, taken.rows, batch_size):
-        for name in latents_of(model, posterior):
-            parts.setdefault(name, []).append(_draws(model, name, posterior[name], prior[name]))
-    return {name: _joined(each) for name, each in parts.items()}
+    rows, drawn = several(model, data), dict[str, list[tuple[Site, Site]]]()
+    for _, given in rows.each(_BATCH):
+        posterior = model.posterior(given, missing=rows.missing)
+        names = latents_of(model, posterior)
+        prior = prior_trace(model, prior_of(model, names), given, posterior, rows.missing)
+        for name in names:
+            drawn.setdefault(name, []).append((posterior[name], prior[name]))
+    return {name: _joined(model, name, sites) for name, sites in drawn.items()}
 
 
 def several(model: LatentVariableModel, data: Source | Rows) -> Rows:
@@ -317,22 +312,6 @@ def several(model: LatentVariableModel, data: Source | Rows) -> Rows:
             f"An aggregate posterior is of several rows, found {taken.rows}; give at least two."
         )
     return taken
-
-
-def latents_of(model: LatentVariableModel, posterior: Trace) -> tuple[str, ...]:
-    """The names that q draws for each row.
-
-    Raises:
-        ValueError: If there is none.
-    """
-    shared = model.shared.intersection(model.q.names)
-    names = tuple([n for n, site in posterior.items() if site.drawn and n not in shared])
-    if not names:
-        raise ValueError(
-            f"q draws nothing for a row in {model.factorisation}; add a latent such as 'z | x' to "
-            f"q, or leave a name out of the data that q can draw."
-        )
-    return names
 
 
 def prior_of(model: LatentVariableModel, latents: Sequence[str]) -> Any:
@@ -360,16 +339,6 @@ def ancestors_of(joint: Any, names: Sequence[str]) -> set[str]:
     return found
 
 
-def _traces(
-    model: LatentVariableModel, taken: Rows, count: int, batch_size: int
-) -> Iterator[tuple[Trace, Trace]]:
-    for start in range(0, count, batch_size):
-        given = taken[slice(start, min(start + batch_size, count))]
-        posterior = model.posterior(given, missing=taken.missing)
-        prior = prior_of(model, latents_of(model, posterior))
-        yield posterior, prior_trace(model, prior, given, posterior, taken.missing)
-
-
 def prior_trace(
     model: LatentVariableModel,
     prior: Any,
@@ -385,16 +354,6 @@ def prior_trace(
     return prior(known, shape, default=Sampled(), missing=missing & set(known))
 
 
-def is_discrete(site: Site) -> bool:
-    """Whether a variable takes separate values."""
-    if not site.value.is_floating_point():
-        return True
-    try:
-        return site.distribution is not None and bool(site.distribution.support.is_discrete)  # type: ignore[union-attr]
-    except (NotImplementedError, AttributeError):
-        return False
-
-
 def is_one_hot(distribution: Distribution | None) -> bool:
     """Whether the values are one-hot vectors along the last axis."""
     base = base_of(distribution)
@@ -404,41 +363,31 @@ def is_one_hot(distribution: Distribution | None) -> bool:
         return False
 
 
-def _draws(model: LatentVariableModel, name: str, q: Site, p: Site) -> LatentDraws:
-    seen = [model.site(name, site.value).features for site in (q, p)]
-    features = [each.reshape(len(each), -1).double().cpu() for each in seen]
+def _joined(
+    model: LatentVariableModel, name: str, sites: Sequence[tuple[Site, Site]]
+) -> LatentDraws:
+    """The draws of all batches, from q and from p."""
+    # copies: tensors of inference mode could not be used for anything else
+    values = [
+        torch.cat([s.value.cpu() for s in side]).clone() for side in zip(*sites, strict=True)
+    ]
+    seen = [
+        [model.site(name, s.value).features.cpu() for s in side]
+        for side in zip(*sites, strict=True)
+    ]
+    features = [torch.cat([f.reshape(len(f), -1).double() for f in side]).clone() for side in seen]
     for each, side in zip(features, ("q", "p"), strict=True):
         if not bool(torch.isfinite(each).all()):
             raise ValueError(
                 f"Draws of {name!r} from {side} are not finite; look at a model that was trained "
                 f"until it broke."
             )
+    q, _ = sites[0]
+    normal = all([_is_standard_normal(p.distribution) for _, p in sites])
     return LatentDraws(
-        name,
-        q.value.cpu(),
-        p.value.cpu(),
-        *features,
-        discrete=is_discrete(q),
-        one_hot=is_one_hot(q.distribution),
-        standard_normal=_is_standard_normal(p.distribution),
-    )
-
-
-def _joined(parts: Sequence[LatentDraws]) -> LatentDraws:
-    def cat(field: str) -> Tensor:
-        # a copy: tensors of inference mode could not be used for anything else
-        return torch.cat([getattr(part, field) for part in parts]).clone()
-
-    return LatentDraws(
-        parts[0].name,
-        cat("posterior"),
-        cat("prior"),
-        cat("posterior_features"),
-        cat("prior_features"),
-        discrete=parts[0].discrete,
-        one_hot=parts[0].one_hot,
-        standard_normal=all([part.standard_normal for part in parts]),
-    )
+        name, *values, *features,
+        discrete=is_discrete(q), one_hot=is_one_hot(q.distribution), standard_normal=normal,
+    )  # fmt: skip
 
 
 def _is_standard_normal(distribution: Distribution | None) -> bool:

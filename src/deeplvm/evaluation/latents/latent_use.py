@@ -6,7 +6,6 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +13,7 @@ from torch import Tensor
 from deeplvm.core.evidence import Evidence
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.trace import Site
+from deeplvm.evaluation.latents.posterior_means import full, mean_values
 from deeplvm.gradients import Draw
 from deeplvm.inference.rows import Rows, Source, rows_of
 from deeplvm.randomness import evaluating
@@ -21,6 +21,7 @@ from deeplvm.results import Record, number, stderr_of
 
 ACTIVE = 1e-2
 """A dimension whose posterior mean has a smaller variance over the data is not active."""
+_BATCH = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +102,6 @@ def latent_use(
     data: Source | Rows,
     *,
     particles: int = 32,
-    batch_size: int = 256,
     draw: Mapping[str, Draw] | None = None,
     seed: int = 0,
 ) -> dict[str, LatentUse]:
@@ -113,13 +113,9 @@ def latent_use(
     variance.
 
     Args:
-        model: Evaluated in ``eval()`` mode; left as it was.
-        data: Rows: ``data.test[:100]``, or named tensors ``(rows, *event)``.
         particles: Draws a row; they matter only where a latent has latent parents, or no closed
             form.
-        batch_size: Rows at a time.
         draw: How a latent is drawn; a name given here is drawn even if the data have it.
-        seed: Same seed, same numbers.
 
     Examples:
         >>> from deeplvm import Joint, LatentVariableModel
@@ -133,7 +129,7 @@ def latent_use(
     rows = rows_of(model, data, omit=tuple(draw or ()))
     tallies: dict[str, _Tally] = {}
     with evaluating(model, seed):
-        for _, given in rows.each(batch_size):
+        for _, given in rows.each(_BATCH):
             evidence = model.evidence(
                 given, particles=particles, draw=draw, missing=rows.missing, rows=rows.data_rows
             )
@@ -216,17 +212,12 @@ def _expectation(evidence: Evidence, values: Tensor, event: int) -> Tensor:
 def _by_particle(evidence: Evidence, values: Tensor, event: int) -> Tensor:
     """Enumerated values summed with their weights: shape ``(K, batch, *event)``."""
     shape = evidence.batch_shape
-    lead = values.shape[: values.dim() - event]
-    # without parents it has no batch dimensions: they come before the event
-    absent = (1,) * (len(shape) - len(lead))
-    full = values.reshape(*absent, *values.shape)
-    full = full.expand(*shape, *full.shape[len(shape) :])
-    outer = tuple(range(len(shape) - 2))
+    values, outer = full(values, event, shape), tuple(range(len(shape) - 2))
     if not outer or not isinstance(evidence.log_measure, Tensor):
-        return full
+        return values
     weight = (evidence.log_measure + math.log(shape[-2])).exp()
     weight = weight.expand(shape).reshape(*shape, *[1] * event)
-    return torch.where(weight == 0, 0.0, weight * full).sum(outer)
+    return torch.where(weight == 0, 0.0, weight * values).sum(outer)
 
 
 def _by_dimension(evidence: Evidence, name: str) -> Tensor | None:
@@ -238,28 +229,8 @@ def _by_dimension(evidence: Evidence, name: str) -> Tensor | None:
 
 def _posterior_mean(evidence: Evidence, site: Site) -> tuple[Tensor, Tensor]:
     """``E_q[u | x]`` and the variance of its estimate, each of shape ``(batch, *shape)``."""
-    distribution = site.distribution
-    event = site.value.dim() - site.batch_dims
-    values = site.value
-    discrete = distribution is not None and _is_discrete(distribution)
-    if discrete or not values.is_floating_point():
-        values = site.features  # one-hot: the mean of a category's number says nothing
-        event = values.dim() - site.batch_dims
-    elif distribution is not None:
-        try:
-            values = distribution.mean  # given its parents: less noise than the draws
-        except (NotImplementedError, AttributeError):
-            values = site.value
-        if not bool(torch.isfinite(values).all()):  # a Student-t has no mean at one degree
-            values = site.value
+    values, event = mean_values(site)
     values = values.to(torch.promote_types(values.dtype, torch.float32))
     each = _by_particle(evidence, values, event).double()  # (K, B, *shape)
     noise = torch.zeros_like(each[0]) if len(each) == 1 else each.var(0) / len(each)
     return each.mean(0), noise
-
-
-def _is_discrete(distribution: Any) -> bool:
-    try:
-        return bool(distribution.support.is_discrete)
-    except (NotImplementedError, AttributeError):
-        return False

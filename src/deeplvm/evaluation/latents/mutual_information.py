@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.evaluation.latents.prior_holes import Scores, scores_of
+from deeplvm.evaluation.latents.pairwise import Scores, scores_of
 from deeplvm.gradients import Draw
 from deeplvm.inference.rows import Rows, Source
 from deeplvm.results import Estimate, Record, number, stderr_of
@@ -127,12 +127,9 @@ def mutual_information(
     Coding (van den Oord et al., 2018), https://arxiv.org/abs/1807.03748
 
     Args:
-        model: Evaluated in ``eval()`` mode; left as it was.
-        data: Rows: ``data.test[:100]``, or named tensors ``(rows, *event)``.
         particles: Draws of every latent a row.
         minibatch: B, at least; rows are put together at random.
         draw: How a latent is drawn; with ``Enumerated()`` nothing is left to chance.
-        seed: Same seed, same numbers.
 
     Returns:
         By the latent's name; where there are several, also by all names, ``"z1, z2"``.

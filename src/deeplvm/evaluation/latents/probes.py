@@ -3,37 +3,20 @@ r"""What simple classifiers read from the latents: linear, nearest-neighbour, an
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.inference.rows import Rows, rows_of
+from deeplvm.evaluation.latents.posterior_means import encode
+from deeplvm.inference.rows import Source, at_least, at_random, rows_of, taken
 from deeplvm.randomness import evaluating, seed_of
 from deeplvm.results import Estimate, Record, number
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from deeplvm.data.records import Data, Split
-import contextlib
-
-from torch.distributions import (
-    Bernoulli,
-    Categorical,
-    OneHotCategorical,
-)
-
-from deeplvm.core.trace import Site, base_of
-from deeplvm.evaluation.latents.aggregate import is_discrete, latents_of
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
 
 _INVERSE_PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 _FOLDS = 3
@@ -143,27 +126,23 @@ class Probes(Record, keys={"given": "labels_given_to_q"}):
 
 def probes(
     model: LatentVariableModel,
-    data: Data | Mapping[str, Tensor],
+    train: Source,
+    test: Source,
     *,
     labels: str = "y",
-    split: Split = "test",
-    rows: int | None = None,
-    train_rows: int | None = 5_000,
+    most: int = 5_000,
     neighbours: Sequence[int] = (1, 5),
     particles: int = 8,
-    batch_size: int = 256,
     seed: int = 0,
 ) -> Probes:
     r"""How much of the labels simple classifiers read from the posterior means.
 
-    Learned from training rows and scored on rows of ``split``: multinomial logistic regression
-    on standardised values, whose L2 penalty is chosen by cross-validation on the training rows,
-    and the vote of the k nearest (Euclidean, not standardised: it would blow up collapsed
-    dimensions). For comparison the same on the values themselves, and on as many principal
-    components of them as each latent has dimensions; a missing value is the mean of the training
-    rows there. Of a
-    discrete latent the probabilities are read; one with a single value a row is also compared
-    as a clustering.
+    Multinomial logistic regression on standardised values, whose L2 penalty is chosen by
+    cross-validation on the training rows, and the vote of the k nearest (Euclidean, not
+    standardised: it would blow up collapsed dimensions). For comparison the same on the values
+    themselves, and on as many principal components of them as each latent has dimensions; a
+    missing value is the mean of the training rows there. Of a discrete latent the probabilities
+    are read; one with a single value a row is also compared as a clustering.
 
     The labels are not shown to q, unless it cannot do without them. Understanding intermediate
     layers using linear classifier probes (Alain & Bengio, 2017),
@@ -171,63 +150,34 @@ def probes(
     Girshick & Farhadi, 2016), https://arxiv.org/abs/1511.06335
 
     Args:
-        model: Evaluated in ``eval()`` mode, left as it was.
-        data: Data with labels; or named tensors of shape ``(rows, *event)``, of which a random
-            half is learned from and the other scored.
-        labels: Their name; whole numbers of shape ``(rows,)``.
-        split: Which split of Data is scored.
-        rows: How many of its rows, from the first on; all.
-        train_rows: At most so many training rows, chosen at random; ``None`` for all, which may
-            take long.
+        train: Rows to learn from, with labels: ``data.train``.
+        test: Rows to score.
+        labels: Their name; whole numbers of shape ``(rows,)``, NaN where missing.
+        most: So many training rows at most, chosen at random: more take long.
         neighbours: Numbers k of neighbours.
         particles: Draws a row over which a posterior mean is averaged, where q draws the latent
             from another one or gives no mean.
-        batch_size: Rows at a time.
-        seed: Same seed, same numbers.
 
     Raises:
         ValueError: If there are no labels, only one of them, or too few training rows.
 
     Examples:
+        >>> import torch
         >>> from deeplvm import Joint, LatentVariableModel
         >>> from deeplvm.conditionals import Gaussian, StandardNormal
         >>> from deeplvm.networks import MLP
         >>> p = Joint({"z": StandardNormal(2), "x | z": Gaussian(4, MLP(2))})
         >>> model = LatentVariableModel(p, Joint({"z | x": Gaussian(2, MLP(4))}))
-        >>> y = torch.arange(200) % 2
-        >>> found = probes(model, {"x": torch.randn(200, 4) + 9 * y[:, None], "y": y})
+        >>> y = torch.arange(100) % 2
+        >>> train, test = [{"x": torch.randn(100, 4) + 9 * y[:, None], "y": y} for _ in range(2)]
+        >>> found = probes(model, train, test)
         >>> found.representations["z"].linear.value, found.chance.value < 0.6
         (1.0, True)
     """
-    if min(particles, batch_size, *neighbours, train_rows or 1, 1 if rows is None else rows) < 1:
-        raise ValueError(
-            f"neighbours, particles, batch_size, rows and train_rows are at least 1; found "
-            f"{tuple(neighbours)}, {particles}, {batch_size}, {rows}, {train_rows}."
-        )
+    at_least(1, particles=particles, most=most, neighbours=min(neighbours, default=1))
     given = labels in model.q.inputs
-    omit = () if given else (labels,)
-    generator = torch.Generator().manual_seed(seed)
-    if isinstance(data, Mapping):
-        _refuse_unlabelled(data, labels, "the data")
-        order = torch.randperm(len(data[labels]), generator=generator)
-        half = len(order) // 2
-        if half < 1:
-            raise ValueError(f"{len(order)} row cannot be halved into learned and scored ones.")
-        halves = (order[:half].sort().values, order[half:].sort().values)
-        sides = [{name: value[i] for name, value in data.items()} for i in halves]
-        train, test = (rows_of(model, side, omit) for side in sides)
-        y_train, y_test = (side[labels] for side in sides)
-    else:
-        for each in ("train", split):
-            _refuse_unlabelled(getattr(data, each), labels, f"the {each} split of {data.name!r}")
-        train, test = (rows_of(model, getattr(data, each), omit) for each in ("train", split))
-        y_train, y_test = (getattr(data, each)[labels][:] for each in ("train", split))
-
-    chosen = torch.randperm(train.rows, generator=generator)[:train_rows].sort().values
-    scored = torch.arange(test.rows)[:rows]
-    (chosen, y_train), (scored, y_test) = (
-        _known(y, index, labels) for y, index in ((y_train, chosen), (y_test, scored))
-    )
+    learned_from, y_train = _labelled(train, labels, "training", most, seed)
+    scored, y_test = _labelled(test, labels, "test")
     names, both = np.unique(np.concatenate([y_train, y_test]), return_inverse=True)
     y_train, y_test = both[: len(y_train)], both[len(y_train) :]
     counts = np.sort(np.bincount(y_train, minlength=len(names)))[::-1]
@@ -238,10 +188,12 @@ def probes(
             f"{len(y_train)} training rows."
         )
     if not len(y_test):
-        raise ValueError(f"No row of {split!r} has a label {labels!r}: nothing to score.")
+        raise ValueError(f"No test row has a label {labels!r}: nothing to score.")
     with evaluating(model, seed_of(seed, "probes")):
-        learned = encode(model, train, chosen, labels, particles, batch_size)
-        shown = encode(model, test, scored, labels, particles, batch_size)
+        learned, shown = [
+            encode(model, rows_of(model, each, () if given else (labels,)), particles, labels)
+            for each in (learned_from, scored)
+        ]
 
     pairs = {name: (code, shown.codes[name]) for name, code in learned.codes.items()}
     raw = _filled(learned.values, shown.values)
@@ -266,24 +218,26 @@ def probes(
     )
 
 
-def _refuse_unlabelled(columns: Mapping[str, Any], labels: str, where: str) -> None:
-    if labels not in columns:
+def _labelled(
+    source: Source, labels: str, what: str, most: int | None = None, seed: int = 0
+) -> tuple[Source, NDArray[Any]]:
+    """Rows that have a label, and their labels."""
+    if labels not in source:
         raise ValueError(
-            f"There is no {labels!r} in {where}, which has {', '.join(columns)}: probes need "
-            f"labels; name them with labels=..., or load data that have some."
+            f"There is no {labels!r} in the {what} rows, which have {', '.join(source)}: probes "
+            f"need labels; name them with labels=..., or load data that have some."
         )
-
-
-def _known(y: Tensor, index: Tensor, labels: str) -> tuple[Tensor, NDArray[Any]]:
-    """The rows of an index that have a label, and their labels."""
-    values = y[index.to(y.device)].double().cpu()
-    if values.dim() != 1 or bool((values != values.round())[~values.isnan()].any()):
+    source = source if most is None else at_random(source, most, seed)
+    y = source[labels][:]
+    values = y.double().cpu()
+    known = ~values.isnan()
+    if values.dim() != 1 or bool((values != values.round())[known].any()):
         raise ValueError(
             f"{labels!r} must be whole numbers, one a row; found shape {tuple(y.shape)}, "
             f"{y.dtype}."
         )
-    known = ~values.isnan()
-    return index[known], values[known].numpy().astype(np.int64)
+    kept = source if bool(known.all()) else taken(source, known.nonzero().flatten())
+    return kept, values[known].numpy().astype(np.int64)
 
 
 def _filled(train: NDArray[Any], test: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -371,97 +325,3 @@ def _share(right: NDArray[Any]) -> Score:
 
 def _nearest(k: int) -> str:
     return "nearest" if k == 1 else f"{k} nearest"
-
-
-@dataclass(frozen=True, eq=False)
-class Encoded:
-    """Some rows as the model sees them, float64.
-
-    Attributes:
-        codes: Posterior mean of each latent by name, of categories their probabilities, shape
-            ``(rows, dimensions)``.
-        clusters: The most probable value of each discrete latent with one value a row, shape
-            ``(rows,)``.
-        names: The observed names.
-        values: Their values, shape ``(rows, elements)``.
-    """
-
-    codes: dict[str, NDArray[Any]]
-    clusters: dict[str, NDArray[Any]]
-    names: tuple[str, ...]
-    values: NDArray[Any]
-
-
-def encode(
-    model: LatentVariableModel,
-    taken: Rows,
-    index: Tensor,
-    labels: str,
-    particles: int,
-    batch_size: int,
-) -> Encoded:
-    """The rows of an index in rising order; call it inside ``evaluating``.
-
-    Args:
-        model: Whose q encodes.
-        taken: Where the rows are.
-        index: Which of them, shape ``(rows,)``.
-        labels: A name that is no value to be read from, though q may need it.
-        particles: Draws over which means are averaged.
-        batch_size: Rows at a time.
-    """
-    own = tuple([name for name in taken.names if name != labels])
-    names = tuple([name for name in own if name in model.p.names]) or own
-    codes: dict[str, list[Tensor]] = {}
-    clusters: dict[str, list[Tensor]] = {}
-    values = []
-    for start in range(0, taken.rows, batch_size):
-        inside = index[(index >= start) & (index < start + batch_size)] - start
-        if not len(inside):
-            continue
-        batch = taken[slice(start, start + batch_size)]
-        given = {name: value[inside.to(value.device)] for name, value in batch.items()}
-        values.append(torch.cat([given[n].reshape(len(inside), -1).double() for n in names], 1))
-        trace = model.posterior(given, particles=particles, missing=taken.missing)
-        for name in latents_of(model, trace):
-            code = _mean(trace[name], trace.batch_shape)
-            codes.setdefault(name, []).append(code.flatten(1).cpu())
-            cluster = _cluster(trace[name], code)
-            if cluster is not None:
-                clusters.setdefault(name, []).append(cluster.cpu())
-    return Encoded(
-        {name: torch.cat(each).numpy() for name, each in codes.items()},
-        {name: torch.cat(each).numpy() for name, each in clusters.items()},
-        names,
-        torch.cat(values).cpu().numpy(),
-    )
-
-
-def _mean(site: Site, shape: tuple[int, ...]) -> Tensor:
-    """Posterior mean, of categories their probabilities, over the particles: ``(batch, *event)``.
-
-    Given a draw of the latent's parents where the distribution tells it, else of the draws.
-    """
-    values = site.features if is_discrete(site) else site.value
-    event = values.dim() - site.batch_dims
-    base = base_of(site.distribution)
-    if isinstance(base, Categorical):
-        values, event = base.probs, site.value.dim() - site.batch_dims + 1
-    elif site.distribution is not None:
-        with contextlib.suppress(NotImplementedError, AttributeError):
-            mean = site.distribution.mean
-            if bool(torch.isfinite(mean).all()):  # a Student-t has no mean at one degree
-                values, event = mean, site.value.dim() - site.batch_dims
-    lead = values.dim() - event
-    full = values.reshape(*[1] * (len(shape) - lead), *values.shape)
-    return full.double().expand(*shape, *full.shape[len(shape) :]).mean(0)
-
-
-def _cluster(site: Site, code: Tensor) -> Tensor | None:
-    """The most probable value of a discrete latent with one value a row, shape ``(batch,)``."""
-    base = base_of(site.distribution)
-    if code.dim() == 2 and isinstance(base, Categorical | OneHotCategorical):
-        return code.argmax(-1)
-    if code.dim() == 1 and isinstance(base, Bernoulli):
-        return (code > 0.5).long()
-    return None

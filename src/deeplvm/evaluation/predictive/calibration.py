@@ -157,14 +157,12 @@ def calibration(
     https://doi.org/10.1175/WAF993.1
 
     Args:
-        model: Evaluated in ``eval()`` mode, without gradients; left as it was.
         data: Rows: ``data.test[:100]``, or named tensors ``(rows, *event)``; NaN stays so.
         hide: Share of the values that are hidden, at random; ``None`` hides each column in turn,
             in all rows, which takes a pass for each.
         names: Which variables are hidden; all that p scores and from which it draws no other.
         levels: Of the central intervals.
         particles: K.
-        seed: Same seed, same numbers.
 
     Raises:
         ValueError: If nothing can be hidden: a name is not scored by p, or others are drawn from
@@ -515,7 +513,6 @@ def reliability(
     Args:
         columns: By title the probabilities, of a one, shape ``(hidden,)``, or of every category,
             shape ``(hidden, categories)``, and the values, shape ``(hidden,)``.
-        seed: Of the bootstrap.
     """
     generator = np.random.default_rng(seed)
     each = [_of(title, *values, generator) for title, values in columns.items()]

@@ -195,15 +195,12 @@ def predictive_checks(
     https://arxiv.org/abs/1603.05766
 
     Args:
-        model: Evaluated in ``eval()`` mode, without gradients; left as it was.
-        data: Rows: ``data.test[:100]``, or named tensors ``(rows, *event)``, NaN where missing.
         posterior: Replicate each row from q(z | x) instead of from p(z).
         statistics: Further ones by name: from named values of shape ``(rows, *event)`` to a
             number.
         standard: Whether the standard ones are computed too.
         replicates: R.
         batch_size: Rows that are drawn at a time. Another one gives other draws.
-        seed: Same seed, same numbers.
 
     Raises:
         ValueError: If there are fewer than two rows or 19 replicates, or nothing to check.

@@ -107,7 +107,6 @@ def dataset_shift(
         first: The one set; the training rows.
         second: The other.
         titles: Of the columns.
-        seed: Same seed, same numbers.
 
     Raises:
         ValueError: If a set has fewer than ten rows.

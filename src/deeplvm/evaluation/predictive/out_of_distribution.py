@@ -160,7 +160,6 @@ def out_of_distribution(
     https://doi.org/10.2307/2531595
 
     Args:
-        model: Evaluated in ``eval()`` mode; left as it was.
         inside: Held-out rows of what the model was fitted to.
         outside: Other rows, of the same names, shapes and units.
         train: Training rows.
@@ -172,7 +171,6 @@ def out_of_distribution(
             one name.
         elbo: Whether the bare bound is scored too.
         particles: Draws for each row.
-        seed: Same seed, same numbers.
 
     Raises:
         ValueError: If there are fewer than two rows, names or shapes differ, or a compressor is
@@ -234,7 +232,6 @@ def detection(name: str, inside: Tensor, outside: Tensor, *, seed: int = 0) -> D
         name: Of the score.
         inside: Shape ``(rows,)``.
         outside: Shape ``(other rows,)``.
-        seed: Of the bootstrap.
 
     Raises:
         ValueError: If there are fewer than two rows of either, or a score is NaN.

@@ -3,23 +3,21 @@ r"""Features in which draws and data are compared: of a small network trained he
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
+from deeplvm.inference.rows import Source
+from deeplvm.networks import MLP, ConvolutionalEncoder
 from deeplvm.results import Record, number
 
 if TYPE_CHECKING:
-    from deeplvm.data.records import Data, Variable
-import math
-from collections.abc import Callable
-
-from torch.nn.functional import cross_entropy
-
-from deeplvm.networks import MLP, ConvolutionalEncoder
+    from deeplvm.data.records import Variable
 
 _VERSION = 1  # of all that decides the features besides data and seed
 _CLASSIFIER, _ROTATIONS, _COLUMNS = "classifier", "rotations", "columns"
@@ -209,11 +207,11 @@ def standardised_columns(
 
 
 def features_of(
-    data: Data | Mapping[str, Tensor],
+    train: Source,
     name: str | None = None,
     *,
-    held_out: Mapping[str, Tensor] | None = None,
-    rows: int = 10_000,
+    held_out: Source | None = None,
+    most: int = 10_000,
     seed: int = 0,
 ) -> FeatureMap:
     """The features that suit the data: learned from the training rows where that can be done.
@@ -228,35 +226,43 @@ def features_of(
     ========================  ==========================================
 
     Args:
-        data: Data, or named tensors of training rows; ``y`` are the labels.
+        train: Rows to learn from: ``data.train``, or named tensors; ``y`` are the labels.
         name: The variable; the first of the data by default.
-        held_out: Named tensors on which the accuracy is measured; of Data the test rows are.
-        rows: Training rows to learn from, at most, the first ones.
+        held_out: Rows on which the accuracy is measured.
+        most: The first so many of either are taken.
         seed: Same seed, same features.
 
     Raises:
         ValueError: If there is no such variable, or values are missing.
     """
-    if isinstance(data, Mapping):
-        variable, train, held = None, {n: v[:rows] for n, v in data.items()}, held_out or {}
-        name = name or next((each for each in train if each != "y"), "x")
-    else:
-        name = name or next(iter(data.variables))
-        variable, train = data.variables.get(name), data.batch("train", slice(0, rows))
-        held = held_out or (data.batch("test", slice(0, rows)) if data.rows("test") else {})
+    variables = variables_of(train)
+    name = name or next(iter(variables), None) or next((n for n in train if n != "y"), "x")
     if name not in train:
         raise ValueError(f"The training rows have no {name!r}; they have {', '.join(train)}.")
-    x, labels = train[name], train.get("y")
+    variable, known = variables.get(name), first_rows(train, most)
+    x, labels = known[name], known.get("y")
     labelled = labels is not None and not labels.is_floating_point() and len(labels.unique()) > 1
     counts = variable is not None and variable.kind == "counts"
     image = x.dim() == 4
-    held = {each: value[:rows] for each, value in held.items()}
+    held = first_rows(held_out, most) if held_out else {}
     if labels is not None and labelled and (image or counts):
         pair = (held[name], held["y"]) if name in held and "y" in held else None
         return classifier_features(x, labels, held_out=pair, counts=counts, seed=seed)
     if image:
         return rotation_features(x, held_out=held.get(name), seed=seed)
     return standardised_columns(x, variable, counts=counts)
+
+
+def variables_of(rows: Source) -> Mapping[str, Variable]:
+    """What the data say of their variables, by name."""
+    description = getattr(rows, "description", None)
+    return {} if description is None else description.variables
+
+
+def first_rows(rows: Source, most: int | None = None) -> dict[str, Tensor]:
+    """The first of some rows, widened to a floating type."""
+    batch = getattr(rows, "batch", None)
+    return {n: v[:most] for n, v in rows.items()} if batch is None else batch(slice(0, most))
 
 
 def _levels(variable: Variable | None, columns: int) -> list[int | None]:

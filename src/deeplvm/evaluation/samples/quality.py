@@ -2,15 +2,15 @@ r"""Draws of a model against data, as one record, each number beside that of fre
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from deeplvm.core.model import LatentVariableModel
+from deeplvm.distributions.centre import centre
 from deeplvm.evaluation.samples.distances import (
     FrechetEstimate,
     KernelEstimate,
@@ -23,6 +23,7 @@ from deeplvm.evaluation.samples.features import (
     features_line,
     features_of,
     standardised_columns,
+    variables_of,
 )
 from deeplvm.evaluation.samples.memorisation import CLOSE, Memorisation, memorisation
 from deeplvm.evaluation.samples.precision_recall import (
@@ -30,13 +31,9 @@ from deeplvm.evaluation.samples.precision_recall import (
     ManifoldEstimate,
     manifold_estimate,
 )
-from deeplvm.inference.rows import Rows, rows_of
-from deeplvm.results import Record, number
-
-if TYPE_CHECKING:
-    from deeplvm.data.records import Data, Split
-from deeplvm.distributions.centre import centre
+from deeplvm.inference.rows import Rows, Source, rows_of
 from deeplvm.randomness import evaluating
+from deeplvm.results import Record, number
 
 _SEARCHED = 1_000  # rows whose nearest training row is looked for
 _SHOWN = 12
@@ -197,12 +194,11 @@ def quality_notes(plain: Mapping[str, Any]) -> list[str]:
 
 def sample_quality(
     model: LatentVariableModel,
-    data: Data | Mapping[str, Tensor],
+    train: Source,
+    test: Source,
     *,
-    train: Mapping[str, Tensor] | None = None,
     name: str | None = None,
-    rows: int = 2_000,
-    split: Split = "test",
+    most: int = 2_000,
     mean: bool = False,
     features: FeatureMap | None = None,
     neighbours: int = 5,
@@ -218,20 +214,18 @@ def sample_quality(
 
     Args:
         model: Its x is drawn in ``eval()`` mode; left as it was.
-        data: Data, or named tensors of held-out rows, shape ``(rows, *event)``.
-        train: Named tensors of the training rows, where ``data`` are tensors too.
+        train: The training rows: ``data.train``, or named tensors of shape ``(rows, *event)``.
+        test: The fresh rows; they must not have been trained on.
         name: The variable; the first that p draws by default.
-        rows: Samples, training rows and fresh rows to compare, at most, as many of each; fewer if
-            a split has fewer. 1,000 of them are looked up among all training rows.
-        split: Which rows of Data are the fresh ones; they must not have been trained on.
+        most: Samples, training rows and fresh rows to compare, at most, as many of each; fewer if
+            there are fewer. 1,000 of them are looked up among all training rows.
         mean: Whether means of p(x | z) are taken for draws.
         features: What to compare in; of :func:`features_of` by default.
         neighbours: k of :func:`manifold_estimate`.
-        seed: Same seed, same numbers.
 
     Raises:
-        ValueError: If there are no training rows to compare with, p draws no variable of the data,
-            values are missing, or fewer rows than k + 2.
+        ValueError: If p draws no variable of the data, values are missing, or there are fewer
+            rows than k + 2.
 
     Examples:
         >>> from deeplvm import Joint
@@ -239,17 +233,17 @@ def sample_quality(
         >>> from deeplvm.networks import MLP
         >>> p = Joint({"z": StandardNormal(1), "x | z": Gaussian(2, MLP(1), scale=0.5)})
         >>> model = LatentVariableModel(p, Joint({"z | x": Gaussian(1, MLP(2))}))
-        >>> drawn = [{"x": model.sample(300)["x"].value} for _ in range(2)]
-        >>> quality = sample_quality(model, drawn[0], train=drawn[1])
+        >>> train, test = [{"x": model.sample(300)["x"].value} for _ in range(2)]
+        >>> quality = sample_quality(model, train, test)
         >>> samples, fresh = quality.samples.manifold, quality.fresh.manifold
         >>> abs(samples.density.value - fresh.density.value) < 0.3
         True
         >>> quality.copying["columns"].p_value > 0.001
         True
     """
-    held, known = _readers(model, data, train, split, name)
-    name = held.names[0] if name is None else name
-    count = min(rows, held.rows, known.rows)
+    held, known = rows_of(model, test), rows_of(model, train)
+    name = _variable(model, held, known, name)
+    count = min(most, held.rows, known.rows)
     if count < neighbours + 2:
         raise ValueError(
             f"{count} rows are too few for {neighbours} neighbours; give more rows, or fewer "
@@ -262,14 +256,10 @@ def sample_quality(
     reference = everything[name].cpu()
     fresh = held[slice(None)][name].cpu()[other]
     complete(reference, "the training rows")
-    kept = "held-out" if isinstance(data, Mapping) else split
+    kept = held.split or "held-out"
     complete(fresh, f"the {kept} rows")
     if features is None:
-        features = (
-            features_of(train, name, held_out=data, seed=seed)
-            if isinstance(data, Mapping) and train is not None
-            else features_of(data, name, seed=seed)
-        )
+        features = features_of(train, name, held_out=test, seed=seed)
     drawn = draws(model, count, everything, name, mean=mean, seed=seed)
     complete(drawn, "the samples")
 
@@ -286,7 +276,7 @@ def sample_quality(
         space: memorisation(
             seen(drawn[:_SEARCHED]), seen(reference), seen(fresh[:_SEARCHED]), seed=seed
         )
-        for space, seen in _spaces(features, reference, data, name).items()
+        for space, seen in _spaces(features, reference, train, name).items()
     }
     words = f"means of p({name} | …), which are no draws" if mean else f"draws {name} ~ p({name})"
     return SampleQuality(
@@ -303,23 +293,7 @@ def sample_quality(
     )
 
 
-def _readers(
-    model: LatentVariableModel,
-    data: Data | Mapping[str, Tensor],
-    train: Mapping[str, Tensor] | None,
-    split: Split,
-    name: str | None,
-) -> tuple[Rows, Rows]:
-    """The held-out rows and the training rows, the variable's name first."""
-    if isinstance(data, Mapping):
-        if train is None:
-            raise ValueError(
-                "Samples are compared with training rows: give them too, train={'x': ...}; the "
-                "data are the rows that were held out."
-            )
-        held, known = rows_of(model, data), rows_of(model, train)
-    else:
-        held, known = rows_of(model, getattr(data, split)), rows_of(model, data.train)
+def _variable(model: LatentVariableModel, held: Rows, known: Rows, name: str | None) -> str:
     drawn = [each for each in held.names if each in model.p.names and each in known.names]
     if name is not None and name not in drawn:
         raise ValueError(
@@ -328,25 +302,17 @@ def _readers(
         )
     if not drawn:
         raise ValueError(f"p draws none of {', '.join(held.names)}: there is nothing to compare.")
-    if name is None:  # a label that p draws too is not what samples are judged by
-        name = next((each for each in drawn if each != "y"), drawn[0])
-    return _first(held, name), _first(known, name)
+    # a label that p draws too is not what samples are judged by
+    return name or next((each for each in drawn if each != "y"), drawn[0])
 
 
-def _first(batches: Rows, name: str) -> Rows:
-    others = tuple([each for each in batches.names if each != name])
-    return dataclasses.replace(batches, names=(name, *others))
-
-
-def _spaces(
-    features: FeatureMap, reference: Tensor, data: Data | Mapping[str, Tensor], name: str
-) -> dict[str, Any]:
+def _spaces(features: FeatureMap, reference: Tensor, train: Source, name: str) -> dict[str, Any]:
     """The spaces in which neighbours are looked for, by name."""
     if features.kind == "columns":
         return {"columns": features}
     if reference.dim() == 4:
         return {"pixels": lambda x: x.flatten(1).double(), "features": features}
-    variable = None if isinstance(data, Mapping) else data.variables.get(name)
+    variable = variables_of(train).get(name)
     return {"columns": standardised_columns(reference, variable), "features": features}
 
 
@@ -381,7 +347,6 @@ def draws(
     """Draws of a variable on the CPU, or the means of its distribution, shape ``(rows, *event)``.
 
     Args:
-        model: Left as it was.
         rows: How many.
         train: Training rows, of which the inputs of p are taken, chosen at random.
         name: The variable.

@@ -229,8 +229,7 @@ def factor_matrix_figure(
     """A heat map of latents by factors; a disentangled code has one dark cell a row and column.
 
     Args:
-        matrix: Shape ``(D, K)``: ``information``, ``scores``, ``importance`` or ``robustness``
-            of a result, not negative.
+        matrix: Shape ``(D, K)``: ``matrix`` of a score, or ``importance``; not negative.
         factors: Names of the factors.
         what: What the numbers are.
         name: Of the latent.

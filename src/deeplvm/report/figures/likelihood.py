@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -16,9 +16,6 @@ from deeplvm.report.figures.style import (
     new_figure,
     svg,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 def convergence_figure(plain: Mapping[str, Any]) -> Markup:
@@ -36,11 +33,18 @@ def convergence_figure(plain: Mapping[str, Any]) -> Markup:
         for kind in ("importance", "annealing")
     )
     with new_figure(8.0, 3.0, ncols=2, sharey=True) as (figure, pair):
+        walks = f"annealing, {plain['annealed_particles']} particles"
+        how = "the exact sum" if plain["exact"] else walks
         for axes, points, number, colour, title in (
             (pair[0], importance, "particles", FIRST, "importance sampling"),
-            (pair[1], annealing, "temperatures", SECOND,
-             "the exact sum" if plain["exact"] else f"annealing, {plain['chains']} chains"),
-        ):  # fmt: skip
+            (
+                pair[1],
+                annealing,
+                "temperatures",
+                SECOND,
+                "the exact sum" if plain["exact"] else how,
+            ),
+        ):
             axes.axhline(annealing[-1]["value"], color=MUTED, lw=1, ls=(0, (4, 3)), zorder=0)
             _curve(axes, points, number, colour)
             axes.set_xlabel(number)

@@ -1,13 +1,18 @@
-"""The figures of a diagnosis: one of each measurement that was made."""
+"""What a diagnosis leaves in a RUN folder: its verdicts, and a figure of each measurement."""
 
 from __future__ import annotations
 
 import contextlib
+import json
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
+from deeplvm.diagnosis.diagnose import Diagnosis
+from deeplvm.files import write_atomically
 from deeplvm.report.figures import bound, latents, likelihood, predictive, samples
 
 
@@ -31,8 +36,7 @@ Drawn = Callable[[Any], Markup]
 
 
 def _factors(found: Any) -> Markup:
-    information = found["mutual_information_gap"].information
-    return latents.factor_matrix_figure(information, found.factors)
+    return latents.factor_matrix_figure(found["mutual_information_gap"].matrix, found.factors)
 
 
 # measurement -> name of the figure, its topic, what is to be seen, how it is drawn
@@ -130,8 +134,38 @@ _FIGURES: tuple[tuple[str, str, str, str, Drawn], ...] = (
 )
 
 
-# the names of their files
-FIGURES = tuple([name for _, name, *_ in _FIGURES])
+def write_diagnosis(found: Diagnosis, folder: Path) -> str:
+    """Write ``diagnosis.json`` and its figures into a RUN folder; older ones go.
+
+    All are written beside their places first, so that a full disk leaves the older ones.
+
+    Returns:
+        The text of ``diagnosis.json``.
+
+    Raises:
+        ValueError: If the folder of the figures is a link.
+    """
+    beside, figures = folder / "figures", list(drawn(found.examination.measured))
+    if beside.is_symlink():
+        raise ValueError(f"{beside} is a link, and nothing is written outside of {folder}.")
+    told = [
+        {"file": f"figures/{each.name}.svg", "topic": each.topic, "caption": each.caption}
+        for each in figures
+    ]
+    plain = found.to_dict() | {"figures": told}
+    text = json.dumps(plain, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    with tempfile.TemporaryDirectory(prefix=".diagnosis-", dir=folder) as name:
+        fresh = Path(name)
+        for figure in figures:
+            write_atomically(fresh / f"{figure.name}.svg", figure.image.encode())
+        write_atomically(fresh / "diagnosis.json", text.encode())
+        beside.mkdir(exist_ok=True)
+        for _, old, *_ in _FIGURES:  # what others have put there stays
+            (beside / f"{old}.svg").unlink(missing_ok=True)
+        for figure in figures:
+            (fresh / f"{figure.name}.svg").replace(beside / f"{figure.name}.svg")
+        (fresh / "diagnosis.json").replace(folder / "diagnosis.json")
+    return text
 
 
 def drawn(measured: Mapping[str, Any]) -> Iterator[Figure]:
