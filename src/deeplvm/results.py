@@ -346,6 +346,12 @@ def number(value: float, stderr: float, digits: Sequence[int] = (2, 6)) -> str:
     return f"{value:.{decimals}f} ± {stderr:.{decimals}f}"
 
 
+def shown_plain(plain: Mapping[str, Any], infinite: str = "∞") -> str:
+    """The ``value`` and ``stderr`` of :meth:`Estimate.to_dict` as text."""
+    value, stderr = plain["value"], plain["stderr"]
+    return infinite if value is None else number(value, math.nan if stderr is None else stderr)
+
+
 def mean_of(values: Tensor) -> dict[str, float | None]:
     """``value`` and ``stderr`` of the mean over rows, as JSON can hold them."""
     return Estimate.of(values).to_dict()

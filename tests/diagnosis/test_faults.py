@@ -349,9 +349,7 @@ def shifted(rows: Tensor, how: str) -> Tensor:
 )
 @pytest.mark.parametrize("with_valid", [True, False])
 def test_held_out_rows_from_elsewhere_are_no_fault_of_the_model(
-    how: str,
-    words: str,
-    with_valid: bool,
+    how: str, words: str, with_valid: bool
 ) -> None:
     """Only the test rows moved; with rows of validation the model is judged by these."""
     weight = loadings(2)

@@ -44,7 +44,7 @@ def examined(model: LatentVariableModel, rows: Data) -> Diagnosis:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     found = diagnose(model, rows, SETTLED, effort=EFFORT)
     assert all([torch.equal(before[n], value) for n, value in model.state_dict().items()])
-    assert json.loads(found.to_json())["healthy"] == found.healthy
+    assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["healthy"] == found.healthy
     assert "Looked for and not found" in str(found)
     return found
 

@@ -239,7 +239,9 @@ def test_what_is_refused() -> None:
 
 
 def test_the_figure_shows_both_curves() -> None:
-    found = convergence(linear(q=Fixed(0.5)), rows(6)[0], (1, 40), (2, 5), annealed_particles=2, steps=2)
+    found = convergence(
+        linear(q=Fixed(0.5)), rows(6)[0], (1, 40), (2, 5), annealed_particles=2, steps=2
+    )
     svg = str(convergence_figure(found.to_dict()))
     assert svg.startswith("<svg")
     for text in (

@@ -57,11 +57,7 @@ FIGURES: dict[str, tuple[Callable[[Any], Markup], Callable[[], Any], tuple[str, 
         lambda: elbo_surgery(one_latent(), ROWS),
         ("dimension of z", "mutual information"),
     ),
-    "latents": (
-        bound.surgery_figure,
-        lambda: elbo_surgery(two_latents(), ROWS),
-        (">a<", ">all<"),
-    ),
+    "latents": (bound.surgery_figure, lambda: elbo_surgery(two_latents(), ROWS), (">a<", ">all<")),
     "generalisation": (bound.generalisation_figure, generalisation, ("encoder",)),
 }
 

@@ -38,10 +38,7 @@ def data() -> dict[str, torch.Tensor]:
 
 def compared(data: dict[str, torch.Tensor], name: str, **latents: Any) -> Any:
     found = aggregate_against_prior(
-        model(**latents),
-        data,
-        classifiers={"neighbours": KNeighborsClassifier(5)},
-        permutations=9,
+        model(**latents), data, classifiers={"neighbours": KNeighborsClassifier(5)}, permutations=9
     )
     return found.latents[name]
 

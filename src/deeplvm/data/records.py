@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import html
+import itertools
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -161,6 +162,17 @@ class Variable:
     def elements(self) -> int:
         """How many numbers one row has."""
         return math.prod(self.shape)
+
+    @property
+    def each(self) -> tuple[Variable, ...]:
+        """What each element is: a mixed table's columns, or this variable again and again."""
+        return self.parts or (self,) * self.elements
+
+    @property
+    def titles(self) -> tuple[str, ...]:
+        """What each element is called: its column's name, or ``x``, ``x[3]``, ``x[0, 3, 4]``."""
+        named = self.columns or tuple([part.name for part in self.parts])
+        return named or places(self.name, self.shape)
 
     @property
     def features(self) -> int:
@@ -332,6 +344,14 @@ def _dates(days: Any, kind: str) -> Any:
         return dates.astype("datetime64[D]") if whole else dates
     texts = pd.Series(dates).dt.strftime(form).to_numpy(object)
     return np.where(np.isnan(days), None, texts)
+
+
+def places(name: str, shape: Sequence[int]) -> tuple[str, ...]:
+    """``x`` of a number, ``x[3]`` of a vector, ``x[0, 3, 4]`` of an image."""
+    if not shape:
+        return (name,)
+    indices = itertools.product(*[range(size) for size in shape])
+    return tuple([f"{name}[{', '.join(map(str, index))}]" for index in indices])
 
 
 _KIND_WORDS: dict[str, str] = {

@@ -24,7 +24,7 @@ from deeplvm.evaluation.bound.rate_distortion import RateDistortion, rate_distor
 from deeplvm.evaluation.bound.surgery import ElboSurgery, elbo_surgery
 from deeplvm.evaluation.disentanglement.scores import Disentanglement, disentanglement
 from deeplvm.evaluation.latents.aggregate import AggregateAgainstPrior, aggregate_against_prior
-from deeplvm.evaluation.latents.latent_use import LatentUse, latent_use
+from deeplvm.evaluation.latents.latent_use import LatentUse, latent_use, read_by_p
 from deeplvm.evaluation.latents.prior_holes import Holes, holes
 from deeplvm.evaluation.latents.probes import Probes, probes
 from deeplvm.evaluation.predictive.calibration import Calibration, calibration
@@ -234,14 +234,12 @@ class Examination:
         )
 
     @_measured("use of latents")
-    def use(self) -> dict[str, LatentUse]:
+    def use(self) -> Mapping[str, LatentUse]:
         """What each latent is used for, on unseen rows, of those that p reads."""
-        parents = getattr(self.model.p, "parents", None)
-        if parents is None:
+        if getattr(self.model.p, "parents", None) is None:
             raise CannotMeasure("The parents of a name are not known for this kind of p.")
-        read = {parent.name for name in self.model.p.names for parent in parents(name)}
         found = latent_use(self.model, self.first(self.unseen), **self._drawn)
-        return {name: latent for name, latent in found.items() if name in read}
+        return read_by_p(self.model, found)
 
     @_measured("inference gaps")
     def generalisation(self) -> GeneralisationGap:

@@ -14,7 +14,13 @@ from torch import Tensor
 
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.evaluation.bound.gaps import gaps_table, inference_gaps
-from deeplvm.evaluation.latents.latent_use import ACTIVE, LatentUse, carrying, latent_use
+from deeplvm.evaluation.latents.latent_use import (
+    ACTIVE,
+    LatentUse,
+    carrying,
+    latent_use,
+    read_by_p,
+)
 from deeplvm.gradients import Draw
 from deeplvm.inference.rows import Progress, Rows, Source, at_random, rows_of
 from deeplvm.inference.tempering import Start
@@ -22,7 +28,7 @@ from deeplvm.likelihood.annealing import sandwich
 from deeplvm.likelihood.bits_per_dimension import bits_per_dimension, count_elements
 from deeplvm.likelihood.convergence import convergence, steps_to
 from deeplvm.likelihood.importance import ImportanceEstimate, importance_sampling
-from deeplvm.results import Record, digest_of, finite, mean_of, number
+from deeplvm.results import Record, digest_of, finite, mean_of, shown_plain
 
 if TYPE_CHECKING:
     from deeplvm.data.records import Variable
@@ -137,30 +143,18 @@ class Evaluation(Record):
         """Rows of name, value with its error, and what the number means."""
         observed, conditions = self.data["scored"], self.data["conditions"]
         of = ", ".join(observed) + (f" | {', '.join(conditions)}" if conditions else "")
-        estimate = self.log_px
-        rows = [(f"log p({of})", _value(estimate), _log_px_meaning(estimate))]
-        if not estimate["exact"]:
-            rows += [
-                (
-                    "ELBO",
-                    _value(self.elbo),
-                    "evidence lower bound: log p less what the inference model loses",
-                ),
-                (
-                    "reconstruction",
-                    _value(self.reconstruction),
-                    "E_q log p of the data given the latents",
-                ),
-            ]
-        if self.annealing is not None:
-            rows.append(_annealing_row(self.annealing))
-        if self.sandwich is not None:
-            rows.append(_sandwich_row(self.sandwich))
-        if self.gaps is not None:
-            rows += gaps_table(self.gaps)
+        found = self.log_px
+        rows = [(f"log p({of})", _value(found), _log_px_meaning(found))]
+        if not found["exact"]:
+            bound = "evidence lower bound: log p less what the inference model loses"
+            rows.append(("ELBO", _value(self.elbo), bound))
+            term = "E_q log p of the data given the latents"
+            rows.append(("reconstruction", _value(self.reconstruction), term))
+        rows += [_annealing_row(self.annealing)] if self.annealing else []
+        rows += [_sandwich_row(self.sandwich)] if self.sandwich else []
+        rows += gaps_table(self.gaps) if self.gaps else []
         for name, divergence in self.kl.items():
-            use = self.latents[name]
-            active = self.active_units[name]
+            use, active = self.latents[name], self.active_units[name]
             meaning, of = "what the latents of a row say beyond the prior", use["dimensions"]
             if (each := use.get("kl_by_dimension")) and active and of > 1:
                 meaning += f"; {carrying(each)} of {of} dimensions carry 95 % of it"
@@ -171,23 +165,13 @@ class Evaluation(Record):
         if self.bits_per_dim is not None:
             error = {"value": self.bits_per_dim, "stderr": self.bits_per_dim_stderr}
             rows.append(("bits/dim", _value(error), self.bits_per_dim_offset))
-        if not estimate["exact"]:
-            rows.append(
-                (
-                    "effective particles",
-                    f"{estimate['ess']:.1f}",
-                    f"of {estimate['particles']:,}, mean; fewest {estimate['ess_minimum']:.1f}",
-                )
-            )
-            if estimate["pareto_k"] is not None:
-                unreliable = 100 * estimate["pareto_k_above_0.7"]
-                rows.append(
-                    (
-                        "Pareto k̂",
-                        f"{estimate['pareto_k']:.2f}",
-                        f"median; unreliable (above 0.7) in {unreliable:.1f} % of the rows",
-                    )
-                )
+        if not found["exact"]:
+            of = f"of {found['particles']:,}, mean; fewest {found['ess_minimum']:.1f}"
+            rows.append(("effective particles", f"{found['ess']:.1f}", of))
+            if found["pareto_k"] is not None:
+                heavy = 100 * found["pareto_k_above_0.7"]
+                median = f"median; unreliable (above 0.7) in {heavy:.1f} % of the rows"
+                rows.append(("Pareto k̂", f"{found['pareto_k']:.2f}", median))
         return rows
 
     def heading(self) -> str:
@@ -289,6 +273,9 @@ def evaluate(
         estimate.log_px.cpu(), torch.cat(counted), known if described else None
     )
     asked = {"gap_rows": gap_rows, "annealing": None if annealing is None else vars(annealing)}
+    warnings = likelihood_warnings(estimate)
+    if rows.rows >= FEWEST_ROWS:
+        warnings += collapse_warnings(read_by_p(model, use))
     return Evaluation(
         data=_data(rows, estimate),
         elbo=mean_of(estimate.elbo),
@@ -300,11 +287,7 @@ def evaluate(
         kl={name: latent.kl for name, latent in use.items()},
         active_units={name: latent.active_units for name, latent in use.items()},
         latents={name: latent.to_dict() for name, latent in use.items()},
-        warnings=[
-            *likelihood_warnings(estimate),
-            *(collapse_warnings(_read_by_p(model, use)) if rows.rows >= FEWEST_ROWS else []),
-            *_rows_warning(rows.rows),
-        ],
+        warnings=warnings + _rows_warning(rows.rows),
         settings={
             "model": digest_of(model),
             "particles": particles,
@@ -347,8 +330,7 @@ def _inputs(
 def likelihood_warnings(estimate: ImportanceEstimate) -> list[str]:
     """What makes an importance-sampled likelihood doubtful, in words."""
     found = []
-    infinite = int(estimate.log_px.isneginf().sum())
-    if infinite:
+    if infinite := int(estimate.log_px.isneginf().sum()):
         found.append(
             f"{infinite} rows have probability zero under the model, so the mean log-likelihood "
             f"is −∞; their values lie outside the support of the likelihood."
@@ -374,17 +356,6 @@ def likelihood_warnings(estimate: ImportanceEstimate) -> list[str]:
                 f"more particles."
             )
     return found
-
-
-def _read_by_p(
-    model: LatentVariableModel, use: Mapping[str, LatentUse]
-) -> Mapping[str, LatentUse]:
-    """Latents from which p computes something; an auxiliary one of q is free to say nothing."""
-    parents = getattr(model.p, "parents", None)
-    if parents is None:
-        return use
-    read = {parent.name for name in model.p.names for parent in parents(name)}
-    return {name: latent for name, latent in use.items() if name in read}
 
 
 def collapse_warnings(use: Mapping[str, LatentUse]) -> list[str]:
@@ -416,13 +387,12 @@ def collapse_warnings(use: Mapping[str, LatentUse]) -> list[str]:
 
 
 def _rows_warning(rows: int) -> list[str]:
-    if rows >= 30:
-        return []
-    return [
+    if rows == 1:
+        return ["Only one row was evaluated: there is no standard error over rows."]
+    few = (
         f"Only {rows} rows were evaluated: the standard errors over rows are themselves uncertain."
-        if rows > 1
-        else "Only one row was evaluated: there is no standard error over rows."
-    ]
+    )
+    return [few] if rows < 30 else []
 
 
 def _data(rows: Rows, estimate: ImportanceEstimate) -> dict[str, Any]:
@@ -457,36 +427,22 @@ def _dequantized(variable: Variable) -> bool:
 
 
 def _value(estimate: Mapping[str, Any]) -> str:
-    value, error = estimate["value"], estimate["stderr"]
-    if value is None:
-        return "−∞"
-    return number(value, math.nan if error is None else error)
+    return shown_plain(estimate, "−∞")
 
 
 def _annealing_row(plain: Mapping[str, Any]) -> tuple[str, str, str]:
-    last, importance = plain["annealing"][-1], plain["importance"][-1]
-    how = (
-        "exact sum"
-        if plain["exact"]
-        else f"{plain['annealed_particles']} particles, {last['temperatures']:,} temperatures"
-    )
-    return (
-        "log p(x), annealed",
-        _value(last),
-        f"{how}, {plain['rows']:,} random rows; importance sampling there {_value(importance)}",
-    )
+    last, importance = plain["annealing"][-1], _value(plain["importance"][-1])
+    counts = f"{plain['annealed_particles']} particles, {last['temperatures']:,} temperatures"
+    how = "exact sum" if plain["exact"] else counts
+    of = f"{how}, {plain['rows']:,} random rows; importance sampling there {importance}"
+    return "log p(x), annealed", _value(last), of
 
 
 def _sandwich_row(plain: Mapping[str, Any]) -> tuple[str, str, str]:
     lower, upper = (_value(plain[side]) for side in ("lower", "upper"))
-    return (
-        "sandwich gap",
-        _value(plain["gap"]),
-        (
-            f"between both bounds, {lower} and {upper}, on {plain['rows']:,} simulated "
-            f"rows: how wrong it is at most"
-        ),
-    )
+    rows = f"{plain['rows']:,} simulated rows"
+    of = f"between both bounds, {lower} and {upper}, on {rows}: how wrong it is at most"
+    return "sandwich gap", _value(plain["gap"]), of
 
 
 def _log_px_meaning(estimate: Mapping[str, Any]) -> str:

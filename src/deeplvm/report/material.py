@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from torch.distributions import Distribution
 
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.distributions.centre import centre, has_centre, typical
+from deeplvm.evaluation.latents.posterior_means import is_discrete
 from deeplvm.gradients import Drawn
 from deeplvm.inference.rows import Rows, rows_of
 from deeplvm.randomness import evaluating
@@ -103,10 +105,8 @@ class Material:
             )
         self.name = names[0]
 
-    @contextlib.contextmanager
-    def _drawing(self) -> Iterator[None]:
-        with evaluating(self.model, self.seed):
-            yield
+    def _drawing(self) -> AbstractContextManager[None]:
+        return evaluating(self.model, self.seed)
 
     def data_rows(self, count: int) -> Tensor:
         """The first training rows of x, which draws from the model should resemble."""
@@ -254,7 +254,7 @@ class Material:
         means, spread = {}, {}
         for name, site in trace.items():
             real = isinstance(site.value, Tensor) and site.value.is_floating_point()
-            if not site.drawn or not real or name in self.model.q.shared or _is_discrete(site):
+            if not site.drawn or not real or name in self.model.q.shared or is_discrete(site):
                 continue
             means[name] = mean = _mean(site)
             variance = mean.var(0) if len(mean) > 1 else torch.ones_like(mean[0])
@@ -301,10 +301,3 @@ def _mean(site: Any) -> Tensor:
     except NotImplementedError:
         mean = site.distribution.sample((_DRAWS,)).mean(0)
     return mean.expand(site.value.shape)
-
-
-def _is_discrete(site: Any) -> bool:
-    try:
-        return site.distribution is not None and bool(site.distribution.support.is_discrete)
-    except (NotImplementedError, AttributeError):
-        return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ from markupsafe import Markup
 
 from deeplvm.evaluation.latents.latent_use import carrying
 from deeplvm.report.sections import SPLITS, Subject, curve_warnings, minus, sections
-from deeplvm.results import digest_of, html_table, number
+from deeplvm.results import digest_of, html_table, shown_plain
 
 if TYPE_CHECKING:
     from deeplvm.core.model import LatentVariableModel
@@ -160,10 +159,8 @@ def write_report(run: Run | str | Path) -> Path:
     return path
 
 
-def _estimate(estimate: Mapping[str, Any]) -> str:
-    """A value with its error."""
-    error = math.nan if estimate["stderr"] is None else estimate["stderr"]
-    return minus(number(estimate["value"], error))
+def _estimate(plain: Mapping[str, Any]) -> str:
+    return minus(shown_plain(plain))
 
 
 def _listed(names: Sequence[str], most: int) -> str:

@@ -185,7 +185,8 @@ def _samples(subject: Subject) -> Iterator[Section]:
         yield Section("samples", "Samples", pair, {"pictured": True}, wide=False)
         return
     drawn, data = _flat(material.samples(2_000)), _flat(material.data_rows(2_000))
-    names, discrete, order = _names(variable), _discrete(variable), _chosen(variable)
+    names, order = variable.titles, _chosen(variable)
+    discrete = [part.is_whole for part in variable.each]
     known = [(i, data[:, i][np.isfinite(data[:, i])]) for i in order]
     columns = [(names[i], real, drawn[:, i], discrete[i]) for i, real in known if len(real)]
     caption = "Grey: training rows. Blue: draws of x from the model, with their noise."
@@ -224,7 +225,7 @@ def _reconstructions(subject: Subject) -> Iterator[Section]:
         caption = f"Pairs of lines: originals above, {material.pictured.rstrip(',')} below."
     else:
         flat, back = [_flat(each) for each in material.reconstructions(1_000)]
-        names, known = _names(variable), np.isfinite(flat)
+        names, known = variable.titles, np.isfinite(flat)
         columns = [
             (names[i], flat[known[:, i], i], back[known[:, i], i])
             for i in _chosen(variable)
@@ -258,7 +259,7 @@ def _traversals(subject: Subject) -> Iterator[Section]:
         values = _flat(each.values)
         change = ((values - values[STEPS // 2]) / scale)[:, chosen]
         changes.append((f"{each.name}[{each.dimension}]", change))
-    names, steps = _names(variable), [f"−{2.5:g} sd", *[""] * (STEPS - 2), f"+{2.5:g} sd"]
+    names, steps = variable.titles, [f"−{2.5:g} sd", *[""] * (STEPS - 2), f"+{2.5:g} sd"]
     picture = latents.column_traversals(changes, [names[i] for i in chosen], steps)
     caption = "How far the mean of each column moves from the middle, in its standard deviations."
     yield Section("traversals", title, [(picture, caption)])
@@ -354,17 +355,6 @@ def minus(text: str) -> str:
 
 def _flat(values: Tensor) -> np.ndarray[Any, Any]:
     return np.asarray(values.double().flatten(1) if values.dim() > 1 else values.double()[:, None])
-
-
-def _names(variable: Variable) -> list[str]:
-    """A name for each element."""
-    if variable.columns and len(variable.columns) == variable.elements:
-        return list(variable.columns)
-    return [f"{variable.name}[{i}]" for i in range(variable.elements)]
-
-
-def _discrete(variable: Variable) -> list[bool]:
-    return [part.is_whole for part in variable.parts] or [variable.is_whole] * variable.elements
 
 
 def _chosen(variable: Variable, most: int = _MOST_COLUMNS) -> list[int]:

@@ -16,11 +16,7 @@ from deeplvm.conditionals import Bernoulli, Categorical, Gaussian, StandardNorma
 from deeplvm.core.draws import Held
 from deeplvm.core.evidence import density
 from deeplvm.evaluation.latents import pairwise as scoring
-from deeplvm.evaluation.latents.mutual_information import (
-    BIAS,
-    information_of,
-    mutual_information,
-)
+from deeplvm.evaluation.latents.mutual_information import BIAS, information_of, mutual_information
 from deeplvm.networks import MLP
 from deeplvm.objectives.total_correlation import Sampler, divergence_parts
 

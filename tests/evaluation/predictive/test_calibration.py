@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scipy import stats
 from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal
 
@@ -23,12 +22,7 @@ from deeplvm.conditionals import (
     Poisson,
     StandardNormal,
 )
-from deeplvm.evaluation.predictive.calibration import (
-    calibration,
-    calibration_error,
-    reliability,
-    uniform_p,
-)
+from deeplvm.evaluation.predictive.calibration import calibration, calibration_error, reliability
 from deeplvm.networks import MLP
 
 WEIGHT = torch.tensor([[1.0], [-0.5], [0.8]], dtype=torch.float64)
@@ -146,9 +140,7 @@ def test_counts_are_randomised() -> None:
     assert wrong.p_value < 1e-6
 
 
-def labels(
-    scale: float,
-) -> tuple[LatentVariableModel, dict[str, Tensor]]:
+def labels(scale: float) -> tuple[LatentVariableModel, dict[str, Tensor]]:
     """b and c given x; the data have logits that are smaller by a factor."""
     torch.manual_seed(0)
     x = torch.randn(1_500, 2)
@@ -200,16 +192,6 @@ def test_reliability_by_hand() -> None:
     assert found.outcome.tolist() == [1.0, 0.0]
     assert found.calibration_error.value == pytest.approx((0.3 + 0.6) / 2)
     assert calibration_error(np.array([1.0, 0.0]), np.array([1.0, 0.0])) == 0.0
-
-
-def test_uniform_p_is_that_of_scipy() -> None:
-    """Stephens's correction of the limit is within 2 % of the exact law, or 0.002."""
-    for count in (10, 40, 500):
-        for power in (1.0, 1.2, 1.5):
-            values = RNG.uniform(size=count) ** power
-            expected = stats.kstest(values, "uniform", method="exact").pvalue
-            found = uniform_p(torch.from_numpy(values))
-            assert found == pytest.approx(expected, rel=0.05, abs=0.004)
 
 
 def test_errors_are_by_rows() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from deeplvm.data.likelihood import LIKELIHOODS
+from deeplvm.data.records import Variable
 from deeplvm.diagnosis.verdict import Verdict
 from deeplvm.evaluation.examination import SEARCHED, CannotMeasure, Examination, listed
 from deeplvm.evaluation.samples.quality import draws
@@ -110,11 +111,11 @@ def constant_columns(seen: Examination) -> Verdict | None:
     ]
     if not same:
         return None
-    kinds = dict(zip(names, _kinds(seen, names), strict=True))
+    densities = {n for n, p in zip(names, seen.variable.each, strict=True) if _is_density(p)}
     why = (
         "a density of them is as high as the likelihood's scale may become narrow, and says "
         "nothing about the model"
-        if any([_is_density(kinds[name]) for name in same])
+        if densities.intersection(same)
         else "there is nothing to learn of them, and a new row that differs in one costs dearly"
     )
     return Verdict(
@@ -129,14 +130,13 @@ def constant_columns(seen: Examination) -> Verdict | None:
 def few_values(seen: Examination) -> Verdict | None:
     """Whole numbers or codes under a density of reals."""
     names = _columns(seen)
-    kinds = _kinds(seen, names)
     values = seen.resting("train")
     if len(values) < _MANY_ROWS:
         raise CannotMeasure(f"{len(values)} training rows are too few to tell codes from reals.")
     found = {}
-    for name, kind, column in zip(names, kinds, values.unbind(1), strict=True):
+    for name, part, column in zip(names, seen.variable.each, values.unbind(1), strict=True):
         distinct = len(column[~column.isnan()].unique())
-        if _is_density(kind) and 2 <= distinct <= _FEW_VALUES:
+        if _is_density(part) and 2 <= distinct <= _FEW_VALUES:
             found[name] = distinct
     if not found or seen.variable.dequantized:
         return None
@@ -190,17 +190,11 @@ def impossible_rows(seen: Examination) -> Verdict | None:
     )
 
 
-def _kinds(seen: Examination, names: list[str]) -> list[str]:
-    """The likelihood of each column."""
-    parts = [part.likelihood for part in seen.variable.parts]
-    return parts or [seen.variable.likelihood] * len(names)
-
-
 def _columns(seen: Examination) -> list[str]:
     if not seen.variable.columns:
         raise CannotMeasure("The data are no table.")
     return list(seen.variable.columns)
 
 
-def _is_density(likelihood: str) -> bool:
-    return likelihood in LIKELIHOODS and LIKELIHOODS[likelihood].density
+def _is_density(part: Variable) -> bool:
+    return part.likelihood in LIKELIHOODS and LIKELIHOODS[part.likelihood].density

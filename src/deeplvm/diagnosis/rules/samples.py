@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+
+from torch import Tensor
 
 from deeplvm.conditionals import StandardNormal
 from deeplvm.data.likelihood import LIKELIHOODS
+from deeplvm.data.records import Variable
 from deeplvm.diagnosis.remedies import longer, networks, one_of, stopping, untried
 from deeplvm.diagnosis.rules.likelihood import refuse_one_row, refuse_poor_posterior
 from deeplvm.diagnosis.verdict import Verdict
@@ -68,66 +70,44 @@ def _other_likelihood(seen: Examination, found: list[Check]) -> str:
     """A likelihood that has what the draws lack and that the columns do not have already."""
     named = {check.statistic: check for check in reversed(found)}
     train = f"train longer ({longer(seen)}), or with more latents or units"
-    if "variance-to-mean ratio" in named:
-        check = named["variance-to-mean ratio"]
+    if check := named.get("variance-to-mean ratio"):
         if check.observed < check.mean:
             return (
                 f"{check.column} varies less than counts do: if it is a grade or a code, try "
                 f"--categories {check.column}."
             )
-        if _likelihood(seen, check) != "negative-binomial":
+        if _column(seen, check)[0].likelihood != "negative-binomial":
             return "Counts vary more than the likelihood can: try --likelihood negative-binomial."
         return (
             f"{check.column} varies more than the model has learned, though its likelihood could: "
             f"{train}."
         )
-    if "share of zeros" in named:
-        check = named["share of zeros"]
-        counts = (
-            ""
-            if _likelihood(seen, check) in ("poisson", "negative-binomial")
-            or not _whole(seen, check)
-            else "try --likelihood negative-binomial, as these are counts, or "
-        )
+    if check := named.get("share of zeros"):
+        variable, known = _column(seen, check)
+        counted = variable.likelihood in ("poisson", "negative-binomial")
+        whole = bool((known == known.round()).all() and (known >= 0).all())
+        counts = "try --likelihood negative-binomial, as these are counts, or "
         return (
-            f"Zeros are values of their own: {counts}put a column that says whether the value is "
-            f"zero beside it."
+            f"Zeros are values of their own: {counts if whole and not counted else ''}put a "
+            f"column that says whether the value is zero beside it."
         )
-    if "skewness" in named:
-        check = named["skewness"]
-        now, least = _likelihood(seen, check), _least(seen, check)
-        ways = ["take their logarithm in the file"] if least > 0 else []
-        ways += ["try --likelihood gamma"] if least > 0 and now != "gamma" else []
+    if check := named.get("skewness"):
+        variable, known = _column(seen, check)
+        positive, now = float(known.min()) > 0, variable.likelihood
+        ways = ["take their logarithm in the file"] if positive else []
+        ways += ["try --likelihood gamma"] if positive and now != "gamma" else []
         ways += ["try --likelihood student-t for heavy tails"] if now != "student-t" else []
-        ways += [] if ways else [train]
-        return f"The values are skewed: {', or '.join(ways)}."
+        return f"The values are skewed: {', or '.join(ways or [train])}."
     return f"The spread is not learned yet: {train}; or try another --likelihood."
 
 
-def _variable(seen: Examination, check: Check) -> Any:
-    """What the data say of a check's column."""
-    parts = {part.name: part for part in seen.variable.parts}
-    return parts.get(check.column, seen.variable)
-
-
-def _likelihood(seen: Examination, check: Check) -> str:
-    return str(_variable(seen, check).likelihood)
-
-
-def _least(seen: Examination, check: Check) -> float:
-    """The smallest value of a check's column in training rows."""
-    values, columns = seen.resting("train"), seen.variable.columns or ()
-    if check.column in columns:
-        values = values[:, columns.index(check.column)]
-    return float(values[~values.isnan()].double().min())
-
-
-def _whole(seen: Examination, check: Check) -> bool:
-    values, columns = seen.resting("train"), seen.variable.columns or ()
-    if check.column in columns:
-        values = values[:, columns.index(check.column)]
-    known = values[~values.isnan()].double()
-    return bool((known == known.round()).all() and (known >= 0).all())
+def _column(seen: Examination, check: Check) -> tuple[Variable, Tensor]:
+    """What the data say of a check's column, and its known values in training rows."""
+    variable, values = seen.variable, seen.resting("train")
+    if check.column in variable.titles:
+        place = variable.titles.index(check.column)
+        variable, values = variable.each[place], values[:, place]
+    return variable, values[~values.isnan()].double()
 
 
 def lost_correlations(seen: Examination) -> Verdict | str | None:

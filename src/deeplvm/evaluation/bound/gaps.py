@@ -12,7 +12,7 @@ from deeplvm.core.model import LatentVariableModel
 from deeplvm.gradients import Draw
 from deeplvm.inference.rows import Rows, Source
 from deeplvm.likelihood.importance import ImportanceEstimate, importance_sampling
-from deeplvm.results import Record, mean_of, number
+from deeplvm.results import Record, mean_of, shown_plain
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,12 +153,6 @@ def gaps_table(plain: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     approximation = f"log p less the bound of the best q of the family for each row; {of}"
     amortisation = f"what the encoder's q is worse than that one; {of}"
     return [
-        ("approximation gap", _shown(plain["approximation"]), approximation),
-        ("amortisation gap", _shown(plain["amortisation"]), amortisation),
+        ("approximation gap", shown_plain(plain["approximation"]), approximation),
+        ("amortisation gap", shown_plain(plain["amortisation"]), amortisation),
     ]
-
-
-def _shown(estimate: Mapping[str, Any]) -> str:
-    if estimate["value"] is None:
-        return "∞"
-    return number(estimate["value"], estimate["stderr"] or 0.0)

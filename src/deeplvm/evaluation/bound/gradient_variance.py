@@ -6,8 +6,7 @@ import copy
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -22,7 +21,7 @@ from deeplvm.gradients.credit import ledger_alone, mixes_rows
 from deeplvm.gradients.named import estimator_of
 from deeplvm.inference.rows import Rows, Source, rows_of
 from deeplvm.objectives import elbo
-from deeplvm.randomness import generator_of
+from deeplvm.randomness import own_randomness
 from deeplvm.results import Record
 
 Objective = Callable[[Evidence], Tensor]
@@ -146,10 +145,10 @@ def variance_of_gradient(
     given = batches[slice(0, batches.rows)]
     task = _Task(model, given, objective, particles, batches.data_rows, batches.missing)
     found: list[GradientNoise] = []
-    with _seeded(model) as reseed:
+    with own_randomness(batches.device, seed):
         reference = task.exact()
-        for name, way in estimators.items():
-            reseed(seed)
+    for name, way in estimators.items():
+        with own_randomness(batches.device, seed):
             found += _measured(name, task, way, repeats, reference)
     return GradientVariance(tuple(found), repeats, particles, batches.rows)
 
@@ -294,21 +293,3 @@ def _row(noise: GradientNoise) -> tuple[str, ...]:
         f"{1e3 * noise.seconds:.3g}",
         bias,
     )
-
-
-@contextmanager
-def _seeded(model: nn.Module) -> Iterator[Callable[[int], None]]:
-    """A seed inside; the random state as before, after."""
-    devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
-    generators = [generator_of(device) for device in devices | {torch.device("cpu")}]
-    states = [generator.get_state() for generator in generators]
-
-    def reseed(seed: int) -> None:
-        for generator in generators:
-            generator.manual_seed(seed)
-
-    try:
-        yield reseed
-    finally:
-        for generator, state in zip(generators, states, strict=True):
-            generator.set_state(state)

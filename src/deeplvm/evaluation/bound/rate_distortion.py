@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
 from deeplvm.core.evidence import Evidence
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.evaluation.latents.pairwise import reads_of
+from deeplvm.evaluation.latents.posterior_means import is_discrete
 from deeplvm.gradients import Draw, Sampled
 from deeplvm.inference.latent_space import LatentSpace
 from deeplvm.inference.rows import Rows, Source, at_least, for_rows, rows_of
@@ -206,7 +207,7 @@ def _curve(
             f"The prior of the latents reads {', '.join(guilty)}, which is observed, so chains "
             f"cannot start in it; ask for the model's own point alone, betas=()."
         )
-    discrete = [name for name in evidence.latents if _is_discrete(evidence.p[name].distribution)]
+    discrete = [name for name in evidence.latents if is_discrete(evidence.p[name])]
     if discrete:  # a sum over its values would be another, smaller rate than the one of q
         raise ValueError(
             f"{', '.join(discrete)}: a discrete latent has no chains that follow a gradient, so "
@@ -237,8 +238,3 @@ def _points(
 
     walk.run(particles, walk.schedule(every, moves=True), "walk", visit=visit)
     return found
-
-
-def _is_discrete(distribution: Any) -> bool:
-    support = None if distribution is None else distribution.support
-    return support is not None and support.is_discrete

@@ -5,12 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from deeplvm.evaluation.disentanglement.codes import (
-    Array,
-    FactorScore,
-    bootstrap_error,
-    paired,
-)
+from deeplvm.evaluation.disentanglement.codes import Array, FactorScore, bootstrap_error, paired
 
 
 def interventional_robustness(

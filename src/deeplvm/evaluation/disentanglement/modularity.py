@@ -16,6 +16,7 @@ from deeplvm.evaluation.disentanglement.codes import (
     paired,
     parted,
 )
+from deeplvm.evaluation.latents.two_sample_tests import placements
 
 
 def modularity(
@@ -129,15 +130,12 @@ def _guesses(z: Array, v: Array, other: Array, k: int) -> Array:
 
 
 def _area(guesses: Array, truth: Array) -> float:
-    """Mean area over the values that occur, each against the others: the rank statistic."""
-    from scipy.stats import rankdata
-
+    """Mean area over the values that occur, each against the others."""
     areas = []
     for value in np.unique(truth):
         hit = truth == value
-        here, away = hit.sum(), (~hit).sum()
-        if not away:
+        if hit.all():
             continue
         column = guesses[:, value] if value < guesses.shape[1] else np.zeros(len(guesses))
-        areas.append((rankdata(column)[hit].sum() - here * (here + 1) / 2) / (here * away))
+        areas.append(placements(column[hit], column[~hit]).mean())
     return float(np.mean(areas)) if areas else np.nan

@@ -7,13 +7,7 @@ from collections.abc import Collection
 import numpy as np
 from numpy.typing import ArrayLike
 
-from deeplvm.evaluation.disentanglement.codes import (
-    Array,
-    FactorScore,
-    gap,
-    mean_of_parts,
-    parted,
-)
+from deeplvm.evaluation.disentanglement.codes import Array, FactorScore, gap, mean_of_parts, parted
 
 
 def attribute_predictability(

@@ -72,23 +72,22 @@ class AggregateTests(
 
     def table(self) -> list[tuple[str, str, str]]:
         """Rows of name, value with its error, and p-value or what is expected."""
-        found, rows = self.marginals, []
+        found, mmd, rows = self.marginals, self.discrepancy, []
         if found is not None:
             worst = found.worst[0]
             name = f"{found.test}, worst dimension ({self.name}[{worst}])"
             rows.append((name, f"{float(found.statistic[worst]):.3f}", _p(found.holm[worst])))
-        mmd = self.discrepancy
         rows.append(("MMD²", number(mmd.value, mmd.stderr), _p(mmd.p)))
         for name, test in self.classifiers.items():
             rows.append((f"accuracy, {name}", number(test.accuracy, test.stderr), _p(test.p)))
             rows.append((f"AUC, {name}", number(test.auc, test.auc_stderr), "0.5 if equal"))
-        if self.moments is not None:
-            m = self.moments
-            shown = number(m.mean_distance, m.mean_stderr)
-            rows.append(("mean, distance from 0", shown, f"{m.mean_expected:.3f} if equal"))
-            shown = number(m.covariance_distance, m.covariance_stderr)
-            expected = f"{m.covariance_expected:.3f} if equal"
-            rows.append(("covariance, distance from I", shown, expected))
+        if (m := self.moments) is not None:
+            for name, value, error, expected in (
+                ("mean, distance from 0", m.mean_distance, m.mean_stderr, m.mean_expected),
+                ("covariance, distance from I", m.covariance_distance, m.covariance_stderr,
+                 m.covariance_expected),
+            ):  # fmt: skip
+                rows.append((name, number(value, error), f"{expected:.3f} if equal"))
         return rows
 
     def heading(self) -> str:
@@ -178,56 +177,33 @@ def aggregate_against_prior(
     seed = seed_of(seed, "tests") % 2**32  # as scikit-learn takes it
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(count, generator=generator)[:most]
-    options = (kernel, classifiers or _classifiers(seed), permutations, chosen, seed)
-    latents = {
-        name: _tests(
+    classifiers = classifiers or _classifiers(seed)
+
+    def tests(name: str, pair: Sequence[Tensor], own: LatentDraws | None = None) -> AggregateTests:
+        first, second = (side[chosen] for side in pair)
+        normal = own is not None and own.standard_normal
+        return AggregateTests(
             name,
-            each.posterior_features,
-            each.prior_features,
-            *options,
-            marginals=_marginals(each),
-            standard_normal=each.standard_normal,
+            *pair,
+            standard_normal=normal,
+            marginals=None if own is None else _marginals(own),
+            discrepancy=discrepancy_test(
+                first, second, kernel, permutations=permutations, seed=seed
+            ),
+            classifiers={
+                key: classifier_test(first, second, each, seed=seed)
+                for key, each in classifiers.items()
+            },
+            moments=standard_moments(pair[0])
+            if normal and pair[0].shape[1] <= _MOST_DIMENSIONS
+            else None,
         )
-        for name, each in drawn.items()
-    }
-    joint = None
-    if len(drawn) > 1:
-        both = [
-            torch.cat([getattr(each, side) for each in drawn.values()], 1)
-            for side in ("posterior_features", "prior_features")
-        ]
-        joint = _tests(", ".join(drawn), both[0], both[1], *options)
+
+    latents = {name: tests(name, each.features, each) for name, each in drawn.items()}
+    sides = zip(*[each.features for each in drawn.values()], strict=True)
+    both = [torch.cat(side, 1) for side in sides]
+    joint = tests(", ".join(drawn), both) if len(drawn) > 1 else None
     return AggregateAgainstPrior(latents, joint)
-
-
-def _tests(
-    name: str,
-    posterior: Tensor,
-    prior: Tensor,
-    kernel: Kernel,
-    classifiers: Mapping[str, Any],
-    permutations: int,
-    chosen: Tensor,
-    seed: int,
-    *,
-    marginals: MarginalTests | None = None,
-    standard_normal: bool = False,
-) -> AggregateTests:
-    first, second = posterior[chosen], prior[chosen]
-    moments = standard_normal and posterior.shape[1] <= _MOST_DIMENSIONS
-    return AggregateTests(
-        name,
-        posterior,
-        prior,
-        standard_normal,
-        marginals,
-        discrepancy_test(first, second, kernel, permutations=permutations, seed=seed),
-        {
-            key: classifier_test(first, second, classifier, seed=seed)
-            for key, classifier in classifiers.items()
-        },
-        standard_moments(posterior) if moments else None,
-    )
 
 
 def _classifiers(seed: int) -> dict[str, Any]:
@@ -262,9 +238,7 @@ class LatentDraws:
         posterior: :math:`z_n \sim q(z | x_n)`, one of each row, shape ``(rows, *event)``: draws
             of :math:`q(z) = E_x\, q(z | x)`.
         prior: As many draws of p(z), shape ``(rows, *event)``.
-        posterior_features: The first as networks see them (categories one-hot), shape
-            ``(rows, features)``, float64.
-        prior_features: The second so.
+        features: Both as networks see them (categories one-hot), ``(rows, features)``, float64.
         discrete: Whether it takes separate values.
         one_hot: Whether a value is a one-hot vector.
         standard_normal: Whether the prior is N(0, I).
@@ -273,8 +247,7 @@ class LatentDraws:
     name: str
     posterior: Tensor
     prior: Tensor
-    posterior_features: Tensor
-    prior_features: Tensor
+    features: list[Tensor]
     discrete: bool
     one_hot: bool
     standard_normal: bool
@@ -385,7 +358,7 @@ def _joined(
     q, _ = sites[0]
     normal = all([_is_standard_normal(p.distribution) for _, p in sites])
     return LatentDraws(
-        name, *values, *features,
+        name, values[0], values[1], features,
         discrete=is_discrete(q), one_hot=is_one_hot(q.distribution), standard_normal=normal,
     )  # fmt: skip
 

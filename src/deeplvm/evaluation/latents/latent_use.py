@@ -138,6 +138,15 @@ def latent_use(
     return {name: tally.result(name) for name, tally in tallies.items()}
 
 
+def read_by_p(model: LatentVariableModel, use: Mapping[str, LatentUse]) -> Mapping[str, LatentUse]:
+    """Latents from which p computes something; an auxiliary one of q is free to say nothing."""
+    parents = getattr(model.p, "parents", None)
+    if parents is None:
+        return use
+    read = {parent.name for name in model.p.names for parent in parents(name)}
+    return {name: latent for name, latent in use.items() if name in read}
+
+
 class _Tally:
     """Sums over rows for one latent."""
 
@@ -158,15 +167,9 @@ class _Tally:
         self.kl.append(_expectation(evidence, each, 0).double().cpu().clone())
         by_dimension = _by_dimension(evidence, name)
         if by_dimension is not None:
+            here = _expectation(evidence, by_dimension, site.value.dim() - site.batch_dims)
             before = 0.0 if self.by_dimension is None else self.by_dimension
-            self.by_dimension = (
-                before
-                + _expectation(evidence, by_dimension, site.value.dim() - site.batch_dims)
-                .double()
-                .sum(0)
-                .cpu()
-                .clone()
-            )
+            self.by_dimension = before + here.double().sum(0).cpu().clone()
         if name in evidence.shared:
             self.shape = tuple(site.value.shape[site.batch_dims :])
             self.rows += batch
@@ -193,15 +196,8 @@ class _Tally:
             spread = torch.as_tensor(self.squares) / max(self.rows - 1, 1)
             variance = (spread - torch.as_tensor(self.noise) / self.rows).clamp(min=0.0).clone()
         by_dimension = None if self.by_dimension is None else self.by_dimension / self.rows
-        return LatentUse(
-            name,
-            self.shape,
-            float(kl.mean()),
-            stderr_of(kl),
-            self.closed_form,
-            by_dimension,
-            variance,
-        )
+        mean, error = float(kl.mean()), stderr_of(kl)
+        return LatentUse(name, self.shape, mean, error, self.closed_form, by_dimension, variance)
 
 
 def _expectation(evidence: Evidence, values: Tensor, event: int) -> Tensor:

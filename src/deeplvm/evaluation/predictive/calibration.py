@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from deeplvm.core.joint import Joint
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.trace import base_of
 from deeplvm.distributions.product import Product
-from deeplvm.evaluation.predictive.checks import holm_steps
+from deeplvm.evaluation.latents.two_sample_tests import holm
 from deeplvm.evaluation.predictive.columns import ObservedColumn, matrix, observed_columns
 from deeplvm.gradients import Sampled
 from deeplvm.inference.rows import Rows, Source, rows_of
@@ -186,11 +186,10 @@ def calibration(
         )
     taken = rows_of(model, data)
     columns = hidden_columns(model, observed_columns(model, taken), names)
-    count = taken.rows
     # a seed of its own: rows that were drawn from the same one must not meet their own noise
     with evaluating(model, seed_of(seed, 1)):
-        pieces = list(Hiding(model, taken, columns, particles).passes(hide, count))
-        chosen = torch.rand(count, len(columns))
+        pieces = list(_Hiding(model, taken, columns, particles).passes(hide))
+        chosen = torch.rand(taken.rows, len(columns))
     whole = {key: torch.cat([piece[key] for piece in pieces]) for key in pieces[0]}
     return _collected(whole, chosen, columns, levels, particles, seed)
 
@@ -203,6 +202,8 @@ def _collected(
     particles: int,
     seed: int,
 ) -> Calibration:
+    from scipy.stats import kstest
+
     mask, row = whole["mask"], whole["row"]
     if not bool(mask.any()):
         raise ValueError(
@@ -214,35 +215,30 @@ def _collected(
     for i in [i for i in numbers if bool(mask[:, i].any())]:
         pit = whole["pit"][mask[:, i], i]
         own = row[mask[:, i]]
-        intervals.append((columns[i].title, pit, _coverage(pit, own, levels), uniform_p(pit)))
+        p = kstest(pit, "uniform").pvalue
+        intervals.append((columns[i].title, pit, _coverage(pit, own, levels), float(p)))
     others = [i for i in range(len(columns)) if i not in numbers and bool(mask[:, i].any())]
-    told = reliability(
-        {
-            columns[i].title: (
-                whole[f"share/{i}"][mask[:, i]]
-                if columns[i].kind == "category"
-                else whole["one"][mask[:, i], i],
-                whole["truth"][mask[:, i], i],
-            )
-            for i in others
-        },
-        seed,
-    )
+    said = {}
+    for i in others:
+        own = mask[:, i]
+        category = columns[i].kind == "category"
+        shares = whole[f"share/{i}"][own] if category else whole["one"][own, i]
+        said[columns[i].title] = shares, whole["truth"][own, i]
     hidden = torch.zeros_like(mask)
     hidden[:, numbers] = mask[:, numbers]
     one_each = _one_a_row(hidden, row, chosen)
     seen = mask.any(1)
     effective = whole["effective"][seen]
-    adjusted = holm_steps(np.array([p for *_, p in intervals]))
+    adjusted = holm(np.array([p for *_, p in intervals]))
     found = [IntervalCalibration(*e, float(a)) for e, a in zip(intervals, adjusted, strict=True)]
     everywhere = hidden.nonzero()[:, 0]
     pit = whole["pit"][one_each]
     return Calibration(
         intervals=tuple(sorted(found, key=lambda each: (each.adjusted, each.p_value))),
-        reliability=told,
+        reliability=reliability(said, seed),
         coverage=_coverage(whole["pit"][hidden], row[everywhere], levels) if found else (),
         pit=pit,
-        p_value=uniform_p(pit) if found else math.nan,
+        p_value=float(kstest(pit, "uniform").pvalue) if found else math.nan,
         effective_particles=float(effective.median()),
         few_particles=float((effective < _FEW).double().mean()),
         rows=len(row[seen].unique()),
@@ -272,27 +268,6 @@ def _coverage(pit: Tensor, row: Tensor, levels: Sequence[float]) -> tuple[Covera
         error = max(error, math.sqrt(least * (1 - least) / len(pit)))
         found.append(Coverage(share, error, level))
     return tuple(found)
-
-
-def uniform_p(values: Tensor) -> float:
-    r"""P-value of Kolmogorov's test that values are uniform on [0, 1].
-
-    Of :math:`D = \sup_u |F_n(u) - u|` by its limit with the correction of EDF Statistics for
-    Goodness of Fit and Some Comparisons (Stephens, 1974),
-    https://doi.org/10.1080/01621459.1974.10480196
-
-    >>> uniform_p((torch.arange(20) + 0.5) / 20)
-    1.0
-    """
-    count = len(values)
-    ordered = values.double().sort().values
-    steps = torch.arange(count, dtype=torch.float64)
-    gap = float(torch.maximum((steps + 1) / count - ordered, ordered - steps / count).max())
-    scaled = (math.sqrt(count) + 0.12 + 0.11 / math.sqrt(count)) * gap
-    if scaled < 0.3:  # the series would need many terms to say 1
-        return 1.0
-    terms = [(-1) ** (k - 1) * math.exp(-2 * (k * scaled) ** 2) for k in range(1, 30)]
-    return min(1.0, max(0.0, 2 * math.fsum(terms)))
 
 
 _NUMBERS = 4_000_000  # drawn at a time
@@ -330,15 +305,8 @@ def hidden_columns(
     return [column for column in columns if column.name in wanted]
 
 
-class Hiding:
-    """Hides values of some rows, and compares them with the model's draws.
-
-    Args:
-        model: Whose p predicts.
-        rows: Of them.
-        columns: Those whose values are hidden.
-        particles: Draws for each row.
-    """
+class _Hiding:
+    """Hides values of columns of some rows, and compares them with draws of p for each row."""
 
     def __init__(
         self,
@@ -352,31 +320,22 @@ class Hiding:
         self.size = max(1, min(500, _NUMBERS // (particles * len(columns))))
         self.categories = [i for i, each in enumerate(columns) if each.kind == "category"]
 
-    def passes(self, hide: float | None, count: int) -> Iterator[dict[str, Tensor]]:
+    def passes(self, hide: float | None) -> Iterator[dict[str, Tensor]]:
         """What was found in some rows of a pass; one for a share, one a column for ``None``.
 
-        Args:
-            hide: Share of the values.
-            count: How many rows.
-
-        Returns:
-            Of each row its number, the values, which of them were hidden, their transforms, the
-            probabilities of a one and of every category, and the effective number of particles.
+        Of each row its number, the values, which of them were hidden, their transforms, the
+        probabilities of a one and of every category, and the effective number of particles.
         """
-        for what in range(len(self.columns)) if hide is None else [hide]:
-            yield from self._pass(what, count)
-
-    def _pass(self, what: float | int, count: int) -> Iterator[dict[str, Tensor]]:
-        for start in range(0, count, self.size):
-            given = self.rows[slice(start, min(start + self.size, count))]
-            truth = matrix(given, self.columns)
-            if isinstance(what, int):
-                mask = torch.zeros(truth.shape, dtype=torch.bool)
-                mask[:, what] = True
-            else:
-                mask = torch.rand(truth.shape) < what
-            mask = mask & ~truth.isnan()
-            yield self._compared(given, truth, mask, start)
+        every: list[int | float] = [*range(len(self.columns))] if hide is None else [hide]
+        for what in every:
+            for start, given in self.rows.each(self.size):
+                truth = matrix(given, self.columns)
+                mask = (
+                    torch.arange(len(self.columns)).expand(truth.shape) == what
+                    if hide is None
+                    else torch.rand(truth.shape) < what
+                )
+                yield self._compared(given, truth, mask & ~truth.isnan(), start)
 
     def _compared(
         self, given: dict[str, Tensor], truth: Tensor, mask: Tensor, start: int
@@ -497,11 +456,11 @@ class Reliability(
         return len(self.outcome)
 
     def __str__(self) -> str:
+        brier, error = self.brier, self.calibration_error
         return (
-            f"{self.title}: Brier score {self.brier.value:.4f} ± {self.brier.stderr:.4f}, "
-            f"calibration error {self.calibration_error.value:.3f} ± "
-            f"{self.calibration_error.stderr:.3f}, "
-            f"{self.if_calibrated:.3f} if calibrated (p = {self.adjusted:.2g})"
+            f"{self.title}: Brier score {brier.value:.4f} ± {brier.stderr:.4f}, calibration error "
+            f"{error.value:.3f} ± {error.stderr:.3f}, {self.if_calibrated:.3f} if calibrated (p = "
+            f"{self.adjusted:.2g})"
         )
 
 
@@ -513,17 +472,16 @@ def reliability(
     Args:
         columns: By title the probabilities, of a one, shape ``(hidden,)``, or of every category,
             shape ``(hidden, categories)``, and the values, shape ``(hidden,)``.
+        seed: Of the bootstrap.
     """
     generator = np.random.default_rng(seed)
     each = [_of(title, *values, generator) for title, values in columns.items()]
-    adjusted = holm_steps(np.array([one["p_value"] for one in each]))
-    found = [Reliability(**one, adjusted=float(a)) for one, a in zip(each, adjusted, strict=True)]
+    adjusted = holm(np.array([one.p_value for one in each]))
+    found = [replace(one, adjusted=float(a)) for one, a in zip(each, adjusted, strict=True)]
     return tuple(sorted(found, key=lambda one: (one.adjusted, one.p_value)))
 
 
-def _of(
-    title: str, shares: Tensor, value: Tensor, generator: np.random.Generator
-) -> dict[str, Any]:
+def _of(title: str, shares: Tensor, value: Tensor, generator: np.random.Generator) -> Reliability:
     if shares.dim() > 1:
         levels = torch.arange(shares.shape[1])
         brier = (shares - (value[:, None] == levels).double()).square().sum(1)
@@ -535,18 +493,20 @@ def _of(
     p, y = probability.numpy(), outcome.numpy()
     error = calibration_error(p, y)
     again = generator.integers(len(p), size=(_RESAMPLES, len(p)))
-    bootstrap = [calibration_error(p[index], y[index]) for index in again]
+    spread = float(np.std([calibration_error(p[index], y[index]) for index in again]))
     by_chance = generator.random((_RESAMPLES, len(p))) < p
     expected = np.array([calibration_error(p, drawn.astype(float)) for drawn in by_chance])
-    return {
-        "title": title,
-        "probability": probability,
-        "outcome": outcome,
-        "brier": Estimate.of(brier),
-        "calibration_error": Estimate(error, float(np.std(bootstrap))),
-        "if_calibrated": float(expected.mean()),
-        "p_value": float((1 + (expected >= error - 1e-12).sum()) / (_RESAMPLES + 1)),
-    }
+    p_value = float((1 + (expected >= error - 1e-12).sum()) / (_RESAMPLES + 1))
+    return Reliability(
+        title,
+        probability,
+        outcome,
+        Estimate.of(brier),
+        Estimate(error, spread),
+        float(expected.mean()),
+        p_value,
+        adjusted=p_value,
+    )
 
 
 def calibration_error(probability: Any, outcome: Any) -> float:

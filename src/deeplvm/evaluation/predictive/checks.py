@@ -2,7 +2,7 @@ r"""Predictive checks: what of the data would be surprising, were they draws fro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.evaluation.predictive.columns import matrix, observed_columns
+from deeplvm.evaluation.latents.two_sample_tests import holm
+from deeplvm.evaluation.predictive.columns import ObservedColumn, matrix, observed_columns
 from deeplvm.gradients import Sampled
 from deeplvm.inference.rows import Rows, Source, rows_of
 from deeplvm.randomness import evaluating, seed_of
@@ -20,14 +21,7 @@ from deeplvm.results import Record
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-from collections.abc import Sequence
-
-from deeplvm.evaluation.predictive.columns import ObservedColumn
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-
+_BATCH = 2_000
 _REFERENCES = 20  # data sets whose mean correlations the distance is measured from
 Statistic = Callable[[Mapping[str, Tensor]], Any]
 
@@ -159,7 +153,6 @@ def predictive_checks(
     statistics: Mapping[str, Statistic] | None = None,
     standard: bool = True,
     replicates: int = 1_000,
-    batch_size: int = 2_000,
     seed: int = 0,
 ) -> PredictiveChecks:
     r"""Statistics T of the data against those of data sets of the same size, drawn from the model.
@@ -200,7 +193,6 @@ def predictive_checks(
             number.
         standard: Whether the standard ones are computed too.
         replicates: R.
-        batch_size: Rows that are drawn at a time. Another one gives other draws.
 
     Raises:
         ValueError: If there are fewer than two rows or 19 replicates, or nothing to check.
@@ -229,7 +221,7 @@ def predictive_checks(
     names = list(dict.fromkeys([column.name for column in columns]))
     # a seed of its own: rows that were drawn from the same one must not meet their own noise
     with evaluating(model, seed_of(seed, 1)):
-        replicate = _Replicate(model, taken, names, count, batch_size, posterior)
+        replicate = _Replicate(model, taken, names, posterior)
         observed = {name: replicate.known[name].clone() for name in names}
         chosen = Statistics((), (), None)
         if standard:
@@ -258,16 +250,11 @@ class _Replicate:
         model: LatentVariableModel,
         rows: Rows,
         names: list[str],
-        count: int,
-        batch_size: int,
         posterior: bool,  # noqa: FBT001
     ) -> None:
         self.model, self.names, self.posterior = model, names, posterior
         self.missing = rows.missing
-        spans = [
-            slice(start, min(start + batch_size, count)) for start in range(0, count, batch_size)
-        ]
-        self.parts = [rows[span] for span in spans]
+        self.parts = [part for _, part in rows.each(_BATCH)]
         self.known = {name: torch.cat([part[name] for part in self.parts]) for name in names}
         self.holes = {name: self.known[name].isnan() for name in names if name in rows.missing}
 
@@ -299,6 +286,8 @@ def _checks(
     titles: list[tuple[str, str]], observed: NDArray[Any], replicated: NDArray[Any]
 ) -> tuple[Check, ...]:
     """P-values of every statistic, from shapes ``(S,)`` and ``(R, S)``."""
+    from scipy.stats import false_discovery_control
+
     pool = np.concatenate([observed[None], replicated])  # (R + 1, S)
     kept = np.isfinite(pool).all(0) & (np.ptp(np.nan_to_num(pool), 0) > 0)
     if not kept.any():
@@ -315,17 +304,11 @@ def _checks(
     near = 1e-9 * (1 + extreme[0])
     together = (largest[1:, None] >= extreme[0] - near).sum(0) + 1
     family_wise = np.maximum(together / len(pool), p_values)
-    holm, discovery = holm_steps(p_values), benjamini_hochberg(p_values)
+    adjusted = holm(p_values)
+    discovery = false_discovery_control(p_values)
+    told = np.stack([p_values, family_wise, adjusted, discovery], 1).tolist()
     checks = [
-        Check(
-            *title,
-            float(pool[0, i]),
-            torch.from_numpy(pool[1:, i].copy()),
-            float(p_values[i]),
-            float(family_wise[i]),
-            float(holm[i]),
-            float(discovery[i]),
-        )
+        Check(*title, float(pool[0, i]), torch.from_numpy(pool[1:, i].copy()), *told[i])
         for i, title in enumerate(titles)
     ]
     order = sorted(range(len(checks)), key=lambda i: (family_wise[i], -extreme[0, i]))
@@ -344,33 +327,6 @@ def mid_p(observed: NDArray[Any], replicated: NDArray[Any]) -> NDArray[Any]:
     ties = len(replicated) - above - below
     tail = (1 + np.minimum(above, below) + ties / 2) / (len(replicated) + 1)
     return np.minimum(1.0, 2 * tail)
-
-
-def holm_steps(p_values: NDArray[Any]) -> NDArray[Any]:
-    """Adjusted p-values of A Simple Sequentially Rejective Multiple Test Procedure (Holm, 1979).
-
-    >>> holm_steps(np.array([0.01, 0.04, 0.03])).round(3).tolist()
-    [0.03, 0.06, 0.06]
-    """
-    order = np.argsort(p_values, kind="stable")
-    steps = np.maximum.accumulate(p_values[order] * np.arange(len(p_values), 0, -1))
-    adjusted = np.empty_like(p_values)
-    adjusted[order] = np.minimum(steps, 1.0)
-    return adjusted
-
-
-def benjamini_hochberg(p_values: NDArray[Any]) -> NDArray[Any]:
-    """Adjusted p-values of Controlling the False Discovery Rate (Benjamini & Hochberg, 1995).
-
-    >>> benjamini_hochberg(np.array([0.01, 0.04, 0.03])).round(3).tolist()
-    [0.03, 0.04, 0.04]
-    """
-    order = np.argsort(-p_values, kind="stable")
-    count = len(p_values)
-    steps = np.minimum.accumulate(p_values[order] * count / np.arange(count, 0, -1))
-    adjusted = np.empty_like(p_values)
-    adjusted[order] = np.minimum(steps, 1.0)
-    return adjusted
 
 
 def _short(value: float) -> str:
@@ -411,9 +367,7 @@ class Statistics:
 
 
 def standard_statistics(
-    columns: Sequence[ObservedColumn],
-    references: Sequence[NDArray[Any]],
-    observed: NDArray[Any],
+    columns: Sequence[ObservedColumn], references: Sequence[NDArray[Any]], observed: NDArray[Any]
 ) -> Statistics:
     """The statistics that suit the columns' kinds.
 
@@ -514,8 +468,9 @@ def shares(values: NDArray[Any], codes: NDArray[Any]) -> NDArray[Any]:
 def correlations(values: NDArray[Any]) -> NDArray[Any]:
     """Correlations of the columns, over the rows where both are known; 0 of a constant."""
     known = ~np.isnan(values)
-    centred = np.where(known, values - np.nanmean(values, 0), 0.0)
-    spread = np.sqrt((centred**2).sum(0) / known.sum(0))
+    counts = np.maximum(known.sum(0), 1)
+    centred = np.where(known, values - np.nansum(values, 0) / counts, 0.0)
+    spread = np.sqrt((centred**2).sum(0) / counts)
     scaled = centred / np.where(spread > 0, spread, 1.0)
     both = known.T.astype(float) @ known.astype(float)
     return scaled.T @ scaled / np.maximum(both, 1.0)

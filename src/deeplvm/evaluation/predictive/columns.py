@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from deeplvm.core.model import LatentVariableModel
+from deeplvm.data.records import Variable, places
 from deeplvm.inference.rows import Rows
-
-if TYPE_CHECKING:
-    from deeplvm.data.records import Variable
 
 ColumnKind = Literal["real", "counts", "binary", "category"]
 _KINDS: dict[str, ColumnKind] = {
@@ -72,26 +69,17 @@ def matrix(values: Mapping[str, Tensor], columns: Sequence[ObservedColumn]) -> T
 
 
 def _told(variable: Variable) -> list[ObservedColumn]:
-    parts = variable.parts or (variable,) * variable.elements
-    titles = variable.columns or [part.name for part in variable.parts]
-    titles = titles or _places(variable.name, variable.shape)
-    return [
-        ObservedColumn(
-            variable.name,
-            place,
-            title,
-            "real" if part.dequantized else _KINDS.get(part.kind, "real"),
-            _categories(part.categories, part.levels or 0)
-            if _KINDS.get(part.kind) == "category"
-            else (),
-        )
-        for place, (title, part) in enumerate(zip(titles, parts, strict=True))
-    ]
+    found = []
+    for place, (title, part) in enumerate(zip(variable.titles, variable.each, strict=True)):
+        kind = "real" if part.dequantized else _KINDS.get(part.kind, "real")
+        named = _categories(part.categories, part.levels or 0) if kind == "category" else ()
+        found.append(ObservedColumn(variable.name, place, title, kind, named))
+    return found
 
 
 def _seen(name: str, rows: Rows) -> list[ObservedColumn]:
     value = rows[slice(0, rows.rows)][name].cpu()
-    titles = _places(name, value.shape[1:])
+    titles = places(name, value.shape[1:])
     classes = known.classes if (known := rows.description) else None
     found = []
     for place, title in enumerate(titles):
@@ -115,11 +103,3 @@ def _kind(known: Tensor) -> ColumnKind:
 
 def _categories(named: Sequence[str] | None, levels: int) -> tuple[str, ...]:
     return tuple(named) if named else tuple([str(code) for code in range(levels)])
-
-
-def _places(name: str, shape: Sequence[int]) -> list[str]:
-    """``x`` of a number, ``x[3]`` of a vector, ``x[0, 3, 4]`` of an image."""
-    if not shape:
-        return [name]
-    indices = itertools.product(*[range(size) for size in shape])
-    return [f"{name}[{', '.join(map(str, index))}]" for index in indices]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from deeplvm.core.model import LatentVariableModel
+from deeplvm.evaluation.latents.two_sample_tests import delong
 from deeplvm.inference.rows import Rows, Source, rows_of
 from deeplvm.likelihood.importance import ImportanceEstimate, importance_sampling
 from deeplvm.results import Estimate, Record
@@ -70,13 +71,10 @@ class Detection(
         return len(self.outside)
 
     @property
-    def shown(self) -> tuple[str, str, str]:
+    def shown(self) -> list[str]:
         """AUROC, AUPR and FPR at 95 % TPR, each with its error."""
-        one, two, three = (
-            f"{each.value:.3f} ± {each.stderr:.3f}"
-            for each in (self.auroc, self.aupr, self.passed)
-        )
-        return one, two, three
+        numbers = (self.auroc, self.aupr, self.passed)
+        return [f"{each.value:.3f} ± {each.stderr:.3f}" for each in numbers]
 
     def __str__(self) -> str:
         auroc, aupr, passed = self.shown
@@ -102,7 +100,7 @@ class OutOfDistribution(Record, keys={"detections": "scores"}):
     def __getitem__(self, name: str) -> Detection:
         return self.detections[name]
 
-    def table(self) -> list[tuple[str, str, str, str]]:
+    def table(self) -> list[tuple[str, ...]]:
         """Rows of name, AUROC, AUPR and FPR at 95 % TPR, each with its error."""
         return [(each.name, *each.shown) for each in self.detections.values()]
 
@@ -215,14 +213,11 @@ def out_of_distribution(
         scores["WAIC"] = lambda which: -waic(torch.stack([log_px(m, which) for m in members]))
     if elbo:
         scores["ELBO"] = lambda which: -estimates["", which].elbo.double().cpu()
-    return OutOfDistribution(
-        {
-            name: detection(name, score("inside"), score("outside"), seed=seed)
-            for name, score in scores.items()
-        },
-        estimates["", "inside"],
-        estimates["", "outside"],
-    )
+    found = {
+        name: detection(name, score("inside"), score("outside"), seed=seed)
+        for name, score in scores.items()
+    }
+    return OutOfDistribution(found, estimates["", "inside"], estimates["", "outside"])
 
 
 def detection(name: str, inside: Tensor, outside: Tensor, *, seed: int = 0) -> Detection:
@@ -249,37 +244,8 @@ def detection(name: str, inside: Tensor, outside: Tensor, *, seed: int = 0) -> D
         _curves(generator.choice(low, len(low)), generator.choice(high, len(high)))
         for _ in range(_RESAMPLES)
     ]
-    (aupr, passed), spread = _curves(low, high), np.std(again, 0)
-    return Detection(
-        name,
-        inside,
-        outside,
-        Estimate(auroc, error),
-        Estimate(aupr, float(spread[0])),
-        Estimate(passed, float(spread[1])),
-    )
-
-
-def delong(inside: NDArray[Any], outside: NDArray[Any]) -> tuple[float, float]:
-    r"""AUROC, and its standard error from the two variances of placements, by DeLong.
-
-    :math:`V_j = \frac{1}{m} \sum_i 1\{s_i < s_j\} + \frac{1}{2} 1\{s_i = s_j\}` is where outside
-    row j stands among the m inside rows; their mean is the AUROC.
-
-    >>> area, error = delong(np.array([0.0, 1.0]), np.array([0.5, 2.0]))
-    >>> area, round(error, 3)
-    (0.75, 0.354)
-    """
-    above = _placements(outside, inside)
-    below = 1 - _placements(inside, outside)
-    variance = above.var(ddof=1) / len(above) + below.var(ddof=1) / len(below)
-    return float(above.mean()), math.sqrt(variance)
-
-
-def _placements(values: NDArray[Any], among: NDArray[Any]) -> NDArray[Any]:
-    ordered = np.sort(among)
-    ranks = [np.searchsorted(ordered, values, side) for side in ("left", "right")]
-    return (ranks[0] + ranks[1]) / (2 * len(among))
+    curves = [Estimate(*each) for each in zip(_curves(low, high), np.std(again, 0).tolist())]  # noqa: B905
+    return Detection(name, inside, outside, Estimate(auroc, error), *curves)
 
 
 def _curves(inside: NDArray[Any], outside: NDArray[Any]) -> tuple[float, float]:
@@ -341,11 +307,7 @@ def zlib_bits(values: NDArray[np.uint8]) -> int:
     return 8 * len(zlib.compress(np.ascontiguousarray(values).tobytes(), 9))
 
 
-def _rows(
-    model: LatentVariableModel,
-    data: Source | Rows,
-    which: str,
-) -> dict[str, Tensor]:
+def _rows(model: LatentVariableModel, data: Source | Rows, which: str) -> dict[str, Tensor]:
     taken = rows_of(model, data)
     count = taken.rows
     if count < 2:

@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -75,23 +75,19 @@ class FeatureMap(Record, without="network shape"):
         return torch.cat(parts).double().clone()
 
     def __str__(self) -> str:
-        return features_line(self.to_dict())
-
-
-def features_line(plain: Mapping[str, Any]) -> str:
-    """What the features are in one line, from :meth:`FeatureMap.to_dict`."""
-    mark = f"fingerprint {plain['fingerprint'][:12]}"
-    if plain["kind"] == _COLUMNS:
-        return f"features: the {plain['dimensions']} standardised columns; {mark}"
-    task = "the labels apart" if plain["kind"] == _CLASSIFIER else "how an image was turned"
-    told = ""
-    if plain["accuracy"] is not None:
-        right = number(100 * plain["accuracy"], 100 * plain["accuracy_stderr"], (1, 2))
-        told = f", right in {right} % of held-out rows (chance {100 * plain['chance']:.0f} %)"
-    return (
-        f"features: {plain['dimensions']} of a network trained here on {plain['rows']:,} rows to "
-        f"tell {task}{told}; {mark}"
-    )
+        mark = f"fingerprint {self.fingerprint[:12]}"
+        if self.kind == _COLUMNS:
+            return f"features: the {self.dimensions} standardised columns; {mark}"
+        task = "the labels apart" if self.kind == _CLASSIFIER else "how an image was turned"
+        told = ""
+        if self.accuracy is not None and self.accuracy_stderr is not None:
+            right = number(100 * self.accuracy, 100 * self.accuracy_stderr, (1, 2))
+            chance = 100 * (self.chance or 0.0)
+            told = f", right in {right} % of held-out rows (chance {chance:.0f} %)"
+        return (
+            f"features: {self.dimensions} of a network trained here on {self.rows:,} rows to tell "
+            f"{task}{told}; {mark}"
+        )
 
 
 def classifier_features(
@@ -128,17 +124,13 @@ def classifier_features(
             "A classifier needs rows of at least two classes; without labels use "
             "rotation_features for images or standardised_columns."
         )
-    network, last = network_for(
-        _prepared(x, "the training rows"), classes, counts=counts, seed=seed
-    )
     y = labels.cpu().long()
-    steps = learn(network, last, x, lambda part, index, _: (part, y[index]), seed)
-    told = (None, None, None)
-    if held_out is not None:
-        told = accuracy(network, last, held_out[0], held_out[1].cpu().long())
-    mark = _fingerprint(_CLASSIFIER, seed, steps, x, y)
-    shape = tuple(x.shape[1:])
-    return FeatureMap(_CLASSIFIER, network, shape, FEATURES, mark, seed, len(x), *told)
+    held = None if held_out is None else (held_out[0], held_out[1].cpu().long(), 1)
+
+    def told(part: Tensor, index: Tensor, _: torch.Generator) -> tuple[Tensor, Tensor]:
+        return part, y[index]
+
+    return _learned(_CLASSIFIER, x, told, classes, held, seed, y, counts=counts)
 
 
 def rotation_features(x: Tensor, *, held_out: Tensor | None = None, seed: int = 0) -> FeatureMap:
@@ -166,20 +158,35 @@ def rotation_features(x: Tensor, *, held_out: Tensor | None = None, seed: int = 
             f"Only an image (rows, channels, height, width) can be turned, found shape "
             f"{tuple(x.shape)}; use standardised_columns."
         )
-    network, last = network_for(_prepared(x, "the training rows"), 4, counts=False, seed=seed)
 
     def turned(part: Tensor, _: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         turns = torch.randint(4, (len(part),), generator=generator)
         return _positions(part)[turns, torch.arange(len(part))], turns
 
-    steps = learn(network, last, x, turned, seed)
-    told = (None, None, None)
+    held = None
     if held_out is not None:
         turns = torch.arange(4).repeat_interleave(len(held_out))
-        told = accuracy(network, last, _positions(held_out).flatten(0, 1), turns, groups=4)
-    mark = _fingerprint(_ROTATIONS, seed, steps, x)
-    shape = tuple(x.shape[1:])
-    return FeatureMap(_ROTATIONS, network, shape, FEATURES, mark, seed, len(x), *told)
+        held = _positions(held_out).flatten(0, 1), turns, 4
+    return _learned(_ROTATIONS, x, turned, 4, held, seed)
+
+
+def _learned(
+    kind: str,
+    x: Tensor,
+    task: Task,
+    classes: int,
+    held_out: tuple[Tensor, Tensor, int] | None,
+    seed: int,
+    *beside: Tensor,
+    counts: bool = False,
+) -> FeatureMap:
+    """The features of a network that learns a task from some rows, and how well it did."""
+    prepared = _prepared(x, "the training rows")
+    network, last = network_for(prepared, classes, counts=counts, seed=seed)
+    steps = learn(network, last, x, task, seed)
+    told = (None, None, None) if held_out is None else accuracy(network, last, *held_out)
+    mark, shape = _fingerprint(kind, seed, steps, x, *beside), tuple(x.shape[1:])
+    return FeatureMap(kind, network, shape, FEATURES, mark, seed, len(x), *told)
 
 
 def standardised_columns(
@@ -269,12 +276,8 @@ def _levels(variable: Variable | None, columns: int) -> list[int | None]:
     """How many values each column that is a category has; ``None`` for numbers."""
     if variable is None:
         return [None] * columns
-    if variable.parts:
-        return [
-            part.levels if part.kind in ("category", "ordinal") else None
-            for part in variable.parts
-        ]
-    return [variable.levels if variable.kind == "category" else None] * columns
+    named = ("category", "ordinal") if variable.parts else ("category",)
+    return [part.levels if part.kind in named else None for part in variable.each]
 
 
 def _prepared(x: Tensor, what: str) -> Tensor:
@@ -403,7 +406,7 @@ def learn(network: nn.Module, last: nn.Linear, x: Tensor, task: Task, seed: int)
 
 
 def accuracy(
-    network: nn.Module, last: nn.Linear, x: Tensor, classes: Tensor, groups: int = 1
+    network: nn.Module, last: nn.Linear, x: Tensor, classes: Tensor, groups: int
 ) -> tuple[float, float, float]:
     """Share that is right, its error over rows (each row in ``groups`` positions), and chance."""
     complete(x, "the held-out rows")

@@ -2,6 +2,7 @@ r"""Draws of a model against data, as one record, each number beside that of fre
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,6 @@ from deeplvm.evaluation.samples.distances import (
 from deeplvm.evaluation.samples.features import (
     FeatureMap,
     complete,
-    features_line,
     features_of,
     standardised_columns,
     variables_of,
@@ -33,7 +33,7 @@ from deeplvm.evaluation.samples.precision_recall import (
 )
 from deeplvm.inference.rows import Rows, Source, rows_of
 from deeplvm.randomness import evaluating
-from deeplvm.results import Record, number
+from deeplvm.results import Estimate, Record, number
 
 _SEARCHED = 1_000  # rows whose nearest training row is looked for
 _SHOWN = 12
@@ -103,93 +103,68 @@ class SampleQuality(Record, without="neighbours"):
     split: str
     seed: int
 
-    def table(self) -> list[tuple[str, str, str, str]]:
-        """Rows of name, value of the samples, value of fresh rows, and what the number means."""
-        return quality_table(self.to_dict())
-
     @property
     def header(self) -> tuple[str, ...]:  # type: ignore[override]
         """Titles of the table."""
         return ("", "samples", f"{self.split} rows", "what it means")
 
+    def table(self) -> list[tuple[str, ...]]:
+        """Rows of name, value of the samples, value of fresh rows, and what the number means."""
+        pair = (self.samples, self.fresh)
+        meaning = {
+            "precision": "share of the samples that lie where training rows lie",
+            "recall": "share of the training rows that lie where samples lie",
+            "density": "how many training rows' neighbourhoods a sample lies in, over k; 1 if "
+            "equal",
+            "coverage": "share of the training rows with a sample in their neighbourhood; "
+            f"{self.samples.manifold.coverage_if_equal:.3f} if equal",
+        }
+        table: list[tuple[str, ...]] = [
+            (name, *[_shown(getattr(each.manifold, name), 3) for each in pair], meaning[name])
+            for name in MEASURES
+        ]
+        distances = [each.frechet for each in pair]
+        at, beyond = f"at {self.rows:,} rows of each", "at infinitely many rows; 0 if equal"
+        table.append(("Fréchet distance", *map(_shown, distances), at))
+        if not math.isnan(distances[0].extrapolated):
+            ends = [Estimate(d.extrapolated, d.extrapolated_stderr) for d in distances]
+            table.append(("Fréchet distance, N → ∞", *map(_shown, ends), f"the same {beyond}"))
+        kernels = [_shown(each.kernel) for each in pair]
+        table.append(("kernel distance", *kernels, "unbiased; 0 if equal"))
+        for space, each in self.copying.items():
+            searched = f"of {each.samples:,} samples to the nearest of {each.train_rows:,}"
+            nearness = f"median distance {searched} training rows, over that of fresh rows"
+            close = "share as near to a training row as the nearest 5 % of fresh rows"
+            low = f"below 0 is copying: p = {each.p_value:.2g} if there is none"
+            statistic = "–" if math.isnan(each.statistic) else f"{each.statistic:.2f}"
+            table += [
+                (f"nearness in {space}", _shown(each.ratio), "1", nearness),
+                (f"close in {space}", _shown(each.close, 3), f"{CLOSE:.3f}", close),
+                (f"copying in {space}, C_T", statistic, "0", low),
+            ]
+        return table
+
     def notes(self) -> list[str]:
         """What the features are, and what the rows show."""
-        return quality_notes(self.to_dict())
-
-
-def quality_table(plain: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
-    """Rows of a printed table, from :meth:`SampleQuality.to_dict`."""
-    samples, fresh = plain["samples"], plain["fresh"]
-    manifold = samples["manifold"]
-    meaning = {
-        "precision": "share of the samples that lie where training rows lie",
-        "recall": "share of the training rows that lie where samples lie",
-        "density": "how many training rows' neighbourhoods a sample lies in, over k; 1 if equal",
-        "coverage": "share of the training rows with a sample in their neighbourhood; "
-        f"{manifold['coverage_if_equal']:.3f} if equal",
-    }
-    table = [
-        (each, _shown(manifold[each], 3), _shown(fresh["manifold"][each], 3), meaning[each])
-        for each in MEASURES
-    ]
-    one, two = samples["frechet"], fresh["frechet"]
-    at = f"at {plain['rows']:,} rows of each"
-    table.append(("Fréchet distance", _shown(one), _shown(two), at))
-    if one["extrapolated"] is not None:
-        ends = [
-            _shown({"value": each["extrapolated"], "stderr": each["extrapolated_stderr"]})
-            for each in (one, two)
+        notes = [
+            f"{self.drawn}; ± one standard error",
+            str(self.features),
+            "Compare these numbers only with numbers of the same fingerprint and as many rows.",
         ]
-        beyond = "the same at infinitely many rows; 0 if equal"
-        table.append(("Fréchet distance, N → ∞", ends[0], ends[1], beyond))
-    kernel = [_shown(part["kernel"]) for part in (samples, fresh)]
-    table.append(("kernel distance", kernel[0], kernel[1], "unbiased; 0 if equal"))
-    for space, each in plain["copying"].items():
-        searched = f"of {each['samples']:,} samples to the nearest of {each['train_rows']:,}"
-        table += [
-            (
-                f"nearness in {space}",
-                _shown(each["ratio"]),
-                "1",
-                f"median distance {searched} training rows, over that of fresh rows",
-            ),
-            (
-                f"close in {space}",
-                _shown(each["close"], 3),
-                f"{CLOSE:.3f}",
-                "share as near to a training row as the nearest 5 % of fresh rows",
-            ),
-            (
-                f"copying in {space}, C_T",
-                "–" if each["statistic"] is None else f"{each['statistic']:.2f}",
-                "0",
-                f"below 0 is copying: p = {each['p_value']:.2g} if there is none",
-            ),
-        ]
-    return table
-
-
-def quality_notes(plain: Mapping[str, Any]) -> list[str]:
-    """What belongs below the table, from :meth:`SampleQuality.to_dict`."""
-    notes = [
-        f"{plain['drawn']}; ± one standard error",
-        features_line(plain["features"]),
-        "Compare these numbers only with numbers of the same fingerprint and as many rows.",
-    ]
-    if plain["samples"]["manifold"]["precision"]["stderr"] is None:
-        notes.append(f"{plain['rows']} rows are too few for the errors that are left out.")
-    for space, each in plain["copying"].items():
-        if each["exact"] > each["exact_fresh"]:
-            notes.append(
-                f"! {100 * each['exact']:.1f} % of the samples are equal to a training row in "
-                f"{space}; of fresh rows {100 * each['exact_fresh']:.1f} %."
-            )
-        elif each["p_value"] is not None and each["p_value"] < 1e-3:
-            notes.append(
-                f"! In {space} the samples are nearer to training rows than fresh rows are "
-                f"(p = {each['p_value']:.1g}): the model may copy. Look at the neighbours."
-            )
-    return notes
+        if math.isnan(self.samples.manifold.precision.stderr):
+            notes.append(f"{self.rows} rows are too few for the errors that are left out.")
+        for space, each in self.copying.items():
+            if each.exact > each.exact_fresh:
+                notes.append(
+                    f"! {100 * each.exact:.1f} % of the samples are equal to a training row in "
+                    f"{space}; of fresh rows {100 * each.exact_fresh:.1f} %."
+                )
+            elif each.p_value < 1e-3:
+                notes.append(
+                    f"! In {space} the samples are nearer to training rows than fresh rows are "
+                    f"(p = {each.p_value:.1g}): the model may copy. Look at the neighbours."
+                )
+        return notes
 
 
 def sample_quality(
@@ -326,10 +301,10 @@ def _shown_neighbours(
     return Neighbours(drawn[chosen].clone(), nearest, len(first))
 
 
-def _shown(estimate: Mapping[str, Any], least: int = 2) -> str:
-    if estimate["value"] is None:
-        return "–"
-    return number(estimate["value"], estimate["stderr"] or 0.0, (least, 6))
+def _shown(estimate: Estimate, least: int = 2) -> str:
+    return (
+        "–" if math.isnan(estimate.value) else number(estimate.value, estimate.stderr, (least, 6))
+    )
 
 
 _CHUNK = 500  # rows at a time

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from markupsafe import Markup
-from numpy.typing import ArrayLike
 
 from deeplvm.report.figures.style import (
     CLASSES,
@@ -16,6 +15,8 @@ from deeplvm.report.figures.style import (
     MUTED,
     RULE,
     SECOND,
+    bare,
+    colour_scale,
     grid_lines,
     legible,
     new_figure,
@@ -72,9 +73,7 @@ def aggregate_figure(tests: AggregateTests, most: int = 3) -> Markup:
             corrected = float(tests.marginals.holm[index])
             p = "p < 0.001" if corrected < 1e-3 else f"p = {corrected:.3f}"
             each.set_title(f"{short(tests.name, 12)}[{index}], {p}", loc="left")
-            each.set_yticks([])
-            each.spines["left"].set_visible(False)
-            each.tick_params(length=0)
+            bare(each)
             if at == 0:
                 each.legend(loc="upper left", handlelength=1.0, borderpad=0.0)
         if plane:
@@ -253,15 +252,13 @@ def factor_matrix_figure(
         step = -(-dimensions // 32)
         places = range(0, dimensions, step)
         axes.set_yticks(list(places), [f"{name}[{place}]" for place in places])
-        axes.tick_params(length=0)
-        axes.spines[:].set_visible(False)
         if max(dimensions, columns) <= _MOST:
             for (row, column), value in np.ndenumerate(values):
                 ink = "#ffffff" if value > 0.6 * most else "#333333"
                 axes.text(
                     column, row, f"{value:.2f}", ha="center", va="center", color=ink, fontsize=7
                 )
-        figure.colorbar(shown, ax=axes, label=what).outline.set_visible(False)
+        colour_scale(figure, axes, shown, what)
         return svg(figure, f"factors-{name}-{what}", f"{what} of {name} with each factor")
 
 
@@ -354,11 +351,6 @@ def column_traversals(
             if len(columns) <= 24:
                 axes.set_yticks(range(len(columns)), [short(name, 18) for name in columns])
             axes.set_xticks([0, len(steps) - 1], [steps[0], steps[-1]])
-            axes.tick_params(length=0)
-            for spine in axes.spines.values():
-                spine.set_visible(False)
-        bar = figure.colorbar(grid.flat[0].images[0], ax=grid, shrink=0.8, aspect=24)
-        bar.set_label("standard deviations", fontsize=8, color=MUTED)
-        bar.outline.set_visible(False)  # type: ignore[operator]
-        bar.ax.tick_params(length=0)
+        shown = grid.flat[0].images[0]
+        colour_scale(figure, grid, shown, "standard deviations", shrink=0.8, aspect=24)
         return svg(figure, "traversals", "Change of each column's mean along latent dimensions")

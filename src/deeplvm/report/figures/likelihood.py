@@ -8,14 +8,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from deeplvm.report.figures.style import (
-    FIRST,
-    MUTED,
-    SECOND,
-    grid_lines,
-    new_figure,
-    svg,
-)
+from deeplvm.report.figures.style import FIRST, MUTED, SECOND, grid_lines, new_figure, svg
 
 
 def convergence_figure(plain: Mapping[str, Any]) -> Markup:

@@ -15,10 +15,12 @@ from deeplvm.report.figures.style import (
     MUTED,
     RULE,
     SECOND,
+    bare,
     grid_lines,
     legible,
     new_figure,
     short,
+    small_multiples,
     svg,
 )
 
@@ -37,11 +39,7 @@ _PARTS = ("probability", "outcome")
 def checks_figure(checks: PredictiveChecks, most: int = 8) -> Markup:
     """The most surprising statistics: of the data, a line, and of replicated data sets."""
     worst = checks.checks[:most]
-    across = min(4, len(worst))
-    down = -(-len(worst) // across)
-    with new_figure(
-        2.1 * across + 0.3, 1.8 * down + 0.3, nrows=down, ncols=across, squeeze=False
-    ) as (figure, grid):
+    with small_multiples(len(worst), 1.8, width=2.1) as (figure, grid):
         for axes, check in zip(grid.flat, worst, strict=False):
             drawn = check.replicated.numpy()
             both = np.append(drawn, check.observed)
@@ -50,18 +48,12 @@ def checks_figure(checks: PredictiveChecks, most: int = 8) -> Markup:
             )
             axes.axvline(check.observed, color=SECOND, lw=2)
             axes.set_title(
-                f"{short(check.column, 26)}\n{short(check.statistic, 28)}",
-                loc="left",
-                fontsize=8,
+                f"{short(check.column, 26)}\n{short(check.statistic, 28)}", loc="left", fontsize=8
             )
             axes.set_xlabel(f"adjusted p = {check.family_wise:.2g}", fontsize=8)
-            axes.set_yticks([])
-            axes.spines["left"].set_visible(False)
-            axes.tick_params(length=0)
+            bare(axes)
             axes.locator_params(axis="x", nbins=3)
             axes.margins(x=0.1)
-        for axes in grid.flat[len(worst) :]:
-            axes.set_axis_off()
         handles = [grid.flat[0].lines[0], grid.flat[0].patches[0]]
         figure.legend(
             handles, ["the data", "draws from the model"], loc="outside upper right", ncols=2
@@ -158,12 +150,7 @@ def _reliability(axes: Axes, columns: tuple[Reliability, ...]) -> None:
 def scores_figure(scores: OutOfDistribution) -> Markup:
     """A histogram of every score, inside and outside rows, and all receiver operating curves."""
     told = list(scores.detections.values())
-    panels = len(told) + 1
-    across = min(3, panels)
-    down = -(-panels // across)
-    with new_figure(
-        2.7 * across + 0.3, 2.3 * down + 0.3, nrows=down, ncols=across, squeeze=False
-    ) as (figure, grid):
+    with small_multiples(len(told) + 1, 2.3, width=2.7, most=3) as (figure, grid):
         for axes, each in zip(grid.flat, told, strict=False):
             _histograms(axes, each)
         grid.flat[0].legend(loc="upper right")
@@ -177,8 +164,6 @@ def scores_figure(scores: OutOfDistribution) -> Markup:
         curves.set_ylabel("share of outside rows refused")
         curves.legend(loc="lower right", fontsize=7)
         grid_lines(curves, "both")
-        for axes in grid.flat[panels:]:
-            axes.set_axis_off()
         return svg(figure, "scores", "Scores of inside and outside rows, and their ROC curves")
 
 
@@ -195,9 +180,7 @@ def _histograms(axes: Axes, each: Detection) -> None:
         axes.hist(clipped, bins.tolist(), weights=weights, color=colour, alpha=0.55, label=name)
     axes.set_title(f"{each.name}, AUROC {each.auroc.value:.3f}", loc="left")
     axes.set_xlabel("score, higher is stranger")
-    axes.set_yticks([])
-    axes.spines["left"].set_visible(False)
-    axes.tick_params(length=0)
+    bare(axes)
     axes.locator_params(axis="x", nbins=4)
 
 

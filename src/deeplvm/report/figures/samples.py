@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from markupsafe import Markup
 
+from deeplvm.evaluation.predictive.checks import correlations as correlation_matrix
 from deeplvm.evaluation.samples.precision_recall import MEASURES
 from deeplvm.report.figures.images import image_grid
 from deeplvm.report.figures.style import (
@@ -15,6 +16,8 @@ from deeplvm.report.figures.style import (
     FIRST,
     MUTED,
     RULE,
+    bare,
+    colour_scale,
     grid_lines,
     new_figure,
     short,
@@ -24,7 +27,6 @@ from deeplvm.report.figures.style import (
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from torch import Tensor
 
     from deeplvm.data.records import Variable
     from deeplvm.evaluation.samples.quality import Neighbours
@@ -66,29 +68,16 @@ def neighbour_grid(neighbours: Neighbours, variable: Variable | None = None) -> 
     """
     first = neighbours.first
     spaces = (neighbours.samples, *neighbours.nearest.values())
-    lines = [_line(each[part], first) for part in _parts(neighbours) for each in spaces]
-    alt = f"Samples, and below each the nearest training row in {_joined(neighbours.nearest)}"
+    parts = slice(0, first), slice(first, 2 * first)  # as many in either
+    lines = [each[part].numpy() for part in parts for each in spaces]
+    where = ", then in ".join(neighbours.nearest)
+    alt = f"Samples, and below each the nearest training row in {where}"
     return image_grid(
         np.concatenate(lines), alt, columns=first, variable=variable, group=len(spaces)
     )
 
 
-def _parts(neighbours: Neighbours) -> tuple[slice, slice]:
-    return slice(0, neighbours.first), slice(neighbours.first, None)
-
-
-def _line(images: Tensor, columns: int) -> np.ndarray[Any, Any]:
-    """As many images as fit in a line; there are as many in either part."""
-    return images[:columns].numpy()
-
-
-def _joined(names: Mapping[str, Any]) -> str:
-    return ", then in ".join(names)
-
-
-def marginals(
-    columns: Sequence[tuple[str, NDArray[Any], NDArray[Any], bool]],
-) -> Markup:
+def marginals(columns: Sequence[tuple[str, NDArray[Any], NDArray[Any], bool]]) -> Markup:
     """Each column's values in the data and in draws from the model.
 
     Args:
@@ -118,9 +107,7 @@ def marginals(
                     drawn, bins, weights=weights[1], histtype="step", color=FIRST, linewidth=1.6
                 )
             axes.set_title(short(title), loc="left")
-            axes.set_yticks([])
-            axes.spines["left"].set_visible(False)
-            axes.tick_params(length=0)
+            bare(axes)
         return svg(figure, "marginals", "Histograms of each column, data and samples")
 
 
@@ -130,7 +117,7 @@ def correlations(data: NDArray[Any], drawn: NDArray[Any], names: Sequence[str]) 
         for axes, values, title in zip(
             pair, (data, drawn), ("data", "drawn from the model"), strict=True
         ):
-            matrix = _correlation(values)
+            matrix = correlation_matrix(values)
             axes.imshow(matrix, vmin=-1, vmax=1, cmap="RdBu_r", interpolation="nearest")
             axes.set_title(title, loc="left")
             if len(names) <= 16:
@@ -140,21 +127,8 @@ def correlations(data: NDArray[Any], drawn: NDArray[Any], names: Sequence[str]) 
             else:
                 axes.set_xticks([])
                 axes.set_yticks([])
-            axes.tick_params(length=0)
-            for spine in axes.spines.values():
-                spine.set_visible(False)
-        bar = figure.colorbar(pair[0].images[0], ax=pair, shrink=0.75, aspect=24)
-        bar.outline.set_visible(False)  # type: ignore[operator]
-        bar.ax.tick_params(length=0)
+        colour_scale(figure, pair, pair[0].images[0], shrink=0.75, aspect=24)
         return svg(figure, "correlations", "Correlations between columns, data and samples")
-
-
-def _correlation(values: NDArray[Any]) -> NDArray[Any]:
-    """Pearson correlations; 0 where a column is constant, holes left out pair by pair."""
-    known = np.ma.masked_invalid(values.astype(float))
-    with np.errstate(all="ignore"):
-        matrix = np.ma.corrcoef(known, rowvar=False, allow_masked=True)
-    return np.nan_to_num(np.atleast_2d(np.ma.filled(matrix, 0.0)))
 
 
 def recovered(columns: Sequence[tuple[str, NDArray[Any], NDArray[Any]]]) -> Markup:

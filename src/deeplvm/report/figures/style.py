@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from markupsafe import Markup, escape
 
 if TYPE_CHECKING:
@@ -119,12 +120,36 @@ def legible(label: object) -> str:
     return f"\u200b{text}" if text.startswith("_") else text
 
 
+def bare(axes: Axes) -> None:
+    """No scale upwards, and no ticks: heights are shares."""
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(length=0)
+
+
+def colour_scale(figure: Figure, axes: Any, shown: Any, label: str = "", **options: Any) -> None:
+    """What the colours of pictures stand for, beside them; neither has a frame."""
+    for each in np.ravel(axes):
+        each.spines[:].set_visible(False)
+        each.tick_params(length=0)
+    bar = figure.colorbar(shown, ax=axes, **options)
+    bar.set_label(label, fontsize=8, color=MUTED)
+    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.ax.tick_params(length=0)
+
+
 @contextmanager
 def small_multiples(
-    count: int, height: float, *, width: float = 2.0, wider: float = 0.3, **options: Any
+    count: int,
+    height: float,
+    *,
+    width: float = 2.0,
+    wider: float = 0.3,
+    most: int = 4,
+    **options: Any,
 ) -> Iterator[tuple[Figure, Any]]:
-    """A figure of ``count`` small axes, four in a line; those left over are empty."""
-    across = min(4, count)
+    """A figure of ``count`` small axes, so many in a line; those left over are empty."""
+    across = min(most, count)
     down = -(-count // across)
     size = width * across + wider, height * down + wider
     with new_figure(*size, nrows=down, ncols=across, squeeze=False, **options) as (figure, grid):
