@@ -1,4 +1,9 @@
-"""Evaluation: what a model learned, in numbers with errors."""
+"""Evaluation: what a model learned, in numbers with errors.
+
+Every function takes a model, which it evaluates in ``eval()`` mode and leaves as it was, like
+torch's random state; and rows: ``data.test[:100]``, or named tensors of shape ``(rows, *event)``,
+NaN where an element is missing. ``seed`` decides every draw: the same seed, the same numbers.
+"""
 
 from deeplvm.evaluation.bound.gaps import InferenceGaps, inference_gaps
 from deeplvm.evaluation.bound.generalisation import GeneralisationGap, generalisation_gap

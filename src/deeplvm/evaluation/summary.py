@@ -140,7 +140,6 @@ class Evaluation(Record):
         return json.dumps(self.to_dict(), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
     def table(self) -> list[tuple[str, str, str]]:
-        """Rows of name, value with its error, and what the number means."""
         observed, conditions = self.data["scored"], self.data["conditions"]
         of = ", ".join(observed) + (f" | {', '.join(conditions)}" if conditions else "")
         found = self.log_px
@@ -175,12 +174,10 @@ class Evaluation(Record):
         return rows
 
     def heading(self) -> str:
-        """Which rows, in a line."""
         name, split, rows = (self.data[key] for key in ("name", "split", "rows"))
         return f"{name}, {split}, {rows:,} rows; nats a row, ± one standard error over rows"
 
     def notes(self) -> list[str]:
-        """Whether annealing has settled, and what makes the numbers doubtful."""
         verdict = [] if self.annealing is None else [self.annealing["verdict"]]
         return [*verdict, *[f"! {text}" for text in self.warnings]]
 

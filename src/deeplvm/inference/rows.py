@@ -102,6 +102,19 @@ class Rows:
         return value.to(self.device) if whole else value.to(self.device, self.dtype)
 
 
+def check_rows(source: object) -> None:
+    """Refuse what is not named rows.
+
+    Raises:
+        TypeError: If it is a whole data set, of which the rows are not said.
+    """
+    if not isinstance(source, Mapping):
+        raise TypeError(
+            f"Say which rows: data.test, data.test[:100], or named tensors {{'x': x}}; found a "
+            f"{type(source).__name__}."
+        )
+
+
 def rows_of(model: LatentVariableModel, source: Source | Rows, omit: Collection[str] = ()) -> Rows:
     """What of some rows the model reads.
 
@@ -122,11 +135,7 @@ def rows_of(model: LatentVariableModel, source: Source | Rows, omit: Collection[
     if isinstance(source, Rows):
         kept = tuple([name for name in source.names if name not in omit])
         return replace(source, names=kept, missing=source.missing.intersection(kept))
-    if not isinstance(source, Mapping):
-        raise TypeError(
-            f"Say which rows: data.test, data.test[:100], or named tensors {{'x': x}}; found a "
-            f"{type(source).__name__}."
-        )
+    check_rows(source)
     names = tuple([name for name in source if name in model.names and name not in omit])
     if not names:
         raise ValueError(

@@ -39,99 +39,46 @@ def _factors(found: Any) -> Markup:
     return latents.factor_matrix_figure(found["mutual_information_gap"].matrix, found.factors)
 
 
+_BOUND, _LATENTS, _DRAWS = "Where the bound loses", "What the latents do", "Draws against data"
 # measurement -> name of the figure, its topic, what is to be seen, how it is drawn
 _FIGURES: tuple[tuple[str, str, str, str, Drawn], ...] = (
-    (
-        "convergence",
-        "convergence",
-        "Is the likelihood settled?",
-        (
-            "Both are lower bounds in expectation: the higher is the better one, and one that "
-            "still rises is not there yet."
-        ),
-        lambda found: likelihood.convergence_figure(found.to_dict()),
-    ),
-    (
-        "inference gaps",
-        "generalisation",
-        "Where the bound loses",
-        "What training and held-out rows lose to the family of q and to the encoder.",
-        bound.generalisation_figure,
-    ),
-    (
-        "rate and distortion",
-        "rate_distortion",
-        "Where the bound loses",
-        "No inference model of this p is below the curve; the point is this q.",
-        bound.rate_distortion_figure,
-    ),
-    (
-        "surgery of the bound",
-        "surgery",
-        "What the latents do",
-        (
-            "The averaged divergence from the prior: what the latents say about a row (mutual "
-            "information), and how far their average is from the prior, which is lost."
-        ),
-        bound.surgery_figure,
-    ),
-    (
-        "aggregate posterior",
-        "aggregate",
-        "What the latents do",
-        "The average of q(z | x) over the rows, beside the prior, where they differ most.",
-        lambda found: latents.aggregate_figure(next(iter(found.latents.values()))),
-    ),
-    (
-        "holes",
-        "holes",
-        "What the latents do",
-        "Density of the aggregate posterior at draws of the prior and at its own.",
-        latents.holes_figure,
-    ),
-    (
-        "probes",
-        "probes",
-        "What the latents do",
-        "How well labels are read from the latents, and from the values themselves.",
-        latents.probes_figure,
-    ),
-    (
-        "disentanglement",
-        "factors",
-        "What the latents do",
-        "What each latent says about each factor that the data were drawn from, nats.",
-        _factors,
-    ),
-    (
-        "predictive checks",
-        "checks",
-        "Draws against data",
-        "Statistics of held-out rows against those of as many draws; the most surprising first.",
-        predictive.checks_figure,
-    ),
-    (
-        "calibration",
-        "calibration",
-        "Draws against data",
-        "Hidden values: how often intervals hold them, or what was said to be likely came.",
-        predictive.calibration_figure,
-    ),
-    (
-        "sample quality",
-        "quality",
-        "Draws against data",
-        "Draws beside held-out rows, both against training rows.",
-        lambda found: samples.quality_bars(found.to_dict()),
-    ),
-    (
-        "sample quality",
-        "neighbours",
-        "Draws against data",
-        "Draws, and below each its nearest training row.",
-        lambda found: samples.neighbour_grid(found.neighbours),
-    ),
-)
+    ("convergence", "convergence", "Is the likelihood settled?",
+     ("Both are lower bounds in expectation: the higher is the better one, and one that still "
+      "rises is not there yet."),
+     lambda found: likelihood.convergence_figure(found.to_dict())),
+    ("inference gaps", "generalisation", _BOUND,
+     "What training and held-out rows lose to the family of q and to the encoder.",
+     bound.generalisation_figure),
+    ("rate and distortion", "rate_distortion", _BOUND,
+     "No inference model of this p is below the curve; the point is this q.",
+     bound.rate_distortion_figure),
+    ("surgery of the bound", "surgery", _LATENTS,
+     ("The averaged divergence from the prior: what the latents say about a row (mutual "
+      "information), and how far their average is from the prior, which is lost."),
+     bound.surgery_figure),
+    ("aggregate posterior", "aggregate", _LATENTS,
+     "The average of q(z | x) over the rows, beside the prior, where they differ most.",
+     lambda found: latents.aggregate_figure(next(iter(found.latents.values())))),
+    ("holes", "holes", _LATENTS,
+     "Density of the aggregate posterior at draws of the prior and at its own.",
+     latents.holes_figure),
+    ("probes", "probes", _LATENTS,
+     "How well labels are read from the latents, and from the values themselves.",
+     latents.probes_figure),
+    ("disentanglement", "factors", _LATENTS,
+     "What each latent says about each factor that the data were drawn from, nats.", _factors),
+    ("predictive checks", "checks", _DRAWS,
+     "Statistics of held-out rows against those of as many draws; the most surprising first.",
+     predictive.checks_figure),
+    ("calibration", "calibration", _DRAWS,
+     "Hidden values: how often intervals hold them, or what was said to be likely came.",
+     predictive.calibration_figure),
+    ("sample quality", "quality", _DRAWS,
+     "Draws beside held-out rows, both against training rows.",
+     lambda found: samples.quality_bars(found.to_dict())),
+    ("sample quality", "neighbours", _DRAWS, "Draws, and below each its nearest training row.",
+     lambda found: samples.neighbour_grid(found.neighbours)),
+)  # fmt: skip
 
 
 def write_diagnosis(found: Diagnosis, folder: Path) -> str:

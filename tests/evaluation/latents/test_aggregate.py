@@ -300,22 +300,6 @@ def test_the_decoder_is_not_run_and_missing_elements_are_let_be() -> None:
     assert found.latents["z"].posterior.isfinite().all()
 
 
-def test_repeats_and_leaves_all_as_it_was() -> None:
-    model = exact()
-    model.train()
-    before = torch.get_rng_state()
-    data = {"x": torch.randn(60, 2)[:50]}
-    torch.set_rng_state(before)
-    first, second = [
-        aggregate_against_prior(model, data, classifiers=QUICK, permutations=19, seed=4)
-        for _ in range(2)
-    ]
-    assert first.to_dict() == second.to_dict()
-    assert len(first.latents["z"].posterior) == 50
-    assert torch.equal(torch.get_rng_state(), before)
-    assert model.training
-
-
 def test_what_cannot_be_tested_is_refused() -> None:
     model = exact()
     with pytest.raises(ValueError, match="several rows, found 1"):

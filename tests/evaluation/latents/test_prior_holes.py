@@ -228,21 +228,6 @@ def test_share_below_is_exact_and_its_error_is_told() -> None:
     assert none.to_dict()["threshold"] is None
 
 
-def test_repeats_and_leaves_all_as_it_was() -> None:
-    model = model_of(Around())
-    model.train()
-    x = torch.randn(40, 2)
-    x[::5, 1] = float("nan")
-    before = torch.get_rng_state()
-    first, second = [holes(model, {"x": x[:30]}, draws=100, seed=3) for _ in range(2)]
-    assert first.to_dict() == second.to_dict()
-    assert first.rows == 30
-    assert torch.equal(torch.get_rng_state(), before)
-    assert model.training
-    third = holes(model, {"x": x[:30]}, draws=100, seed=4)
-    assert not torch.equal(third.aggregate_at_prior, first.aggregate_at_prior)
-
-
 def test_what_has_no_answer_is_refused() -> None:
     model = model_of(Around())
     with pytest.raises(ValueError, match="several rows, found 1"):

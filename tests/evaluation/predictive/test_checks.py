@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from typing import Any
 
@@ -185,22 +184,6 @@ def test_columns_have_their_names(tmp_path: Any) -> None:
         for check in predictive_checks(vae(data), data.test, replicates=19).checks
     }
     assert {("income", "skewness"), ("visits", "maximum"), ("town", "share of a")} <= titles
-
-
-def test_same_seed_and_left_as_it_was() -> None:
-    model = factor_model()
-    x = draws(model, 20)
-    model.train()
-    state = torch.random.get_rng_state()
-    one, two = (predictive_checks(model, {"x": x}, replicates=19, seed=4) for _ in range(2))
-    assert model.training
-    assert torch.equal(state, torch.random.get_rng_state())
-    assert one.to_dict() == two.to_dict()
-    assert json.loads(json.dumps(one.to_dict(), allow_nan=False))["rows"] == 20
-    other = predictive_checks(model, {"x": x}, replicates=19, seed=5)
-    assert one.to_dict() != other.to_dict()
-    single = predictive_checks(model.float(), {"x": x.float()[:10]}, replicates=19)
-    assert single.rows == 10
 
 
 @pytest.mark.parametrize(

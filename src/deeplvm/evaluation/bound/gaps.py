@@ -75,11 +75,9 @@ class InferenceGaps(
         return {"log_px": log_px} | super().to_dict() | counts
 
     def table(self) -> list[tuple[str, str, str]]:
-        """Rows of name, value with its error, and what the number means."""
         return gaps_table(self.to_dict())
 
     def notes(self) -> list[str]:
-        """What the numbers are of."""
         return [f"nats a row, ± one standard error over {self.local.rows} rows"]
 
 

@@ -105,7 +105,6 @@ class GeneralisationGap(
         return self.decoder.overfits
 
     def table(self) -> list[tuple[str, str, str]]:
-        """Rows of name, value with its error, and what the number means."""
         return [
             ("ELBO", str(self.total), "training rows less held-out rows, the sum of the rest"),
             ("decoder", str(self.decoder), "log p, training rows less held-out rows"),
@@ -114,7 +113,6 @@ class GeneralisationGap(
         ]
 
     def notes(self) -> list[str]:
-        """What the numbers are of, and what over-fits."""
         rows = f"{self.train.local.rows} training and {self.test.local.rows} held-out rows"
         return [f"nats a row, ± one standard error over {rows}", self.verdict]
 

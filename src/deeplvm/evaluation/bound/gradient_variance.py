@@ -88,11 +88,9 @@ class GradientVariance(Record):
         return titles if known else titles[:-1]
 
     def table(self) -> list[tuple[str, ...]]:
-        """A row for each estimator and group."""
         return [_row(each)[: len(self.header)] for each in self.noise]
 
     def notes(self) -> list[str]:
-        """What the numbers are of."""
         each = "1 draw" if self.particles is None else f"{self.particles} particles"
         return [f"{self.repeats} gradients of the mean of {self.rows} rows, {each} a row"]
 

@@ -73,13 +73,11 @@ class RateDistortion(Record, also="elbo rows"):
         return -(self.rate + self.distortion)
 
     def table(self) -> list[tuple[str, ...]]:
-        """The model's own point, and the curve."""
         points = [("q", self.rate, self.distortion)]
         points += [(f"β = {p.beta:g}", p.rate, p.distortion) for p in self.curve]
         return [(name, shown_mean(r), shown_mean(d), shown_mean(r + d)) for name, r, d in points]
 
     def notes(self) -> list[str]:
-        """What the numbers are of."""
         return [f"nats a row, ± one standard error over {self.rows:,} rows"]
 
 

@@ -88,14 +88,12 @@ class ElboSurgery(Record):
         return list(self.parts.values())[-1]
 
     def table(self) -> list[tuple[str, ...]]:
-        """A row for each part."""
         return [
             (key, *[shown_mean(each) for each in (p.kl, p.mutual_information, p.marginal)])
             for key, p in self.parts.items()
         ]
 
     def notes(self) -> list[str]:
-        """What the numbers are of, and whether there are too few rows."""
         told = [f"nats, ± one standard error over {self.rows:,} rows"]
         if self.joint.information.saturated:
             told.append("the information is near its most, log N: give more rows to trust it")

@@ -2,9 +2,9 @@ r"""All scores of disentanglement of one model, on a set with known factors."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,17 +29,43 @@ from deeplvm.inference.rows import rows_of
 from deeplvm.randomness import evaluating
 from deeplvm.results import Record
 
-METRICS = (
-    "beta_vae_score",
-    "factor_vae_score",
-    "mutual_information_gap",
-    "attribute_predictability",
-    "importance_scores",
-    "modularity",
-    "explicitness",
-    "interventional_robustness",
-)
 _DRAWS = 32  # for the mean of a posterior that has none in closed form
+
+
+class _Compared(NamedTuple):
+    """A code and factors, as every score takes them."""
+
+    code: Encode
+    factors: Factors
+    codes: Array
+    values: Array
+    held: dict[str, int]
+    predictor: Predictor
+    seed: int
+
+    @property
+    def unordered(self) -> list[int]:
+        """Which factors are classes without order."""
+        return [i for i, n in enumerate(self.factors.names) if n in self.factors.unordered]
+
+
+METRICS: dict[str, Callable[[_Compared], Any]] = {
+    "beta_vae_score": lambda c: beta_vae_score(c.code, c.factors, **c.held, seed=c.seed),
+    "factor_vae_score": lambda c: factor_vae_score(c.code, c.factors, **c.held, seed=c.seed),
+    "mutual_information_gap": lambda c: mutual_information_gap(c.codes, c.values, seed=c.seed),
+    "attribute_predictability": lambda c: attribute_predictability(
+        c.codes, c.values, unordered=c.unordered, seed=c.seed
+    ),
+    "importance_scores": lambda c: importance_scores(
+        c.codes, c.values, predictor=c.predictor, seed=c.seed
+    ),
+    "modularity": lambda c: modularity(c.codes, c.values, seed=c.seed),
+    "explicitness": lambda c: explicitness(c.codes, c.values, seed=c.seed),
+    "interventional_robustness": lambda c: interventional_robustness(
+        c.codes, c.values, seed=c.seed
+    ),
+}
+"""Scores by name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +97,7 @@ def disentanglement(
     model: LatentVariableModel | Encode,
     factors: Factors,
     *,
-    metrics: Collection[str] = METRICS,
+    metrics: Collection[str] = tuple(METRICS),
     rows: int = 5_000,
     groups: int = 500,
     group: int = 64,
@@ -116,11 +142,9 @@ def disentanglement(
     code = encoder_of(model, name=name, seed=seed) if learnt else model
     values = factors.sample(rows, torch.Generator().manual_seed(seed))
     codes = codes_of(code, factors, values)
-    scores = {
-        each: _score(each, code, factors, codes, values.numpy(), groups, group, predictor, seed)
-        for each in METRICS
-        if each in metrics
-    }
+    held = {"group": group, "train": groups, "test": groups}
+    both = _Compared(code, factors, codes, values.numpy(), held, predictor, seed)
+    scores = {name: score(both) for name, score in METRICS.items() if name in metrics}
     return Disentanglement(scores, factors.names, codes.shape[1], rows)
 
 
@@ -144,33 +168,3 @@ def encoder_of(model: LatentVariableModel, *, name: str = "x", seed: int = 0) ->
         return np.concatenate(list(codes.values()), 1)
 
     return read
-
-
-def _score(
-    metric: str,
-    code: Encode,
-    factors: Factors,
-    codes: Array,
-    values: Array,
-    groups: int,
-    group: int,
-    predictor: Predictor,
-    seed: int,
-) -> Any:
-    held = {"group": group, "train": groups, "test": groups, "seed": seed}
-    unordered = np.flatnonzero([each in factors.unordered for each in factors.names]).tolist()
-    calls: dict[str, Any] = {
-        "beta_vae_score": lambda: beta_vae_score(code, factors, **held),
-        "factor_vae_score": lambda: factor_vae_score(code, factors, **held),
-        "mutual_information_gap": lambda: mutual_information_gap(codes, values, seed=seed),
-        "attribute_predictability": lambda: attribute_predictability(
-            codes, values, unordered=unordered, seed=seed
-        ),
-        "importance_scores": lambda: importance_scores(
-            codes, values, predictor=predictor, seed=seed
-        ),
-        "modularity": lambda: modularity(codes, values, seed=seed),
-        "explicitness": lambda: explicitness(codes, values, seed=seed),
-        "interventional_robustness": lambda: interventional_robustness(codes, values, seed=seed),
-    }
-    return calls[metric]()

@@ -71,7 +71,6 @@ class AggregateTests(
         return len(self.posterior)
 
     def table(self) -> list[tuple[str, str, str]]:
-        """Rows of name, value with its error, and p-value or what is expected."""
         found, mmd, rows = self.marginals, self.discrepancy, []
         if found is not None:
             worst = found.worst[0]
@@ -91,7 +90,6 @@ class AggregateTests(
         return rows
 
     def heading(self) -> str:
-        """What is compared."""
         return f"{self.name}: q(z) against p(z), {self.rows:,} draws of each"
 
 

@@ -72,16 +72,13 @@ class MutualInformation(Record, also="log_rows saturated"):
         return math.log(self.rows)
 
     def heading(self) -> str:
-        """Of what."""
         return f"I(x; {', '.join(self.latents)})"
 
     def table(self) -> list[tuple[str, str, str]]:
-        """Rows of the estimator, its value with its error, and its bias."""
         cells = [(name, number(e.value, e.stderr), e.bias) for name, e in self.estimates.items()]
         return [(name, value, f"bias {bias}") for name, value, bias in cells]
 
     def notes(self) -> list[str]:
-        """What the numbers are of, and whether there are too few rows."""
         what = (
             f"nats, ± one standard error over {self.rows:,} rows; log N = {self.log_rows:.2f}, "
             f"minibatches of {self.minibatch}"

@@ -198,7 +198,7 @@ def under_rows(
         }
         for name, value in wide.items():
             sites[name] = replace(model.site(name, value, batch_dims=2), drawn=True)
-        trace = q(sites, shape, missing=missing)
+        trace = q(sites, shape, missing=missing, **({"ready": ready} if ready else {}))
         total |= {name: density(trace[name]).double().expand(shape) for name in rest}
     return each, total
 

@@ -107,7 +107,6 @@ class Holes(
         return None if at is None else self.aggregate_at_posterior - at
 
     def table(self) -> list[tuple[str, str, str]]:
-        """Rows of name, value with its error, and what the number means."""
         expected = f"{100 * self.level:g} % if q(z) = p(z)"
         rows = [("hole", str(self.hole), f"of p(z) where q(z) hardly is; {expected}")]
         if self.uncovered is not None and self.outside is not None:
@@ -126,7 +125,6 @@ class Holes(
         return rows
 
     def notes(self) -> list[str]:
-        """What the numbers are of."""
         return [f"{self.draws:,} draws of each, q(z) of {self.rows:,} rows"]
 
 

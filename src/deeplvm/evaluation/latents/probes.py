@@ -11,7 +11,7 @@ import numpy as np
 
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.evaluation.latents.posterior_means import encode
-from deeplvm.inference.rows import Source, at_least, at_random, rows_of, taken
+from deeplvm.inference.rows import Source, at_least, at_random, check_rows, rows_of, taken
 from deeplvm.randomness import evaluating, seed_of
 from deeplvm.results import Estimate, Record, number
 
@@ -103,7 +103,6 @@ class Probes(Record, keys={"given": "labels_given_to_q"}):
     test_rows: int
 
     def table(self) -> list[tuple[str, str, str]]:
-        """Rows of a representation, what reads it, and the score with its error."""
         rows = [("chance", "most frequent label", str(self.chance))]
         for each in self.representations.values():
             title = f"{each.name} ({each.dimensions})" if each.latent else each.name
@@ -116,7 +115,6 @@ class Probes(Record, keys={"given": "labels_given_to_q"}):
         return rows
 
     def notes(self) -> list[str]:
-        """What the scores are of."""
         end = (
             f"accuracy for {self.labels!r} on {self.test_rows:,} rows, learned from "
             f"{self.train_rows:,}; ± one standard error"
@@ -222,6 +220,7 @@ def _labelled(
     source: Source, labels: str, what: str, most: int | None = None, seed: int = 0
 ) -> tuple[Source, NDArray[Any]]:
     """Rows that have a label, and their labels."""
+    check_rows(source)
     if labels not in source:
         raise ValueError(
             f"There is no {labels!r} in the {what} rows, which have {', '.join(source)}: probes "

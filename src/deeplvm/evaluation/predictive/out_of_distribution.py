@@ -101,11 +101,9 @@ class OutOfDistribution(Record, keys={"detections": "scores"}):
         return self.detections[name]
 
     def table(self) -> list[tuple[str, ...]]:
-        """Rows of name, AUROC, AUPR and FPR at 95 % TPR, each with its error."""
         return [(each.name, *each.shown) for each in self.detections.values()]
 
     def notes(self) -> list[str]:
-        """Which rows."""
         inside, outside = self.log_px, self.outside_log_px
         told = f"{inside.rows:,} inside rows, mean log p(x) {inside.mean:.2f}; "
         return [f"{told}{outside.rows:,} outside, {outside.mean:.2f} nats"]

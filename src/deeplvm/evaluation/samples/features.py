@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from deeplvm.inference.rows import Source
+from deeplvm.inference.rows import Source, check_rows
 from deeplvm.networks import MLP, ConvolutionalEncoder
 from deeplvm.results import Record, number
 
@@ -242,6 +242,7 @@ def features_of(
     Raises:
         ValueError: If there is no such variable, or values are missing.
     """
+    check_rows(train)
     variables = variables_of(train)
     name = name or next(iter(variables), None) or next((n for n in train if n != "y"), "x")
     if name not in train:

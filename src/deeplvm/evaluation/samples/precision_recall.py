@@ -61,12 +61,10 @@ class ManifoldEstimate(Record, also="coverage_if_equal"):
         return 1 - math.prod([(n - j) / (n + m - j) for j in range(1, self.neighbours + 1)])
 
     def table(self) -> list[tuple[str, str]]:
-        """Rows of name and value with its error."""
         found = [(name, getattr(self, name)) for name in MEASURES]
         return [(name, number(each.value, each.stderr, (3, 6))) for name, each in found]
 
     def notes(self) -> list[str]:
-        """What the numbers are of."""
         of = f"k = {self.neighbours}, {self.sample_rows:,} samples, {self.data_rows:,} data rows"
         return [f"± one standard error; {of}"]
 

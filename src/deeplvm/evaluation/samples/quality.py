@@ -109,7 +109,6 @@ class SampleQuality(Record, without="neighbours"):
         return ("", "samples", f"{self.split} rows", "what it means")
 
     def table(self) -> list[tuple[str, ...]]:
-        """Rows of name, value of the samples, value of fresh rows, and what the number means."""
         pair = (self.samples, self.fresh)
         meaning = {
             "precision": "share of the samples that lie where training rows lie",
@@ -145,7 +144,6 @@ class SampleQuality(Record, without="neighbours"):
         return table
 
     def notes(self) -> list[str]:
-        """What the features are, and what the rows show."""
         notes = [
             f"{self.drawn}; ± one standard error",
             str(self.features),

@@ -20,6 +20,8 @@ from deeplvm.report.figures.style import (
     grid_lines,
     legible,
     new_figure,
+    pairs_of_bars,
+    shares,
     short,
     small_multiples,
     svg,
@@ -93,16 +95,9 @@ def holes_figure(holes: Holes) -> Markup:
         low = min(low, holes.hole.threshold) if np.isfinite(holes.hole.threshold) else low
         low -= 0.05 * (high - low) + 1e-9
         bins = np.linspace(low, high + 1e-9, 50)
-        for values, label, colour in (
-            (posterior, "draws of q(z), own row left out", MUTED),
-            (prior, "draws of p(z)", FIRST),
-        ):
-            weights = np.full(len(values), 1 / len(values))
-            style = {"color": colour, "label": label, "weights": weights}
-            if colour == MUTED:
-                axes.hist(np.maximum(values, low), bins, alpha=0.45, **style)
-            else:
-                axes.hist(np.maximum(values, low), bins, histtype="step", linewidth=1.6, **style)
+        left_out = "draws of q(z), own row left out"
+        shares(axes, np.maximum(posterior, low), bins, MUTED, left_out)
+        shares(axes, np.maximum(prior, low), bins, FIRST, "draws of p(z)", outline=True)
         axes.axvline(holes.hole.threshold, color=SECOND, linewidth=1.2, linestyle="--")
         title = f"{holes.hole} of p(z) and {100 * holes.level:g} % of q(z) are left of the line"
         axes.set_title(title, loc="left")
@@ -183,15 +178,7 @@ def _categories(axes: Axes, posterior: NDArray[np.float64], prior: NDArray[np.fl
     """Share of each value, the most frequent ones where they are many."""
     values, counts = np.unique(np.concatenate([posterior, prior]), return_counts=True)
     values = np.sort(values[np.argsort(-counts, kind="stable")[:25]])
-    places = np.arange(len(values))
-    for side, shift, colour, label in (
-        (posterior, -0.2, FIRST, "q(z)"),
-        (prior, 0.2, MUTED, "p(z)"),
-    ):
-        share = [(side == value).mean() for value in values]
-        axes.bar(places + shift, share, 0.4, color=colour, label=label)
-    step = max(1, len(values) // 8)
-    axes.set_xticks(places[::step], [f"{value:g}" for value in values[::step]])
+    pairs_of_bars(axes, values, posterior, prior, ("q(z)", "p(z)"))
     axes.set_ylim(top=axes.get_ylim()[1] * 1.3)
 
 

@@ -19,6 +19,7 @@ from deeplvm.report.figures.style import (
     grid_lines,
     legible,
     new_figure,
+    shares,
     short,
     small_multiples,
     svg,
@@ -173,11 +174,7 @@ def _histograms(axes: Axes, each: Detection) -> None:
     low, high = np.quantile(both, [0.005, 0.995])  # a few far rows must not squeeze the rest
     bins = np.linspace(low, high if high > low else low + 1, 40)
     for values, colour, name in ((inside, FIRST, "inside"), (outside, SECOND, "outside")):
-        clipped, weights = (
-            np.clip(values, bins[0], bins[-1]),
-            np.full(len(values), 1 / len(values)),
-        )
-        axes.hist(clipped, bins.tolist(), weights=weights, color=colour, alpha=0.55, label=name)
+        shares(axes, np.clip(values, bins[0], bins[-1]), bins, colour, name)
     axes.set_title(f"{each.name}, AUROC {each.auroc.value:.3f}", loc="left")
     axes.set_xlabel("score, higher is stranger")
     bare(axes)

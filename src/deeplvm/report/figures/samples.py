@@ -20,6 +20,8 @@ from deeplvm.report.figures.style import (
     colour_scale,
     grid_lines,
     new_figure,
+    pairs_of_bars,
+    shares,
     short,
     small_multiples,
     svg,
@@ -88,12 +90,7 @@ def marginals(columns: Sequence[tuple[str, NDArray[Any], NDArray[Any], bool]]) -
             both = np.concatenate([data, drawn])
             if discrete and len(np.unique(both)) <= 25:
                 values = np.unique(both)
-                for numbers, shift, colour in ((data, -0.2, MUTED), (drawn, 0.2, FIRST)):
-                    share = [(numbers == value).mean() for value in values]
-                    axes.bar(np.arange(len(values)) + shift, share, 0.4, color=colour)
-                step = max(1, len(values) // 6)
-                places = np.arange(0, len(values), step)
-                axes.set_xticks(places, [f"{values[i]:g}" for i in places])
+                pairs_of_bars(axes, values, drawn, data, ("", ""))
             else:
                 # the draws' far tail, beyond the picture, must not squeeze the data into one bin
                 low, high = float(data.min()), float(data.max())
@@ -101,11 +98,8 @@ def marginals(columns: Sequence[tuple[str, NDArray[Any], NDArray[Any], bool]]) -
                 low = max(low - margin, float(both.min()))
                 high = min(high + margin, float(both.max()))
                 bins = np.linspace(low, high if high > low else low + 1.0, 25)
-                weights = [np.full(len(v), 1 / len(v)) for v in (data, drawn)]
-                axes.hist(data, bins, weights=weights[0], color=MUTED, alpha=0.55)
-                axes.hist(
-                    drawn, bins, weights=weights[1], histtype="step", color=FIRST, linewidth=1.6
-                )
+                shares(axes, data, bins, MUTED)
+                shares(axes, drawn, bins, FIRST, outline=True)
             axes.set_title(short(title), loc="left")
             bare(axes)
         return svg(figure, "marginals", "Histograms of each column, data and samples")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -118,6 +118,27 @@ def legible(label: object) -> str:
     """A label that a legend shows; matplotlib leaves out those that begin with an underscore."""
     text = short(str(label))
     return f"\u200b{text}" if text.startswith("_") else text
+
+
+def shares(
+    axes: Axes, values: Any, bins: Any, colour: str, label: str = "", *, outline: bool = False
+) -> None:
+    """A histogram whose heights are shares of the values, filled or outlined."""
+    form: dict[str, Any] = {"histtype": "step", "linewidth": 1.6} if outline else {"alpha": 0.5}
+    weights = np.full(len(values), 1 / len(values))
+    axes.hist(values, list(bins), weights=weights, color=colour, label=label, **form)
+
+
+def pairs_of_bars(axes: Axes, values: Any, first: Any, second: Any, labels: Sequence[str]) -> None:
+    """The share of each value in two sets of numbers, side by side; grey is the second."""
+    places = np.arange(len(values))
+    for side, shift, colour, label in zip(
+        (first, second), (-0.2, 0.2), (FIRST, MUTED), labels, strict=True
+    ):
+        share = [(side == value).mean() for value in values]
+        axes.bar(places + shift, share, 0.4, color=colour, label=label)
+    step = max(1, len(values) // 7)
+    axes.set_xticks(places[::step], [f"{value:g}" for value in values[::step]])
 
 
 def bare(axes: Axes) -> None:
