@@ -7,20 +7,20 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
-from deeplvm.core.draws import Learner, said
+from deeplvm.core.draws import said
 from deeplvm.core.evidence import Evidence
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.devices import device_of, dtype_of, keep_freed_memory
 from deeplvm.files import alone
-from deeplvm.gradients import Draw, Suited, as_measured
+from deeplvm.gradients import Draw
 from deeplvm.gradients.named import draws_of, estimator_of
 from deeplvm.objectives import elbo
 from deeplvm.parallel.processes import apart, processes
@@ -40,25 +40,30 @@ from deeplvm.training.callbacks import (
 from deeplvm.training.cells import predictable
 from deeplvm.training.checkpoint import CheckpointError, Checkpoints
 from deeplvm.training.failures import TrainingInterrupted, explained, non_finite
-from deeplvm.training.graph import Choice, Compile, choose, unchanged
-from deeplvm.training.measure import Measurement, Selection, for_rows, name_of
+from deeplvm.training.graph import Choice, choose, unchanged
+from deeplvm.training.measure import (
+    Measurement,
+    Selection,
+    for_rows,
+    name_of,
+    rows_measured,
+    selection_of,
+)
 from deeplvm.training.options import Machine, Optimization, Saving, Stopping, check
 from deeplvm.training.phases import (
     OF_GRADIENTS,
     Objective,
     Phase,
-    Prepared,
     asks,
     compilable,
     completed,
+    prepare,
     refuse_idle,
 )
 from deeplvm.training.schedules import Average, KLWeight, Rates, Schedule
 from deeplvm.training.state import Companions, State
 from deeplvm.training.step import Step
 from deeplvm.training.threads import Threads
-
-_MEASURED = 5_000  # training rows that are measured after an epoch, at most
 
 
 def fit(
@@ -182,15 +187,9 @@ def fit(
     way = None if estimator is None else estimator_of(estimator)
     objective = for_rows(objective, rows)
     plain = Phase(
-        objective,
-        optimizer=optimization.optimizer,
-        learning_rate=optimization.learning_rate,
-        weight_decay=optimization.weight_decay,
-        schedule=optimization.schedule,
-        particles=particles,
-        draw=(draw := draws_of(draw)),
-        estimator=way,
-    )
+        objective, None, optimization.optimizer, optimization.learning_rate,
+        optimization.weight_decay, optimization.schedule, particles, (draw := draws_of(draw)), way,
+    )  # fmt: skip
     listed = completed(phases, plain, model)
     if isinstance(data, Streams):
         data.refuse([phase.stream or phase.evidence or phase.update for phase in listed])
@@ -212,7 +211,7 @@ def fit(
     functions = [log_prior, kl_weight, stopping.measure]
     companions = Companions(listed, functions, model, target, dtype_of(model))
     with own_randomness(target, seed):
-        _prepare(model, listed, way, batches, seed)
+        prepare(model, listed, way, batches, seed)
     steps = [
         Step(
             model,
@@ -251,21 +250,14 @@ def fit(
     holes = [name for name in batches.real if name in batches.missing]
     wanted = batches.real if stopping.measure == "cells" else holes if held_out else ()
     cells = predictable(model, wanted)
-    selection = _selection(stopping, listed, plain, model, arrived, cells)
+    selection = selection_of(stopping, listed, plain, model, arrived, cells)
     if stopping.patience is not None and not held_out:
         raise ValueError(
             "Early stopping needs held-out rows to look at, and the data have none; split some "
             "off, or leave out patience."
         )
     state = State(
-        model,
-        steps,
-        rates,
-        average,
-        companions,
-        selection,
-        target,
-        {
+        model, steps, rates, average, companions, selection, target, {
             "rows": rows,
             "held-out rows": held_out,
             "names": sorted(batches.names),
@@ -283,7 +275,7 @@ def fit(
             **({} if way is None else {"estimator": type(way).__name__}),
             **({} if stopping.measure is None else {"measure": selection.name}),
         },
-    )
+    )  # fmt: skip
     files = Checkpoints(
         saving.folder if first else None, saving.checkpoint_every, saving.checkpoint_seconds
     )
@@ -305,68 +297,36 @@ def fit(
             state.load(saved, str(saving.folder))
             if state.history and selection.name not in state.history[0].get("valid", {}):
                 # begun by a version that measured the bound alone
-                selection = state.selection = _selection(stopping, listed, plain, model, arrived)
+                selection = state.selection = selection_of(stopping, listed, plain, model, arrived)
                 cells = ()
             files.saved = (state.epoch, state.position)
         files.write_metrics(state.history)
-        seconds = 60.0 * stopping.minutes if stopping.minutes else math.inf
         progress = Progress(
-            epochs,
-            state.epoch,
-            selection.name,
-            quiet=quiet or not first,
-            seconds=seconds - state.spent,
-        )
+            epochs, state.epoch, selection.name, quiet=quiet or not first,
+            seconds=stopping.seconds - state.spent,
+        )  # fmt: skip
         signals = stack.enter_context(Signals())
-        run = Run(
-            state=state,
-            batches=batches,
-            weight=weight,
-            together=together,
-            measure=Measurement(
-                model,
-                batches,
-                objective,
-                stopping.measure if callable(stopping.measure) else None,
-                particles,
-                None if draw is None else {name: as_measured(way) for name, way in draw.items()},
-                None if way is None else as_measured(Suited(way)),
-                max(batch_size, 500 // (particles or 1)),
-                seed,
-                together,
-                lambda: _heard(signals, together),
-                cells,
-            ),
-            look=_looked_at(batches.measured_rows, held_out, seed),
-            seed=seed,
-            epochs=epochs,
-            batch_size=batch_size,
-            patience=stopping.patience,
-            limit=seconds,
-            compile=compilable(machine.compile, listed),
-            compile_budget=machine.compile_budget,
-            threads=threads,
-            files=files,
-            progress=stack.enter_context(progress),
-            signals=signals,
-            callbacks=told,
-        )
+        measure = Measurement(
+            model, batches, rows_measured(batches.measured_rows, held_out, seed), objective,
+            stopping.measure if callable(stopping.measure) else None, particles, draw, way,
+            max(batch_size, 500 // (particles or 1)), seed, together,
+            lambda: _heard(signals, together), cells,
+        )  # fmt: skip
+        loop = Loop(
+            state, batches, weight, together, measure, seed, epochs, batch_size, stopping,
+            replace(machine, compile=compilable(machine.compile, listed)), threads, files,
+            stack.enter_context(progress), signals, told,
+        )  # fmt: skip
         for line in [warning, *_notes(selection, listed, held_out)]:
             progress.say(line)
         try:
             for callback in told:
-                callback.started(
-                    {
-                        **state.run,
-                        "epochs": epochs,
-                        "epoch": state.epoch,
-                        "seconds": state.spent,
-                    }
-                )
-            stopped = run.go()
+                done = {"epoch": state.epoch, "seconds": state.spent}
+                callback.started({**state.run, "epochs": epochs, **done})
+            stopped = loop.go()
             history = History(tuple(state.history), selection.name, state.best_epoch, stopped)
         except (Stopped, KeyboardInterrupt) as error:
-            failure = _interrupted(run)
+            failure = loop.interrupted()
             raise failure from error
         except BaseException as error:
             failure = error
@@ -385,7 +345,7 @@ class Stopped(BaseException):
 
 
 @dataclass
-class Run:
+class Loop:
     """Everything that a run of training is made of; put together by :func:`fit`."""
 
     state: State  # what changes, and what a checkpoint holds; the rest is fixed
@@ -393,14 +353,11 @@ class Run:
     weight: KLWeight
     together: Together
     measure: Measurement
-    look: Mapping[Split, Tensor]  # rows of each split that are measured after an epoch
     seed: int
     epochs: int
     batch_size: int  # of all processes together
-    patience: int | None
-    limit: float  # seconds of training in all
-    compile: Compile
-    compile_budget: float
+    stopping: Stopping
+    machine: Machine
     threads: Threads
     files: Checkpoints
     progress: Progress
@@ -444,13 +401,18 @@ class Run:
     @property
     def patience_lost(self) -> bool:
         """Whether so many epochs were no better than the best."""
-        return self.patience is not None and self.state.waited >= self.patience
+        patience = self.stopping.patience
+        return patience is not None and self.state.waited >= patience
 
     @property
     def late(self) -> bool:
         """Whether the time is over, by the clock of the first process."""
-        late = self.state.spent >= self.limit
-        return late if math.isinf(self.limit) else self.together.world.from_first(late)
+        bounded = math.isfinite(self.stopping.seconds)
+        return self.together.world.from_first(self._over) if bounded else False
+
+    @property
+    def _over(self) -> bool:
+        return self.state.spent >= self.stopping.seconds
 
     def begin(self, epoch: int) -> bool:
         """Choose the steps of this epoch's batches; whether there are any."""
@@ -472,9 +434,9 @@ class Run:
     def step(self, epoch: int, index: Tensor) -> None:
         """Ascend the objectives of a batch."""
         state, together = self.state, self.together
-        together.stop = self.signals.received is not None or state.spent >= self.limit
+        together.stop = self.signals.received is not None or self._over
         done = epoch - 1 + state.position / self.per_epoch
-        state.rates.at(done, by_clock=self.epochs * state.spent / self.limit)
+        state.rates.at(done, by_clock=self.epochs * state.spent / self.stopping.seconds)
         for each in (self.weight, state.companions):
             each.at(done)
         part = together.part(index)
@@ -509,7 +471,7 @@ class Run:
         """
         # others have heard of it by the step itself; one alone need not wait for the next
         alone, heard = self.together.world.alone, self.signals.received is not None
-        stop = self.together.stop or (alone and (heard or self.state.spent >= self.limit))
+        stop = self.together.stop or (alone and (heard or self._over))
         if stop:
             self.signals.received = self.together.agreed(self.signals.received)
         asked = stop and self.signals.received is not None
@@ -529,8 +491,8 @@ class Run:
         try:
             with state.average.in_place() if state.average is not None else nullcontext():
                 state.companions.eval()
-                for split, index in self.look.items():
-                    record[split] = self.measure(split, index, epoch)
+                for split in self.measure.rows:
+                    record[split] = self.measure(split, epoch)
                 state.companions.train()
                 record["kl_weight"] = float(self.weight.value)
                 if not state.selection.settled(record["kl_weight"]):
@@ -547,10 +509,10 @@ class Run:
         companions, world = self.state.companions, self.together.world
         if not companions.judges:
             return
-        split: Split = "valid" if "valid" in self.look else "train"
+        split: Split = "valid" if "valid" in self.measure.rows else "train"
 
         def take(rows: int) -> dict[str, Any]:
-            return self.batches(split, self.look[split][:rows])
+            return self.batches(split, self.measure.rows[split][:rows])
 
         said = companions.judge(self.state.model, take) if world.first else []
         if not world.alone:
@@ -605,8 +567,8 @@ class Run:
             torch.set_num_threads(state.threads)
         elif self.threads.open:  # not for a number that was asked for, nor on a smaller machine
             self._share_cores(self.batches("train", part.index), part)
-        decided = state.compiled is not None and self.compile == "auto"
-        wanted = bool(state.compiled) if decided else self.compile
+        decided = state.compiled is not None and self.machine.compile == "auto"
+        wanted = bool(state.compiled) if decided else self.machine.compile
         choice = Choice(compiled=False)
         if world.first or wanted is True:
             with apart():  # what is tried here, the others need not try
@@ -617,8 +579,8 @@ class Run:
                     self.weight.value,
                     wanted=wanted,
                     left=round((self.epochs - done) * self.per_epoch),
-                    budget=self.compile_budget,
-                    seconds=self.limit - self.state.spent,
+                    budget=self.machine.compile_budget,
+                    seconds=self.stopping.seconds - self.state.spent,
                     say=self.progress.say,
                 )
             self.progress.say(choice.reason)
@@ -651,6 +613,23 @@ class Run:
         if before not in (None, self.state.threads):
             self.progress.say(f"steps became slow: {self.state.threads} threads, not {before}")
 
+    def interrupted(self) -> TrainingInterrupted:
+        """What a signal ended, and how to go on."""
+        state, saved = self.state, self.files.saved
+        number = self.signals.received or signal.SIGINT
+        text = f"Interrupted ({number.name}) in epoch {state.epoch + 1}"
+        if state.position:
+            text += f", after {state.position} of its {self.per_epoch} batches"
+        text += "; the model has its best weights so far"
+        text += f" (epoch {state.best_epoch})" if state.best_epoch else " (those it started with)"
+        if saved == (state.epoch, state.position):
+            text += ". All of it is saved: go on with resume"
+        elif saved is not None:
+            text += f". Go on after epoch {saved[0]} and {saved[1]} batches with resume"
+        return TrainingInterrupted(
+            f"{text}.", state.epoch, None if saved is None else saved[0], number
+        )
+
     def save(self) -> None:
         """Write a checkpoint of where training stands."""
         self.tally.look()
@@ -673,120 +652,10 @@ def _notes(selection: Selection, phases: Sequence[Phase], held_out: int) -> Iter
             )
 
 
-def _selection(
-    stopping: Stopping,
-    phases: Sequence[Phase],
-    plain: Phase,
-    model: LatentVariableModel,
-    arrived: tuple[float, str],
-    cells: Sequence[str] = (),
-) -> Selection:
-    """Which epoch is best, as far as that can be said."""
-    measure, objective = stopping.measure, plain.objective
-    weight, why_not = arrived
-    name, higher = name_of(objective or elbo), stopping.direction == "higher"
-    if callable(measure):
-        return Selection(name_of(measure, "measure"), higher, weight, objective, why_not)
-    if measure is not None:
-        known = dict.fromkeys(["elbo", name, *(["cells"] if cells else []), *model.p.names])
-        if measure not in known:
-            raise ValueError(
-                f"measure is a function of the model and of rows, or one of "
-                f"{', '.join(known)}; not {measure!r}."
-            )
-        return Selection(measure, higher, weight, objective, why_not)
-    own = [each for each in phases if each.objective is not objective or not each.draws]
-    unlike = ""
-    if own:
-        unlike = "the phases ascend objectives of their own, and none of these says which"
-    elif getattr(objective, "adapts", False):
-        unlike = f"{name} weighs its terms anew in every step"
-    if unlike:
-        why_not = f"{unlike}; measure='elbo' (--measure elbo), or a function of one's own, would"
-    if unlike and stopping.patience is not None:
-        raise ValueError(
-            f"patience waits for a better epoch, and nothing says which is better: {why_not}."
-        )
-    name = "cells" if cells and not why_not else name
-    return Selection(name, higher, weight, objective, why_not)
-
-
-def _prepare(
-    model: LatentVariableModel,
-    phases: Sequence[Phase],
-    common: Draw | None,
-    batches: AnyBatches,
-    seed: int,
-) -> None:
-    """Let those that learn or remember beside the model make room, by the first training rows.
-
-    Raises:
-        ValueError: If an estimator that a phase names, and not all have in common, suits no
-            latent.
-    """
-
-    def take(phase: Phase, n: int) -> dict[str, Any]:
-        batch = batches("train", batches.first(n), Generator().manual_seed(seed))
-        return batch if phase.stream is None else batch[phase.stream]
-
-    owners = {id(each): (each, phase) for phase in phases for each in phase.owners}
-    for each, phase in owners.values():
-        if isinstance(each, Prepared):
-            rows = batches.rows("train", phase.stream)
-            each.prepare(model, partial(take, phase), rows, batches.missing)
-    own = [p.estimator for p in phases if p.estimator is not None and p.estimator is not common]
-    if not own and not any([isinstance(way, Learner) for phase in phases for way in phase.ways]):
-        return
-    found: list[Draw] = []
-    for phase in [phase for phase in phases if phase.draws]:
-        drawn = model.prepare(
-            take(phase, 2),
-            particles=phase.particles,
-            draw=phase.draw,
-            default=None if phase.estimator is None else Suited(phase.estimator),
-            missing=batches.missing,
-            rows=batches.rows("train", phase.stream),
-        )
-        found += drawn.values()
-    for way in own:
-        if not any([each is way for each in found]):
-            raise ValueError(
-                f"The estimator {type(way).__name__} would draw nothing: it suits no latent that "
-                f"is not drawn otherwise; leave it out, or choose another."
-            )
-
-
-def _looked_at(rows: int, held_out: int, seed: int) -> dict[Split, Tensor]:
-    """Which rows are measured after an epoch: all held out, of those trained on as many."""
-    shuffled = torch.randperm(rows, generator=Generator().manual_seed(seed))
-    look: dict[Split, Tensor] = {
-        "train": shuffled[: min(held_out or rows, _MEASURED)].sort().values
-    }
-    if held_out:
-        look["valid"] = torch.arange(held_out)
-    return look
-
-
 def _heard(signals: Signals, together: Together) -> None:
     """Stop measuring, where that does not leave others waiting."""
     if together.world.alone and signals.received is not None:
         raise Stopped
-
-
-def _interrupted(run: Run) -> TrainingInterrupted:
-    state, saved = run.state, run.files.saved
-    number = run.signals.received or signal.SIGINT
-    text = f"Interrupted ({number.name}) in epoch {state.epoch + 1}"
-    text += f", after {state.position} of its {run.per_epoch} batches" if state.position else ""
-    text += "; the model has its best weights so far"
-    text += f" (epoch {state.best_epoch})" if state.best_epoch else " (those it started with)"
-    if saved == (state.epoch, state.position):
-        text += ". All of it is saved: go on with resume"
-    elif saved is not None:
-        text += f". Go on after epoch {saved[0]} and {saved[1]} batches with resume"
-    return TrainingInterrupted(
-        f"{text}.", state.epoch, None if saved is None else saved[0], number
-    )
 
 
 _MOST_WAITING = 10_000

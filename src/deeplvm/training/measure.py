@@ -5,16 +5,16 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from deeplvm.core.evidence import Evidence
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.gradients import Draw
+from deeplvm.gradients import Draw, Suited, as_measured
 from deeplvm.objectives import elbo
 from deeplvm.parallel.steps import Together
 from deeplvm.randomness import own_randomness
@@ -22,7 +22,8 @@ from deeplvm.registry import in_snake_case
 from deeplvm.training.batches import AnyBatches, Split
 from deeplvm.training.cells import PARTICLES, predicted
 from deeplvm.training.failures import explained, non_finite
-from deeplvm.training.phases import Objective
+from deeplvm.training.options import Stopping
+from deeplvm.training.phases import Objective, Phase
 from deeplvm.training.schedules import NEAR
 
 _PREDICTED = 2_000  # rows of which hidden elements are predicted, about
@@ -88,6 +89,58 @@ class Selection:
         return one > two if self.higher else one < two
 
 
+def selection_of(
+    stopping: Stopping,
+    phases: Sequence[Phase],
+    plain: Phase,
+    model: LatentVariableModel,
+    arrived: tuple[float, str],
+    cells: Sequence[str] = (),
+) -> Selection:
+    """Which epoch is best, as far as that can be said."""
+    measure, objective = stopping.measure, plain.objective
+    weight, why_not = arrived
+    name, higher = name_of(objective or elbo), stopping.direction == "higher"
+    if callable(measure):
+        return Selection(name_of(measure, "measure"), higher, weight, objective, why_not)
+    if measure is not None:
+        known = dict.fromkeys(["elbo", name, *(["cells"] if cells else []), *model.p.names])
+        if measure not in known:
+            raise ValueError(
+                f"measure is a function of the model and of rows, or one of "
+                f"{', '.join(known)}; not {measure!r}."
+            )
+        return Selection(measure, higher, weight, objective, why_not)
+    own = [each for each in phases if each.objective is not objective or not each.draws]
+    unlike = ""
+    if own:
+        unlike = "the phases ascend objectives of their own, and none of these says which"
+    elif getattr(objective, "adapts", False):
+        unlike = f"{name} weighs its terms anew in every step"
+    if unlike:
+        why_not = f"{unlike}; measure='elbo' (--measure elbo), or a function of one's own, would"
+    if unlike and stopping.patience is not None:
+        raise ValueError(
+            f"patience waits for a better epoch, and nothing says which is better: {why_not}."
+        )
+    name = "cells" if cells and not why_not else name
+    return Selection(name, higher, weight, objective, why_not)
+
+
+_MEASURED = 5_000  # training rows that are measured after an epoch, at most
+
+
+def rows_measured(rows: int, held_out: int, seed: int) -> dict[Split, Tensor]:
+    """Which rows are measured after an epoch: all held out, of those trained on as many."""
+    shuffled = torch.randperm(rows, generator=Generator().manual_seed(seed))
+    look: dict[Split, Tensor] = {
+        "train": shuffled[: min(held_out or rows, _MEASURED)].sort().values
+    }
+    if held_out:
+        look["valid"] = torch.arange(held_out)
+    return look
+
+
 @dataclass(frozen=True)
 class Measurement:
     r"""Means over rows, in nats: the ELBO, the objective (KL weight 1), the term of each name.
@@ -100,11 +153,12 @@ class Measurement:
 
     model: LatentVariableModel
     batches: AnyBatches
+    rows: Mapping[Split, Tensor]  # of each split, those that are measured
     objective: Objective  # measured besides the ELBO
     own: Callable[[LatentVariableModel, dict[str, Any]], Tensor | float] | None  # in their place
     particles: int | None
     draw: Mapping[str, Draw] | None
-    default: Draw | None
+    estimator: Draw | None
     batch_size: int
     seed: int
     together: Together
@@ -112,13 +166,13 @@ class Measurement:
     cells: tuple[str, ...] = ()  # names of which hidden elements are predicted as well
 
     @torch.no_grad()
-    def __call__(self, split: Split, index: Tensor, epoch: int) -> dict[str, float]:
-        """Measure rows of a split after an epoch.
+    def __call__(self, split: Split, epoch: int) -> dict[str, float]:
+        """Measure the rows of a split after an epoch.
 
         Raises:
             NonFiniteError: If a number is not finite.
         """
-        training = self.model.training
+        index, training = self.rows[split], self.model.training
         self.model.eval()
         try:
             with own_randomness(self.batches.device, self.seed):
@@ -148,8 +202,8 @@ class Measurement:
     @property
     def _options(self) -> dict[str, Any]:
         return {
-            "draw": self.draw,
-            "default": self.default,
+            "draw": {name: as_measured(way) for name, way in (self.draw or {}).items()},
+            "default": None if self.estimator is None else as_measured(Suited(self.estimator)),
             "missing": self.batches.missing,
             "rows": self.batches.measured_rows,
         }

@@ -88,6 +88,11 @@ class Stopping:
     measure: str | Callable[[LatentVariableModel, dict[str, Any]], Tensor | float] | None = None
     direction: Literal["higher", "lower"] = "higher"
 
+    @property
+    def seconds(self) -> float:
+        """Of training in all; without ``minutes`` as many as it takes."""
+        return 60.0 * self.minutes if self.minutes else math.inf
+
     def __post_init__(self) -> None:
         check(patience=self.patience, minutes=self.minutes)
         if self.direction not in ("higher", "lower"):

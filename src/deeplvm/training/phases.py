@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from deeplvm import registry
-from deeplvm.core.draws import said
+from deeplvm.core.draws import Draw, Learner, Suited, said
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.gradients.named import draws_of, estimator_of
+from deeplvm.training.batches import AnyBatches
 from deeplvm.training.graph import Compile
 from deeplvm.training.options import OptimizerChoice, check
 from deeplvm.training.schedules import RateSchedule
@@ -146,6 +148,51 @@ def _completed(phase: Phase, plain: Phase) -> Phase:
     filled = replace(phase, **{name: getattr(plain, name) for name in open_})
     way = None if filled.estimator is None else estimator_of(filled.estimator)
     return replace(filled, draw=draws_of(filled.draw), estimator=way)
+
+
+def prepare(
+    model: LatentVariableModel,
+    phases: Sequence[Phase],
+    common: Draw | None,
+    batches: AnyBatches,
+    seed: int,
+) -> None:
+    """Let those that learn or remember beside the model make room, by the first training rows.
+
+    Raises:
+        ValueError: If an estimator that a phase names, and not all have in common, suits no
+            latent.
+    """
+
+    def take(phase: Phase, n: int) -> dict[str, Any]:
+        batch = batches("train", batches.first(n), Generator().manual_seed(seed))
+        return batch if phase.stream is None else batch[phase.stream]
+
+    owners = {id(each): (each, phase) for phase in phases for each in phase.owners}
+    for each, phase in owners.values():
+        if isinstance(each, Prepared):
+            rows = batches.rows("train", phase.stream)
+            each.prepare(model, partial(take, phase), rows, batches.missing)
+    own = [p.estimator for p in phases if p.estimator is not None and p.estimator is not common]
+    if not own and not any([isinstance(way, Learner) for phase in phases for way in phase.ways]):
+        return
+    found: list[Draw] = []
+    for phase in [phase for phase in phases if phase.draws]:
+        drawn = model.prepare(
+            take(phase, 2),
+            particles=phase.particles,
+            draw=phase.draw,
+            default=None if phase.estimator is None else Suited(phase.estimator),
+            missing=batches.missing,
+            rows=batches.rows("train", phase.stream),
+        )
+        found += drawn.values()
+    for way in own:
+        if not any([each is way for each in found]):
+            raise ValueError(
+                f"The estimator {type(way).__name__} would draw nothing: it suits no latent that "
+                f"is not drawn otherwise; leave it out, or choose another."
+            )
 
 
 def asks(phase: Phase, model: LatentVariableModel) -> bool:
