@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import pandas as pd
@@ -89,7 +89,7 @@ class Estimator(CallbackSupportMixin, BaseEstimator):
     recipe: str | Callable[..., Any] = "vae"
     n_components: int | None = None
     recipe_options: dict[str, Any] | None = None
-    likelihood: str = "auto"
+    likelihood: Any = "auto"
     categorical_features: Any = None
     max_iter: int | None = None
     max_minutes: float | None = None
@@ -371,7 +371,9 @@ class _Watch(Callback):
 
     def next(self) -> None:
         """Another epoch begins."""
-        self.epoch = self.context.subcontext(task_name=f"epoch {len(self.records) + 1}")
+        self.epoch = cast("Any", self.context).subcontext(
+            task_name=f"epoch {len(self.records) + 1}"
+        )
         self.epoch.call_on_fit_task_begin(**self.told)
 
     def epoch_ended(self, record: dict[str, Any]) -> None:

@@ -61,7 +61,6 @@ class VAEClassifier(ClassifierMixin, Estimator):
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Learn from rows, shape ``(rows, columns)``, and their labels, shape ``(rows,)``."""
         data = self._learn(X, y, sample_weight)
-        self.temperature_ = 1.0
         held_out = data.valid["y"] if data.rows("valid") else torch.zeros(0)
         labelled = (~held_out.isnan()).nonzero()[:, 0]
         if len(labelled) >= _FEWEST:
@@ -91,7 +90,7 @@ class VAEClassifier(ClassifierMixin, Estimator):
                 f"{type(self).__name__} needs labels of two classes or more; y has "
                 f"{len(self.classes_)} class(es) beside what is unknown."
             )
-        self._share = 1 - unknown.mean()
+        self._share, self.temperature_ = 1 - unknown.mean(), 1.0
         found = np.full(len(labels), np.nan)
         found[~unknown] = codes
         return found

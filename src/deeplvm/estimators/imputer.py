@@ -38,7 +38,7 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, Estimator):
     (False, array([1. , 2.1]))
     """
 
-    by: str = "auto"
+    by: Any = "auto"
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **Estimator._parameter_constraints,

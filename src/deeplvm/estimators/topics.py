@@ -109,8 +109,8 @@ class TopicVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Estimator):
         check_non_negative(counts, f"{type(self).__name__}.{'fit' if reset else 'transform'}")
         return sparse.csr_array(counts)
 
-    def _loaded(self, table: Any, train: Array, held_out: Array) -> Data:
-        parts = {"train": table[train], "valid": table[held_out], "test": table[held_out]}
+    def _loaded(self, frame: Any, train: Array, held_out: Array) -> Data:
+        parts = {"train": frame[train], "valid": frame[held_out], "test": frame[held_out]}
         counts = parts["train"]
         mean = np.asarray(counts.mean(0)).ravel()
         square = np.asarray(counts.power(2).mean(0)).ravel()
@@ -122,7 +122,7 @@ class TopicVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Estimator):
             mean=torch.from_numpy(mean),
             std=torch.from_numpy(np.sqrt(np.maximum(square - mean**2, 0.0))),
             minimum=0.0,
-            maximum=float(table.max()),
+            maximum=float(frame.max()),
             columns=tuple([str(each) for each in self._names()]),
         )
         description = Description(
