@@ -105,7 +105,7 @@ def exact_em(
 
 
 class ClosedForm(nn.Module):
-    r"""An M-step in closed form, taken when all rows of an epoch are summed up.
+    r"""An M-step in closed form, taken when as many rows are summed up as there are.
 
     Args:
         law: The model inside the model.
@@ -167,7 +167,7 @@ class ClosedForm(nn.Module):
         for name in self.names:
             own = sums[name] if share else torch.zeros_like(sums[name])
             getattr(self, name).add_(processes().sum(own))
-        if self.taken == self.rows:
+        if self.taken >= self.rows:
             self._step(model)
         return values
 
@@ -196,7 +196,7 @@ class ClosedForm(nn.Module):
                 f"{absent} elements of {self.law.observed!r} are missing in every row; leave them "
                 f"out of the model."
             )
-        mean = sums["total"] / self.rows
+        mean = sums["total"] / sums["taken"]
         self.gained.copy_(mean - self.before)
         self.before.copy_(mean)
         if self.wanted():
