@@ -25,7 +25,7 @@ from deeplvm.conditionals.flows.autoregressive import InverseAutoregressive
 from deeplvm.conditionals.flows.masked import (
     MaskedConvolutions,
     MaskedLinear,
-    MaskedNetwork,
+    MaskedPerceptron,
     spread,
 )
 from deeplvm.distributions.transformed_normal import Bound
@@ -87,7 +87,7 @@ def test_the_jacobian_is_triangular(family: Callable[..., Flow], shape: tuple[in
 def test_every_earlier_group_is_seen(hidden: tuple[int, ...], reverse: bool, passes: int) -> None:
     """Of five elements in so many groups, each number depends on all earlier groups' elements."""
     torch.manual_seed(0)
-    network = MaskedNetwork(5, 2, hidden, 2, passes, reverse=reverse)
+    network = MaskedPerceptron(5, 2, hidden, 2, passes, reverse=reverse)
     context = network.prepare(torch.randn(2))
     jacobian = torch.autograd.functional.jacobian(lambda v: network(v, context)[1], torch.randn(5))
     group = torch.arange(5) * passes // 5
@@ -100,7 +100,7 @@ def test_every_earlier_group_is_seen(hidden: tuple[int, ...], reverse: bool, pas
 
 def test_passes_that_do_not_suit_are_refused() -> None:
     with pytest.raises(ValueError, match="takes 1 to 4 passes, found passes=5"):
-        MaskedNetwork(4, 0, (8,), 1, 5)
+        MaskedPerceptron(4, 0, (8,), 1, 5)
 
 
 def test_an_event_that_has_no_order_is_refused() -> None:
@@ -142,7 +142,7 @@ def test_network_passes(shape: tuple[int, ...]) -> None:
     ):
         flow = family(shape, MLP(6, 8), transforms=2, hidden=(4,))
         for module in flow.modules():
-            if isinstance(module, MaskedNetwork | MaskedConvolutions):
+            if isinstance(module, MaskedPerceptron | MaskedConvolutions):
                 module.register_forward_hook(count)
         distribution = flow(torch.randn(3, 6))
         value, _ = distribution.rsample_and_log_prob()
@@ -412,7 +412,7 @@ def test_an_inverse_multiplies_its_masks_once(
     """For all passes of a step; value and gradient are those of a product for each pass."""
     flow = shaken(FAMILIES[family]())
     (network, *_) = [
-        each for each in flow.modules() if isinstance(each, MaskedNetwork | MaskedConvolutions)
+        each for each in flow.modules() if isinstance(each, MaskedPerceptron | MaskedConvolutions)
     ]
     distribution = flow(torch.randn(3, 6))
     step, x = distribution.transforms[0], torch.randn(3, *flow.event_shape)

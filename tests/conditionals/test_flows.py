@@ -18,7 +18,7 @@ def test_a_draw_costs_one_pass_a_step() -> None:
     posterior = InverseAutoregressiveFlow(8, MLP(6, 16), transforms=3)
     calls = [0]
     for module in posterior.transforms.modules():
-        if type(module).__name__ == "MaskedNetwork":
+        if type(module).__name__ == "MaskedPerceptron":
             module.register_forward_hook(lambda *_: calls.__setitem__(0, calls[0] + 1))
     posterior(torch.randn(5, 6)).rsample_and_log_prob()
     assert calls == [3]

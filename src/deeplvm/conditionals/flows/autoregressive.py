@@ -11,7 +11,7 @@ from torch import Size, Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from deeplvm.conditionals.flows.flow import Base, Flow, NetworkTransform, Transform, context_width
-from deeplvm.conditionals.flows.masked import MaskedConvolutions, MaskedNetwork, in_place_elu
+from deeplvm.conditionals.flows.masked import MaskedConvolutions, MaskedPerceptron, in_place_elu
 from deeplvm.conditionals.heads import Network, Shape, event_shape_of
 from deeplvm.networks.features import out_shape_of
 from deeplvm.registry import Count
@@ -25,7 +25,7 @@ def autoregressive_network(
     *,
     reverse: bool,
     activation: Callable[[], nn.Module] = in_place_elu,
-) -> MaskedNetwork | MaskedConvolutions:
+) -> MaskedPerceptron | MaskedConvolutions:
     """The masked network of an event: MADE for a vector, convolutions for a map.
 
     Raises:
@@ -33,7 +33,7 @@ def autoregressive_network(
     """
     sizes = event_shape_of(shape, "An autoregressive step")
     if len(sizes) == 1:
-        return MaskedNetwork(
+        return MaskedPerceptron(
             sizes[0], context, hidden, outputs, reverse=reverse, activation=activation
         )
     if len(sizes) == 3:

@@ -155,7 +155,7 @@ class Perceptron(nn.Module):
         return hidden.to(value.dtype)
 
 
-class MaskedNetwork(nn.Module):
+class MaskedPerceptron(nn.Module):
     r"""Raw numbers for every element of a vector, by a masked multilayer perceptron (MADE).
 
     Those of element i depend on elements before i and on all of the context, which is not masked.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from deeplvm.conditionals.flows.flow import Base, Flow, NetworkTransform, context_width
-from deeplvm.conditionals.flows.masked import MaskedNetwork
+from deeplvm.conditionals.flows.masked import MaskedPerceptron
 from deeplvm.conditionals.heads import Network, Shape, at_least, event_shape_of, positive
 from deeplvm.registry import Count
 
@@ -106,7 +106,9 @@ class DeepSigmoidal(NetworkTransform):
             ]
         )
         self.sizes = [sum(layer.sizes) for layer in self.layers]  # type: ignore[arg-type]
-        self.network = MaskedNetwork(features, context, hidden, sum(self.sizes), reverse=reverse)
+        self.network = MaskedPerceptron(
+            features, context, hidden, sum(self.sizes), reverse=reverse
+        )
 
     def _raw(self, value: Tensor, context: Tensor, weights: Any = None) -> Tensor:
         """What the layers of each element read, shape ``(..., features, sum of sizes)``."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from deeplvm.conditionals.flows.flow import Base, Flow, NetworkTransform, context_width
 from deeplvm.conditionals.flows.guarded_zuko import zuko
-from deeplvm.conditionals.flows.masked import MaskedNetwork
+from deeplvm.conditionals.flows.masked import MaskedPerceptron
 from deeplvm.conditionals.heads import Network, Shape, at_least, event_shape_of
 from deeplvm.registry import Count
 
@@ -28,7 +28,8 @@ class MonotonicSpline(NetworkTransform):
         bins: pieces of a spline.
         bound: the spline bends the interval from -bound to bound onto itself; outside, it is the
             identity.
-        passes: groups of elements, see :class:`~deeplvm.conditionals.flows.masked.MaskedNetwork`.
+        passes: groups of elements, see
+            :class:`~deeplvm.conditionals.flows.masked.MaskedPerceptron`.
     """
 
     # slopes at the knots stay between this and its inverse
@@ -50,7 +51,7 @@ class MonotonicSpline(NetworkTransform):
         if not bound > 0:
             raise ValueError(f"A spline expects a bound above 0, found {bound}.")
         self.bound = bound
-        self.network = MaskedNetwork(
+        self.network = MaskedPerceptron(
             features, context, hidden, 3 * bins - 1, passes, reverse=reverse
         )
 
