@@ -154,15 +154,11 @@ MEMBERS: dict[str, Member] = {
     "StandardNormal, image": Member(
         lambda s, _: StandardNormal(s), twin=normal, network=None, shape=(2, 3, 5), traced=False
     ),
-    "Gaussian": Member(lambda s, n: Gaussian(s, n), twin=normal),
+    "Gaussian": Member(Gaussian, twin=normal),
     "Gaussian, learned normal": Member(lambda s, n: Gaussian(s), twin=normal, network=None),
-    "Gaussian, scalar": Member(lambda s, n: Gaussian(s, n), twin=normal, shape=(), traced=False),
-    "Gaussian, image from a vector": Member(
-        lambda s, n: Gaussian(s, n), twin=normal, shape=(2, 3, 5), traced=False
-    ),
-    "Gaussian, image from a map": Member(
-        lambda s, n: Gaussian(s, n), twin=normal, shape=(2, 3, 5), network="map"
-    ),
+    "Gaussian, scalar": Member(Gaussian, twin=normal, shape=(), traced=False),
+    "Gaussian, image from a vector": Member(Gaussian, twin=normal, shape=(2, 3, 5), traced=False),
+    "Gaussian, image from a map": Member(Gaussian, twin=normal, shape=(2, 3, 5), network="map"),
     "Gaussian, scale a dimension": Member(
         lambda s, n: Gaussian(s, n, scale="dimension"), twin=normal
     ),
@@ -184,16 +180,14 @@ MEMBERS: dict[str, Member] = {
         ),
         twin=normal,
     ),
-    "FullCovarianceGaussian": Member(lambda s, n: FullCovarianceGaussian(s, n)),
+    "FullCovarianceGaussian": Member(FullCovarianceGaussian),
     "FullCovarianceGaussian, free": Member(
         lambda s, n: FullCovarianceGaussian(s), network=None, traced=False
     ),
     "FullCovarianceGaussian, global": Member(
         lambda s, n: FullCovarianceGaussian(s, n, covariance="global"), traced=False
     ),
-    "FullCovarianceGaussian, matrix": Member(
-        lambda s, n: FullCovarianceGaussian(s, n), shape=(2, 2), traced=False
-    ),
+    "FullCovarianceGaussian, matrix": Member(FullCovarianceGaussian, shape=(2, 2), traced=False),
     "FullCovarianceGaussian, units": Member(
         lambda s, n: FullCovarianceGaussian(s, n, units=UNITS)
     ),
@@ -256,13 +250,11 @@ MEMBERS: dict[str, Member] = {
         lambda s, n: LowRankGaussian(s, n, rank=2, family=LowRankPrecisionNormal, units=UNITS),
         traced=False,
     ),
-    "Bernoulli": Member(
-        lambda s, n: Bernoulli(s, n), 2, lambda d: stats.bernoulli(elements(d).probs.detach())
-    ),
+    "Bernoulli": Member(Bernoulli, 2, lambda d: stats.bernoulli(elements(d).probs.detach())),
     "Bernoulli, mean": Member(lambda s, n: Bernoulli(s, n, mean=0.2), 2, traced=False),
     "Bernoulli, free": Member(lambda s, n: Bernoulli(s), 2, network=None),
     "Bernoulli, image from a map": Member(
-        lambda s, n: Bernoulli(s, n), 2, shape=(1, 3, 5), network="map", traced=False
+        Bernoulli, 2, shape=(1, 3, 5), network="map", traced=False
     ),
     "Categorical": Member(lambda s, n: Categorical(4, n, s), 4, traced=False),
     "Categorical, label": Member(lambda s, n: Categorical(4, n, s), 4, shape=()),
@@ -296,7 +288,7 @@ MEMBERS: dict[str, Member] = {
         negative_binomial,
         traced=False,
     ),
-    "DiscretizedLogistic": Member(lambda s, n: DiscretizedLogistic(s, n), 256),
+    "DiscretizedLogistic": Member(DiscretizedLogistic, 256),
     "DiscretizedLogistic, 17 levels": Member(
         lambda s, n: DiscretizedLogistic(s, n, levels=17, scale="dimension"), 17
     ),
@@ -307,11 +299,11 @@ MEMBERS: dict[str, Member] = {
         network="map",
         traced=False,
     ),
-    "ContinuousBernoulli": Member(lambda s, n: ContinuousBernoulli(s, n), "unit"),
+    "ContinuousBernoulli": Member(ContinuousBernoulli, "unit"),
     "ContinuousBernoulli, free": Member(
         lambda s, n: ContinuousBernoulli(s), "unit", network=None, traced=False
     ),
-    "Beta": Member(lambda s, n: Beta(s, n), "unit", beta),
+    "Beta": Member(Beta, "unit", beta),
     "UniformSphere": Member(
         lambda s, _: UniformSphere(s[0]), "sphere", network=None, moments=False
     ),
@@ -327,18 +319,17 @@ MEMBERS: dict[str, Member] = {
     ),
     "Concrete": Member(lambda s, n: Concrete(s[-1], n, s[:-1]), "simplex", moments=False),
     "BinaryConcrete": Member(
-        lambda s, n: BinaryConcrete(s, n),
+        BinaryConcrete,
         twin=lambda d: stats.logistic(elements(d).loc.detach(), elements(d).scale.detach()),
     ),
     "Dirichlet": Member(lambda s, n: Dirichlet(s[0], n), "simplex", moments=False),
     "Laplace": Member(
-        lambda s, n: Laplace(s, n),
-        twin=lambda d: stats.laplace(elements(d).loc.detach(), elements(d).scale.detach()),
+        Laplace, twin=lambda d: stats.laplace(elements(d).loc.detach(), elements(d).scale.detach())
     ),
     "Laplace, units": Member(
         lambda s, n: Laplace(s, n, units=UNITS, scale="dimension"), traced=False
     ),
-    "StudentT": Member(lambda s, n: StudentT(s, n), twin=student_t),
+    "StudentT": Member(StudentT, twin=student_t),
     "StudentT, df by the network": Member(
         lambda s, n: StudentT(s, n, scale="global", df="network"), twin=student_t, traced=False
     ),
@@ -368,7 +359,7 @@ MEMBERS: dict[str, Member] = {
         "counts",
         moments=False,
     ),
-    "Gamma": Member(lambda s, n: Gamma(s, n), "positive", gamma),
+    "Gamma": Member(Gamma, "positive", gamma),
     "Gamma, unit": Member(
         lambda s, n: Gamma(s, n, unit=1e4, concentration="dimension"),
         "positive",
