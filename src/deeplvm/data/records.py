@@ -316,16 +316,17 @@ def _numpy(kind: str, otherwise: Any) -> Any:
 def _of_type(values: Any, kind: str, missing: Any) -> Any:
     """Values, numbers or texts of them, as flags, whole numbers or reals; None where missing."""
     if kind.startswith("bool"):
-        flags = values == "True" if values.dtype == object else values >= 0.5
-        if kind != "bool":
-            flags = np.where(
-                flags, *(("TRUE", "FALSE") if kind == "bool upper" else ("true", "false"))
-            )
-        return np.where(missing, None, flags) if missing.any() else flags
-    if kind != "int":
+        found = values == "True" if values.dtype == object else values >= 0.5
+        spelled = {"bool lower": ("true", "false"), "bool upper": ("TRUE", "FALSE")}
+        found = np.where(found, *spelled[kind]) if kind in spelled else found
+    elif kind == "int":
+        found = np.where(missing, 0, values).astype(np.int64)
+    else:
         return np.where(missing, np.nan, np.where(missing, 0, values).astype(np.float64))
-    numbers = np.where(missing, 0, values).astype(np.int64)
-    return np.where(missing, None, numbers) if missing.any() else numbers
+    if missing.any():
+        found = found.astype(object)
+        found[missing] = None
+    return found
 
 
 def _dates(days: Any, kind: str) -> Any:
@@ -334,11 +335,9 @@ def _dates(days: Any, kind: str) -> Any:
 
     form = kind.removeprefix("date ") if kind.startswith("date ") else ""
     whole = kind == "days" or (form and not set("HMSf") & set(form.replace("%", "")))
-    micro = np.nan_to_num(np.floor(days) if whole else days) * 86_400_000_000
-    unit = (
-        np.round(micro / 1_000_000) * 1_000_000 if form and "%f" not in form else np.round(micro)
-    )
-    dates = unit.astype(np.int64).astype("datetime64[us]")
+    unit = 1 if not form or "%f" in form else 1_000_000  # microseconds
+    ticks = np.nan_to_num(np.floor(days) if whole else days) * (86_400_000_000 // unit)
+    dates = (np.round(ticks).astype(np.int64) * unit).astype("datetime64[us]")
     dates[np.isnan(days)] = np.datetime64("NaT")
     if not form:
         return dates.astype("datetime64[D]") if whole else dates

@@ -29,7 +29,7 @@ _DAY = 86_400_000_000  # microseconds
 _FORMS = (
     "%Y-%m-%d", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M",
     "%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%d %H:%M:%S.%f", "%Y-%m-%dT%H:%M:%S.%f", "%Y/%m/%d", "%d.%m.%Y",
-    "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%Y%m%d",
+    "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y",
 )  # fmt: skip
 _DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}\b.*")
 # How numbers are dressed, and what to do about it.
@@ -347,21 +347,27 @@ def numbers_of(column: Any) -> Array:
 def cells_of(column: Any, missing: Sequence[str]) -> tuple[Any, Counter[str]]:
     """The stripped texts of an Arrow column, none where one means missing; and these words."""
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     try:
-        cells = pc.utf8_trim_whitespace(column.cast(pa.string()))
+        cells = _compute("utf8_trim_whitespace", column.cast(pa.string()))
     except pa.ArrowException:
         raise DataError("a column holds bytes that are no text (UTF-8); --drop it.") from None
-    away = pc.is_in(cells, value_set=pa.array(list(missing), pa.string()))
-    if not pc.any(away, min_count=0).as_py():
+    away = _compute("is_in", cells, value_set=pa.array(list(missing), pa.string()))
+    if not _compute("any", away, min_count=0).as_py():
         return cells, Counter()
     words = {
         each["values"]: each["counts"] for each in cells.filter(away).value_counts().to_pylist()
     }
-    return pc.if_else(away, pa.scalar(None, pa.string()), cells), Counter(words)
+    return _compute("if_else", away, pa.scalar(None, pa.string()), cells), Counter(words)
+
+
+def _compute(name: str, *cells: Any, **options: Any) -> Any:
+    """A function of Arrow, which makes them when it is imported."""
+    import pyarrow.compute as compute
+
+    return getattr(compute, name)(*cells, **options)
 
 
 def _numbers_in_cells(column: Any, missing: Sequence[str]) -> tuple[str, Any]:
@@ -388,19 +394,17 @@ def _numbers_in_cells(column: Any, missing: Sequence[str]) -> tuple[str, Any]:
 
 def _all_match(cells: Any, pattern: str) -> bool:
     """Whether all texts that are there match."""
-    import pyarrow.compute as pc
-
-    return pc.all(pc.match_substring_regex(cells, pattern), min_count=0).as_py()
+    matched = _compute("match_substring_regex", cells, pattern)
+    return _compute("all", matched, min_count=0).as_py()
 
 
 def _parsed(cells: Any, kind: str) -> tuple[Array, Array]:
     """Numbers or days of texts, NaN where there is none; and which texts are neither."""
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     if kind in ("int", "float"):
         try:
-            return pc.cast(cells, pa.float64()).to_numpy(), np.zeros(len(cells), bool)
+            return cells.cast(pa.float64()).to_numpy(), np.zeros(len(cells), bool)
         except pa.ArrowException:  # one that Arrow does not know, or none
             pass
     texts, places = texts_of(cells, ())
@@ -642,10 +646,8 @@ class _Understanding:
                 kind = type_of(self.table.types[name])
                 readings[name] = Reading(kind, None, self.missing(name))
             else:
-                reading, names_ = self._words(name, distinct[name])
-                readings[name] = reading
-                if names_:
-                    found[name] = names_
+                readings[name], categories = self._words(name, distinct[name])
+                found |= {name: tuple(categories)} if categories else {}
         return readings, found
 
     def _as_before(self, name: str) -> Reading:
@@ -713,42 +715,46 @@ class _Understanding:
                 f'{{type = "date"}}, or --categories {name}; or --drop {name}.'
             )
 
-    def _words(self, name: str, texts: set[str] | None) -> tuple[Reading, tuple[str, ...] | None]:
-        """How to read a column of words, or of numbers that are codes."""
-        missing, rule = self.missing(name), self.rules.get(name)
-        asked = name in self.asked
-        if texts is not None and not asked:
-            if given := _flags(texts):
-                return Reading(given, _TRUTH, missing), None
-            listed = sorted(texts)
-            numbers = numbers_in(listed)
-            words = {t for t, bad in zip(listed, np.isnan(numbers), strict=True) if bad}
-            padded = any([re.match(r"[+-]?0\d", text) for text in listed])
-            if not words and not padded:
-                return Reading("float", None, missing), None
-        if not asked and (form := self._form_of_dates(name, texts)):
-            self._refuse_few_dates(name, texts)
-            return Reading(f"date {form}", None, missing), None
-        if texts is not None and not asked:
-            if words and len(words) < len(listed):
-                self._refuse_words(name, words)
-            if words:
-                self._refuse_dressed(name, listed)
+    def _words(self, name: str, texts: set[str] | None) -> tuple[Reading, Sequence[str]]:
+        """How to read a column of words, or of numbers that are codes; and the categories."""
+        missing, rule, kind = self.missing(name), self.rules.get(name), self.table.types[name]
+        if name not in self.asked and (found := self._no_categories(name, texts)):
+            return Reading(found, _TRUTH if found.startswith("bool") else None, missing), ()
         if rule is not None and rule.levels:
-            unknown = sorted((texts or set()) - set(rule.levels))
-            if unknown:
+            names: Sequence[str] = rule.levels
+            if unknown := sorted((texts or set()) - set(names)):
                 raise DataError(
                     f"{self.table.origin}: column {name!r} has {unknown[0]!r}, which is none of "
-                    f"the levels of the schema ({_some(rule.levels)}); add it."
+                    f"the levels of the schema ({_some(names)}); add it."
                 )
-            names: Sequence[str] = rule.levels
-        elif name in self.ordered and family(self.table.types[name]) == "text":
+        elif name in self.ordered and family(kind) == "text":
             names = self._in_order(name)
         else:
             names = self._categories(name, texts)
-        kind = self.table.types[name]
         given = "text" if family(kind) == "text" else type_of(kind)
-        return Reading(given, {t: float(i) for i, t in enumerate(names)}, missing), tuple(names)
+        return Reading(given, {t: float(i) for i, t in enumerate(names)}, missing), names
+
+    def _no_categories(self, name: str, texts: set[str] | None) -> str:
+        """The type of flags, numbers or dates written as text; ``""`` of words.
+
+        Raises:
+            DataError: If some are numbers and some words, or all are numbers that cannot be read.
+        """
+        listed = sorted(texts or ())
+        words = [t for t, bad in zip(listed, np.isnan(numbers_in(listed)), strict=True) if bad]
+        if texts is not None:
+            if given := _flags(texts):
+                return given
+            if not words and not any([re.match(r"[+-]?0\d", text) for text in listed]):
+                return "float"
+        if form := self._form_of_dates(name, texts):
+            self._refuse_few_dates(name, texts)
+            return f"date {form}"
+        if 0 < len(words) < len(listed):
+            self._refuse_words(name, set(words))
+        if words:
+            self._refuse_dressed(name, listed)
+        return ""
 
     def _in_order(self, name: str) -> list[str]:
         """The categories of a declared column in their order."""
