@@ -25,6 +25,10 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, Estimator):
     holes, but for a constant one, whose value is filled in. Arrays come back as arrays, data
     frames with texts or categories as data frames.
 
+    Training hides up to half of a row's values at each visit (``hide=0.5``), so that holes mean
+    something also where the training rows have none, and stops when hidden values of the held-out
+    rows are no longer predicted better.
+
     Options are those of :class:`Estimator`, and one more.
 
     Args:
@@ -53,6 +57,9 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, Estimator):
         constant = frame.loc[:, frame.nunique() == 1]
         self.constants_ = {name: column.dropna().iloc[0] for name, column in constant.items()}
         return self
+
+    def _options(self, data: Any) -> dict[str, Any]:
+        return {"hide": 0.5} | super()._options(data)
 
     def transform(self, X: Any) -> Any:
         """The rows without holes, shape ``(rows, columns)``."""
