@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from scipy import sparse
 from scipy.stats import multivariate_normal
 from sklearn.base import clone
 from sklearn.callback import ScoringMonitor
 from sklearn.decomposition import FactorAnalysis
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
@@ -28,6 +30,8 @@ from deeplvm.estimators import (
     VAEImputer,
 )
 
+# weights of a model that has hardly learned have heavy tails; one test looks for the warning
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 SMALL: dict[str, Any] = {"recipe_options": {"hidden": (16,)}, "random_state": 0}
 QUICK = SMALL | {"max_iter": 3, "particles": 20}
 
@@ -108,6 +112,23 @@ class TestDensity:
         # 0.75 is the weighted mean, 0.5 the plain one of the rows that are there
         assert mean == pytest.approx(0.75, abs=0.1)
 
+    def test_draws_are_like_the_rows(self) -> None:
+        X = correlated(1000)
+        density = VAEDensity(recipe="factor_analysis", n_components=1, random_state=0).fit(X)
+        drawn = density.sample(4000, random_state=0)
+        # 4,000 draws: four errors of a correlation are 0.06 and of a mean in units 0.06
+        np.testing.assert_allclose(np.corrcoef(drawn.T), np.corrcoef(X.T), atol=0.1)
+        np.testing.assert_allclose((drawn.mean(0) - X.mean(0)) / X.std(0), 0, atol=0.1)
+        frame = people().assign(country="CH")
+        rows = VAEDensity(**QUICK).fit(frame).sample(7)
+        assert rows.dtypes.astype(str).to_dict() == frame.dtypes.astype(str).to_dict()
+        assert set(rows["town"]) <= {"Bern", "Chur", "Genf"}
+
+    def test_too_few_draws_are_said(self) -> None:
+        density = VAEDensity(**SMALL | {"max_iter": 3}, particles=50).fit(correlated(60))
+        with pytest.warns(ConvergenceWarning, match="take more particles than 50"):
+            density.score(correlated(60) * 3)
+
     def test_a_recipe_of_ones_own_and_what_is_refused(self) -> None:
         from deeplvm.recipes import vae
 
@@ -147,6 +168,11 @@ class TestFeatures:
         assert [*latents.feature_names_in_] == [*frame.columns]
         with pytest.raises(ValueError, match="feature names"):
             latents.transform(frame.rename(columns={"town": "city"}))
+
+    def test_a_table_of_arrow(self) -> None:
+        frame = people()
+        latents = VAE(**QUICK).fit(pa.Table.from_pandas(frame))
+        np.testing.assert_allclose(latents.transform(frame), VAE(**QUICK).fit_transform(frame))
 
     def test_codes_that_are_categories(self) -> None:
         X = np.column_stack([correlated(60)[:, 0], np.random.default_rng(0).integers(0, 3, 60)])
@@ -208,6 +234,14 @@ class TestImputer:
         assert (filled["town"] == frame["town"])[known].all()
         assert set(filled["town"]) <= {"Bern", "Chur", "Genf"}
         assert filled["size"].dtype == frame["size"].dtype
+
+    def test_several_completions(self) -> None:
+        X = correlated(40)
+        X[0, 0] = np.nan
+        draws = VAEImputer(**QUICK).fit(X).draw(X, draws=3)
+        assert len(draws) == 3
+        assert len({draw[0, 0] for draw in draws}) > 1
+        np.testing.assert_array_equal(draws[0][1:], X[1:])
 
     @pytest.mark.parametrize("by", ["mean", "median", "mode"])
     def test_what_is_filled_in_is_chosen(self, by: str) -> None:

@@ -10,6 +10,7 @@ import copy
 import dataclasses
 import inspect
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -19,6 +20,7 @@ import numpy as np
 import pandas as pd
 import torch
 from sklearn.base import BaseEstimator
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
@@ -30,6 +32,7 @@ from deeplvm.data.records import Selection
 from deeplvm.gradients import as_measured
 from deeplvm.gradients.named import draws_of
 from deeplvm.likelihood import importance_sampling
+from deeplvm.randomness import drawing
 from deeplvm.recipes import find, name_of, training_of
 from deeplvm.registry import meant
 from deeplvm.runs.run import build
@@ -49,6 +52,7 @@ _FEWEST = 8  # rows of which some can be held out
 _MOST_HELD_OUT = 10_000
 _STEPS = 20_000  # gradient steps at most, where nobody says how many passes
 _PATIENT = 300  # gradient steps without a better epoch, where nobody says how many epochs
+_HEAVY = 0.1  # share of rows whose weights are too heavy-tailed to pass without a word
 _FEW_ROWS = 10_000  # with fewer, a second thread costs more than it brings
 
 
@@ -180,6 +184,15 @@ class Estimator(CallbackSupportMixin, BaseEstimator):
         self._seed = int(random.randint(2**31 - 1))
         train, valid = self._divided(np.flatnonzero(weight > 0), labels, random)
         held_out = valid[_repeated(weight[valid], random)] if len(valid) else train
+        if isinstance(frame, pd.DataFrame):
+            self._typed = not all(map(_is_number, frame.dtypes))
+            self._sorts = {
+                name: kind
+                for name, kind in frame.dtypes.items()
+                if isinstance(kind, pd.CategoricalDtype)
+            }
+            constant = frame.loc[:, frame.nunique() == 1]
+            self._constants = {str(n): one.dropna().iloc[0] for n, one in constant.items()}
         data = self._loaded(frame, train, held_out)
         own = {each.name: getattr(data, each.name) for each in dataclasses.fields(data)}
         if labels is not None:
@@ -291,17 +304,41 @@ class Estimator(CallbackSupportMixin, BaseEstimator):
 
         An estimate by importance sampling, whose expectation is a lower bound that rises with
         ``particles``; of the columns in their own units. A missing cell (NaN) is summed out: the
-        likelihood is that of the others.
+        likelihood is that of the others. Where the weights of more than a tenth of the rows have
+        too heavy a tail for the number of particles, a ``ConvergenceWarning`` says so.
         """
         rows = self._rows(X)
         found = importance_sampling(
             self.model_, rows, self.particles, draw=self._draw, seed=self._seed, compile=False
         )
+        if found.heavy > _HEAVY:
+            warnings.warn(
+                f"The weights of {found.heavy:.0%} of the rows have a heavy tail (Pareto k above "
+                f"0.7), so that their log-likelihoods may be too low: take more particles than "
+                f"{self.particles}, or train longer.",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
         return found.log_px.cpu().numpy()
 
     def score(self, X: Any, y: Any = None) -> float:
         """The mean of :meth:`score_samples`, nats a row; higher is better."""
         return float(self.score_samples(X).mean())
+
+    def sample(self, n_samples: int = 1, random_state: Any = None) -> Any:
+        """New rows drawn from the model, as those that it was fitted to: array or data frame."""
+        check_is_fitted(self)
+        seed = int(check_random_state(random_state).randint(2**31 - 1))
+        with drawing(seed):
+            drawn = self.model_.sample(n_samples)["x"].value
+        return self._as_given(drawn)
+
+    def _as_given(self, values: torch.Tensor) -> Any:
+        """Stored values as columns of the types that were fitted, those left out too."""
+        columns = dict.fromkeys(self._names(), np.nan) | self._constants
+        columns |= self.description_.variables["x"].restored(values)
+        frame = pd.DataFrame(columns, index=range(len(values)))
+        return frame.astype(self._sorts) if self._typed else frame.to_numpy(dtype=np.float64)
 
     @property
     def _draw(self) -> dict[str, Any] | None:
@@ -387,7 +424,8 @@ class _Watch(Callback):
 
     def fitted(self) -> dict[str, Any]:
         """What an estimator that stopped here would have."""
-        own = {k: v for k, v in vars(self.estimator).items() if k.endswith("_") or k == "_seed"}
+        hidden = ("_seed", "_typed", "_sorts", "_constants", "_share")
+        own = {k: v for k, v in vars(self.estimator).items() if k.endswith("_") or k in hidden}
         model = copy.deepcopy(self.model).double().eval()
         learned = {"model_": model, "description_": self.description}
         return own | learned | {"n_iter_": len(self.records)}

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import pandas as pd
+import torch
 from sklearn.base import OneToOneFeatureMixin, TransformerMixin, _fit_context
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import StrOptions
 
 from deeplvm.estimators.base import Estimator
-from deeplvm.inference import impute
+from deeplvm.inference import Imputation, impute
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -53,33 +56,50 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, Estimator):
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Learn the model of rows with holes, shape ``(rows, columns)``."""
         self._learn(X, y, sample_weight)
-        frame = self._frame(X, reset=False)
-        constant = frame.loc[:, frame.nunique() == 1]
-        self.constants_ = {name: column.dropna().iloc[0] for name, column in constant.items()}
         return self
 
     def _options(self, data: Any) -> dict[str, Any]:
         return {"hide": 0.5} | super()._options(data)
 
     def transform(self, X: Any) -> Any:
-        """The rows without holes, shape ``(rows, columns)``."""
+        """The rows without holes, shape ``(rows, columns)``.
+
+        Where the weights of rows have too heavy a tail, a ``ConvergenceWarning`` says so.
+        """
+        frame, found = self._imputed(X)
+        return self._filled(frame, found.values["x"])
+
+    def draw(self, X: Any, draws: int = 5) -> list[Any]:
+        r"""Several completions of the rows, for what depends on how sure a filled cell is.
+
+        Each is a draw of :math:`p(x_\text{missing} | x_\text{observed})` by importance resampling:
+        multiple imputation.
+        """
+        frame, found = self._imputed(X, draws)
+        return [self._filled(frame, values) for values in found.draws["x"]]
+
+    def _imputed(self, X: Any, draws: int = 0) -> tuple[pd.DataFrame, Imputation]:
         rows = self._rows(X)
-        frame = self._frame(X, reset=False)
         found = impute(
             self.model_,
             rows,
             by=self.by,
             particles=self.particles,
+            draws=draws,
             draw=self._draw,
             seed=self._seed,
         )
-        variable = self.description_.variables["x"]
-        filled = dict(self.constants_) | variable.restored(found.values["x"])
+        for text in found.warnings:
+            warnings.warn(text, ConvergenceWarning, stacklevel=3)
+        return self._frame(X, reset=False), found
+
+    def _filled(self, frame: pd.DataFrame, values: torch.Tensor) -> Any:
+        """The rows with these values in their holes."""
+        whole = dict(self._constants) | self.description_.variables["x"].restored(values)
         result = frame.copy()
-        for name, values in filled.items():
+        for name, column in whole.items():
             holes = frame[name].isna().to_numpy()
             if holes.any():
-                chosen = np.broadcast_to(values, len(frame))[holes]
+                chosen = np.broadcast_to(column, len(frame))[holes]
                 result.loc[holes, name] = pd.Series(chosen, index=frame.index[holes])
-        typed = not all([pd.api.types.is_numeric_dtype(each) for each in frame.dtypes])
-        return result if typed else result.to_numpy(dtype=np.float64)
+        return result if self._typed else result.to_numpy(dtype=np.float64)

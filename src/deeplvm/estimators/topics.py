@@ -80,6 +80,9 @@ class TopicVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Estimator):
         order = np.argsort(-self._weights()[0].numpy(), axis=1, kind="stable")[:, :number]
         return [[str(names[word]) for word in topic] for topic in order]
 
+    def _as_given(self, values: torch.Tensor) -> Any:
+        return sparse.csr_array(values.numpy())
+
     def perplexity(self, X: Any) -> float:
         r""":math:`\exp(-\sum \log \hat p(\text{words}) / \sum n)`, words in their order.
 
