@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -73,14 +73,15 @@ class Effort:
     replicates: int = 200
 
 
-@dataclass(frozen=True)
 class _Measured(Generic[T]):
     """A property of an examination that is measured once, and kept under a name."""
 
-    name: str
-    measure: Callable[[Examination], T]
+    def __init__(self, name: str, measure: Callable[[Examination], T]) -> None:
+        self.name, self.measure, self.__doc__ = name, measure, measure.__doc__
 
-    def __get__(self, seen: Examination, _: type) -> T:
+    def __get__(self, seen: Examination | None, _: type) -> T:
+        if seen is None:  # asked of the class
+            return cast("T", self)
         return seen.once(self.name, lambda: self.measure(seen))
 
 
