@@ -130,14 +130,9 @@ def inference_gaps(
     from deeplvm.inference.refinement import refine
 
     refined = refine(
-        model,
-        data,
-        steps=steps,
-        learning_rate=learning_rate,
-        particles=step_particles,
-        draw=draw,
+        model, data, steps=steps, learning_rate=learning_rate, particles=step_particles, draw=draw,
         seed=seed,
-    )
+    )  # fmt: skip
     amortised, local = [
         importance_sampling(each, refined.data, particles, draw=draw, seed=seed)
         for each in (model, refined.model)

@@ -155,19 +155,14 @@ def generalisation_gap(
     Raises:
         ValueError: If there are no rows, or q cannot be refined.
     """
-    gaps = [
-        inference_gaps(
-            model,
-            rows,
-            particles=particles,
-            steps=steps,
-            learning_rate=learning_rate,
-            draw=draw,
+
+    def gaps(rows: Source) -> InferenceGaps:
+        return inference_gaps(
+            model, rows, particles=particles, steps=steps, learning_rate=learning_rate, draw=draw,
             seed=seed,
-        )
-        for rows in (train, test)
-    ]
-    return GeneralisationGap(*gaps)
+        )  # fmt: skip
+
+    return GeneralisationGap(gaps(train), gaps(test))
 
 
 def _difference(

@@ -15,7 +15,7 @@ from deeplvm.evaluation.latents.pairwise import reads_of
 from deeplvm.evaluation.latents.posterior_means import is_discrete
 from deeplvm.gradients import Draw, Sampled
 from deeplvm.inference.latent_space import LatentSpace
-from deeplvm.inference.rows import Rows, Source, at_least, for_rows, rows_of
+from deeplvm.inference.rows import Source, at_least, for_rows, rows_of
 from deeplvm.inference.tempering import Chains, Population, Walk
 from deeplvm.randomness import RowNoise
 from deeplvm.results import Record, shown_mean
@@ -120,9 +120,8 @@ def rate_distortion(
             has.
         particles: Draws a row, and chains a row.
         temperatures: Densities of the walk, at least; dense near the prior.
-        steps: Leapfrog steps a transition.
-        rows: How many, from the first on; all. The walk costs ``temperatures * steps`` gradients
-            a chain.
+        steps: Leapfrog steps a transition: the walk costs ``temperatures * steps`` gradients a
+            chain.
         draw: How a latent is drawn from q.
 
     Raises:
@@ -143,14 +142,19 @@ def rate_distortion(
     at_least(1, particles=particles, temperatures=temperatures, steps=steps)
     if any([not 0 < beta < math.inf for beta in betas]):
         raise ValueError(f"betas are above 0, found {list(betas)}.")
-    rows = rows_of(model, data, omit=tuple(draw or ()))
+    rows, every = rows_of(model, data, omit=tuple(draw or ())), sorted(set(betas))
 
     def measure(given: dict[str, Tensor], _: frozenset[str], noise: RowNoise) -> dict[str, Tensor]:
-        own, evidence = _own(model, given, rows, particles, draw, noise)
-        if betas:
-            own |= _curve(model, given, rows, evidence, sorted(set(betas)), particles,
-                          temperatures, steps, noise)  # fmt: skip
-        return {key: value.double().cpu() for key, value in own.items()}
+        evidence = model.evidence(
+            given, particles=particles, draw=noise.draws(draw or (), draw),
+            default=noise.of(Sampled()), missing=rows.missing, rows=rows.data_rows,
+        )  # fmt: skip
+        found = _own(evidence)
+        if every:
+            _refuse_curve(model, evidence)
+            space = LatentSpace(model, given, rows.missing, noise=noise)
+            found |= _points(Walk(space, "prior", steps), every, temperatures, particles)
+        return {key: value.double().cpu() for key, value in found.items()}
 
     marked = [f"{what}/{beta}" for beta in betas for what in ("rate", "distortion")]
     joined = for_rows(
@@ -159,46 +163,23 @@ def rate_distortion(
     )  # fmt: skip
     curve = [
         TemperedPoint(beta, *[joined[f"{key}/{beta}"] for key in ("rate", "distortion", "ess")])
-        for beta in sorted(set(betas))
+        for beta in every
     ]
     return RateDistortion(
         joined["rate"], joined["distortion"], tuple(curve), particles, temperatures
     )
 
 
-def _own(
-    model: LatentVariableModel,
-    given: Mapping[str, Tensor],
-    taken: Rows,
-    particles: int,
-    draw: Mapping[str, Draw] | None,
-    noise: RowNoise,
-) -> tuple[dict[str, Tensor], Evidence]:
+def _own(evidence: Evidence) -> dict[str, Tensor]:
     """Rate and distortion of q, each ``(batch,)``; the rate in closed form where there is one."""
-    evidence = model.evidence(
-        given, particles=particles, draw=noise.draws(draw or (), draw),
-        default=noise.of(Sampled()), missing=taken.missing,
-        rows=taken.data_rows,
-    )  # fmt: skip
     if not evidence.latents:
         raise ValueError("Everything is given: without a latent there is no rate.")
     rate = evidence.total([evidence.kl(name) for name in evidence.latents])
     distortion = evidence.total([-evidence.terms[name] for name in evidence.observed])
-    means = {"rate": evidence.expectation(rate), "distortion": evidence.expectation(distortion)}
-    return means, evidence
+    return {"rate": evidence.expectation(rate), "distortion": evidence.expectation(distortion)}
 
 
-def _curve(
-    model: LatentVariableModel,
-    given: Mapping[str, Tensor],
-    taken: Rows,
-    evidence: Evidence,
-    betas: list[float],
-    particles: int,
-    temperatures: int,
-    steps: int,
-    noise: RowNoise,
-) -> dict[str, Tensor]:
+def _refuse_curve(model: LatentVariableModel, evidence: Evidence) -> None:
     read = {name for each in evidence.latents for name in reads_of(model.p, evidence, each)}
     if guilty := sorted(read & set(evidence.observed)):
         raise ValueError(
@@ -211,8 +192,6 @@ def _curve(
             f"{', '.join(discrete)}: a discrete latent has no chains that follow a gradient, so "
             f"no curve; ask for the model's own point alone, betas=()."
         )
-    space = LatentSpace(model, given, taken.missing, noise=noise)
-    return _points(Walk(space, "prior", steps), betas, temperatures, particles)
 
 
 def _points(

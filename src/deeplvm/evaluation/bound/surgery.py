@@ -152,14 +152,9 @@ def elbo_surgery(
         True
     """
     scores = scores_of(
-        model,
-        data,
-        particles=particles,
-        minibatch=minibatch,
-        draw=draw,
-        seed=seed,
+        model, data, particles=particles, minibatch=minibatch, draw=draw, seed=seed,
         by_dimension=True,
-    )
+    )  # fmt: skip
     *_, joint = scores.groups.values()
     if joint.prior is None:
         names, read = (", ".join(each) for each in (joint.latents, sorted(joint.reads)))
