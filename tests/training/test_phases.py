@@ -38,6 +38,8 @@ def test_a_module_is_told_what_its_forward_asks_for() -> None:
     )  # fmt: skip
     assert float(asking.weights) == 0.5
     assert sorted(asking.seen) == [*range(len(rows))]
+    with pytest.raises(ValueError, match="A step with Asking cannot be compiled"):
+        quietly(linear_gaussian(), {"x": rows}, epochs=1, phases=[phase], compile=True)
 
 
 def test_a_schedule_of_its_own() -> None:

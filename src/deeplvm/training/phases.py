@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -130,9 +131,9 @@ def completed(
 
 def _completed(phase: Phase, plain: Phase) -> Phase:
     check(repeats=phase.repeats, particles=phase.particles, learning_rate=phase.learning_rate)
-    said = [each.name for each in fields(Phase) if getattr(phase, each.name) is not None]
+    given = [each.name for each in fields(Phase) if getattr(phase, each.name) is not None]
     free = ("parameters", "update", "when", "stream", "repeats")
-    if phase.update is not None and (idle := [name for name in said if name not in free]):
+    if phase.update is not None and (idle := [name for name in given if name not in free]):
         raise ValueError(
             f"A phase with an update moves its parameters by that alone; leave out its "
             f"{', '.join(idle)}."
@@ -144,7 +145,7 @@ def _completed(phase: Phase, plain: Phase) -> Phase:
         )
     if phase.update is not None:
         return phase
-    open_ = [each.name for each in fields(Phase) if each.name not in said]
+    open_ = [each.name for each in fields(Phase) if each.name not in given]
     filled = replace(phase, **{name: getattr(plain, name) for name in open_})
     way = None if filled.estimator is None else estimator_of(filled.estimator)
     return replace(filled, draw=draws_of(filled.draw), estimator=way)
@@ -213,11 +214,19 @@ def refuse_idle(
         )
 
 
+def asked(function: Callable[..., Any] | None) -> set[str]:
+    """The names of what a function, or a module, takes."""
+    function = function.forward if isinstance(function, nn.Module) else function
+    return set() if function is None else set(inspect.signature(function).parameters)
+
+
 def compilable(choice: Compile, phases: Sequence[Phase]) -> Compile:
     """Whether to compile, where a way of drawing says that it cannot be traced."""
     ways = [way for phase in phases for way in phase.ways]
     ways += [owner for phase in phases for owner in phase.owners]
     untraceable = [way for way in ways if not said(way, "traceable", unsaid=True)]
+    # a graph is of batches, not of numbers of rows
+    untraceable += [p.evidence for p in phases if "index" in asked(p.evidence)]
     if untraceable and choice is True:
         raise ValueError(
             f"A step with {type(untraceable[0]).__name__} cannot be compiled into one graph; "

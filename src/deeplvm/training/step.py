@@ -21,7 +21,7 @@ from deeplvm.parallel.steps import Part, Together
 from deeplvm.randomness import generator_of
 from deeplvm.training.graph import Graph
 from deeplvm.training.options import make_optimizer
-from deeplvm.training.phases import Phase
+from deeplvm.training.phases import Phase, asked
 
 
 class Step:
@@ -332,12 +332,6 @@ def parameters_of(*candidates: Any) -> list[nn.Parameter]:
     """The parameters that those of them learn which are modules."""
     modules = [each for each in candidates if isinstance(each, nn.Module)]
     return [p for module in modules for p in module.parameters() if p.requires_grad]
-
-
-def asked(function: Callable[..., Any] | None) -> set[str]:
-    """The names of what a function, or a module, takes."""
-    function = function.forward if isinstance(function, nn.Module) else function
-    return set() if function is None else set(inspect.signature(function).parameters)
 
 
 def tempered(found: Any, kl_weight: Tensor | float) -> Any:
