@@ -39,8 +39,8 @@ class Spiked(nn.Module):
 
     Shape:
         Parents of leading shape ``(*particles, batch)`` give that batch shape, event ``shape``.
-        Other networks see of each element its normal score and, one-hot, which atom it is:
-        ``(*particles, batch, *event, 1 + m)``, zeros where it is missing.
+        Other networks see of each element its normal score, at most 3, and, one-hot, which atom it
+        is: ``(*particles, batch, *event, 1 + m)``, zeros where it is missing.
 
     Raises:
         ValueError: knots do not rise, or a bound is inside them.
@@ -124,5 +124,6 @@ class Spiked(nn.Module):
     def embed(self, value: Tensor) -> Tensor:
         """Normal scores and indicators of the atoms, ``(*particles, batch, *event, 1 + m)``."""
         value = value.to(self.knots.dtype)
-        score = PiecewiseLinear(self.knots, self.scores)(value)[0].nan_to_num(0.0)
+        # an atom may lie far beyond the knots, and a network is not to see a score of a hundred
+        score = PiecewiseLinear(self.knots, self.scores)(value)[0].clamp(-3, 3).nan_to_num(0.0)
         return torch.cat([score.unsqueeze(-1), value.unsqueeze(-1) == self.atoms], -1)
