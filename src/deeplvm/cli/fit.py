@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -38,8 +39,26 @@ from deeplvm.training import Callback
 if TYPE_CHECKING:
     from deeplvm.core.model import LatentVariableModel
     from deeplvm.data.records import Data
+    from deeplvm.runs.selection import Selection
 
 _TENSORBOARD = "tensorboard"
+AUTOMATIC = "auto"
+# Of the minutes of a run, what comparing models takes; and how many where none are said.
+_COMPARING, _MINUTES = 0.5, 4.0
+
+
+def automatic(data: Data) -> LatentVariableModel:
+    """The best of some models for a table: all are trained shortly and compared on held-out rows.
+
+    Half of --minutes goes into comparing them, at most four minutes where none are said; the rest
+    trains the best one.
+
+    Args:
+        data: A table.
+    """
+    raise RunError(
+        f"--recipe {AUTOMATIC} is for fit, which writes into RUN what it finds for {data.name}."
+    )
 
 
 @dataclass(frozen=True)
@@ -77,7 +96,8 @@ class Choice:
         name = chosen["recipe"] or config.recipe or DEFAULT_RECIPE
         if not chosen["recipe"] and not chosen["trust"]:
             refuse_to_run(name, config.recipe_options, chosen["config"])
-        return cls(name, find(name), config, str(chosen["config"] or ""))
+        recipe = automatic if name == AUTOMATIC else find(name)
+        return cls(name, recipe, config, str(chosen["config"] or ""))
 
 
 def parts_of(recipe: Recipe) -> dict[str, dict[str, Option]]:
@@ -196,6 +216,16 @@ def _fit(
         read = partial(load, config.data or "", **config.data_options)
         data = data_of(here, read, config.data)
         note(data.describe())
+        selection = None
+        if recipe is automatic:
+            if not here.alone:
+                raise RunError(
+                    f"--recipe {AUTOMATIC} compares models in one process; name the recipe to "
+                    f"train in several."
+                )
+            selection = _select(data, config)
+            recipe, config = _selected(selection, config)
+            training = config.training
         model = build(recipe, data, config.recipe_options, int(training.get("seed", 0)))
         note(repr(model))
         refuse_large_step(training, data)
@@ -206,10 +236,55 @@ def _fit(
             options["schema"] = str(Path(options["schema"]).expanduser().absolute())
         config = replace(config, data=source, recipe=name, data_options=options)
         run = by_first(here, lambda: create_run(place, config, data))
+        if selection is not None:
+            written_out = dumps(selection.to_dict(), indent=1)
+            write_atomically(run.folder / "selection.json", written_out.encode())
         if tensorboard and here.first:
             (run.folder / _TENSORBOARD).mkdir()
         train(run, model, data)
         finish(run, model, data, evaluate=evaluate, particles=evaluation_particles, json=json)
+
+
+def _select(data: Data, config: Config) -> Selection:
+    """Compare models for a part of the minutes, as the options of training say."""
+    from deeplvm.runs.selection import select
+
+    given = _said(config.training)
+    minutes = given.pop("minutes", None)
+    seed = given.pop("seed", 0)
+    share = _MINUTES if minutes is None else _COMPARING * minutes
+    meanwhile = {name: meant(name, value) for name, value in given.items()}
+    found = select(data, minutes=share, seed=seed, training=meanwhile, told=note)
+    note(str(found))
+    return found
+
+
+def _selected(selection: Selection, config: Config) -> tuple[Recipe, Config]:
+    """The best recipe, and the run that trains it with its own options where none were said."""
+    best = find(selection.best.recipe)
+    said = _said(config.training)
+    training = config.training | {
+        name: option.default
+        for name, option in parts_of(best)["training"].items()
+        if name not in said
+    }
+    if (minutes := training.get("minutes")) is not None:
+        training["minutes"] = max(minutes - selection.seconds / 60, 0.1 * minutes)
+    options = {name: each.default for name, each in options_of(best).items()}
+    options |= selection.best.options
+    return best, replace(
+        config, recipe=selection.best.recipe, recipe_options=options, training=training
+    )
+
+
+def _said(training: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of training that differ from what they are by default."""
+    usual = parts_of(automatic)["training"]
+    return {
+        name: value
+        for name, value in training.items()
+        if name in usual and value != usual[name].default
+    }
 
 
 def refuse_large_step(training: Mapping[str, Any], data: Data) -> None:

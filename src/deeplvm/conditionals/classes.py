@@ -195,7 +195,9 @@ def _of_classes(part: Distribution, value: Tensor, *, missing: bool) -> Tensor:
         spike = None
         if base.atoms.shape[-1]:
             hit = value.squeeze(-2).unsqueeze(-1) == base.atoms
-            spike = _looked_up(base.spikes, hit.to(torch.uint8).argmax(-1)).transpose(-1, -2)
+            # a sum, as a compiled argmax of nothing may be beyond the end
+            place = (hit * torch.arange(hit.shape[-1], device=hit.device)).sum(-1)
+            spike = _looked_up(base.spikes, place).transpose(-1, -2)
         found = base.log_prob(value, spike).transpose(-1, -2)
     return torch.where(known.unsqueeze(-1), found, 0.0).sum(-2)
 
