@@ -362,7 +362,9 @@ def test_columns_of_several_kinds_of_which_only_draws_are_known() -> None:
 
 def test_refusals() -> None:
     model, *_ = linear()
-    with pytest.raises(ValueError, match="by is one of auto, mean, median, mode, draw, not 'best'"):
+    with pytest.raises(
+        ValueError, match="by is one of auto, mean, median, mode, draw, not 'best'"
+    ):
         impute(model, {"x": torch.zeros(1, 4)}, by="best")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="level is a probability between 0 and 1"):
         impute(model, {"x": torch.zeros(1, 4)}, level=95)

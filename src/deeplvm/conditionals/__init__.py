@@ -17,6 +17,7 @@ from deeplvm.conditionals.gaussian import Gaussian, MeanField, StandardNormal
 from deeplvm.conditionals.gaussian_process import GaussianProcess
 from deeplvm.conditionals.hamiltonian import Hamiltonian
 from deeplvm.conditionals.local import Local
+from deeplvm.conditionals.masks import SelfMasking, WithMask
 from deeplvm.conditionals.mixture import GaussianMixture, Mixture, Stratified
 from deeplvm.conditionals.multivariate import FullCovarianceGaussian, LowRankGaussian
 from deeplvm.conditionals.products import PrecisionWeighted, ProductOfExperts
@@ -58,10 +59,12 @@ __all__ = [
     "Poisson",
     "PrecisionWeighted",
     "ProductOfExperts",
+    "SelfMasking",
     "Spiked",
     "StandardNormal",
     "Stratified",
     "StudentT",
     "UniformSphere",
     "VonMisesFisher",
+    "WithMask",
 ]

@@ -117,6 +117,12 @@ class LatentVariableModel(nn.Module):
         self._read_by_p = _read(self.p)
         #: Every name of the model, inputs included.
         self.names = self._named_in_p.union(self.q.names, self.q.inputs)
+        self._of_holes = {
+            name: (of, kind)
+            for name in sorted(self.names)
+            for of, _, kind in (name.rpartition("_"),)
+            if kind in ("seen", "observed") and of in self.p.names
+        }
         # Deterministic nodes that p and q share, with the names they follow from: computed once.
         self._follows = _common(self.p, self.q)
         self.common = frozenset(self._follows)
@@ -125,6 +131,13 @@ class LatentVariableModel(nn.Module):
     def shared(self) -> frozenset[str]:
         """Names that all rows have in common."""
         return shared_of(self.p) | shared_of(self.q)
+
+    @property
+    def explains_holes(self) -> frozenset[str]:
+        """Names of which p models what elements are missing."""
+        return frozenset(
+            [of for name, (of, kind) in self._of_holes.items() if kind == "observed"]
+        ).intersection([of for name, (of, _) in self._of_holes.items() if name in self.p.names])
 
     def reads(self, name: str) -> bool:
         """Whether a conditional of p reads a name's values, so that it must have them in full."""
@@ -174,7 +187,11 @@ class LatentVariableModel(nn.Module):
     def _sites(
         self, given: Mapping[str, Any], missing: Iterable[str] | None = None
     ) -> tuple[dict[str, Site], frozenset[str]]:
-        """The given names as sites, and those of them with missing elements."""
+        """The given names as sites, and those of them with missing elements.
+
+        Where a model reads ``x_seen``, x with its holes, or ``x_observed``, 1 where it has none,
+        and nobody gives them, they follow from x.
+        """
         if missing is None and not torch.compiler.is_compiling():
             missing = [name for name, value in given.items() if has_nan(value)]
         holes = frozenset(missing or ())
@@ -183,6 +200,11 @@ class LatentVariableModel(nn.Module):
                 f"Nothing in the model is called {', '.join([repr(n) for n in sorted(unknown)])}; "
                 f"its names are {', '.join(sorted(self.names))}."
             )
+        for name, (of, kind) in self._of_holes.items():
+            if of in given and name not in given:
+                seen = torch.ones_like(given[of]) if of not in holes else ~torch.isnan(given[of])
+                given = {**given, name: given[of] if kind == "seen" else seen.to(given[of])}
+                holes = holes | {name} if kind == "seen" and of in holes else holes
         return {name: self.site(name, value, holes) for name, value in given.items()}, holes
 
     def _asked(

@@ -33,6 +33,7 @@ from deeplvm.recipes.gaussian_process import variational_gaussian_process
 from deeplvm.recipes.hamiltonian import hamiltonian_vae
 from deeplvm.recipes.importance_weighted import iwae
 from deeplvm.recipes.linear import factor_analysis
+from deeplvm.recipes.missing import miwae, not_miwae
 from deeplvm.recipes.plain import beta_tc_vae, beta_vae, full_covariance_vae, renyi_vae, vae
 from deeplvm.recipes.semi_supervised import semi_supervised_vae
 from deeplvm.recipes.tables import autoregressive_table, mixture_model, table_vae
@@ -43,6 +44,8 @@ PUBLISHED = (
     "convolutional_vae",
     "full_covariance_vae",
     "iwae",
+    "miwae",
+    "not_miwae",
     "conditional_vae",
     "factor_analysis",
     "auxiliary_vae",
@@ -88,9 +91,11 @@ __all__ = [
     "householder_flow_vae",
     "inverse_autoregressive_flow_vae",
     "iwae",
+    "miwae",
     "mixture_model",
     "name_of",
     "normalizing_flow_vae",
+    "not_miwae",
     "prod_lda",
     "published",
     "renyi_vae",

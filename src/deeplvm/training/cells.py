@@ -43,9 +43,12 @@ def hidden(
 
 
 def hideable(model: LatentVariableModel, names: Iterable[str]) -> tuple[str, ...]:
-    """Names of which elements can be hidden: p scores them, and reads none that q cannot draw."""
-    drawn = set(model.q.names)
-    return tuple([n for n in names if n in model.p.names and (not model.reads(n) or n in drawn)])
+    """Names of which elements can be hidden: p scores them, and reads none that q cannot draw.
+
+    Nor says p why elements are missing: of those hidden at random it would learn a wrong reason.
+    """
+    scored = [n for n in names if n in model.p.names and n not in model.explains_holes]
+    return tuple([n for n in scored if not model.reads(n) or n in model.q.names])
 
 
 def predictable(model: LatentVariableModel, names: Iterable[str]) -> tuple[str, ...]:

@@ -1,0 +1,220 @@
+"""How well are missing cells filled in? Tables of numbers with 20 and 50 % of the cells taken out.
+
+Cells are taken out completely at random, columns are divided by their range, and every method
+learns from the incomplete rows that it fills in. The mean absolute error is of medians, the root
+mean squared one of means; the continuous ranked probability score, the log-likelihood of a
+Gaussian with the moments of the draws, and the coverage of 95 % intervals are of multiple
+imputations; where a method has none, its score is its absolute error. Results are kept as they
+come; a second call goes on with what is missing.
+
+    python benchmarks/imputation.py [--methods NAME ...] [--sets NAME ...] [--seeds N]
+        [--rows N] [--out FOLDER]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn import datasets
+from sklearn.ensemble import ExtraTreesRegressor
+from sklearn.experimental import enable_iterative_imputer  # noqa: F401 - makes the next import
+from sklearn.impute import IterativeImputer, KNNImputer, SimpleImputer
+from sklearn.linear_model import BayesianRidge
+
+from deeplvm.data import load
+from deeplvm.inference import impute
+from deeplvm.recipes import find, training_of
+from deeplvm.training import fit, unfolded
+from machine import RESULTS, keep
+
+Array = np.ndarray[Any, Any]
+# incomplete rows, seed -> means, medians and draws (or none) of all cells
+Method = Callable[[Array, int], tuple[Array, Array, Array | None]]
+DRAWS = 50
+
+
+def point(make: Callable[[int], Any]) -> Method:
+    """An imputer of scikit-learn that fills in one value."""
+
+    def filled(x: Array, seed: int) -> tuple[Array, Array, None]:
+        found = make(seed).fit_transform(x)
+        return found, found, None
+
+    return filled
+
+
+def ridge(x: Array, seed: int) -> tuple[Array, Array, Array]:
+    """Chained Bayesian ridge regressions, and draws from them."""
+    draws = np.stack(
+        [
+            IterativeImputer(
+                BayesianRidge(), sample_posterior=True, max_iter=10, random_state=100 * seed + i
+            ).fit_transform(x)
+            for i in range(DRAWS // 2)
+        ]
+    )
+    found = IterativeImputer(BayesianRidge(), max_iter=20, random_state=seed).fit_transform(x)
+    return found, found, draws
+
+
+def miwae(models: int) -> Method:
+    """The recipe of MIWAE, trained on the incomplete rows; several models are one mixture."""
+
+    def filled(x: Array, seed: int) -> tuple[Array, Array, Array]:
+        parts = [_one(x, 100 * seed + i, DRAWS // models) for i in range(models)]
+        mean, median, draws = zip(*parts, strict=True)
+        pooled = np.concatenate(draws)
+        middle = median[0] if models == 1 else np.median(pooled, 0)
+        return np.mean(mean, 0), middle, pooled
+
+    return filled
+
+
+def _one(x: Array, seed: int, draws: int) -> tuple[Array, Array, Array]:
+    some = np.random.default_rng(seed).permutation(len(x))
+    cut = max(5, len(x) // 10)
+    data = load(
+        {"x_train": x[some[cut:]], "x_valid": x[some[:cut]], "x_test": x}, likelihood="gaussian"
+    )
+    torch.manual_seed(seed)
+    recipe = find("miwae")
+    model = recipe(data, latent=4, hidden=(64, 64))
+    settings = {**training_of(recipe), "minutes": 1.5, "compile": False}
+    unfolded(fit)(model, data, seed=seed, quiet=True, **settings)
+    mean = impute(model, data.test, by="mean", particles=500, draws=draws, seed=seed)
+    median = impute(model, data.test, by="median", particles=500, seed=seed)
+    return (
+        mean.values["x"].double().numpy(),
+        median.values["x"].double().numpy(),
+        mean.draws["x"].double().numpy(),
+    )
+
+
+def trees(seed: int) -> IterativeImputer:
+    """Chained extra trees, in the manner of MissForest."""
+    forest = ExtraTreesRegressor(50, random_state=seed)
+    return IterativeImputer(forest, max_iter=5, random_state=seed)
+
+
+METHODS: dict[str, Method] = {
+    "mean": point(lambda _: SimpleImputer()),
+    "5 neighbours": point(lambda _: KNNImputer()),
+    "iterative BayesianRidge": ridge,
+    "iterative ExtraTrees": point(trees),
+    "deeplvm miwae": miwae(1),
+    "deeplvm miwae, 3 models": miwae(3),
+}
+
+
+def table(name: str, rows: int, seed: int) -> Array:
+    """A table of numbers, columns divided by their range."""
+    read = {
+        "iris": datasets.load_iris,
+        "wine": datasets.load_wine,
+        "breast cancer": datasets.load_breast_cancer,
+        "diabetes": datasets.load_diabetes,
+    }
+    x = read[name]().data.astype(float)
+    x = x[np.random.default_rng(seed).permutation(len(x))[:rows]]
+    low, high = x.min(0), x.max(0)
+    return (x - low) / np.where(high > low, high - low, 1.0)
+
+
+SETS = ("iris", "wine", "breast cancer", "diabetes")
+
+
+def judged(found: tuple[Array, Array, Array | None], x: Array, holes: Array) -> dict[str, float]:
+    """Errors of the cells that were taken out."""
+    mean, median, draws = found
+    truth = x[holes]
+    absolute = np.abs(median[holes] - truth)
+    told = {
+        "mae": float(absolute.mean()),
+        "rmse": float(np.sqrt(((mean[holes] - truth) ** 2).mean())),
+        "crps": float(absolute.mean()),
+    }
+    if draws is not None:
+        cells = np.sort(draws[:, holes], 0)  # (draws, cells)
+        count = len(cells)
+        ranks = 2 * np.arange(1, count + 1)[:, None] - count - 1
+        spread = 2 * (ranks * cells).sum(0) / (count * (count - 1))  # E|X - X'|
+        told["crps"] = float((np.abs(cells - truth).mean(0) - spread / 2).mean())
+        center, scale = cells.mean(0), np.maximum(cells.std(0, ddof=1), 1e-3)
+        log = -0.5 * ((truth - center) / scale) ** 2 - np.log(scale) - 0.5 * np.log(2 * np.pi)
+        told["log_likelihood"] = float(log.mean())
+        low, high = np.quantile(cells, 0.025, 0), np.quantile(cells, 0.975, 0)
+        told["coverage"] = float(((low <= truth) & (truth <= high)).mean())
+    return {name: round(value, 4) for name, value in told.items()}
+
+
+def main() -> None:
+    """Every method on every set, share of holes and seed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--rows", type=int, default=2_000)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")  # chains that have not settled say so in every round
+    partial = options.out / "imputation.partial.jsonl"
+    lines = partial.read_text().splitlines() if partial.exists() else []
+    found = {tuple(json.loads(line)["key"]): json.loads(line) for line in lines}
+    for seed in range(options.seeds):
+        for name in options.sets:
+            x = table(name, options.rows, seed)
+            for share in (0.2, 0.5):
+                holes = np.random.default_rng(1000 + seed).random(x.shape) < share
+                holes[holes.all(1), 0] = False  # an empty row says nothing of any method
+                for method in options.methods:
+                    key = (name, share, method, seed)
+                    if key in found:
+                        continue
+                    began = time.perf_counter()
+                    filled = METHODS[method](np.where(holes, np.nan, x), seed)
+                    found[key] = {
+                        "key": key,
+                        **judged(filled, x, holes),
+                        "seconds": round(time.perf_counter() - began, 2),
+                    }
+                    with partial.open("a") as file:
+                        file.write(json.dumps(found[key]) + "\n")
+                    print(found[key], flush=True)
+    keep(
+        "imputation",
+        {
+            "what": "errors of cells taken out at random, columns divided by their range",
+            "draws": DRAWS,
+            "means": means(list(found.values())),
+            "runs": list(found.values()),
+        },
+        options.out,
+    )
+
+
+def means(runs: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
+    """By set and share, and by method: means over seeds with their standard errors."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for name, share, method in sorted({tuple(run["key"][:3]) for run in runs}):
+        some = [run for run in runs if tuple(run["key"][:3]) == (name, share, method)]
+        told: dict[str, Any] = {"seeds": len(some)}
+        for what in ("mae", "rmse", "crps", "log_likelihood", "coverage", "seconds"):
+            values = [run[what] for run in some if what in run]
+            if values:
+                error = float(np.std(values) / np.sqrt(len(values)))
+                told[what] = [round(float(np.mean(values)), 4), round(error, 4)]
+        found.setdefault(f"{name}, {share:g}", {})[method] = told
+    return found
+
+
+if __name__ == "__main__":
+    main()

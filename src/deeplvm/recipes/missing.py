@@ -1,0 +1,80 @@
+"""Models for data with holes."""
+
+from __future__ import annotations
+
+from deeplvm import objectives
+from deeplvm.conditionals import Gaussian, SelfMasking, StandardNormal, WithMask
+from deeplvm.core.joint import Joint
+from deeplvm.core.model import LatentVariableModel
+from deeplvm.data import likelihood_of
+from deeplvm.data.records import Data, Description
+from deeplvm.networks import MLP
+from deeplvm.recipes.catalogue import RecipeError, trained_with
+from deeplvm.recipes.plain import at_least_one, observed
+
+
+# Particles keep small tables from collapse; the epoch that fills in best is among the first.
+@trained_with(
+    objective=objectives.iwae, particles=20, hide=0.2, epochs=2000, patience=100, batch_size=64
+)
+def miwae(
+    data: Data | Description, *, latent: int = 10, hidden: tuple[int, ...] = (128, 128)
+) -> LatentVariableModel:
+    """Importance weighted autoencoder for values that are missing at random.
+
+    MIWAE: Deep Generative Modelling and Imputation of Incomplete Data Sets (Mattei & Frellsen,
+    2019), https://arxiv.org/abs/1812.02633
+
+    The encoder reads which values are missing beside the values, and is trained under more masks
+    than those of the data (``--hide``).
+
+    Args:
+        data: What is modelled; its kind decides the likelihood.
+        latent: Dimensions of z.
+        hidden: Widths of the hidden layers of q, from x to z; those of p in reverse.
+    """
+    at_least_one(latent=latent, hidden=hidden)
+    x = observed(data)
+    p = Joint({"z": StandardNormal(latent), "x | z": likelihood_of(x, MLP(latent, *hidden[::-1]))})
+    encoder = Gaussian(latent, MLP(x.features + x.elements, *hidden))
+    view = getattr(p["x"], "embed", None)
+    return LatentVariableModel(p, Joint({"z | x": WithMask(encoder, x.shape, view)}))
+
+
+@trained_with(objective=objectives.iwae, particles=20, epochs=1000, patience=100, batch_size=64)
+def not_miwae(
+    data: Data | Description, *, latent: int = 10, hidden: tuple[int, ...] = (128, 128)
+) -> LatentVariableModel:
+    """MIWAE for reals that are missing because of what they are, with a model of the holes.
+
+    not-MIWAE: Deep Generative Modelling with Missing not at Random Data (Ipsen, Mattei & Frellsen,
+    2021), https://arxiv.org/abs/2006.12871
+
+    Each value is missing with a probability that depends on itself (self-masking). What is learned
+    rests on that assumption, which the data cannot check. Likelihoods are those of the values and
+    of their holes together.
+
+    Args:
+        data: Real numbers with holes.
+        latent: Dimensions of z.
+        hidden: Widths of the hidden layers of q, from x to z; those of p in reverse.
+
+    Raises:
+        RecipeError: If the values are not modelled by a Gaussian.
+    """
+    at_least_one(latent=latent, hidden=hidden)
+    x = observed(data)
+    if x.likelihood != "gaussian":
+        raise RecipeError(
+            f"not_miwae draws what is missing, for which it needs real numbers, but the "
+            f"likelihood chosen for {data.name} is {x.likelihood}; say --likelihood gaussian, or "
+            f"use miwae."
+        )
+    row = likelihood_of(x, MLP(latent, *hidden[::-1]))
+    reason = SelfMasking(x.shape, (x.mean, x.std))
+    p = Joint({"z": StandardNormal(latent), "x | z": row, "x_observed | x": reason})
+    encoder = Gaussian(latent, MLP(2 * x.elements, *hidden))
+    view = getattr(row, "embed", None)
+    return LatentVariableModel(
+        p, Joint({"z | x_seen": WithMask(encoder, x.shape, view), "x | z": row})
+    )
