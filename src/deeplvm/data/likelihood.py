@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from shlex import quote
 from typing import Any, cast
 
 import numpy as np
@@ -574,7 +575,7 @@ def without_use(
         elif names is None and column not in asked and everything.whole[place]:
             reason = _rows_numbers(everything.column(place), column)
             found |= {column: f"column {column!r} {reason}"} if reason else {}
-    return {column: f"{why}; --drop {column}." for column, why in found.items()}
+    return {column: f"{why}; --drop {quote(column)}." for column, why in found.items()}
 
 
 def _rows_numbers(seen: Summary, column: str) -> str | None:
@@ -705,7 +706,7 @@ def _first(found: Array, columns: tuple[str, ...] | None) -> Iterator[tuple[str,
         if len(where) > 1:
             yield f"element {where}", len(places), "leave it out"
         else:
-            yield what, len(places), f"--drop {name}"
+            yield what, len(places), f"--drop {quote(name)}"
 
 
 def _refuse_constant_pixels(seen: Summary, source: str, columns: tuple[str, ...]) -> None:
@@ -718,7 +719,7 @@ def _refuse_constant_pixels(seen: Summary, source: str, columns: tuple[str, ...]
         raise DataError(
             f"{source}: column {constant[0]!r} is always {low:g} (and so are {len(constant) - 1} "
             f"others): there is nothing to learn from it, and a density of it is infinite; --drop "
-            f"{' '.join(constant[:10])}; or, if these are pixels, --likelihood "
+            f"{' '.join(map(quote, constant[:10]))}; or, if these are pixels, --likelihood "
             f"discretized-logistic."
         )
 
@@ -1055,7 +1056,7 @@ def _warnings_of(part: Variable, ends: tuple[float, float], column: Tensor) -> d
     if len(values) <= 2 and not part.dequantized:
         found["few"] = (
             f"takes only {len(values)} values, so a density of it can grow without bound; "
-            f"--categories {part.name} gives them probabilities."
+            f"--categories {quote(part.name)} gives them probabilities."
         )
     elif most > 0.5 and not part.dequantized:
         found["atoms"] = (

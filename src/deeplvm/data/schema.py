@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
+
+import numpy as np
 
 from deeplvm.data.records import DataError, Description, LikelihoodName, Variable, listed
 from deeplvm.files import read_whole
@@ -177,17 +180,24 @@ def traits(part: Variable) -> str:
     '0.1 .. 2.5, positive'
     """
     if part.categories is not None:
-        return f"{len(part.categories)} categories: {listed(part.categories, 5)}"
+        return f"{len(part.categories)} categories: {', '.join(part.categories[:5])}" + (
+            ", …" if len(part.categories) > 5 else ""
+        )
     said, atoms = [], part.atoms[0] if part.atoms else ()
     if part.knots is not None:
         low, *_, high = sorted([*part.knots[[0, -1]].tolist(), *atoms])
-        said.append(f"{low:.6g} .. {high:.6g}")
+        ends = [f"{math.floor(end) if part.dequantized else end:.6g}" for end in (low, high)]
+        if part.kind == "date":
+            ends = [str(np.datetime64(math.floor(end), "D")) for end in (low, high)]
+        said.append(" .. ".join(ends))
+        if part.kind == "date":
+            return ", ".join(said)
         said += ["positive"] if low > 0 else []
         said += ["between 0 and 1"] if low >= 0 and high <= 1 else []
         said += ["heavy-tailed"] if high - low > 10 * float(part.knots[-4] - part.knots[3]) else []
-    elif part.kind == "counts":
-        said.append(f"counts, {float(part.mean):.3g} on average")
-    if atoms:
+    if part.knots is None and part.kind == "counts":
+        said.append(f"{float(part.mean):.3g} on average")
+    if atoms and part.kind == "real":
         said.append(f"often exactly {listed([f'{atom:g}' for atom in atoms], 3)}")
     return ", ".join(said + (["some missing"] if part.missing else []))
 

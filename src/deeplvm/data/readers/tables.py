@@ -8,6 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from shlex import quote
 from typing import Any, Protocol
 
 import numpy as np
@@ -107,25 +108,26 @@ class Frames:
         if names is not None and len(names) == tables[0].num_columns:
             tables = [each.rename_columns(list(names)) for each in tables]
         refuse_duplicates(origin, tables[0].column_names)
-        self._table = tables[0]
+        whole = tables[0]
         if len(tables) > 1:
-            self._table = pa.concat_tables(tables, promote_options="permissive")
-        self.types = dict(zip(self._table.column_names, self._table.schema.types, strict=True))
+            whole = pa.concat_tables(tables, promote_options="permissive")
+        self._columns = dict(zip(whole.column_names, whole.columns, strict=True))
+        self.types = {name: column.type for name, column in self._columns.items()}
         self.parts = consecutive(
             {key: len(each) for key, each in zip(frames, tables, strict=True)}
         )
-        self.total, self.units = len(self._table), np.array([0, len(self._table)])
+        self.total, self.units = len(whole), np.array([0, len(whole)])
         self.listing: Mapping[str, str] = {}
 
     def read(self, group: int, names: Sequence[str]) -> Any:
         """Some columns."""
-        return self._table.select(list(names))
+        import pyarrow as pa
+
+        return pa.table({name: self._columns[name] for name in names})
 
     def keep(self, name: str, values: Any) -> None:
         """Put what its texts mean in the place of a column."""
-        place = self._table.column_names.index(name)
-        self._table = self._table.set_column(place, name, values)
-        self.types[name] = values.type
+        self._columns[name], self.types[name] = values, values.type
 
     def where(self, row: int) -> str:
         """The number of a row."""
@@ -140,7 +142,7 @@ def _arrow_table(origin: str, frame: pd.DataFrame) -> Any:
         if column.dtype.kind == "c":
             raise DataError(
                 f"{origin}: column {name!r} holds complex numbers; split it into a real and an "
-                f"imaginary column, or --drop {name}."
+                f"imaginary column, or --drop {quote(name)}."
             )
         try:
             arrays.append(pa.array(column, from_pandas=True))
@@ -275,8 +277,8 @@ def not_of_its_kind(where: str, name: str, cell: str, what: str) -> str:
     """The error of a cell that is not what the others of its column are."""
     return (
         f"{where}, column {name!r}: {cell!r} is not a {what}. Correct the cell, or leave it empty "
-        f"if the value is missing; or --drop {name}, --label {name} if it is the label, "
-        f"--categories {name} if its values are codes."
+        f"if the value is missing; or --drop {quote(name)}, --label {quote(name)} if it is the "
+        f"label, --categories {quote(name)} if its values are codes."
     )
 
 
@@ -556,11 +558,11 @@ def _nameless(table: Table, kept: Sequence[str]) -> dict[str, str]:
             continue
         counts = len(np.unique(found)) == table.total and bool((found == np.floor(found)).all())
         if not len(found):
-            left[name] = f"column {name!r} has no name and no value; --drop '{name}'."
+            left[name] = f"column {name!r} has no name and no value; --drop {quote(name)}."
         elif counts and name == next(iter(table.types)):
             left[name] = (
                 f"column {name!r}, the first, has no name and another whole number in each row: "
-                f"the rows' numbers; --drop '{name}'."
+                f"the rows' numbers; --drop {quote(name)}."
             )
     return left
 
@@ -612,7 +614,7 @@ class _Understanding:
         if what not in ("number", "text", "dates"):
             raise DataError(
                 f"{self.table.origin}: column {name!r} holds {what} ({kind}), not numbers; "
-                f"--drop {name}, or turn it into numbers."
+                f"--drop {quote(name)}, or turn it into numbers."
             )
 
     def missing(self, name: str) -> tuple[str, ...]:
@@ -712,7 +714,7 @@ class _Understanding:
             raise DataError(
                 f"{self.table.origin}: column {name!r} holds dates, {len(dates)} different ones: "
                 f"points in time, or names of periods? Say so: --schema FILE with {name} = "
-                f'{{type = "date"}}, or --categories {name}; or --drop {name}.'
+                f'{{type = "date"}}, or --categories {quote(name)}; or --drop {quote(name)}.'
             )
 
     def _words(self, name: str, texts: set[str] | None) -> tuple[Reading, Sequence[str]]:
@@ -750,10 +752,10 @@ class _Understanding:
         if form := self._form_of_dates(name, texts):
             self._refuse_few_dates(name, texts)
             return f"date {form}"
+        if len(words) > len(listed) // 2:
+            self._refuse_dressed(name, words)
         if 0 < len(words) < len(listed):
             self._refuse_words(name, set(words))
-        if words:
-            self._refuse_dressed(name, listed)
         return ""
 
     def _in_order(self, name: str) -> list[str]:
@@ -783,7 +785,8 @@ class _Understanding:
         if not forms and all(map(_DATE.fullmatch, listed)):
             raise DataError(
                 f"{self.table.origin}: column {name!r} holds dates in several forms "
-                f"({listed[0]!r}, {listed[-1]!r}); write them as 2024-01-31, or --drop {name}."
+                f"({listed[0]!r}, {listed[-1]!r}); write them as 2024-01-31, or --drop "
+                f"{quote(name)}."
             )
         return forms[0] if forms else None
 
@@ -811,7 +814,7 @@ class _Understanding:
     def _dressed(self, name: str, text: str, what: str, remedy: str) -> str:
         return (
             f"{self.table.origin}: column {name!r} holds {what}, such as {text!r}; {remedy}, or "
-            f"--categories {name} if they are names, or --drop {name}."
+            f"--categories {quote(name)} if they are names, or --drop {quote(name)}."
         )
 
     def _categories(self, name: str, texts: set[str] | None) -> Sequence[str]:
@@ -824,14 +827,14 @@ class _Understanding:
             if number == 1 and not self.table.parts.get("test"):
                 self.left[name] = (
                     f"column {name!r} is always {next(iter(texts))!r}: there is nothing to learn "
-                    f"from it; --drop {name}."
+                    f"from it; --drop {quote(name)}."
                 )
             return _ordered(texts, text=text)
         more = "more than " if texts is None else ""
         reason = (
             f"column {name!r} holds text with {more}{number} different values in {rows} rows: an "
-            f"identifier, names or free text rather than categories; --drop {name}, or --label "
-            f"{name} if it is the label."
+            f"identifier, names or free text rather than categories; --drop {quote(name)}, or "
+            f"--label {quote(name)} if it is the label."
         )
         if name in self.asked or self.trained is not None:
             raise DataError(f"{self.table.origin}: {reason}")
@@ -852,7 +855,7 @@ class _Understanding:
                 raise DataError(
                     f"{self.table.origin}: column {name!r} holds text with more than "
                     f"{_MOST_LABELS} different values: names or free text rather than labels; "
-                    f"--drop {name}."
+                    f"--drop {quote(name)}."
                 )
             if (places < 0).any():
                 row = first + int(np.flatnonzero(places < 0)[0])
@@ -868,6 +871,8 @@ class _Understanding:
 
     def notes(self) -> list[str]:
         """Words that were taken for a missing value, where the column has other words too."""
+        zoned = [name for name, kind in self.table.types.items() if getattr(kind, "tz", None)]
+        utc = [f"times are read, and come back, in UTC: {_some(zoned)}."] if zoned else []
         said = [
             f"{word!r} in column {name!r} ({count} cells)"
             for name, words in self.words.items()
@@ -875,10 +880,10 @@ class _Understanding:
             if word and name not in self.left
         ]
         if not said:
-            return []
+            return utc
         more = f" and {len(said) - 5} more" if len(said) > 5 else ""
         note = f"taken for missing values: {', '.join(said[:5])}{more}; if one is a value, "
-        return [f"{note}--schema FILE with missing = [] for its column."]
+        return [*utc, f"{note}--schema FILE with missing = [] for its column."]
 
 
 _TRUTH = {"False": 0.0, "false": 0.0, "FALSE": 0.0, "True": 1.0, "true": 1.0, "TRUE": 1.0}
