@@ -313,7 +313,7 @@ class TestTopics:
     def test_topics_are_found_and_named(self) -> None:
         counts = self.documents()
         words = ["tea", "milk", "cup", "goal", "ball", "team", "the"]
-        topics = TopicVAE(n_components=2, learning_rate=0.02, random_state=0)
+        topics = TopicVAE(n_components=2, learning_rate=0.02, max_iter=400, random_state=0)
         shares = topics.fit(sparse.csr_array(counts)).transform(counts)
         groups = {frozenset(each) for each in topics.top_words(3, words)}
         assert groups == {frozenset(words[:3]), frozenset(words[3:6])}

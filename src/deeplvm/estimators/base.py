@@ -105,6 +105,8 @@ class Estimator(CallbackSupportMixin, BaseEstimator):
     random_state: Any = None
     verbose: bool = False
 
+    # how it is trained where neither the recipe nor the user says so
+    _usual: ClassVar[dict[str, Any]] = {}
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "recipe": [str, callable],
         "n_components": [Interval(Integral, 1, None, closed="left"), None],
@@ -266,6 +268,7 @@ class Estimator(CallbackSupportMixin, BaseEstimator):
         size = {"batch_size": size, **own, **(self.training or {})}["batch_size"]
         steps = -(-rows // size)
         usual = {
+            **({} if own.keys() & {"objective", "phases"} else self._usual),
             "epochs": min(2_000, max(20, -(-_STEPS // steps))),
             "batch_size": size,
             "patience": max(10, -(-_PATIENT // steps)),

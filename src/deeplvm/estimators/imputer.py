@@ -28,9 +28,9 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, Estimator):
     holes, but for a constant one, whose value is filled in. Arrays come back as arrays, data
     frames with texts or categories as data frames.
 
-    Training hides up to half of a row's values at each visit (``hide=0.5``), so that holes mean
-    something also where the training rows have none, and stops when hidden values of the held-out
-    rows are no longer predicted better.
+    Training ascends the importance-weighted bound of ten particles, hides up to half of a row's
+    values at each visit (``hide=0.5``), so that holes mean something also where the training rows
+    have none, and stops when hidden values of the held-out rows are no longer predicted better.
 
     Options are those of :class:`Estimator`, and one more.
 
@@ -47,6 +47,7 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, Estimator):
 
     by: Any = "auto"
 
+    _usual = {"hide": 0.5, "objective": "iwae", "particles": 10}  # noqa: RUF012
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **Estimator._parameter_constraints,
         "by": [StrOptions({"auto", "mean", "median", "mode"})],
@@ -57,9 +58,6 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, Estimator):
         """Learn the model of rows with holes, shape ``(rows, columns)``."""
         self._learn(X, y, sample_weight)
         return self
-
-    def _options(self, data: Any) -> dict[str, Any]:
-        return {"hide": 0.5} | super()._options(data)
 
     def transform(self, X: Any) -> Any:
         """The rows without holes, shape ``(rows, columns)``.
