@@ -32,6 +32,7 @@ from deeplvm.distributions import (
 from deeplvm.distributions.diagonal_normal import DiagonalNormal
 from deeplvm.distributions.product import Product
 from deeplvm.inference import complete, impute
+from deeplvm.inference.missing import By
 from deeplvm.likelihood import importance_sampling
 from deeplvm.networks import MLP
 
@@ -112,7 +113,7 @@ CORRELATED = {
 
 @pytest.mark.parametrize("name", CORRELATED)
 @pytest.mark.parametrize("by", ["mean", "median", "mode"])
-def test_elements_that_depend_on_each_other(name: str, by: str) -> None:
+def test_elements_that_depend_on_each_other(name: str, by: By) -> None:
     """E[x_m | x_o, z], not E[x_m | z]: exact values, the draws of means of 500 particles apart."""
     make, right = CORRELATED[name]
     model = model_of(lambda z: make(z.shape[:-1]))
@@ -136,7 +137,7 @@ def test_conditioned_is_the_quotient_of_densities() -> None:
     x = torch.randn(5, 3)
     observed = torch.tensor([True, False, True])
     for joint in (FullCovarianceNormal(torch.randn(3), factor), low, mixture):
-        joint = joint.expand((5,))
+        joint = joint.expand(torch.Size([5]))
         some = torch.where(observed, x, NAN)
         rest = joint.conditioned(some, observed.expand(5, 3)).marginals().log_prob(x)[:, 1]
         both = joint.log_prob(x) - score("x", joint, some, missing=True)
@@ -163,7 +164,7 @@ def test_a_category_is_the_most_probable_of_the_mean_probabilities() -> None:
 
 
 @pytest.mark.parametrize("by", ["auto", "mean", "median", "mode"])
-def test_intervals_and_summaries_of_a_linear_gaussian_model(by: str) -> None:
+def test_intervals_and_summaries_of_a_linear_gaussian_model(by: By) -> None:
     """All of them are the exact ones, but for the noise of 4,000 particles."""
     model, mean, covariance = linear()
     x = torch.tensor([[1.0, NAN, -1.0, NAN], [NAN, 0.3, NAN, NAN], [0.1, 0.2, 0.3, 0.4]])

@@ -13,6 +13,7 @@ from deeplvm import Joint, LatentVariableModel
 from deeplvm.conditionals import Gaussian, SelfMasking, StandardNormal, WithMask
 from deeplvm.data import load
 from deeplvm.inference import impute
+from deeplvm.likelihood import score_cells
 from deeplvm.networks import MLP
 from deeplvm.recipes import RecipeError, miwae, not_miwae
 from deeplvm.training import fit, unfolded
@@ -105,4 +106,6 @@ def test_what_goes_with_holes_that_are_explained() -> None:
         unfolded(fit)(model, data, epochs=1, hide=0.5, quiet=True)
     with pytest.raises(RecipeError, match="needs real numbers"):
         not_miwae(load("digits", limit=30))
+    with pytest.raises(ValueError, match="p says why elements of x are missing"):
+        score_cells(model, {"x": holes.float()}, 20)
     assert x.shape == (60, 2)

@@ -88,6 +88,7 @@ class CompletedPosterior(nn.Module):
         own = component(turn % count) if len(shape) > 1 else component(0)
         trace = self.q({**sites, **own}, shape, missing=missing, **options)
         drawn = [n for n, s in trace.items() if s.log_prob is not None and s.drawn]
+        known: dict[str, Site] = {}
         if self.prior is not None:
             known = {n: s for n, s in sites.items() if n in self.prior.inputs}
             other = self.prior(known, shape, **options)

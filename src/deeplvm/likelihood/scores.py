@@ -79,9 +79,9 @@ def score_rows(
     """
     rows = rows_of(model, data, omit=tuple(draw or ()))
     found = importance_sampling(model, rows, particles, draw=draw, seed=seed, progress=progress)
-    told = [found.log_px, found.log_px_stderr, found.pareto_k]
-    told = [each.cpu().double().clone() for each in told]
-    again = to_complete(model, rows, told[2], completed, draw)
+    numbers = (found.log_px, found.log_px_stderr, found.pareto_k)
+    log_px, stderr, k = told = [each.cpu().double().clone() for each in numbers]
+    again = to_complete(model, rows, k, completed, draw)
     if len(again):
         some = replace(rows, source=rows[again], rows=len(again))
         other = complete(model, some, draw=draw, seed=seed)
@@ -92,7 +92,7 @@ def score_rows(
         ):
             whole[again] = part.cpu().double()
     names = tuple([name for name in rows.names if name in rows.missing])
-    return RowScores(*told, _holes(rows, names).any(1), found.particles)
+    return RowScores(log_px, stderr, k, _holes(rows, names).any(1), found.particles)
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,6 +138,11 @@ def score_cells(
         completed: Of rows with holes, as for :func:`~deeplvm.inference.impute`.
         seed: Same seed, same numbers.
     """
+    if explained := sorted(model.explains_holes):
+        raise ValueError(
+            f"p says why elements of {', '.join(explained)} are missing, so that hiding one would "
+            f"be another event; cells are scored by models without 'x_observed'."
+        )
     rows = rows_of(model, data, omit=tuple(draw or ()))
     first = rows[slice(0, 1)]
     names = [n for n in rows.names if n in model.p.names and first[n].is_floating_point()]
@@ -253,7 +258,7 @@ def _predicted(
             )  # fmt: skip
             weights = Weights.of(evidence)
             whole = torch.where(truth.isnan(), given[name], truth)
-            distribution = evidence.p[name].distribution
+            distribution: Any = evidence.p[name].distribution
             each = [
                 score(name, distribution, part, missing=True).expand(weights.shape)
                 for part in (whole, given[name])
