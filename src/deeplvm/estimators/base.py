@@ -69,8 +69,8 @@ class Estimator(CallbackSupportMixin, BaseEstimator):
         likelihood: Distribution of the values; ``"auto"`` looks at each column.
         categorical_features: Columns whose numbers are codes of categories: names, places, or a
             mask. Texts and pandas' categories are categories anyway.
-        max_iter: Passes over the training rows at most; by default the recipe's, else so many that
-            there are at most 20,000 gradient steps, between 20 and 2,000 passes.
+        max_iter: Passes over the training rows at most; by default the recipe's, but at most
+            20,000 gradient steps, or 20 passes of many rows and 2,000 of few.
         max_minutes: Of training at most.
         learning_rate: Step size; by default the recipe's, else 0.001.
         validation_fraction: Share of the rows that training stops by, at least ten (or a quarter
@@ -281,6 +281,8 @@ class Estimator(CallbackSupportMixin, BaseEstimator):
             "patience": self.n_iter_no_change,
         }
         asked = {name: value for name, value in asked.items() if value is not None}
+        for name in usual.keys() & own.keys() & {"epochs", "patience"}:
+            own[name] = min(own[name], usual[name])  # a paper's passes are too many of many rows
         options = usual | own | asked | dict(self.training or {}) | {"seed": self._seed}
         return options if data.rows("valid") else options | {"patience": None}
 

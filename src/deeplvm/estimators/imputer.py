@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -28,9 +29,9 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, Estimator):
     holes, but for a constant one, whose value is filled in. Arrays come back as arrays, data
     frames with texts or categories as data frames.
 
-    Training ascends the importance-weighted bound of ten particles, hides up to half of a row's
-    values at each visit (``hide=0.5``), so that holes mean something also where the training rows
-    have none, and stops when hidden values of the held-out rows are no longer predicted better.
+    The encoder reads which cells are missing, and training hides more of them at random, so that
+    holes mean something also where the training rows have none; it stops when hidden cells of the
+    held-out rows are no longer predicted better.
 
     Options are those of :class:`Estimator`, and one more.
 
@@ -45,9 +46,9 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, Estimator):
     (False, array([1. , 2.1]))
     """
 
+    recipe: str | Callable[..., Any] = "miwae"
     by: Any = "auto"
 
-    _usual = {"hide": 0.5, "objective": "iwae", "particles": 10}  # noqa: RUF012
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **Estimator._parameter_constraints,
         "by": [StrOptions({"auto", "mean", "median", "mode"})],
