@@ -263,7 +263,7 @@ def _selected(selection: Selection, config: Config) -> tuple[Recipe, Config]:
     """The best recipe, and the run that trains it with its own options where none were said."""
     best = find(selection.best.recipe)
     said = _said(config.training)
-    training = config.training | {
+    training = dict(config.training) | {
         name: option.default
         for name, option in parts_of(best)["training"].items()
         if name not in said
@@ -398,7 +398,7 @@ def go_on(
     more: dict[str, Any] = {"device": device, "resume": True}
     given = {k: v for k, v in {"epochs": epochs, "minutes": minutes}.items() if v is not None}
     if given:
-        training = run.config.training | given
+        training = {**run.config.training, **given}
         run = replace(run, config=replace(run.config, training=training))
         more["callbacks"] = [_Longer(run)]
     train(run, model, data, **more)

@@ -9,7 +9,7 @@ from torch import Size, Tensor, nn
 from torch.distributions import Distribution, constraints
 
 from deeplvm.conditionals.columns import Columns
-from deeplvm.conditionals.heads import Network, at_least
+from deeplvm.conditionals.heads import Head, Network, at_least
 from deeplvm.conditionals.local import corrected, heads_of
 from deeplvm.core.trace import score
 from deeplvm.networks.features import out_shape_of
@@ -272,7 +272,7 @@ class AutoregressiveDistribution(Distribution):
         return value
 
 
-def _layout(conditional: nn.Module, elements: int) -> tuple[list[nn.Module], Tensor, Tensor]:
+def _layout(conditional: nn.Module, elements: int) -> tuple[list[Head], Tensor, Tensor]:
     """The heads, and the element of each number that is seen and of each that is put out.
 
     What is seen is first what the conditional shows and then whether each element is there.

@@ -125,16 +125,17 @@ class Spiked(Distribution):
         known = hit.any(-1)
         if spike is None:
             spike = torch.where(hit, self.spikes, 0.0).sum(-1)
+        inside = None
         if self.step is None:
-            elsewhere = torch.where(known, spike, self._log_density(value))
+            inside = torch.where(known, spike, self._log_density(value))
             if self.bounds is None:
-                return elsewhere
+                return inside
         mass = self._log_mass(value)
         mass = torch.where(known, torch.logaddexp(spike, mass), mass)
-        if self.step is not None:
+        if inside is None or self.bounds is None:
             return mass
-        low, high = self.bounds  # type: ignore[misc]
-        return torch.where((value <= low) | (value >= high), mass, elsewhere)
+        low, high = self.bounds
+        return torch.where((value <= low) | (value >= high), mass, inside)
 
     def _log_density(self, value: Tensor) -> Tensor:
         """Of the mixture alone, in the units of the value."""

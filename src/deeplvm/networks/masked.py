@@ -45,6 +45,12 @@ class MaskedNetwork(nn.Module):
                 [0, 0, 0]], dtype=torch.int32)
     """
 
+    inputs: Tensor
+    outputs: Tensor
+    cuts: Tensor
+    reads: Tensor
+    mask: Tensor
+
     def __init__(
         self,
         inputs: Sequence[int] | Tensor,
