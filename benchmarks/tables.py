@@ -53,7 +53,7 @@ SIDES: dict[str, tuple[str, dict[str, Any]]] = {
     "independent columns": side("mixture_model", classes=1),
     "Gaussian mixture": side("", components=20),
     "mixture_model": side("mixture_model", classes=100),
-    "mixture_model, 400 classes": side("mixture_model", classes=400),
+    "mixture_model, 300 classes": side("mixture_model", classes=300),
     "table_vae": side("table_vae"),
     "table_vae, 20 classes": side("table_vae", classes=20),
     "autoregressive_table": side("autoregressive_table"),

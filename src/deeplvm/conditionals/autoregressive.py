@@ -62,6 +62,8 @@ class Autoregressive(nn.Module):
         torch.Size([4])
     """
 
+    keys: Tensor
+
     def __init__(
         self,
         conditional: nn.Module,

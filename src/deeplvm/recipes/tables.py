@@ -13,6 +13,7 @@ from deeplvm.data.records import Data, Description, Variable
 from deeplvm.networks import MLP
 from deeplvm.recipes.catalogue import trained_with
 from deeplvm.recipes.plain import at_least_one, observed, seen
+from deeplvm.training.schedules import linear
 
 
 # On few rows many epochs are few steps; the held-out rows end them.
@@ -59,7 +60,15 @@ def mixture_model(data: Data | Description, *, classes: int = 50) -> LatentVaria
     return LatentVariableModel(Joint({"x": LatentClasses(row, classes=classes)}))
 
 
-@trained_with(batch_size=250, learning_rate=2e-3, epochs=1000, patience=20, averaging=0.99)
+# Columns start at their shares, and z would not leave its prior without warming up.
+@trained_with(
+    batch_size=250,
+    learning_rate=2e-3,
+    epochs=1000,
+    patience=20,
+    averaging=0.99,
+    kl_weight=linear(5, start=0.02),
+)
 def table_vae(
     data: Data | Description,
     *,
