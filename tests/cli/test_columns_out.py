@@ -69,3 +69,31 @@ def test_labels_have_their_own_names(deeplvm: Run, people: pd.DataFrame) -> None
     outcome = deeplvm("score", "run", "bare.csv", "-o", "s.csv", "--particles", 5)
     assert outcome.code == 2
     assert "'grade'" in outcome.line
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_imputing_gives_back_all_columns_of_the_file(
+    deeplvm: Run, people: pd.DataFrame, ending: str
+) -> None:
+    """Identifiers, free text, constants and labels come back as they were."""
+    people.insert(0, "id", [f"{place:04d}" for place in range(ROWS)])
+    people.insert(3, "remark", [f"said {place}" for place in range(ROWS)])
+    people["land"] = "here"
+    people.loc[5, "remark"] = None
+    people.to_csv("people.csv", index=False)
+    people.loc[::7, "y"] = None
+    writing = {"csv": people.to_csv, "parquet": people.to_parquet}[ending]
+    writing(f"holes.{ending}", index=False)
+    assert deeplvm("fit", "people.csv", "--label", "grade", "--out", "run", *TINY).code == 0
+    words = ("impute", "run", f"holes.{ending}", "--particles", 5)
+    for output, times in (("one.csv", 1), ("more.csv", 2)):
+        outcome = deeplvm(*words, "-o", output, *(("--draws", 2) if times > 1 else ()))
+        assert outcome.code == 0
+        assert "id, remark, grade, land" in outcome.err
+        filled = pd.read_csv(output, dtype=str)
+        assert list(filled)[-len(people.columns) :] == list(people)
+        assert len(filled) == times * ROWS
+        for column in ("id", "remark", "grade", "land"):
+            expected = people[column].fillna("").astype(str).tolist() * times
+            assert filled[column].fillna("").tolist() == expected
+        assert not filled["y"].isna().any()

@@ -20,9 +20,13 @@ if TYPE_CHECKING:
     from deeplvm.runs.run import Run
 
 
-def stacked(draws: Mapping[str, Tensor], variables: Mapping[str, Variable]) -> dict[str, Tensor]:
-    """Draws ``(draws, rows, *event)`` below one another, the numbers of draw and row in front."""
-    taken = {name for each in variables.values() for name in each.columns or (each.name,)}
+def stacked(draws: Mapping[str, Tensor], taken: set[str]) -> dict[str, Tensor]:
+    """Draws ``(draws, rows, *event)`` below one another, the numbers of draw and row in front.
+
+    Args:
+        draws: By name.
+        taken: Names of the file's own columns.
+    """
     count, rows = next(iter(draws.values())).shape[:2]
     number = torch.arange(count * rows)
     return {

@@ -291,6 +291,22 @@ def given(
     return found
 
 
+def beside_others(
+    own: Mapping[str, Any], cells: Mapping[str, Any], copies: int = 1
+) -> dict[str, Any]:
+    """Columns of a model among all of its file, in the file's order.
+
+    Args:
+        own: Columns by name.
+        cells: All columns of the file as they are in it.
+        copies: How often the rows of the file are there, one time below another.
+
+    >>> beside_others({"size": [1.5]}, {"id": np.array(["a"]), "size": [None]})
+    {'id': array(['a'], dtype='<U1'), 'size': [1.5]}
+    """
+    return {n: own[n] if n in own else np.tile(column, copies) for n, column in cells.items()}
+
+
 def _labels(codes: Any, classes: Any) -> Any:
     """Labels by the names that the data have for them, whole numbers as such."""
     names = np.array(classes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -392,6 +393,8 @@ def reconstruct(
     if output.suffix.lower() == ".npz":
         means |= {f"{name}_original": passed.exact(name) for name in originals}
     _save(output, means, opened.description, mean=True, escape=escape_formulas)
+    if opened.description.left:
+        note(f"without the columns that the model left out: {', '.join(opened.description.left)}")
 
 
 def score(
@@ -502,6 +505,8 @@ def impute(
         import torch
 
         from deeplvm.cli.missing import details_of, stacked
+        from deeplvm.cli.outputs import beside_others, given, save_table
+        from deeplvm.data.loading import cells_of_file
         from deeplvm.inference import impute as fill
 
         refuse_large("--particles", particles, rows.description)
@@ -520,11 +525,19 @@ def impute(
         )
         values = {name: found.values[name] for name in rows.variables}
         if processes().first:
+            cells = cells_of_file(rows.source, rows.description)
             if draws is not None:
                 whole = {n: value.expand(draws, *value.shape) for n, value in values.items()}
-                values = stacked(whole | found.draws, rows.variables)
-            given = rows.test[torch.arange(rows.rows("test")).repeat(draws or 1)]
-            _save(output, values, rows.description, rows=given, escape=escape_formulas)
+                titles = [each.columns or (each.name,) for each in rows.variables.values()]
+                values = stacked(whole | found.draws, {*cells, *chain(*titles)})
+            again = rows.test[torch.arange(rows.rows("test")).repeat(draws or 1)]
+            own = given(values, rows.description, again)
+            if cells:
+                own["x"] = beside_others(own["x"], cells, draws or 1)
+            save_table(output, own, escape=escape_formulas)
+            note(f"{output}: {again.rows} rows")
+            if others := [each for each in cells if each not in rows.variables["x"].titles]:
+                note(f"as they were, for the model does not have them: {', '.join(others)}")
             if details is not None:
                 _write(details, details_of(found, rows.variables), {}, escape=escape_formulas)
             for warning in found.warnings:

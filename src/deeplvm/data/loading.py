@@ -41,6 +41,7 @@ from deeplvm.data.readers.tables import (
     Frames,
     Table,
     TableRows,
+    groups_of,
     open_table,
     refuse_absent,
 )
@@ -221,6 +222,36 @@ def reopen(description: Description) -> Stream | None:
     )
     reader = _with_noise(reader, places, variable.grey)
     return Stream.over(reader, places, description)
+
+
+def cells_of_file(source: str, like: Description) -> dict[str, Any]:
+    """All columns of a table's file as they are in it, in their order; of other files none.
+
+    Those that a model leaves out (identifiers, free text, labels) are among them.
+
+    Args:
+        source: Path of a file, or of a folder of ``.parquet`` files.
+        like: Description of the data of a finished run, which reads the file in the same way.
+    """
+    path, names = Path(source).expanduser(), like.variables["x"].columns
+    if source in NAMED or names is None:
+        return {}
+    if path.name.lower().endswith(_TEXT):
+        text = read_delimited(path, header=like.options["header"])
+        if not text.named and text.cells.num_columns != len(names):
+            return {}
+        cells = text.cells if text.named else text.cells.rename_columns(list(names))
+        return {column: cells.column(column).to_numpy() for column in cells.column_names}
+    files = open_files(path, size=None) if path.is_dir() or path.suffix == ".parquet" else None
+    if not isinstance(files, ParquetFiles):
+        return {}
+    whole = pd.concat(
+        [
+            table.to_pandas(integer_object_nulls=True)
+            for _, table in groups_of(files, [*files.types])
+        ]
+    )
+    return {column: whole[column].to_numpy() for column in files.types}
 
 
 # --- where the rows are
