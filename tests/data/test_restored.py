@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from deeplvm.cli.outputs import given, save_table
-from deeplvm.data import Data, load
+from deeplvm.data import Data, Variable, load
+from deeplvm.data.schema import schema_of
 
 rng = np.random.default_rng(0)
 ROWS = 60
@@ -126,6 +127,22 @@ def test_tables_come_back(tmp_path: Path, ending: str) -> None:
     save_table(tmp_path / "out.csv", {"x": restored(again)})
     if ending == "csv":
         assert (tmp_path / "out.csv").read_text() == files[0].read_text()
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.float32])
+def test_draws_have_the_digits_of_the_source(kind: type) -> None:
+    """Cents stay cents; what has no last digit keeps all."""
+    income = rng.gamma(2.0, 30_000.0, ROWS).round(2) if kind == np.float64 else DIGITS[:, 0] / 4
+    frame = pd.DataFrame({"income": income, "speed": rng.normal(size=ROWS)}).astype(kind)
+    data = load(frame)
+    x = Variable.from_dict(data.variables["x"].to_dict())
+    assert x.digits == (2, None)
+    found = x.restored(torch.tensor([[31237.645, 63.79999923706055], [-0.001, 0.1]]))
+    assert found["income"].tolist() == [pytest.approx(31237.64, abs=0.011), 0.0]
+    assert all(len(str(cell).partition(".")[2]) <= 2 for cell in found["income"])
+    assert not np.signbit(found["income"]).any()
+    assert found["speed"].tolist() == [pytest.approx(63.8), pytest.approx(0.1)]
+    assert "2 digits after the point" in schema_of(data.description)
 
 
 def test_draws_are_in_the_types_of_the_source() -> None:

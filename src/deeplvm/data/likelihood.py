@@ -28,7 +28,7 @@ from deeplvm.data.records import (
     Variable,
     listed,
 )
-from deeplvm.data.statistics import Summary, quantiles, repeated, shares_of
+from deeplvm.data.statistics import Summary, decimals, quantiles, repeated, shares_of
 from deeplvm.distributions.spiked import PiecewiseLinear
 
 # A variance this many times the mean is too much for a Poisson even before the latents explain
@@ -43,6 +43,8 @@ _FEW_COUNTS, _FEW_WARNINGS = 5, 5
 # A standard deviation, or a value, this many times the range of 15 in 16 values away is that of a
 # few; a value this often at the edge, far from the others, may stand for a missing one.
 _HIDDEN, _FAR, _SENTINEL = 20, 1000, 0.005
+# A value that is this often there, and so many times as often as one in the median, has mass.
+_OFTEN, _TIMES = 0.1, 10
 # Kinds that have a density in the data's own units.
 _REAL: tuple[Kind, ...] = ("real", "date")
 # Columns of a table for which a density may need knots and atoms, and values that are looked at.
@@ -899,6 +901,7 @@ def variable_of(
     choices: list[Choice],
     seen: Mapping[Split, Summary],
     train_rows: Tensor,
+    exact: Tensor,
 ) -> Variable:
     """The variable ``x`` with the statistics of its training rows.
 
@@ -908,6 +911,7 @@ def variable_of(
         choices: One, or one a column.
         seen: The summary of each split's rows as they are modelled.
         train_rows: Some or all of the training rows as they are modelled.
+        exact: Some of them without noise and in the precision of the source.
 
     Raises:
         DataError: If an element whose likelihood is a density is constant in the training rows.
@@ -918,6 +922,13 @@ def variable_of(
     columns = facts.columns or ()
     knotted = _knotted(choices, train_rows)
     types = tuple([facts.types.get(column, "") for column in columns or ("x",)])
+    each = choices if len(choices) > 1 else choices * len(columns)
+    digits = tuple(
+        decimals(exact[:, place].numpy())
+        if choice.kind == "real" and not choice.dequantize
+        else None
+        for place, choice in enumerate(each[: exact.shape[-1]])
+    )
     parts: tuple[Variable, ...] = ()
     if len(choices) == 1:
         if first.kind in _REAL and first.likelihood != "beta":
@@ -939,6 +950,7 @@ def variable_of(
                 dequantized=choice.dequantize,
                 categories=facts.categories.get(column),
                 types=types[place : place + 1],
+                digits=digits[place : place + 1],
                 **knotted([place]),
             )
             for place, (column, choice) in enumerate(zip(columns, choices, strict=True))
@@ -961,6 +973,7 @@ def variable_of(
         columns=facts.columns,
         parts=parts,
         types=types if any(types) else (),
+        digits=digits,
         **({} if parts else knotted(range(train_rows.shape[-1]))),
     )
 
@@ -1058,9 +1071,12 @@ def _warnings_of(part: Variable, ends: tuple[float, float], column: Tensor) -> d
             f"takes only {len(values)} values, so a density of it can grow without bound; "
             f"--categories {quote(part.name)} gives them probabilities."
         )
-    elif most > 0.5 and not part.dequantized:
-        found["atoms"] = (
-            f"({100 * most:.0f}% of it) is exactly {at:g}, so a density of it can grow without "
-            f"bound."
-        )
+    elif part.likelihood != "mixture" and not part.dequantized:
+        stands_out = most > _OFTEN and float(counts.max()) > _TIMES * float(counts.median())
+        if most > 0.5 or stands_out:
+            found["atoms"] = (
+                f"({100 * most:.0f}% of it) is exactly {at:g}, so a density of it can grow "
+                f"without bound; --likelihood mixture, which the recipes of tables take by "
+                f"themselves, gives this value a probability."
+            )
     return found

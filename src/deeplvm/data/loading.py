@@ -575,7 +575,10 @@ def _modelled(
                 else {each: Summary.of(some["x"].numpy()) for each, some in rows.items()}
             )
         sample = rows["train"]["x"] if rows else _sample(reader, places["train"], facts)
-        variable = replace(variable_of(facts, source, choices, seen, sample), grey=scale)
+        column = unrounded.get("train", {}).get("x")
+        exact = sample if column is None else column[_some(places["train"])]
+        exact = exact if facts.columns else torch.zeros(0, 0)
+        variable = replace(variable_of(facts, source, choices, seen, sample, exact), grey=scale)
         notes += warnings_of(variable, seen, sample)
     description = Description(
         name=facts.name,
@@ -670,9 +673,13 @@ def _sample(reader: Reader, train: Places, facts: Facts) -> torch.Tensor:
     """Some training rows of a table on disk; only of columns there is anything to warn of."""
     if facts.columns is None:
         return torch.zeros(0, 0)
-    step = max(1, len(train) // _SAMPLE)
-    some = train.rows(np.arange(0, len(train), step)[:_SAMPLE])
+    some = train.rows(_some(train).numpy())
     return reader.fixed(reader.resting(some)["x"], some)
+
+
+def _some(train: Places) -> torch.Tensor:
+    """Row numbers of the split from all of it, not too many."""
+    return torch.arange(0, len(train), max(1, len(train) // _SAMPLE))[:_SAMPLE]
 
 
 def _narrowed_to(

@@ -119,6 +119,8 @@ class Variable:
         types: What the values are in the source, one for each column, or one for an array:
             numpy's name of a type, ``"int"``, ``"float"``, ``"bool"``, ``"text"``, ``"days"`` or
             ``"time"`` (dates), or ``"date %d.%m.%Y"``, a date written so.
+        digits: Of each column of a table, how many digits after the point its reals have; ``None``
+            where these have no end, or are no reals.
     """
 
     name: str
@@ -141,6 +143,7 @@ class Variable:
     atoms: tuple[tuple[float, ...], ...] = ()
     shares: tuple[tuple[float, ...], ...] = ()
     types: tuple[str, ...] = ()
+    digits: tuple[int | None, ...] = ()
 
     @property
     def by_column(self) -> dict[str, Variable]:
@@ -152,7 +155,7 @@ class Variable:
             column: dataclasses.replace(
                 self, name=column, shape=(), columns=None, types=types[i : i + 1],
                 mean=self.mean[i], std=self.std[i], atoms=self.atoms[i : i + 1],
-                shares=self.shares[i : i + 1],
+                shares=self.shares[i : i + 1], digits=self.digits[i : i + 1],
                 knots=None if self.knots is None else self.knots[i],
             )
             for i, column in enumerate(self.columns)
@@ -204,7 +207,8 @@ class Variable:
     def restored(self, stored: Any, *, exact: bool = False, mean: bool = False) -> dict[str, Any]:
         """Stored values as the source has them: the inverse of what was done to store them.
 
-        Levels in their own unit, whole numbers whole and without noise, codes as the text of
+        Levels in their own unit, whole numbers whole and without noise, reals of a table in as
+        many digits after the point as its column has, codes as the text of
         their cells, flags as flags, dates as dates, each in the type of the source; where a value
         is missing (NaN), it stays so.
 
@@ -252,6 +256,9 @@ class Variable:
         if self.kind == "date":
             return _dates(values, kind)
         whole = (self.is_whole or self.dequantized) and not keep
+        if not whole and not exact and self.digits and self.digits[0] is not None:
+            rounded = values.astype(np.float64).round(self.digits[0]) + 0.0  # no -0.0
+            return rounded.astype(_numpy(kind, np.float64))
         if not whole:
             return _shortest(values).astype(_numpy(kind, np.float64))
         values = values.round()
@@ -279,7 +286,7 @@ class Variable:
     def from_dict(cls, plain: Mapping[str, Any]) -> Variable:
         """The variable that :meth:`to_dict` wrote."""
         values = _known_fields(cls, plain)
-        for name in ("shape", "columns", "categories", "types"):
+        for name in ("shape", "columns", "categories", "types", "digits"):
             if values.get(name) is not None:
                 values[name] = tuple(values[name])
         for name in ("mean", "std", "knots"):

@@ -177,7 +177,7 @@ def traits(part: Variable) -> str:
 
     >>> from deeplvm.data import load
     >>> traits(load("iris").variables["x"].by_column["petal width (cm)"])
-    '0.1 .. 2.5, positive'
+    '0.1 .. 2.5, positive, 1 digit after the point'
     """
     if part.categories is not None:
         return f"{len(part.categories)} categories: {', '.join(part.categories[:5])}" + (
@@ -197,6 +197,8 @@ def traits(part: Variable) -> str:
         said += ["heavy-tailed"] if high - low > 10 * float(part.knots[-4] - part.knots[3]) else []
     if part.knots is None and part.kind == "counts":
         said.append(f"{float(part.mean):.3g} on average")
+    if part.digits and (digits := part.digits[0]):
+        said.append(f"{digits} digit{'s' if digits > 1 else ''} after the point")
     if atoms and part.kind == "real":
         said.append(f"often exactly {listed([f'{atom:g}' for atom in atoms], 3)}")
     return ", ".join(said + (["some missing"] if part.missing else []))

@@ -225,6 +225,22 @@ def repeated(values: Array, *, whole: bool = False) -> Array:
     return found[counts >= least]
 
 
+def decimals(values: Array) -> int | None:
+    """How many digits after the point all values of a column have; none if these have no end.
+
+    >>> decimals(np.array([3.1, np.nan, 0.25])), decimals(np.array([1 / 3, 0.5]))
+    (2, None)
+    """
+    known = values[~np.isnan(values)]
+    wide, largest = known.astype(np.float64), np.abs(known).max(initial=0)
+    for digits in range(1, 10):
+        if 10.0**-digits < 4 * np.spacing(largest):  # such digits are those of any number
+            return None
+        if (np.round(wide, digits).astype(known.dtype) == known).all():
+            return digits
+    return None
+
+
 def shares_of(values: Array, atoms: Array) -> tuple[float, ...]:
     """The share of a column's known values that each of some rising values has.
 
