@@ -291,6 +291,40 @@ def given(
     return found
 
 
+def impossible(values: Mapping[str, Tensor], description: Description) -> list[str]:
+    """Warnings of values of a model where a column of the data has none: incomes below 0.
+
+    Args:
+        values: Made by the model, shape ``(rows, columns)`` by name; NaN is none.
+        description: Of the data.
+    """
+    from deeplvm.data.schema import ends_of
+
+    warnings = []
+    for name, stored in values.items():
+        variable = description.variables.get(name)
+        for place, part in enumerate(variable.by_column.values() if variable else ()):
+            least, largest = ends_of(part)
+            if part.kind != "real" or least < 0:
+                continue
+            column, share = stored[..., place], largest <= 1
+            count = int(((column < 0) | (column > 1 if share else column < 0)).sum())
+            if not count:
+                continue
+            within = least > 0 and (largest < 1 or not share)
+            other = ("beta" if share else "gamma") if within else "mixture"
+            remedy = (
+                f'; likelihood = "{other}" of it in schema.toml, given to fit by --schema, '
+                f"{'never' if within else 'seldom'} does that"
+            )
+            warnings.append(
+                f"{count:,} of {int((~column.isnan()).sum()):,} values that the model made for "
+                f"column {part.name!r} are {'outside [0, 1]' if share else 'below 0'}, where the "
+                f"data have none{'' if part.likelihood == 'mixture' else remedy}."
+            )
+    return warnings
+
+
 def beside_others(
     own: Mapping[str, Any], cells: Mapping[str, Any], copies: int = 1
 ) -> dict[str, Any]:

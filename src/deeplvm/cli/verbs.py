@@ -268,6 +268,7 @@ def sample(
         PICTURES,
         TABLES,
         check_output,
+        impossible,
         refuse_overwriting,
         sampled,
     )
@@ -291,7 +292,7 @@ def sample(
             )
         values, known, warnings = sampled_given(opened, model, given, rows, seed)
         _save(output, values, opened.description, rows=known, escape=escape_formulas)
-        for warning in warnings:
+        for warning in (*warnings, *impossible(values, opened.description)):
             note(f"warning: {warning}")
         return
     values = sampled(
@@ -303,6 +304,8 @@ def sample(
         label=label,
     )
     _save(output, values, opened.description, mean=bool(mean), escape=escape_formulas)
+    for warning in impossible(values, opened.description):
+        note(f"warning: {warning}")
 
 
 def embed(
@@ -505,7 +508,7 @@ def impute(
         import torch
 
         from deeplvm.cli.missing import details_of, stacked
-        from deeplvm.cli.outputs import beside_others, given, save_table
+        from deeplvm.cli.outputs import beside_others, given, impossible, save_table
         from deeplvm.data.loading import cells_of_file
         from deeplvm.inference import impute as fill
 
@@ -540,7 +543,9 @@ def impute(
                 note(f"as they were, for the model does not have them: {', '.join(others)}")
             if details is not None:
                 _write(details, details_of(found, rows.variables), {}, escape=escape_formulas)
-            for warning in found.warnings:
+            made = found.draws if draws is not None else found.values
+            made = {n: v.where(found.missing[n], torch.nan) for n, v in made.items()}
+            for warning in (*found.warnings, *impossible(made, rows.description)):
                 note(f"warning: {warning}")
         note(f"{output}: {found.filled} missing values filled")
 

@@ -185,7 +185,7 @@ def traits(part: Variable) -> str:
         )
     said, atoms = [], part.atoms[0] if part.atoms else ()
     if part.knots is not None:
-        low, *_, high = sorted([*part.knots[[0, -1]].tolist(), *atoms])
+        low, high = ends_of(part)
         ends = [f"{math.floor(end) if part.dequantized else end:.6g}" for end in (low, high)]
         if part.kind == "date":
             ends = [str(np.datetime64(math.floor(end), "D")) for end in (low, high)]
@@ -202,6 +202,14 @@ def traits(part: Variable) -> str:
     if atoms and part.kind == "real":
         said.append(f"often exactly {listed([f'{atom:g}' for atom in atoms], 3)}")
     return ", ".join(said + (["some missing"] if part.missing else []))
+
+
+def ends_of(part: Variable) -> tuple[float, float]:
+    """The least and the largest training value of a column that has a density."""
+    if part.knots is None:
+        return -math.inf, math.inf
+    low, *_, high = sorted([*part.knots[[0, -1]].tolist(), *(part.atoms[0] if part.atoms else ())])
+    return low, high
 
 
 def _key(column: str) -> str:
