@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from deeplvm.data import DataError, Description, load
-from deeplvm.data.schema import rules_of, schema_of
+from deeplvm.data.schema import rules_of, schema_of, traits
 
 rng = np.random.default_rng(0)
 ROWS = 240
@@ -155,3 +155,17 @@ def test_few_dates_are_asked_about(file: Path) -> None:
         load(frame)
     assert kinds(load(frame, schema={"month": "date"}).description)["month"] == "date"
     assert kinds(load(frame, categories=("month",)).description)["month"] == "category"
+
+
+def test_plain_counts_are_not_called_heavy_tailed() -> None:
+    """Nearly all of their values repeat, so that the others are rare ones alone."""
+    table = pd.DataFrame(
+        {
+            "visits": np.append(np.arange(799) % 9, 9),
+            "income": np.exp(rng.normal(10, 2, 800)),
+            "size": rng.normal(5, 1, 800),
+        }
+    )
+    columns = load(table).variables["x"].by_column
+    found = {name: "heavy-tailed" in traits(part) for name, part in columns.items()}
+    assert found == {"visits": False, "income": True, "size": False}

@@ -194,7 +194,8 @@ def traits(part: Variable) -> str:
             return ", ".join(said)
         said += ["positive"] if low > 0 else []
         said += ["between 0 and 1"] if low >= 0 and high <= 1 else []
-        said += ["heavy-tailed"] if high - low > 10 * float(part.knots[-4] - part.knots[3]) else []
+        width, reach = (part.knots[[-4, -1]] - part.knots[[3, 0]]).tolist()  # of what is no atom
+        said += ["heavy-tailed"] if 0 < 10 * width < reach else []
     if part.knots is None and part.kind == "counts":
         said.append(f"{float(part.mean):.3g} on average")
     if part.digits and (digits := part.digits[0]):
