@@ -341,6 +341,9 @@ def test_impute_by_draws_and_with_details(deeplvm: Run, table_run: Path, table: 
     by_median = deeplvm(*words, "--by", "median", "-o", "median.csv")
     assert by_median.code == 0, by_median.err
     assert "--level is of the intervals" in deeplvm(*words, "-o", "a.csv", "--level", 0.5).line
+    refused = deeplvm(*words, "-o", "a.csv", "--draws", 2, "--by", "mean")
+    assert refused.code == 2
+    assert "leave one out" in refused.line
     refused = deeplvm(*words, "-o", "a.csv", "--details", "holes.csv")
     assert "would overwrite its own input" in refused.line
 
@@ -379,6 +382,8 @@ def test_sample_given_some_columns(deeplvm: Run, table_run: Path) -> None:
         ("height=1,height=2", "says twice what 'height' is"),
         ("height=1,weight=2,age=3", "nothing left to draw"),
         ("height=tall", "--given"),
+        ("age=1,height=nan", "is a missing value; leave 'height' out"),
+        ("", "--given says nothing"),
     ):
         refused = deeplvm(*words, "--given", given)
         assert refused.code == 2

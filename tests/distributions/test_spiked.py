@@ -168,3 +168,17 @@ def test_columns_of_unlike_atoms_stand_side_by_side() -> None:
     x = torch.tensor([[1.0, 0.0, 3.0], [2.0, math.nan, 5.0]])
     assert row.embed(x).shape == (2, row.features) == (2, 4)
     assert not row.embed(x)[1, :2].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@torch.no_grad()
+def test_steps_that_floats_do_not_hold_count_what_is_at_them(dtype: torch.dtype) -> None:
+    """0.3 / 0.1 is below 3 in floats; P(X <= 0.3) has the probability of 0.3 all the same."""
+    one, line = torch.ones(1, dtype=dtype), torch.tensor([0.0, 1.0], dtype=dtype)
+    distribution = SpikedDistribution(
+        one, 0 * one, one, torch.empty(0, dtype=dtype), PiecewiseLinear(line, line), step=0.1
+    )
+    multiples = torch.arange(-60, 61, dtype=dtype) / 10
+    mass, cdf = distribution.log_prob(multiples).exp(), distribution.cdf(multiples)
+    torch.testing.assert_close(cdf.diff(), mass[1:], atol=1e-5, rtol=0)
+    torch.testing.assert_close(distribution.icdf(cdf - mass / 2), multiples, atol=1e-5, rtol=0)

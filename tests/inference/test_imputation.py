@@ -31,6 +31,7 @@ from deeplvm.distributions import (
 )
 from deeplvm.distributions.diagonal_normal import DiagonalNormal
 from deeplvm.distributions.product import Product
+from deeplvm.distributions.spiked import PiecewiseLinear, Spiked
 from deeplvm.inference import complete, impute
 from deeplvm.inference.missing import By
 from deeplvm.likelihood import importance_sampling
@@ -359,6 +360,23 @@ def test_columns_of_several_kinds_of_which_only_draws_are_known() -> None:
     torch.testing.assert_close(
         found.probability["x"][:2, 1], torch.tensor([0.8, 0.7]), atol=0.05, rtol=0
     )
+
+
+def test_a_quantile_that_is_an_atom_is_the_atom() -> None:
+    """P(x < 0) is 0.03 and P(x = 0) 0.9; halving intervals ended beside 0."""
+    line = torch.tensor([[0.0, 1.0], [0.0, 1.0]])
+
+    def spiked(z: Tensor) -> Distribution:
+        shape = (*z.shape[:-1], 2)
+        logits = torch.tensor([9.0, 1.0]).log().expand(*shape, 2)
+        one = torch.ones(*shape, 1)
+        atoms = torch.zeros(2, 1)
+        return Independent(Spiked(logits, one, one, atoms, PiecewiseLinear(line, line)), 1)
+
+    row = torch.tensor([[5.0, NAN]])
+    found = impute(model_of(spiked), {"x": row}, by="median", level=0.8, particles=20)
+    assert found.values["x"][0, 1] == 0
+    assert found.lower["x"][0, 1] == found.upper["x"][0, 1] == 0
 
 
 def test_refusals() -> None:

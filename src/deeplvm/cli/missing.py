@@ -155,6 +155,8 @@ def _row_of(opened: Run, text: str) -> Any:
         if column in cells:
             raise ValueError(f"--given says twice what {column!r} is.")
         cells[column] = value
+    if not cells:
+        raise ValueError(f"--given says nothing; write column=value, such as {columns[0]}=....")
     if not set(columns) - set(cells):
         raise ValueError("--given says all columns, so there is nothing left to draw.")
     titles = [*columns, *[each for each in cells if each not in columns]]
@@ -163,11 +165,19 @@ def _row_of(opened: Run, text: str) -> Any:
         with path.open("w", newline="") as file:
             csv.writer(file).writerows([titles, [cells.get(each, "") for each in titles]])
         try:
-            return opened.read(str(path))
+            read = opened.read(str(path))
         except ValueError as error:
             said = str(error).replace(str(path), path.name).replace(path.name, "--given")
             # what it says to do next is about a file
             raise ValueError(f"{said.split('. ')[0].rstrip('.')}.") from error
+    row = read.test[torch.zeros(1, dtype=torch.int64)]["x"].flatten()
+    for each in columns:
+        if each in cells and bool(row[columns.index(each)].isnan()):
+            raise ValueError(
+                f"--given {each}={cells[each]}: {cells[each]!r} is a missing value; leave "
+                f"{each!r} out, and it is drawn."
+            )
+    return read
 
 
 def _some(names: list[str]) -> str:

@@ -498,6 +498,8 @@ def impute(
         raise ValueError(f"Which file has the holes? deeplvm impute {run} FILE -o {output}")
     if details is None and level is not None:
         raise ValueError("--level is of the intervals in --details FILE; name that file too.")
+    if draws is not None and by not in ("auto", "draw"):
+        raise ValueError(f"--draws fills in draws, and --by {by} one value; leave one out.")
     if details is not None:
         if len(data) > 1:
             raise ValueError(f"--details is one table, and there are {len(data)} files.")

@@ -172,7 +172,7 @@ class Spiked(Distribution):
         """P(X <= x), of any real x, atoms and all."""
         value = value.to(self.loc.dtype)
         if self.step is not None:
-            value = (value / self.step).floor() * self.step
+            value = self._multiple_below(value)
         upper = self._edges(value)[1]
         noise = (upper.unsqueeze(-1) - self.loc) / self.scale
         mass = (self.slabs.exp() * noise.sigmoid()).sum(-1)
@@ -197,11 +197,28 @@ class Spiked(Distribution):
             low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
         found = self._value(high)
         if self.step is not None:
-            return (found / self.step).floor() * self.step
+            return self._multiple_below(found)
         for atom, spike in zip(self.atoms.unbind(-1), self.spikes.exp().unbind(-1), strict=True):
             at = self.cdf(atom.expand(shape))
             found = torch.where((at - spike < probability) & (probability <= at), atom, found)
         return found
+
+    def _multiple_below(self, value: Tensor) -> Tensor:
+        """The largest multiple of the step that is at most x; 0.3 / 0.1 is below 3 in floats."""
+        assert self.step is not None
+        count = value / self.step
+        near = count.round()
+        rounding = 4 * torch.finfo(count.dtype).eps * (1 + near.abs())
+        return torch.where((count - near).abs() <= rounding, near, count.floor()) * self.step
+
+    def between(self, low: Tensor, high: Tensor) -> Tensor:
+        """A value that has a probability in (low, high], which are near each other; else high."""
+        if self.step is not None:
+            return self._multiple_below(high)
+        ends = () if self.bounds is None else self.bounds
+        for point in (*self.atoms.unbind(-1), *ends):
+            high = torch.where((low < point) & (point <= high), point, high)
+        return high
 
     def _value(self, score: Tensor) -> Tensor:
         """X where g(x) is ``score``, within the bounds."""

@@ -289,6 +289,7 @@ class _Piece:
             weights = self.weights.beside(drawn[0]).expand(drawn.shape) / len(drawn)
             return _weighted_quantiles(drawn.flatten(0, 1), weights.flatten(0, 1), shares)
         assert self.elements is not None
+        exact = getattr(self.elements, "between", None)  # of values with a probability
         found = []
         for share in shares:
             low, high = bracket
@@ -296,7 +297,7 @@ class _Piece:
                 middle = (low + high) / 2
                 below = self._average(self._flat(self.elements.cdf(middle))) < share
                 low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-            found.append((low + high) / 2)
+            found.append((low + high) / 2 if exact is None else exact(low, high))
         return found
 
     def _bracket(self) -> tuple[Tensor, Tensor] | None:
