@@ -27,9 +27,10 @@ class Autoregressive(nn.Module):
     binary pixels (MADE), categories, counts, reals, the columns of a table.
 
     In training each call has its own random order :math:`\pi`; measured, a row has M fixed ones.
-    Missing elements (NaN) come last in the order of their row, so that the density of the others
-    is exact and costs nothing; and any elements are drawn given any others (:meth:`complete` of
-    the distribution). A density takes M passes, a draw one pass an element.
+    Missing elements (NaN) come last in the order of their row: the density of the others is
+    normalised and costs nothing, and any elements are drawn given any others (:meth:`complete` of
+    the distribution). Densities of different patterns of holes agree as far as training made the
+    orders agree. A density takes M passes, a draw one pass an element.
 
     Args:
         conditional: a conditional of independent elements without a network, such as
