@@ -211,7 +211,7 @@ def fit(
     functions = [log_prior, kl_weight, stopping.measure]
     companions = Companions(listed, functions, model, target, dtype_of(model))
     with own_randomness(target, seed):
-        prepare(model, listed, way, batches, seed)
+        prepare(model, listed, batches, seed)
     steps = [
         Step(
             model,

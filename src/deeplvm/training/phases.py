@@ -154,15 +154,13 @@ def _completed(phase: Phase, plain: Phase) -> Phase:
 def prepare(
     model: LatentVariableModel,
     phases: Sequence[Phase],
-    common: Draw | None,
     batches: AnyBatches,
     seed: int,
 ) -> None:
     """Let those that learn or remember beside the model make room, by the first training rows.
 
     Raises:
-        ValueError: If an estimator that a phase names, and not all have in common, suits no
-            latent.
+        ValueError: If an estimator suits no latent of any phase.
     """
 
     def take(phase: Phase, n: int) -> dict[str, Any]:
@@ -174,7 +172,7 @@ def prepare(
         if isinstance(each, Prepared):
             rows = batches.rows("train", phase.stream)
             each.prepare(model, partial(take, phase), rows, batches.missing)
-    own = [p.estimator for p in phases if p.estimator is not None and p.estimator is not common]
+    own = [p.estimator for p in phases if p.estimator is not None]
     if not own and not any([isinstance(way, Learner) for phase in phases for way in phase.ways]):
         return
     found: list[Draw] = []

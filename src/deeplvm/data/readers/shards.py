@@ -382,7 +382,7 @@ def _image_head(path: Path) -> tuple[tuple[int, int], str]:
             return size, image.mode
     except DataError:
         raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except Exception:  # noqa: BLE001 - decoders raise whatever they stumble over
         pixels = read_image(path, None)  # raises, and says why
         return (pixels.shape[0], pixels.shape[1]), "L" if pixels.shape[2] == 1 else "RGB"
 
