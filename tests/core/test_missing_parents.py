@@ -392,3 +392,17 @@ def test_one_graph_whatever_is_missing() -> None:
 
     compiled = torch.compile(loss, fullgraph=True, backend="eager")
     assert torch.allclose(compiled(x, y), loss(x, y))
+
+
+@pytest.mark.parametrize("latent", ["x_seen", "x_observed"])
+def test_a_latent_is_drawn_whatever_its_name(latent: str) -> None:
+    """Only names that nobody draws follow from the holes of x."""
+    found = []
+    for name in ("z", latent):
+        torch.manual_seed(0)
+        p = Joint({name: StandardNormal(3), f"x | {name}": Gaussian(3, MLP(3, 4))})
+        model = LatentVariableModel(p, Joint({f"{name} | x": Gaussian(3, MLP(3, 4))}))
+        found.append(model.evidence({"x": torch.randn(4, 3)}, particles=2))
+        assert found[-1].latents == (name,)
+        assert not model.explains_holes
+    assert torch.equal(found[0].log_weight, found[1].log_weight)

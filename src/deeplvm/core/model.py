@@ -117,11 +117,13 @@ class LatentVariableModel(nn.Module):
         self._read_by_p = _read(self.p)
         #: Every name of the model, inputs included.
         self.names = self._named_in_p.union(self.q.names, self.q.inputs)
+        # Names that follow from where another one has holes. One that q draws is a latent.
         self._of_holes = {
             name: (of, kind)
-            for name in sorted(self.names)
+            for name in sorted(self.names.difference(self.q.names))
             for of, _, kind in (name.rpartition("_"),)
             if kind in ("seen", "observed") and of in self.p.names
+            if kind == "observed" or name not in self.p.names
         }
         # Deterministic nodes that p and q share, with the names they follow from: computed once.
         self._follows = _common(self.p, self.q)
@@ -135,9 +137,7 @@ class LatentVariableModel(nn.Module):
     @property
     def explains_holes(self) -> frozenset[str]:
         """Names of which p models what elements are missing."""
-        return frozenset(
-            [of for name, (of, kind) in self._of_holes.items() if kind == "observed"]
-        ).intersection([of for name, (of, _) in self._of_holes.items() if name in self.p.names])
+        return frozenset([of for name, (of, _) in self._of_holes.items() if name in self.p.names])
 
     def reads(self, name: str) -> bool:
         """Whether a conditional of p reads a name's values, so that it must have them in full."""

@@ -12,8 +12,7 @@ from deeplvm.core.model import LatentVariableModel
 from deeplvm.data import likelihood_of
 from deeplvm.data.records import Data, Description
 from deeplvm.networks import MLP
-from deeplvm.recipes.catalogue import RecipeError
-from deeplvm.recipes.plain import at_least_one, observed, seen
+from deeplvm.recipes.plain import at_least_one, labels_of, observed, seen
 
 
 class Indicator(nn.Module):
@@ -55,12 +54,7 @@ def conditional_vae(
         RecipeError: If the data have no labels.
     """
     at_least_one(latent=latent, hidden=hidden)
-    if not data.classes:
-        raise RecipeError(
-            f"conditional_vae models x given a label, but {data.name} has no labels; for a table "
-            f"name the column that holds them with --label, or take the recipe vae."
-        )
-    x, classes = observed(data), len(data.classes)
+    classes, x = labels_of(data, "conditional_vae", "x given a label"), observed(data)
     label = Indicator(classes)
     first, *further = hidden or (latent,)
     return LatentVariableModel(

@@ -150,6 +150,16 @@ def observed(data: Data | Description) -> Variable:
     return data.variables["x"]
 
 
+def labels_of(data: Data | Description, recipe: str, models: str) -> int:
+    """How many labels there are, for a recipe that models what it says with them."""
+    if not data.classes:
+        raise RecipeError(
+            f"{recipe} models {models}, but {data.name} has no labels; for a table name the "
+            f"column that holds them with --label, or take the recipe vae."
+        )
+    return len(data.classes)
+
+
 def seen(variable: Variable) -> tuple[int, ...]:
     """The shape in which networks see a variable: a category of L values as ``(*, L)``."""
     if variable.features == variable.elements:

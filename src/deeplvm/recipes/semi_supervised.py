@@ -11,8 +11,8 @@ from deeplvm.data import likelihood_of
 from deeplvm.data.records import Data, Description
 from deeplvm.networks import MLP
 from deeplvm.objectives import semi_supervised_elbo
-from deeplvm.recipes.catalogue import RecipeError, trained_with
-from deeplvm.recipes.plain import at_least_one, observed, seen
+from deeplvm.recipes.catalogue import trained_with
+from deeplvm.recipes.plain import at_least_one, labels_of, observed, seen
 
 
 @trained_with(objective=semi_supervised_elbo, draw={"y": Enumerated()})
@@ -40,12 +40,7 @@ def semi_supervised_vae(
         RecipeError: If the data have no labels.
     """
     at_least_one(latent=latent, hidden=hidden)
-    if not data.classes:
-        raise RecipeError(
-            f"semi_supervised_vae models x and its label, but {data.name} has no labels; for a "
-            f"table name the column that holds them with --label, or take the recipe vae."
-        )
-    x, classes = observed(data), len(data.classes)
+    classes, x = labels_of(data, "semi_supervised_vae", "x and its label"), observed(data)
     first, *further = hidden or (latent,)
     return LatentVariableModel(
         Joint(
