@@ -351,8 +351,9 @@ def _omniglot(item: NamedSet, paths: tuple[Path, ...]) -> Held:
 
 
 def _adult(item: NamedSet, paths: tuple[Path, ...]) -> Held:
+    from deeplvm.data.readers.columns import open_table
     from deeplvm.data.readers.delimited import read_delimited
-    from deeplvm.data.readers.tables import Frames, open_table
+    from deeplvm.data.readers.tables import Frames
 
     frames = {"train": read_delimited(paths[0]).cells, "test": read_delimited(paths[1]).cells}
     for (split, frame), size in zip(frames.items(), (32_561, 16_281), strict=True):

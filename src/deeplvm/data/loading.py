@@ -25,6 +25,7 @@ from deeplvm.data.likelihood import (
     without_use,
 )
 from deeplvm.data.readers.arrays import VALUE_KEYS, held, read_arrays, read_file
+from deeplvm.data.readers.columns import open_table, refuse_absent
 from deeplvm.data.readers.delimited import read_delimited
 from deeplvm.data.readers.images import (
     ENDINGS,
@@ -37,14 +38,7 @@ from deeplvm.data.readers.images import (
 )
 from deeplvm.data.readers.shards import ParquetFiles, open_files
 from deeplvm.data.readers.source import Facts, Held, Places, Source, room
-from deeplvm.data.readers.tables import (
-    Frames,
-    Table,
-    TableRows,
-    groups_of,
-    open_table,
-    refuse_absent,
-)
+from deeplvm.data.readers.tables import Frames, Table, TableRows, groups_of
 from deeplvm.data.records import (
     SPLITS,
     Data,

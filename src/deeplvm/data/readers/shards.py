@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from deeplvm.data.readers.arrays import checked
+from deeplvm.data.readers.cells import family, is_narrow
 from deeplvm.data.readers.images import (
     ENDINGS,
     GREY_MODES,
@@ -28,7 +29,6 @@ from deeplvm.data.readers.images import (
     splits_of,
 )
 from deeplvm.data.readers.source import Array, Facts, Places, codes_of
-from deeplvm.data.readers.tables import family, is_narrow
 from deeplvm.data.records import SPLITS, DataError
 
 # Files by name go into a description up to this many; of more, one digest.
