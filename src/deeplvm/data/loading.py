@@ -14,16 +14,7 @@ import pandas as pd
 import torch
 
 from deeplvm.data.catalogue import NAMED, close_names, read_named
-from deeplvm.data.likelihood import (
-    Choice,
-    binarization,
-    choices_of,
-    chosen,
-    refuse_other_shape,
-    variable_of,
-    warnings_of,
-    without_use,
-)
+from deeplvm.data.likelihood import Choice
 from deeplvm.data.readers.arrays import VALUE_KEYS, held, read_arrays, read_file
 from deeplvm.data.readers.columns import open_table, refuse_absent
 from deeplvm.data.readers.delimited import read_delimited
@@ -55,6 +46,15 @@ from deeplvm.data.split import divide, kept_elements, limited, select_columns
 from deeplvm.data.statistics import Summary
 from deeplvm.data.stream import Stream, StreamColumn
 from deeplvm.data.transform import Look, Reader, dequantization, exact_type, smallest_type
+from deeplvm.data.variables import (
+    binarization,
+    choices_of,
+    chosen,
+    refuse_other_shape,
+    variable_of,
+    warnings_of,
+    without_use,
+)
 from deeplvm.files import memory
 
 Streaming = bool | Literal["auto"]
