@@ -39,7 +39,7 @@ from deeplvm.training import Callback
 if TYPE_CHECKING:
     from deeplvm.core.model import LatentVariableModel
     from deeplvm.data.records import Data
-    from deeplvm.runs.selection import Selection
+    from deeplvm.runs.selection import ModelSelection
 
 _TENSORBOARD = "tensorboard"
 AUTOMATIC = "auto"
@@ -245,7 +245,7 @@ def _fit(
         finish(run, model, data, evaluate=evaluate, particles=evaluation_particles, json=json)
 
 
-def _select(data: Data, config: Config) -> Selection:
+def _select(data: Data, config: Config) -> ModelSelection:
     """Compare models for a part of the minutes, as the options of training say."""
     from deeplvm.runs.selection import select
 
@@ -259,7 +259,7 @@ def _select(data: Data, config: Config) -> Selection:
     return found
 
 
-def _selected(selection: Selection, config: Config) -> tuple[Recipe, Config]:
+def _selected(selection: ModelSelection, config: Config) -> tuple[Recipe, Config]:
     """The best recipe, and the run that trains it with its own options where none were said."""
     best = find(selection.best.recipe)
     said = _said(config.training)

@@ -14,7 +14,7 @@ from deeplvm.core.draws import Draw, Enumerated, Sampled
 from deeplvm.core.joint import Joint, is_joint
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.trace import Site, Trace
-from deeplvm.inference.missing import Posterior, Weights
+from deeplvm.inference.missing import MissingMixture, Weights
 from deeplvm.inference.rows import Rows, Source, at_least, for_rows, rows_of
 from deeplvm.randomness import RowNoise
 
@@ -209,7 +209,7 @@ def complete(
             index = weights.chosen((steps + start) / count)  # (J, batch), systematic
             found = {}
             for name in holes:
-                samples = Posterior.of(name, evidence, given[name], weights, noise).samples()
+                samples = MissingMixture.of(name, evidence, given[name], weights, noise).samples()
                 at = index.reshape(*index.shape, *[1] * (samples.dim() - 2))
                 chosen = samples.take_along_dim(at, 0).to(given[name])
                 found[name] = torch.where(given[name].isnan(), chosen, given[name])

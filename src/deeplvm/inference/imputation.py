@@ -14,7 +14,7 @@ from deeplvm.core.draws import Draw
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.inference.completion import Complete, complete, to_complete
 from deeplvm.inference.diagnostics import TOO_HEAVY
-from deeplvm.inference.missing import By, Posterior, Weights
+from deeplvm.inference.missing import By, MissingMixture, Weights
 from deeplvm.inference.rows import Rows, Source, at_least, for_rows, rows_of
 from deeplvm.randomness import RowNoise
 
@@ -169,7 +169,7 @@ def impute(
             weights = Weights.of(evidence)
             found = {"ess": weights.ess, "pareto_k": weights.pareto_k}
             for name in names:
-                posterior = Posterior.of(name, evidence, given[name], weights, noise)
+                posterior = MissingMixture.of(name, evidence, given[name], weights, noise)
                 told = posterior.summary(by, level, variables.get(name))
                 if draws:
                     told["draws"] = torch.stack([posterior.draw() for _ in range(draws)], 1)

@@ -75,7 +75,7 @@ class Weights:
 
 
 @dataclass(eq=False)
-class Posterior:
+class MissingMixture:
     r""":math:`p(x_m | x_o)` of one name in some rows, a mixture over the particles.
 
     Args:
@@ -99,7 +99,7 @@ class Posterior:
     @classmethod
     def of(
         cls, name: str, evidence: Evidence, value: Tensor, weights: Weights, noise: RowNoise
-    ) -> Posterior:
+    ) -> MissingMixture:
         """That of a ledger.
 
         Raises:
@@ -182,7 +182,7 @@ class _Piece:
     draws: Callable[[], Tensor]
     by: By
     level: float | None
-    of: Posterior  # all elements together
+    of: MissingMixture  # all elements together
     places: Tensor | None  # along the last axis; all without
 
     def told(self, category: Tensor | bool) -> dict[str, Tensor]:  # noqa: FBT001

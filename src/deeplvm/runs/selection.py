@@ -53,7 +53,7 @@ class Trial(Record):
 
 
 @dataclass(frozen=True)
-class Selection(Record):
+class ModelSelection(Record):
     """Models that were compared, the best first.
 
     The rows are those that also ended each training, so that all their likelihoods are a little
@@ -102,7 +102,7 @@ def select(
     seed: int = 0,
     training: Mapping[str, Any] | None = None,
     told: Callable[[str], None] = lambda _: None,
-) -> Selection:
+) -> ModelSelection:
     """Train some models for an equal time each, and compare them on held-out rows.
 
     Args:
@@ -144,7 +144,7 @@ def select(
             for t, log_px in ranked
         ]
     )
-    return Selection(trials, len(best), time.monotonic() - began)
+    return ModelSelection(trials, len(best), time.monotonic() - began)
 
 
 def _mean(log_px: Tensor) -> float:

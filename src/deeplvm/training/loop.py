@@ -43,11 +43,11 @@ from deeplvm.training.failures import TrainingInterrupted, explained, non_finite
 from deeplvm.training.graph import Choice, choose, unchanged
 from deeplvm.training.measure import (
     Measurement,
-    Selection,
+    Ranking,
     for_rows,
     name_of,
+    ranking_of,
     rows_measured,
-    selection_of,
 )
 from deeplvm.training.options import Machine, Optimization, Saving, Stopping, check
 from deeplvm.training.phases import (
@@ -250,14 +250,14 @@ def fit(
     holes = [name for name in batches.real if name in batches.missing]
     wanted = batches.real if stopping.measure == "cells" else holes if held_out else ()
     cells = predictable(model, wanted)
-    selection = selection_of(stopping, listed, plain, model, arrived, cells)
+    ranking = ranking_of(stopping, listed, plain, model, arrived, cells)
     if stopping.patience is not None and not held_out:
         raise ValueError(
             "Early stopping needs held-out rows to look at, and the data have none; split some "
             "off, or leave out patience."
         )
     state = State(
-        model, steps, rates, average, companions, selection, target, {
+        model, steps, rates, average, companions, ranking, target, {
             "rows": rows,
             "held-out rows": held_out,
             "names": sorted(batches.names),
@@ -273,7 +273,7 @@ def fit(
             "precision": "bfloat16" if bfloat16 else "float32",
             **({"hide": hide} if hide else {}),
             **({} if way is None else {"estimator": type(way).__name__}),
-            **({} if stopping.measure is None else {"measure": selection.name}),
+            **({} if stopping.measure is None else {"measure": ranking.name}),
         },
     )  # fmt: skip
     files = Checkpoints(
@@ -295,14 +295,14 @@ def fit(
             files.save(state.tree())
         else:
             state.load(saved, str(saving.folder))
-            if state.history and selection.name not in state.history[0].get("valid", {}):
+            if state.history and ranking.name not in state.history[0].get("valid", {}):
                 # begun by a version that measured the bound alone
-                selection = state.selection = selection_of(stopping, listed, plain, model, arrived)
+                ranking = state.ranking = ranking_of(stopping, listed, plain, model, arrived)
                 cells = ()
             files.saved = (state.epoch, state.position)
         files.write_metrics(state.history)
         progress = Progress(
-            epochs, state.epoch, selection.name, quiet=quiet or not first,
+            epochs, state.epoch, ranking.name, quiet=quiet or not first,
             seconds=stopping.seconds - state.spent,
         )  # fmt: skip
         signals = stack.enter_context(Signals())
@@ -317,14 +317,14 @@ def fit(
             replace(machine, compile=compilable(machine.compile, listed)), threads, files,
             stack.enter_context(progress), signals, told,
         )  # fmt: skip
-        for line in [warning, *_notes(selection, listed, held_out)]:
+        for line in [warning, *_notes(ranking, listed, held_out)]:
             progress.say(line)
         try:
             for callback in told:
                 done = {"epoch": state.epoch, "seconds": state.spent}
                 callback.started({**state.run, "epochs": epochs, **done})
             stopped = loop.go()
-            history = History(tuple(state.history), selection.name, state.best_epoch, stopped)
+            history = History(tuple(state.history), ranking.name, state.best_epoch, stopped)
         except (Stopped, KeyboardInterrupt) as error:
             failure = loop.interrupted()
             raise failure from error
@@ -495,7 +495,7 @@ class Loop:
                     record[split] = self.measure(split, epoch)
                 state.companions.train()
                 record["kl_weight"] = float(self.weight.value)
-                if not state.selection.settled(record["kl_weight"]):
+                if not state.ranking.settled(record["kl_weight"]):
                     record["comparable"] = False
                 self._judge()
                 better = state.keep_if_better(record)
@@ -525,7 +525,7 @@ class Loop:
         """An epoch is done: write it down, and be ready for the next."""
         state, step = self.state, self.program[0]
         split: Split = "valid" if "valid" in record else "train"
-        bound = record[split][state.selection.name] * (1 if state.selection.higher else -1)
+        bound = record[split][state.ranking.name] * (1 if state.ranking.higher else -1)
         state.rates.after_epoch(bound if record.get("comparable", True) else None)
         record["objective"] = self.tally.mean()
         record["learning_rate"] = float(step.optimizer.param_groups[0]["lr"])
@@ -640,10 +640,10 @@ class Loop:
             callback.saved(self.files.path)
 
 
-def _notes(selection: Selection, phases: Sequence[Phase], held_out: int) -> Iterator[str]:
+def _notes(ranking: Ranking, phases: Sequence[Phase], held_out: int) -> Iterator[str]:
     """What a user should know before training begins."""
-    if held_out and selection.why_not:
-        yield f"no epoch is called the best, and the last is kept: {selection.why_not}"
+    if held_out and ranking.why_not:
+        yield f"no epoch is called the best, and the last is kept: {ranking.why_not}"
     for way in [way for phase in phases for way in phase.ways]:
         if not said(way, "bound", unsaid=True):
             yield (

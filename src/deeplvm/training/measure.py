@@ -52,7 +52,7 @@ def for_rows(objective: Objective, rows: int) -> Objective:
 
 
 @dataclass(frozen=True)
-class Selection:
+class Ranking:
     """Which of the epochs is best.
 
     A bound on held-out rows says so only among epochs that ascended the same objective: under a
@@ -89,20 +89,20 @@ class Selection:
         return one > two if self.higher else one < two
 
 
-def selection_of(
+def ranking_of(
     stopping: Stopping,
     phases: Sequence[Phase],
     plain: Phase,
     model: LatentVariableModel,
     arrived: tuple[float, str],
     cells: Sequence[str] = (),
-) -> Selection:
+) -> Ranking:
     """Which epoch is best, as far as that can be said."""
     measure, objective = stopping.measure, plain.objective
     weight, why_not = arrived
     name, higher = name_of(objective or elbo), stopping.direction == "higher"
     if callable(measure):
-        return Selection(name_of(measure, "measure"), higher, weight, objective, why_not)
+        return Ranking(name_of(measure, "measure"), higher, weight, objective, why_not)
     if measure is not None:
         known = dict.fromkeys(["elbo", name, *(["cells"] if cells else []), *model.p.names])
         if measure not in known:
@@ -110,7 +110,7 @@ def selection_of(
                 f"measure is a function of the model and of rows, or one of "
                 f"{', '.join(known)}; not {measure!r}."
             )
-        return Selection(measure, higher, weight, objective, why_not)
+        return Ranking(measure, higher, weight, objective, why_not)
     own = [each for each in phases if each.objective is not objective or not each.draws]
     unlike = ""
     if own:
@@ -124,7 +124,7 @@ def selection_of(
             f"patience waits for a better epoch, and nothing says which is better: {why_not}."
         )
     name = "cells" if cells and not why_not else name
-    return Selection(name, higher, weight, objective, why_not)
+    return Ranking(name, higher, weight, objective, why_not)
 
 
 _MEASURED = 5_000  # training rows that are measured after an epoch, at most

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.training.callbacks import Record
 from deeplvm.training.checkpoint import CheckpointError, restore, unique_state
-from deeplvm.training.measure import Selection
+from deeplvm.training.measure import Ranking
 from deeplvm.training.phases import Phase
 from deeplvm.training.schedules import Average, Rates
 from deeplvm.training.step import Step
@@ -226,12 +226,12 @@ class State:
         rates: Rates,
         average: Average | None,
         companions: Companions,
-        selection: Selection,
+        ranking: Ranking,
         device: torch.device,
         run: dict[str, Any],
     ) -> None:
         self.model, self.steps, self.rates, self.average = model, steps, rates, average
-        self.companions, self.selection, self.device = companions, selection, device
+        self.companions, self.ranking, self.device = companions, ranking, device
         self.run = run  # options that a run cannot go on with if they are other ones
         self.generator = Generator()  # of what is renewed at every visit of a row
         self.compiled: bool | None = None  # none before that was decided
@@ -271,14 +271,14 @@ class State:
         """
         best = self.history[self.best_epoch - 1] if self.best_epoch else None
         counts = self._counts(record)
-        beats = counts and (best is None or self.selection.better(record, best))
+        beats = counts and (best is None or self.ranking.better(record, best))
         if best is not None and self._counts(best) and not beats:
             return False
         self.best_epoch, self.best = record["epoch"], self._copy()
         return counts
 
     def _counts(self, record: Record) -> bool:
-        return "valid" in record and self.selection.comparable(record)
+        return "valid" in record and self.ranking.comparable(record)
 
     def take_best(self) -> None:
         """Give the model its best weights."""
@@ -350,7 +350,7 @@ class State:
                         f"another folder."
                     )
             self._fill(tree["model"])
-            check_state(tree, own, self.selection.name)
+            check_state(tree, own, self.ranking.name)
             check_optimizers(tree["optimizers"], [step.optimizer for step in self.steps])
         except Unfit as error:
             raise CheckpointError(
