@@ -50,7 +50,6 @@ class Graph:
         ]
         like = step.parameters[0]
         self.rates = [like.new_zeros(()) for _ in step.optimizer.param_groups]
-        self.count = like.new_zeros(())  # of this step, from 1
         self.whole = whole
         self.compiled = torch.compile(
             self._ascend, fullgraph=True, dynamic=False, options={"cpp_wrapper": True}
@@ -72,12 +71,7 @@ class Graph:
         for rate, group in zip(self.rates, self.step.optimizer.param_groups, strict=True):
             rate.fill_(float(group["lr"]))
         moments, steps = self._state()
-        self.count.fill_(steps[0].item() + 1.0)
-        value, taken = self.compiled(
-            self.values, moments, self.rates, self.count, batch, kl_weight
-        )
-        if taken:
-            torch._foreach_add_(steps, 1.0)
+        value, taken = self.compiled(self.values, moments, self.rates, steps, batch, kl_weight)
         return value.item(), bool(taken)
 
     def _state(self) -> tuple[dict[str, list[Tensor]], list[Tensor]]:
@@ -99,7 +93,7 @@ class Graph:
         values: Mapping[str, Tensor],
         moments: Mapping[str, Sequence[Tensor]],
         rates: Sequence[Tensor],
-        count: Tensor,
+        steps: Sequence[Tensor],
         batch: dict[str, Any],
         kl_weight: Tensor | float,
     ) -> tuple[Tensor, Tensor]:
@@ -118,6 +112,9 @@ class Graph:
             if step.clip is not None:
                 factor = (step.clip / (norm + 1e-6)).clamp(max=1.0)  # as torch's own clipping
                 gradients = {name: factor * each for name, each in gradients.items()}
+        count = steps[0].to(negative) + 1.0  # of this step, from 1
+        for each in steps:
+            each.add_(taken)
         for name, index, numbers in self.groups:
             old = [values[name], *moments[name]]
             new = _updated(self.kind, numbers, rates[index], count, gradients[name], old)
