@@ -21,6 +21,7 @@ import numpy as np
 from deeplvm.data.readers.arrays import read_arrays, read_idx
 from deeplvm.data.readers.source import Array, Facts, Held
 from deeplvm.data.records import SPLITS, DataError
+from deeplvm.data.sparse import compressed
 
 SEARCH_VARIABLE = "DEEPLVM_DATA"
 DEBIAN_FOLDER = Path("/usr/share/datasets")  # where the packages `dataset-*` put their files
@@ -396,7 +397,7 @@ def _newsgroups(item: NamedSet, paths: tuple[Path, ...]) -> Held:
     arrays = _arrays(paths[0], ("vocab", *names))
     columns = tuple(str(word) for word in arrays["vocab"])
     values = {
-        split: _dense(
+        split: _compressed(
             arrays[f"{part}_indptr"],
             arrays[f"{part}_indices"],
             arrays[f"{part}_data"],
@@ -413,7 +414,7 @@ def _newsgroups(item: NamedSet, paths: tuple[Path, ...]) -> Held:
 def _pbmc3k(item: NamedSet, paths: tuple[Path, ...]) -> Held:
     arrays = _arrays(paths[0], ("indptr", "indices", "data", "shape", "gene_name", "gene_id"))
     genes = int(arrays["shape"][1])
-    values = _dense(arrays["indptr"], arrays["indices"], arrays["data"], genes)
+    values = _compressed(arrays["indptr"], arrays["indices"], arrays["data"], genes)
     _expect(paths[0], "counts", values, (2_700, 32_738))
     names, repeats = np.unique(arrays["gene_name"], return_counts=True)
     twice = set(names[repeats > 1])
@@ -425,13 +426,13 @@ def _pbmc3k(item: NamedSet, paths: tuple[Path, ...]) -> Held:
     return Held(Facts(item.name, columns=columns, kinds=kinds), {"all": values})
 
 
-def _dense(indptr: Array, indices: Array, data: Array, width: int) -> Array:
-    """Compressed sparse rows as a dense array of the smallest signed type that holds them."""
-    largest = int(data.max()) if len(data) else 0
-    dense = np.zeros((len(indptr) - 1, width), dtype=np.int16 if largest < 2**15 else np.int32)
-    rows = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
-    np.add.at(dense, (rows, indices), data.astype(dense.dtype))
-    return dense
+def _compressed(indptr: Array, indices: Array, data: Array, width: int) -> Any:
+    """Compressed sparse rows in the smallest signed type that holds their counts."""
+    from scipy import sparse
+
+    kind = np.int16 if data.max(initial=0) < 2**15 else np.int32
+    parts = (data.astype(kind), indices, indptr)
+    return compressed(sparse.csr_array(parts, shape=(len(indptr) - 1, width)))
 
 
 def _arrays(path: Path, names: tuple[str, ...]) -> dict[str, Array]:

@@ -463,6 +463,10 @@ def choose(
         image, levels = facts.image, facts.levels
         return [plain(everything, dequantize=dequantize, image=image, levels=levels)]
     if all_counts(facts):
+        high = float(train.high.max())
+        if likelihood == "auto" and not dequantize and high > LARGEST_COUNT:
+            found = plain(train, likelihood="negative-binomial", kind="counts")
+            return [replace(found, reason=f"x: counts up to {high:g}: {found.likelihood}.")]
         return [plain(train, dequantize=dequantize, kind="counts")]
     whats = [f"column {column!r}" for column in facts.columns]  # an error should name the column
     if one_for_all(facts, options):

@@ -17,6 +17,8 @@ from deeplvm.data.catalogue import NAMED, close_names, read_named
 from deeplvm.data.likelihood import Choice
 from deeplvm.data.readers.arrays import VALUE_KEYS, held, read_arrays, read_file
 from deeplvm.data.readers.columns import open_table, refuse_absent
+from deeplvm.data.readers.counts import ENDING as CELLS
+from deeplvm.data.readers.counts import held_cells, is_cells, read_cells
 from deeplvm.data.readers.delimited import read_delimited
 from deeplvm.data.readers.images import (
     ENDINGS,
@@ -42,10 +44,11 @@ from deeplvm.data.records import (
     Split,
 )
 from deeplvm.data.schema import agreed, rules_of, written
+from deeplvm.data.sparse import SparseColumn, compressed, is_sparse
 from deeplvm.data.split import divide, kept_elements, limited, select_columns
 from deeplvm.data.statistics import Summary
 from deeplvm.data.stream import Stream, StreamColumn
-from deeplvm.data.transform import Look, Reader, dequantization, exact_type, smallest_type
+from deeplvm.data.transform import Look, Reader, at_rest, dequantization, exact_type, smallest_type
 from deeplvm.data.variables import (
     binarization,
     choices_of,
@@ -61,6 +64,7 @@ Streaming = bool | Literal["auto"]
 _TEXT = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt")
 # Rows on disk that are looked at for values that are repeated.
 _SAMPLE = 10_000
+_ELEMENTS = 10_000_000  # of sparse rows that are looked at so
 _KINDS = ("uint8", "int16", "int32", "int64", "float32")
 
 
@@ -71,6 +75,7 @@ def load(
     binarize: Literal["static", "dynamic"] | None = None,
     dequantize: Literal["uniform"] | None = None,
     label: str | None = None,
+    layer: str | None = None,
     drop: Sequence[str] = (),
     categories: Sequence[str] = (),
     schema: str | Path | Mapping[str, Any] | None = None,
@@ -85,11 +90,14 @@ def load(
 ) -> Data:
     """Load a named data set, a file or arrays, look at them, and choose a likelihood.
 
-    Files: ``.npy``, ``.npz``, ``.csv``, ``.tsv`` (also gzipped), ``.parquet``, IDX; a folder of
-    images, of ``.npy`` or of ``.parquet`` files. Named sets: :func:`~deeplvm.data.datasets`.
-    From memory: an array or tensor of shape ``(rows, *event)``, a data frame, a mapping of arrays
-    called as in an ``.npz`` (``x``, ``y``; ``x_train``, …), of columns, or of splits.
-    Nothing is standardised: likelihoods are in the data's own units.
+    Files: ``.npy``, ``.npz``, ``.csv``, ``.tsv`` (also gzipped), ``.parquet``, ``.h5ad``, IDX; a
+    folder of images, of ``.npy`` or of ``.parquet`` files. Named sets:
+    :func:`~deeplvm.data.datasets`.
+    From memory: an array or tensor of shape ``(rows, *event)``, a sparse matrix of scipy, a data
+    frame, an AnnData object, a mapping of arrays called as in an ``.npz`` (``x``, ``y``;
+    ``x_train``, …), of columns, or of splits.
+    Nothing is standardised: likelihoods are in the data's own units. Sparse matrices stay sparse:
+    rows are written out a batch at a time.
 
     Args:
         source: Name of a data set, path of a file or a folder, or the rows themselves.
@@ -98,7 +106,8 @@ def load(
             training row (validation and test rows are drawn once in both).
         dequantize: "uniform" adds U[0, 1) noise to whole numbers, anew at each visit of a training
             row; densities are then lower bounds of probabilities.
-        label: Column of a table that holds the labels.
+        label: Column of a table that holds the labels; of cells, one of ``obs``.
+        layer: Which of the layers of cells; by default their X.
         drop: Columns to leave out.
         categories: Columns whose numbers are codes of unordered categories.
         schema: What columns are: a TOML file, or what it holds, {column: {"type": "ordinal",
@@ -138,6 +147,7 @@ def load(
         "binarize": binarize,
         "dequantize": dequantize,
         "label": label,
+        "layer": layer,
         "drop": _names(drop),
         "categories": _names(categories),
         "schema": None,
@@ -161,6 +171,12 @@ def load(
             if name not in ("source", "limit", "stream")
         }
     _check_options(options)
+    cells = is_cells(source) or (name not in NAMED and name.lower().endswith(CELLS))
+    if layer is not None and known is None and not cells:
+        raise DataError(
+            f"{name}: --layer {layer} does not apply: only .h5ad files and AnnData objects have "
+            f"layers."
+        )
     if path is None or name in NAMED:
         if stream is True:
             what = "what is in memory" if path is None else f"{name}: a named data set"
@@ -300,6 +316,8 @@ def _opened(
         raise DataError(
             f"{source}: --header is for delimited text, .csv and the like; leave it out."
         )
+    if name.endswith(CELLS):
+        return _cells(path, str(path), options, known)
     if name.endswith(".npz"):
         return _of_arrays(read_arrays(path), path.stem, str(path), options, known)
     _refuse_table_options(source, options)
@@ -309,7 +327,7 @@ def _opened(
         raise DataError(f"{path}: this is one image; give the folder that holds the images.")
     raise DataError(
         f"{path}: files that end like this are not supported; save it as .npy, .npz, .csv, .tsv, "
-        f".parquet or IDX, or give a folder of images."
+        f".parquet, .h5ad or IDX, or give a folder of images."
     )
 
 
@@ -343,7 +361,9 @@ def _held_table(
 
 
 def _in_memory(source: Any, options: Mapping[str, Any], known: Description | None) -> Source:
-    """The rows of arrays, tensors or data frames."""
+    """The rows of arrays, tensors, data frames or cells."""
+    if is_cells(source):
+        return _cells(source, "memory", options, known)
     parts = dict(source) if isinstance(source, Mapping) else {"all": source}
     parts = {key: _as_frame_or_array(value) for key, value in parts.items()}
     if "all" not in parts and not set(parts) <= set(SPLITS):
@@ -360,6 +380,17 @@ def _in_memory(source: Any, options: Mapping[str, Any], known: Description | Non
     if key != "all" and "train" not in parts:
         raise DataError("memory: splits without training rows; add 'train'.")
     return held(arrays, "memory", "memory")
+
+
+def _cells(source: Any, what: str, options: Mapping[str, Any], known: Description | None) -> Held:
+    """The rows of an .h5ad file or of an AnnData object."""
+    _refuse_table_options(what, {**options, "label": None})
+    layer, label = options["layer"], options["label"]
+    if is_cells(source):
+        found = held_cells(source, "memory", what, layer, label, known)
+    else:
+        found = read_cells(source, layer, label, known)
+    return _narrowed(found, what, options) if known is None else found
 
 
 def _of_arrays(
@@ -389,9 +420,10 @@ def _as_frame_or_array(value: Any) -> Any:
         return value.detach().cpu().numpy()
     if isinstance(value, pd.Series):
         return value.to_numpy()
-    for name in ("to_pandas", "toarray"):  # polars, arrow; scipy's sparse rows
-        if hasattr(value, name):
-            return _as_frame_or_array(getattr(value, name)())
+    if is_sparse(value):
+        return compressed(value)
+    if hasattr(value, "to_pandas"):  # polars, arrow
+        return _as_frame_or_array(value.to_pandas())
     return np.asarray(value)
 
 
@@ -411,6 +443,7 @@ def _narrowed(found: Held, name: str, options: Mapping[str, Any]) -> Held:
     """Leave out columns of a named table, and make categories of those that are to be."""
     columns = list(found.facts.columns or ())
     refuse_absent(name, columns, [*options["drop"], *options["categories"]])
+    found = found.dense() if found.is_sparse and options["categories"] else found
     values, categories = found.values, dict(found.facts.categories)
     for column in options["categories"]:
         if column in categories:
@@ -512,6 +545,9 @@ def _modelled(
 ) -> Data:
     """Look at all rows once (twice where noise is added to them), and choose."""
     facts, trained = found.facts, None if known is None else known.variables["x"]
+    if isinstance(found, Held) and found.is_sparse and trained is not None:
+        noisy = trained.dequantized or trained.grey is not None
+        found = found.dense() if noisy or len(trained.shape) != 1 else found
     seed, limit, notes = options["seed"], options["limit"], [*facts.notes]
     whole, split = divide(found, options, known)
     places = {each: limited(found, part, limit, seed) for each, part in whole.items()}
@@ -566,9 +602,11 @@ def _modelled(
             seen = (
                 reader.summaries(places)
                 if on_disk
-                else {each: Summary.of(some["x"].numpy()) for each, some in rows.items()}
+                else {each: Summary.of(_plain(some["x"])) for each, some in rows.items()}
             )
         sample = rows["train"]["x"] if rows else _sample(reader, places["train"], facts)
+        if isinstance(sample, SparseColumn):  # all of them would be wide
+            sample = sample[_some(places["train"], sample.shape[1])]
         column = unrounded.get("train", {}).get("x")
         exact = sample if column is None else column[_some(places["train"])]
         exact = exact if facts.columns else torch.zeros(0, 0)
@@ -648,6 +686,8 @@ def _held_rows(
     reader: Reader, places: Mapping[Split, Places], kinds: Mapping[Split, np.dtype]
 ) -> tuple[dict[Split, Rows], Renewal | None]:
     """The rows of each split in memory, with one draw of the noise; and that noise."""
+    if isinstance(reader.source, Held) and reader.source.is_sparse:
+        return _sparse_rows(reader, reader.source, places, kinds), None
     rows = {
         split: replace(reader, kind=kinds[split]).resting(part.all())
         for split, part in places.items()
@@ -663,6 +703,27 @@ def _held_rows(
     return rows, noise
 
 
+def _sparse_rows(
+    reader: Reader, found: Held, places: Mapping[Split, Places], kinds: Mapping[Split, np.dtype]
+) -> dict[Split, Rows]:
+    """Sparse rows of each split, as they are."""
+    name, rows = found.facts.name, {}
+    if reader.noise is not None:
+        raise DataError(
+            f"{name}: {reader.noise.kind} would put noise into every zero of a sparse matrix; "
+            f"choose a likelihood of the values as they are (--likelihood), or give the rows in "
+            f"full (matrix.toarray())."
+        )
+    for split, part in places.items():
+        taken = reader.sparse(part.all())
+        values = at_rest(taken.data, kinds[split], reader.choices)
+        matrix = type(taken)((values, taken.indices, taken.indptr), shape=taken.shape)
+        rows[split] = {"x": SparseColumn(matrix)}
+        if found.labels is not None:
+            rows[split]["y"] = torch.from_numpy(found.labels[part.all()])
+    return rows
+
+
 def _sample(reader: Reader, train: Places, facts: Facts) -> torch.Tensor:
     """Some training rows of a table on disk; only of columns there is anything to warn of."""
     if facts.columns is None:
@@ -671,9 +732,15 @@ def _sample(reader: Reader, train: Places, facts: Facts) -> torch.Tensor:
     return reader.fixed(reader.resting(some)["x"], some)
 
 
-def _some(train: Places) -> torch.Tensor:
+def _some(train: Places, width: int = 1) -> torch.Tensor:
     """Row numbers of the split from all of it, not too many."""
-    return torch.arange(0, len(train), max(1, len(train) // _SAMPLE))[:_SAMPLE]
+    most = max(1, min(_SAMPLE, _ELEMENTS // width))
+    return torch.arange(0, len(train), max(1, len(train) // most))[:most]
+
+
+def _plain(column: Any) -> Any:
+    """What a column in memory holds, for its statistics."""
+    return column.matrix if isinstance(column, SparseColumn) else column.numpy()
 
 
 def _narrowed_to(

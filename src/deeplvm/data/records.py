@@ -598,6 +598,12 @@ class Selection(Mapping[str, Any]):
         return {name: _wide(name, _take(self.columns[name], at), dtype) for name in wanted}
 
 
+def _digest_into(digest: Any, column: Column) -> None:
+    for start in range(0, len(column), _SOME_ROWS):  # sparse rows are wide here alone
+        some = column[start : start + _SOME_ROWS]
+        digest.update(some.detach().cpu().contiguous().numpy().data)
+
+
 @dataclass(frozen=True, eq=False)
 class Contents:
     """All rows of a data set, and the digest that tells whether they changed.
@@ -617,10 +623,10 @@ class Contents:
         for split, rows in self.rows.items():
             for name, column in sorted(rows.items()):
                 digest.update(f"{split} {name} {column.dtype} {tuple(column.shape)}\n".encode())
-                digest.update(column[:].detach().cpu().contiguous().numpy().data)
+                _digest_into(digest, column)
         for name, renewal in sorted(self.renewals.items()):
             digest.update(f"{renewal.kind} {name}\n".encode())
-            digest.update(renewal.source[:].detach().cpu().contiguous().numpy().data)
+            _digest_into(digest, renewal.source)
         return digest.hexdigest()
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,8 +35,8 @@ class SparseColumn:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the batches."""
-        return torch.float32
+        """The type in which the values rest."""
+        return torch.from_numpy(np.empty(0, self.matrix.dtype)).dtype
 
     @property
     def nbytes(self) -> int:
@@ -47,9 +49,42 @@ class SparseColumn:
 
     def __getitem__(self, index: Any) -> Tensor:
         places = index.cpu().numpy() if isinstance(index, Tensor) else index
-        dense = torch.from_numpy(self.matrix[places].toarray())
-        return dense.to(self.device, self.dtype)
+        return torch.from_numpy(self.matrix[places].toarray()).to(self.device)
 
     def to(self, device: Any) -> Self:
         """The same values, for batches on another device."""
         return type(self)(self.matrix, device)
+
+
+def is_sparse(values: Any) -> bool:
+    """Whether these are a sparse matrix or array of scipy."""
+    return hasattr(values, "tocsr") and hasattr(values, "nnz")
+
+
+def compressed(values: Any) -> Any:
+    """A matrix as compressed rows, each element that is not zero stored once, in order.
+
+    Raises:
+        ValueError: If it is damaged: a place is beyond its shape.
+    """
+    from scipy import sparse
+
+    rows = sparse.csr_array(values, copy=True)  # what is the user's stays as it is
+    rows.check_format(full_check=True)
+    rows.sum_duplicates()
+    return rows
+
+
+def vertically(parts: Sequence[Any]) -> Any:
+    """Compressed rows of several matrices, one below another."""
+    from scipy import sparse
+
+    return sparse.vstack(parts, format="csr")
+
+
+def blocks(matrix: Any, stored: int) -> Iterator[Any]:
+    """All rows of a matrix of compressed rows, with about so many stored elements at a time."""
+    rows = matrix.shape[0]
+    step = max(1, round(stored * rows / max(1, matrix.nnz)))
+    for start in range(0, rows, step):
+        yield matrix[start : start + step]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 
 from deeplvm.data.readers.source import Array
+from deeplvm.data.sparse import blocks, is_sparse
 
 # Grey values that are whole multiples of one of these steps were whole numbers once; the coarsest
 # that fits, or a level would stand for values that never occur.
@@ -22,6 +24,8 @@ _SHARE, _TIMES, _LEAST, _FEW = 0.01, 10, 10, 32
 _WHOLE_SHARE, _MOST_WHOLE = 0.0005, 128
 # Elements widened to float64 at a time: they stay in cache.
 _WIDEST_BLOCK = 1 << 18
+# Stored elements of a sparse matrix looked at at a time.
+_STORED = 1 << 21
 
 
 class Summary:
@@ -112,7 +116,15 @@ class Summary:
         return self.rows * self.count.size - int(self.count.sum())
 
     def add(self, block: Array) -> None:
-        """Take in some more rows, shape ``(rows, *event)``; none of them infinite."""
+        """Take in some more rows, shape ``(rows, *event)``; none of them infinite.
+
+        Of a sparse matrix of compressed rows only what is stored is looked at.
+        """
+        if is_sparse(block):
+            with np.errstate(over="ignore"):
+                for some in blocks(block, _STORED):
+                    self._join(self._of_sparse(some))
+            return
         size = max(1, _WIDEST_BLOCK // max(1, math.prod(self.shape)))
         with np.errstate(over="ignore", invalid="ignore"):  # squares of 1e200 overflow
             for start in range(0, len(block), size):
@@ -150,6 +162,28 @@ class Summary:
                 wide = np.where(holes, other._mean, wide)
         wide -= other._mean
         other._squares = np.einsum("r...,r...->...", wide, wide)
+        return other
+
+    def _of_sparse(self, block: Any) -> Summary:
+        other, width = Summary(self.shape, self.dtype), self.shape[0]
+        other.rows = block.shape[0]
+        data, at = block.data.astype(np.float64), block.indices
+        if (holes := np.isnan(data)).any():
+            other.count -= np.bincount(at[holes], minlength=width)
+            data, at = data[~holes], at[~holes]
+        other.count += other.rows
+        zeros = other.count - np.bincount(at, minlength=width)
+        other._mean = np.bincount(at, data, width) / np.maximum(other.count, 1)
+        off = data - other._mean[at]
+        other._squares = np.bincount(at, off * off, width) + zeros * other._mean**2
+        other.low, other.high = np.where(zeros, 0.0, np.inf), np.where(zeros, 0.0, -np.inf)
+        np.minimum.at(other.low, at, data)
+        np.maximum.at(other.high, at, data)
+        other.whole[at[(data != np.floor(data)) | (np.abs(data) >= 2.0**53)]] = False
+        largest = np.abs(data).max(initial=0.0)
+        narrow = (data == data.astype(np.float32)).all() if block.dtype.kind == "f" else False
+        other.narrow = bool(narrow or (block.dtype.kind != "f" and largest <= 2.0**24))
+        other.steps = self._multiples(other, data)
         return other
 
     def _multiples(self, seen: Summary, wide: Array) -> tuple[int, ...]:

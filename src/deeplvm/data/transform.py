@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from deeplvm.data.statistics import Summary
 
 # Bytes that are read and brought to their form at a time.
 _AT_ONCE = 4 << 20
+_ROWS = 1_000  # sparse ones that are looked at at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +65,11 @@ class Reader:
         if self.grey:
             values = values[:, :1]
         return (values if self.shape is None else values.reshape(-1, *self.shape)), labels
+
+    def sparse(self, rows: Array) -> Any:
+        """Values of a source of sparse rows, as one; by increasing row numbers."""
+        values = self.source.values[rows]  # type: ignore[attr-defined]
+        return values if self.kept is None else values[:, self.kept]
 
     def resting(self, rows: Array, order: Array | None = None) -> Rows:
         """The same as tensors, values in the type in which they rest.
@@ -164,6 +171,9 @@ class Look:
         shape = source.shape if reader.kept is None else (len(reader.kept),)
         seen: dict[Split, Summary] = {split: Summary(shape, source.dtype) for split in SPLITS}
         look = cls(seen, "", grey=facts.coloured)
+        if isinstance(source, Held) and source.is_sparse:
+            look._sparse(reader, places)
+            return look
         for rows in reader.chunks(places):
             values, labels = reader.stored(rows)
             if values.dtype.kind == "f" and not (np.abs(values) <= _most(values)).all():
@@ -176,6 +186,21 @@ class Look:
                 seen[split].add(values[inside])
         look.digest = digest.hexdigest()
         return look
+
+    def _sparse(self, reader: Reader, places: Mapping[Split, Places]) -> None:
+        """Look at what is stored of sparse rows."""
+        source = reader.source
+        for split, part in places.items():
+            for rows in part.blocks(_ROWS):
+                taken = reader.sparse(rows)
+                if taken.dtype.kind == "f":
+                    infinite = np.abs(taken.data) > _most(taken.data)
+                    odd = infinite if infinite.any() else np.isnan(taken.data)
+                    if odd.any():
+                        row = np.searchsorted(taken.indptr, odd.argmax(), "right") - 1
+                        values, _ = reader.stored(rows[[row]])
+                        self._unusual(values, rows[[row]], source, source.facts)
+                self.seen[split].add(taken)
 
     def _unusual(self, values: Array, rows: Array, source: Source, facts: Facts) -> None:
         infinite = np.abs(values) > _most(values)

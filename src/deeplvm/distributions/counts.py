@@ -2,14 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Size, Tensor, distributions
 from torch.distributions import Distribution, constraints
+from torch.nn.functional import logsigmoid
 
 from deeplvm.distributions.elements import Elements
 from deeplvm.distributions.gamma_functions import log_binomial, log_poisson
+
+
+def _counted(law: Callable[..., Tensor], x: Tensor, *of: Tensor, zero: Tensor) -> Tensor:
+    """Log-probabilities of counts, in full only where something was counted.
+
+    Most counts of genes and of words are 0, of which the law is one line and its gradient cheap.
+    On a GPU, where to gather them waits for the device, and inside a graph, all are computed.
+
+    Args:
+        law: From counts and parameters to log-probabilities.
+        x: The counts, NaN where one is missing.
+        of: The parameters.
+        zero: The log-probability of 0, broadcastable to the others.
+    """
+    if torch.compiler.is_compiling() or x.device.type != "cpu":
+        return torch.where(x == 0, zero, law(x, *of))
+    x, zero, *of_all = torch.broadcast_tensors(x, zero, *of)
+    at = (x != 0).flatten().nonzero().squeeze(-1)  # NaN is not 0
+    if len(at) == x.numel():
+        return law(x, *of)
+    found = law(*[each.flatten()[at] for each in (x, *of_all)])
+    return zero.flatten().index_copy(0, at, found).reshape(x.shape)
+
+
+def _log_negative_binomial(x: Tensor, mean: Tensor, dispersion: Tensor) -> Tensor:
+    # r successes among r + x trials, the last of which is one
+    share, rest = dispersion / (dispersion + mean), mean / (dispersion + mean)
+    trials = log_binomial(dispersion, x, share, rest, share * (mean - x))
+    return trials - torch.log1p(x / dispersion)
 
 
 class Poisson(distributions.Poisson):
@@ -26,7 +56,7 @@ class Poisson(distributions.Poisson):
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
-        return log_poisson(value.to(self.rate.dtype), self.rate)
+        return _counted(log_poisson, value.to(self.rate.dtype), self.rate, zero=-self.rate)
 
 
 class NegativeBinomial(Elements):
@@ -67,12 +97,57 @@ class NegativeBinomial(Elements):
             return torch.poisson(torch._standard_gamma(shape_) * (mean / shape_))
 
     def log_prob(self, value: Tensor) -> Tensor:
-        value = value.to(self._mean.dtype)
         mean, dispersion = self._mean, self.dispersion
-        # r successes among r + x trials, the last of which is one
-        share, rest = dispersion / (dispersion + mean), mean / (dispersion + mean)
-        trials = log_binomial(dispersion, value, share, rest, share * (mean - value))
-        return trials - torch.log1p(value / dispersion)
+        zero = -dispersion * torch.log1p(mean / dispersion)
+        return _counted(_log_negative_binomial, value.to(mean.dtype), mean, dispersion, zero=zero)
+
+
+class ZeroInflated(Elements):
+    r"""Counts of which some are 0 whatever their law says: with probability :math:`\pi`.
+
+    .. math:: p(0) = \pi + (1 - \pi)\, f(0), \qquad p(x) = (1 - \pi)\, f(x), \quad x > 0
+
+    Args:
+        counts: Elements of the law f, batch shape ``(*batch,)``.
+        logits: :math:`\log \pi - \log (1 - \pi)`, broadcastable to it.
+
+    Examples:
+        >>> half = ZeroInflated(Poisson(torch.tensor(2.0)), torch.tensor(0.0))
+        >>> half.mean, half.log_prob(torch.tensor([0.0, 1.0])).exp()  # (1 + e^-2) / 2, e^-2
+        (tensor(1.), tensor([0.5677, 0.1353]))
+    """
+
+    names = ("logits",)
+    support = constraints.nonnegative_integer
+    logits: Tensor
+
+    def __init__(self, counts: Distribution, logits: Tensor) -> None:
+        super().__init__(logits.expand(counts.batch_shape))
+        self.counts = counts
+
+    def expand(self, batch_shape: Sequence[int], _instance: object = None) -> Elements:
+        new = super().expand(batch_shape, _instance)
+        new.__dict__["counts"] = self.counts.expand(Size(batch_shape))
+        return new
+
+    @property
+    def mean(self) -> Tensor:
+        return torch.sigmoid(-self.logits) * self.counts.mean
+
+    @property
+    def variance(self) -> Tensor:
+        share, mean = torch.sigmoid(self.logits), self.counts.mean
+        return (1 - share) * (self.counts.variance + share * mean.square())
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        with torch.no_grad():
+            drawn = self.counts.sample(Size(sample_shape))
+            silent = torch.rand_like(drawn) < torch.sigmoid(self.logits)
+            return torch.where(silent, 0.0, drawn)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        some = logsigmoid(-self.logits) + self.counts.log_prob(value)
+        return torch.where(value == 0, torch.logaddexp(logsigmoid(self.logits), some), some)
 
 
 class Multinomial(Distribution):

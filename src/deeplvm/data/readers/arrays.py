@@ -22,11 +22,13 @@ from numpy.lib.format import (
 
 from deeplvm.data.readers.source import Array, Facts, Held, codes_of
 from deeplvm.data.records import SPLITS, DataError
+from deeplvm.data.sparse import compressed
 from deeplvm.files import ROW, WORKING, fits, gunzip, read_whole
 
 # Keys of the values and of the labels in an .npz, in the order in which they are looked for.
 VALUE_KEYS = ("x", "X", "data")
 LABEL_KEYS = ("y", "Y", "label", "labels", "target")
+_PER_LINE = 100  # bytes that the statistics of a row or a column of a sparse matrix take
 _MOST_AXES = 32  # what every numpy can hold
 _IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
@@ -75,7 +77,9 @@ def held(arrays: Mapping[str, Array], name: str, what: str) -> Held:
         names = {"all": key} if "all" in values and key in arrays else _parts(arrays, key)
         if values.keys() <= names.keys():
             for part, rows in values.items():
-                labels[part] = _labels(arrays[names[part]], len(rows), f"{what}: {names[part]}")
+                labels[part] = _labels(
+                    arrays[names[part]], rows.shape[0], f"{what}: {names[part]}"
+                )
             labels, classes = codes_of(labels, f"{what}, {key}")
             break
     shapes = {part: array.shape[1:] for part, array in values.items()}
@@ -90,17 +94,16 @@ def held(arrays: Mapping[str, Array], name: str, what: str) -> Held:
 
 
 def as_matrix(arrays: Mapping[str, Array], what: str) -> Array | None:
-    """The matrix that scipy stored sparse, if these are its arrays.
+    """The compressed rows of a matrix that scipy stored sparse, if these are its arrays.
 
     Raises:
-        DataError: If it does not fit into the memory.
+        DataError: If they are not those of a matrix.
     """
     if not {"format", "shape", "data"} <= arrays.keys():
         return None
     import scipy.sparse
 
     kind, shape = bytes(arrays["format"].item()).decode(), tuple(arrays["shape"].tolist())
-    fits(math.prod(shape) * 8, f"{what}, a sparse matrix of shape {shape}", DataError)
     names = {
         "csr": ("data", "indices", "indptr"), "csc": ("data", "indices", "indptr"),
         "bsr": ("data", "indices", "indptr"), "dia": ("data", "offsets"),
@@ -110,8 +113,11 @@ def as_matrix(arrays: Mapping[str, Array], what: str) -> Array | None:
             parts: Any = (arrays["data"], (arrays["row"], arrays["col"]))
         else:
             parts = tuple([arrays[name] for name in names[kind]])
+        fits(_PER_LINE * sum(shape), f"{what}, a sparse matrix of shape {shape}", DataError)
         matrix = getattr(scipy.sparse, f"{kind}_matrix")(parts, shape=shape)
-        return matrix.toarray()
+        if hasattr(matrix, "check_format"):  # a place beyond the shape would be written to
+            matrix.check_format(full_check=True)
+        return compressed(matrix)
     except (KeyError, ValueError, IndexError, TypeError) as problem:
         raise DataError(f"{what}: the sparse matrix is damaged ({problem}).") from None
 

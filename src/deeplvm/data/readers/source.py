@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deeplvm.data.records import DataError
+from deeplvm.data.sparse import compressed, is_sparse, vertically
 from deeplvm.files import ROW, WORKING, fits
 
 Array = NDArray[Any]
@@ -172,6 +174,7 @@ class Held:
         facts: What is said of them.
         values: By part, ``"all"`` where the source has no split of its own; each of shape
             ``(rows, *shape)``. A table's are reals with codes for categories and NaN for holes.
+            A sparse matrix of compressed rows stays one.
         labels: Codes by part; none without labels.
         where: A row's place in words; by default its number in its part.
     """
@@ -186,11 +189,15 @@ class Held:
         where: Callable[[int], str] | None = None,
     ) -> None:
         self.facts, self._where = facts, where
-        self.parts = consecutive({key: len(part) for key, part in values.items()})
-        self.total = sum(map(len, values.values()))
+        if any([is_sparse(each) for each in values.values()]):
+            values = {k: v if is_sparse(v) else compressed(v) for k, v in values.items()}
+        self.parts = consecutive({key: part.shape[0] for key, part in values.items()})
         self.values, *others = values.values()
+        self.is_sparse = is_sparse(self.values)
         if others:
-            self.values = np.concatenate([self.values, *others])
+            stack = vertically if self.is_sparse else np.concatenate
+            self.values = stack([self.values, *others])
+        self.total = self.values.shape[0]
         self.labels = np.concatenate([labels[key] for key in values]) if labels else None
         self.shape, self.dtype = self.values.shape[1:], self.values.dtype
         self.listing: Mapping[str, str] = {}
@@ -208,11 +215,21 @@ class Held:
         where = source.where  # not the source, which may keep what it decoded
         return cls(source.facts, values, labels, lambda row: where(int(numbers[row])))
 
+    def dense(self) -> Held:
+        """The same rows, all elements of a sparse matrix written out."""
+        size = 8 * math.prod(self.values.shape)
+        fits(size, f"{self.facts.name}, a sparse matrix of shape {self.values.shape}", DataError)
+        found = copy.copy(self)
+        found.values, found.is_sparse = self.values.toarray(), False
+        return found
+
     def take(self, rows: Array) -> tuple[Array, Array | None]:
         """Values and codes of labels, by increasing row numbers."""
         neighbours = len(rows) and int(rows[-1]) - int(rows[0]) + 1 == len(rows)
         index = slice(int(rows[0]), int(rows[-1]) + 1) if neighbours else rows
-        return self.values[index], None if self.labels is None else self.labels[index]
+        found = self.values[index]
+        values = found.toarray() if self.is_sparse else found
+        return values, None if self.labels is None else self.labels[index]
 
     def where(self, row: int) -> str:
         """The number of the row in its part, counted from 1."""

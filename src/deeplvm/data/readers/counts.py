@@ -1,0 +1,279 @@
+"""Cells: an AnnData object or an .h5ad file -> rows of counts, sparse, with the genes' names."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from deeplvm.data.readers.columns import refuse_absent
+from deeplvm.data.readers.source import Array, Facts, Held, codes_of
+from deeplvm.data.records import DataError, Description
+from deeplvm.data.sparse import compressed, is_sparse
+from deeplvm.files import fits
+
+ENDING = ".h5ad"
+
+
+class Cells(Protocol):
+    """What is read of cells; an AnnData object has it, and a file's :class:`Stored`.
+
+    Attributes:
+        X: The matrix, shape ``(cells, genes)``, sparse or not.
+        layers: Other matrices of that shape by name.
+        obs: What is known of the cells, a column a name.
+        var_names: The genes.
+    """
+
+    X: Any
+    layers: Mapping[str, Any]
+    obs: Any
+    var_names: Any
+
+
+def is_cells(source: Any) -> bool:
+    """Whether this is an AnnData object, or has what one has."""
+    return all([hasattr(source, name) for name in ("X", "layers", "obs", "var_names")])
+
+
+def read_cells(
+    path: Path, layer: str | None, label: str | None, known: Description | None
+) -> Held:
+    """The rows of an ``.h5ad`` file; see :func:`held_cells`."""
+    with opened(path) as file:
+        return held_cells(Stored(file), path.stem, str(path), layer, label, known)
+
+
+def held_cells(
+    cells: Cells,
+    name: str,
+    what: str,
+    layer: str | None,
+    label: str | None,
+    known: Description | None,
+) -> Held:
+    """Cells as rows: the matrix, or a layer of it, with the genes as columns.
+
+    Whole numbers of at least 0, some above 1, are counts in all columns.
+
+    Args:
+        cells: Where they are.
+        name: Short name.
+        what: What messages call them.
+        layer: Which of the layers; ``None`` for X.
+        label: Column of ``obs`` that holds the labels.
+        known: Of the data of a finished run, whose genes and labels these must have; its label
+            may be absent.
+
+    Raises:
+        DataError: If there is no such matrix or label, a label is missing, or these are not like
+            those of the run.
+    """
+    layers = [str(each) for each in cells.layers]
+    if layer is not None and layer not in layers:
+        raise DataError(f"{what}: there is no layer {layer!r}; it has {_listed(layers)}.")
+    stored = cells.X if layer is None else cells.layers[layer]
+    if stored is None:
+        raise DataError(f"{what} has no X; say which layer: --layer, of {_listed(layers)}.")
+    stored = stored.to_memory() if hasattr(stored, "to_memory") else stored
+    values = compressed(stored) if is_sparse(stored) else np.asarray(stored)
+    if values.ndim != 2 or values.dtype.kind not in "buif" or not math.prod(values.shape):
+        raise DataError(
+            f"{what}: a matrix of numbers, cells by genes, is needed; found shape "
+            f"{tuple(values.shape)} of {values.dtype}."
+        )
+    genes, notes = _unique([str(each) for each in cells.var_names])
+    stored_ = values.data if is_sparse(values) else values
+    whole = stored_.dtype.kind != "f" or bool((stored_ == np.floor(stored_)).all())
+    counts = whole and stored_.min(initial=0) >= 0 and stored_.max(initial=0) > 1
+    if not counts and layer is None and layers:
+        notes += (f"X holds no counts; of the layers {_listed(layers)} one may: --layer.",)
+    if known is not None:
+        _refuse_other_genes(genes, known, what)
+        label = label if label in list(cells.obs) else None
+    labels, names = None, None
+    if label is not None:
+        refuse_absent(f"{what}, obs", list(cells.obs), [label])
+        labels, names = codes_of({"all": _texts(cells.obs[label], what, label)}, what)
+        if known is not None and known.classes is not None:
+            labels = {"all": _codes_among(labels["all"], names, known.classes, what)}
+            names = known.classes
+    facts = Facts(
+        name,
+        names,
+        tuple(genes),
+        kinds=dict.fromkeys(genes, "counts") if counts else {},
+        types=dict.fromkeys(genes, str(values.dtype)),
+        notes=(*notes, *((f"of the layer {layer}.",) if layer is not None else ())),
+    )
+    return Held(facts, {"all": values}, labels)
+
+
+@contextmanager
+def opened(path: Path, mode: str = "r") -> Iterator[Any]:
+    """An .h5ad file; what is wrong with it is said in one sentence.
+
+    Raises:
+        DataError: If h5py is not installed, or the file is damaged or of another kind.
+    """
+    try:
+        import h5py
+    except ImportError:
+        raise DataError(
+            f"{path}: .h5ad files are read with h5py, which is not installed: pip install "
+            f"'deeplvm[h5ad]'."
+        ) from None
+    try:
+        with h5py.File(path, mode) as file:
+            yield file
+    except DataError:
+        raise
+    except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as problem:
+        raise DataError(
+            f"{path}: this is no readable .h5ad file, or it is damaged ({problem})."
+        ) from None
+
+
+class Stored:
+    """The parts of an .h5ad file, read when they are asked for.
+
+    The format: https://anndata.readthedocs.io/en/latest/fileformat-prose.html
+
+    Args:
+        file: An open file of h5py, or what is like one.
+    """
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        for name in ("obs", "var"):
+            if name not in file or hasattr(file[name], "dtype"):
+                raise DataError(
+                    f"{_name(file)}: {name} is not there as a table; the file was written by an "
+                    f"anndata before 0.7, or by something else: read and write it with a newer."
+                )
+
+    @property
+    def X(self) -> Any:
+        """The matrix, if there is one."""
+        return _element(self._file["X"]) if "X" in self._file else None
+
+    @property
+    def layers(self) -> Mapping[str, Any]:
+        """The other matrices."""
+        return _Lazy(self._file["layers"]) if "layers" in self._file else {}
+
+    @property
+    def obs(self) -> Mapping[str, Any]:
+        """Columns of the cells."""
+        return _Lazy(self._file["obs"])
+
+    @property
+    def var_names(self) -> Any:
+        """Names of the genes."""
+        var = self._file["var"]
+        return _element(var[_text(var.attrs["_index"])])
+
+
+class _Lazy(Mapping[str, Any]):
+    """Elements of a group by name, read when they are asked for."""
+
+    def __init__(self, group: Any) -> None:
+        self._group = group
+
+    def __getitem__(self, name: str) -> Any:
+        return _element(self._group[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._group.keys())
+
+    def __len__(self) -> int:
+        return len(self._group)
+
+
+def _element(item: Any) -> Any:
+    """What a dataset or a group of an .h5ad file holds, by its encoding."""
+    kind = _text(item.attrs.get("encoding-type", ""))
+    if hasattr(item, "dtype"):
+        fits(item.dtype.itemsize * math.prod(item.shape), _name(item), DataError)
+        return item.asstr()[...] if item.dtype.kind in "OS" else item[...]
+    if kind in ("csr_matrix", "csc_matrix"):
+        from scipy import sparse
+
+        parts = [item[name] for name in ("data", "indices", "indptr")]
+        size = sum([each.dtype.itemsize * math.prod(each.shape) for each in parts])
+        fits(2 * size, _name(item), DataError)  # one copy in order
+        made = sparse.csr_array if kind == "csr_matrix" else sparse.csc_array
+        shape = tuple([int(each) for each in item.attrs["shape"]])
+        return made(tuple([each[...] for each in parts]), shape=shape)
+    if kind == "categorical":
+        categories = _element(item["categories"])
+        return np.array([*categories, None], object)[item["codes"][...]]  # −1 is missing
+    if kind.startswith("nullable-"):
+        return np.where(item["mask"][...], None, item["values"][...].astype(object))
+    raise DataError(f"{_name(item)}: what is encoded as {kind or 'nothing known'} is not read.")
+
+
+def _texts(column: Any, what: str, label: str) -> Array:
+    """Labels as numbers or texts, none of which is missing."""
+    values = np.asarray(column)
+    if values.dtype.kind in "buif":
+        return values
+    missing = [each is None or each != each for each in values]  # NaN is not itself
+    if any(missing):
+        raise DataError(
+            f"{what}: row {missing.index(True) + 1} has no {label} ({sum(missing)} in all); give "
+            f"every row a label, or leave those rows out."
+        )
+    return values.astype(str)
+
+
+def _refuse_other_genes(genes: Sequence[str], known: Description, what: str) -> None:
+    wanted, there = known.variables["x"].columns, set(genes)
+    if absent := [gene for gene in wanted or () if gene not in there]:
+        raise DataError(
+            f"{what}: the gene {absent[0]!r} of the training data is not there ({len(absent)} "
+            f"absent in all); add what is absent, as zeros where it was not counted."
+        )
+
+
+def _codes_among(codes: Array, names: Sequence[str], classes: Sequence[str], what: str) -> Array:
+    """Codes of labels as the training data have them."""
+    if unknown := [name for name in names if name not in classes]:
+        raise DataError(
+            f"{what}: {unknown[0]!r} is none of the labels of the training data, which are "
+            f"{_listed(list(classes))}."
+        )
+    return np.array([classes.index(name) for name in names], np.int64)[codes]
+
+
+def _unique(names: list[str]) -> tuple[list[str], tuple[str, ...]]:
+    """Names of which none is there twice, those that were with -1, -2, ... behind."""
+    seen: dict[str, int] = {}
+    known, found = set(names), []
+    for name in names:
+        new, number = name, seen.get(name, 0)
+        while number and (new := f"{name}-{number}") in known:
+            number += 1
+        seen[name] = number + 1
+        known.add(new)
+        found.append(new)
+    changed = sum([old != new for old, new in zip(names, found, strict=True)])
+    said = f"{changed} genes have the name of one before them, and got -1, -2, … behind."
+    return found, (said,) if changed else ()
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _name(item: Any) -> str:
+    file = getattr(getattr(item, "file", None), "filename", "an .h5ad file")
+    return f"{file}, {str(getattr(item, 'name', '')).lstrip('/') or 'the root'}"
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names) or "none"
