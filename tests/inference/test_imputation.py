@@ -339,7 +339,8 @@ def test_rows_are_the_same_in_any_company() -> None:
     torch.testing.assert_close(whole.draws["x"], parts.draws["x"].flip(1), equal_nan=True)
 
 
-def test_columns_of_several_kinds_of_which_only_draws_are_known() -> None:
+@pytest.mark.parametrize("particles", [1000, 400])  # the fewer are drawn twice
+def test_columns_of_several_kinds_of_which_only_draws_are_known(particles: int) -> None:
     """Two classes tell a number and a category apart, and neither has a marginal by itself."""
 
     def make(z: Tensor) -> Distribution:
@@ -353,7 +354,7 @@ def test_columns_of_several_kinds_of_which_only_draws_are_known() -> None:
         return Mixture(torch.zeros(*z.shape[:-1], 2), parts)
 
     x = torch.tensor([[2.1, NAN], [-1.9, NAN], [NAN, 2.0], [NAN, NAN]])
-    found = impute(model_of(make), {"x": x}, particles=1000, level=0.9)
+    found = impute(model_of(make), {"x": x}, particles=particles, level=0.9)
     assert found.values["x"][:2, 1].tolist() == [2.0, 0.0]
     assert abs(float(found.values["x"][2, 0]) - (2 * 0.8 - 2 * 0.1) / 0.9) < 0.15
     assert abs(float(found.values["x"][3, 0])) < 0.25

@@ -226,8 +226,10 @@ class _Piece:
     def _of_table(self, values: Tensor, category: Tensor | bool) -> dict[str, Tensor]:  # noqa: FBT001
         """From the probability of each value, in the memory of one value at a time."""
         if self.elements is None:
-            drawn = self.draws().flatten(0, 1)
-            table = torch.stack([self._average((drawn == each).double()) for each in values])
+            drawn = self.draws()
+            table = torch.stack(
+                [self._average((drawn == each).double().mean(0)) for each in values]
+            )
         else:
             shape = self.elements.batch_shape
             lead = len(self.weights.shape) - 2
