@@ -124,10 +124,10 @@ CASES = {
         r"no column 'z'; it has aa",
     ),
     "nothing left": (text("a.csv", f"a,b\n{ROWS}\n"), {"drop": ("a", "b")}, r"no column is left"),
-    "label with holes": (
-        text("a.csv", f"a,b\n{ROWS}\n1.5,\n"),
+    "label without labels": (
+        text("a.csv", "a,b\n" + "1,\n2,\n" * 9),
         {"label": "b"},
-        r"a\.csv, row 13: the label column 'b' is empty",
+        r"a\.csv: no row has a label",
     ),
     "label of reals": (
         text("a.csv", f"a,b\n{ROWS}\n"),
@@ -170,7 +170,7 @@ CASES = {
     "broken npz": (text("a.npz", b"PK\x03\x04nonsense"), {}, r"no readable .npz"),
     "npz of what": (npz(a=reals(), b=reals()), {}, r"which array are the data\? Found a, b"),
     "labels too few": (npz(x=reals(), y=np.arange(5)), {}, r"y has 5 labels for 12 rows"),
-    "labels missing": (npz(x=reals(), y=np.full(12, np.nan)), {}, r"row 1 has no label"),
+    "labels missing": (npz(x=reals(), y=np.full(12, np.nan)), {}, r"no row has a label"),
     "splits of other shapes": (
         npz(x_train=reals(), x_test=reals(columns=4)),
         {},

@@ -463,8 +463,14 @@ class TestErrors:
     def test_a_row_without_a_label(self, tmp_path: Path, rng: np.random.Generator) -> None:
         frame = table(rng)
         frame.loc[203, "group"] = None
-        with pytest.raises(DataError, match=r"b\.parquet, row 4: the label column 'group' is"):
-            stream(parquets(tmp_path / "people", frame), label="group")
+        folder = parquets(tmp_path / "people", frame)
+        data, held = stream(folder, label="group"), load(folder, label="group", stream=False)
+        for each in (data, held, reopen(data.description)):
+            assert each is not None
+            assert each.missing == {"y"}
+            assert sum(each.description.unlabelled.values()) == 1
+            assert sum(int(each.batch(s, slice(None))["y"].isnan().sum()) for s in SPLITS) == 1
+            assert {getattr(each, split)["y"].dtype for split in SPLITS} == {torch.float32}
 
     def test_what_cannot_be_streamed(self, tmp_path: Path) -> None:
         path = tmp_path / "x.csv"

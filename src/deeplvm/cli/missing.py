@@ -46,10 +46,12 @@ def details_of(found: Imputation, variables: Mapping[str, Variable]) -> dict[str
         holes = found.missing[name]
         if not bool(holes.any()):
             continue
-        at = holes.flatten(1).nonzero()  # (filled, 2)
+        at = holes.reshape(len(holes), -1).nonzero()  # (filled, 2)
         row, place = at[:, 0], at[:, 1].numpy()
+        flat = found.probability[name].reshape(len(holes), -1)
         size = holes[0].numel()
-        titles = variable.columns or [f"{name}{i}" if size > 1 else name for i in range(size)]
+        one = variable.name if size == 1 else ""
+        titles = variable.columns or [one or f"{name}{i}" for i in range(size)]
         told = {
             "row": row.numpy(),
             "column": np.array(titles, dtype=object)[place],
@@ -59,7 +61,7 @@ def details_of(found: Imputation, variables: Mapping[str, Variable]) -> dict[str
                     ("value", found.values), ("low", found.lower), ("high", found.upper),
                 )
             },
-            "probability": found.probability[name].flatten(1)[row, place].double().numpy(),
+            "probability": flat[row, place].double().numpy(),
             "ess": found.ess[row].numpy(),
             "pareto_k": found.pareto_k[row].numpy(),
         }  # fmt: skip
@@ -78,7 +80,7 @@ def _cells(values: Tensor, variable: Variable, row: Any, place: Any) -> Any:
     given = np.concatenate(
         [each if len(kinds) == 1 else each.astype(object) for each in columns], 1
     )
-    there = ~values.flatten(1).isnan().numpy()[row, place]
+    there = ~values.reshape(len(values), -1).isnan().numpy()[row, place]
     found = given[row, place]
     return found if there.all() else np.where(there, found.astype(object), None)
 

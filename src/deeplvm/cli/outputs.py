@@ -40,15 +40,25 @@ def sampled(
 ) -> dict[str, Tensor]:
     """Draws of the variables: of p(x | z), or its mean, at draws of z.
 
-    A model of x given a label gets the labels in turn, or the one label named; they are returned
-    as ``y``.
+    A model of x given a label gets the labels in turn, or the one label named; one of x and its
+    label draws it, or has the one named. They are returned as ``y``.
 
     Raises:
         ValueError: If the model has inputs other than a label, or there is no such label.
     """
     inputs = [name for name in model.p.inputs if name not in model.p.names]
     if label is not None and "y" not in inputs:
-        raise ValueError("--label is for a model of x given a label; this one draws x without it.")
+        if "y" not in model.p.names or not description.classes:
+            raise ValueError(
+                "--label is for a model of x and its label, or of x given it; this one draws x "
+                "without it."
+            )
+        if above := [each.name for each in getattr(model.p, "parents", lambda _: ())("y")]:
+            raise ValueError(
+                f"--label: this model draws the label from {', '.join(above)}, so that x does not "
+                f"follow from it; draw more rows and keep those with the label."
+            )
+        inputs = ["y"]
     if others := [name for name in inputs if name != "y"]:
         raise ValueError(
             f"The model needs {', '.join(others)} to draw from, which only code can give: "
@@ -66,9 +76,10 @@ def sampled(
     with drawing(seed):
         trace = model.sample(rows, given)
         names = [name for name in description.variables if name in trace]
+        names += ["y"] if "y" in model.p.names and description.classes else []
         values = {
             name: _centre_of(site.distribution)
-            if mean and site.distribution is not None
+            if mean and name != "y" and site.distribution is not None
             else site.value
             for name in names
             for site in (trace[name],)
@@ -275,9 +286,8 @@ def given(
         plain = name.removesuffix("_original")
         variable = description.variables.get(plain)
         if variable is None:
-            label, classes = description.options.get("label"), description.classes
-            named = name == "y" and classes is not None
-            found[(label or name) if named else name] = _labels(value, classes) if named else value
+            label = description.label if name == "y" else None
+            found |= {name: value} if label is None else label.restored(value, exact=True)
             continue
         original = name != plain
         columns = variable.restored(value, exact=original, mean=mean and not original)
@@ -339,14 +349,6 @@ def beside_others(
     {'id': array(['a'], dtype='<U1'), 'size': [1.5]}
     """
     return {n: own[n] if n in own else np.tile(column, copies) for n, column in cells.items()}
-
-
-def _labels(codes: Any, classes: Any) -> Any:
-    """Labels by the names that the data have for them, whole numbers as such."""
-    names = np.array(classes)
-    if all([name.lstrip("-").isdigit() and str(int(name)) == name for name in classes]):
-        names = names.astype(np.int64)
-    return names[np.asarray(codes)]
 
 
 def _plain(arrays: Mapping[str, Any]) -> dict[str, Any]:

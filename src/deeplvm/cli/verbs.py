@@ -528,23 +528,27 @@ def impute(
             completed="auto" if opened.saw_holes else True,
             seed=seed,
         )
-        values = {name: found.values[name] for name in rows.variables}
+        label = rows.description.label
+        filled = dict(rows.variables) | ({"y": label} if label and "y" in found.values else {})
+        values = {name: found.values[name] for name in filled}
         if processes().first:
             cells = cells_of_file(rows.source, rows.description)
             if draws is not None:
                 whole = {n: value.expand(draws, *value.shape) for n, value in values.items()}
-                titles = [each.columns or (each.name,) for each in rows.variables.values()]
+                titles = [each.columns or (each.name,) for each in filled.values()]
                 values = stacked(whole | found.draws, {*cells, *chain(*titles)})
             again = rows.test[torch.arange(rows.rows("test")).repeat(draws or 1)]
             own = given(values, rows.description, again)
+            known = [title for each in filled.values() for title in each.titles]
             if cells:
-                own["x"] = beside_others(own["x"], cells, draws or 1)
+                columns = own["x"] | {title: own.pop(title) for title in known if title in own}
+                own["x"] = beside_others(columns, cells, draws or 1)
             save_table(output, own, escape=escape_formulas)
             note(f"{output}: {again.rows} rows")
-            if others := [each for each in cells if each not in rows.variables["x"].titles]:
+            if others := [each for each in cells if each not in known]:
                 note(f"as they were, for the model does not have them: {', '.join(others)}")
             if details is not None:
-                _write(details, details_of(found, rows.variables), {}, escape=escape_formulas)
+                _write(details, details_of(found, filled), {}, escape=escape_formulas)
             made = found.draws if draws is not None else found.values
             made = {n: v.where(found.missing[n], torch.nan) for n, v in made.items()}
             for warning in (*found.warnings, *impossible(made, rows.description)):
@@ -684,7 +688,8 @@ def _labels(rows: Any, split: str) -> dict[str, Any]:
     classes = rows.classes
     if not classes or list(classes) == [str(i) for i in range(len(classes))]:
         return {"y": numbers}
-    return {"y": numbers, "label": np.array(classes)[numbers]}
+    codes = np.where(np.isnan(numbers), -1, numbers).astype(int)
+    return {"y": numbers, "label": np.array([*classes, ""])[codes]}
 
 
 def _precise(model: Any, precision: str) -> Any:

@@ -229,12 +229,15 @@ class Enumerated:
 
     Attributes:
         most: The largest number of values that may be enumerated.
+        only_missing: Whether rows of a data set keep the value that they have, and those without
+            one (NaN) alone are summed; else, where rows are measured, all of them.
 
     Raises:
         ValueError: If the support is not finite or has more than ``most`` values.
     """
 
     most: int = 65_536
+    only_missing: bool = False
 
     def __call__(
         self, name: str, distribution: Distribution, batch_shape: tuple[int, ...], batch_dims: int

@@ -30,7 +30,7 @@ from deeplvm.data.readers.images import (
     lost_links,
 )
 from deeplvm.data.readers.shards import ParquetFiles, open_files
-from deeplvm.data.readers.source import Facts, Held, Places, Source, room
+from deeplvm.data.readers.source import Facts, Held, Places, Source, recoded, room
 from deeplvm.data.readers.tables import Frames, Table, TableRows, groups_of
 from deeplvm.data.records import (
     SPLITS,
@@ -48,7 +48,15 @@ from deeplvm.data.sparse import SparseColumn, compressed, is_sparse
 from deeplvm.data.split import divide, kept_elements, limited, select_columns
 from deeplvm.data.statistics import Summary
 from deeplvm.data.stream import Stream, StreamColumn
-from deeplvm.data.transform import Look, Reader, at_rest, dequantization, exact_type, smallest_type
+from deeplvm.data.transform import (
+    Look,
+    Reader,
+    at_rest,
+    dequantization,
+    exact_type,
+    label_type,
+    smallest_type,
+)
 from deeplvm.data.variables import (
     binarization,
     choices_of,
@@ -229,6 +237,7 @@ def reopen(description: Description) -> Stream | None:
         kind=np.dtype(kind),
         choices=tuple(choices_of(variable)),
         seed=options["seed"],
+        labels=label_type(description.unlabelled) if description.classes is not None else None,
     )
     reader = _with_noise(reader, places, variable.grey)
     return Stream.over(reader, places, description)
@@ -552,7 +561,12 @@ def _modelled(
     whole, split = divide(found, options, known)
     places = {each: limited(found, part, limit, seed) for each, part in whole.items()}
     reader = Reader(found, kept=_kept(found, source, options), seed=seed)
+    if known is not None and known.classes and facts.classes is not None:
+        codes = recoded(facts.classes, known.classes)
+        if codes is not None and facts.classes != known.classes:
+            reader, facts = replace(reader, codes=codes), replace(facts, classes=known.classes)
     look = Look.at(reader, places)
+    reader, facts, unlabelled = _with_labels(reader, facts, look, source, known)
     seen: Mapping[Split, Summary] = look.seen
     if known is None and (useless := without_use(facts, seen, source, options)):
         reader, facts, seen = _left_out(reader, facts, seen, useless)
@@ -622,6 +636,7 @@ def _modelled(
         notes=tuple(notes),
         rows={each: len(places[each]) for each in SPLITS},
         left=facts.left,
+        unlabelled=unlabelled,
     )
     renewed = known is None and noise is not None and options["binarize"] != "static"
     if not on_disk:
@@ -640,6 +655,23 @@ def _modelled(
         stream={"files": found.listing, "form": form},
     )
     return Stream.over(reader, places, description, renewed=renewed)
+
+
+def _with_labels(
+    reader: Reader, facts: Facts, look: Look, source: str, known: Description | None
+) -> tuple[Reader, Facts, dict[Split, int]]:
+    """How labels rest; that some are missing, and of how many rows of each split."""
+    if not look.unlabelled:
+        return reader, facts, {}
+    none, rows = sum(look.unlabelled.values()), sum([each.rows for each in look.seen.values()])
+    if none == rows and known is None:
+        raise DataError(
+            f"{source}: no row has a label; give some rows theirs, or leave the labels out."
+        )
+    if none == rows:
+        return reader, replace(facts, classes=None), {}
+    unlabelled = look.unlabelled if none else {}
+    return replace(reader, labels=label_type(unlabelled)), facts, unlabelled
 
 
 def _kept(found: Source, source: str, options: Mapping[str, Any]) -> Any:

@@ -392,6 +392,8 @@ class Description:
         fingerprint: SHA-256 of names, shapes and values; empty if not computed.
         left: Columns of a table that are left out because nothing can be learned from them, and
             why.
+        unlabelled: How many rows of each split have no label, where some have none; their ``"y"``
+            is NaN.
         stream: Of data that are streamed, what saves a second look at all rows: the size and time
             of change of each file, and the form in which the rows rest.
     """
@@ -406,12 +408,30 @@ class Description:
     rows: Mapping[str, Annotated[int, Bounds(0)]]
     fingerprint: str = ""
     left: Mapping[str, str] = field(default_factory=dict)
+    unlabelled: Mapping[str, Annotated[int, Bounds(0)]] = field(default_factory=dict)
     stream: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def missing(self) -> frozenset[str]:
-        """Names of the variables with missing elements (NaN)."""
-        return frozenset(name for name, variable in self.variables.items() if variable.missing)
+        """Names of which elements are missing (NaN): variables, and ``"y"``, the labels."""
+        holes = {name for name, variable in self.variables.items() if variable.missing}
+        return frozenset(holes | {"y"} if self.unlabelled else holes)
+
+    @property
+    def label(self) -> Variable | None:
+        """The labels ``"y"``, called as their column: codes of categories; ``None`` without."""
+        if self.classes is None:
+            return None
+        whole = all(
+            [each.lstrip("-").isdecimal() and str(int(each)) == each for each in self.classes]
+        )
+        return Variable(
+            name=self.options.get("label") or "y", shape=(), kind="category",
+            likelihood="categorical", mean=torch.tensor(math.nan), std=torch.tensor(math.nan),
+            minimum=0, maximum=len(self.classes) - 1, levels=len(self.classes),
+            missing=bool(self.unlabelled), categories=self.classes,
+            types=("int",) if whole else ("text",),
+        )  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, strings, lists and dicts; :meth:`from_dict` gives the record back."""
@@ -429,6 +449,7 @@ class Description:
             "rows": dict(self.rows),
             "fingerprint": self.fingerprint,
             "left": dict(self.left),
+            **({"unlabelled": dict(self.unlabelled)} if self.unlabelled else {}),
             **({"stream": dict(self.stream)} if self.stream else {}),
         }
 
@@ -456,7 +477,9 @@ class Description:
         table += [("split", self.split)]
         table += [("variable", str(variable)) for variable in self.variables.values()]
         if self.classes is not None:
-            table.append(("labels", listed(self.classes)))
+            none = [f"{rows:,} {split}" for split, rows in self.unlabelled.items() if rows]
+            said = f"; missing in {' and '.join(none)} rows" if none else ""
+            table.append(("labels", listed(self.classes) + said))
         return table + [("note", note) for note in self.notes]
 
     def _repr_html_(self) -> str:
@@ -548,7 +571,7 @@ class Selection(Mapping[str, Any]):
 
     @property
     def missing(self) -> frozenset[str]:
-        """Names of the variables with missing elements (NaN)."""
+        """Names of which elements are missing (NaN)."""
         return self.description.missing if self.description else frozenset()
 
     @property
@@ -639,8 +662,9 @@ class Data:
 
     Attributes:
         description: What the data are, without the data.
-        train: Training columns by name, each of shape ``(rows, *shape)``; ``"y"`` are
-            integers, the labels. Each split is a :class:`Selection`: ``data.train[:100]``.
+        train: Training columns by name, each of shape ``(rows, *shape)``; ``"y"`` are the
+            labels, integers, or reals if some are missing (NaN). Each split is a
+            :class:`Selection`: ``data.train[:100]``.
         valid: Held-out rows, for choosing and stopping.
         test: Held-out rows, for reporting only.
         renewals: What is drawn anew at each visit of a training row, by name.
@@ -699,7 +723,7 @@ class Data:
 
     @property
     def missing(self) -> frozenset[str]:
-        """Names of the variables with missing elements (NaN)."""
+        """Names of which elements are missing (NaN)."""
         return self.description.missing
 
     def rows(self, split: Split) -> int:
@@ -805,7 +829,7 @@ class Data:
         return sum([column.nbytes for column in columns])
 
     def missing_values(self, split: Split) -> int:
-        """How many values of the variables are missing (NaN) in the rows of a split."""
+        """How many values, and labels, are missing (NaN) in the rows of a split."""
         count = 0
         for name in self.missing:
             column = self._split(split)[name]

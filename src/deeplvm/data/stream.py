@@ -48,7 +48,7 @@ class StreamColumn:
     def dtype(self) -> torch.dtype:
         """The type in which the values rest."""
         if self._name == "y":
-            return torch.int64
+            return self._reader.labels or torch.int64
         if self._noisy:
             return self._reader.dtype
         return torch.from_numpy(np.empty(0, self._reader.kind)).dtype
@@ -151,7 +151,7 @@ class Stream(Data):
         renewed: bool = True,
     ) -> Stream:
         """The stream of rows that are described."""
-        names = ("x", "y") if reader.labelled else ("x",)
+        names = ("x", "y") if reader.labels is not None else ("x",)
         exact = replace(
             reader, kind=np.dtype(np.float64 if reader.kind.kind == "f" else reader.kind)
         )

@@ -6,7 +6,6 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -38,6 +37,8 @@ class Reader:
         choices: Those made for the values.
         noise: What is added or drawn, once for each row where it is not renewed.
         seed: Of that noise.
+        labels: Type in which labels rest, reals if some are missing (NaN); ``None`` without any.
+        codes: Of the source's codes those that are meant; ``None`` where they are the same.
     """
 
     source: Source
@@ -49,6 +50,8 @@ class Reader:
     choices: tuple[Choice, ...] = ()
     noise: Renewal | None = None
     seed: int = 0
+    labels: torch.dtype | None = None
+    codes: Array | None = None
 
     @property
     def row_bytes(self) -> int:
@@ -57,8 +60,10 @@ class Reader:
         return max(1, math.prod(self.source.shape) * width)
 
     def stored(self, rows: Array) -> tuple[Array, Array | None]:
-        """Values by increasing row numbers, and codes of labels."""
+        """Values by increasing row numbers, and codes of labels, −1 where one is missing."""
         values, labels = self.source.take(rows)
+        if labels is not None and self.codes is not None:
+            labels = self.codes[labels]
         if self.kept is not None:
             values = values[:, self.kept]
         values = laid_out(values, self.layout)
@@ -81,21 +86,18 @@ class Reader:
         found: Rows = {
             "x": torch.from_numpy(np.empty((len(rows), *(self.shape or ())), self.kind))
         }
-        if self.labelled:
-            found["y"] = torch.empty(len(rows), dtype=torch.int64)
+        if self.labels is not None:
+            found["y"] = torch.empty(len(rows), dtype=self.labels)
         step = max(1, _AT_ONCE // self.row_bytes)
         for start in range(0, len(rows), step):
             values, labels = self.stored(rows[start : start + step])
             here = slice(start, start + step) if order is None else order[start : start + step]
             found["x"].numpy()[here] = at_rest(values, self.kind, self.choices)
-            if labels is not None:
+            if labels is not None and self.labels is not None:
+                if self.labels != torch.int64:
+                    labels = np.where(labels < 0, np.nan, labels)
                 found["y"].numpy()[here] = labels
         return found
-
-    @cached_property
-    def labelled(self) -> bool:
-        """Whether the rows have labels."""
-        return self.source.take(np.zeros(1, np.int64))[1] is not None
 
     def fixed(self, resting: Tensor, rows: Array) -> Tensor:
         """Values with the one draw of the noise that belongs to each row."""
@@ -151,12 +153,14 @@ class Look:
         digest: SHA-256 of all values and labels.
         holes: Where the first missing value is, in words.
         grey: Whether the three colour channels of all images are equal.
+        unlabelled: How many rows of each split have no label; empty where the source has none.
     """
 
     seen: dict[Split, Summary]
     digest: str
     holes: str = ""
     grey: bool = False
+    unlabelled: dict[Split, int] = field(default_factory=dict)
 
     @classmethod
     def at(cls, reader: Reader, places: Mapping[Split, Places]) -> Look:
@@ -184,6 +188,9 @@ class Look:
             look.grey = look.grey and bool((values == values[:, :1]).all())
             for split, inside in of_splits(rows, places):
                 seen[split].add(values[inside])
+                if labels is not None:
+                    none = int((labels[inside] < 0).sum())
+                    look.unlabelled[split] = look.unlabelled.get(split, 0) + none
         look.digest = digest.hexdigest()
         return look
 
@@ -255,6 +262,11 @@ def smallest_type(seen: Summary, choices: Sequence[Choice]) -> np.dtype:
         if np.iinfo(candidate).min <= low and high <= np.iinfo(candidate).max:
             return np.dtype(candidate)
     return np.dtype(np.int64)
+
+
+def label_type(unlabelled: Mapping[str, int]) -> torch.dtype:
+    """The type of labels: whole numbers, reals if some are missing (NaN)."""
+    return torch.float32 if unlabelled else torch.int64
 
 
 def dequantization(choices: Sequence[Choice], train: Column) -> Renewal | None:

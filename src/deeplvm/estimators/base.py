@@ -26,7 +26,6 @@ from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.values import has_nan
 from deeplvm.data import Data, load
 from deeplvm.data.records import Selection
 from deeplvm.gradients import as_measured
@@ -198,11 +197,15 @@ class Estimator(CallbackSupportMixin, BaseEstimator):
         data = self._loaded(frame, train, held_out)
         own = {each.name: getattr(data, each.name) for each in dataclasses.fields(data)}
         if labels is not None:
-            for split, rows in {"train": train, "valid": held_out, "test": held_out}.items():
+            of = {"train": train, "valid": held_out, "test": held_out}
+            for split, rows in of.items():
                 codes = torch.from_numpy(labels[rows]).float()
                 own[split] = Selection({**own[split].columns, "y": codes})
             told = tuple([str(each) for each in self.classes_])
-            own["description"] = dataclasses.replace(data.description, classes=told)
+            none = {split: int(np.isnan(labels[rows]).sum()) for split, rows in of.items()}
+            own["description"] = dataclasses.replace(
+                data.description, classes=told, unlabelled=none if any(none.values()) else {}
+            )
         if not len(valid):
             own["valid"] = Selection({})
         data = TrainingData(**own, weight=weight[train])
@@ -368,12 +371,6 @@ class TrainingData(Data):
     """
 
     weight: Any = None
-
-    @property
-    def missing(self) -> frozenset[str]:
-        """Names with missing elements, labels too."""
-        unknown = [name for name, values in self.train.items() if name == "y" and has_nan(values)]
-        return self.description.missing.union(unknown)
 
     def order(
         self, epoch: int, seed: int, batch_size: int, first: int = 0

@@ -22,7 +22,7 @@ from deeplvm.evaluation.latents.latent_use import (
     read_by_p,
 )
 from deeplvm.gradients import Draw
-from deeplvm.inference.rows import Progress, Rows, Source, at_random, rows_of
+from deeplvm.inference.rows import Progress, Rows, Source, at_random, redrawn, rows_of
 from deeplvm.inference.tempering import Start
 from deeplvm.likelihood.annealing import sandwich
 from deeplvm.likelihood.bits_per_dimension import bits_per_dimension, count_elements
@@ -235,7 +235,7 @@ def evaluate(
         >>> print(f"{evaluation.log_px['value']:.4f}")  # - log 2 pi
         -1.8379
     """
-    rows = rows_of(model, data, omit=tuple(draw or ()))
+    rows = rows_of(model, data, omit=redrawn(draw))
     way = annealing or Annealing()
     # first what may be impossible for a model: it is refused before anything takes its time
     gaps = compared = both = None

@@ -15,7 +15,7 @@ from deeplvm.core.joint import Joint, is_joint
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.trace import Site, Trace
 from deeplvm.inference.missing import MissingMixture, Weights
-from deeplvm.inference.rows import Rows, Source, at_least, for_rows, rows_of
+from deeplvm.inference.rows import Rows, Source, at_least, for_rows, redrawn, rows_of
 from deeplvm.randomness import RowNoise
 
 Complete = Literal["auto"] | bool
@@ -190,7 +190,7 @@ def complete(
         ValueError: If :func:`completable` says why not.
     """
     at_least(1, rounds=rounds, particles=particles)
-    rows = rows_of(model, data, omit=tuple(draw or ()))
+    rows = rows_of(model, data, omit=redrawn(draw))
     if why := completable(model, rows, draw):
         raise ValueError(f"Rows with missing elements cannot be completed for q: {why}.")
     holes = holes_of(model, rows)
@@ -297,7 +297,7 @@ def to_complete(
         return torch.zeros(0, dtype=torch.int64)
     parts = []
     for _, batch in rows.each(10_000):
-        each = [batch[n].isnan().flatten(1).any(1) for n in holes_of(model, rows)]
+        each = [batch[n].isnan().reshape(len(batch[n]), -1).any(1) for n in holes_of(model, rows)]
         parts.append(torch.stack(each).any(0))
     holes = torch.cat(parts).cpu()
     chosen = holes if wanted is True or pareto_k is None else holes & (pareto_k.cpu() > _HEAVY)

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from deeplvm.core.draws import Draw
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.inference.completion import Complete, complete, to_complete
+from deeplvm.inference.completion import Complete, completable, complete, to_complete
 from deeplvm.inference.diagnostics import TOO_HEAVY
 from deeplvm.inference.missing import By, MissingMixture, Weights
-from deeplvm.inference.rows import Rows, Source, at_least, for_rows, rows_of
+from deeplvm.inference.rows import Rows, Source, at_least, for_rows, redrawn, rows_of
 from deeplvm.randomness import RowNoise
 
 _NUMBERS = 2**22  # in the largest tensor of a batch
@@ -147,11 +147,13 @@ def impute(
         raise ValueError(f"by is one of {', '.join(get_args(By))}, not {by!r}.")
     if level is not None and not 0.0 < level < 1.0:
         raise ValueError(f"level is a probability between 0 and 1, such as 0.95, not {level}.")
-    rows = rows_of(model, data, omit=tuple(draw or ()))
+    rows = rows_of(model, data, omit=redrawn(draw))
     names = [n for n in rows.names if n in rows.missing and n in model.p.names]
-    variables = {} if rows.description is None else rows.description.variables
+    known = rows.description
+    variables = {} if known is None else {**known.variables, "y": known.label}
     values, missing = _observed(rows)
-    some = torch.stack([holes.flatten(1).any(1) for holes in missing.values()]).any(0)
+    each = [holes.reshape(rows.rows, -1).any(1) for holes in missing.values()]
+    some = torch.stack(each).any(0)
     index = some.nonzero().squeeze(-1)
     out = Imputation(values, missing, particles=particles)
     if not len(index) or not names:
@@ -181,7 +183,8 @@ def impute(
 
     size = batch_size or max(1, min(500, _NUMBERS // (particles * _elements(rows))))
     chosen = replace(rows, source=rows[index], rows=len(index))
-    joined = {} if completed is True else filled(model, chosen)
+    anew = completed is True and not completable(model, chosen, draw)
+    joined = {} if anew else filled(model, chosen)
     again = to_complete(model, chosen, joined.get("pareto_k"), completed, draw)
     if len(again):
         some = replace(chosen, source=chosen[again], rows=len(again))

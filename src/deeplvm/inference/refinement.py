@@ -15,7 +15,7 @@ from deeplvm.core.evidence import Evidence
 from deeplvm.core.joint import Joint, is_joint
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.gradients import Draw
-from deeplvm.inference.rows import Rows, Source, at_least, for_rows, rows_of
+from deeplvm.inference.rows import Rows, Source, at_least, for_rows, redrawn, rows_of
 from deeplvm.objectives import elbo
 from deeplvm.randomness import RowNoise
 
@@ -111,7 +111,7 @@ def refine(
         True
     """
     at_least(1, steps=steps, particles=particles)
-    rows = rows_of(model, data, omit=tuple(draw or ()))
+    rows = rows_of(model, data, omit=redrawn(draw))
     refined = localised(model, rows.rows, row)
 
     @torch.enable_grad()

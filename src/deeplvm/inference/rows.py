@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from deeplvm.core.draws import Draw
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.values import Values, has_nan
 from deeplvm.inference.latent_space import LatentSpace
@@ -113,6 +114,16 @@ def check_rows(source: object) -> None:
             f"Say which rows: data.test, data.test[:100], or named tensors {{'x': x}}; found a "
             f"{type(source).__name__}."
         )
+
+
+def redrawn(draw: Mapping[str, Draw] | None) -> tuple[str, ...]:
+    """Names that are drawn although the rows may have them, where it is said how they are drawn.
+
+    >>> from deeplvm.core.draws import Enumerated
+    >>> redrawn({"y": Enumerated()}), redrawn({"y": Enumerated(only_missing=True)})
+    (('y',), ())
+    """
+    return tuple([n for n, way in (draw or {}).items() if not getattr(way, "only_missing", False)])
 
 
 def rows_of(model: LatentVariableModel, source: Source | Rows, omit: Collection[str] = ()) -> Rows:

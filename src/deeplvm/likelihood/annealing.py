@@ -17,7 +17,7 @@ from torch import Tensor
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.gradients import Draw
 from deeplvm.inference.latent_space import LatentSpace
-from deeplvm.inference.rows import Rows, Source, evaluation_of, for_rows, noise_of
+from deeplvm.inference.rows import Rows, Source, evaluation_of, for_rows, noise_of, redrawn
 from deeplvm.inference.tempering import (
     Start,
     Temperatures,
@@ -194,7 +194,7 @@ def annealed_importance_sampling(
         return found
 
     joined = for_rows(
-        model, data, measure, batch_size=batch_size, seed=seed, omit=tuple(draw or ()), apart=True
+        model, data, measure, batch_size=batch_size, seed=seed, omit=redrawn(draw), apart=True
     )
     if exact := bool(joined.pop("exact").all()):
         joined["log_weight"] = joined["log_weight"][:, :1]

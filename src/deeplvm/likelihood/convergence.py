@@ -13,7 +13,7 @@ from torch import Tensor
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.gradients import Draw
 from deeplvm.inference.diagnostics import TOO_HEAVY, pareto_k, tail_length
-from deeplvm.inference.rows import Rows, Source, for_rows, rows_of
+from deeplvm.inference.rows import Rows, Source, for_rows, redrawn, rows_of
 from deeplvm.inference.tempering import Start
 from deeplvm.likelihood.annealing import annealed_importance_sampling
 from deeplvm.likelihood.chunks import Chunks, plan
@@ -284,7 +284,7 @@ def convergence(
         (torch.Size([2, 9]), torch.Size([2, 9]))
     """
     numbers, temperatures = _rising(particles, "particles"), _rising(temperatures, "temperatures")
-    rows = rows_of(model, data, omit=tuple(draw or ()))
+    rows = rows_of(model, data, omit=redrawn(draw))
     if rows.rows < 2:
         raise ValueError(f"Differences are between rows: take at least 2, found {rows.rows}.")
     drawn = _importance(model, rows, numbers, draw, seed)

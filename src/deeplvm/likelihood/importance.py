@@ -14,7 +14,7 @@ from deeplvm.core.evidence import Evidence
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.gradients import Draw
 from deeplvm.inference.diagnostics import TOO_HEAVY, pareto_k, tail_length
-from deeplvm.inference.rows import Progress, Rows, Source, at_least, for_rows, rows_of
+from deeplvm.inference.rows import Progress, Rows, Source, at_least, for_rows, redrawn, rows_of
 from deeplvm.likelihood.chunks import Chunks, plan
 from deeplvm.likelihood.compiled import Compile, choose
 from deeplvm.parallel.processes import processes
@@ -195,7 +195,7 @@ def importance_sampling(
         (True, [1, 5, 10, 50, 100, 500, 1000])
     """
     at_least(1, particles=particles, chunk=chunk, batch_size=batch_size)
-    rows = rows_of(model, data, omit=tuple(draw or ()))
+    rows = rows_of(model, data, omit=redrawn(draw))
     with evaluating(model, seed):
         planned = plan(model, rows, particles, batch_size=batch_size, chunk=chunk, draw=draw)
         chunks = Chunks(model, rows, planned, draw)
@@ -313,7 +313,7 @@ def enough_particles(
     at_least(1, rows=rows, pilot=pilot, most=most)
     if tolerance is not None and not tolerance > 0:
         raise ValueError(f"tolerance is above 0 nats, found {tolerance}.")
-    every = rows_of(model, data, omit=tuple(draw or ()))
+    every = rows_of(model, data, omit=redrawn(draw))
     generator = torch.Generator().manual_seed(seed)
     index = torch.randperm(every.rows, generator=generator)[:rows].sort().values
     some = replace(every, source=every[index], rows=len(index))

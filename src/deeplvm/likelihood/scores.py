@@ -14,11 +14,11 @@ from deeplvm.core.draws import Draw
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.trace import score
 from deeplvm.core.values import STACKED
-from deeplvm.inference.completion import Complete, complete, to_complete
+from deeplvm.inference.completion import Complete, completable, complete, to_complete
 from deeplvm.inference.diagnostics import pareto_k, tail_length
 from deeplvm.inference.imputation import heavy_rows
 from deeplvm.inference.missing import Weights, pieces
-from deeplvm.inference.rows import Progress, Rows, Source, for_rows, rows_of
+from deeplvm.inference.rows import Progress, Rows, Source, for_rows, redrawn, rows_of
 from deeplvm.likelihood.importance import importance_sampling
 from deeplvm.randomness import RowNoise
 
@@ -77,7 +77,7 @@ def score_rows(
     Raises:
         ValueError: As :func:`~deeplvm.likelihood.importance_sampling`.
     """
-    rows = rows_of(model, data, omit=tuple(draw or ()))
+    rows = rows_of(model, data, omit=redrawn(draw))
     found = importance_sampling(model, rows, particles, draw=draw, seed=seed, progress=progress)
     numbers = (found.log_px, found.log_px_stderr, found.pareto_k)
     log_px, stderr, k = told = [each.cpu().double().clone() for each in numbers]
@@ -143,9 +143,11 @@ def score_cells(
             f"p says why elements of {', '.join(explained)} are missing, so that hiding one would "
             f"be another event; cells are scored by models without 'x_observed'."
         )
-    rows = rows_of(model, data, omit=tuple(draw or ()))
+    rows = rows_of(model, data, omit=redrawn(draw))
     first = rows[slice(0, 1)]
-    names = [n for n in rows.names if n in model.p.names and first[n].is_floating_point()]
+    label = {"y"} if rows.description is not None and rows.description.label else set()
+    scored = [n for n in rows.names if n in model.p.names and n not in label]
+    names = [n for n in scored if first[n].is_floating_point()]
     size = max(1, _NUMBERS // (particles * max([first[n].numel() for n in names])))
 
     def at_once(
@@ -270,7 +272,7 @@ def _predicted(
         return found["log_px"].cpu().double(), found["pareto_k"].cpu().double()
 
     plain = replace(hidden, names=tuple([n for n in hidden.names if not n.startswith(_TRUTH)]))
-    if completed is True:
+    if completed is True and not completable(model, plain, draw):
         log = torch.full((hidden.rows,), math.nan, dtype=torch.float64)
         k = log.clone()
     else:
@@ -333,7 +335,7 @@ class Reference:
             The share of less odd ones, and :func:`tail_probability`, both ``(rows,)``; NaN where
             ``most`` left nothing to compare with, or no held-out row has what is observed.
         """
-        rows = rows_of(model, data, omit=tuple(self.draw or ()))
+        rows = rows_of(model, data, omit=redrawn(self.draw))
         names = tuple(
             [
                 n
@@ -383,7 +385,7 @@ def _holes(rows: Rows, names: tuple[str, ...]) -> Tensor:
     if not names:
         return torch.zeros(rows.rows, 1, dtype=torch.bool)
     parts = [
-        torch.cat([batch[name].isnan().flatten(1).cpu() for name in names], 1)
+        torch.cat([batch[n].isnan().reshape(len(batch[n]), -1).cpu() for n in names], 1)
         for _, batch in rows.each(10_000)
     ]
     return torch.cat(parts)

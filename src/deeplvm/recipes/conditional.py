@@ -51,10 +51,11 @@ def conditional_vae(
             ``"iaf(transforms=4)"``; :func:`~deeplvm.conditionals.posteriors.known` has them all.
 
     Raises:
-        RecipeError: If the data have no labels.
+        RecipeError: If the data have no labels, or not in every row.
     """
     at_least_one(latent=latent, hidden=hidden)
-    classes, x = labels_of(data, "conditional_vae", "x given a label"), observed(data)
+    x = observed(data)
+    classes = labels_of(data, "conditional_vae", "x given a label", everywhere=True)
     label = Indicator(classes)
     first, *further = hidden or (latent,)
     return LatentVariableModel(

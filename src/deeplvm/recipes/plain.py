@@ -150,12 +150,32 @@ def observed(data: Data | Description) -> Variable:
     return data.variables["x"]
 
 
-def labels_of(data: Data | Description, recipe: str, models: str) -> int:
-    """How many labels there are, for a recipe that models what it says with them."""
+def labels_of(
+    data: Data | Description, recipe: str, models: str, *, everywhere: bool = False
+) -> int:
+    """How many labels there are, for a recipe that models what it says with them.
+
+    Raises:
+        RecipeError: If there are none, no training row has one, or one is missing ``everywhere``
+            it is needed.
+    """
     if not data.classes:
         raise RecipeError(
             f"{recipe} models {models}, but {data.name} has no labels; for a table name the "
             f"column that holds them with --label, or take the recipe vae."
+        )
+    about = data if isinstance(data, Description) else data.description
+    none = about.unlabelled.get("train", 0)
+    if everywhere and about.unlabelled:
+        raise RecipeError(
+            f"{recipe} models {models}, but {sum(about.unlabelled.values()):,} rows of "
+            f"{data.name} have no label; take the recipe semi_supervised_vae, which needs few, or "
+            f"leave those rows out."
+        )
+    if none and none == about.rows["train"]:
+        raise RecipeError(
+            f"{recipe} models {models}, but no training row of {data.name} has a label; --split "
+            f"the rows otherwise, or take the recipe vae."
         )
     return len(data.classes)
 

@@ -248,11 +248,15 @@ class Material:
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
         """Given values, posterior means of real latents, and the spread of each over the rows.
 
-        The mean of a latent that q draws from another latent is that given a draw of the other.
+        What q draws of a given name, where it is missing, is filled in. The mean of a latent that
+        q draws from another latent is that given a draw of the other.
         """
         trace = self.model.posterior(given, missing=self.rows.missing)
+        given = given | {n: trace[n].value for n in given if n in trace and n in self.rows.missing}
         means, spread = {}, {}
         for name, site in trace.items():
+            if name in given:
+                continue
             real = isinstance(site.value, Tensor) and site.value.is_floating_point()
             if not site.drawn or not real or name in self.model.q.shared or is_discrete(site):
                 continue

@@ -217,13 +217,23 @@ class Run:
     @property
     def saw_holes(self) -> bool:
         """Whether rows with missing values were among those that the model learned from."""
-        return bool(self.description.missing or self.config.training.get("hide"))
+        holes = any([variable.missing for variable in self.description.variables.values()])
+        return bool(holes or self.config.training.get("hide"))
 
     def measured(self, data: Data) -> dict[str, Draw]:
-        """How those that the data do not have are drawn where the model is measured."""
-        from deeplvm.core.draws import as_measured
+        """How those that the data do not have are drawn where the model is measured.
 
-        return {n: as_measured(way) for n, way in self.draw.items() if n not in data.train}
+        What they have in some rows is summed over in the others, if it is in training.
+        """
+        from deeplvm.core.draws import Enumerated, as_measured
+
+        found = {}
+        for name, way in self.draw.items():
+            if name not in data.train:
+                found[name] = as_measured(way)
+            elif name in data.missing and isinstance(way, Enumerated):
+                found[name] = replace(way, only_missing=True)
+        return found
 
     @cached_property
     def data(self) -> Data:
@@ -264,13 +274,31 @@ class Run:
 
         if source is None:
             return self.data
-        data, p = load(source, like=self.description), self.model.p
-        label = self.description.options.get("label")
-        if label and "y" in p.inputs and "y" not in p.names and "y" not in data.test:
+        data = load(source, like=self.description)
+        self._check_labels(data, source)
+        return data
+
+    def _check_labels(self, data: Data, source: str) -> None:
+        """Refuse rows without the label that the model is given, and labels that it never saw."""
+        model, label = self.model, self.description.options.get("label") or "y"
+        given = "y" in model.p.inputs and "y" not in model.p.names
+        if given and "y" not in data.test:
             raise RunError(
                 f"{source} has no column {label!r}, the label, which the model is given; add it."
             )
-        return data
+        if given and data.description.unlabelled:
+            raise RunError(
+                f"{source}: {data.description.unlabelled['test']:,} rows have no {label!r}, the "
+                f"label, which the model is given; fill it in, or leave these rows out."
+            )
+        if "y" in model.names and "y" in data.test and data.classes != self.description.classes:
+            known = self.description.classes or ()
+            new = [each for each in data.classes or () if each not in known]
+            raise RunError(
+                f"{source}: {(*new, label)[0]!r} is none of the labels of the training data "
+                f"({', '.join(known[:10])}), which the model knows; correct it, or leave the "
+                f"labels out."
+            )
 
     def _check(self, table: str, function: Callable[..., Any]) -> None:
         """Refuse an option that the function has not, or of another type."""

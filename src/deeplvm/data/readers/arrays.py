@@ -72,7 +72,7 @@ def held(arrays: Mapping[str, Array], name: str, what: str) -> Held:
         )
     values = {part: checked(arrays[each], f"{what}, {each}") for part, each in chosen.items()}
     labels: dict[str, Array] = {}
-    classes = None
+    classes, said = None, ()
     for key in LABEL_KEYS:
         names = {"all": key} if "all" in values and key in arrays else _parts(arrays, key)
         if values.keys() <= names.keys():
@@ -80,7 +80,7 @@ def held(arrays: Mapping[str, Array], name: str, what: str) -> Held:
                 labels[part] = _labels(
                     arrays[names[part]], rows.shape[0], f"{what}: {names[part]}"
                 )
-            labels, classes = codes_of(labels, f"{what}, {key}")
+            labels, classes, said = codes_of(labels, f"{what}, {key}")
             break
     shapes = {part: array.shape[1:] for part, array in values.items()}
     if len(set(shapes.values())) > 1:
@@ -88,7 +88,7 @@ def held(arrays: Mapping[str, Array], name: str, what: str) -> Held:
     split = f"{' / '.join(values)} as stored in the file" if "train" in values else ""
     used = {*chosen.values(), *([key, *_parts(arrays, key).values()] if labels else ())}
     others = [each for each in arrays if each not in used]
-    said = (f"arrays that are left out: {', '.join(others)}.",) if others else ()
+    said += (f"arrays that are left out: {', '.join(others)}.",) if others else ()
     types = {"x": str(next(iter(arrays[each] for each in chosen.values())).dtype)}
     return Held(Facts(name, classes, split=split, notes=said, types=types), values, labels)
 

@@ -204,9 +204,12 @@ def texts_of(column: Any, missing: Sequence[str]) -> tuple[list[str], Array]:
     A missing value has the last place, -1. Whole numbers are written without a point.
     """
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     if family(column.type) == "text":
         column, _ = cells_of(column, missing) if missing else (column, None)
+    elif pa.types.is_floating(column.type):  # NaN is no null there
+        column = pc.if_else(pc.is_nan(column), None, column)
     whole = column.combine_chunks()
     if isinstance(whole, pa.ChunkedArray):
         whole = pa.concat_arrays(whole.chunks) if whole.num_chunks else pa.array([], column.type)

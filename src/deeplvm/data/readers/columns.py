@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -28,7 +29,7 @@ from deeplvm.data.readers.cells import (
     type_of,
 )
 from deeplvm.data.readers.delimited import MISSING_WORDS, is_number
-from deeplvm.data.readers.source import no_label
+from deeplvm.data.readers.source import NO_LABEL, no_label, note_of_none, stands_for_none
 from deeplvm.data.readers.tables import Frames, Table, TableRows, groups_of, not_of_its_kind
 from deeplvm.data.records import DataError, Description, Variable
 from deeplvm.data.schema import Rule
@@ -106,9 +107,15 @@ def open_table(
         raise DataError(f"{origin}: {next(iter(left.values()))}")
     classes = known.classes if known is not None else None
     if label is not None:
-        if classes is None:
-            classes = tuple(reader.labels(label))
+        counts = reader.labels(label)
+        own = label in reader.rules and reader.rules[label].missing is not None
+        none = not own and NO_LABEL not in (classes or ())
+        none = none and stands_for_none({*(classes or counts), *counts})
+        if none:
+            notes.append(note_of_none(f"{origin}, column {label!r}", counts.pop(NO_LABEL)))
+        classes = tuple(counts) if classes is None else classes
         codes = {text: float(code) for code, text in enumerate(classes)}
+        codes |= {NO_LABEL: math.nan} if none else {}
         readings[label] = Reading("text", codes, reader.missing(label))
     kinds = {n: r.type for n, r in rules.items() if n in kept and r.type not in ("", "category")}
     kinds |= {name: "ordinal" for name in kept if name in reader.ordered}
@@ -428,33 +435,28 @@ class Understanding:
         self.left[name] = reason
         return ()
 
-    def labels(self, name: str) -> list[str]:
-        """The different labels, in order.
+    def labels(self, name: str) -> dict[str, int]:
+        """The different labels, in order, and how many rows have each.
 
         Raises:
-            DataError: If a label is missing, or is a quantity.
+            DataError: If a label is a quantity, or they are names.
         """
-        found: set[str] = set()
-        for first, rows in groups_of(self.table, [name]):
+        found: Counter[str] = Counter()
+        for _, rows in groups_of(self.table, [name]):
             texts, places = texts_of(rows.column(name), self.missing(name))
-            found |= set(texts)
+            counts = np.bincount(places[places >= 0], minlength=len(texts)).tolist()
+            found.update(dict(zip(texts, counts, strict=True)))
             if len(found) > _MOST_LABELS:
                 raise DataError(
                     f"{self.table.origin}: column {name!r} holds text with more than "
                     f"{_MOST_LABELS} different values: names or free text rather than labels; "
                     f"--drop {quote(name)}."
                 )
-            if (places < 0).any():
-                row = first + int(np.flatnonzero(places < 0)[0])
-                raise DataError(
-                    f"{self.table.where(row)}: the label column {name!r} is empty; give every row "
-                    f"a label, or leave those rows out."
-                )
         numbers = all(map(is_number, found))
         for each in sorted(found) if numbers else ():
             if float(each) != int(float(each)):
                 raise DataError(no_label(f"{self.table.origin}, column {name!r}", each))
-        return _ordered(found, text=not numbers)
+        return {each: found[each] for each in _ordered({*found}, text=not numbers)}
 
     def notes(self) -> list[str]:
         """Words that were taken for a missing value, where the column has other words too."""

@@ -330,7 +330,9 @@ class ImageShards(InFiles):
         self.shape, self.dtype = (channels, *shape), np.dtype(np.uint8)
         self.units = self.files.starts
         names = labels_of(folder, self.files.paths, self.files.keys)
-        codes, classes = codes_of({"all": names}, str(folder)) if names is not None else ({}, None)
+        codes, classes, said = {}, None, ()
+        if names is not None:
+            codes, classes, said = codes_of({"all": names}, str(folder))
         self._labels: Array | None = codes.get("all")
         self.facts = replace(
             self.files.facts,
@@ -338,7 +340,7 @@ class ImageShards(InFiles):
             levels=256,
             image=True,
             coloured=channels == 3,
-            notes=(*self.files.notes, *notes),
+            notes=(*self.files.notes, *notes, *said),
         )
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, Self
 
@@ -17,6 +17,7 @@ from deeplvm.data.sparse import compressed, is_sparse, vertically
 from deeplvm.files import ROW, WORKING, fits
 
 Array = NDArray[Any]
+NO_LABEL = "-1"  # a label that says that there is none, see stands_for_none
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,10 @@ class Source(Protocol):
     def listing(self) -> Mapping[str, str]: ...
 
     def take(self, rows: Array) -> tuple[Array, Array | None]:
-        """Values of shape ``(rows, *shape)`` and codes of labels, by increasing row numbers."""
+        """Values of shape ``(rows, *shape)`` and codes of labels, by increasing row numbers.
+
+        The code of a row without a label is −1.
+        """
         ...
 
     def where(self, row: int) -> str:
@@ -258,32 +262,88 @@ def row_of_part(name: str, parts: Mapping[str, Places], row: int) -> str:
     raise IndexError(row)
 
 
-def codes_of(labels: Mapping[str, Array], what: str) -> tuple[dict[str, Array], tuple[str, ...]]:
-    """Labels of any type as codes 0, 1, ..., and the names of the codes.
+def codes_of(
+    labels: Mapping[str, Array], what: str
+) -> tuple[dict[str, Array], tuple[str, ...], tuple[str, ...]]:
+    """Labels of any type as codes 0, 1, ..., −1 where one is missing.
+
+    Missing are NaN, an empty text, and −1 where :func:`stands_for_none` says so.
+
+    Args:
+        labels: By part, of shape ``(rows,)`` or ``(rows, 1)``.
+        what: What they are called in a message.
+
+    Returns:
+        The codes by part, the names of the codes, and what was understood, in words.
 
     Raises:
-        DataError: If a label is missing, or the labels are reals and so no classes.
+        DataError: If the labels are reals and so no classes.
     """
     for part in labels.values():
-        if part.dtype.kind == "f" and np.isnan(part).any():
-            row = int(np.flatnonzero(np.isnan(part))[0]) + 1
-            raise DataError(
-                f"{what}: row {row} has no label ({int(np.isnan(part).sum())} in all); give every "
-                f"row a label, or leave those rows out."
-            )
-        if part.dtype.kind == "f" and (part != np.floor(part)).any():
-            raise DataError(no_label(what, f"{part[part != np.floor(part)][0]:g}"))
+        if part.dtype.kind == "f" and (part != np.floor(part))[~np.isnan(part)].any():
+            wrong = part[(part != np.floor(part)) & ~np.isnan(part)][0]
+            raise DataError(no_label(what, f"{wrong:g}"))
         if part.dtype.kind not in "buifUS":
             raise DataError(
                 f"{what}: labels of type {part.dtype} are not supported; use integers."
             )
     joined = np.concatenate([part.reshape(len(part), -1)[:, 0] for part in labels.values()])
+    none = np.isnan(joined) if joined.dtype.kind == "f" else np.zeros(len(joined), bool)
+    none = joined == joined.dtype.type() if joined.dtype.kind in "US" else none
     if joined.dtype.kind == "f":
-        joined = joined.astype(np.int64)
-    names, codes = np.unique(joined, return_inverse=True)
+        joined = np.where(none, -1, joined).astype(np.int64)
+    notes: tuple[str, ...] = ()
+    if stands_for_none([str(name) for name in np.unique(joined[~none])]):
+        unknown = ~none & (joined.astype(str) == NO_LABEL)
+        none, notes = none | unknown, (note_of_none(what, int(unknown.sum())),)
+    names, codes = np.unique(joined[~none], return_inverse=True)
+    whole = np.full(len(joined), -1, np.int64)
+    whole[~none] = codes
     ends = np.cumsum([len(part) for part in labels.values()])[:-1]
-    parts = np.split(codes.astype(np.int64), ends)
-    return dict(zip(labels, parts, strict=True)), tuple(str(name) for name in names)
+    parts = dict(zip(labels, np.split(whole, ends), strict=True))
+    return parts, tuple(str(name) for name in names), notes
+
+
+def stands_for_none(labels: Collection[str]) -> bool:
+    """Whether the label −1 among these says that there is none.
+
+    So it does where the other labels are whole numbers from 0 on, two of them or more; −1 beside 1
+    alone is a class.
+
+    >>> stands_for_none(["-1", "0", "1"]), stands_for_none(["-1", "1"])
+    (True, False)
+    """
+    others = [name for name in labels if name != NO_LABEL]
+    return len(labels) > len(others) > 1 and all([name.isdecimal() for name in others])
+
+
+def note_of_none(what: str, rows: int) -> str:
+    """What is said of labels that are −1."""
+    return (
+        f"{what}: −1 is taken for a missing label ({rows:,} rows); if it is a class, write it as "
+        f"a word."
+    )
+
+
+def recoded(classes: Sequence[str], known: Sequence[str]) -> Array | None:
+    """The code among the labels that are known of each of some others, and −1 at the end.
+
+    Whole numbers stand for words in their order. What is no class may be −1, a label that is
+    missing.
+
+    Returns:
+        ``None`` if one is none of those that are known.
+
+    >>> recoded(["b", "c"], ["a", "b", "c"]).tolist(), recoded(["2"], ["a", "b", "c"]).tolist()
+    ([1, 2, -1], [2, -1])
+    """
+    codes = {NO_LABEL: -1} if stands_for_none({NO_LABEL, *known}) else {}
+    codes |= {name: code for code, name in enumerate(known)}
+    if not any([name.lstrip("-").isdecimal() for name in known]):
+        codes |= {str(code): code for code in range(len(known))}
+    if not set(classes) <= set(codes):
+        return None
+    return np.array([*[codes[name] for name in classes], -1], np.int64)
 
 
 def no_label(what: str, value: str) -> str:

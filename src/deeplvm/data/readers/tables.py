@@ -169,7 +169,10 @@ class TableRows:
         self._lock = threading.Lock()
 
     def take(self, rows: Array) -> tuple[Array, Array | None]:
-        """Values by increasing row numbers, NaN where they are missing; and codes of labels."""
+        """Values by increasing row numbers, NaN where they are missing; and codes of labels.
+
+        The code of a row without a label is −1.
+        """
         groups = np.searchsorted(self._table.units, rows, "right") - 1
         cuts = np.flatnonzero(np.diff(groups)) + 1
         if not len(cuts) and len(rows) == np.diff(self._table.units)[groups[0]]:
@@ -201,7 +204,8 @@ class TableRows:
             values[:, place] = self._numbers(table, name, first)
         if self._label is None:
             return values, None
-        return values, self._numbers(table, self._label, first).astype(np.int64)
+        codes = self._numbers(table, self._label, first)
+        return values, np.where(np.isnan(codes), -1, codes).astype(np.int64)
 
     def _numbers(self, table: Any, name: str, first: int) -> Array:
         column, reading = table.column(name), self._readings[name]

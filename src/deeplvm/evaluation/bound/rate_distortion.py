@@ -15,7 +15,7 @@ from deeplvm.evaluation.latents.pairwise import reads_of
 from deeplvm.evaluation.latents.posterior_means import is_discrete
 from deeplvm.gradients import Draw, Sampled
 from deeplvm.inference.latent_space import LatentSpace
-from deeplvm.inference.rows import Source, at_least, for_rows, rows_of
+from deeplvm.inference.rows import Source, at_least, for_rows, redrawn, rows_of
 from deeplvm.inference.tempering import Chains, Population, Walk
 from deeplvm.randomness import RowNoise
 from deeplvm.results import Record, shown_mean
@@ -142,7 +142,7 @@ def rate_distortion(
     at_least(1, particles=particles, temperatures=temperatures, steps=steps)
     if any([not 0 < beta < math.inf for beta in betas]):
         raise ValueError(f"betas are above 0, found {list(betas)}.")
-    rows, every = rows_of(model, data, omit=tuple(draw or ())), sorted(set(betas))
+    rows, every = rows_of(model, data, omit=redrawn(draw)), sorted(set(betas))
 
     def measure(given: dict[str, Tensor], _: frozenset[str], noise: RowNoise) -> dict[str, Tensor]:
         evidence = model.evidence(

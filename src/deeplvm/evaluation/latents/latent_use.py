@@ -15,7 +15,7 @@ from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.trace import Site
 from deeplvm.evaluation.latents.posterior_means import full, mean_values
 from deeplvm.gradients import Draw
-from deeplvm.inference.rows import Rows, Source, rows_of
+from deeplvm.inference.rows import Rows, Source, redrawn, rows_of
 from deeplvm.randomness import evaluating
 from deeplvm.results import Record, number, stderr_of
 
@@ -126,7 +126,7 @@ def latent_use(
         >>> latent_use(LatentVariableModel(p, q), {"x": torch.randn(50, 3)})["z"].active_units
         0
     """
-    rows = rows_of(model, data, omit=tuple(draw or ()))
+    rows = rows_of(model, data, omit=redrawn(draw))
     tallies: dict[str, _Tally] = {}
     with evaluating(model, seed):
         for _, given in rows.each(_BATCH):

@@ -15,7 +15,7 @@ from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.trace import sum_right
 from deeplvm.evaluation.latents.posterior_means import full
 from deeplvm.gradients import Draw, Sampled
-from deeplvm.inference.rows import Rows, Source, at_least, rows_of
+from deeplvm.inference.rows import Rows, Source, at_least, redrawn, rows_of
 from deeplvm.randomness import evaluating
 
 _ELEMENTS = 500_000  # of scores at a time: few enough to stay in the caches
@@ -120,7 +120,7 @@ def scores_of(
     at_least(1, particles=particles)
     at_least(2, minibatch=minibatch)
     refuse_refining(model.q)
-    rows = rows_of(model, data, omit=tuple(draw or ()))
+    rows = rows_of(model, data, omit=redrawn(draw))
     count = rows.rows
     if count < 2:
         raise ValueError("One row has no aggregate over rows; give two rows or more.")

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 _SHOWN = 2_000  # points of a scatter
 _BARS = 40
+_NO_LABEL = "no label"
 
 
 def aggregate_figure(tests: AggregateTests, most: int = 3) -> Markup:
@@ -282,6 +283,8 @@ def latent_map(
         size = 12 if len(points) < 1_000 else 6
         style: dict[str, Any] = {"s": size, "alpha": 0.75, "linewidths": 0, "rasterized": True}
         if named and labels is not None and classes is not None:
+            if (none := np.isnan(labels)).any():
+                axes.scatter(*points[none].T, color=MUTED, label=_NO_LABEL, **style)
             for index, label in enumerate(classes):
                 chosen = points[labels == index]
                 axes.scatter(*chosen.T, color=CLASSES[index], label=legible(label), **style)
@@ -314,6 +317,9 @@ def latent_histogram(
     with new_figure(6.2, 2.6) as (figure, axes):
         names = [legible(label) for label in classes] if named and classes is not None else None
         colours = list(CLASSES[: len(groups)])
+        if names and labels is not None and (none := np.isnan(labels)).any():
+            groups.append(points[none])
+            names, colours = [*names, _NO_LABEL], [*colours, MUTED]
         axes.hist(groups, bins=40, stacked=True, color=colours, label=names)
         if names:
             axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
