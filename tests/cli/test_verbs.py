@@ -365,6 +365,7 @@ def test_score_cells_and_false_alarms(deeplvm: Run, table_run: Path, table: Tabl
     refused = deeplvm(*words, "--false-alarms", 0.001)
     assert refused.code == 2
     assert "needs 1000 held-out rows or more, and the run has 8" in refused.line
+    assert "particles" not in refused.err  # before rows are scored
 
 
 def test_sample_given_some_columns(deeplvm: Run, table_run: Path) -> None:

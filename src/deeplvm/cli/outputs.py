@@ -90,7 +90,16 @@ def sampled(
 def reconstructed(
     model: LatentVariableModel, data: Data, rows: Source, *, seed: int
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Originals, and the means of p(x | z) at one draw of z from q(z | x), by name."""
+    """Originals, and the means of p(x | z) at one draw of z from q(z | x), by name.
+
+    Raises:
+        ValueError: If there are no latents, or a likelihood has no mean that is known.
+    """
+    if not model.q.names:
+        raise ValueError(
+            "The model draws no latents, so rows pass through nothing: draw new ones (deeplvm "
+            "sample), or fill in missing values (deeplvm impute)."
+        )
 
     def measure(
         given: dict[str, Tensor], missing: frozenset[str], noise: RowNoise

@@ -113,8 +113,8 @@ class Scorer:
             columns |= self._cells(data, rows)
         return columns
 
-    def threshold(self, columns: dict[str, Any], rate: float) -> None:
-        """Mark the rows that are odder than a share of rows like the held-out ones.
+    def threshold(self, rate: float) -> None:
+        """Look whether the rows that are odder than a share of the held-out ones can be told.
 
         Raises:
             ValueError: If there are too few held-out rows for so small a share, or none.
@@ -127,6 +127,9 @@ class Scorer:
                 f"--false-alarms {rate:g} needs {int(1 / rate)} held-out rows or more, and the "
                 f"run has {count}: no row could be called odd."
             )
+
+    def mark(self, columns: dict[str, Any], rate: float) -> None:
+        """Mark the rows that are odder than a share of rows like the held-out ones."""
         tail = columns["tail_probability"]
         columns["odd"] = np.where(np.isnan(tail), False, tail <= rate)
         note(

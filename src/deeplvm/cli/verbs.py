@@ -439,13 +439,16 @@ def score(
     def prepare(here: Any, opened: Any, model: Any) -> Scorer:
         count: Any = (particles, tolerance, most_particles)
         scorer = Scorer(opened, model, count, seed=seed, cells=cells)
-        return scorer.compared(here)
+        scorer = scorer.compared(here)
+        if false_alarms is not None:
+            scorer.threshold(false_alarms)
+        return scorer
 
     def work(_: Any, rows: Any, output: Path, scorer: Scorer) -> None:
         chosen = _chosen(rows, split)
         columns = scorer(rows, getattr(rows, chosen))
         if false_alarms is not None:
-            scorer.threshold(columns, false_alarms)
+            scorer.mark(columns, false_alarms)
         _write(output, columns | _labels(rows, chosen), {}, escape=escape_formulas)
         log_px = columns["log_px"]
         note(f"{output}: {len(log_px)} rows, mean log p(x) {log_px.mean():.2f} nats")

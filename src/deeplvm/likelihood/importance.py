@@ -258,6 +258,7 @@ class Enough:
         target: What that was to be below, nats.
         seconds: What the estimate of all rows would take.
         most: The budget: no more particles than that were considered.
+        exact: Whether nothing is drawn, so that one does for each row.
     """
 
     particles: int
@@ -265,8 +266,11 @@ class Enough:
     target: float
     seconds: float
     most: int
+    exact: bool = False
 
     def __str__(self) -> str:
+        if self.exact:
+            return f"exact log-likelihoods: nothing is drawn; about {self.seconds:.0f} s"
         short = "" if self.error <= self.target else ", the most that the budget allows"
         return (
             f"{self.particles:,} particles{short}: their draws add about {self.error:.2g} nats to "
@@ -325,7 +329,8 @@ def enough_particles(
     seconds = (time.perf_counter() - began) / (pilot * len(index)) * every.rows
     target = tolerance or share * float(found.log_px.std()) / math.sqrt(every.rows)
     if found.exact or not math.isfinite(target):
-        return Enough(1 if found.exact else pilot, 0.0, target, seconds, most)
+        seconds = seconds if found.exact else pilot * seconds
+        return Enough(1 if found.exact else pilot, 0.0, target, seconds, most, found.exact)
     spread = pilot * float(found.log_px_stderr.square().mean())
     rise = found.curve[-1].value - found.curve[-2].value if len(found.curve) > 1 else 0.0
     left = rise * found.curve[-2].particles / (pilot - found.curve[-2].particles)
