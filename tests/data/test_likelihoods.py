@@ -15,7 +15,10 @@ from torch.distributions import Normal
 
 from deeplvm.conditionals import Categorical, Gaussian
 from deeplvm.conditionals.columns import Columns
+from deeplvm.core.joint import Joint
+from deeplvm.core.model import LatentVariableModel
 from deeplvm.data import Data, DataError, likelihood_of, load
+from deeplvm.evaluation import evaluate
 from deeplvm.likelihood.bits_per_dimension import offset_of
 from deeplvm.networks import MLP
 
@@ -160,3 +163,18 @@ def test_noise_scaled_to_the_unit_interval_has_the_bits_of_the_levels() -> None:
     assert offset_of(load("digits").variables)[0] == 0
     x = scaled.batch("train", slice(None))["x"]
     assert 0 <= x.min() <= x.max() < 1
+
+
+def test_a_multinomial_is_of_all_columns_together() -> None:
+    """And what is reported says that the total is given."""
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(rng.poisson(2.0, (60, 3)), columns=["a", "b", "c"])
+    data = load(frame, likelihood="multinomial")
+    model = LatentVariableModel(Joint({"x": likelihood_of(data)}))
+    found = evaluate(model, data.test)
+    assert found.data["conditions"] == ["total of x"]
+    assert found.table()[0][0] == "log p(x | total of x)"
+    again = load(frame, schema={name: {"likelihood": "multinomial"} for name in frame})
+    assert again.variables["x"].likelihood == "multinomial"
+    with pytest.raises(DataError, match="'a': multinomial is of all columns of a row together"):
+        load(frame, schema={"a": {"likelihood": "multinomial"}})

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import mpmath
+import numpy as np
 import pytest
 import torch
 from scipy import stats
-from torch.distributions import kl_divergence
+from torch import Tensor
+from torch.distributions import Distribution, kl_divergence
 
 from deeplvm.distributions import (
     Bernoulli,
@@ -15,9 +20,12 @@ from deeplvm.distributions import (
     DiscretizedLogistic,
     Multinomial,
     NegativeBinomial,
+    OfTotal,
     OneHotCategorical,
     Ordinal,
+    Poisson,
     StudentT,
+    ZeroInflated,
     cumulative_logits,
 )
 from deeplvm.distributions.gamma_functions import log_rising
@@ -208,6 +216,54 @@ def test_multinomial_is_scipys_at_any_total() -> None:
     rows = zip(counts.numpy(), shares, strict=True)
     expected = [float(stats.multinomial(int(x.sum()), p).logpmf(x)) for x, p in rows]
     torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64))
+
+
+COUNTED: dict[str, Callable[[Tensor], Distribution]] = {
+    "poisson": lambda mean: Poisson(mean, validate_args=False),
+    "negative binomial": lambda mean: NegativeBinomial(mean, torch.tensor([0.5, 2.0, 7.0])),
+    "zero-inflated": lambda mean: ZeroInflated(
+        NegativeBinomial(mean, torch.tensor(2.0)), torch.tensor([-1.0, 0.0, 3.0])
+    ),
+}
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_counts_of_their_own_total_sum_to_the_probability_of_the_total(name: str) -> None:
+    """Of Poisson counts given that, what is left is the multinomial."""
+    logits, numbers = torch.tensor([0.3, -1.0, 2.0]), torch.arange(5.0)
+    values = torch.cartesian_prod(numbers, numbers, numbers)
+    values = values[values.sum(1) == 4]
+    law = COUNTED[name]
+    counts = OfTotal(logits, law, total=9)
+    found = counts.log_prob(values)
+    each = law(4 * logits.softmax(-1)).log_prob(numbers[:, None]).exp()  # of 0 .. 4, by column
+    total = np.convolve(np.convolve(*each.T[:2].numpy()), each[:, 2].numpy())[4]
+    assert found.exp().sum().item() == pytest.approx(total, abs=1e-12)
+    torch.testing.assert_close(counts.mean, law(9 * logits.softmax(-1)).mean)
+    assert (counts.expand(torch.Size((5, 2))).sample((3,)).shape) == (3, 5, 2, 3)
+    if name == "poisson":
+        expected = Multinomial(logits, 4).log_prob(values)
+        torch.testing.assert_close(found - math.log(total), expected)
+
+
+@pytest.mark.parametrize("name", COUNTED)
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_zeros_are_looked_at_once(name: str, share: float) -> None:
+    """The short way over the zeros gives what the law gives, and its gradient; NaN stays so."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(3, 4, 3, generator=generator).mul(9).floor().add(1)
+    x = torch.where(torch.rand(3, 4, 3, generator=generator) < share, 0.0, x).double()
+    x[0, 0, 0] = torch.nan if share == 0.5 else x[0, 0, 0]
+    mean = torch.rand(4, 3, generator=generator).double().add(0.1).requires_grad_()
+    law = COUNTED[name]
+    found = law(mean).log_prob(x)
+    by_one = torch.stack([law(mean).log_prob(row.nan_to_num(1.0)) for row in x.unbind()])
+    torch.testing.assert_close(found.nan_to_num(), by_one.where(~x.isnan(), 0.0))
+    assert bool((found.isnan() == x.isnan()).all())
+    known = x.nan_to_num(1.0)
+    numeric = [law(mean.detach() + step).log_prob(known).sum() for step in (1e-6, -1e-6)]
+    (gradient,) = torch.autograd.grad(law(mean).log_prob(known).sum(), mean)
+    assert float(gradient.sum()) == pytest.approx(float(numeric[0] - numeric[1]) / 2e-6, rel=1e-6)
 
 
 def test_multinomial_sums_to_one_over_the_values_of_a_total() -> None:

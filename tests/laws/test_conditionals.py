@@ -7,10 +7,12 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from scipy import stats
+from scipy import special, stats
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
@@ -133,6 +135,18 @@ def negative_binomial(d: Distribution) -> object:
     d = elements(d)
     r, m = d.dispersion.detach().numpy(), d.mean.detach().numpy()
     return stats.nbinom(r, r / (r + m))
+
+
+@dataclass(frozen=True)
+class Inflated:
+    """A law with some more zeros, by SciPy's probabilities."""
+
+    law: Any
+    logits: Tensor
+
+    def logpmf(self, x: Tensor) -> Tensor:
+        share = special.expit(self.logits.detach().numpy())
+        return torch.as_tensor(np.log((1 - share) * self.law.pmf(x) + share * (x.numpy() == 0)))
 
 
 def beta(d: Distribution) -> object:
@@ -287,6 +301,16 @@ MEMBERS: dict[str, Member] = {
         "counts",
         negative_binomial,
         traced=False,
+    ),
+    "Poisson, zero-inflated": Member(
+        lambda s, n: Poisson(s, n, zero_inflated=True),
+        "counts",
+        lambda d: Inflated(stats.poisson(elements(d).counts.rate.detach()), elements(d).logits),
+    ),
+    "NegativeBinomial, zero-inflated": Member(
+        lambda s, n: NegativeBinomial(s, n, zero_inflated=True, mean=3.0),
+        "counts",
+        lambda d: Inflated(negative_binomial(elements(d).counts), elements(d).logits),
     ),
     "DiscretizedLogistic": Member(DiscretizedLogistic, 256),
     "DiscretizedLogistic, 17 levels": Member(

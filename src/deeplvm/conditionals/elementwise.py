@@ -61,13 +61,17 @@ class Elementwise(nn.Module):
         self.head = Head(network, self.event_shape, outputs, owner)
 
     def forward(self, *parents: Tensor) -> Distribution:
+        return self.distribution(*self.parameters_of(*parents))
+
+    def parameters_of(self, *parents: Tensor) -> list[Tensor]:
+        """What makes the distribution: raw numbers, then scales, each ``(*batch, *event)``."""
         outputs = self.head.each(*parents)
         own, rest = list(outputs[: self._raw]), outputs[self._raw :]
         for name in self._scales:
             scale = getattr(self, name)
             own.append(scale(rest))
             rest = rest[scale.outputs :]
-        return self.distribution(*own)
+        return own
 
     def independent(self, elements: Distribution) -> Independent:
         """The elements as one value."""

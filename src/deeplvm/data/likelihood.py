@@ -100,6 +100,7 @@ class Likelihood:
             has no value.
         heavier: A likelihood for the same values with heavier tails.
         whole: What whole numbers are under it, where that is another kind: a probability each.
+        joint: Whether it is of all columns of a row together.
     """
 
     name: str
@@ -114,6 +115,7 @@ class Likelihood:
     least_whole: float = -math.inf
     heavier: str = ""
     whole: Kind | None = None
+    joint: bool = False
 
 
 def _mean(head: Callable[..., nn.Module]) -> Callable[[Variable], Callable[..., nn.Module]]:
@@ -187,6 +189,18 @@ _ROWS = (
                heavier="negative-binomial"),
     Likelihood("negative-binomial", "counts", _mean(conditionals.NegativeBinomial), ("counts",),
                "negative-binomial", _COUNTED, lambda look: look.counted and look.step == 1),
+    Likelihood("zero-inflated-poisson", "counts",
+               _mean(partial(conditionals.Poisson, zero_inflated=True)), ("counts",),
+               "zero-inflated-poisson", _COUNTED, lambda look: look.counted and look.step == 1,
+               heavier="zero-inflated-negative-binomial"),
+    Likelihood("zero-inflated-negative-binomial", "counts",
+               _mean(partial(conditionals.NegativeBinomial, zero_inflated=True)), ("counts",),
+               "zero-inflated-negative-binomial", _COUNTED,
+               lambda look: look.counted and look.step == 1),
+    Likelihood("multinomial", "counts",
+               lambda v: partial(conditionals.Multinomial, v.shape, mean=v.mean,
+                                 total=max(1, round(float(v.mean.nansum())))), ("counts",),
+               "multinomial", _COUNTED, lambda look: look.counted and look.step == 1, joint=True),
     Likelihood("gaussian", "real", _units(conditionals.Gaussian), ("real", "date"), "a Gaussian",
                density=True, in_units=True, heavier="student-t"),
     Likelihood("laplace", "real", _units(conditionals.Laplace), ("real", "date"), "a Laplace",
@@ -458,6 +472,9 @@ def choose(
     likelihood = options["likelihood"]
     train, everything = seen["train"], Summary.joined(seen.values())
     _refuse_silent(train, source, facts.columns)
+    if any([LIKELIHOODS[each].joint for each in facts.likelihoods.values()]):
+        likelihood = _for_all(facts, source)
+        facts, options = replace(facts, likelihoods={}), {**options, "likelihood": likelihood}
     plain = partial(choose_likelihood, likelihood=likelihood, table=facts.columns is not None)
     if facts.columns is None:
         image, levels = facts.image, facts.levels
@@ -505,6 +522,18 @@ def choose(
     if dequantize and not any(choice.dequantize for choice in choices):
         raise DataError(f"{source}: no column holds whole numbers to dequantize; leave it out.")
     return _merged(choices)
+
+
+def _for_all(facts: Facts, source: str) -> str:
+    """The one likelihood of all columns, of which each says that it is of them together."""
+    named = {*facts.likelihoods.values()}
+    if len(named) > 1 or len(facts.likelihoods) < len(facts.columns or ()):
+        column, joint = next((c, n) for c, n in facts.likelihoods.items() if LIKELIHOODS[n].joint)
+        raise DataError(
+            f"{source}: column {column!r}: {joint} is of all columns of a row together, given "
+            f"their total; name it for all of them, or poisson or negative-binomial for this one."
+        )
+    return named.pop()
 
 
 def all_counts(facts: Facts) -> bool:

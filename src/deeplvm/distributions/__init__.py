@@ -1,6 +1,12 @@
 """Distributions that torch lacks, or computes without the accuracy or the speed needed here."""
 
-from deeplvm.distributions.counts import Multinomial, NegativeBinomial, Poisson
+from deeplvm.distributions.counts import (
+    Multinomial,
+    NegativeBinomial,
+    OfTotal,
+    Poisson,
+    ZeroInflated,
+)
 from deeplvm.distributions.diagonal_normal import DiagonalNormal
 from deeplvm.distributions.discrete import (
     Bernoulli,
@@ -38,12 +44,14 @@ __all__ = [
     "Multinomial",
     "NegativeBinomial",
     "NormalMixture",
+    "OfTotal",
     "OneHotCategorical",
     "Ordinal",
     "Poisson",
     "StudentT",
     "UniformSphere",
     "VonMisesFisher",
+    "ZeroInflated",
     "cumulative_logits",
 ]
 

@@ -201,3 +201,60 @@ class Multinomial(Distribution):
         value = value.to(self.logits.dtype)
         ways = torch.lgamma(value.sum(-1) + 1) - torch.lgamma(value + 1).sum(-1)
         return ways + (value * self.logits).sum(-1)
+
+
+class OfTotal(Distribution):
+    r"""Counts whose means are shares of each value's own total :math:`n = \sum_d x_d`.
+
+    .. math:: \log p(x) = \sum_d \log f(x_d; n \pi_d + c), \qquad \pi = \mathrm{softmax}(\eta)
+
+    n is taken as known. Over the values of a total it sums to the probability that counts of
+    these means have it.
+
+    Args:
+        logits: :math:`\eta`, shape ``(*batch, D)``.
+        law: From means to counts, element by element.
+        total: n in a draw.
+        minimum: c.
+
+    Examples:
+        >>> words = OfTotal(torch.zeros(2), lambda mean: Poisson(mean, validate_args=False), 4)
+        >>> words.log_prob(torch.tensor([1.0, 1.0])).exp()  # exp(-2)
+        tensor(0.1353)
+    """
+
+    arg_constraints = {"logits": constraints.real_vector}  # noqa: RUF012  (torch's own name)
+    support = constraints.independent(constraints.nonnegative_integer, 1)
+
+    def __init__(
+        self,
+        logits: Tensor,
+        law: Callable[[Tensor], Distribution],
+        total: int,
+        minimum: float = 0.0,
+    ) -> None:
+        self.logits, self.law, self.total, self.minimum = logits, law, total, minimum
+        super().__init__(logits.shape[:-1], logits.shape[-1:], validate_args=False)
+
+    def counts(self, total: Tensor | int) -> Distribution:
+        """The counts of a total, shape ``(*batch, 1)``, element by element."""
+        return self.law(total * self.logits.softmax(-1) + self.minimum)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.counts(self.total).mean
+
+    @property
+    def variance(self) -> Tensor:
+        return self.counts(self.total).variance
+
+    def expand(self, batch_shape: Sequence[int], _instance: object = None) -> OfTotal:
+        logits = self.logits.expand(*batch_shape, -1)
+        return OfTotal(logits, self.law, self.total, self.minimum)
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        return self.counts(self.total).sample(Size(sample_shape))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        value = value.to(self.logits.dtype)
+        return self.counts(value.sum(-1, keepdim=True)).log_prob(value).sum(-1)

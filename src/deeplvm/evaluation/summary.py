@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from deeplvm.core.joint import owner_of
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.evaluation.bound.gaps import gaps_table, inference_gaps
 from deeplvm.evaluation.latents.latent_use import (
@@ -274,7 +275,7 @@ def evaluate(
     if rows.rows >= FEWEST_ROWS:
         warnings += collapse_warnings(read_by_p(model, use))
     return Evaluation(
-        data=_data(rows, estimate),
+        data=_data(rows, estimate, model),
         elbo=mean_of(estimate.elbo),
         log_px=estimate.to_dict(),
         bits_per_dim=finite(bits.value),
@@ -383,6 +384,11 @@ def collapse_warnings(use: Mapping[str, LatentUse]) -> list[str]:
     return found
 
 
+def _of_total(model: LatentVariableModel, name: str) -> bool:
+    """Whether a density of counts is that given each row's own total."""
+    return bool(getattr(owner_of(model.p, name), "of_total", False))
+
+
 def _rows_warning(rows: int) -> list[str]:
     if rows == 1:
         return ["Only one row was evaluated: there is no standard error over rows."]
@@ -392,16 +398,17 @@ def _rows_warning(rows: int) -> list[str]:
     return [few] if rows < 30 else []
 
 
-def _data(rows: Rows, estimate: ImportanceEstimate) -> dict[str, Any]:
+def _data(rows: Rows, estimate: ImportanceEstimate, model: LatentVariableModel) -> dict[str, Any]:
     """Everything that a reported likelihood must carry."""
-    known = rows.description
+    known, of_total = rows.description, [n for n in estimate.observed if _of_total(model, n)]
+    totals = [f"total of {name}" for name in of_total]
     record: dict[str, Any] = {
         "name": "rows given" if known is None else known.name,
         "split": rows.split or "all",
         "rows": estimate.rows,
         "units": "nats a row",
         "scored": list(estimate.observed),
-        "conditions": [name for name in rows.names if name not in estimate.observed],
+        "conditions": [name for name in rows.names if name not in estimate.observed] + totals,
         "integrated": list(estimate.latents),
     }
     if known is None:

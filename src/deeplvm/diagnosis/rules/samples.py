@@ -76,7 +76,7 @@ def _other_likelihood(seen: Examination, found: list[Check]) -> str:
                 f"{check.column} varies less than counts do: if it is a grade or a code, try "
                 f"--categories {check.column}."
             )
-        if _column(seen, check)[0].likelihood != "negative-binomial":
+        if "negative-binomial" not in _column(seen, check)[0].likelihood:
             return "Counts vary more than the likelihood can: try --likelihood negative-binomial."
         return (
             f"{check.column} varies more than the model has learned, though its likelihood could: "
@@ -84,13 +84,16 @@ def _other_likelihood(seen: Examination, found: list[Check]) -> str:
         )
     if check := named.get("share of zeros"):
         variable, known = _column(seen, check)
-        counted = variable.likelihood in ("poisson", "negative-binomial")
+        if variable.likelihood in ("poisson", "negative-binomial"):
+            return (
+                f"Zeros are values of their own: try --likelihood zero-inflated-"
+                f"{variable.likelihood}."
+            )
         whole = bool((known == known.round()).all() and (known >= 0).all())
         counts = "try --likelihood negative-binomial, as these are counts, or "
-        return (
-            f"Zeros are values of their own: {counts if whole and not counted else ''}put a "
-            f"column that says whether the value is zero beside it."
-        )
+        counts = counts if whole and variable.kind != "counts" else ""
+        beside = "put a column that says whether the value is zero beside it"
+        return f"Zeros are values of their own: {counts}{beside}."
     if check := named.get("skewness"):
         variable, known = _column(seen, check)
         positive, now = float(known.min()) > 0, variable.likelihood
