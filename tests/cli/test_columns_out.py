@@ -52,11 +52,32 @@ def test_cells_come_out_as_they_came_in(deeplvm: Run, people: pd.DataFrame) -> N
     assert (drawn["floor"].dtype, drawn["visits"].dtype) == (np.int64, np.int64)
     assert drawn["member"].dtype == bool
     pd.to_datetime(drawn["since"], format="%d.%m.%Y")
+    outcome = deeplvm("sample", "run", "-o", "drawn.csv", "--holes")
+    assert (outcome.code, "has no missing values" in outcome.line) == (2, True)
     assert deeplvm("score", "run", "drawn.csv", "-o", "s.csv", "--particles", 5).code == 0
     assert deeplvm("reconstruct", "run", "holes.csv", "-n", 9, "-o", "r.npz").code == 0
     with np.load("r.npz", allow_pickle=False) as arrays:
         assert arrays["city_original"][4] == ""  # missing, not the first city
         assert arrays["east_original"][0] == people["east"][0]
+
+
+def test_drawn_rows_have_holes_where_they_are_asked_for(
+    deeplvm: Run, people: pd.DataFrame
+) -> None:
+    holes = people.astype(object)
+    holes.loc[::2, ["city", "y", "visits"]] = None
+    holes.to_csv("holes.csv", index=False)
+    words = ("--recipe", "mixture_model", "--out", "run", "--epochs", "1", "--no-evaluate")
+    assert deeplvm("fit", "holes.csv", *words).code == 0
+    assert deeplvm("sample", "run", "-n", 90, "-o", "drawn.csv", "--holes").code == 0
+    drawn = pd.read_csv("drawn.csv", dtype=str)
+    missing = drawn[["city", "y", "visits"]].isna()
+    assert (missing.nunique(axis=1) == 1).all()  # as in the rows of the file
+    assert 0.3 < missing["y"].mean() < 0.7
+    assert not drawn[["floor", "since"]].isna().any().any()
+    assert set(drawn["city"].dropna()) <= {"Oslo", "Rome"}
+    for words, named in ((("--mean",), "--mean"), (("--given", "floor=3"), "--given")):
+        assert named in deeplvm("sample", "run", "-o", "x.csv", "--holes", *words).line
 
 
 def test_labels_have_their_own_names(deeplvm: Run, people: pd.DataFrame) -> None:

@@ -71,6 +71,17 @@ def test_annealing_and_sandwich_are_kept_and_shown(
     assert not {"annealing", "sandwich"} & set(json.loads((run / "evaluation.json").read_text()))
 
 
+def test_drawn_rows_are_compared_with_real_ones(deeplvm: Run, table_run: Path, csv: Path) -> None:
+    words = ("--synthetic", "--target", "weight", "--particles", 5)
+    found = json.loads(deeplvm("evaluate", table_run, csv, *words, "--json").out)["synthetic"]
+    assert (found["rows"], found["train_rows"]) == (64, 64)
+    assert (found["utility"]["target"], found["utility"]["measure"]) == ("weight", "R²")
+    assert set(found["columns"]) == {"height", "weight", "age"}
+    line = deeplvm("evaluate", table_run, *words).line
+    assert "synthetic rows (--synthetic) cannot be had here: 8 rows are too few" in line
+    assert "add --synthetic" in deeplvm("evaluate", table_run, *words[1:]).line
+
+
 def test_annealing_compares_two_rows_or_more(deeplvm: Run, table_run: Path) -> None:
     outcome = deeplvm("evaluate", table_run, "--ais", "--annealed-rows", 1)
     assert outcome.code == 2

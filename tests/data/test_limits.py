@@ -148,6 +148,13 @@ def test_a_folder_of_arrays_refuses_what_is_for_others(
         load(tmp_path, stream=stream, **options)
 
 
+def test_identifiers_of_which_some_read_like_numbers_are_text() -> None:
+    names = [f"{place}cafe-0003" for place in range(300)]
+    names[::90] = ["1234567e-0003", "7654321e-0003", "1111111e-0003", "2222222e-0003"]
+    data = load({"key": names, "a": list(range(150)) * 2, "b": [0.5, 1.0, 2.0] * 100})
+    assert "300 different values" in data.description.left["key"]
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_words_among_numbers_are_refused_by_row(tmp_path: Path, *, stream: bool) -> None:
     """A column of text that is numbers but for one word is no category."""

@@ -28,6 +28,7 @@ from deeplvm.evaluation import (
     probes,
     rate_distortion,
     sample_quality,
+    synthetic_rows,
 )
 from deeplvm.networks import MLP
 from deeplvm.results import plain
@@ -51,6 +52,7 @@ MEASURES: dict[str, Callable[..., Any]] = {
     "calibration": lambda m, x, **o: calibration(m, x, particles=20, **o),
     "out_of_distribution": lambda m, x, **o: out_of_distribution(m, x, x, particles=9, **o),
     "sample_quality": lambda m, x, **o: sample_quality(m, x, x, **o),
+    "synthetic_rows": lambda m, x, **o: synthetic_rows(m, x, x, **o),
 }
 # Latents whose q is read in closed form leave nothing to chance.
 EXACT = ("latent_use", "probes")

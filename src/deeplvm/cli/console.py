@@ -163,7 +163,7 @@ def evaluate_into(
 
 def asked_before(run: Run) -> dict[str, Any]:
     """What was asked of an earlier evaluation beside the likelihood, such as annealing."""
-    from deeplvm.evaluation import Annealing
+    from deeplvm.evaluation import Annealing, Synthetic
     from deeplvm.runs.sidecars import read_evaluation
 
     found: dict[str, Any] = {}
@@ -174,6 +174,8 @@ def asked_before(run: Run) -> dict[str, Any]:
                 found = {name: settings[name] for name in ("gap_rows",) if name in settings}
                 if "annealing" in settings:
                     found["annealing"] = Annealing(**settings["annealing"])
+                if "synthetic" in settings:
+                    found["synthetic"] = Synthetic(**settings["synthetic"])
     return processes().from_first(found)
 
 

@@ -37,11 +37,13 @@ def sampled(
     seed: int,
     mean: bool,
     label: str | None = None,
+    masks: Sequence[str] = (),
 ) -> dict[str, Tensor]:
     """Draws of the variables: of p(x | z), or its mean, at draws of z.
 
     A model of x given a label gets the labels in turn, or the one label named; one of x and its
-    label draws it, or has the one named. They are returned as ``y``.
+    label draws it, or has the one named. They are returned as ``y``. With ``masks``, names of p
+    that say which values are there, those are drawn too.
 
     Raises:
         ValueError: If the model has inputs other than a label, or there is no such label.
@@ -75,7 +77,7 @@ def sampled(
         given["y"] = turns[torch.arange(rows, device=device) % len(turns)]
     with drawing(seed):
         trace = model.sample(rows, given)
-        names = [name for name in description.variables if name in trace]
+        names = [name for name in (*description.variables, *masks) if name in trace]
         names += ["y"] if "y" in model.p.names and description.classes else []
         values = {
             name: _centre_of(site.distribution)

@@ -155,6 +155,9 @@ def evaluate(
     annealed_rows: Number = 100,
     gaps: bool = False,
     gap_rows: Number = 100,
+    synthetic: bool = False,
+    target: str | None = None,
+    synthetic_rows: Number = 10_000,
     device: Device = "auto",
     trust: Trust = False,
     json: bool = False,
@@ -178,13 +181,19 @@ def evaluate(
         gaps: Also say how much of what the bound loses is lost by the family of q(z | x), and how
             much by the encoder; takes hundreds of gradient steps a row.
         gap_rows: For how many rows, chosen at random.
+        synthetic: Also compare rows that the model of a table draws with real ones: how alike
+            they are, whether a classifier tells them apart, and what they give away.
+        target: With --synthetic: a column that a classifier learns to predict from drawn rows.
+        synthetic_rows: With --synthetic: how many rows of each kind are compared, at most.
         json: Print the contents of evaluation.json instead of the table.
     """
     from deeplvm.devices import place
-    from deeplvm.evaluation import Annealing
+    from deeplvm.evaluation import Annealing, Synthetic
     from deeplvm.evaluation import evaluate as measure
 
     options: dict[str, Any] = {"seed": seed, "progress": time_left("log p(x)")}
+    if target is not None and not synthetic:
+        raise ValueError("--target is the column that --synthetic rows teach; add --synthetic.")
     if gaps:
         options["gap_rows"] = gap_rows
     if ais or sandwich:
@@ -205,6 +214,9 @@ def evaluate(
         if own:
             by_first(here, lambda: may_write(opened.folder))
         draw = None if opened is None else opened.measured(rows) or None
+        if synthetic:
+            train = None if data is None or opened is None else opened.data.train
+            options["synthetic"] = Synthetic(target, synthetic_rows, train)
         options["particles"] = enough(
             particles, model, getattr(rows, chosen), tolerance, most_particles, seed, draw
         )
@@ -249,6 +261,7 @@ def sample(
     mean: bool | None = None,
     label: str | None = None,
     given: str | None = None,
+    holes: bool = False,
     device: Device = "auto",
     trust: Trust = False,
 ) -> None:
@@ -263,6 +276,8 @@ def sample(
         label: For a model of x given a label: this label alone, instead of all in turn.
         given: Columns that are known, in the words of the file: "age=40,job=nurse"; the others
             are drawn given these.
+        holes: Leave values out where a training row, chosen at random, has none; or as the model
+            says, if it is one of what is missing.
     """
     from deeplvm.cli.outputs import (
         PICTURES,
@@ -281,6 +296,9 @@ def sample(
     _only_images(opened, output, picture=picture)
     refuse_large("-n", rows, opened.description)
     model = opened.model.to(place(device))
+    if holes and (picture or mean or given is not None):
+        other = f"-o {output}" if picture else "--mean" if mean else "--given"
+        raise ValueError(f"--holes is of rows of a table that are drawn whole; {other} is not.")
     if given is not None:
         from deeplvm.cli.missing import sampled_given
 
@@ -302,7 +320,10 @@ def sample(
         seed=seed,
         mean=picture if mean is None else mean,
         label=label,
+        masks=[f"{name}_observed" for name in opened.description.variables if holes],
     )
+    if holes:
+        values = _with_holes(values, opened.data, rows, seed)
     _save(output, values, opened.description, mean=bool(mean), escape=escape_formulas)
     for warning in impossible(values, opened.description):
         note(f"warning: {warning}")
@@ -670,6 +691,22 @@ def _rows(opened: Any, data: str | None, split: Any) -> tuple[Any, Any]:
 def _chosen(rows: Any, split: Any) -> Any:
     """The split meant; other data are all test rows."""
     return split or ("test" if rows.rows("test") else "valid")
+
+
+def _with_holes(values: dict[str, Any], data: Any, rows: int, seed: int) -> dict[str, Any]:
+    """Values with those missing that the model, or a training row, does not have."""
+    from deeplvm.evaluation.samples.synthetic import holes_of
+
+    if not data.missing:
+        raise ValueError(f"--holes: {data.name} has no missing values; leave it out.")
+    masks = {n: f"{n}_observed" for n in values if f"{n}_observed" in values}
+    holes = holes_of(data.train, sorted(data.missing.intersection(values)), rows, seed)
+    holes |= {name: values[mask] == 0 for name, mask in masks.items()}
+    return {
+        name: value.masked_fill(holes[name], float("nan")) if name in holes else value
+        for name, value in values.items()
+        if name not in masks.values()
+    }
 
 
 def _write(output: Path, values: Any, names: Any, *, escape: bool) -> None:

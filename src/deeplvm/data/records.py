@@ -241,6 +241,39 @@ class Variable:
             for place, (column, part) in enumerate(self.by_column.items())
         }
 
+    def settled(self, stored: Any) -> Any:
+        """What a model drew as numbers that the data could hold, as :meth:`Selection.exact` has.
+
+        Codes and whole numbers are whole and without noise, reals of a table have as many digits
+        after the point as their column, dates without a time of day are days.
+
+        Args:
+            stored: Values of shape ``(rows, *shape)``.
+
+        Returns:
+            An array of float64 of the same shape.
+        """
+        values = (
+            stored.detach().cpu().numpy() if isinstance(stored, Tensor) else np.asarray(stored)
+        )
+        if self.columns is None:
+            return self._settled(values)
+        parts = enumerate(self.by_column.values())
+        return np.stack([part._settled(values[:, place]) for place, part in parts], 1)
+
+    def _settled(self, values: Any) -> Any:
+        if self.dequantized:
+            return np.floor(values.astype(np.float64) * self.divisor)
+        if self.levels is not None and (self.is_whole or self.categories is not None):
+            return values.round().clip(0, self.levels - 1).astype(np.float64)
+        if self.is_whole:
+            return values.round().astype(np.float64)
+        if self.kind == "date":
+            return np.floor(values.astype(np.float64)) if _of_days(self.types[0]) else values
+        if self.digits and self.digits[0] is not None:
+            return values.astype(np.float64).round(self.digits[0]) + 0.0  # no -0.0
+        return _shortest(values).astype(np.float64)
+
     def _restored(self, values: Any, *, exact: bool, keep: bool) -> Any:
         """Values of one type; ``keep`` leaves fractions where there are whole numbers."""
         kind, missing = self.types[0] if self.types else "", np.isnan(values)
@@ -260,8 +293,7 @@ class Variable:
             return _dates(values, kind)
         whole = (self.is_whole or self.dequantized) and not keep
         if not whole and not exact and self.digits and self.digits[0] is not None:
-            rounded = values.astype(np.float64).round(self.digits[0]) + 0.0  # no -0.0
-            return rounded.astype(_numpy(kind, np.float64))
+            return self._settled(values).astype(_numpy(kind, np.float64))
         if not whole:
             return _shortest(values).astype(_numpy(kind, np.float64))
         values = values.round()
@@ -343,8 +375,7 @@ def _dates(days: Any, kind: str) -> Any:
     """Days since 1970 as dates, or as the texts of dates in a form."""
     import pandas as pd
 
-    form = kind.removeprefix("date ") if kind.startswith("date ") else ""
-    whole = kind == "days" or (form and not set("HMSf") & set(form.replace("%", "")))
+    form, whole = _form(kind), _of_days(kind)
     unit = 1 if not form or "%f" in form else 1_000_000  # microseconds
     ticks = np.nan_to_num(np.floor(days) if whole else days) * (86_400_000_000 // unit)
     dates = (np.round(ticks).astype(np.int64) * unit).astype("datetime64[us]")
@@ -353,6 +384,17 @@ def _dates(days: Any, kind: str) -> Any:
         return dates.astype("datetime64[D]") if whole else dates
     texts = pd.Series(dates).dt.strftime(form).to_numpy(object)
     return np.where(np.isnan(days), None, texts)
+
+
+def _form(kind: str) -> str:
+    """How a date is written, where that is known."""
+    return kind.removeprefix("date ") if kind.startswith("date ") else ""
+
+
+def _of_days(kind: str) -> bool:
+    """Whether dates have no time of day."""
+    form = _form(kind)
+    return kind == "days" or bool(form and not set("HMSf") & set(form.replace("%", "")))
 
 
 def places(name: str, shape: Sequence[int]) -> tuple[str, ...]:

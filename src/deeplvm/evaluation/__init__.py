@@ -41,7 +41,8 @@ from deeplvm.evaluation.samples.features import FeatureMap, features_of
 from deeplvm.evaluation.samples.memorisation import Memorisation, memorisation
 from deeplvm.evaluation.samples.precision_recall import ManifoldEstimate, manifold_estimate
 from deeplvm.evaluation.samples.quality import SampleQuality, sample_quality
-from deeplvm.evaluation.summary import Annealing, Evaluation, evaluate
+from deeplvm.evaluation.samples.synthetic import SyntheticRows, synthetic_rows
+from deeplvm.evaluation.summary import Annealing, Evaluation, Synthetic, evaluate
 
 __all__ = [
     "AggregateAgainstPrior",
@@ -70,6 +71,8 @@ __all__ = [
     "Probes",
     "RateDistortion",
     "SampleQuality",
+    "Synthetic",
+    "SyntheticRows",
     "aggregate_against_prior",
     "calibration",
     "disentanglement",
@@ -90,5 +93,6 @@ __all__ = [
     "probes",
     "rate_distortion",
     "sample_quality",
+    "synthetic_rows",
     "variance_of_gradient",
 ]

@@ -6,7 +6,7 @@ import contextlib
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,6 +22,7 @@ from deeplvm.evaluation.latents.latent_use import (
     latent_use,
     read_by_p,
 )
+from deeplvm.evaluation.samples.synthetic import synthetic_rows, synthetic_table
 from deeplvm.gradients import Draw
 from deeplvm.inference.rows import Progress, Rows, Source, at_random, redrawn, rows_of
 from deeplvm.inference.tempering import Start
@@ -43,7 +44,7 @@ FEWEST_ROWS = 5
 LITTLE = 0.5
 """Nats; a latent that costs less can say no more about a row."""
 # Entries of evaluation.json that are there only where they were asked for.
-_ASKED = ("gaps", "annealing", "sandwich")
+_ASKED = ("gaps", "annealing", "sandwich", "synthetic")
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,23 @@ class Annealing:
     temperatures: int = 1_000
     particles: int = 16
     start: Start = "prior"
+
+
+@dataclass(frozen=True)
+class Synthetic:
+    """How rows that the model of a table draws are compared with real rows.
+
+    See :func:`~deeplvm.evaluation.synthetic_rows`.
+
+    Attributes:
+        target: The title of a column that a classifier learns to predict from drawn rows.
+        rows: How many rows of each kind are compared, at most.
+        train: The training rows; those of the same data set if left out.
+    """
+
+    target: str | None = None
+    rows: int = 10_000
+    train: Source | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +114,8 @@ class Evaluation(Record):
             them has settled, where that was asked for; see :meth:`Convergence.to_dict`.
         sandwich: Both bounds of annealing on simulated rows, where that was asked for; see
             :meth:`Sandwich.to_dict`.
+        synthetic: Rows that the model draws against these rows, where that was asked for; see
+            :meth:`SyntheticRows.to_dict`.
     """
 
     data: dict[str, Any]
@@ -113,6 +133,7 @@ class Evaluation(Record):
     gaps: dict[str, Any] | None = None
     annealing: dict[str, Any] | None = None
     sandwich: dict[str, Any] | None = None
+    synthetic: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The object of ``evaluation.json``, without what was not asked for."""
@@ -172,6 +193,8 @@ class Evaluation(Record):
                 heavy = 100 * found["pareto_k_above_0.7"]
                 median = f"median; unreliable (above 0.7) in {heavy:.1f} % of the rows"
                 rows.append(("Pareto k̂", f"{found['pareto_k']:.2f}", median))
+        for name, drawn, best, meaning in synthetic_table(self.synthetic or {}):
+            rows.append((f"drawn rows: {name}", drawn, f"at best {best}; {meaning}"))
         return rows
 
     def heading(self) -> str:
@@ -209,6 +232,7 @@ def evaluate(
     draw: Mapping[str, Draw] | None = None,
     gap_rows: int | None = None,
     annealing: Annealing | None = None,
+    synthetic: Synthetic | None = None,
     batch_size: int | None = None,
     chunk: int | None = None,
     seed: int = 0,
@@ -224,6 +248,7 @@ def evaluate(
             where (:func:`~deeplvm.evaluation.inference_gaps`), which takes hundreds of gradient
             steps a row; none.
         annealing: Whether, and how, annealing estimates the likelihood too.
+        synthetic: Whether, and how, rows that the model of a table draws are compared with these.
         batch_size: Rows at a time; chosen by size if left out.
         chunk: Particles at a time; chosen by size if left out.
         progress: As for :func:`importance_sampling`.
@@ -257,6 +282,13 @@ def evaluate(
                 model, way.simulated, way.particles, way.temperatures, start=way.start, draw=draw,
                 given=_inputs(model, rows.source, way.simulated, seed), seed=seed,
             )  # fmt: skip
+    drawn = None
+    if synthetic is not None:
+        with _asked_for("synthetic rows (--synthetic)"):
+            drawn = synthetic_rows(
+                model, synthetic.train or _training_rows(rows), rows.source,
+                target=synthetic.target, most=synthetic.rows, seed=seed,
+            )  # fmt: skip
     estimate = importance_sampling(
         model, rows, particles, batch_size=batch_size, chunk=chunk, draw=draw, seed=seed,
         progress=progress,
@@ -271,6 +303,8 @@ def evaluate(
         estimate.log_px.cpu(), torch.cat(counted), known if described else None
     )
     asked = {"gap_rows": gap_rows, "annealing": None if annealing is None else vars(annealing)}
+    if synthetic is not None:
+        asked["synthetic"] = {"target": synthetic.target, "rows": synthetic.rows}
     warnings = likelihood_warnings(estimate)
     if rows.rows >= FEWEST_ROWS:
         warnings += collapse_warnings(read_by_p(model, use))
@@ -285,7 +319,7 @@ def evaluate(
         kl={name: latent.kl for name, latent in use.items()},
         active_units={name: latent.active_units for name, latent in use.items()},
         latents={name: latent.to_dict() for name, latent in use.items()},
-        warnings=warnings + _rows_warning(rows.rows),
+        warnings=warnings + _rows_warning(rows.rows) + ([] if drawn is None else drawn.warnings),
         settings={
             "model": digest_of(model),
             "particles": particles,
@@ -298,7 +332,20 @@ def evaluate(
         gaps=None if gaps is None else gaps.to_dict(),
         annealing=None if compared is None else compared.to_dict(),
         sandwich=None if both is None else both.to_dict(),
+        synthetic=None if drawn is None else drawn.to_dict(),
     )
+
+
+def _training_rows(rows: Rows) -> Source:
+    """Those of the data set that the rows are of."""
+    contents = getattr(rows.source, "contents", None)
+    train = None if contents is None else contents.rows.get("train")
+    if train is None or not train.rows:
+        raise ValueError(
+            "the training rows are not known, which drawn rows must not be copies of; give them "
+            "as Synthetic(train=...)."
+        )
+    return replace(train, description=rows.description, split="train")
 
 
 @contextlib.contextmanager

@@ -376,6 +376,7 @@ def at_random(source: Source, count: int, seed: int = 0) -> Source:
 
     The first need not: files are sorted by date, by class, by who wrote them.
     """
+    check_rows(source)
     rows = getattr(source, "rows", None)
     rows = len(next(iter(source.values()))) if rows is None else rows
     if count >= rows:

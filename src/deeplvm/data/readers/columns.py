@@ -39,6 +39,7 @@ MOST_CATEGORIES, _MOST_FREQUENT, _OFTEN = 100, 1000, 20
 _MOST_LABELS = 100_000
 # Dates of so few days may be periods as well as points in time.
 _FEW_DATES = 30
+_WORDS = 0.9  # a larger share of the different texts is not taken for numbers gone wrong
 _DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}\b.*")
 # How numbers are dressed, and what to do about it.
 _DRESSES = (
@@ -348,7 +349,8 @@ class Understanding:
             return f"date {form}"
         if len(words) > len(listed) // 2:
             self._refuse_dressed(name, words)
-        if 0 < len(words) < len(listed):
+        # of many identifiers some read like numbers: 1234567e-0003
+        if 0 < len(words) <= _WORDS * len(listed):
             self._refuse_words(name, set(words))
         return ""
 

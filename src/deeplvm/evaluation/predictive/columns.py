@@ -38,8 +38,12 @@ class ObservedColumn:
     categories: tuple[str, ...] = ()
 
 
-def observed_columns(model: LatentVariableModel, rows: Rows) -> tuple[ObservedColumn, ...]:
+def observed_columns(
+    model: LatentVariableModel, rows: Rows, *, inputs: bool = False
+) -> tuple[ObservedColumn, ...]:
     """The columns of all names that p gives a density and the data have.
+
+    With ``inputs`` also of what p reads and does not draw, such as a label.
 
     Kinds and titles are those of the data's variables; of plain tensors they are seen from the
     values: integers are categories, 0 and 1 binary, other whole numbers from 0 on counts.
@@ -47,7 +51,8 @@ def observed_columns(model: LatentVariableModel, rows: Rows) -> tuple[ObservedCo
     Raises:
         ValueError: If p gives a density to none of the names.
     """
-    names = [name for name in rows.names if name in model.p.names]
+    known_to_p = {*model.p.names, *(model.p.inputs if inputs else ())}
+    names = [name for name in rows.names if name in known_to_p]
     if not names:
         raise ValueError(
             f"p gives a density to none of {', '.join(rows.names)}; give the rows of a name that "

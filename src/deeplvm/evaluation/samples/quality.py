@@ -3,7 +3,7 @@ r"""Draws of a model against data, as one record, each number beside that of fre
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -317,13 +317,26 @@ def draws(
     mean: bool = False,
     seed: int = 0,
 ) -> Tensor:
-    """Draws of a variable on the CPU, or the means of its distribution, shape ``(rows, *event)``.
+    """Draws of a variable, or the means of its distribution, as :func:`draws_of` has them."""
+    return draws_of(model, rows, train, (name,), mean=mean, seed=seed)[name]
+
+
+def draws_of(
+    model: LatentVariableModel,
+    rows: int,
+    train: Mapping[str, Tensor],
+    names: Sequence[str],
+    *,
+    mean: bool = False,
+    seed: int = 0,
+) -> dict[str, Tensor]:
+    """Draws of some names together on the CPU, each of shape ``(rows, *event)``.
 
     Args:
         rows: How many.
         train: Training rows, of which the inputs of p are taken, chosen at random.
-        name: The variable.
-        mean: Whether means are taken.
+        names: Names that p draws, or inputs of it.
+        mean: Whether the means of their distributions are taken.
         seed: Same seed, same draws.
 
     Raises:
@@ -332,11 +345,11 @@ def draws(
     inputs = [each for each in model.p.inputs if each not in model.p.names]
     if absent := [each for each in inputs if each not in train]:
         raise ValueError(
-            f"The model needs {', '.join(absent)} to draw {name} from, which the training rows do "
-            "not have; add it to them."
+            f"The model needs {', '.join(absent)} to draw {', '.join(names)} from, which the "
+            "training rows do not have; add it to them."
         )
     generator = torch.Generator().manual_seed(seed)
-    parts = []
+    parts: dict[str, list[Tensor]] = {name: [] for name in names}
     with evaluating(model, seed):
         for start in range(0, rows, _CHUNK):
             size = min(_CHUNK, rows - start)
@@ -344,9 +357,11 @@ def draws(
             for each in inputs:
                 index = torch.randint(len(train[each]), (size,), generator=generator)
                 given[each] = train[each][index.to(train[each].device)]
-            site = model.sample(size, given)[name]
-            value = site.value
-            if mean and site.distribution is not None:
-                value = centre(site.distribution).expand(value.shape)
-            parts.append(value.cpu())
-    return torch.cat(parts).clone()
+            trace = model.sample(size, given)
+            for name in names:
+                site = None if name in given else trace[name]
+                value = given[name] if site is None else site.value
+                if mean and site is not None and site.distribution is not None:
+                    value = centre(site.distribution).expand(value.shape)
+                parts[name].append(value.cpu())
+    return {name: torch.cat(each).clone() for name, each in parts.items()}
