@@ -1,10 +1,8 @@
-"""Processes that a test may kill, from a server that has imported torch once for all of them."""
+"""Processes that a test may kill, command lines, and a finished run."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import runpy
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -17,11 +15,11 @@ import pytest
 import torch
 
 from deeplvm.cli import main
+from servers import forked
 
 # The long form: more deaths, more files.
 FULL = os.environ.get("DEEPLVM_FAULTS") == "full"
-_CHILD = str(Path(__file__).parent / "child.py")
-_PRELOADED = ["torch", "deeplvm.cli.fit", "deeplvm.training", "deeplvm.data", "pyarrow.parquet"]
+_CHILD = Path(__file__).parent / "child.py"
 
 TINY = ("--latent", 2, "--hidden", 4, "--epochs", 1, "--device", "cpu", "--no-compile")
 
@@ -30,14 +28,7 @@ Born = Callable[..., BaseProcess]
 
 def born(folder: Path, **order: Any) -> BaseProcess:
     """A process that works in a folder as ``child.py`` says; what it says goes to ``said``."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_PRELOADED)
-    whole = {"folder": str(folder), **order}
-    child = context.Process(
-        target=runpy.run_path, args=(_CHILD, {"order": whole}, "__main__"), daemon=True
-    )
-    child.start()
-    return child
+    return forked(_CHILD, {"folder": str(folder), **order})
 
 
 @pytest.fixture(name="born", scope="session")

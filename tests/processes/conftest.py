@@ -1,9 +1,7 @@
-"""Several processes at once, from a server that has imported torch once for all of them."""
+"""Several processes at once."""
 
 from __future__ import annotations
 
-import multiprocessing
-import runpy
 import socket
 import time
 from collections.abc import Callable
@@ -14,8 +12,9 @@ from typing import Any
 
 import pytest
 
-_START = str(Path(__file__).parent / "starting.py")
-_PRELOADED = ["torch", "torch.distributed", "deeplvm.cli.fit", "deeplvm.training", "deeplvm.data"]
+from servers import forked
+
+_START = Path(__file__).parent / "starting.py"
 
 
 @dataclass(frozen=True)
@@ -52,8 +51,6 @@ def start(folder: Path, name: str, count: int, *, disks: bool = False, **order: 
 
     With ``disks`` each works in a folder of its own, ``0``, ``1``, …, as if on its own machine.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_PRELOADED)
     members: list[BaseProcess] = []
     port = free_port()
     for rank in range(count):
@@ -71,11 +68,7 @@ def start(folder: Path, name: str, count: int, *, disks: bool = False, **order: 
             "name": name,
             **order,
         }
-        member = context.Process(
-            target=runpy.run_path, args=(_START, {"order": whole}, "__main__"), daemon=True
-        )
-        member.start()
-        members.append(member)
+        members.append(forked(_START, whole))
     return Team(name, folder, members)
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from sklearn.cluster import kmeans_plusplus
 from torch import Tensor, nn
 
 from deeplvm.conditionals import (
@@ -328,6 +327,8 @@ class MixtureOfGaussians:
 
     def start(self, u: Tensor, seed: int) -> None:
         """Rows far from one another as means (k-means++), the variance of all as variances."""
+        from sklearn.cluster import kmeans_plusplus  # a second to import, and no other fit's
+
         middle = u.nanmean(0)
         filled = torch.where(u.isnan(), middle, u)
         _, _, variances = self.parameters()

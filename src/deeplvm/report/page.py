@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -91,6 +92,7 @@ def _of_another_model(
             )
 
 
+@functools.cache
 def _environment() -> Environment:
     """Templates that escape everything, and the forms in which a page shows a value."""
     templates = PackageLoader("deeplvm.report", "")

@@ -90,6 +90,9 @@ def svg(figure: Figure, name: str, alt: str) -> Markup:
     import matplotlib as mpl
 
     buffer = io.StringIO()
+    if layout := figure.get_layout_engine():  # here, as to save with one draws twice
+        layout.execute(figure)
+        figure.set_layout_engine("none")
     # the salt keeps identifiers of two figures on one page apart, and repeatable
     with mpl.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
         figure.savefig(buffer, format="svg", dpi=160, metadata={"Date": None})
