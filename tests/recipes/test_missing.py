@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from deeplvm import Joint, LatentVariableModel
 from deeplvm.conditionals import Gaussian, SelfMasking, StandardNormal, WithMask
 from deeplvm.data import load
+from deeplvm.evaluation import evaluate
 from deeplvm.inference import impute
-from deeplvm.likelihood import score_cells
+from deeplvm.likelihood import importance_sampling, score_cells
 from deeplvm.networks import MLP
 from deeplvm.recipes import RecipeError, miwae, not_miwae
 from deeplvm.training import fit, unfolded
@@ -109,3 +110,10 @@ def test_what_goes_with_holes_that_are_explained() -> None:
     with pytest.raises(ValueError, match="p says why elements of x are missing"):
         score_cells(model, {"x": holes.float()}, 20)
     assert x.shape == (60, 2)
+    measured = evaluate(model, data.train, particles=10)
+    seen = data.train["x"].isfinite().sum(1)
+    log_px = importance_sampling(model, data.train, 10).log_px
+    bits = (-log_px / seen / math.log(2)).mean()
+    assert measured.bits_per_dim == pytest.approx(float(bits))  # holes are no elements
+    assert "own units" in measured.bits_per_dim_offset
+    assert not [text for text in measured.warnings if " x " in text or text.startswith("x ")]

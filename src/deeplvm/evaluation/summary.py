@@ -296,9 +296,11 @@ def evaluate(
     use = latent_use(model, rows, draw=draw, seed=seed)
     counted = [count_elements(model, given, estimate.observed) for _, given in rows.each(4096)]
     variables = {} if rows.description is None else rows.description.variables
-    known = {name: variables[name] for name in estimate.observed if name in variables}
+    # which elements are missing is no data where a model says why; q draws those it reads
+    given = [name for name in estimate.observed if name in rows.names]
+    known = {name: variables[name] for name in given if name in variables}
     # labels are categories, with probabilities; anything else that is not described is unknown
-    described = all([name in known or name == "y" for name in estimate.observed])
+    described = all([name in known or name == "y" for name in given])
     bits = bits_per_dimension(
         estimate.log_px.cpu(), torch.cat(counted), known if described else None
     )
@@ -307,7 +309,8 @@ def evaluate(
         asked["synthetic"] = {"target": synthetic.target, "rows": synthetic.rows}
     warnings = likelihood_warnings(estimate)
     if rows.rows >= FEWEST_ROWS:
-        warnings += collapse_warnings(read_by_p(model, use))
+        own = {name: each for name, each in use.items() if name not in rows.names}
+        warnings += collapse_warnings(read_by_p(model, own))
     return Evaluation(
         data=_data(rows, estimate, model),
         elbo=mean_of(estimate.elbo),

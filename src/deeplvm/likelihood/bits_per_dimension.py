@@ -110,9 +110,10 @@ def count_elements(
     """Number of observed elements of the scored names in each row, shape ``(rows,)``.
 
     What is missing (NaN) or lies beyond the length of a row is none; a one-hot vector is one.
+    That an element is seen is no element, where p says that too.
     """
     counts = []
-    for name in observed:
+    for name in [each for each in observed if each in given]:
         value = given[name]
         known = ~torch.isnan(value) if value.is_floating_point() else torch.ones_like(value).bool()
         if getattr(owner_of(model.p, name), "one_hot", False):
