@@ -76,6 +76,9 @@ SMALL: dict[str, tuple[str, dict[str, Any]]] = {
     "helmholtz_machine": ("helmholtz_machine", {"units": (5, 3)}),
     "semi_supervised_vae": ("semi_supervised_vae", {"latent": 2, "hidden": (8, 6)}),
     "prod_lda": ("prod_lda", {"latent": 3, "hidden": (8,)}),
+    "nvdm": ("nvdm", {"latent": 3, "hidden": (8,)}),
+    "scvi": ("scvi", {"latent": 2, "hidden": (8,)}),
+    "scvi, latent size": ("scvi", {"latent": 2, "hidden": (8,), "library": "latent"}),
     "miwae": ("miwae", {"latent": 2, "hidden": (8, 6)}),
     "not_miwae": ("not_miwae", {"latent": 2, "hidden": (8, 6)}),
     "factor_analysis": ("factor_analysis", {"latent": 2}),
@@ -108,7 +111,9 @@ def small(
 ) -> tuple[LatentVariableModel, Data]:
     """A small model of a recipe, and data for it."""
     name, options = SMALL[request.param]
-    data = {"factor_analysis": table, "not_miwae": table, "prod_lda": words}.get(name, digits)
+    others = {"factor_analysis": table, "not_miwae": table}
+    others |= dict.fromkeys(("prod_lda", "nvdm", "scvi"), words)
+    data = others.get(name, digits)
     return build(find(name), data, options, 0), data
 
 

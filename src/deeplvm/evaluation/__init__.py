@@ -31,6 +31,7 @@ from deeplvm.evaluation.predictive.out_of_distribution import (
     OutOfDistribution,
     out_of_distribution,
 )
+from deeplvm.evaluation.rates import DifferentialRates, denoised, differential_rates
 from deeplvm.evaluation.samples.distances import (
     FrechetEstimate,
     KernelEstimate,
@@ -43,6 +44,7 @@ from deeplvm.evaluation.samples.precision_recall import ManifoldEstimate, manifo
 from deeplvm.evaluation.samples.quality import SampleQuality, sample_quality
 from deeplvm.evaluation.samples.synthetic import SyntheticRows, synthetic_rows
 from deeplvm.evaluation.summary import Annealing, Evaluation, Synthetic, evaluate
+from deeplvm.evaluation.topics import Perplexity, Topics, perplexity, topics_of
 
 __all__ = [
     "AggregateAgainstPrior",
@@ -51,6 +53,7 @@ __all__ = [
     "Calibration",
     "Check",
     "Detection",
+    "DifferentialRates",
     "Disentanglement",
     "ElboSurgery",
     "Evaluation",
@@ -67,14 +70,18 @@ __all__ = [
     "Memorisation",
     "MutualInformation",
     "OutOfDistribution",
+    "Perplexity",
     "PredictiveChecks",
     "Probes",
     "RateDistortion",
     "SampleQuality",
     "Synthetic",
     "SyntheticRows",
+    "Topics",
     "aggregate_against_prior",
     "calibration",
+    "denoised",
+    "differential_rates",
     "disentanglement",
     "elbo_surgery",
     "evaluate",
@@ -89,10 +96,12 @@ __all__ = [
     "memorisation",
     "mutual_information",
     "out_of_distribution",
+    "perplexity",
     "predictive_checks",
     "probes",
     "rate_distortion",
     "sample_quality",
     "synthetic_rows",
+    "topics_of",
     "variance_of_gradient",
 ]

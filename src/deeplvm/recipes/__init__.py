@@ -18,6 +18,7 @@ from deeplvm.recipes.catalogue import (
 )
 from deeplvm.recipes.conditional import conditional_vae
 from deeplvm.recipes.convolutional import convolutional_vae
+from deeplvm.recipes.counts import scvi
 from deeplvm.recipes.discrete import (
     gumbel_softmax_vae,
     helmholtz_machine,
@@ -37,7 +38,7 @@ from deeplvm.recipes.missing import miwae, not_miwae
 from deeplvm.recipes.plain import beta_tc_vae, beta_vae, full_covariance_vae, renyi_vae, vae
 from deeplvm.recipes.semi_supervised import semi_supervised_vae
 from deeplvm.recipes.tables import autoregressive_table, mixture_model, table_vae
-from deeplvm.recipes.topics import prod_lda
+from deeplvm.recipes.topics import nvdm, prod_lda
 
 PUBLISHED = (
     "vae",
@@ -64,6 +65,8 @@ PUBLISHED = (
     "gumbel_softmax_vae",
     "semi_supervised_vae",
     "prod_lda",
+    "nvdm",
+    "scvi",
     "table_vae",
     "mixture_model",
     "autoregressive_table",
@@ -96,9 +99,11 @@ __all__ = [
     "name_of",
     "normalizing_flow_vae",
     "not_miwae",
+    "nvdm",
     "prod_lda",
     "published",
     "renyi_vae",
+    "scvi",
     "semi_supervised_vae",
     "sigmoid_belief_network",
     "sylvester_vae",

@@ -6,10 +6,10 @@ import math
 
 from torch import Tensor, nn
 
-from deeplvm.conditionals import BatchNormalisedGaussian, Multinomial, StandardNormal
+from deeplvm.conditionals import BatchNormalisedGaussian, Gaussian, Multinomial, StandardNormal
 from deeplvm.core.joint import Joint
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.data.records import Data, Description
+from deeplvm.data.records import Data, Description, Variable
 from deeplvm.networks import MLP
 from deeplvm.recipes.catalogue import RecipeError, trained_with
 from deeplvm.recipes.plain import at_least_one, observed, seen
@@ -60,18 +60,51 @@ def prod_lda(
         RecipeError: If the data are no vectors of counts, or the concentration is not positive.
     """
     at_least_one(latent=latent, hidden=hidden)
-    x = observed(data)
-    if len(x.shape) != 1 or x.kind not in ("counts", "binary"):
-        raise RecipeError(
-            f"prod_lda models counts of words, a column each, but {data.name} is {x}; count them "
-            f"first, or take the recipe vae."
-        )
+    x, words = _words(data, "prod_lda", latent)
     if not concentration > 0:
         raise RecipeError(f"concentration must be above 0, found {concentration}.")
-    total = max(1, round(float(x.mean.sum())))
-    words = Multinomial(x.shape, MLP(latent), total=total, mean=x.mean)
     share = Shares(latent, math.sqrt((1 - 1 / latent) / concentration) or 1.0)
     return LatentVariableModel(
         Joint({"z": StandardNormal(latent), "t | z": share, "x | t": words}),
         Joint({"z | x": BatchNormalisedGaussian(latent, MLP(seen(x), *hidden))}),
     )
+
+
+@trained_with(learning_rate=1e-3, batch_size=64)
+def nvdm(
+    data: Data | Description, *, latent: int = 50, hidden: tuple[int, ...] = (500,)
+) -> LatentVariableModel:
+    r"""Neural variational document model: words from a log-linear map of a Gaussian.
+
+    Neural Variational Inference for Text Processing (Miao et al., 2016),
+    https://arxiv.org/abs/1511.06038
+
+    Words :math:`x \sim \mathrm{Multinomial}(n, \mathrm{softmax}(R z + b))` given their number,
+    :math:`z \sim N(0, I)`. The paper trains p and q in turn; here both move together.
+
+    Args:
+        data: Counts, a column a word.
+        latent: Dimensions of z.
+        hidden: Widths of the hidden layers of q.
+
+    Raises:
+        RecipeError: If the data are no vectors of counts.
+    """
+    at_least_one(latent=latent, hidden=hidden)
+    x, words = _words(data, "nvdm", latent)
+    return LatentVariableModel(
+        Joint({"z": StandardNormal(latent), "x | z": words}),
+        Joint({"z | x": Gaussian(latent, MLP(seen(x), *hidden))}),
+    )
+
+
+def _words(data: Data | Description, recipe: str, latent: int) -> tuple[Variable, Multinomial]:
+    """What is counted, and its law given how many there are, log-linear in the parent."""
+    x = observed(data)
+    if len(x.shape) != 1 or x.kind not in ("counts", "binary"):
+        raise RecipeError(
+            f"{recipe} models counts of words, a column each, but {data.name} is {x}; count them "
+            f"first, or take the recipe vae."
+        )
+    total = max(1, round(float(x.mean.sum())))
+    return x, Multinomial(x.shape, MLP(latent), total=total, mean=x.mean)
