@@ -32,10 +32,10 @@ SIZES = {
     "hivae-spam": ((58,), (3_681, 460, 460), "columns"),
     "20newsgroups": ((3_072,), (11_214, 100, 7_531), "negative-binomial"),
     "pbmc3k": ((1_000,), (2_160, 270, 270), "negative-binomial"),
-    "iris": ((4,), (120, 15, 15), "gaussian"),
+    "iris": ((4,), (120, 15, 15), "columns"),
     "wine": ((13,), (142, 18, 18), "columns"),
-    "breast-cancer": ((30,), (455, 57, 57), "gaussian"),
-    "diabetes": ((10,), (354, 44, 44), "gaussian"),
+    "breast-cancer": ((30,), (455, 57, 57), "columns"),
+    "diabetes": ((10,), (354, 44, 44), "columns"),
 }
 
 

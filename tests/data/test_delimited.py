@@ -186,7 +186,8 @@ def test_columns_go_by_their_names(tmp_path: Path) -> None:
 
 
 def test_physical_quantities_are_no_identifiers() -> None:
-    x = load(pd.DataFrame({"density": 10 ** rng.normal(19.5, 0.3, ROWS), "w": B})).variables["x"]
+    frame = pd.DataFrame({"density": 10 ** rng.normal(19.5, 0.3, ROWS), "w": B})
+    x = load(frame).variables["x"].by_column["density"]
     assert (x.kind, x.dequantized) == ("real", False)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
+from itertools import pairwise, product
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from deeplvm.distributions.spiked import PiecewiseLinear
 from deeplvm.distributions.spiked import Spiked as SpikedDistribution
 
 KNOTS = torch.tensor([1.0, 1.5, 4.0, 30.0], dtype=torch.float64)
+ATOMS = (None, [0.0, 7.0], [7.0, math.nan, 0.0])
 
 
 def made(
@@ -22,11 +24,15 @@ def made(
     bounds: tuple[float, float] | None = None,
     step: float | None = None,
     knots: Tensor = KNOTS,
+    *,
+    truncated: bool = False,
 ) -> SpikedDistribution:
     """One element whose parameters are drawn once, of three logistics."""
     torch.manual_seed(5)
     given = torch.tensor(atoms or [], dtype=torch.float64)
-    module = Spiked((), knots=knots, atoms=given, components=3, bounds=bounds, step=step)
+    module = Spiked(
+        (), knots=knots, atoms=given, components=3, bounds=bounds, step=step, truncated=truncated
+    )
     with torch.no_grad():
         module.head.free.normal_()
     return module().base_dist  # type: ignore[return-value]
@@ -36,20 +42,33 @@ def below(distribution: SpikedDistribution, x: float) -> float:
     return float(distribution.cdf(torch.tensor(x)).detach())
 
 
-@pytest.mark.parametrize("bounds", [None, (0.0, 40.0), (-math.inf, 31.0)])
-@pytest.mark.parametrize("atoms", [None, [0.0, 7.0], [7.0, math.nan, 0.0]])
+@pytest.mark.parametrize(
+    "bounds, truncated, atoms",
+    [
+        *product([None, (0.0, 40.0), (-math.inf, 31.0)], [False], ATOMS),
+        ((0.0, 40.0), True, [7.0, math.nan, 0.0]),
+        ((-math.inf, 31.0), True, None),
+    ],
+)
 @torch.no_grad()
 def test_counting_at_atoms_and_length_elsewhere_make_one(
-    atoms: list[float] | None, bounds: tuple[float, float] | None
+    bounds: tuple[float, float] | None,
+    truncated: bool,
+    atoms: list[float] | None,
 ) -> None:
-    distribution = made(atoms, bounds)
+    distribution = made(atoms, bounds, truncated=truncated)
     low, high = bounds or (-math.inf, math.inf)
-    special = {*(a for a in atoms or [] if not math.isnan(a)), low, high} - {-math.inf, math.inf}
-    mass = sum(float(distribution.log_prob(torch.tensor(a)).exp()) for a in special)
+    known = {a for a in atoms or [] if not math.isnan(a)}
+    special = {*known, low, high} - {-math.inf, math.inf}
+    probable = known if truncated else special
+    mass = sum(float(distribution.log_prob(torch.tensor(a)).exp()) for a in probable)
 
     def density(x: float) -> float:
         return float(distribution.log_prob(torch.tensor(x + 1e-13)).exp())
 
+    if truncated:
+        beyond = distribution.log_prob(torch.tensor([low - 1e-6, high + 1e-6]))
+        assert (beyond.isinf() | torch.tensor([low, high]).isinf()).all()
     inside = sorted({*KNOTS.tolist(), *special, max(low, -800.0), min(high, 1500.0)})
     parts = [
         integrate.quad(density, a, b, limit=500, epsabs=1e-11)[0] for a, b in pairwise(inside)
@@ -58,7 +77,7 @@ def test_counting_at_atoms_and_length_elsewhere_make_one(
     # and the distribution function is that sum, its mean that of all draws
     at = 12.0
     upto = [x for x in inside if x < at]
-    mass = sum(float(distribution.log_prob(torch.tensor(a)).exp()) for a in special if a <= at)
+    mass = sum(float(distribution.log_prob(torch.tensor(a)).exp()) for a in probable if a <= at)
     parts = [
         integrate.quad(density, a, b, limit=500, epsabs=1e-11)[0]
         for a, b in zip(upto, [*upto[1:], at], strict=True)
@@ -84,10 +103,16 @@ def test_the_multiples_of_a_step_make_one(
     assert float(distribution.mode) == float(values[mass.argmax()]) or atoms is None
 
 
-@pytest.mark.parametrize("bounds", [None, (1.0, 40.0)])
+@pytest.mark.parametrize(
+    "bounds, truncated",
+    [(None, False), ((1.0, 40.0), False), ((1.0, 40.0), True), ((0.0, math.inf), True)],
+)
 @torch.no_grad()
-def test_the_mean_is_the_integral(bounds: tuple[float, float] | None) -> None:
-    distribution = made([0.0 if bounds is None else 2.0, 7.0], bounds)
+def test_the_mean_is_the_integral(
+    bounds: tuple[float, float] | None,
+    truncated: bool,
+) -> None:
+    distribution = made([0.0 if bounds is None else 2.0, 7.0], bounds, truncated=truncated)
     level = (torch.arange(200_000) + 0.5) / 200_000
     values = distribution.icdf(level)
     assert float(values.mean()) == pytest.approx(float(distribution.mean), rel=1e-3)
@@ -95,23 +120,27 @@ def test_the_mean_is_the_integral(bounds: tuple[float, float] | None) -> None:
 
 
 @pytest.mark.parametrize("atoms", [None, [0.0, 7.0]])
-@pytest.mark.parametrize("step", [None, 1.0])
+@pytest.mark.parametrize(
+    "options", [{}, {"step": 1.0}, {"bounds": (0.0, 40.0), "truncated": True}]
+)
 @torch.no_grad()
 def test_quantiles_undo_the_distribution_function(
-    atoms: list[float] | None, step: float | None
+    atoms: list[float] | None, options: dict[str, Any]
 ) -> None:
-    distribution = made(atoms, step=step)
+    distribution = made(atoms, **options)
     level = torch.linspace(0.001, 0.999, 301)
     value = distribution.icdf(level)
     assert (distribution.cdf(value) >= level - 1e-12).all()
     assert (distribution.cdf(value - 1e-6 * (1 + value.abs())) <= level).all()
 
 
-@pytest.mark.parametrize("step", [None, 1.0])
+@pytest.mark.parametrize(
+    "options", [{}, {"step": 1.0}, {"bounds": (0.0, 40.0), "truncated": True}]
+)
 @torch.no_grad()
-def test_draws_are_those_of_the_distribution_function(step: float | None) -> None:
+def test_draws_are_those_of_the_distribution_function(options: dict[str, Any]) -> None:
     """Kolmogorov's test of the parts that are no atoms: fails by chance once in 1,000; fixed."""
-    distribution = made([0.0, 7.0], step=step)
+    distribution, step = made([0.0, 7.0], **options), options.get("step")
     torch.manual_seed(1)
     draws = distribution.sample((4000,))
     for atom in (0.0, 7.0):
@@ -158,6 +187,10 @@ def test_what_it_refuses() -> None:
         Spiked((), knots=torch.tensor([0.0]))
     with pytest.raises(ValueError, match="not inside the knots"):
         Spiked((), knots=torch.tensor([0.0, 1.0]), bounds=(0.5, 2.0))
+    with pytest.raises(ValueError, match="scores that rise"):
+        Spiked((), knots=torch.tensor([0.0, 1.0]), scores=torch.zeros(2))
+    with pytest.raises(ValueError, match="truncates reals at bounds"):
+        Spiked((), knots=torch.tensor([0.0, 1.0]), truncated=True)
 
 
 def test_columns_of_unlike_atoms_stand_side_by_side() -> None:

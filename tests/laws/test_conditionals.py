@@ -370,6 +370,9 @@ MEMBERS: dict[str, Member] = {
         moments=False,
     ),
     "Spiked": Member(lambda s, n: Spiked(s, n, knots=KNOTS)),
+    "Spiked, truncated": Member(
+        lambda s, n: Spiked(s, n, knots=KNOTS, bounds=(-torch.inf, 60.0), truncated=True)
+    ),
     "Spiked, whole numbers": Member(
         lambda s, n: Spiked(
             s,

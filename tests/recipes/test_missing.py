@@ -105,7 +105,7 @@ def test_what_goes_with_holes_that_are_explained() -> None:
     model = not_miwae(data, latent=1, hidden=(4,)).float()
     with pytest.raises(ValueError, match="these data have none; leave it out"):
         unfolded(fit)(model, data, epochs=1, hide=0.5, quiet=True)
-    with pytest.raises(RecipeError, match="needs real numbers"):
+    with pytest.raises(RecipeError, match="it takes real numbers"):
         not_miwae(load("digits", limit=30))
     with pytest.raises(ValueError, match="p says why elements of x are missing"):
         score_cells(model, {"x": holes.float()}, 20)

@@ -332,11 +332,9 @@ def impossible(values: Mapping[str, Tensor], description: Description) -> list[s
             count = int(((column < 0) | (column > 1 if share else column < 0)).sum())
             if not count:
                 continue
-            within = least > 0 and (largest < 1 or not share)
-            other = ("beta" if share else "gamma") if within else "mixture"
             remedy = (
-                f'; likelihood = "{other}" of it in schema.toml, given to fit by --schema, '
-                f"{'never' if within else 'seldom'} does that"
+                f'; likelihood = "mixture" and bounds = [0, {1 if share else "inf"}] of it in '
+                f"schema.toml, given to fit by --schema, never does that"
             )
             warnings.append(
                 f"{count:,} of {int((~column.isnan()).sum()):,} values that the model made for "

@@ -19,14 +19,15 @@ class Spiked(nn.Module):
 
     l is the logistic density and g the line through the knots and their normal scores,
     :math:`g(k_i) = \Phi^{-1}((i + 1/2) / n)`: with quantiles of the data for knots the scores of
-    the data are about standard normal, whatever their tails. The density is in the data's own
-    units. Weights, centres and scales come from a head.
+    the data are about standard normal, whatever their tails; ``scores`` says others. The density
+    is in the data's own units. Weights, centres and scales come from a head.
 
     Args:
         shape: the event shape.
         network: maps the parents to features; ``None`` for free parameters.
         knots: rising values of each element, such as its quantiles, ``(*event, n)``, n of at least
             2; beyond them the outermost lines go on.
+        scores: what the map makes of the knots, rising, ``(*event, n)``.
         atoms: values with a probability of their own, ``(*event, m)``; NaN where an element has
             fewer.
         shares: where the probabilities of the atoms start, ``(*event, m)``; the rest is the
@@ -34,6 +35,7 @@ class Spiked(nn.Module):
         components: how many logistics.
         bounds: the least and the largest value, broadcastable to ``shape``; what the mixture
             puts beyond is probability of the bound. They must not be inside the knots.
+        truncated: whether the logistics end at the bounds instead; not with a step.
         step: what the values are multiples of: each then has a probability and nothing a density.
         minimum_scale: the lower bound of a logistic's scale, in normal scores.
 
@@ -61,11 +63,13 @@ class Spiked(nn.Module):
         network: Network = None,
         *,
         knots: Tensor,
+        scores: Tensor | None = None,
         atoms: Tensor | None = None,
         shares: Tensor | None = None,
         components: int = 4,
         bounds: tuple[Tensor | float, Tensor | float] | None = None,
         step: float | None = None,
+        truncated: bool = False,
         minimum_scale: float = 1e-3,
     ) -> None:
         super().__init__()
@@ -81,13 +85,19 @@ class Spiked(nn.Module):
                 f"that repeat."
             )
         atoms = torch.empty(*self.event_shape, 0) if atoms is None else atoms
-        level = (torch.arange(count, dtype=torch.float64) + 0.5) / count
+        if scores is None:
+            scores = torch.special.ndtri((torch.arange(count, dtype=torch.float64) + 0.5) / count)
+        scores = scores.to(dtype).expand_as(knots)
+        if not bool((scores.diff(dim=-1) > 0).all()):
+            raise ValueError("Spiked expects scores that rise with the knots.")
         # not saved: they follow from the arguments
         self.register_buffer("knots", knots.clone(), persistent=False)
-        self.register_buffer("scores", torch.special.ndtri(level).to(dtype), persistent=False)
+        self.register_buffer("scores", scores.clone(), persistent=False)
         self.register_buffer("atoms", atoms.to(dtype).clone(), persistent=False)
         low, high = (torch.as_tensor(b, dtype=dtype) for b in bounds or (-torch.inf, torch.inf))
-        self.bounded = bounds is not None
+        self.bounded, self.truncated = bounds is not None, truncated
+        if truncated and (bounds is None or step is not None):
+            raise ValueError("Spiked truncates reals at bounds: it needs these, and no step.")
         if not bool(((low <= knots[..., 0]) & (high >= knots[..., -1])).all()):
             raise ValueError("Spiked expects bounds that are not inside the knots.")
         self.register_buffer("low", low.expand(self.event_shape).clone(), persistent=False)
@@ -118,6 +128,7 @@ class Spiked(nn.Module):
             PiecewiseLinear(self.knots, self.scores),
             (self.low, self.high) if self.bounded else None,
             self.step,
+            truncated=self.truncated,
         )
         return Independent(elements, len(self.event_shape), validate_args=False)
 

@@ -25,8 +25,9 @@ from deeplvm.data.records import (
     LikelihoodName,
     Split,
     Variable,
+    listed,
 )
-from deeplvm.data.statistics import Summary
+from deeplvm.data.statistics import MOST_KNOTS, Summary, bounds_of, gain_of_mixture, repeated
 from deeplvm.distributions.spiked import PiecewiseLinear
 
 # A variance this many times the mean is too much for a Poisson even before the latents explain
@@ -36,6 +37,9 @@ UNDERDISPERSION = 0.7
 # Beyond it, single precision spoils the log-gamma of a count, and rounding is invisible anyway.
 LARGEST_COUNT = 4096
 LARGEST_IMAGE_LEVEL = 255
+_SINGLE = 2**24  # beyond it single precision no longer holds every whole number
+# Nats a value that a mixture must be above a Gaussian.
+_GAIN = 0.02
 # Columns of a table for which a density may need knots and atoms.
 MOST_KNOTTED = 1000
 # Kinds that have a density in the data's own units.
@@ -54,6 +58,7 @@ class Choice:
         step: One stored unit in the file's own units.
         dequantize: Whether uniform noise is to be added to whole numbers.
         divisor: What the dequantized values are divided by.
+        why: Of a column, why this likelihood, in a few words, where its values decided.
     """
 
     kind: Kind
@@ -63,6 +68,7 @@ class Choice:
     step: float = 1.0
     dequantize: bool = False
     divisor: float = 1.0
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -136,29 +142,39 @@ def _smoothed(v: Variable) -> Tensor | None:
 
 def _spiked(v: Variable) -> Callable[..., nn.Module]:
     """Probabilities of the atoms, and elsewhere a mixture on the scores of the knots."""
-    counts = v.kind == "counts"
-    rising = [_rising(k, float(s)) for k, s in zip(v.knots, v.std, strict=True)]  # type: ignore[arg-type]
+    assert v.knots is not None
+    counts, count = v.kind == "counts", v.knots.shape[-1]
+    ends = [(0.0, None)] * v.elements if counts else v.bounds or [(None, None)] * v.elements
+    low = torch.tensor([-math.inf if end is None else end for end, _ in ends])
+    high = torch.tensor([math.inf if end is None else end for _, end in ends])
+    scores = v.scores
+    if scores is None:
+        levels = (torch.arange(count, dtype=torch.float64) + 0.5) / count
+        scores = torch.special.ndtri(levels).expand_as(v.knots)
+    rising = [_rising(*each) for each in zip(v.knots, scores, v.std, low, high, strict=True)]
+    bounded = bool((low.isfinite() | high.isfinite()).any())
     return partial(
         conditionals.Spiked,
         v.shape,
         knots=torch.stack(rising),
+        scores=scores,
         atoms=torch.tensor(v.atoms, dtype=torch.float64),
         shares=torch.tensor(v.shares, dtype=torch.float64) if v.shares else None,
         step=1.0 if counts else None,
-        bounds=(0.0, math.inf) if counts else None,
+        bounds=(low, high) if bounded else None,
+        truncated=bounded and not counts,
     )
 
 
-def _rising(knots: Tensor, spread: float) -> Tensor:
-    """Knots of which none is the next, on the line through those that are, at the same levels."""
-    levels = (torch.arange(len(knots), dtype=torch.float64) + 0.5) / len(knots)
-    scores = torch.special.ndtri(levels)
+def _rising(knots: Tensor, scores: Tensor, spread: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Knots of which none is the next, on the line through those that are, at the same scores."""
     single = knots.to(torch.get_default_dtype())  # as the conditional has them
     values, place = single.unique(return_inverse=True)
     if len(values) == len(knots):
         return knots
     if len(values) == 1:
-        values, mean = values + torch.tensor([-spread, spread]), torch.tensor([-1.0, 1.0])
+        below, above = torch.minimum(spread, values - low), torch.minimum(spread, high - values)
+        values, mean = torch.cat([values - below, values + above]), torch.tensor([-1.0, 1.0])
     else:
         mean = torch.zeros(len(values), dtype=torch.float64).index_add(0, place, scores)
         mean = mean / place.bincount()
@@ -458,13 +474,18 @@ def _describe(whole: bool, minimum: float, maximum: float) -> str:  # noqa: FBT0
 
 
 def choose(
-    facts: Facts, seen: Mapping[Split, Summary], source: str, options: Mapping[str, Any]
+    facts: Facts,
+    seen: Mapping[Split, Summary],
+    sample: Array,
+    source: str,
+    options: Mapping[str, Any],
 ) -> list[Choice]:
     """One choice for an array or a table of one kind, otherwise one a column.
 
     Args:
         facts: What the source says of its rows.
         seen: The summary of each split's rows.
+        sample: Some of the training rows.
         source: For messages.
         options: Those of :func:`~deeplvm.data.load`.
     """
@@ -500,7 +521,10 @@ def choose(
         kind = cast("Kind | None", declared if declared in ("real", "counts", "date") else None)
         values = everything.column(place)
         if own is not None:
-            suits = LIKELIHOODS[own].density and declared in ("whole", "date", None)
+            row, top = LIKELIHOODS[own], float(values.high[0])
+            noisy = declared == "date" or not 0 <= values.low[0] <= top <= _SINGLE
+            suits = row.density or bool(row.whole and noisy)
+            suits = suits and declared in ("whole", "date", None)
             suits = suits and bool(values.whole.all())
             look = choose_likelihood(
                 values, what=what, likelihood=cast("LikelihoodName", own), dequantize=suits,
@@ -514,11 +538,13 @@ def choose(
                 look = replace(look, reason=f"{what}: bernoulli, as asked for.")
             choices.append(look)
             continue
-        if kind == "date":
+        noisy = dequantize and kind != "real" and bool(values.whole.all())
+        if likelihood == "auto" and not noisy and len(whats) <= MOST_KNOTTED:
+            look = suited(look, what, values, sample[:, place])
+        if kind == "date" or (likelihood == "auto" and not noisy):
             choices.append(look)
             continue
-        suits = dequantize and kind != "real" and bool(values.whole.all())
-        choices.append(plain(values, what=what, dequantize=suits, kind=kind))
+        choices.append(plain(values, what=what, dequantize=noisy, kind=kind))
     if dequantize and not any(choice.dequantize for choice in choices):
         raise DataError(f"{source}: no column holds whole numbers to dequantize; leave it out.")
     return _merged(choices)
@@ -534,6 +560,50 @@ def _for_all(facts: Facts, source: str) -> str:
             f"their total; name it for all of them, or poisson or negative-binomial for this one."
         )
     return named.pop()
+
+
+def suited(choice: Choice, what: str, seen: Summary, values: Array) -> Choice:
+    """What suits a column of a table, where it would be a Gaussian, by what its values are like.
+
+    A mixture where values repeat, where they are bounded, and where held-out ones are likelier by
+    their normal scores than by a Gaussian; of whole numbers too large for counts a probability
+    each.
+
+    Args:
+        choice: By a look at their summary.
+        what: What the reason calls the column.
+        seen: Of all rows.
+        values: Some of the training rows.
+    """
+    low, high = float(seen.low[0]), float(seen.high[0])
+    if choice.likelihood != "gaussian":
+        return choice
+    if choice.dequantize and choice.kind == "real" and 0 <= low <= high <= _SINGLE:
+        why = f"whole numbers up to {high:g}"
+        return Choice(
+            "counts", "mixture", f"{what}: {why}: mixture, a probability of each.", why=why
+        )
+    atoms, told = repeated(values), []
+    if choice.dequantize:
+        values = values + np.random.default_rng(0).random(values.shape)
+        atoms = atoms[:0]
+    if len(atoms):
+        told.append(f"often exactly {listed([f'{atom:g}' for atom in atoms], 3)}")
+    if choice.kind == "real" and not choice.dequantize:
+        least, largest = bounds_of(values, low, high, atoms)
+        if math.isfinite(largest):
+            told.append(f"in [{least:g}, {largest:g}]")
+        elif math.isfinite(least):
+            told.append(f"at least {least:g}")
+    gain, error = gain_of_mixture(values)
+    if gain > _GAIN + 2 * error:
+        told.append(f"{gain:.2g} nats a value above a Gaussian")
+    if not told:
+        return replace(choice, why="close to normal")
+    why = ", ".join(told)
+    of = "on x + u, u ~ U[0, 1), with" if choice.dequantize else "in the data's own units,"
+    reason = f"{what}: {why}: mixture, {of} a density on its normal scores."
+    return replace(choice, likelihood="mixture", reason=reason, why=why)
 
 
 def all_counts(facts: Facts) -> bool:
@@ -598,7 +668,7 @@ def likelihood_of(
     network: nn.Module | None = None,
     likelihood: str | None = None,
     *,
-    components: int = 4,
+    components: int | None = None,
 ) -> nn.Module:
     """The conditional ``"x | ..."`` that suits a variable, in the data's own units.
 
@@ -607,7 +677,8 @@ def likelihood_of(
         network: From the parents to features, as for every conditional.
         likelihood: Another likelihood for values of this kind (``"laplace"`` for reals, say);
             ``None`` or ``"auto"`` takes the one chosen when the data were loaded.
-        components: How many logistics the mixture of a column has, under ``"mixture"``.
+        components: How many logistics the mixture of a column has, under ``"mixture"``; by default
+            four, and two of few rows, whose columns have fewer knots than 33.
 
     Returns:
         A module whose ``forward(*parents)`` is a distribution with event shape
@@ -618,12 +689,13 @@ def likelihood_of(
 
     >>> from deeplvm.data import load
     >>> from deeplvm.networks import MLP
-    >>> decoder = likelihood_of(load("iris"), MLP(2, 16))
+    >>> decoder = likelihood_of(load("iris", likelihood="gaussian"), MLP(2, 16))
     >>> type(decoder).__name__, tuple(decoder.event_shape)
     ('Gaussian', (4,))
     """
     if not isinstance(variable, Variable):
         variable = variable.variables["x"]
+    variable = alike(variable, likelihood) or variable
     if likelihood in (None, "auto"):
         likelihood = variable.likelihood
     allowed = [row.name for row in _ROWS if variable.kind in row.kinds] or [variable.likelihood]
@@ -643,10 +715,22 @@ def likelihood_of(
     groups = []
     for places, group in _groups(replace(variable, likelihood=likelihood)):
         made = LIKELIHOODS[group.likelihood].conditional(group)
-        if group.likelihood == "mixture":
-            made = partial(made, components=components)
+        if group.likelihood == "mixture" and group.knots is not None:
+            many = group.knots.shape[-1] >= MOST_KNOTS
+            made = partial(made, components=components or (4 if many else 2))
         groups.append((tuple(places), made))
     return Columns(groups, network)
+
+
+def alike(variable: Variable, likelihood: str | None) -> Variable | None:
+    """A table with one likelihood for all columns, where it is one of the kinds of them all."""
+    kinds = {part.kind for part in variable.by_column.values()}
+    if len(kinds) != 1 or likelihood in (variable.likelihood, "mixture"):
+        return None
+    (kind,) = kinds
+    if likelihood not in LIKELIHOODS or kind not in LIKELIHOODS[likelihood].kinds or kind in CODED:
+        return None
+    return replace(variable, kind=kind, likelihood=likelihood, parts=())
 
 
 def columns_of(variable: Variable) -> tuple[Variable, ...]:
@@ -667,13 +751,16 @@ def _groups(variable: Variable) -> list[tuple[list[int], Variable]]:
     columns = columns_of(variable)
     for place, part in enumerate(columns):
         levels = part.levels if part.kind in CODED else None
-        alike = f"{part.kind}, {len(part.atoms[0])}" if part.likelihood == "mixture" else ""
+        alike = ""
+        if part.likelihood == "mixture" and part.knots is not None:
+            alike = f"{part.kind}, {len(part.atoms[0])}, {part.scores is None}, {len(part.knots)}"
         places.setdefault((part.likelihood, levels, alike), []).append(place)
     groups = []
     for (likelihood, levels, _), chosen in places.items():
         parts = [columns[place] for place in chosen]
         found = [part.knots for part in parts if part.knots is not None]
         knots = found if len(found) == len(parts) else None
+        scores = [part.scores for part in parts if part.scores is not None]
         together = Variable(
             name=variable.name,
             shape=(len(parts),),
@@ -685,6 +772,8 @@ def _groups(variable: Variable) -> list[tuple[list[int], Variable]]:
             maximum=max(part.maximum for part in parts),
             levels=levels,
             knots=None if knots is None else torch.stack(knots),
+            scores=torch.stack(scores) if scores and len(scores) == len(parts) else None,
+            bounds=sum([part.bounds or ((None, None),) for part in parts], ()),
             atoms=sum([part.atoms for part in parts], ()),
             shares=sum([part.shares for part in parts], ()),
         )

@@ -599,7 +599,10 @@ def _modelled(
     scale, said = binarization(facts, everything, source, options, trained)
     if scale is not None:  # the draws will be 0 and 1 in every element
         facts, seen = replace(facts, levels=None), {each: _binary(s) for each, s in seen.items()}
-    choices, reasons = chosen(facts, seen, source, options, trained)
+    some = places["train"].rows(_some(places["train"]).numpy())
+    choices, reasons = chosen(
+        facts, seen, lambda: reader.stored(some)[0], source, options, trained
+    )
     notes += [*said, *reasons]
     kinds = {each: _kind(part, choices, scale) for each, part in stored.items()}
     kind = _kind(everything, choices, scale)

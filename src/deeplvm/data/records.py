@@ -112,13 +112,18 @@ class Variable:
         columns: Names of the columns of a table.
         parts: A mixed table's columns, each a scalar variable.
         categories: What the codes 0, 1, ... of a category or of ordered levels stand for.
-        knots: Of the columns of a table that have a density: quantiles of the levels 0, 1/32, ...,
-            1 of their training values but for the atoms, shape ``(*shape, 33)``, float64, never
-            decreasing. A monotone map of a density goes through them.
+        knots: Of the columns of a table that have a density: quantiles of their training values
+            but for the atoms, shape ``(*shape, knots)``, float64, never decreasing. A monotone map
+            of a density goes through them.
+        scores: Their normal scores, the same shape; ``None`` where the knots are the quantiles of
+            the levels 0, 1/32, ..., 1, as versions before kept them.
         atoms: Of each of these columns the values that repeat so often that they carry mass, such
             as 0 or a cap, increasing; of a column among a table's :attr:`parts` one entry.
         shares: Of each column with atoms, or with codes among a table's :attr:`parts`: the share
             of the training values that each atom has, or each code.
+        bounds: Of each column with knots the least and the largest possible value, ``None`` where
+            there is none.
+        reason: Why a column has its likelihood, in a few words, where it was chosen by its values.
         types: What the values are in the source, one for each column, or one for an array:
             numpy's name of a type, ``"int"``, ``"float"``, ``"bool"``, ``"text"``, ``"days"`` or
             ``"time"`` (dates), or ``"date %d.%m.%Y"``, a date written so.
@@ -145,6 +150,9 @@ class Variable:
     knots: Tensor | None = None
     atoms: tuple[tuple[float, ...], ...] = ()
     shares: tuple[tuple[float, ...], ...] = ()
+    scores: Tensor | None = None
+    bounds: tuple[tuple[float | None, float | None], ...] = ()
+    reason: str = ""
     types: tuple[str, ...] = ()
     digits: tuple[int | None, ...] = ()
 
@@ -159,7 +167,9 @@ class Variable:
                 self, name=column, shape=(), columns=None, types=types[i : i + 1],
                 mean=self.mean[i], std=self.std[i], atoms=self.atoms[i : i + 1],
                 shares=self.shares[i : i + 1], digits=self.digits[i : i + 1],
+                bounds=self.bounds[i : i + 1],
                 knots=None if self.knots is None else self.knots[i],
+                scores=None if self.scores is None else self.scores[i],
             )
             for i, column in enumerate(self.columns)
         }  # fmt: skip
@@ -189,6 +199,14 @@ class Variable:
             return self.elements + sum(map(len, self.atoms))
         coded = self.likelihood in ("categorical", "ordinal")
         return self.elements * (self.levels or 1 if coded else 1)
+
+    def quantile(self, level: float) -> float:
+        """Of the training values of a column with knots that are no atoms, by its knots."""
+        assert self.knots is not None
+        if self.scores is None:
+            return float(np.interp(level, np.linspace(0, 1, len(self.knots)), self.knots))
+        score = torch.special.ndtri(torch.tensor(level, dtype=torch.float64))
+        return float(np.interp(score, self.scores, self.knots))
 
     @property
     def divisor(self) -> float:
@@ -324,10 +342,10 @@ class Variable:
         for name in ("shape", "columns", "categories", "types", "digits"):
             if values.get(name) is not None:
                 values[name] = tuple(values[name])
-        for name in ("mean", "std", "knots"):
+        for name in ("mean", "std", "knots", "scores"):
             if values.get(name) is not None:
                 values[name] = torch.tensor(values[name], dtype=torch.float64)
-        for name in ("atoms", "shares"):
+        for name in ("atoms", "shares", "bounds"):
             values[name] = tuple(map(tuple, values.get(name, ())))
         values["parts"] = tuple(cls.from_dict(part) for part in values.get("parts", ()))
         return cls(**values)
@@ -1000,6 +1018,14 @@ def _check_variable(found: Variable) -> None:
         finite = found.knots.dim() and found.knots.isfinite().all()
         _expect(finite and tuple(found.knots.shape[:-1]) == shape, f"{at}: knots")
         _expect((found.knots.diff(dim=-1) >= 0).all(), f"{at}: knots")
+    if (scores := found.scores) is not None:
+        alike = found.knots is not None and scores.shape == found.knots.shape
+        _expect(alike and scores.isfinite().all(), f"{at}: scores")
+        _expect((scores.diff(dim=-1) > 0).all(), f"{at}: scores")
+    _expect(len(found.bounds) in (0, found.elements), f"{at}: bounds")
+    for low, high in found.bounds:
+        numbers = [-math.inf if low is None else low, math.inf if high is None else high]
+        _expect(numbers[0] < numbers[1], f"{at}: bounds")
     mixed = found.kind == "mixed"
     _expect(mixed == bool(found.parts) == (found.likelihood == "columns"), f"{at}: parts")
     _expect(not mixed or shape == (len(found.parts),), f"{at}: parts")

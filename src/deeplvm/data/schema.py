@@ -23,8 +23,9 @@ _TYPES = get_args(ColumnType)
 _ADVICE = (
     "# What each column was taken for, and why. Edit it and fit again with --schema FILE.\n"
     f"# type: {', '.join(_TYPES)}.\n"
-    '# A column may also have a likelihood, words that mean missing (missing = ["-999"]), and\n'
-    '# the order of its levels (levels = ["low", "high"]).\n'
+    '# A column may also have a likelihood, words that mean missing (missing = ["-999"]), the\n'
+    '# order of its levels (levels = ["low", "high"]), and, under the likelihood mixture, the\n'
+    "# least and the largest possible value (bounds = [0, inf]).\n"
 )
 
 
@@ -37,12 +38,14 @@ class Rule:
         likelihood: Its likelihood; ``""`` leaves that to a look at it.
         missing: Words that mean a missing value, instead of the usual ones.
         levels: Of an ordinal column, or of categories, their names in order.
+        bounds: The least and the largest possible value; ``()`` leaves that to a look at it.
     """
 
     type: str = ""
     likelihood: str = ""
     missing: tuple[str, ...] | None = None
     levels: tuple[str, ...] = ()
+    bounds: tuple[float, ...] = ()
 
 
 def rules_of(schema: str | Path | Mapping[str, Any] | None) -> dict[str, Rule]:
@@ -52,7 +55,7 @@ def rules_of(schema: str | Path | Mapping[str, Any] | None) -> dict[str, Rule]:
         DataError: If the file cannot be read, or says what is no rule.
 
     >>> rules_of({"age": {"type": "counts"}, "size": {"type": "ordinal", "levels": ["S", "L"]}})
-    {'age': Rule(type='counts', likelihood='', missing=None, levels=()), 'size': Rule(...)}
+    {'age': Rule(type='counts', likelihood='', ..., bounds=()), 'size': Rule(...)}
     """
     if schema is None:
         return {}
@@ -112,7 +115,27 @@ def _rule(where: str, column: str, said: Any) -> Rule:
     if likelihood and kind in ("drop", "label"):
         raise DataError(f"{where}: {column}: type = {kind!r} has no likelihood; leave it out.")
     missing = tuple(said["missing"]) if "missing" in said else None
-    return Rule(kind, likelihood, missing, tuple(said.get("levels", ())))
+    bounds = _bounds(where, column, said.get("bounds", ()))
+    if bounds and (kind not in ("", "real") or likelihood not in ("", "mixture")):
+        raise DataError(
+            f"{where}: {column}: bounds are those of type = 'real' under likelihood = 'mixture'."
+        )
+    if bounds:
+        kind, likelihood = "real", "mixture"
+    return Rule(kind, likelihood, missing, tuple(said.get("levels", ())), bounds)
+
+
+def _bounds(where: str, column: str, said: Any) -> tuple[float, ...]:
+    """The least and the largest value."""
+    numbers = isinstance(said, Sequence) and all(
+        [isinstance(each, int | float) and not isinstance(each, bool) for each in said]
+    )
+    if said in ((), []) or (numbers and len(said) == 2 and said[0] < said[1]):
+        return tuple(map(float, said))
+    raise DataError(
+        f"{where}: {column}: bounds must be the least and the largest value, as in bounds = "
+        f"[0, inf], found {said!r}."
+    )
 
 
 def _no_such(found: str, known: Sequence[str], what: str) -> str:
@@ -150,12 +173,17 @@ def schema_of(description: Description) -> str:
     lines, rules = [_ADVICE], rules_of(description.options.get("schema"))
     for column, part in variable.by_column.items():
         entry = {"type": _text(type_of(part)), "likelihood": _text(part.likelihood)}
+        if part.likelihood == "mixture" and part.kind == "real" and not part.dequantized:
+            ends = part.bounds[0] if part.bounds else (None, None)
+            low, high = ("inf" if end is None else str(end) for end in ends)
+            entry["bounds"] = f"[{'-inf' if ends[0] is None else low}, {high}]"
         if part.kind == "ordinal" and part.categories:
             entry["levels"] = _texts(part.categories)
         if column in rules and rules[column].missing is not None:
             entry["missing"] = _texts(rules[column].missing or ())
         said = ", ".join([f"{name} = {value}" for name, value in entry.items()])
-        lines.append(f"{_key(column)} = {{{said}}}  # {traits(part)}\n")
+        why = f"; {part.likelihood}: {part.reason}" if part.reason else ""
+        lines.append(f"{_key(column)} = {{{said}}}  # {traits(part)}{why}\n")
     asked = [column for column, rule in rules.items() if rule.type == "drop"]
     asked += description.options.get("drop", ())
     for column, why in {**dict.fromkeys(asked, "as asked for"), **description.left}.items():
@@ -194,7 +222,8 @@ def traits(part: Variable) -> str:
             return ", ".join(said)
         said += ["positive"] if low > 0 else []
         said += ["between 0 and 1"] if low >= 0 and high <= 1 else []
-        width, reach = (part.knots[[-4, -1]] - part.knots[[3, 0]]).tolist()  # of what is no atom
+        width = part.quantile(0.9) - part.quantile(0.1)  # of what is no atom
+        reach = float(part.knots[-1] - part.knots[0])
         said += ["heavy-tailed"] if 0 < 10 * width < reach else []
     if part.knots is None and part.kind == "counts":
         said.append(f"{float(part.mean):.3g} on average")

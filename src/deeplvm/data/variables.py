@@ -21,7 +21,7 @@ from deeplvm.data.likelihood import (
     first_of,
     one_for_all,
 )
-from deeplvm.data.readers.source import Facts
+from deeplvm.data.readers.source import Array, Facts
 from deeplvm.data.records import (
     CODED,
     DataError,
@@ -29,7 +29,14 @@ from deeplvm.data.records import (
     Variable,
     listed,
 )
-from deeplvm.data.statistics import Summary, decimals, quantiles, repeated, shares_of
+from deeplvm.data.statistics import (
+    Summary,
+    bounds_of,
+    decimals,
+    knots_of,
+    repeated,
+    shares_of,
+)
 
 # Columns of one likelihood that have a sentence each, and warnings of one kind.
 _FEW_COUNTS, _FEW_WARNINGS = 5, 5
@@ -96,11 +103,12 @@ def _rows_numbers(seen: Summary, column: str) -> str | None:
 def chosen(
     facts: Facts,
     seen: Mapping[Split, Summary],
+    sample: Callable[[], Array],
     source: str,
     options: Mapping[str, Any],
     trained: Variable | None,
 ) -> tuple[list[Choice], list[str]]:
-    """The choices, or those of the training data; and the reasons.
+    """The choices, or those of the training data; and the reasons. ``sample`` are training rows.
 
     Raises:
         DataError: If no likelihood suits, or the training data's does not.
@@ -108,7 +116,7 @@ def chosen(
     if trained is not None:
         refuse_unlike(seen["test"], source, trained)
         return choices_of(trained), []
-    choices = choose(facts, seen, source, options)
+    choices = choose(facts, seen, sample(), source, options)
     refuse_coarse(facts, seen["train"], source, choices)
     return choices, reasons_of(choices, facts)
 
@@ -117,12 +125,13 @@ def reasons_of(choices: list[Choice], facts: Facts) -> list[str]:
     """One sentence a choice; columns of one choice share it."""
     if len(choices) == 1:
         return [choices[0].reason]
-    groups: dict[tuple[str, bool], list[tuple[str, Choice]]] = {}
+    groups: dict[tuple[str, bool, bool], list[tuple[str, Choice]]] = {}
     for column, choice in zip(facts.columns or (), choices, strict=True):
-        groups.setdefault((choice.likelihood, choice.dequantize), []).append((column, choice))
+        group = (choice.likelihood, choice.dequantize, choice.kind in REAL)
+        groups.setdefault(group, []).append((column, choice))
     reasons = ["columns of several kinds: each has its own likelihood, a row's is their product."]
-    for (likelihood, noisy), members in groups.items():
-        names = listed([column for column, _ in members])
+    for (likelihood, noisy, _), members in groups.items():
+        names = listed([f"{column} ({c.why})" if c.why else column for column, c in members])
         if len(members) <= (_FEW_COUNTS if members[0][1].kind == "counts" else 1):
             reasons += [choice.reason for _, choice in members]
         elif noisy:
@@ -157,12 +166,13 @@ def refuse_other_shape(shape: tuple[int, ...], source: str, variable: Variable) 
 
 def refuse_unlike(seen: Summary, source: str, variable: Variable) -> None:
     """Other data must lie in the support of the training data's likelihood."""
-    parts = variable.parts or (variable,)
+    apart = bool(variable.parts or (variable.bounds and variable.columns))
+    parts = tuple(variable.by_column.values()) if apart else (variable,)
     for place, part in enumerate(parts):
-        values = seen.column(place) if variable.parts else seen
+        values = seen.column(place) if apart else seen
         if not values.count.any():
             continue
-        what = f"column {part.name!r}" if variable.parts else "x"
+        what = f"column {part.name!r}" if apart else "x"
         low, high = float(values.low.min()) / part.step, float(values.high.max()) / part.step
         whole = (
             bool(values.whole.all()) if part.step == 1 else round(1 / part.step) in values.steps
@@ -171,14 +181,25 @@ def refuse_unlike(seen: Summary, source: str, variable: Variable) -> None:
         top = part.levels - 1 if wants_whole and part.levels else np.inf
         top = 1.0 if part.kind == "unit" and not part.dequantized else top
         bottom = 0.0 if part.is_whole or part.kind == "unit" else -np.inf
+        hint = ""
+        if part.bounds and part.bounds[0] != (None, None):
+            ends = part.bounds[0]
+            bottom, top = (
+                -np.inf if ends[0] is None else ends[0],
+                np.inf if ends[1] is None else ends[1],
+            )
+            hint = (
+                " Correct them, or fit again with wider bounds of it, as RUN/schema.toml has them."
+            )
         if (wants_whole and not whole) or low < bottom or high > top:
             need = "whole numbers" if wants_whole else "reals"
             bounds = f" in [{bottom:g}, {top:g}]" if np.isfinite(top) else ""
-            bounds = " of at least 0" if not bounds and bottom == 0 else bounds
+            least = f" of at least {bottom:g}" if np.isfinite(bottom) else ""
+            bounds = bounds or least
             raise DataError(
                 f"{source}: {what}: the model was fitted to {need}{bounds} "
                 f"({part.likelihood}), found {'whole numbers' if whole else 'reals'} in [{low:g}, "
-                f"{high:g}]."
+                f"{high:g}].{hint}"
             )
 
 
@@ -292,7 +313,7 @@ def variable_of(
     mean, std = torch.from_numpy(train.mean), torch.from_numpy(train.std)
     first = choices[0]
     columns = facts.columns or ()
-    knotted = _knotted(choices, train_rows)
+    knotted = _knotted(facts, choices, train_rows, everything)
     types = tuple([facts.types.get(column, "") for column in columns or ("x",)])
     each = choices if len(choices) > 1 else choices * len(columns)
     digits = tuple(
@@ -323,6 +344,7 @@ def variable_of(
                 categories=facts.categories.get(column),
                 types=types[place : place + 1],
                 digits=digits[place : place + 1],
+                reason=choice.why,
                 **knotted([place]),
             )
             for place, (column, choice) in enumerate(zip(columns, choices, strict=True))
@@ -346,18 +368,33 @@ def variable_of(
         parts=parts,
         types=types if any(types) else (),
         digits=digits,
+        reason="" if parts else first.why,
         **({} if parts else knotted(range(train_rows.shape[-1]))),
     )
 
 
 def _knotted(
-    choices: list[Choice], train_rows: Tensor
+    facts: Facts, choices: list[Choice], train_rows: Tensor, everything: Summary
 ) -> Callable[[Sequence[int]], dict[str, Any]]:
-    """Knots, atoms and shares of some columns by their places."""
+    """Knots, their scores, atoms, shares and bounds of some columns by their places."""
     if train_rows.dim() != 2 or not 0 < train_rows.shape[1] <= MOST_KNOTTED:
         return lambda _: {}
     step = -(-train_rows.numel() // _LOOKED_AT)
     rows = train_rows[::step].numpy()
+
+    def bounds_at(place: int, atoms: Array) -> tuple[float | None, float | None]:
+        column = facts.columns[place] if facts.columns else ""
+        low, high = float(everything.low[place]), float(everything.high[place])
+        ends = facts.bounds.get(column)
+        if ends is None:
+            ends = bounds_of(rows[:, place], low, high, atoms)
+        elif low < ends[0] or high > ends[1]:
+            raise DataError(
+                f"column {column!r}: the schema says bounds = [{ends[0]:g}, {ends[1]:g}], but it "
+                f"holds numbers from {low:g} to {high:g}."
+            )
+        least, largest = (float(end) if np.isfinite(end) else None for end in ends)
+        return least, largest
 
     def found(places: Sequence[int]) -> dict[str, Any]:
         choice = choices[places[0]] if len(choices) > 1 else choices[0]
@@ -373,9 +410,16 @@ def _knotted(
             for place in places
         ]
         pairs = list(zip(places, atoms, strict=True))
-        knots = [quantiles(rows[:, place], each) for place, each in pairs]
+        knots, scores = zip(
+            *[knots_of(rows[:, place], each, len(rows)) for place, each in pairs], strict=True
+        )
+        alone, bounds = len(choices) > 1, {}
+        if choice.kind == "real" and choice.likelihood == "mixture" and not choice.dequantize:
+            bounds = {"bounds": tuple([bounds_at(place, each) for place, each in pairs])}
         return {
-            "knots": torch.from_numpy(knots[0] if len(choices) > 1 else np.stack(knots)),
+            "knots": torch.from_numpy(knots[0] if alone else np.stack(knots)),
+            "scores": torch.from_numpy(scores[0] if alone else np.stack(scores)),
+            **bounds,
             "atoms": tuple([tuple(each.tolist()) for each in atoms]),
             "shares": tuple([shares_of(rows[:, place], each) for place, each in pairs]),
         }
@@ -419,7 +463,9 @@ def _warnings_of(part: Variable, ends: tuple[float, float], column: Tensor) -> d
     if not len(rows):
         return {}
     if part.knots is not None:
-        below, above = part.knots[[1, -2]].tolist()
+        atoms = torch.tensor(part.atoms[0] if part.atoms else (), dtype=rows.dtype)
+        others = rows[~torch.isin(rows, atoms)]
+        below, above = np.quantile((others if len(others) else rows).numpy(), (1 / 32, 31 / 32))
         spread = above - below
         far = [f"{end:g}" for end in ends if not below - spread <= end <= above + spread]
         reach = max(ends[1] - above, below - ends[0])
@@ -438,7 +484,7 @@ def _warnings_of(part: Variable, ends: tuple[float, float], column: Tensor) -> d
             f"is exactly {at:g} in {100 * most:.2g}% of the rows, far from all others; if that "
             f'means missing: --schema FILE with missing = ["{at:g}"] for it.'
         )
-    if len(values) <= 2 and not part.dequantized:
+    if len(values) <= 2 and not part.dequantized and part.likelihood != "mixture":
         found["few"] = (
             f"takes only {len(values)} values, so a density of it can grow without bound; "
             f"--categories {quote(part.name)} gives them probabilities."
@@ -448,7 +494,7 @@ def _warnings_of(part: Variable, ends: tuple[float, float], column: Tensor) -> d
         if most > 0.5 or stands_out:
             found["atoms"] = (
                 f"({100 * most:.0f}% of it) is exactly {at:g}, so a density of it can grow "
-                f"without bound; --likelihood mixture, which the recipes of tables take by "
+                f"without bound; --likelihood mixture, which columns of tables have by "
                 f"themselves, gives this value a probability."
             )
     return found

@@ -58,7 +58,8 @@ class Spiked(Distribution):
 
     l is the standard logistic density. The log-density is with respect to counting at the atoms
     and length elsewhere, in the units of x. What lies beyond a bound is probability of the bound
-    itself. With a ``step`` the values are its multiples, of which each gets the probability of
+    itself, or each logistic is truncated there: then nothing lies beyond, and the bounds have a
+    density. With a ``step`` the values are its multiples, of which each gets the probability of
     what rounds to it, beside that of an atom there: nothing but probabilities.
 
     Args:
@@ -71,6 +72,7 @@ class Spiked(Distribution):
         bounds: The least and the largest value, broadcastable to ``batch``, infinite where there
             is none; ``None`` for all reals.
         step: Distance of the values, which are its multiples; ``None`` for reals.
+        truncated: Whether the logistics end at the bounds; of reals alone.
 
     Examples:
         >>> identity = PiecewiseLinear(torch.tensor([0.0, 1.0]), torch.tensor([0.0, 1.0]))
@@ -95,9 +97,12 @@ class Spiked(Distribution):
         transform: PiecewiseLinear,
         bounds: tuple[Tensor, Tensor] | None = None,
         step: float | None = None,
+        *,
+        truncated: bool = False,
     ) -> None:
         self.loc, self.scale, self.atoms = loc, scale, atoms
         self.transform, self.bounds, self.step = transform, bounds, step
+        self.truncated = truncated
         absent = torch.nn.functional.pad(atoms.isnan(), (0, loc.shape[-1]))
         self.logits = logits.masked_fill(absent, -torch.inf)
         weights = self.logits.log_softmax(-1)
@@ -111,7 +116,35 @@ class Spiked(Distribution):
     def expand(self, batch_shape: Sequence[int], _instance: object = None) -> Spiked:
         each = (self.logits, self.loc, self.scale)
         logits, loc, scale = (part.expand(*batch_shape, part.shape[-1]) for part in each)
-        return Spiked(logits, loc, scale, self.atoms, self.transform, self.bounds, self.step)
+        return Spiked(
+            logits, loc, scale, self.atoms, self.transform, self.bounds, self.step,
+            truncated=self.truncated,
+        )  # fmt: skip
+
+    @property
+    def _ends(self) -> tuple[Tensor, Tensor]:
+        """The scores of the bounds, finite, ``(*event, 1)``."""
+        assert self.bounds is not None
+        low, high = (
+            self.transform(bound)[0].clamp(-_FAR, _FAR).unsqueeze(-1) for bound in self.bounds
+        )
+        return low, high
+
+    def _log_within(self, lower: Tensor, upper: Tensor, width: Tensor) -> Tensor:
+        """Log of each logistic's probability between two scores; ``width`` is their distance."""
+        lower, upper, width = lower / self.scale, upper / self.scale, width / self.scale
+        centre = self.loc / self.scale
+        # s(b) - s(a) = s(b) s(-a) (1 - exp(a - b)), without cancellation
+        each = logsigmoid(upper - centre) + logsigmoid(centre - lower)
+        return each + torch.log(-torch.expm1(-width))
+
+    @property
+    def _log_kept(self) -> Tensor | float:
+        """Log of what truncation leaves of each logistic."""
+        if not self.truncated:
+            return 0.0
+        low, high = self._ends
+        return self._log_within(low, high, high - low)
 
     def log_prob(self, value: Tensor, spike: Tensor | None = None) -> Tensor:
         """Nats: of a probability at atoms, bounds and multiples of a step, else of a density.
@@ -130,6 +163,9 @@ class Spiked(Distribution):
             inside = torch.where(known, spike, self._log_density(value))
             if self.bounds is None:
                 return inside
+            if self.truncated:
+                beyond = (value < self.bounds[0]) | (value > self.bounds[1])
+                return torch.where(beyond & ~known, -torch.inf, inside)
         mass = self._log_mass(value)
         mass = torch.where(known, torch.logaddexp(spike, mass), mass)
         if inside is None or self.bounds is None:
@@ -141,7 +177,8 @@ class Spiked(Distribution):
         """Of the mixture alone, in the units of the value."""
         score, slope = self.transform(value)
         noise = (score.unsqueeze(-1) - self.loc) / self.scale
-        each = self.slabs - noise - 2 * softplus(-noise) - self.scale.log()
+        weights = self.slabs - self._log_kept
+        each = weights - noise - 2 * softplus(-noise) - self.scale.log()
         return each.logsumexp(-1) + slope.log()
 
     def _edges(self, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -162,20 +199,22 @@ class Spiked(Distribution):
 
     def _log_mass(self, value: Tensor) -> Tensor:
         """The logarithm of the mixture's probability of a multiple of a step, or of a bound."""
-        lower, upper, width = (each.unsqueeze(-1) / self.scale for each in self._edges(value))
-        centre = self.loc / self.scale
-        # s(b) - s(a) = s(b) s(-a) (1 - exp(a - b)), without cancellation
-        each = logsigmoid(upper - centre) + logsigmoid(centre - lower)
-        return (self.slabs + each + torch.log(-torch.expm1(-width))).logsumexp(-1)
+        each = self._log_within(*(edge.unsqueeze(-1) for edge in self._edges(value)))
+        return (self.slabs + each).logsumexp(-1)
 
     def cdf(self, value: Tensor) -> Tensor:
         """P(X <= x), of any real x, atoms and all."""
         value = value.to(self.loc.dtype)
         if self.step is not None:
             value = self._multiple_below(value)
-        upper = self._edges(value)[1]
-        noise = (upper.unsqueeze(-1) - self.loc) / self.scale
-        mass = (self.slabs.exp() * noise.sigmoid()).sum(-1)
+        if self.truncated:
+            low, high = self._ends
+            upper = self.transform(value)[0].unsqueeze(-1).clamp(low, high)
+            within = self._log_within(low, upper, upper - low)
+            mass = (self.slabs + within - self._log_kept).exp().sum(-1)
+        else:
+            noise = (self._edges(value)[1].unsqueeze(-1) - self.loc) / self.scale
+            mass = (self.slabs.exp() * noise.sigmoid()).sum(-1)
         below = self.atoms <= value.unsqueeze(-1)
         spikes = torch.where(below, self.spikes.exp(), 0.0).sum(-1)
         if self.bounds is None:
@@ -215,7 +254,7 @@ class Spiked(Distribution):
         """A value that has a probability in (low, high], which are near each other; else high."""
         if self.step is not None:
             return self._multiple_below(high)
-        ends = () if self.bounds is None else self.bounds
+        ends = () if self.bounds is None or self.truncated else self.bounds
         for point in (*self.atoms.unbind(-1), *ends):
             high = torch.where((low < point) & (point <= high), point, high)
         return high
@@ -238,8 +277,12 @@ class Spiked(Distribution):
                 part.expand(*shape, -1).gather(-1, place).squeeze(-1)
                 for part in (self.loc, self.scale)
             )
-            tiny = torch.finfo(self.loc.dtype).tiny
-            value = self._value(loc + scale * uniform[..., 1].clamp(min=tiny).logit())
+            level = uniform[..., 1]
+            if self.truncated:
+                low, high = (((end.squeeze(-1) - loc) / scale).sigmoid() for end in self._ends)
+                level = low + (high - low) * level
+            tiny, near = torch.finfo(self.loc.dtype).tiny, torch.finfo(self.loc.dtype).eps / 2
+            value = self._value(loc + scale * level.clamp(tiny, 1 - near).logit())
             if self.step is not None:
                 value = (value / self.step).round() * self.step
             if not count:
@@ -261,22 +304,52 @@ class Spiked(Distribution):
         )
         line = knots[..., :1] + widths[..., :1] * (self.loc - scores[..., :1])
         each = line + (widths.diff(dim=-1).unsqueeze(-2) * above).sum(-1)
-        if self.bounds is not None:
-            low, high = (
-                self.transform(b)[0].clamp(-_FAR, _FAR).unsqueeze(-1) for b in self.bounds
-            )
+        if self.truncated:
+            each = self._truncated_mean()
+        elif self.bounds is not None:
+            low, high = self._ends
             under = self.scale * softplus((low - self.loc) / self.scale)
             over = self.scale * softplus((self.loc - high) / self.scale)
             each = each + widths[..., :1] * under - widths[..., -1:] * over
         atoms = (self.atoms.nan_to_num() * self.spikes.exp()).sum(-1)
         return atoms + (self.slabs.exp() * each).sum(-1)
 
+    def _truncated_mean(self) -> Tensor:
+        r"""Of each truncated logistic, shape ``(*batch, components)``, within the bounds.
+
+        .. math:: E[(U - t); a < U < b] = I(a) + (a - t) S(a) - I(b) - (b - t) S(b), \quad
+                  I(a) = s \log(1 + e^{(\mu - a) / s}), \quad S(a) = P(U > a)
+        """
+        assert self.bounds is not None
+        knots, scores = self.transform.knots, self.transform.scores
+        widths = 1 / self.transform.slopes
+        loc, scale = self.loc.unsqueeze(-1), self.scale.unsqueeze(-1)
+        low, high = (end.unsqueeze(-1) for end in self._ends)  # (*event, 1, 1)
+
+        def above(start: Tensor, corner: Tensor) -> Tensor:
+            noise = (loc - start) / scale
+            return scale * softplus(noise) + (start - corner) * noise.sigmoid()
+
+        corners = torch.cat([low.squeeze(-1), scores[..., 1:-1]], -1).unsqueeze(-2)
+        start = torch.minimum(torch.maximum(corners, low), high)
+        parts = above(start, corners) - above(high, corners)
+        kept = torch.as_tensor(self._log_kept).exp().unsqueeze(-1)
+        parts = parts / kept.clamp(min=torch.finfo(kept.dtype).tiny)
+        first = low.squeeze(-1) + parts[..., 0]
+        line = knots[..., :1] + widths[..., :1] * (first - scores[..., :1])
+        mean = line + (widths.diff(dim=-1).unsqueeze(-2) * parts[..., 1:]).sum(-1)
+        return mean.clamp(*(bound.unsqueeze(-1) for bound in self.bounds))
+
     @property
     def variance(self) -> Tensor:
         """By the mean over 256 equally probable values of each logistic."""
         level = (torch.arange(256, dtype=self.loc.dtype, device=self.loc.device) + 0.5) / 256
-        levels = level.reshape(-1, *[1] * self.loc.dim()).logit()
-        score = (self.loc + self.scale * levels).movedim(-1, 0)  # (components, 256, *batch)
+        levels = level.reshape(-1, *[1] * self.loc.dim())
+        if self.truncated:
+            low, high = (((end - self.loc) / self.scale).sigmoid() for end in self._ends)
+            levels = low + (high - low) * levels
+        levels = levels.clamp(torch.finfo(levels.dtype).tiny, 1 - torch.finfo(levels.dtype).eps)
+        score = (self.loc + self.scale * levels.logit()).movedim(-1, 0)  # (components, 256, …)
         square = (self._value(score) - self.mean).square().mean(1).movedim(0, -1)
         atoms = (self.atoms.nan_to_num() - self.mean.unsqueeze(-1)).square()
         return (atoms * self.spikes.exp()).sum(-1) + (self.slabs.exp() * square).sum(-1)

@@ -9,8 +9,8 @@ from deeplvm.core.joint import Joint
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.data.records import Data, Description
 from deeplvm.networks import MLP
-from deeplvm.recipes.catalogue import RecipeError, trained_with
-from deeplvm.recipes.plain import at_least_one, observed, seen
+from deeplvm.recipes.catalogue import trained_with
+from deeplvm.recipes.plain import at_least_one, gaussian, seen
 
 
 @trained_with(
@@ -44,12 +44,7 @@ def factor_analysis(
         RecipeError: If the data are not real numbers.
     """
     at_least_one(latent=latent)
-    x = observed(data)
-    if x.likelihood != "gaussian":
-        raise RecipeError(
-            f"factor_analysis is Gaussian, but the likelihood chosen for {data.name} is "
-            f"{x.likelihood}; it takes real numbers, or say --likelihood gaussian."
-        )
+    x = gaussian(data, "factor_analysis")
     # one noise for all dimensions means one unit for all dimensions
     spread = x.std if noise == "dimension" else x.std.square().mean().sqrt()
     return LatentVariableModel(

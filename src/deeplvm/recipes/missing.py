@@ -9,8 +9,8 @@ from deeplvm.core.model import LatentVariableModel
 from deeplvm.data import likelihood_of
 from deeplvm.data.records import Data, Description
 from deeplvm.networks import MLP
-from deeplvm.recipes.catalogue import RecipeError, trained_with
-from deeplvm.recipes.plain import at_least_one, observed
+from deeplvm.recipes.catalogue import trained_with
+from deeplvm.recipes.plain import at_least_one, gaussian, observed
 
 
 # Particles keep small tables from collapse; the epoch that fills in best is among the first.
@@ -63,13 +63,7 @@ def not_miwae(
         RecipeError: If the values are not modelled by a Gaussian.
     """
     at_least_one(latent=latent, hidden=hidden)
-    x = observed(data)
-    if x.likelihood != "gaussian":
-        raise RecipeError(
-            f"not_miwae draws what is missing, for which it needs real numbers, but the "
-            f"likelihood chosen for {data.name} is {x.likelihood}; say --likelihood gaussian, or "
-            f"use miwae."
-        )
+    x = gaussian(data, "not_miwae, which draws what is missing,", "; or use miwae")
     row = likelihood_of(x, MLP(latent, *hidden[::-1]))
     reason = SelfMasking(x.shape, (x.mean, x.std))
     p = Joint({"z": StandardNormal(latent), "x | z": row, "x_observed | x": reason})

@@ -13,6 +13,7 @@ from deeplvm.conditionals.posteriors import posterior_of
 from deeplvm.core.joint import Joint
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.data import likelihood_of
+from deeplvm.data.likelihood import alike
 from deeplvm.data.records import Data, Description, Variable
 from deeplvm.networks import MLP
 from deeplvm.recipes.catalogue import RecipeError, trained_with
@@ -148,6 +149,26 @@ def observed(data: Data | Description) -> Variable:
             f"{', '.join(data.variables) or 'none'}."
         )
     return data.variables["x"]
+
+
+def gaussian(data: Data | Description, recipe: str, hint: str = "") -> Variable:
+    """What is modelled under a Gaussian, for a recipe that has no other likelihood.
+
+    Of a table also where its columns have mixtures by themselves, but not where somebody asked.
+    """
+    x = observed(data)
+    asked = data.options.get("likelihood", "auto") != "auto" or any(
+        [rule.get("likelihood") for rule in (data.options.get("schema") or {}).values()]
+    )
+    found = x if x.likelihood == "gaussian" or asked else alike(x, "gaussian") or x
+    if found.likelihood != "gaussian":
+        whole = any([part.is_whole for part in found.parts or (found,)])
+        noise = " with --dequantize uniform" if whole else ""
+        raise RecipeError(
+            f"{recipe} is Gaussian, but the likelihood chosen for {data.name} is "
+            f"{x.likelihood}; it takes real numbers, or say --likelihood gaussian{noise}{hint}."
+        )
+    return found
 
 
 def labels_of(

@@ -33,6 +33,7 @@ class Facts:
         types: What the values of each column are in the source, as
             :attr:`~deeplvm.data.Variable.types` says it; of arrays those of ``"x"``.
         likelihoods: Likelihoods that the schema names for columns.
+        bounds: The least and the largest possible value that the schema says of columns.
         left: Columns that are left out because nothing can be learned from them, and why.
         levels: Number of levels that the source itself declares.
         image: Whether the source says that these are images.
@@ -48,6 +49,7 @@ class Facts:
     kinds: Mapping[str, str] = field(default_factory=dict)
     types: Mapping[str, str] = field(default_factory=dict)
     likelihoods: Mapping[str, str] = field(default_factory=dict)
+    bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     left: Mapping[str, str] = field(default_factory=dict)
     levels: int | None = None
     image: bool = False
