@@ -54,8 +54,16 @@ def test_every_verb(deeplvm: Run, rows: pandas.DataFrame) -> None:
     assert len(read(deeplvm, "sample", "run", "-n", 3, "--given", "a=2")) == 3
     assert len(read(deeplvm, "embed", "run", "new.csv")) == 20
     assert len(read(deeplvm, "reconstruct", "run", "new.csv")) == 20
+    classes = [f"probability_{kind}" for kind in KINDS]
+    for verb in (("score", "--particles", 20), ("embed",)):
+        found = read(deeplvm, *verb[:1], "run", "new.csv", "--classes", *verb[1:])
+        assert np.allclose(found[classes].sum(axis=1), 1)
+        assert (found["class"] == KINDS[found[classes].to_numpy().argmax(1)]).all()
     told = json.loads(deeplvm("evaluate", "run", "new.csv", "--particles", 20, "--json").out)
     assert told["data"]["scored"] == ["x", "y"]
+    assert told["classification"]["rows"] == labelled.sum()
+    assert 0 <= told["classification"]["model"]["error"]["value"] <= 1
+    assert "error of q(y | x)" in deeplvm("evaluate", "run", "--particles", 20).out
 
 
 def test_a_row_without_a_label_is_scored_as_a_file_without_the_column(

@@ -22,12 +22,13 @@ ROWS, PARTICLES = 6, 4
 OPTIONS = {
     "beta_tc_elbo": {"rows": 100},
     "constrained": {"most": 1.0},
+    "fair_elbo": {"group": "x"},
     "semi_supervised_elbo": {"label": "z"},
     "soft_free_bits": {"targets": {"z": 0.1}},
 }
 # These weigh the rows of a batch together, or read values or distributions: a draw that needs a
 # credit cannot be told what it is worth to its row.
-NOT_ROW_BY_ROW = {"beta_tc_elbo", "free_bits", "growing_capacity", "info_vae"}
+NOT_ROW_BY_ROW = {"beta_tc_elbo", "fair_elbo", "free_bits", "growing_capacity", "info_vae"}
 # These take the divergence in closed form, of which no score can be left out.
 CLOSED = {"constrained", "soft_free_bits"}
 REFUSED = {

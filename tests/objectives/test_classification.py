@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor
@@ -10,6 +12,7 @@ from deeplvm import Enumerated, Joint, LatentVariableModel, elbo
 from deeplvm.conditionals import Bernoulli, Categorical, Gaussian, StandardNormal
 from deeplvm.networks import MLP
 from deeplvm.objectives import semi_supervised_elbo
+from deeplvm.training.measure import filled_in
 
 CLASSES = 3
 EVERY = {"y": Enumerated()}
@@ -83,6 +86,28 @@ def test_a_certain_classifier_makes_the_bounds_equal() -> None:
     unlabelled = elbo(model.evidence({"x": x}, draw=EVERY, particles=3000))
     # 3,000 draws of weights that differ by less than a nat: 4 errors are 0.07 at most
     torch.testing.assert_close(unlabelled, labelled, rtol=0, atol=0.07)
+
+
+def test_a_certain_classifier_makes_them_equal_exactly_where_nothing_is_drawn(
+    model: LatentVariableModel, x: Tensor
+) -> None:
+    with torch.no_grad():
+        for weights in model.q.parameters():
+            weights.zero_()
+        [*model.q.parameters()][-1].copy_(torch.tensor([-900.0, 0.0, -900.0]))
+    labelled = elbo(model.evidence({"x": x, "y": torch.ones(len(x))}))
+    unlabelled = elbo(model.evidence({"x": x}, draw=EVERY))
+    torch.testing.assert_close(unlabelled, labelled, rtol=0, atol=1e-9)
+
+
+def test_few_labels_count_as_many(model: LatentVariableModel, x: Tensor) -> None:
+    """The mean of log q(y | x) over labelled rows stands beside the mean of the bound."""
+    labels = torch.tensor([2.0, torch.nan, torch.nan, torch.nan, torch.nan, 1.0], dtype=x.dtype)
+    evidence = model.evidence({"x": x, "y": labels}, draw=EVERY)
+    told = filled_in(partial(semi_supervised_elbo, weight=0.3), 6, lambda name: 2 / 6)
+    log_q = by_hand(model, x)[1]
+    expected = elbo(evidence).mean() + 0.3 * (log_q[0, 2] + log_q[5, 1]) / 2
+    torch.testing.assert_close(told(evidence).mean(), expected)
 
 
 def test_without_a_classifier_it_is_refused() -> None:

@@ -13,7 +13,7 @@ from torch.distributions import Distribution, Independent, Normal
 from deeplvm import Joint, LatentVariableModel, elbo
 from deeplvm.conditionals import Categorical, Gaussian, StandardNormal
 from deeplvm.networks import MLP
-from deeplvm.objectives import imq, info_vae, maximum_mean_discrepancy, rbf
+from deeplvm.objectives import fair_elbo, imq, info_vae, maximum_mean_discrepancy, rbf
 from deeplvm.objectives.discrepancy import Kernel
 
 
@@ -109,3 +109,24 @@ def test_what_is_refused() -> None:
     model = LatentVariableModel(p, Joint({"y | x": Categorical(3, MLP(1))}))
     with torch.no_grad(), pytest.raises(ValueError, match="not a vector of real numbers"):
         info_vae(model.evidence({"x": torch.randn(6, 1)}))
+
+
+@pytest.mark.parametrize("groups", [[0, 1, 2] * 4, [0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 2, 3]])
+def test_fair_codes_are_alike_over_all_groups(groups: list[int]) -> None:
+    """R4.5.1c: the penalty is the sum over groups of two rows or more; the others are left out."""
+    p = Joint({"s": Categorical(4), "z": StandardNormal(2), "x | z, s": Gaussian(3, MLP(6, 5))})
+    model = LatentVariableModel(p, Joint({"z | x": Gaussian(2, MLP(3, 5))})).double()
+    s = torch.tensor(groups)
+    given = {"x": torch.randn(12, 3).double() + s[:, None], "s": s}
+    evidence = model.evidence(given, particles=2)
+    z = evidence.q["z"].value
+    expected = [
+        maximum_mean_discrepancy(one[s == k], one[s != k])
+        for k in range(4)
+        if (s == k).sum() > 1
+        for one in z
+    ]
+    found = elbo(evidence) - fair_elbo(evidence, weight=3.0)
+    torch.testing.assert_close(found, (3.0 / 2 * sum(expected)).expand(12), rtol=0, atol=1e-12)
+    with pytest.raises(ValueError, match="values of 'w', and p has s, z, x"):
+        fair_elbo(evidence, group="w")

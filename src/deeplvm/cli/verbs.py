@@ -337,6 +337,7 @@ def embed(
     escape_formulas: Escape = False,
     split: Split = None,
     scales: bool = False,
+    classes: bool = False,
     seed: Seed = 0,
     precision: Precision = "float32",
     device: Device = "auto",
@@ -347,25 +348,27 @@ def embed(
     Args:
         output: .npz, .csv or .parquet; of several files, a folder for as many.
         scales: Write the standard deviations of q(z | x) too.
+        classes: Write the probability of each label too, by q(y | x), and the most probable one.
         seed: Of the draws of latents on which other latents depend.
     """
     from deeplvm.cli.bulk import carry_out
 
-    def work(model: Any, rows: Any, output: Path, _: None) -> None:
+    def work(model: Any, rows: Any, output: Path, opened: Any) -> None:
         from deeplvm.inference import embed as means
 
         chosen = _chosen(rows, split)
         values: dict[str, Any] = means(model, getattr(rows, chosen), seed=seed, scales=scales)
+        names = {n: [f"{n}_{i}" for i in range(v[0].numel())] for n, v in values.items()}
         values |= _labels(rows, chosen)
-        names = {
-            name: [f"{name}_{i}" for i in range(value[0].numel())]
-            for name, value in values.items()
-            if name not in ("y", "label")
-        }
+        if classes:
+            values |= _classes(opened, model, getattr(rows, chosen), seed, "encoder")
         _write(output, values, names, escape=escape_formulas)
         note(f"{output}: {len(next(iter(values.values())))} rows of {', '.join(values)}")
 
-    carry_out(run, data, output, device, work, trust=trust, precision=precision)
+    carry_out(
+        run, data, output, device, work, lambda _, opened, __: opened, trust=trust,
+        precision=precision,
+    )  # fmt: skip
 
 
 def reconstruct(
@@ -428,6 +431,7 @@ def score(
     output: Output,
     escape_formulas: Escape = False,
     cells: bool = False,
+    classes: bool = False,
     false_alarms: Annotated[float | None, Bounds(0, 1)] = None,
     particles: AutoParticles = "auto",
     tolerance: Tolerance = None,
@@ -450,6 +454,7 @@ def score(
         output: .npz, .csv or .parquet; of several files, a folder for as many.
         cells: Also how unusual each value is given the others of its row: nats above what is usual
             in its column; and which column's value is the oddest.
+        classes: Also the probability of each label, by p(y | x), and the most probable one.
         false_alarms: Also a column odd, true where tail_probability is at most this share: of rows
             like the held-out ones, no more than so many are called odd.
         seed: The same seed gives the same numbers.
@@ -465,12 +470,15 @@ def score(
             scorer.threshold(false_alarms)
         return scorer
 
-    def work(_: Any, rows: Any, output: Path, scorer: Scorer) -> None:
+    def work(model: Any, rows: Any, output: Path, scorer: Scorer) -> None:
         chosen = _chosen(rows, split)
         columns = scorer(rows, getattr(rows, chosen))
         if false_alarms is not None:
             scorer.mark(columns, false_alarms)
-        _write(output, columns | _labels(rows, chosen), {}, escape=escape_formulas)
+        columns |= _labels(rows, chosen)
+        if classes:
+            columns |= _classes(scorer.opened, model, getattr(rows, chosen), seed, "model")
+        _write(output, columns, {}, escape=escape_formulas)
         log_px = columns["log_px"]
         note(f"{output}: {len(log_px)} rows, mean log p(x) {log_px.mean():.2f} nats")
 
@@ -730,6 +738,22 @@ def _labels(rows: Any, split: str) -> dict[str, Any]:
         return {"y": numbers}
     codes = np.where(np.isnan(numbers), -1, numbers).astype(int)
     return {"y": numbers, "label": np.array([*classes, ""])[codes]}
+
+
+def _classes(
+    opened: Any, model: Any, rows: Any, seed: int, by: Literal["encoder", "model"]
+) -> dict[str, Any]:
+    """The probability of each label of the run's data, and the most probable one."""
+    import numpy as np
+
+    from deeplvm.inference.classes import class_probabilities, has_classes
+
+    names = opened.description.classes
+    if not names or not has_classes(model):
+        raise ValueError("--classes is for a model of labels; this one knows none.")
+    each = getattr(class_probabilities(model, rows, seed=seed), by).numpy()
+    most = {"class": np.array(names)[each.argmax(1)]}
+    return most | {f"probability_{name}": each[:, i] for i, name in enumerate(names)}
 
 
 def _precise(model: Any, precision: str) -> Any:

@@ -286,6 +286,7 @@ class Estimator(CallbackSupportMixin, BaseEstimator):
         asked = {name: value for name, value in asked.items() if value is not None}
         for name in usual.keys() & own.keys() & {"epochs", "patience"}:
             own[name] = min(own[name], usual[name])  # a paper's passes are too many of many rows
+        own.pop("labelled", None)  # rows are visited by their weights
         options = usual | own | asked | dict(self.training or {}) | {"seed": self._seed}
         return options if data.rows("valid") else options | {"patience": None}
 

@@ -90,13 +90,13 @@ class VAEClassifier(ClassifierMixin, Estimator):
                 f"{type(self).__name__} needs labels of two classes or more; y has "
                 f"{len(self.classes_)} class(es) beside what is unknown."
             )
-        self._share, self.temperature_ = 1 - unknown.mean(), 1.0
+        self.temperature_ = 1.0
         found = np.full(len(labels), np.nan)
         found[~unknown] = codes
         return found
 
     def _options(self, data: Any) -> dict[str, Any]:
-        weight = self.classification_weight / self._share
+        weight = self.classification_weight
         return super()._options(data) | {"objective": f"semi_supervised_elbo(weight={weight})"}
 
     def predict_proba(self, X: Any) -> Array:

@@ -26,6 +26,7 @@ from deeplvm.evaluation.latents.prior_holes import Holes, holes
 from deeplvm.evaluation.latents.probes import Probes, probes
 from deeplvm.evaluation.predictive.calibration import Calibration, calibration
 from deeplvm.evaluation.predictive.checks import Check, PredictiveChecks, predictive_checks
+from deeplvm.evaluation.predictive.classification import Classification, classification
 from deeplvm.evaluation.predictive.out_of_distribution import (
     Detection,
     OutOfDistribution,
@@ -52,6 +53,7 @@ __all__ = [
     "Annealing",
     "Calibration",
     "Check",
+    "Classification",
     "Detection",
     "DifferentialRates",
     "Disentanglement",
@@ -80,6 +82,7 @@ __all__ = [
     "Topics",
     "aggregate_against_prior",
     "calibration",
+    "classification",
     "denoised",
     "differential_rates",
     "disentanglement",

@@ -22,8 +22,10 @@ from deeplvm.evaluation.latents.latent_use import (
     latent_use,
     read_by_p,
 )
+from deeplvm.evaluation.predictive.classification import classification
 from deeplvm.evaluation.samples.synthetic import synthetic_rows, synthetic_table
 from deeplvm.gradients import Draw
+from deeplvm.inference.classes import has_classes
 from deeplvm.inference.rows import Progress, Rows, Source, at_random, redrawn, rows_of
 from deeplvm.inference.tempering import Start
 from deeplvm.likelihood.annealing import sandwich
@@ -43,8 +45,9 @@ FEWEST_ROWS = 5
 """In fewer rows whatever is said to vary, or not to vary, over rows is chance."""
 LITTLE = 0.5
 """Nats; a latent that costs less can say no more about a row."""
-# Entries of evaluation.json that are there only where they were asked for.
-_ASKED = ("gaps", "annealing", "sandwich", "synthetic")
+_CLASS_PARTICLES = 50
+# Entries of evaluation.json that are there only where they were asked for, or have a meaning.
+_ASKED = ("gaps", "annealing", "sandwich", "synthetic", "classification")
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,9 @@ class Evaluation(Record):
             :meth:`Sandwich.to_dict`.
         synthetic: Rows that the model draws against these rows, where that was asked for; see
             :meth:`SyntheticRows.to_dict`.
+        classification: Of a model of labels, on rows that have one: how often q(y | x) and
+            p(y | x) are wrong, and whether they are as sure as they may be; see
+            :class:`~deeplvm.evaluation.Classification`.
     """
 
     data: dict[str, Any]
@@ -134,6 +140,7 @@ class Evaluation(Record):
     annealing: dict[str, Any] | None = None
     sandwich: dict[str, Any] | None = None
     synthetic: dict[str, Any] | None = None
+    classification: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The object of ``evaluation.json``, without what was not asked for."""
@@ -174,6 +181,7 @@ class Evaluation(Record):
         rows += [_annealing_row(self.annealing)] if self.annealing else []
         rows += [_sandwich_row(self.sandwich)] if self.sandwich else []
         rows += gaps_table(self.gaps) if self.gaps else []
+        rows += _classifier_rows(self.classification) if self.classification else []
         for name, divergence in self.kl.items():
             use, active = self.latents[name], self.active_units[name]
             meaning, of = "what the latents of a row say beyond the prior", use["dimensions"]
@@ -336,6 +344,7 @@ def evaluate(
         annealing=None if compared is None else compared.to_dict(),
         sandwich=None if both is None else both.to_dict(),
         synthetic=None if drawn is None else drawn.to_dict(),
+        classification=_classes(model, rows, particles, draw, seed),
     )
 
 
@@ -349,6 +358,23 @@ def _training_rows(rows: Rows) -> Source:
             "as Synthetic(train=...)."
         )
     return replace(train, description=rows.description, split="train")
+
+
+def _classes(
+    model: LatentVariableModel,
+    rows: Rows,
+    particles: int,
+    draw: Mapping[str, Draw] | None,
+    seed: int,
+) -> dict[str, Any] | None:
+    """How right labels are, where the rows have some and the model knows them."""
+    known = rows.description is not None and rows.description.label is not None
+    if not known or "y" not in rows.source or not has_classes(model):
+        return None
+    if bool(rows.source["y"][:].isnan().all()):
+        return None
+    few = min(particles, _CLASS_PARTICLES)
+    return classification(model, rows.source, particles=few, draw=draw, seed=seed).to_dict()
 
 
 @contextlib.contextmanager
@@ -482,6 +508,17 @@ def _dequantized(variable: Variable) -> bool:
 
 def _value(estimate: Mapping[str, Any]) -> str:
     return shown_plain(estimate, "−∞")
+
+
+def _classifier_rows(plain: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    found, rows = [], f"{plain['rows']:,} rows"
+    for name, key in (("q(y | x)", "encoder"), ("p(y | x)", "model")):
+        one = plain[key]
+        percent = {name: 100 * value for name, value in one["error"].items()}
+        how = f"calibration error {_value(one['calibration_error'])}"
+        of = f"% of {rows} with another label; {how}, {one['if_calibrated']:.3f} if calibrated"
+        found.append((f"error of {name}", _value(percent), of))
+    return found
 
 
 def _annealing_row(plain: Mapping[str, Any]) -> tuple[str, str, str]:

@@ -1,5 +1,6 @@
 """Inference beyond one pass of an encoder: posteriors refined row by row, and chains."""
 
+from deeplvm.inference.classes import ClassProbabilities, class_probabilities
 from deeplvm.inference.completion import Completed, complete
 from deeplvm.inference.diagnostics import (
     bulk_effective_size,
@@ -14,12 +15,14 @@ from deeplvm.inference.refinement import Refined, localised, refine
 from deeplvm.inference.semi_amortised import SemiAmortised
 
 __all__ = [
+    "ClassProbabilities",
     "Completed",
     "Imputation",
     "PosteriorDraws",
     "Refined",
     "SemiAmortised",
     "bulk_effective_size",
+    "class_probabilities",
     "complete",
     "embed",
     "impute",

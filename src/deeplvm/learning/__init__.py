@@ -11,6 +11,7 @@ from deeplvm.learning.bayes import (
 )
 from deeplvm.learning.em import PersistentChains, exact_em, monte_carlo_em, variational_em
 from deeplvm.learning.map import LogPrior, maximum_a_posteriori, named_parameters
+from deeplvm.learning.stacked import stacked
 from deeplvm.learning.wake_sleep import dream, reweighted_wake_sleep, wake_sleep
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "posterior_predictive",
     "posteriors",
     "reweighted_wake_sleep",
+    "stacked",
     "variational_em",
     "wake_sleep",
 ]

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from torch import Tensor
 
 from deeplvm.core.evidence import Evidence
 from deeplvm.objectives.bounds import elbo
-from deeplvm.registry import NonNegative
+from deeplvm.registry import Bounds, NonNegative
 
 
 def semi_supervised_elbo(
-    evidence: Evidence, weight: NonNegative = 1.0, label: str = "y"
+    evidence: Evidence,
+    weight: NonNegative = 1.0,
+    label: str = "y",
+    labelled: Annotated[float, Bounds(0, 1)] | None = None,
 ) -> Tensor:
     r"""The ELBO, and :math:`\log q(y | x)` of the rows whose label is given, times a weight.
 
@@ -20,8 +25,7 @@ def semi_supervised_elbo(
               + \alpha\, E_{\text{labelled}} \log q(y | x)
 
     The bound of a labelled row does not read :math:`q(y | x)`, which would learn from unlabelled
-    rows alone. A weight a labelled row of :math:`0.1\, N / N_\text{labelled}` is the paper's
-    :math:`\alpha = 0.1\, N`.
+    rows alone. A weight of 0.1 is the paper's :math:`\alpha = 0.1\, N`.
 
     Semi-Supervised Learning with Deep Generative Models (Kingma et al., 2014), eq. 9,
     https://arxiv.org/abs/1406.5298
@@ -29,8 +33,10 @@ def semi_supervised_elbo(
     Args:
         evidence: The ledger of rows with and without a label (NaN), whose q draws the label,
             summed out by ``draw={"y": Enumerated()}`` as a rule.
-        weight: Of a labelled row's term.
+        weight: Of the mean of :math:`\log q(y | x)` over the rows that have a label, beside the
+            mean of the bound over all rows.
         label: The label's name.
+        labelled: The share of the rows that have a label; filled in by the training. 1 by itself.
 
     Returns:
         One value per observation, shape ``(batch,)``. A lower bound on ``log p(x)`` of a row
@@ -49,5 +55,5 @@ def semi_supervised_elbo(
             f"'{label} | ...' to q, or ascend the elbo."
         )
     log_q = site.distribution.log_prob(site.value).expand(evidence.batch_shape)
-    log_q = evidence.expectation(log_q)
+    log_q = evidence.expectation(log_q) / (1.0 if labelled is None else labelled)
     return bound + weight * (log_q if drawn is None else torch.where(drawn, 0.0, log_q))

@@ -10,8 +10,10 @@ from torch import Tensor
 
 from deeplvm.core.evidence import Evidence
 from deeplvm.core.trace import expand_to
+from deeplvm.objectives.bounds import elbo
 from deeplvm.objectives.groups import mean_particles, reconstruction, the_latent
 from deeplvm.parallel.statistics import refuse_parts
+from deeplvm.registry import NonNegative
 
 #: Squared distances and a squared length to the similarity of each pair.
 Kernel = Callable[[Tensor, float], Tensor]
@@ -66,6 +68,55 @@ def maximum_mean_discrepancy(
     others = _pairs(second, second, kernel, scale, weights[1], weights[1], groups[1], groups[1])
     across = kernel(_squared_distances(first, second), scale).mean()
     return similar + others - 2.0 * across
+
+
+def fair_elbo(
+    evidence: Evidence, weight: NonNegative = 100.0, latent: str = "z", group: str = "s"
+) -> Tensor:
+    r"""The ELBO, and codes of different groups held alike by their discrepancy.
+
+    .. math:: E_q[\log p(x | z, s) + \log p(z) - \log q(z | x, s)] -
+              \lambda \sum_k MMD^2(q(z | s = k), q(z | s \ne k))
+
+    The Variational Fair Autoencoder (Louizos et al., 2016), https://arxiv.org/abs/1511.00830,
+    section 2.3, with every pair of a batch in place of random features. A group with fewer than
+    two rows in the batch, or outside it, is left out of the sum.
+
+    Args:
+        evidence: The ledger, in which the group is given.
+        weight: :math:`\lambda`, nats a row.
+        latent: The code.
+        group: What the code shall not tell, whole numbers or their one-hot rows.
+
+    Returns:
+        One value per observation, shape ``(batch,)``. Not a bound on ``log p(x)``: an estimate of
+        a discrepancy may be negative.
+
+    Raises:
+        ValueError: If q has no such code, or p no such group.
+    """
+    refuse_parts("The discrepancy of fair_elbo", "compares every row of a batch with every other")
+    code = evidence.q[the_latent(evidence, latent, "fair_elbo")].value
+    if group not in evidence.p:
+        raise ValueError(
+            f"fair_elbo holds {latent!r} alike over the values of {group!r}, and p has "
+            f"{', '.join(evidence.p)}: say group=..., a name of p."
+        )
+    groups = evidence.p[group].value
+    groups = groups.argmax(-1) if groups.dim() > 1 else groups
+    similar = rbf(_squared_distances(code, code), 2.0 * code.shape[-1])  # (*particles, B, B)
+    same = (groups[:, None] == groups).to(similar)
+    rows, own = len(groups), same.sum(1)
+    other = rows - own  # of each row's group, the rows outside it
+    counted = ((own > 1) & (other > 1)).to(similar)
+    apart = 1.0 - torch.eye(rows).to(similar)
+    within = counted / (own * (own - 1)).clamp(min=1)
+    outside = counted / (other * (other - 1)).clamp(min=1)
+    across = counted / (own * other).clamp(min=1)
+    # groups that have neither of two rows: all of them but the one, or the two, of these rows
+    neither = (outside / own).sum() - outside[:, None] - (1.0 - same) * outside
+    pairs = apart * (same * within[:, None] + neither) - 2.0 * (1.0 - same) * across[:, None]
+    return elbo(evidence) - weight * (pairs * similar).sum((-2, -1)).mean()
 
 
 def info_vae(
@@ -184,6 +235,6 @@ def _pairs(
 
 
 def _squared_distances(first: Tensor, second: Tensor) -> Tensor:
-    r""":math:`\|a_i - b_j\|^2`, shape ``(n, m)``, without the differences in memory."""
-    squares = first.square().sum(-1)[:, None] + second.square().sum(-1)[None, :]
-    return (squares - 2.0 * first @ second.T).clamp(min=0.0)
+    r""":math:`\|a_i - b_j\|^2`, shape ``(..., n, m)``, without the differences in memory."""
+    squares = first.square().sum(-1)[..., :, None] + second.square().sum(-1)[..., None, :]
+    return (squares - 2.0 * first @ second.mT).clamp(min=0.0)

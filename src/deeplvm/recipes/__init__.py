@@ -36,7 +36,14 @@ from deeplvm.recipes.importance_weighted import iwae
 from deeplvm.recipes.linear import factor_analysis
 from deeplvm.recipes.missing import miwae, not_miwae
 from deeplvm.recipes.plain import beta_tc_vae, beta_vae, full_covariance_vae, renyi_vae, vae
-from deeplvm.recipes.semi_supervised import semi_supervised_vae
+from deeplvm.recipes.semi_supervised import (
+    auxiliary_semi_supervised_vae,
+    m1,
+    m1_m2,
+    semi_supervised_vae,
+    skip_semi_supervised_vae,
+    variational_fair_autoencoder,
+)
 from deeplvm.recipes.tables import autoregressive_table, mixture_model, table_vae
 from deeplvm.recipes.topics import nvdm, prod_lda
 
@@ -63,7 +70,12 @@ PUBLISHED = (
     "sigmoid_belief_network",
     "helmholtz_machine",
     "gumbel_softmax_vae",
+    "m1",
     "semi_supervised_vae",
+    "m1_m2",
+    "auxiliary_semi_supervised_vae",
+    "skip_semi_supervised_vae",
+    "variational_fair_autoencoder",
     "prod_lda",
     "nvdm",
     "scvi",
@@ -78,6 +90,7 @@ __all__ = [
     "Recipe",
     "RecipeError",
     "autoregressive_table",
+    "auxiliary_semi_supervised_vae",
     "auxiliary_vae",
     "beta_tc_vae",
     "beta_vae",
@@ -94,6 +107,8 @@ __all__ = [
     "householder_flow_vae",
     "inverse_autoregressive_flow_vae",
     "iwae",
+    "m1",
+    "m1_m2",
     "miwae",
     "mixture_model",
     "name_of",
@@ -106,10 +121,12 @@ __all__ = [
     "scvi",
     "semi_supervised_vae",
     "sigmoid_belief_network",
+    "skip_semi_supervised_vae",
     "sylvester_vae",
     "table_vae",
     "trained_with",
     "training_of",
     "vae",
+    "variational_fair_autoencoder",
     "variational_gaussian_process",
 ]

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from deeplvm.conditionals import Categorical, StandardNormal
+from functools import partial
+
+from torch import Tensor, nn
+
+from deeplvm.conditionals import Categorical, Gaussian, StandardNormal
 from deeplvm.conditionals.posteriors import posterior_of
 from deeplvm.core.draws import Enumerated
 from deeplvm.core.joint import Joint
@@ -10,12 +14,18 @@ from deeplvm.core.model import LatentVariableModel
 from deeplvm.data import likelihood_of
 from deeplvm.data.records import Data, Description
 from deeplvm.networks import MLP
-from deeplvm.objectives import semi_supervised_elbo
+from deeplvm.objectives import fair_elbo, semi_supervised_elbo
 from deeplvm.recipes.catalogue import trained_with
+from deeplvm.recipes.conditional import Indicator
 from deeplvm.recipes.plain import at_least_one, labels_of, observed, seen
 
+# Of a batch half have a label, if few have: else most batches would have none.
+_with_few_labels = partial(
+    trained_with, objective=semi_supervised_elbo, draw={"y": Enumerated()}, labelled=0.5
+)
 
-@trained_with(objective=semi_supervised_elbo, draw={"y": Enumerated()})
+
+@_with_few_labels()
 def semi_supervised_vae(
     data: Data | Description,
     *,
@@ -57,6 +67,235 @@ def semi_supervised_vae(
                 "z | h, y": posterior_of(
                     posterior, latent, MLP(first + classes, *(further or (first,)))
                 ),
+            }
+        ),
+    )
+
+
+class Features(nn.Module):
+    """Values as data: no gradient goes back to what computed them."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.out_shape = (size,)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """The same values, shape ``(*particles, batch, size)``."""
+        return values.detach()
+
+
+@trained_with(labelled=0.5)
+def m1(
+    data: Data | Description, *, latent: int = 50, hidden: tuple[int, ...] = (600, 600)
+) -> LatentVariableModel:
+    """Model M1: a variational autoencoder, and a classifier of its codes, which learns from few.
+
+    The classifier is p(y | z), a linear one of draws of q(z | x), where the paper has a support
+    vector machine; it does not reach the codes. Semi-Supervised Learning with Deep Generative
+    Models (Kingma et al., 2014), https://arxiv.org/abs/1406.5298
+
+    Args:
+        data: What is modelled, with labels; NaN where one is missing.
+        latent: Dimensions of z.
+        hidden: Widths of the hidden layers of q, from x to z; those of p in reverse.
+
+    Raises:
+        RecipeError: If the data have no labels.
+    """
+    at_least_one(latent=latent, hidden=hidden)
+    classes, x = labels_of(data, "m1", "x and its label"), observed(data)
+    return LatentVariableModel(
+        Joint(
+            {
+                "z": StandardNormal(latent),
+                "x | z": likelihood_of(x, MLP(latent, *hidden[::-1], activation=nn.Softplus)),
+                "f | z": Features(latent),
+                "y | f": Categorical(classes, MLP(latent)),
+            }
+        ),
+        Joint({"z | x": Gaussian(latent, MLP(seen(x), *hidden, activation=nn.Softplus))}),
+    )
+
+
+@_with_few_labels(phases="stacked", averaging=0.999)
+def m1_m2(
+    data: Data | Description,
+    *,
+    latent: int = 50,
+    features: int = 50,
+    hidden: tuple[int, ...] = (600, 600),
+    upper: tuple[int, ...] = (500,),
+) -> LatentVariableModel:
+    """Model M1+M2: the codes of a variational autoencoder, modelled by a label and a code.
+
+    Stacked, as in the paper: the lower layer learns by itself, the upper one from what that says
+    of the data (:func:`~deeplvm.learning.stacked`; in Python without these phases both learn
+    jointly). Semi-Supervised Learning with Deep Generative Models (Kingma et al., 2014),
+    https://arxiv.org/abs/1406.5298
+
+    Args:
+        data: What is modelled, with labels; NaN where one is missing.
+        latent: Dimensions of z2, the code beside the label.
+        features: Dimensions of z1, the code of x.
+        hidden: Widths of the hidden layers of q(z1 | x); those of p(x | z1) in reverse.
+        upper: Widths of the hidden layers between z1, y and z2.
+
+    Raises:
+        RecipeError: If the data have no labels.
+    """
+    at_least_one(latent=latent, features=features, hidden=hidden, upper=upper)
+    classes, x = labels_of(data, "m1_m2", "x and its label"), observed(data)
+    network = partial(MLP, activation=nn.Softplus)
+    return LatentVariableModel(
+        Joint(
+            {
+                "y": Categorical(classes),
+                "z2": StandardNormal(latent),
+                "z1 | y, z2": Gaussian(features, network(classes + latent, *upper[::-1])),
+                "x | z1": likelihood_of(x, network(features, *hidden[::-1])),
+            }
+        ),
+        Joint(
+            {
+                "z1 | x": Gaussian(features, network(seen(x), *hidden)),
+                "y | z1": Categorical(classes, network(features, *upper)),
+                "z2 | z1, y": Gaussian(latent, network(features + classes, *upper)),
+            }
+        ),
+    )
+
+
+@_with_few_labels()
+def auxiliary_semi_supervised_vae(
+    data: Data | Description,
+    *,
+    latent: int = 100,
+    auxiliary: int = 100,
+    hidden: tuple[int, ...] = (500, 500),
+) -> LatentVariableModel:
+    """Auxiliary deep generative model: M2 whose label and code q reads with an auxiliary variable.
+
+    p guesses a back by p(a | x, y, z), which leaves p(x, y, z) as it was. Auxiliary Deep
+    Generative Models (Maaløe et al., 2016), https://arxiv.org/abs/1602.05473
+
+    Args:
+        data: What is modelled, with labels; NaN where one is missing.
+        latent: Dimensions of z.
+        auxiliary: Dimensions of a.
+        hidden: Widths of the hidden layers of each network, those of p(x | y, z) in reverse.
+
+    Raises:
+        RecipeError: If the data have no labels.
+    """
+    at_least_one(latent=latent, auxiliary=auxiliary, hidden=hidden)
+    classes, x = (
+        labels_of(data, "auxiliary_semi_supervised_vae", "x and its label"),
+        observed(data),
+    )
+    first, *further = hidden or (latent,)
+    return LatentVariableModel(
+        Joint(
+            {
+                "y": Categorical(classes),
+                "z": StandardNormal(latent),
+                "x | y, z": likelihood_of(x, MLP(classes + latent, *hidden[::-1])),
+                "g | x": MLP(seen(x), first),
+                "a | g, y, z": Gaussian(auxiliary, MLP(first + classes + latent, *further)),
+            }
+        ),
+        _auxiliary_posterior(seen(x), classes, latent, auxiliary, hidden),
+    )
+
+
+@_with_few_labels()
+def skip_semi_supervised_vae(
+    data: Data | Description,
+    *,
+    latent: int = 100,
+    auxiliary: int = 100,
+    hidden: tuple[int, ...] = (500, 500),
+) -> LatentVariableModel:
+    """Skip deep generative model: two layers of codes and a label, all read by p(x | a, y, z).
+
+    Auxiliary Deep Generative Models (Maaløe et al., 2016), https://arxiv.org/abs/1602.05473
+
+    Args:
+        data: What is modelled, with labels; NaN where one is missing.
+        latent: Dimensions of z.
+        auxiliary: Dimensions of a.
+        hidden: Widths of the hidden layers of each network, those of p in reverse.
+
+    Raises:
+        RecipeError: If the data have no labels.
+    """
+    at_least_one(latent=latent, auxiliary=auxiliary, hidden=hidden)
+    classes, x = labels_of(data, "skip_semi_supervised_vae", "x and its label"), observed(data)
+    above = classes + latent
+    return LatentVariableModel(
+        Joint(
+            {
+                "y": Categorical(classes),
+                "z": StandardNormal(latent),
+                "a | y, z": Gaussian(auxiliary, MLP(above, *hidden[::-1])),
+                "x | a, y, z": likelihood_of(x, MLP(auxiliary + above, *hidden[::-1])),
+            }
+        ),
+        _auxiliary_posterior(seen(x), classes, latent, auxiliary, hidden),
+    )
+
+
+def _auxiliary_posterior(
+    x: tuple[int, ...], classes: int, latent: int, auxiliary: int, hidden: tuple[int, ...]
+) -> Joint:
+    """q(a | x) q(y | x, a) q(z | a, x, y), where each reads x by features of its own."""
+    first, *further = hidden or (latent,)
+    return Joint(
+        {
+            "a | x": Gaussian(auxiliary, MLP(x, *hidden)),
+            "k | x": MLP(x, first),
+            "y | k, a": Categorical(classes, MLP(first + auxiliary, *further)),
+            "h | x": MLP(x, first),
+            "z | a, h, y": Gaussian(latent, MLP(auxiliary + first + classes, *further)),
+        }
+    )
+
+
+@trained_with(objective=fair_elbo)
+def variational_fair_autoencoder(
+    data: Data | Description, *, latent: int = 16, hidden: tuple[int, ...] = (256, 256)
+) -> LatentVariableModel:
+    """Variational fair autoencoder: codes that say little of the label, a group that is protected.
+
+    x is drawn from the code z and the label, and codes of different labels are held alike by their
+    maximum mean discrepancy: its weight is ``--objective "fair_elbo(weight=100)"``. This is the
+    model without a target. The Variational Fair Autoencoder (Louizos et al., 2016),
+    https://arxiv.org/abs/1511.00830
+
+    Args:
+        data: What is modelled; its labels, one in every row, are what codes shall not tell.
+        latent: Dimensions of z.
+        hidden: Widths of the hidden layers of q, from x and y to z; those of p in reverse.
+
+    Raises:
+        RecipeError: If the data have no labels, or not in every row.
+    """
+    at_least_one(latent=latent, hidden=hidden)
+    name, models = "variational_fair_autoencoder", "x given a group, its label,"
+    classes, x = labels_of(data, name, models, everywhere=True), observed(data)
+    group, (first, *further) = Indicator(classes), hidden or (latent,)
+    return LatentVariableModel(
+        Joint(
+            {
+                "s | y": group,
+                "z": StandardNormal(latent),
+                "x | z, s": likelihood_of(x, MLP(latent + classes, *hidden[::-1])),
+            }
+        ),
+        Joint(
+            {
+                "s | y": group,
+                "h | x": MLP(seen(x), first),
+                "z | h, s": Gaussian(latent, MLP(first + classes, *(further or (first,)))),
             }
         ),
     )

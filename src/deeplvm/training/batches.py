@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -20,6 +22,7 @@ Rows = Mapping[str, Any]
 Split = Literal["train", "valid"]
 # The part of a GPU's free memory that data may take; beyond it, batches are brought one by one.
 _MOST_OF_THE_GPU = 0.4
+LABEL = "y"
 
 
 class Source(Protocol):
@@ -153,6 +156,7 @@ class Batches:
 
     Names that the model does not know (labels of a plain VAE) are left out. Of training rows with
     a generator elements are hidden, those of ``hidden`` names, a share of up to ``hide`` in a row.
+    Where some rows lack their label y, ``labelled`` is the share of a batch that has one.
 
     Raises:
         ValueError: If the source has no rows, or no name that the model knows.
@@ -166,6 +170,7 @@ class Batches:
         dtype: torch.dtype,
         hide: float = 0.0,
         hideable: Callable[[Iterable[str]], tuple[str, ...]] = tuple,
+        labelled: float = 0.0,
     ) -> None:
         if source.rows("train") == 0:
             raise ValueError("The training data have no rows.")
@@ -187,9 +192,14 @@ class Batches:
         real = [
             n for n in self.names if isinstance(some[n], Tensor) and some[n].is_floating_point()
         ]
-        self.real = tuple(real)
-        self.hide, self.hidden = hide, hideable(real) if hide else ()
+        described = getattr(source, "description", None) is not None
+        # labels of which some are missing are reals, and yet no values
+        self.real = tuple([name for name in real if not described or name != LABEL])
+        self.hide, self.hidden = hide, hideable(self.real) if hide else ()
         self.missing = (source.missing & names).union(self.hidden)
+        self.balance: Balance | None = None
+        if labelled and LABEL in self.missing:
+            self.balance = Balance.of(self._given(LABEL), labelled, source)
 
     def rows(self, split: Split, stream: str | None = None) -> int:
         """Number of rows of a split; there is one stream only."""
@@ -204,6 +214,21 @@ class Batches:
     def measured_rows(self) -> int:
         """Training rows that may be measured."""
         return self.rows("train")
+
+    def share_given(self, name: str) -> float:
+        """The share of the training rows in which a name is given."""
+        if name not in self.missing:
+            return 1.0
+        known = getattr(self.source, "description", None)
+        if name == LABEL and known is not None and known.unlabelled:
+            return 1 - known.unlabelled.get("train", 0) / max(1, known.rows["train"])
+        return float(self._given(name).double().mean())
+
+    def _given(self, name: str) -> Tensor:
+        """In which training rows a name is given, shape ``(rows,)``."""
+        rows = torch.arange(self.rows("train"), device=self.place)
+        values = self.source.batch("train", rows)[name]
+        return ~values.isnan().reshape(len(rows), -1).any(1).cpu()
 
     def of_stream(
         self, stream: str | None, batch: dict[str, Any], index: Tensor
@@ -223,6 +248,8 @@ class Batches:
         """
         if isinstance(self.source, Ordered):
             return self.source.order(epoch, seed, batch_size, first)
+        if self.balance is not None:
+            return self.balance.order(epoch, seed, batch_size, first, self.place)
         generator = Generator().manual_seed(seed_of(seed, epoch))
         permutation = torch.randperm(self.rows("train"), generator=generator)
         return iter(permutation.to(self.place).split(batch_size)[first:])
@@ -239,6 +266,91 @@ class Batches:
         if not self.hidden or generator is None:
             return batch
         return hidden(batch, self.hidden, self.hide, generator)
+
+
+@dataclass(frozen=True, eq=False)
+class Balance:
+    r"""Batches with a share of labelled rows, more or fewer than the data have.
+
+    Rows of either kind are permuted and taken in turn, as often as needed. Those that come too
+    often count less: a batch's weighted mean has the expectation of the plain one.
+
+    Attributes:
+        kinds: Numbers of the rows with a label, and of those without.
+        share: Of the rows of a batch that have one.
+    """
+
+    kinds: tuple[Tensor, Tensor]
+    share: float
+
+    @classmethod
+    def of(cls, given: Tensor, share: float, source: Any) -> Balance | None:
+        """That of rows of which some are labelled; none where all are, or no row is.
+
+        Raises:
+            ValueError: If the source has an order of its own.
+        """
+        if isinstance(source, Ordered):
+            raise ValueError(
+                "labelled puts rows with a label into each batch, and these data have an order of "
+                "their own (rows on disk, or with weights); leave it out."
+            )
+        kinds = given.nonzero().flatten(), (~given).nonzero().flatten()
+        return cls(kinds, share) if min(map(len, kinds)) else None
+
+    @property
+    def rows(self) -> int:
+        """How many there are."""
+        return sum(map(len, self.kinds))
+
+    def weights(self, evidence: Any) -> Tensor:
+        """What each row of a batch counts, shape ``(batch,)``."""
+        unlabelled = evidence.drawn_in.get(LABEL)
+        if unlabelled is None:  # q does not draw it
+            unlabelled = evidence.p[LABEL].value.isnan()
+        labelled = len(self.kinds[0]) / self.rows
+        return torch.where(unlabelled, (1 - labelled) / (1 - self.share), labelled / self.share)
+
+    def order(
+        self, epoch: int, seed: int, batch_size: int, first: int, device: torch.device
+    ) -> Iterator[Tensor]:
+        """The row numbers of each training batch, as :meth:`Batches.order`."""
+        passes: dict[int, tuple[int, Tensor]] = {}
+        for start in range(first * batch_size, self.rows, batch_size):
+            begin = (epoch - 1) * self.rows + start
+            end = begin + min(batch_size, self.rows - start)
+            labelled = range(math.floor(self.share * begin), math.floor(self.share * end))
+            others = range(begin - labelled.start, end - labelled.stop)
+            parts = [
+                kind[visited(number, len(kind), seed, visits, passes)]
+                for number, (kind, visits) in enumerate(
+                    zip(self.kinds, (labelled, others), strict=True)
+                )
+            ]
+            yield torch.cat(parts).to(device)
+
+
+def visited(
+    number: int, rows: int, seed: int, visits: range, passes: dict[int, tuple[int, Tensor]]
+) -> Tensor:
+    """Which rows some visits are of, counted from the first epoch on; each pass is permuted.
+
+    Args:
+        number: Of the rows among several that are visited, each in an order of its own.
+        rows: How many there are.
+        seed: Of the orders.
+        visits: Which.
+        passes: The latest pass of each, remembered.
+    """
+    found, at = [torch.zeros(0, dtype=torch.int64)], visits.start
+    while at < visits.stop:
+        again, offset = divmod(at, rows)
+        if passes.get(number, (-1,))[0] != again:
+            generator = Generator().manual_seed(seed_of(seed, number, again))
+            passes[number] = (again, torch.randperm(rows, generator=generator))
+        found.append(passes[number][1][offset : offset + visits.stop - at])
+        at += len(found[-1])
+    return torch.cat(found)
 
 
 class Streams:
@@ -328,6 +440,10 @@ class StreamBatches:
         """Training rows that may be measured."""
         return self.measured.rows("train")
 
+    def share_given(self, name: str) -> float:
+        """Each stream is a mean over its own rows."""
+        return 1.0
+
     def of_stream(
         self, stream: str | None, batch: dict[str, Any], index: Tensor
     ) -> tuple[dict[str, Any], Tensor]:
@@ -345,20 +461,11 @@ class StreamBatches:
         rows = self.rows("train")
         for start in range(first * batch_size, rows, batch_size):
             visits = range((epoch - 1) * rows + start, (epoch - 1) * rows + rows)[:batch_size]
-            columns = [self._visited(i, seed, visits) for i in range(len(self.batches))]
+            columns = [
+                visited(number, each.rows("train"), seed, visits, self.orders)
+                for number, each in enumerate(self.batches.values())
+            ]
             yield torch.stack(columns, -1)
-
-    def _visited(self, stream: int, seed: int, visits: range) -> Tensor:
-        """The rows of some visits of a stream, counted from the first epoch on."""
-        rows, found, at = [*self.batches.values()][stream].rows("train"), [], visits.start
-        while at < visits.stop:
-            again, offset = divmod(at, rows)
-            if self.orders.get(stream, (-1,))[0] != again:
-                generator = Generator().manual_seed(seed_of(seed, stream, again))
-                self.orders[stream] = (again, torch.randperm(rows, generator=generator))
-            found.append(self.orders[stream][1][offset : offset + visits.stop - at])
-            at += len(found[-1])
-        return torch.cat(found)
 
     def __call__(
         self, split: Split, index: Tensor, generator: Generator | None = None
@@ -449,12 +556,18 @@ def batches_of(
     missing: Sequence[str] | None,
     device: torch.device,
     hide: float = 0.0,
+    labelled: float = 0.0,
 ) -> AnyBatches:
     """Batches of whatever ``fit`` was given.
 
     Raises:
-        ValueError: If the share to hide is none, or there is nothing to hide.
+        ValueError: If a share is none, or there is nothing to hide, or to balance.
     """
+    if not 0.0 <= labelled < 1.0:
+        raise ValueError(f"labelled is a share of a batch in [0, 1), such as 0.5, not {labelled}.")
+    if labelled and (isinstance(data, Streams) or LABEL not in model.names):
+        why = "streams have their own" if isinstance(data, Streams) else "the model has no label y"
+        raise ValueError(f"labelled says how many rows of a batch have a label, and {why}.")
     if not 0.0 <= hide < 1.0:
         raise ValueError(f"hide is a share of a row's values in [0, 1), such as 0.5, not {hide}.")
 
@@ -467,7 +580,7 @@ def batches_of(
                 "and missing=, which belong to named tensors."
             )
         names = partial(hideable, model)
-        batches = Batches(data, model.names, device, dtype_of(model), hide, names)
+        batches = Batches(data, model.names, device, dtype_of(model), hide, names, labelled)
         if hide and not batches.hidden:
             raise ValueError(
                 "hide hides real values that p scores and does not read, and these data have "

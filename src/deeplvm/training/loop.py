@@ -44,7 +44,7 @@ from deeplvm.training.graph import Choice, choose, unchanged
 from deeplvm.training.measure import (
     Measurement,
     Ranking,
-    for_rows,
+    filled_in,
     name_of,
     ranking_of,
     rows_measured,
@@ -82,6 +82,7 @@ def fit(
     log_prior: Callable[[LatentVariableModel], Tensor] | None = None,
     phases: Sequence[Phase] | str | None = None,
     hide: float = 0.0,
+    labelled: float = 0.0,
     optimization: Optimization = Optimization(),
     stopping: Stopping = Stopping(),
     saving: Saving = Saving(),
@@ -134,6 +135,9 @@ def fit(
         hide: Train under many masks: at each visit of a row a share drawn from U(0, hide) of its
             observed values is hidden, so that q learns what missing values mean; the bound is
             that of the rest.
+        labelled: Where some rows lack their label y, the share of each batch that has one: few
+            are seen as often as that, and count less accordingly, so that what is ascended is the
+            same. 0 takes rows as they come.
         optimization: How parameters move.
         stopping: Which epoch is best, and when to look no further.
         saving: What is written, where and when.
@@ -172,7 +176,7 @@ def fit(
     all_threads = torch.get_num_threads()
     model.to(target)
     keep_freed_memory(target)
-    batches = batches_of(model, data, valid, missing, target, hide)
+    batches = batches_of(model, data, valid, missing, target, hide, labelled)
     rows, held_out = batches.rows("train"), batches.rows("valid")
     batch_size = min(batch_size, rows)
     together = Together(processes())
@@ -185,7 +189,7 @@ def fit(
 
     # A step is a list of phases; the plain one is a list of length one.
     way = None if estimator is None else estimator_of(estimator)
-    objective = for_rows(objective, rows)
+    objective = filled_in(objective, rows, batches.share_given)
     plain = Phase(
         objective, None, optimization.optimizer, optimization.learning_rate,
         optimization.weight_decay, optimization.schedule, particles, (draw := draws_of(draw)), way,
@@ -225,6 +229,7 @@ def fit(
             alone=len(listed) == 1,
             bfloat16=bfloat16,
             together=None if together.world.alone else together,
+            balance=getattr(batches, "balance", None),
         )
         for phase in listed
     ]
@@ -272,6 +277,7 @@ def fit(
             "optimizers": [type(step.optimizer).__name__ for step in steps],
             "precision": "bfloat16" if bfloat16 else "float32",
             **({"hide": hide} if hide else {}),
+            **({"labelled": labelled} if labelled else {}),
             **({} if way is None else {"estimator": type(way).__name__}),
             **({} if stopping.measure is None else {"measure": ranking.name}),
         },

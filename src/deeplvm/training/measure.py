@@ -41,14 +41,26 @@ def name_of(objective: Callable[..., Any], unnamed: str = "objective") -> str:
     return name if name.isidentifier() else unnamed
 
 
-def for_rows(objective: Objective, rows: int) -> Objective:
-    """An objective that must be told the number of rows of the data, told."""
+def filled_in(
+    objective: Objective, rows: int, share_given: Callable[[str], float] = lambda _: 1.0
+) -> Objective:
+    """An objective that is to be told of the data, told.
+
+    Args:
+        objective: Of an argument ``rows`` without a default, or ``labelled``.
+        rows: Of the data.
+        share_given: Name to the share of them that have it.
+    """
     bare = objective.func if isinstance(objective, functools.partial) else objective
     given = objective.keywords if isinstance(objective, functools.partial) else {}
-    asks = inspect.signature(bare).parameters.get("rows") if inspect.isroutine(bare) else None
-    if asks is None or asks.default is not asks.empty or "rows" in given:
-        return objective
-    return functools.partial(objective, rows=rows)  # pyrefly: ignore
+    asks = inspect.signature(bare).parameters if inspect.isroutine(bare) else {}
+    facts: dict[str, Any] = {}
+    if "rows" in asks and "rows" not in given and asks["rows"].default is inspect.Parameter.empty:
+        facts["rows"] = rows
+    if "labelled" in asks and "labelled" not in given:
+        label = given.get("label", asks["label"].default)
+        facts["labelled"] = share_given(label) or 1.0
+    return functools.partial(objective, **facts) if facts else objective
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from deeplvm.gradients import Suited
 from deeplvm.parallel.statistics import refuse_batch_norm
 from deeplvm.parallel.steps import Part, Together
 from deeplvm.randomness import generator_of
+from deeplvm.training.batches import Balance
 from deeplvm.training.graph import Graph
 from deeplvm.training.options import make_optimizer
 from deeplvm.training.phases import Phase, asked
@@ -42,6 +43,8 @@ class Step:
         bfloat16: Whether matrix products and convolutions are computed in bfloat16; log-densities
             and sums are not.
         together: The processes that share each batch; none where there is one.
+        balance: What rows with and without a label count, where these are not as many in a batch
+            as in the data; a phase with evidence of its own takes them as they come.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class Step:
         alone: bool,
         bfloat16: bool = False,
         together: Together | None = None,
+        balance: Balance | None = None,
     ) -> None:
         chosen = model.parameters() if phase.parameters is None else phase.parameters(model)
         own = parameters_of(phase.objective, *phase.ways)
@@ -100,7 +104,7 @@ class Step:
         self.objective: Any = phase.objective
         self.asks = {"kl_weight", "index"} & asked(phase.evidence)
         self.log_prior, self.clip, self.skip = log_prior, clip, skip
-        self.batch_size = batch_size
+        self.batch_size, self.balance = batch_size, balance
         if together is not None:
             refuse_batch_norm(model)
         self.together = together
@@ -181,11 +185,16 @@ class Step:
             values, evidence = self.model.estimate(
                 self.objective, batch, kl_weight=kl_weight, **options
             )
-            return self._with_prior(values.mean()), evidence
+            return self._with_prior(self._averaged(values, evidence)), evidence
         else:
             evidence = self.model.evidence(batch, **options)
             evidence = evidence.temper(kl_weight) if weighs else evidence
-        return self._with_prior(self.objective(evidence).mean()), evidence
+        return self._with_prior(self._averaged(self.objective(evidence), evidence)), evidence
+
+    def _averaged(self, values: Tensor, evidence: Any) -> Tensor:
+        if self.balance is not None and self.phase.evidence is None:
+            values = values * self.balance.weights(evidence)
+        return values.mean()
 
     def _weighed(self, evidence: Any, kl_weight: Tensor | float) -> Any:
         """What a phase's own function returned, with the KL weight in its ledgers."""
