@@ -13,7 +13,13 @@ from deeplvm import Joint, LatentVariableModel
 from deeplvm.conditionals import Gaussian, StandardNormal
 from deeplvm.distributions import FullCovarianceNormal
 from deeplvm.inference.rows import rows_of
-from deeplvm.likelihood import Reference, score_cells, score_rows, tail_probability
+from deeplvm.likelihood import (
+    Reference,
+    UsualSurprise,
+    score_cells,
+    score_rows,
+    tail_probability,
+)
 from deeplvm.networks import MLP
 
 NAN = math.nan
@@ -138,3 +144,16 @@ def test_false_alarms_are_as_rare_as_said() -> None:
     rate = (tail_probability(torch.randn(20_000, generator=generator), reference) <= 0.05).double()
     assert abs(float(rate.mean()) - 0.05) < 4 * (0.007 + 0.0015)
     assert tail_probability(torch.tensor([9.0]), reference).item() == pytest.approx(1 / 1000)
+
+
+def test_what_is_usual_of_values_that_repeat() -> None:
+    """Zeros have a probability and other payments a density: each is compared with its like."""
+    values = torch.tensor([[0.0, 1.0], [0.0, 2.0], [5.0, 3.0], [7.0, math.nan]])
+    surprise = torch.tensor([[0.2, 1.0], [0.4, 2.0], [6.0, 3.0], [8.0, math.nan]])
+    usual = UsualSurprise.of(surprise, values, ((0.0,), ()))
+    excess = usual.excess(surprise, values)
+    assert excess[:, 0].tolist() == pytest.approx([-0.1, 0.1, -1.0, 1.0])
+    assert excess[:3, 1].tolist() == pytest.approx([-1.0, 0.0, 1.0])
+    assert math.isnan(excess[3, 1])
+    alone = UsualSurprise.of(surprise[2:], values[2:], ((0.0,), ()))  # no zero was seen
+    assert alone.excess(surprise[:1], values[:1])[0, 0] == pytest.approx(0.2 - 7.0)

@@ -28,7 +28,16 @@ from deeplvm.evaluation.predictive.calibration import calibration
 from deeplvm.evaluation.predictive.checks import predictive_checks
 from deeplvm.evaluation.predictive.out_of_distribution import out_of_distribution
 from deeplvm.networks import MLP
-from deeplvm.report.figures import bound, latents, likelihood, predictive, samples, training
+from deeplvm.report.figures import (
+    bound,
+    columns,
+    latents,
+    likelihood,
+    predictive,
+    samples,
+    training,
+)
+from deeplvm.report.figures.columns import Marginal
 
 METRICS = [
     {"epoch": e, "train": {"elbo": -100 / e}, "valid": {"elbo": -110 / e}} for e in range(1, 31)
@@ -143,12 +152,26 @@ CASES: dict[str, tuple[Callable[[Any], Markup], Callable[[], Any], tuple[str, ..
         lambda: POINTS[:, 0], (),
     ),
     "marginals": (
-        samples.marginals,
+        columns.marginals,
         lambda: [
-            ("width & <height> ($) in $", POINTS[:, 0], POINTS[:, 1], False),
-            ("n", LABELS, LABELS, True),
-            ("constant", np.ones(9), POINTS[:, 0], False),
-        ], (),
+            Marginal("width & <height> ($) in $", POINTS[:, 0], POINTS[:, 1]),
+            Marginal("n", LABELS, LABELS, "whole"),
+            Marginal("constant", np.ones(9), POINTS[:, 0], note="gaussian, 9 % missing"),
+            Marginal("pay", np.exp(3 * POINTS[:, 0]), np.exp(POINTS[:, 1])),
+            Marginal("since", 18_000 + 99 * POINTS[:, 0], 18_000 + POINTS[:, 1], "date"),
+            Marginal("city", LABELS, LABELS, "code", [f"_{i} & <co>" for i in range(40)]),
+        ], ("2019-", "33 others", "gaussian, 9 % missing"),
+    ),
+    "missing values": (
+        lambda m: columns.hole_patterns(m, ("age", "pay", "whole")),
+        lambda: np.arange(60)[:, None] % np.array([2, 3, 61]) == 1, ("age", "50 %"),
+    ),
+    "synthetic rows": (
+        columns.synthetic_columns,
+        lambda: {
+            "columns": {"age": {k: {"value": 0.9, "stderr": 0.1} for k in ("drawn", "real")}},
+            "privacy": {"columns": {"age": {"value": 0.0, "low": -0.1, "high": 0.1}}},
+        }, ("age",),
     ),
     "correlations": (
         lambda v: samples.correlations(v, np.ones((60, 2)), ["a", "b"]),

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from html.parser import HTMLParser
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -17,9 +18,9 @@ from deeplvm import Joint, LatentVariableModel
 from deeplvm.conditionals import Gaussian, StandardNormal
 from deeplvm.conditionals.flows import InverseAutoregressiveFlow
 from deeplvm.data import Data, Selection, likelihood_of, load
-from deeplvm.evaluation import evaluate
+from deeplvm.evaluation import Synthetic, evaluate
 from deeplvm.networks import MLP
-from deeplvm.recipes import conditional_vae, full_covariance_vae, iwae, vae
+from deeplvm.recipes import conditional_vae, full_covariance_vae, iwae, mixture_model, vae
 from deeplvm.report import report
 from deeplvm.report.material import Material
 
@@ -113,6 +114,39 @@ def test_missing_elements() -> None:
     page = report(model, data, evaluation)
     assert "Left out" not in page
     assert_self_contained(page)
+
+
+def test_a_table_of_all_kinds() -> None:
+    """Columns with their names, holes, odd cells, and drawn rows beside real ones."""
+    rng = np.random.default_rng(0)
+    data = load(
+        {
+            "pay & tip": np.where(rng.random(240) < 0.5, 0.0, rng.gamma(2, 9, 240).round(2)),
+            "plan": np.array([None if u < 0.2 else "basic" for u in rng.random(240)], object),
+            "kind": rng.choice(["old", "new"], 240),
+            "since": np.datetime64("2020-01-01") + rng.integers(0, 900, 240),
+            "visits": np.where(rng.random(240) < 0.3, np.nan, rng.poisson(3, 240)),
+        },
+        likelihood="mixture",
+        categories=("plan",),
+    )
+    model = mixture_model(data, classes=2)
+    evaluation = evaluate(model, data.test, particles=1, synthetic=Synthetic("kind"))
+    page = report(model, data, evaluation)
+    assert "Left out" not in page
+    assert_self_contained(page)
+    for text in (
+        "Columns",
+        "of the training rows have no hole",
+        "real, ",
+        "% missing",
+        "Odd cells",
+        "the rest of its row",
+        "risk of singling out",
+        "AUC of kind",
+        "pay &amp; tip",
+    ):
+        assert text in page  # fmt: skip
 
 
 class Elements(HTMLParser):

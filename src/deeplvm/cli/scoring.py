@@ -12,7 +12,7 @@ from torch import Tensor
 from deeplvm.cli.console import enough, note, time_left
 from deeplvm.inference.completion import Complete
 from deeplvm.inference.rows import at_random, rows_of
-from deeplvm.likelihood import Reference, RowScores, score_cells, score_rows
+from deeplvm.likelihood import Reference, RowScores, UsualSurprise, score_cells, score_rows
 from deeplvm.parallel.processes import processes
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Scorer:
     cells: bool
     reference: Reference | None = None
     why: str = ""  # there is none
-    usual: dict[str, Tensor] = field(default_factory=dict)  # surprise of the columns
+    usual: dict[str, UsualSurprise] = field(default_factory=dict)
 
     @property
     def completed(self) -> Complete:
@@ -74,8 +74,8 @@ class Scorer:
             self.seed,
         )
         if self.cells:
-            surprise = self._surprise(data, at_random(rows, _CELL_ROWS, self.seed))
-            self.usual = {n: each.nanmean(0) for n, each in surprise.items()}
+            some = at_random(rows, _CELL_ROWS, self.seed)
+            self.usual = self._usual(data, some, self._surprise(data, some))
         return self
 
     def rows(self, data: Data, rows: Any) -> RowScores:
@@ -141,19 +141,27 @@ class Scorer:
     def _cells(self, data: Data, rows: Any) -> dict[str, Any]:
         surprise = self._surprise(data, rows)
         titles, excess = [], []
-        for name, each in surprise.items():
+        for name, usual in (self._usual(data, rows, surprise) | self.usual).items():
             variable = data.variables.get(name)
-            flat = each.flatten(1)
-            usual = self.usual.get(name, each.nanmean(0)).flatten()
+            excess.append(usual.excess(surprise[name], rows.exact(name)))
             columns = variable.columns if variable is not None else None
-            size = flat.shape[1]
+            size = excess[-1].shape[1]
             titles += columns or [f"{name}{i}" if size > 1 else name for i in range(size)]
-            excess.append(flat - usual)
         together = torch.cat(excess, 1).numpy()
         most = np.where(np.isnan(together), -np.inf, together).argmax(1)
         return {
             "oddest": np.array(titles, dtype=object)[most],
             **{f"nats_{title}": together[:, i] for i, title in enumerate(titles)},
+        }
+
+    def _usual(
+        self, data: Data, rows: Any, surprise: dict[str, Tensor]
+    ) -> dict[str, UsualSurprise]:
+        """What is usual in the columns of some rows."""
+        repeated = {name: each.repeated for name, each in data.variables.items()}
+        return {
+            name: UsualSurprise.of(each, rows.exact(name), repeated.get(name, ()))
+            for name, each in surprise.items()
         }
 
     def _surprise(self, data: Data, rows: Any) -> dict[str, Tensor]:

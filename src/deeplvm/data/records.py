@@ -157,6 +157,12 @@ class Variable:
     digits: tuple[int | None, ...] = ()
 
     @property
+    def repeated(self) -> tuple[tuple[float, ...], ...]:
+        """Of each column of a table, the values that repeat so often that they carry mass."""
+        parts = self.by_column.values()
+        return tuple([p.atoms[0] if p.atoms and p.kind == "real" else () for p in parts])
+
+    @property
     def by_column(self) -> dict[str, Variable]:
         """The variable of each column of a table; where all are alike, as if it were alone."""
         if self.parts or self.columns is None:

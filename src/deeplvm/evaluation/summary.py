@@ -169,6 +169,14 @@ class Evaluation(Record):
         return json.dumps(self.to_dict(), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
     def table(self) -> list[tuple[str, str, str]]:
+        drawn = [
+            (f"drawn rows: {name}", value, f"at best {best}; {meaning}")
+            for name, value, best, meaning in synthetic_table(self.synthetic or {})
+        ]
+        return self.likelihoods() + drawn
+
+    def likelihoods(self) -> list[tuple[str, str, str]]:
+        """The part of the table that is about likelihoods and latents."""
         observed, conditions = self.data["scored"], self.data["conditions"]
         of = ", ".join(observed) + (f" | {', '.join(conditions)}" if conditions else "")
         found = self.log_px
@@ -201,8 +209,6 @@ class Evaluation(Record):
                 heavy = 100 * found["pareto_k_above_0.7"]
                 median = f"median; unreliable (above 0.7) in {heavy:.1f} % of the rows"
                 rows.append(("Pareto k̂", f"{found['pareto_k']:.2f}", median))
-        for name, drawn, best, meaning in synthetic_table(self.synthetic or {}):
-            rows.append((f"drawn rows: {name}", drawn, f"at best {best}; {meaning}"))
         return rows
 
     def heading(self) -> str:

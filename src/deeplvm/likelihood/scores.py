@@ -3,7 +3,7 @@ r"""Scores: how probable each row is, with holes too, and each cell given the ot
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -108,6 +108,49 @@ class CellScores:
 
     surprise: dict[str, Tensor]
     pareto_k: dict[str, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class UsualSurprise:
+    """Mean surprise of each element, where values that repeat have one of their own.
+
+    Such a value (a zero, a cap) has a probability, and the others a density: nats of the two do
+    not compare, and any payment would be odder than none.
+
+    Attributes:
+        means: Of other values and of those that repeat, shape ``(2, elements)``.
+        atoms: The values that repeat, of each element.
+    """
+
+    means: Tensor
+    atoms: Sequence[Sequence[float]]
+
+    @classmethod
+    def of(
+        cls, surprise: Tensor, values: Tensor, atoms: Sequence[Sequence[float]]
+    ) -> UsualSurprise:
+        """Of some rows: their surprise and their exact values, both ``(rows, *event)``."""
+        surprise, repeats = surprise.flatten(1), _repeats(values, atoms)
+        own = [
+            surprise.masked_fill(repeats != kind, math.nan).nanmean(0) for kind in (False, True)
+        ]
+        means = torch.stack(own)  # an element without either kind has one mean
+        return cls(torch.where(means.isnan(), surprise.nanmean(0), means), atoms)
+
+    def excess(self, surprise: Tensor, values: Tensor) -> Tensor:
+        """Nats above what is usual, shape ``(rows, elements)``; NaN where there is no value."""
+        repeats = _repeats(values, self.atoms)
+        return surprise.flatten(1) - torch.where(repeats, self.means[1], self.means[0])
+
+
+def _repeats(values: Tensor, atoms: Sequence[Sequence[float]]) -> Tensor:
+    """Which values are atoms, shape ``(rows, elements)``."""
+    flat = values.flatten(1).cpu().double()
+    found = torch.zeros(flat.shape, dtype=torch.bool)
+    for place, each in enumerate(atoms):
+        if each:
+            found[:, place] = torch.isin(flat[:, place], torch.tensor(each, dtype=torch.float64))
+    return found
 
 
 def score_cells(

@@ -11,10 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from markupsafe import Markup
 
+from deeplvm.data.schema import type_of
 from deeplvm.evaluation.latents.latent_use import carrying
-from deeplvm.report.figures import images, latents, likelihood, samples, training
+from deeplvm.evaluation.samples.synthetic import synthetic_table
+from deeplvm.likelihood import UsualSurprise, score_cells
+from deeplvm.report.figures import columns, images, latents, likelihood, samples, training
 from deeplvm.report.figures.style import CLASSES
 from deeplvm.report.material import STEPS, Material
+from deeplvm.results import html_table
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,6 +29,9 @@ if TYPE_CHECKING:
 
 _MOST_COLUMNS = 12  # small multiples on one page
 _MOST_CORRELATED = 60
+_MOST_TABLED = 40  # columns of a table that are all shown
+_DRAWN = 2_000  # rows of the data and of draws that a histogram is of
+_CELLS, _ODD = 4_000, 10  # held-out cells that are looked at, and the odd ones of them
 _MOST_ROWS = 5_000  # of a split; they stand for it
 _WIDTH = 960  # pixels of a card
 SPLITS: dict[Split, str] = {"train": "training", "valid": "validation", "test": "test"}
@@ -184,20 +191,121 @@ def _samples(subject: Subject) -> Iterator[Section]:
         ]
         yield Section("samples", "Samples", pair, {"pictured": True}, wide=False)
         return
-    drawn, data = _flat(material.samples(2_000)), _flat(material.data_rows(2_000))
-    names, order = variable.titles, _chosen(variable)
-    discrete = [part.is_whole for part in variable.each]
-    known = [(i, data[:, i][np.isfinite(data[:, i])]) for i in order]
-    columns = [(names[i], real, drawn[:, i], discrete[i]) for i, real in known if len(real)]
-    caption = "Grey: training rows. Blue: draws of x from the model, with their noise."
-    if len(names) > len(order):
-        caption += f" {len(order)} of {len(names)} columns are shown."
-    shown = [(samples.marginals(columns), caption)]
-    if 1 < len(names) <= _MOST_CORRELATED and not all(discrete):
+    names, shown = variable.titles, []
+    drawn, data = _flat(material.samples(_DRAWN)), _flat(material.data_rows(_DRAWN))
+    if variable.columns is None:
+        shown.append(_marginals(variable, data, drawn))
+    if 1 < len(names) <= _MOST_CORRELATED and not all([part.is_whole for part in variable.each]):
         pair_of_matrices = samples.correlations(data, drawn, names)
         alike = "Correlations between columns: the two pictures should be alike."
         shown.append((pair_of_matrices, alike))
-    yield Section("samples", "Samples", shown, {"pictured": False})
+    if shown:
+        yield Section("samples", "Samples", shown, {"pictured": False})
+
+
+def _columns(subject: Subject) -> Iterator[Section]:
+    """The columns of a table, one by one, and where their values are missing."""
+    material, variable = subject.material, subject.variable
+    if variable.columns is None:
+        return
+    drawn, data = (
+        variable.settled(values.flatten(1))
+        for values in (material.samples(_DRAWN), material.data_rows(_DRAWN))
+    )
+    missing = np.isnan(data)
+    shown = [_marginals(variable, data, drawn, missing.mean(0))]
+    if missing.any():
+        caption = (
+            "Where values are missing, the most frequent patterns first: blue is missing. Below a "
+            "column the share of the training rows that lack it."
+        )
+        shown.append((columns.hole_patterns(missing, variable.titles), caption))
+    facts = {"whole": float((~missing.any(1)).mean()) if missing.any() else None}
+    yield Section("columns", "Columns", shown, facts)
+
+
+_KINDS: dict[str, Any] = {"category": "code", "ordinal": "code", "binary": "code", "date": "date"}
+
+
+def _marginals(variable: Variable, data: Any, drawn: Any, missing: Any = None) -> Figure:
+    """Columns as the data have them and as they are drawn; of a table with words on each."""
+    names, order = variable.titles, _chosen(variable)
+    if missing is not None and variable.elements <= _MOST_TABLED:
+        order = list(range(variable.elements))
+    panels, parts = [], list(variable.by_column.values()) or list(variable.each)
+    for i in order:
+        known, part, note = data[:, i][np.isfinite(data[:, i])], parts[i], ""
+        if missing is not None:
+            note = type_of(part) + (f", {100 * missing[i]:.0f} % missing" if missing[i] else "")
+        if len(known):
+            kind = "whole" if part.is_whole or part.dequantized else "number"
+            panels.append(
+                columns.Marginal(
+                    names[i], known, drawn[:, i], _KINDS.get(part.kind, kind),
+                    _names_of(part), note,
+                )
+            )  # fmt: skip
+    caption = "Grey: training rows. Blue: draws of x from the model, with their noise."
+    if len(names) > len(order):
+        caption += f" {len(order)} of {len(names)} columns are shown."
+    return columns.marginals(panels), caption
+
+
+def _names_of(part: Variable) -> Sequence[str]:
+    """What the codes of a column stand for."""
+    flags = ("False", "True") if part.types and part.types[0].startswith("bool") else ("0", "1")
+    return part.categories or (flags if part.kind == "binary" else ())
+
+
+def _odd_cells(subject: Subject) -> Iterator[Section]:
+    """The values of held-out rows that are least expected, given the rest of their row."""
+    variable, rows = subject.variable, subject.material.rows
+    if variable.columns is None or not 1 < variable.elements <= _MOST_TABLED:
+        return
+    some = rows.source[: max(20, _CELLS // variable.elements)]
+    name, model = subject.material.name, subject.model
+    surprise, values = (
+        score_cells(model, some, 100, seed=subject.seed).surprise[name],
+        some.exact(name),
+    )
+    excess = UsualSurprise.of(surprise, values, variable.repeated).excess(surprise, values).numpy()
+    order = np.argsort(np.where(np.isnan(excess), -np.inf, excess), axis=None)[::-1][:_ODD]
+    cells = {n: list(each) for n, each in variable.restored(values, exact=True).items()}
+    table = []
+    for row, place in zip(*np.unravel_index(order, excess.shape), strict=True):
+        others = [n for i, n in enumerate(cells) if i != place and not _empty(cells[n][row])]
+        rest = ", ".join([f"{n} {_cell(cells[n][row])}" for n in others[:6]])
+        column = variable.columns[place]
+        value = _cell(cells[column][row])
+        table.append(
+            [column, value, f"{excess[row, place]:.1f}", rest + (", …" if len(others) > 6 else "")]
+        )
+    header = ["column", "value", "nats above usual", "the rest of its row"]
+    facts = {"rows": len(excess), "split": SPLITS[subject.split]}
+    yield Section("odd", "Odd cells", [(Markup(html_table(header, table)), "")], facts)
+
+
+def _empty(value: Any) -> bool:
+    return value is None or value != value or str(value) == "NaT"
+
+
+def _cell(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _synthetic(subject: Subject) -> Iterator[Section]:
+    """Drawn rows against real ones, where that was measured."""
+    found = None if subject.evaluation is None else subject.evaluation.synthetic
+    if not found:
+        return
+    header = ["", "drawn rows", "at best", "what it means"]
+    table = [[*map(minus, row[:3]), row[3]] for row in synthetic_table(found)]
+    caption = "Each column by itself, the least similar first; ± one standard error."
+    shown = [
+        (Markup(html_table(header, table)), ""),
+        (columns.synthetic_columns(found), caption),
+    ]
+    yield Section("synthetic", "Synthetic rows", shown, found)
 
 
 def _reconstructions(subject: Subject) -> Iterator[Section]:
@@ -226,12 +334,12 @@ def _reconstructions(subject: Subject) -> Iterator[Section]:
     else:
         flat, back = [_flat(each) for each in material.reconstructions(1_000)]
         names, known = variable.titles, np.isfinite(flat)
-        columns = [
+        pairs = [
             (names[i], flat[known[:, i], i], back[known[:, i], i])
             for i in _chosen(variable)
             if known[:, i].any()
         ]
-        picture = samples.recovered(columns)
+        picture = samples.recovered(pairs)
         caption = "A point a row; on the line the reconstruction is the original."
     yield Section("reconstructions", "Reconstructions", [(picture, caption)], facts)
 
@@ -338,7 +446,10 @@ _PARTS: dict[str, Callable[[Subject], Iterator[Section]]] = {
     "Training": _training,
     "Particles": _particles,
     "Annealing": _annealing,
+    "Columns": _columns,
     "Samples": _samples,
+    "Synthetic rows": _synthetic,
+    "Odd cells": _odd_cells,
     "Reconstructions": _reconstructions,
     "Traversals": _traversals,
     "The plane of the latent": _manifold,

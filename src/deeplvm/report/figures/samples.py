@@ -16,12 +16,9 @@ from deeplvm.report.figures.style import (
     FIRST,
     MUTED,
     RULE,
-    bare,
     colour_scale,
     grid_lines,
     new_figure,
-    pairs_of_bars,
-    shares,
     short,
     small_multiples,
     svg,
@@ -77,32 +74,6 @@ def neighbour_grid(neighbours: Neighbours, variable: Variable | None = None) -> 
     return image_grid(
         np.concatenate(lines), alt, columns=first, variable=variable, group=len(spaces)
     )
-
-
-def marginals(columns: Sequence[tuple[str, NDArray[Any], NDArray[Any], bool]]) -> Markup:
-    """Each column's values in the data and in draws from the model.
-
-    Args:
-        columns: Title, values of the data, values drawn, whether they are discrete.
-    """
-    with small_multiples(len(columns), 1.7) as (figure, grid):
-        for axes, (title, data, drawn, discrete) in zip(grid.flat, columns, strict=False):
-            both = np.concatenate([data, drawn])
-            if discrete and len(np.unique(both)) <= 25:
-                values = np.unique(both)
-                pairs_of_bars(axes, values, drawn, data, ("", ""))
-            else:
-                # the draws' far tail, beyond the picture, must not squeeze the data into one bin
-                low, high = float(data.min()), float(data.max())
-                margin = 0.15 * (high - low) or 1.0
-                low = max(low - margin, float(both.min()))
-                high = min(high + margin, float(both.max()))
-                bins = np.linspace(low, high if high > low else low + 1.0, 25)
-                shares(axes, data, bins, MUTED)
-                shares(axes, drawn, bins, FIRST, outline=True)
-            axes.set_title(short(title), loc="left")
-            bare(axes)
-        return svg(figure, "marginals", "Histograms of each column, data and samples")
 
 
 def correlations(data: NDArray[Any], drawn: NDArray[Any], names: Sequence[str]) -> Markup:
