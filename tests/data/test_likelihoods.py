@@ -174,7 +174,7 @@ def test_a_multinomial_is_of_all_columns_together() -> None:
     found = evaluate(model, data.test)
     assert found.data["conditions"] == ["total of x"]
     assert found.table()[0][0] == "log p(x | total of x)"
-    again = load(frame, schema={name: {"likelihood": "multinomial"} for name in frame})
+    again = load(frame, schema={name: {"likelihood": "multinomial"} for name in "abc"})
     assert again.variables["x"].likelihood == "multinomial"
     with pytest.raises(DataError, match="'a': multinomial is of all columns of a row together"):
         load(frame, schema={"a": {"likelihood": "multinomial"}})

@@ -27,7 +27,7 @@ class Job:
     output: Path
 
 
-def jobs_of(sources: Sequence[str], output: Path) -> list[Job]:
+def jobs_of(sources: Sequence[str], output: Path, endings: Sequence[str] = TABLES) -> list[Job]:
     """A job for each source; of several, the output is a folder, which is made.
 
     There a file keeps its name; the ending becomes ``.npz`` if tables cannot have it.
@@ -37,7 +37,7 @@ def jobs_of(sources: Sequence[str], output: Path) -> list[Job]:
             input would be overwritten.
     """
     if len(sources) < 2:
-        check_output(output, TABLES)
+        check_output(output, endings)
         return [Job(sources[0] if sources else None, output)]
     if not output.is_dir() and (output.suffix.lower() in TABLES or output.exists()):
         raise FileError(
@@ -67,6 +67,7 @@ def carry_out(
     *,
     trust: bool = False,
     precision: str = "float32",
+    endings: Sequence[str] = TABLES,
 ) -> None:
     """Do the work of one verb: for one file all together, for many each process its share.
 
@@ -79,13 +80,14 @@ def carry_out(
         prepare: Makes, with all processes, what every file needs.
         trust: Whether somebody's own recipe may be run.
         precision: Of the model.
+        endings: Of the one output.
     """
     from deeplvm.devices import place
     from deeplvm.runs.run import open_run
 
     with together(device) as here:
         opened = by_first(here, lambda: open_run(run, trust=trust))
-        jobs = by_first(here, lambda: jobs_of(sources, output))
+        jobs = by_first(here, lambda: jobs_of(sources, output, endings))
         own = (opened.config.data, *sources)
         by_first(here, lambda: [refuse_overwriting(job.output, *own) for job in jobs])
         model = model_of(here, opened).to(place(device))

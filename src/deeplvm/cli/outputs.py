@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -122,6 +122,43 @@ def reconstructed(
     return both[0], both[1]
 
 
+def differences(
+    model: LatentVariableModel, data: Data, rows: Selection, between: Sequence[str], seed: int
+) -> dict[str, Any]:
+    """How the rates of the rows of one label differ from those of another, a row a column.
+
+    Raises:
+        ValueError: If what is modelled are no counts, or there are no rows of a label.
+    """
+    from deeplvm.evaluation import differential_rates
+
+    kind, classes = data.variables["x"].kind, data.classes or ()
+    if kind != "counts":
+        raise ValueError(f"--between compares rates of counts, but x are {kind}; leave it out.")
+    if "y" not in rows or not classes:
+        raise ValueError(
+            "--between compares rows by their labels, and these have none: fit with --label."
+        )
+    groups = []
+    for label in between:
+        if label not in classes:
+            raise ValueError(f"There is no label {label!r}; there are {', '.join(classes)}.")
+        places = (rows["y"] == classes.index(label)).nonzero().squeeze(1)
+        if not len(places):
+            raise ValueError(f"No row here has the label {label!r}; name other DATA or --split.")
+        groups.append(rows[places])
+    found = differential_rates(model, *groups, seed=seed)
+    return {
+        "column": np.array(found.names),
+        **{
+            f"rate_{label}": each.numpy() for label, each in zip(between, found.rates, strict=True)
+        },
+        "log2_fold_change": found.log_fold_change.numpy(),
+        "stderr": found.stderr.numpy(),
+        "probability_beyond_1": found.probability.numpy(),
+    }
+
+
 def _measured(
     model: LatentVariableModel, rows: Source, measure: Measure, seed: int, size: int = _ROWS
 ) -> dict[str, Tensor]:
@@ -143,6 +180,7 @@ def _centre_of(distribution: Distribution | None) -> Tensor:
 
 TABLES = (".npz", ".csv", ".parquet")
 PICTURES = (".png",)
+CELLS = (".h5ad",)
 # Small images are enlarged until the grid has about this many pixels a side.
 _SIDE = 800
 
@@ -183,6 +221,52 @@ def refuse_overwriting(output: Path, *sources: str | None) -> None:
         same = output.exists() and path.exists() and output.samefile(path)
         if same or output.resolve() == path.resolve():
             raise FileError(f"{output} would overwrite its own input {source}; name another.")
+
+
+def cells_given(output: Path, sources: Sequence[str | None], split: str | None) -> Path:
+    """The ``.h5ad`` file of which the output is to be a copy with more in it.
+
+    Raises:
+        FileError: If none is named, or only some of its rows are meant.
+    """
+    named = [each for each in sources if each]
+    if len(named) != 1 or not named[0].lower().endswith(CELLS) or split is not None:
+        raise FileError(
+            f"{output} would be a copy of DATA, an .h5ad file, with something for each of its "
+            f"rows: name the one file{' and leave out --split' if split else ''}; or write "
+            f"{', '.join(TABLES)}."
+        )
+    return Path(named[0])
+
+
+def save_latents(source: Path, output: Path, latents: Mapping[str, Any]) -> None:
+    """Latents of cells in a copy of their file: ``obsm["X_deeplvm"]``, others with their name."""
+    from deeplvm.data.readers.counts import write_cells
+
+    found = {}
+    for name, values in latents.items():
+        alone = name == "z" or len(latents) == 1
+        key = "X_deeplvm" if alone else f"X_deeplvm_{name}"
+        found[key] = np.asarray(values).reshape(len(values), -1)
+    write_cells(source, output, found)
+
+
+def save_expression(
+    model: LatentVariableModel, data: Data, rows: Selection, output: Path, source: Path, seed: int
+) -> None:
+    """Means of p(x | z) of cells in a copy of their file, the layer ``deeplvm``."""
+    from deeplvm.data.readers.counts import genes_of, write_cells
+
+    genes = {name: place for place, name in enumerate(genes_of(source))}
+    titles = data.variables["x"].columns or tuple(genes)
+    columns = np.array([genes[name] for name in titles])
+
+    def parts() -> Iterator[tuple[Any, Any]]:
+        for start in range(0, rows.rows, _ROWS):
+            _, means = reconstructed(model, data, rows[start : start + _ROWS], seed=seed)
+            yield columns, means["x"].numpy()
+
+    write_cells(source, output, layers={"deeplvm": parts()})
 
 
 def save_table(

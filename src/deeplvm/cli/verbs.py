@@ -346,18 +346,30 @@ def embed(
     """Write the latents of each row: the means of q(z | x), and the labels where there are any.
 
     Args:
-        output: .npz, .csv or .parquet; of several files, a folder for as many.
+        output: .npz, .csv or .parquet; of several files, a folder for as many; .h5ad: a copy of
+            DATA with them in obsm["X_deeplvm"].
         scales: Write the standard deviations of q(z | x) too.
         classes: Write the probability of each label too, by q(y | x), and the most probable one.
         seed: Of the draws of latents on which other latents depend.
     """
     from deeplvm.cli.bulk import carry_out
+    from deeplvm.cli.outputs import CELLS, TABLES, cells_given, save_latents
+
+    cells = output.suffix.lower() in CELLS and not output.is_dir()
+    copied = cells_given(output, data, split) if cells else None
+    if copied is not None and classes:
+        raise ValueError(f"--classes makes a table: -o {output.with_suffix('.csv')}, say.")
 
     def work(model: Any, rows: Any, output: Path, opened: Any) -> None:
         from deeplvm.inference import embed as means
 
         chosen = _chosen(rows, split)
         values: dict[str, Any] = means(model, getattr(rows, chosen), seed=seed, scales=scales)
+        if copied is not None:
+            if processes().first:
+                save_latents(copied, output, values)
+            note(f"{output}: {copied} with obsm of {', '.join(values)}")
+            return
         names = {n: [f"{n}_{i}" for i in range(v[0].numel())] for n, v in values.items()}
         values |= _labels(rows, chosen)
         if classes:
@@ -367,7 +379,7 @@ def embed(
 
     carry_out(
         run, data, output, device, work, lambda _, opened, __: opened, trust=trust,
-        precision=precision,
+        precision=precision, endings=(*TABLES, *CELLS),
     )  # fmt: skip
 
 
@@ -379,6 +391,7 @@ def reconstruct(
     output: Output,
     escape_formulas: Escape = False,
     rows: Annotated[Number, Parameter(name=("--rows", "-n"))] = 32,
+    between: tuple[str, str] | None = None,
     split: Split = None,
     seed: Seed = 0,
     precision: Precision = "float32",
@@ -389,28 +402,47 @@ def reconstruct(
 
     Args:
         output: Pairs of images (.png, the original left), or a table of the means (.npz, .csv,
-            .parquet; the originals too in .npz).
+            .parquet; the originals too in .npz); .h5ad: a copy of DATA with those of all rows in
+            layers["deeplvm"].
         rows: How many, from the first on.
+        between: Two labels: instead of rows, a table of how the rates of the rows of the first
+            differ from those of the second, column by column, with errors.
         seed: Of the draws of z from q(z | x).
     """
     import torch
 
     from deeplvm.cli.outputs import (
+        CELLS,
         PICTURES,
         TABLES,
+        cells_given,
         check_output,
+        differences,
         reconstructed,
         refuse_overwriting,
+        save_expression,
     )
     from deeplvm.devices import place
     from deeplvm.runs.run import open_run
 
-    picture = check_output(output, (*PICTURES, *TABLES)) in PICTURES
+    allowed = (*PICTURES, *TABLES, *CELLS) if between is None else TABLES
+    ending = check_output(output, allowed)
+    picture = ending in PICTURES
+    copied = cells_given(output, [data], split) if ending in CELLS else None
     opened = open_run(run, trust=trust)
     refuse_overwriting(output, opened.config.data, data)
     _only_images(opened, output, picture=picture)
     model = _precise(opened.model.to(place(device)), precision)
     source, chosen = _rows(opened, data, split)
+    if between is not None:
+        table = differences(model, source, getattr(source, chosen), between, seed)
+        _write(output, table, {}, escape=escape_formulas)
+        note(f"{output}: {len(table['column'])} columns, {between[0]} against {between[1]}")
+        return
+    if copied is not None:
+        save_expression(model, source, getattr(source, chosen), output, copied, seed)
+        note(f"{output}: {copied} with the layer deeplvm")
+        return
     passed = getattr(source, chosen)[:rows]
     originals, means = reconstructed(model, source, passed, seed=seed)
     if picture:

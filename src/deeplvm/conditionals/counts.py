@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -191,4 +191,5 @@ class Multinomial(_Counts):
         super().__init__(shape, network, zero_inflated=False, total=total, mean=mean)
 
     def forward(self, *parents: Tensor) -> Distribution:
-        return distributions.Multinomial(*self.parameters_of(*parents), self.total)
+        (logits,) = self.parameters_of(*parents)
+        return distributions.Multinomial(logits, cast("int", self.total))

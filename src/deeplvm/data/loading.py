@@ -754,8 +754,9 @@ def _sparse_rows(
         values = at_rest(taken.data, kinds[split], reader.choices)
         matrix = type(taken)((values, taken.indices, taken.indptr), shape=taken.shape)
         rows[split] = {"x": SparseColumn(matrix)}
-        if found.labels is not None:
-            rows[split]["y"] = torch.from_numpy(found.labels[part.all()])
+        if found.labels is not None and reader.labels is not None:
+            codes = reader.labelled(found.labels[part.all()])
+            rows[split]["y"] = torch.from_numpy(codes).to(reader.labels)
     return rows
 
 

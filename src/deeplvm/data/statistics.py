@@ -72,8 +72,8 @@ class Summary:
         self._squares = np.zeros(shape)  # sum of squared deviations from the mean
 
     @classmethod
-    def of(cls, values: Array) -> Summary:
-        """The summary of an array of shape ``(rows, *event)``."""
+    def of(cls, values: Any) -> Summary:
+        """The summary of an array or a sparse matrix of shape ``(rows, *event)``."""
         found = cls(values.shape[1:], values.dtype)
         found.add(values)
         return found
@@ -116,7 +116,7 @@ class Summary:
         """How many values are missing."""
         return self.rows * self.count.size - int(self.count.sum())
 
-    def add(self, block: Array) -> None:
+    def add(self, block: Any) -> None:
         """Take in some more rows, shape ``(rows, *event)``; none of them infinite.
 
         Of a sparse matrix of compressed rows only what is stored is looked at.

@@ -94,10 +94,14 @@ class Reader:
             here = slice(start, start + step) if order is None else order[start : start + step]
             found["x"].numpy()[here] = at_rest(values, self.kind, self.choices)
             if labels is not None and self.labels is not None:
-                if self.labels != torch.int64:
-                    labels = np.where(labels < 0, np.nan, labels)
-                found["y"].numpy()[here] = labels
+                found["y"].numpy()[here] = self.labelled(labels)
         return found
+
+    def labelled(self, codes: Array) -> Array:
+        """Codes of labels as they rest: NaN for a missing one, where some are."""
+        if self.labels == torch.int64:
+            return codes
+        return np.where(codes < 0, np.nan, codes)
 
     def fixed(self, resting: Tensor, rows: Array) -> Tensor:
         """Values with the one draw of the noise that belongs to each row."""
@@ -176,7 +180,7 @@ class Look:
         seen: dict[Split, Summary] = {split: Summary(shape, source.dtype) for split in SPLITS}
         look = cls(seen, "", grey=facts.coloured)
         if isinstance(source, Held) and source.is_sparse:
-            look._sparse(reader, places)
+            look._sparse(reader, source, places)
             return look
         for rows in reader.chunks(places):
             values, labels = reader.stored(rows)
@@ -194,9 +198,8 @@ class Look:
         look.digest = digest.hexdigest()
         return look
 
-    def _sparse(self, reader: Reader, places: Mapping[Split, Places]) -> None:
+    def _sparse(self, reader: Reader, source: Held, places: Mapping[Split, Places]) -> None:
         """Look at what is stored of sparse rows."""
-        source = reader.source
         for split, part in places.items():
             for rows in part.blocks(_ROWS):
                 taken = reader.sparse(rows)
@@ -208,6 +211,8 @@ class Look:
                         values, _ = reader.stored(rows[[row]])
                         self._unusual(values, rows[[row]], source, source.facts)
                 self.seen[split].add(taken)
+            if source.labels is not None:
+                self.unlabelled[split] = int((source.labels[part.all()] < 0).sum())
 
     def _unusual(self, values: Array, rows: Array, source: Source, facts: Facts) -> None:
         infinite = np.abs(values) > _most(values)

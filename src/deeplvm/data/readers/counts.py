@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -14,25 +15,9 @@ from deeplvm.data.readers.columns import refuse_absent
 from deeplvm.data.readers.source import Array, Facts, Held, codes_of
 from deeplvm.data.records import DataError, Description
 from deeplvm.data.sparse import compressed, is_sparse
-from deeplvm.files import fits
+from deeplvm.files import beside, fits
 
 ENDING = ".h5ad"
-
-
-class Cells(Protocol):
-    """What is read of cells; an AnnData object has it, and a file's :class:`Stored`.
-
-    Attributes:
-        X: The matrix, shape ``(cells, genes)``, sparse or not.
-        layers: Other matrices of that shape by name.
-        obs: What is known of the cells, a column a name.
-        var_names: The genes.
-    """
-
-    X: Any
-    layers: Mapping[str, Any]
-    obs: Any
-    var_names: Any
 
 
 def is_cells(source: Any) -> bool:
@@ -49,7 +34,7 @@ def read_cells(
 
 
 def held_cells(
-    cells: Cells,
+    cells: Any,
     name: str,
     what: str,
     layer: str | None,
@@ -61,7 +46,9 @@ def held_cells(
     Whole numbers of at least 0, some above 1, are counts in all columns.
 
     Args:
-        cells: Where they are.
+        cells: An AnnData object or what is like one: ``X`` and ``layers`` by name, matrices of
+            shape ``(cells, genes)``, sparse or not; ``obs``, columns of the cells by name; and
+            ``var_names``, the genes.
         name: Short name.
         what: What messages call them.
         layer: Which of the layers; ``None`` for X.
@@ -70,8 +57,7 @@ def held_cells(
             may be absent.
 
     Raises:
-        DataError: If there is no such matrix or label, a label is missing, or these are not like
-            those of the run.
+        DataError: If there is no such matrix or label, or these are not like those of the run.
     """
     layers = [str(each) for each in cells.layers]
     if layer is not None and layer not in layers:
@@ -80,7 +66,7 @@ def held_cells(
     if stored is None:
         raise DataError(f"{what} has no X; say which layer: --layer, of {_listed(layers)}.")
     stored = stored.to_memory() if hasattr(stored, "to_memory") else stored
-    values = compressed(stored) if is_sparse(stored) else np.asarray(stored)
+    values: Any = compressed(stored) if is_sparse(stored) else np.asarray(stored)
     if values.ndim != 2 or values.dtype.kind not in "buif" or not math.prod(values.shape):
         raise DataError(
             f"{what}: a matrix of numbers, cells by genes, is needed; found shape "
@@ -98,7 +84,8 @@ def held_cells(
     labels, names = None, None
     if label is not None:
         refuse_absent(f"{what}, obs", list(cells.obs), [label])
-        labels, names = codes_of({"all": _texts(cells.obs[label], what, label)}, what)
+        labels, names, said = codes_of({"all": _texts(cells.obs[label])}, f"{what}, {label}")
+        notes += said
         if known is not None and known.classes is not None:
             labels = {"all": _codes_among(labels["all"], names, known.classes, what)}
             names = known.classes
@@ -111,6 +98,54 @@ def held_cells(
         notes=(*notes, *((f"of the layer {layer}.",) if layer is not None else ())),
     )
     return Held(facts, {"all": values}, labels)
+
+
+def write_cells(
+    source: Path,
+    output: Path,
+    obsm: Mapping[str, Array] | None = None,
+    layers: Mapping[str, Iterable[tuple[Array, Array]]] | None = None,
+) -> None:
+    """A copy of an ``.h5ad`` file with more in it; written whole or not at all.
+
+    Args:
+        source: The file.
+        output: The copy.
+        obsm: Numbers of each cell by name, shape ``(cells, dimensions)``.
+        layers: Matrices by name, some rows after the others: the places of their columns among
+            the genes, and the values. Genes of which there are none are NaN.
+    """
+    with beside(output) as temporary:
+        shutil.copyfile(source, temporary)
+        with opened(temporary, "r+") as file:
+            for name, values in (obsm or {}).items():
+                _put(file, "obsm", name, values.shape)[...] = values
+            shape = (len(Stored(file).obs_names), len(Stored(file).var_names))
+            for name, parts in (layers or {}).items():
+                place, start = _put(file, "layers", name, shape), 0
+                for columns, values in parts:
+                    whole = np.full((len(values), shape[1]), np.nan, np.float32)
+                    whole[:, columns] = values
+                    place[start : start + len(values)] = whole
+                    start += len(values)
+
+
+def genes_of(path: Path) -> list[str]:
+    """The genes of an ``.h5ad`` file, as the columns of its rows are called."""
+    with opened(path) as file:
+        return _unique([str(each) for each in Stored(file).var_names])[0]
+
+
+def _put(file: Any, where: str, name: str, shape: tuple[int, ...]) -> Any:
+    """Room for an array in a group of a file, instead of what had its name."""
+    group = file.require_group(where)
+    if not group.attrs.get("encoding-type"):
+        group.attrs.update({"encoding-type": "dict", "encoding-version": "0.1.0"})
+    if name in group:
+        del group[name]
+    found = group.create_dataset(name, shape, np.float32)
+    found.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+    return found
 
 
 @contextmanager
@@ -174,8 +209,16 @@ class Stored:
     @property
     def var_names(self) -> Any:
         """Names of the genes."""
-        var = self._file["var"]
-        return _element(var[_text(var.attrs["_index"])])
+        return self._index("var")
+
+    @property
+    def obs_names(self) -> Any:
+        """Names of the cells."""
+        return self._index("obs")
+
+    def _index(self, name: str) -> Any:
+        table = self._file[name]
+        return _element(table[_text(table.attrs["_index"])])
 
 
 class _Lazy(Mapping[str, Any]):
@@ -217,18 +260,13 @@ def _element(item: Any) -> Any:
     raise DataError(f"{_name(item)}: what is encoded as {kind or 'nothing known'} is not read.")
 
 
-def _texts(column: Any, what: str, label: str) -> Array:
-    """Labels as numbers or texts, none of which is missing."""
+def _texts(column: Any) -> Array:
+    """Labels as numbers or texts, an empty one where it is missing."""
     values = np.asarray(column)
     if values.dtype.kind in "buif":
         return values
-    missing = [each is None or each != each for each in values]  # NaN is not itself
-    if any(missing):
-        raise DataError(
-            f"{what}: row {missing.index(True) + 1} has no {label} ({sum(missing)} in all); give "
-            f"every row a label, or leave those rows out."
-        )
-    return values.astype(str)
+    missing = np.array([each is None or each != each for each in values])  # NaN is not itself
+    return np.where(missing, "", values.astype(str))
 
 
 def _refuse_other_genes(genes: Sequence[str], known: Description, what: str) -> None:
@@ -247,7 +285,8 @@ def _codes_among(codes: Array, names: Sequence[str], classes: Sequence[str], wha
             f"{what}: {unknown[0]!r} is none of the labels of the training data, which are "
             f"{_listed(list(classes))}."
         )
-    return np.array([classes.index(name) for name in names], np.int64)[codes]
+    known = np.array([*[classes.index(name) for name in names], -1], np.int64)
+    return known[codes]  # −1 is missing
 
 
 def _unique(names: list[str]) -> tuple[list[str], tuple[str, ...]]:

@@ -198,6 +198,7 @@ class Held:
         if any([is_sparse(each) for each in values.values()]):
             values = {k: v if is_sparse(v) else compressed(v) for k, v in values.items()}
         self.parts = consecutive({key: part.shape[0] for key, part in values.items()})
+        self.values: Any
         self.values, *others = values.values()
         self.is_sparse = is_sparse(self.values)
         if others:
