@@ -135,18 +135,9 @@ def test_a_table_of_all_kinds() -> None:
     page = report(model, data, evaluation)
     assert "Left out" not in page
     assert_self_contained(page)
-    for text in (
-        "Columns",
-        "of the training rows have no hole",
-        "real, ",
-        "% missing",
-        "Odd cells",
-        "the rest of its row",
-        "risk of singling out",
-        "AUC of kind",
-        "pay &amp; tip",
-    ):
-        assert text in page  # fmt: skip
+    seen = ("Columns", "of the training rows have no hole", "counts, 32 % missing")
+    for text in (*seen, "Odd cells", "risk of singling out", "AUC of kind", "pay &amp; tip"):
+        assert text in page
 
 
 class Elements(HTMLParser):

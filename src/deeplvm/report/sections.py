@@ -14,6 +14,7 @@ from markupsafe import Markup
 from deeplvm.data.schema import type_of
 from deeplvm.evaluation.latents.latent_use import carrying
 from deeplvm.evaluation.samples.synthetic import synthetic_table
+from deeplvm.inference.rows import at_random
 from deeplvm.likelihood import UsualSurprise, score_cells
 from deeplvm.report.figures import columns, images, latents, likelihood, samples, training
 from deeplvm.report.figures.style import CLASSES
@@ -262,7 +263,7 @@ def _odd_cells(subject: Subject) -> Iterator[Section]:
     variable, rows = subject.variable, subject.material.rows
     if variable.columns is None or not 1 < variable.elements <= _MOST_TABLED:
         return
-    some = rows.source[: max(20, _CELLS // variable.elements)]
+    some: Any = at_random(rows.source, max(20, _CELLS // variable.elements), subject.seed)
     name, model = subject.material.name, subject.model
     surprise, values = (
         score_cells(model, some, 100, seed=subject.seed).surprise[name],
