@@ -22,8 +22,9 @@ demo: .venv/installed  ## learn the digits; ends with a report and samples (a mi
 	@echo "samples: $(RUN)/samples.png"
 
 # One thread in each process: the tests are many small operations, and a second thread only waits.
+# worksteal keeps neighbours, which share fixtures, in one process, and lets none wait at the end.
 test: .venv/installed-test  ## the tests, the doctests and the code in the documentation
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal $(ARGS)
 
 faults: .venv/installed-test  ## the long form of the fault tests: hundreds of deaths, thousands of damaged files
 	DEEPLVM_FAULTS=full OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/faults $(ARGS)
@@ -59,7 +60,7 @@ clean:  ## remove what this file makes, runs excepted
 .venv/installed-%: .venv/created pyproject.toml constraints.txt
 	@echo "installing deeplvm[$*] into .venv (PyTorch is large: minutes, the first time)"
 	$(INSTALL) -e '.[$*]'
-	@touch $@
+	@touch $@ $(and $(filter dev,$*),.venv/installed .venv/installed-test .venv/installed-docs)
 
 # The peers live apart, with pins of their own.
 benchmarks/.venv/installed: benchmarks/peers.txt .venv/created
