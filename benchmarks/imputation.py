@@ -65,11 +65,11 @@ def ridge(x: Array, seed: int) -> tuple[Array, Array, Array]:
     return found, found, draws
 
 
-def miwae(models: int) -> Method:
-    """The recipe of MIWAE, trained on the incomplete rows; several models are one mixture."""
+def ours(name: str, models: int = 1, **options: Any) -> Method:
+    """A recipe, trained on the incomplete rows; several models are one mixture."""
 
     def filled(x: Array, seed: int) -> tuple[Array, Array, Array]:
-        parts = [_one(x, 100 * seed + i, DRAWS // models) for i in range(models)]
+        parts = [_one(name, options, x, 100 * seed + i, DRAWS // models) for i in range(models)]
         mean, median, draws = zip(*parts, strict=True)
         pooled = np.concatenate(draws)
         middle = median[0] if models == 1 else np.median(pooled, 0)
@@ -78,15 +78,17 @@ def miwae(models: int) -> Method:
     return filled
 
 
-def _one(x: Array, seed: int, draws: int) -> tuple[Array, Array, Array]:
+def _one(
+    name: str, options: dict[str, Any], x: Array, seed: int, draws: int
+) -> tuple[Array, Array, Array]:
     some = np.random.default_rng(seed).permutation(len(x))
     cut = max(5, len(x) // 10)
     data = load(
         {"x_train": x[some[cut:]], "x_valid": x[some[:cut]], "x_test": x}, likelihood="gaussian"
     )
     torch.manual_seed(seed)
-    recipe = find("miwae")
-    model = recipe(data, latent=4, hidden=(64, 64))
+    recipe = find(name)
+    model = recipe(data, **options)
     settings = {**training_of(recipe), "minutes": 1.5, "compile": False}
     unfolded(fit)(model, data, seed=seed, quiet=True, **settings)
     mean = impute(model, data.test, by="mean", particles=500, draws=draws, seed=seed)
@@ -109,8 +111,9 @@ METHODS: dict[str, Method] = {
     "5 neighbours": point(lambda _: KNNImputer()),
     "iterative BayesianRidge": ridge,
     "iterative ExtraTrees": point(trees),
-    "deeplvm miwae": miwae(1),
-    "deeplvm miwae, 3 models": miwae(3),
+    "deeplvm miwae": ours("miwae", latent=4, hidden=(64, 64)),
+    "deeplvm miwae, 3 models": ours("miwae", 3, latent=4, hidden=(64, 64)),
+    "deeplvm gaussian_mixture": ours("gaussian_mixture"),
 }
 
 

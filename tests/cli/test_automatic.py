@@ -66,11 +66,11 @@ def test_fit_trains_the_best(
     code = main(["fit", *words.split()])
     said = capsys.readouterr()
     assert code == 0, said.err
-    assert "4 models on 12 held-out rows" in said.err
+    assert "5 models on 12 held-out rows" in said.err
     best = json.loads(Path("RUN/selection.json").read_text())["trials"][0]
     config = tomllib.loads(Path("RUN/config.toml").read_text())
     assert config["recipe"] == best["recipe"]
     assert config["recipe_options"].items() >= best["options"].items()
     assert config["training"]["epochs"] == 2
     assert config["training"]["learning_rate"] == 0.02
-    assert config["training"]["patience"] == 20  # the recipe's own
+    assert config["training"]["batch_size"] == 1000  # the recipe's own

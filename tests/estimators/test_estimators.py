@@ -20,6 +20,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from deeplvm.conditionals import LatentClasses, Mixture
 from deeplvm.estimators import (
     VAE,
     Estimator,
@@ -223,6 +224,17 @@ class TestImputer:
         assert error < 0.6
         assert [*imputer.get_feature_names_out()] == ["x0", "x1", "x2"]
 
+    def test_of_real_numbers_nothing_is_drawn(self) -> None:
+        """Rows of two normals that go together: the best guess leaves 0.3 of one."""
+        X = correlated(300)
+        given = X.copy()
+        given[::2, 0] = np.nan
+        filled = VAEImputer(max_iter=30, random_state=0).fit_transform(given)
+        error = (filled - X)[::2, 0].std() / X[:, 0].std()
+        others = np.column_stack([X[:, 1:], np.ones(len(X))])
+        least = np.linalg.lstsq(others[1::2], X[1::2, 0], rcond=None)[0]
+        assert error < 1.05 * (others @ least - X[:, 0])[::2].std() / X[:, 0].std()
+
     def test_a_typed_table_comes_back_as_it_was(self) -> None:
         frame = people().assign(country="CH", ward=np.nan)
         frame.loc[4, "country"] = None
@@ -301,6 +313,20 @@ class TestAnomalies:
         against = (X.mean(0) + odd)[None]
         assert found.predict(against)[0] == -1
         assert found.decision_function(against)[0] < 0
+
+    def test_real_numbers_have_a_mixture_and_other_columns_another(self) -> None:
+        X = correlated(200)
+        found = VAEAnomalyDetector(max_iter=20, random_state=0).fit(X)
+        assert found.model_.factorisation == "p(x)"
+        assert isinstance(found.model_.p["x"], Mixture)
+        odd = np.array([2.0, 100.0, -0.02])
+        assert found.predict((X.mean(0) + odd)[None])[0] == -1
+        whole = found.score_samples(X)
+        np.testing.assert_allclose(whole[:3], found.score_samples(X[:3]), rtol=1e-7)
+        other = VAEAnomalyDetector(max_iter=2, random_state=0).fit(people())
+        assert isinstance(other.model_.p["x"], LatentClasses)
+        told = VAEAnomalyDetector(**QUICK, n_components=2).fit(X)
+        assert told.model_.q.names == ("z",)
 
 
 class TestTopics:

@@ -48,8 +48,8 @@ class Given(nn.Module):
         self.make, self.event_shape = make, torch.Size([size])
         self.nothing = nn.Parameter(torch.zeros(1))
 
-    def forward(self, z: Tensor) -> Distribution:
-        return self.make(z)
+    def forward(self, *z: Tensor) -> Distribution:
+        return self.make(*z)
 
 
 def model_of(make: Callable[[Tensor], Distribution], size: int = 2) -> LatentVariableModel:
@@ -409,3 +409,42 @@ def test_refusals() -> None:
     )
     with pytest.raises(ValueError, match="MultivariateNormal of 'x' does not say how"):
         impute(model, {"x": torch.tensor([[1.0, NAN]])})
+
+
+def test_elements_of_a_mixture_that_go_together_are_filled_in_exactly() -> None:
+    """By the conditionals of its components, which a row weighs; nothing is drawn."""
+    loc = torch.tensor([[0.0, 1.0, 0.0], [2.0, -1.0, 3.0]], dtype=torch.float64)
+    factor = torch.tensor([[1.0, 0, 0], [0.8, 0.5, 0], [-0.3, 0.4, 0.7]], dtype=torch.float64)
+    parts = [
+        FullCovarianceNormal(loc[0], factor),
+        FullCovarianceNormal(loc[1], 0.5 * factor.abs()),
+    ]
+    logits = torch.tensor([0.2, -0.1], dtype=torch.float64)
+    p = Joint({"x": Given(lambda: Mixture(logits, parts), 3)})
+    model = LatentVariableModel(p).double()
+    x = torch.tensor([[0.7, NAN, 1.1], [NAN, NAN, NAN]], dtype=torch.float64)
+    given = [p.covariance_matrix for p in parts]
+    seen = [0, 2]
+    mean, scale, weight = [], [], []
+    for place, covariance in enumerate(given):
+        inner = covariance[seen][:, seen]
+        gain = torch.linalg.solve(inner, covariance[seen, 1])
+        mean.append(float(loc[place, 1] + gain @ (x[0, seen] - loc[place, seen])))
+        scale.append(float((covariance[1, 1] - gain @ covariance[seen, 1]).sqrt()))
+        density = stats.multivariate_normal(loc[place, seen].numpy(), inner.numpy())
+        weight.append(float(logits[place].exp()) * density.pdf(x[0, seen].numpy()))
+    share = [each / sum(weight) for each in weight]
+
+    parts_of = list(zip(share, mean, scale, strict=True))
+
+    def below(value: float) -> float:
+        return sum([s * stats.norm.cdf(value, m, d) for s, m, d in parts_of])
+
+    found = impute(model, {"x": x}, by="mean", level=0.9)
+    middle = impute(model, {"x": x}, by="median")
+    exact = sum([s * m for s, m in zip(share, mean, strict=True)])
+    assert float(found.values["x"][0, 1]) == pytest.approx(exact, abs=1e-10)
+    assert below(float(middle.values["x"][0, 1])) == pytest.approx(0.5, abs=1e-9)
+    assert below(float(found.lower["x"][0, 1])) == pytest.approx(0.05, abs=1e-9)
+    assert below(float(found.upper["x"][0, 1])) == pytest.approx(0.95, abs=1e-9)
+    assert torch.allclose(found.values["x"][1], logits.softmax(0) @ loc)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,17 @@ from sklearn.mixture import GaussianMixture as SklearnMixture
 from torch import Tensor
 
 from deeplvm import Joint, LatentVariableModel, elbo
-from deeplvm.conditionals import Categorical, Gaussian, OneHot, StandardNormal
+from deeplvm.conditionals import (
+    Categorical,
+    FullCovarianceGaussian,
+    Gaussian,
+    Mixture,
+    OneHot,
+    StandardNormal,
+)
 from deeplvm.data import load
 from deeplvm.gradients import Enumerated
-from deeplvm.learning.closed_forms import linear_gaussian_of, mixture_of
+from deeplvm.learning.closed_forms import correlated_mixtures_of, linear_gaussian_of, mixture_of
 from deeplvm.learning.em import exact_em
 from deeplvm.likelihood import importance_sampling
 from deeplvm.networks import MLP
@@ -207,6 +215,67 @@ def importance_like(model: LatentVariableModel, x: Tensor) -> Tensor:
     return torch.logsumexp(torch.stack(values), 0).mean()
 
 
+def correlated(*classes: int) -> LatentVariableModel:
+    """Mixtures of Gaussians with full covariances, themselves mixed."""
+    one = partial(FullCovarianceGaussian, 2, minimum_scale=1e-6)
+    members = [Mixture([one() for _ in range(n)]) for n in classes]
+    return LatentVariableModel(Joint({"x": members[0] if len(members) == 1 else Mixture(members)}))
+
+
+def test_full_covariances_are_those_of_scikit_learn() -> None:
+    x = lumps() @ torch.tensor([[1.0, 0.7], [0.0, 1.0]])
+    model = correlated(3)
+    em(model, {"x": x}, start="data", iterations=1, tolerance=-1.0)
+    (law,) = correlated_mixtures_of(model)
+    log_weights, means, factors = law.parameters()
+    other = SklearnMixture(
+        3, tol=0.0, reg_covar=0.0, max_iter=25, weights_init=log_weights.exp().numpy(),
+        means_init=means.numpy(), precisions_init=torch.cholesky_inverse(factors).numpy(),
+    )  # fmt: skip
+    with pytest.warns(match="did not converge"):
+        other.fit(x.numpy())
+    learned = em(model, {"x": x}, iterations=25, tolerance=-1.0)
+    assert rising(learned)
+    _, means, factors = law.parameters()
+    assert np.allclose(means, other.means_, atol=1e-6)
+    assert np.allclose(factors @ factors.mT, other.covariances_, atol=1e-6)
+    exact = importance_sampling(model, {"x": x})
+    assert float(exact.log_px.mean()) == pytest.approx(other.score(x.numpy()), abs=1e-6)
+
+
+def test_full_covariances_with_holes_rise_to_a_stationary_point() -> None:
+    x = lumps() @ torch.tensor([[1.0, 0.7], [0.0, 1.0]])
+    x[torch.rand(x.shape) < 0.2] = math.nan
+    x[3] = math.nan  # a row of which nothing is known
+    model = correlated(2)
+    learned = em(model, {"x": x}, start="data", iterations=5000, tolerance=1e-13, batch_size=40)
+    assert rising(learned)
+    seen = x[~x.isnan().all(1)]
+    value = model.p({"x": seen}, missing=frozenset("x")).log_prob.sum() / len(x)
+    assert value.item() == pytest.approx(log_px(learned)[-1], abs=1e-10)
+    gradients = torch.autograd.grad(value, list(model.p.parameters()))
+    assert max([float(each.abs().max()) for each in gradients]) < 1e-5
+
+
+@pytest.mark.parametrize("towards", ["covariance", "variance"])
+def test_mixed_mixtures_are_learned_one_by_one_and_shrunk(towards: Any) -> None:
+    """Each as it would be alone; a class of one row has the covariance of the prior rows."""
+    x = torch.cat([lumps(), torch.tensor([[40.0, -30.0]])])
+    both, alone = correlated(1, 2), correlated(2)
+    options: dict[str, Any] = {"shrinkage": 0.5, "towards": towards, "tolerance": -1.0}
+    em(both, {"x": x}, start="data", iterations=9, **options)
+    em(alone, {"x": x}, start="data", iterations=9, seed=1, **options)
+    (_, one), (other,) = correlated_mixtures_of(both), correlated_mixtures_of(alone)
+    for mine, its in zip(one.parameters(), other.parameters(), strict=True):
+        assert torch.allclose(mine, its)
+    log_weights, _, factors = one.parameters()
+    rare = int(log_weights.argmin())
+    assert float(log_weights[rare].exp()) == pytest.approx(1 / 151, rel=1e-3)
+    every = (150 * torch.cov(x.T) + 2 * torch.eye(2)) / 153
+    every = torch.diag(every.diagonal()) if towards == "variance" else every
+    assert torch.allclose((factors @ factors.mT)[rare], 0.5 * 2 * every / 3, rtol=1e-3)
+
+
 def test_what_is_not_known_is_refused(tb1: Any) -> None:
     p = Joint({"z": StandardNormal(2), "x | z": Gaussian(5, MLP(2, 8), scale="global")})
     deep = LatentVariableModel(p, Joint({"z | x": Gaussian(2, MLP(5))}))
@@ -216,6 +285,10 @@ def test_what_is_not_known_is_refused(tb1: Any) -> None:
     x[:, 2] = math.nan
     with pytest.raises(ValueError, match="1 elements of 'x' are missing in every row"):
         em(tb1.model(), {"x": x})
+    with pytest.raises(ValueError, match="shrinkage is of the full covariances of a mixture"):
+        em(tb1.model(), {"x": tb1.x}, shrinkage=0.1)
+    with pytest.raises(ValueError, match="'covariance' or 'variance', not 'mean'"):
+        em(correlated(2), {"x": tb1.x}, towards="mean")
     with pytest.raises(ValueError, match="'model' or 'data', not 'zero'"):
         em(tb1.model(), {"x": tb1.x}, start="zero")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="no 'x' to learn from"):

@@ -72,6 +72,7 @@ SMALL: dict[str, tuple[str, dict[str, Any]]] = {
     "table_vae": ("table_vae", {"latent": 2, "hidden": (8, 6), "prior": "mixture"}),
     "table_vae, classes": ("table_vae", {"latent": 2, "hidden": (8,), "classes": 3}),
     "mixture_model": ("mixture_model", {"classes": 3}),
+    "gaussian_mixture": ("gaussian_mixture", {"classes": (2, 3)}),
     "autoregressive_table": ("autoregressive_table", {"width": 64, "blocks": 1}),
     "helmholtz_machine": ("helmholtz_machine", {"units": (5, 3)}),
     "semi_supervised_vae": ("semi_supervised_vae", {"latent": 2, "hidden": (8, 6)}),
@@ -125,7 +126,7 @@ def small(
 ) -> tuple[LatentVariableModel, Data]:
     """A small model of a recipe, and data for it."""
     name, options = SMALL[request.param]
-    others = {"factor_analysis": table, "not_miwae": table}
+    others = dict.fromkeys(("factor_analysis", "gaussian_mixture", "not_miwae"), table)
     others |= dict.fromkeys(("prod_lda", "nvdm", "scvi"), words)
     data = others.get(name, digits)
     return build(find(name), data, options, 0), data
@@ -141,6 +142,7 @@ TRACED_ELSEWHERE = (
     "skip_semi_supervised_vae",
     "conditional_vae",
     "factor_analysis, one noise",
+    "gaussian_mixture",
     "sigmoid_belief_network",
     "helmholtz_machine",
     "beta_vae",

@@ -15,6 +15,7 @@ from deeplvm.conditionals.heads import (
     event_shape_of,
     optional_units,
     positive,
+    raw_of,
     standardised,
 )
 from deeplvm.distributions.multivariate_normal import (
@@ -113,15 +114,25 @@ class FullCovarianceGaussian(Correlated):
         super().__init__(shape, network, covariance, own, minimum_scale, units)
 
     def forward(self, *parents: Tensor) -> FullCovarianceNormal:
-        elements = self.event_shape.numel()
-        loc, raw, below = self._split(parents)
-        below = below.reshape(*below.shape[:-1], elements, elements)
-        scale = positive(raw, self.minimum_scale)
-        factor = torch.diag_embed(scale) + scale.unsqueeze(-1) * (_STEP * below.tril(-1))
+        loc, factor = self.standard(*parents)
         if self.units is not None:
             loc = self.units.mean + self.units.std * loc
             factor = self.units.std.reshape(-1, 1) * factor
         return FullCovarianceNormal(loc, factor, len(self.event_shape))
+
+    def standard(self, *parents: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean ``(*particles, batch, *event)`` and L ``(..., d, d)`` in standardised units."""
+        elements = self.event_shape.numel()
+        loc, raw, below = self._split(parents)
+        below = below.reshape(*below.shape[:-1], elements, elements)
+        scale = positive(raw, self.minimum_scale)
+        return loc, torch.diag_embed(scale) + scale.unsqueeze(-1) * (_STEP * below.tril(-1))
+
+    def raw(self, factor: Tensor) -> Tensor:
+        """The raw numbers ``(d + d d,)`` that stand for L, of no smaller scales than the least."""
+        scale = factor.diagonal()
+        below = (factor / (_STEP * scale.unsqueeze(-1))).tril(-1)
+        return torch.cat([raw_of((scale - self.minimum_scale).clamp(min=1e-12)), below.flatten()])
 
 
 class LowRankGaussian(Correlated):

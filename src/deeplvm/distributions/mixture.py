@@ -96,6 +96,19 @@ class Mixture(_Weighted):
         parts = [each.expand(batch_shape) for each in self.components]
         return Mixture(self.log_weights, parts, Size(batch_shape))
 
+    @property
+    def has_enumerate_support(self) -> bool:  # type: ignore[override]
+        return self.components[0].has_enumerate_support
+
+    def enumerate_support(self, expand: bool = True) -> Tensor:  # noqa: FBT001, FBT002 - torch's own
+        """The values, where there are finitely many, as the first component lists them."""
+        return self.components[0].enumerate_support(expand)
+
+    def cdf(self, value: Tensor) -> Tensor:
+        """The distribution function of a single element, shape ``(*sample, *batch)``."""
+        each = _stacked([each.cdf(value) for each in self.components], -1)
+        return (each * self.log_weights.exp()).sum(-1)
+
     def log_prob(self, value: Tensor) -> Tensor:
         """The log-density of a value, shape ``(*sample, *batch)``, nats."""
         return self._sum(_stacked([each.log_prob(value) for each in self.components], -1))

@@ -193,8 +193,13 @@ def product(first: Tensor, second: Tensor) -> Tensor:
 
 
 def _solve_lower(factor: Tensor, offset: Tensor) -> Tensor:
-    """:math:`L^{-1} x` of vectors, shape ``(*batch, d)``."""
-    return torch.linalg.solve_triangular(factor, offset.unsqueeze(-1), upper=False).squeeze(-1)
+    """:math:`L^{-1} x` of vectors, shape ``(*batch, d)``; one factor of many rows stays one."""
+    more = offset.dim() + 1 - factor.dim()
+    if more <= 0:
+        return torch.linalg.solve_triangular(factor, offset.unsqueeze(-1), upper=False).squeeze(-1)
+    columns = offset.reshape(-1, *offset.shape[more:]).movedim(0, -1)  # (*own, d, rows)
+    solved = torch.linalg.solve_triangular(factor, columns, upper=False).movedim(-1, 0)
+    return solved.reshape(*offset.shape[:more], *solved.shape[1:])
 
 
 class FullCovarianceNormal(MultivariateNormal):

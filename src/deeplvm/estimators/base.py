@@ -61,7 +61,7 @@ class Estimator(CallbackSupportMixin, BaseEstimator):
 
     Args:
         recipe: A published recipe by its name, or a function of what the data are that returns a
-            model (see :mod:`deeplvm.recipes`).
+            model (see :mod:`deeplvm.recipes`); where it is ``"auto"``, the estimator says which.
         n_components: Dimensions of z, the recipe's ``latent``; by default as many as the recipe
             takes by itself, at most one a column.
         recipe_options: Further options of the recipe, ``{"hidden": (64, 64)}``.
@@ -104,8 +104,12 @@ class Estimator(CallbackSupportMixin, BaseEstimator):
     random_state: Any = None
     verbose: bool = False
 
-    # how it is trained where neither the recipe nor the user says so
+    # how it is trained where neither the recipe nor the user says so, and for what it is here
+    # some recipes are trained otherwise
     _usual: ClassVar[dict[str, Any]] = {}
+    _for_this: ClassVar[dict[str, dict[str, Any]]] = {}
+    # "auto": of real numbers, of columns of several kinds, and where options are said
+    _auto: ClassVar[tuple[str, str, str]] = ("vae", "vae", "vae")
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "recipe": [str, callable],
         "n_components": [Interval(Integral, 1, None, closed="left"), None],
@@ -243,7 +247,7 @@ class Estimator(CallbackSupportMixin, BaseEstimator):
 
     def _train(self, data: Any, X: Any = None, y: Any = None, sample_weight: Any = None) -> None:
         """Train the recipe's model on a source; what was learned is kept in float64."""
-        recipe = self._recipe
+        recipe = self._recipe = self._chosen(data.description)
         options = self._options(data)
         options = {name: meant(name, value) for name, value in options.items()}
         model = build(recipe, data.description, self._recipe_options(recipe), self._seed)
@@ -267,6 +271,7 @@ class Estimator(CallbackSupportMixin, BaseEstimator):
     def _options(self, data: Any) -> dict[str, Any]:
         """How to train, by the words of ``fit``; passes are said in gradient steps."""
         rows, own = data.rows("train"), training_of(self._recipe)
+        own |= self._for_this.get(name_of(self._recipe), {})
         size = min(256, max(16, 2 ** round(math.log2(max(rows / 16, 1)))))
         size = {"batch_size": size, **own, **(self.training or {})}["batch_size"]
         steps = -(-rows // size)
@@ -355,9 +360,14 @@ class Estimator(CallbackSupportMixin, BaseEstimator):
         draw = draws_of(training_of(self._recipe).get("draw"))
         return None if draw is None else {name: as_measured(way) for name, way in draw.items()}
 
-    @property
-    def _recipe(self) -> Callable[..., Any]:
-        return find(self.recipe) if isinstance(self.recipe, str) else self.recipe
+    def _chosen(self, description: Any) -> Callable[..., Any]:
+        """The recipe, where it is to be chosen by what the columns are too."""
+        if self.recipe != "auto":
+            return find(self.recipe) if isinstance(self.recipe, str) else self.recipe
+        real, mixed, told = self._auto
+        if self.n_components or self.recipe_options:
+            return find(told)
+        return find(real if description.variables["x"].likelihood == "gaussian" else mixed)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -427,7 +437,7 @@ class _Watch(Callback):
 
     def fitted(self) -> dict[str, Any]:
         """What an estimator that stopped here would have."""
-        hidden = ("_seed", "_typed", "_sorts", "_constants", "_share")
+        hidden = ("_seed", "_typed", "_sorts", "_constants", "_share", "_recipe")
         own = {k: v for k, v in vars(self.estimator).items() if k.endswith("_") or k in hidden}
         model = copy.deepcopy(self.model).double().eval()
         learned = {"model_": model, "description_": self.description}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any, ClassVar, Self
@@ -50,6 +51,11 @@ class VAEAnomalyDetector(OutlierMixin, Estimator):
     share ``contamination`` of the training rows below, and ``decision_function`` what a row is
     above it, nats.
 
+    By default the model is ``"auto"``: of real numbers ``gaussian_mixture``, whose covariances are
+    shrunk towards the variances of all rows, so that no class is narrow enough to make a few odd
+    rows alike; of columns of several kinds ``mixture_model``; and ``vae`` where ``n_components``
+    or ``recipe_options`` are given.
+
     A likelihood is no measure of oddness everywhere: of high-dimensional data simple rows can be
     more likely than typical ones.
 
@@ -60,9 +66,16 @@ class VAEAnomalyDetector(OutlierMixin, Estimator):
             rows that are like them it is the rate of false alarms.
     """
 
+    recipe: str | Callable[..., Any] = "auto"
     contamination: float = 0.1
 
     _usual = _TIGHTER
+    _auto = ("gaussian_mixture", "mixture_model", "vae")
+    _for_this: ClassVar[dict[str, dict[str, Any]]] = {
+        "gaussian_mixture": {
+            "phases": "exact_em(start='data', shrinkage=0.1, towards='variance', tolerance=3e-3)"
+        }
+    }
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **Estimator._parameter_constraints,
         "contamination": [Interval(Real, 0, 0.5, closed="right")],

@@ -22,6 +22,8 @@ from deeplvm.inference import Imputation, impute
 class VAEImputer(OneToOneFeatureMixin, TransformerMixin, Estimator):
     r"""Missing cells (NaN) filled by :math:`p(x_\text{missing} | x_\text{observed})`.
 
+    By default the model is ``"auto"``: of real numbers ``gaussian_mixture``, whose conditionals
+    are exact; otherwise, or where ``n_components`` or ``recipe_options`` are given, ``miwae``.
     MIWAE: Deep Generative Modelling and Imputation of Incomplete Data Sets (Mattei & Frellsen,
     2019), https://arxiv.org/abs/1812.02633
 
@@ -29,9 +31,9 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, Estimator):
     holes, but for a constant one, whose value is filled in. Arrays come back as arrays, data
     frames with texts or categories as data frames.
 
-    The encoder reads which cells are missing, and training hides more of them at random, so that
-    holes mean something also where the training rows have none; it stops when hidden cells of the
-    held-out rows are no longer predicted better.
+    The encoder of MIWAE reads which cells are missing, and training hides more of them at random,
+    so that holes mean something also where the training rows have none; it stops when hidden cells
+    of the held-out rows are no longer predicted better.
 
     Options are those of :class:`Estimator`, and one more.
 
@@ -46,8 +48,10 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, Estimator):
     (False, array([1. , 2.1]))
     """
 
-    recipe: str | Callable[..., Any] = "miwae"
+    recipe: str | Callable[..., Any] = "auto"
     by: Any = "auto"
+
+    _auto = ("gaussian_mixture", "miwae", "miwae")
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **Estimator._parameter_constraints,

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from deeplvm.core.draws import Draw
+from deeplvm.core.evidence import Evidence
 from deeplvm.core.model import LatentVariableModel
+from deeplvm.core.trace import Site
 from deeplvm.inference.completion import Complete, completable, complete, to_complete
 from deeplvm.inference.diagnostics import TOO_HEAVY
-from deeplvm.inference.missing import By, MissingMixture, Weights
+from deeplvm.inference.missing import By, MissingMixture, Weights, pieces
 from deeplvm.inference.rows import Rows, Source, at_least, for_rows, redrawn, rows_of
 from deeplvm.randomness import RowNoise
 
@@ -164,10 +166,15 @@ def impute(
         def measure(
             given: dict[str, Tensor], missing: frozenset[str], noise: RowNoise
         ) -> dict[str, Tensor]:
-            evidence = model.evidence(
-                given, particles=particles, missing=missing, rows=rows.data_rows,
-                draw=noise.draws(model.q.names, draw),
-            )  # fmt: skip
+            def drawn(count: int) -> Evidence:
+                ways = noise.draws(model.q.names, draw)
+                return model.evidence(
+                    given, particles=count, missing=missing, rows=rows.data_rows, draw=ways
+                )
+
+            evidence = drawn(particles if model.q.names else 1)
+            if not model.q.names and not all([_has_marginals(evidence.p[n]) for n in names]):
+                evidence = drawn(particles)  # no latents, but elements of which one has draws only
             weights = Weights.of(evidence)
             found = {"ess": weights.ess, "pareto_k": weights.pareto_k}
             for name in names:
@@ -240,6 +247,11 @@ def _observed(rows: Rows) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         else torch.zeros_like(value, dtype=torch.bool)
         for name, value in values.items()
     }
+
+
+def _has_marginals(site: Site) -> bool:
+    """Whether single elements have a distribution, so that nothing need be drawn."""
+    return site.distribution is not None and bool(pieces(site.distribution))
 
 
 def _elements(rows: Rows) -> int:

@@ -15,6 +15,7 @@ from deeplvm.core.evidence import Evidence, elementwise
 from deeplvm.core.steps import Masked
 from deeplvm.core.trace import Site, base_of, conditioned
 from deeplvm.distributions.discrete import Ordinal
+from deeplvm.distributions.mixture import Mixture
 from deeplvm.distributions.product import Product
 from deeplvm.inference.diagnostics import pareto_k, tail_length
 from deeplvm.randomness import RowNoise
@@ -429,6 +430,25 @@ def pieces(
                 return []
             found.append((places, within[0][1]))
         return found
+    if isinstance(distribution, Mixture):
+        return [] if independent else _pieces_of(distribution)
     marginals = getattr(base_of(distribution), "marginals", None)
     own = elementwise(distribution) if marginals is None or independent else marginals()
     return [] if own is None else [(None, own)]
+
+
+def _pieces_of(mixture: Mixture) -> list[tuple[Tensor | None, Distribution]]:
+    """Of single elements the same mixture, where all components have the same pieces."""
+    each = [pieces(part.expand(mixture.batch_shape)) for part in mixture.components]
+    if len({len(found) for found in each}) > 1:
+        return []
+    mixed = []
+    for parts in zip(*each, strict=True):
+        (places, first), *_ = parts
+        if any([p is not places and not torch.equal(p, places) for p, _ in parts]):  # type: ignore[arg-type]
+            return []
+        own = first.batch_shape
+        weights = mixture.log_weights
+        weights = weights.reshape(*weights.shape[:-1], *[1] * (len(own) - weights.dim() + 1), -1)
+        mixed.append((places, Mixture(weights.expand(*own, -1), [part for _, part in parts])))
+    return mixed

@@ -1,12 +1,13 @@
-r"""The linear Gaussian model inside a model: exact posterior, and the M-step in closed form."""
+r"""Models of Gaussians inside a model: their exact posterior, and the M-step in closed form."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,6 +15,7 @@ from deeplvm.conditionals import (
     Categorical,
     FullCovarianceGaussian,
     Gaussian,
+    Mixture,
     OneHot,
     StandardNormal,
 )
@@ -21,6 +23,8 @@ from deeplvm.conditionals.heads import raw_of
 from deeplvm.core.joint import Joint
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.networks import MLP
+
+_NUMBERS = 2**22  # in the covariances of what is missing, of a batch's components
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,18 +178,12 @@ class LinearGaussian:
         full = self.posterior(torch.zeros_like(bias).unsqueeze(0))
         gain = full.covariance[0] @ (weight / variance.unsqueeze(1)).T  # (K, D)
         factor = torch.linalg.cholesky(full.covariance[0])
-        raw = raw_of((factor.diagonal() - conditional.minimum_scale).clamp(min=1e-12))
         layer, size = conditional.head.layer, len(gain)
         layer.weight.zero_()
         layer.weight[:size] = gain.to(layer.weight)
         layer.bias[:size] = (-gain @ bias).to(layer.bias)
         own = layer.bias[size:] if conditional.free is None else conditional.free
-        # what a 1 below the diagonal stands for is the conditional's own business
-        own.copy_(torch.cat([raw, torch.ones_like(factor).flatten()]))
-        shape = conditional.head.network.in_shape or (layer.in_features,)
-        unit = conditional(layer.weight.new_zeros(1, *shape)).root().reshape(size, size)
-        below = torch.where(unit != 0, factor / unit.double(), 0.0).tril(-1)
-        own.copy_(torch.cat([raw, below.flatten()]))
+        own.copy_(conditional.raw(factor))
         return bool((factor.diagonal() > conditional.minimum_scale).all())
 
 
@@ -327,17 +325,177 @@ class MixtureOfGaussians:
 
     def start(self, u: Tensor, seed: int) -> None:
         """Rows far from one another as means (k-means++), the variance of all as variances."""
-        from sklearn.cluster import kmeans_plusplus  # a second to import, and no other fit's
-
-        middle = u.nanmean(0)
-        filled = torch.where(u.isnan(), middle, u)
         _, _, variances = self.parameters()
-        centres, _ = kmeans_plusplus(filled.cpu().numpy(), len(variances), random_state=seed)
+        filled, centres = _rows_apart(u, len(variances), seed)
         spread = filled.var(0, correction=0)
         if self.likelihood.scale.source == "global":
             spread = spread.mean().expand_as(spread)
         equal = torch.zeros(len(variances), dtype=torch.float64).log_softmax(0)
-        self.write(equal, torch.from_numpy(centres).to(spread), spread.expand_as(variances))
+        self.write(equal, centres, spread.expand_as(variances))
+
+
+@dataclass(frozen=True, eq=False)
+class CorrelatedMixture:
+    r""":math:`p(u) = \sum_k \pi_k N(u; \mu_k, \Sigma_k)` of one conditional, full covariances.
+
+    u are the data in the units of the likelihood, flat; an element may be missing (NaN).
+
+    Attributes:
+        observed: Name of x.
+        mixture: The conditional that holds the weights, and the components.
+        shrinkage: s: each covariance is learned from D further rows with s times that of all rows;
+            0 is maximum likelihood.
+        towards: Whether that is the covariance of all rows, or the diagonal of it.
+    """
+
+    observed: str
+    mixture: Mixture
+    shrinkage: float = 0.0
+    towards: Literal["covariance", "variance"] = "covariance"
+
+    @property
+    def likelihood(self) -> Any:
+        """A component; all have the same units."""
+        return self.mixture.components[0]
+
+    def parameters(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-weights ``(K,)``, means ``(K, D)`` and factors L of covariances, float64."""
+        found = [each.standard() for each in self.mixture.components]  # type: ignore[operator]
+        means = torch.stack([loc.detach().double().flatten() for loc, _ in found])
+        factors = torch.stack([factor.detach().double() for _, factor in found])
+        logits = self.mixture.head.free.detach().double().flatten()
+        return torch.log_softmax(logits, 0), means, factors
+
+    @torch.no_grad()
+    def write(self, log_weights: Tensor, means: Tensor, covariances: Tensor) -> None:
+        """Put weights, means and covariances into the model."""
+        free = self.mixture.head.free
+        free.copy_(log_weights.reshape(free.shape))
+        factors = torch.linalg.cholesky(covariances)
+        for each, mean, factor in zip(self.mixture.components, means, factors, strict=True):
+            component: Any = each
+            own = component.raw(factor)
+            if component.free is None:
+                component.head.free.copy_(torch.cat([mean, own]).reshape(1, -1))
+            else:
+                component.head.free.copy_(mean.reshape(1, -1))
+                component.free.copy_(own)
+
+    def expect(self, u: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        r"""The E-step: log p(x) of each row, ``(rows,)``, and the sums that the M-step reads.
+
+        With the precision :math:`\Lambda`, :math:`\delta = u - \mu`, zero where missing, and
+        :math:`C = \Lambda_{mm}^{-1}`, what is missing has mean :math:`\mu_m - C (\Lambda
+        \delta)_m` and covariance C, and :math:`\delta_o^T \Sigma_{oo}^{-1} \delta_o = \delta^T
+        \Lambda \delta - (\Lambda \delta)_m^T C (\Lambda \delta)_m`.
+        """
+        log_weights, means, factors = self.parameters()
+        there = ~u.isnan()
+        offset = (torch.where(there, u, 0.0) - means.unsqueeze(1)) * there  # (K, rows, D)
+        noise = torch.linalg.solve_triangular(factors, offset.mT, upper=False)
+        half_log_determinant = factors.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        joint = -0.5 * noise.square().sum(1) - half_log_determinant.unsqueeze(1)
+        joint += log_weights.unsqueeze(1) - 0.5 * math.log(2 * math.pi) * there.sum(1)
+        holes = (~there).any(1).nonzero().squeeze(1)
+        blocks = holes.split(max(1, _NUMBERS // factors.numel())) if len(holes) else ()
+        precision = torch.cholesky_inverse(factors).unsqueeze(1)  # (K, 1, D, D)
+        roots = []  # of the precisions of what is missing, the identity elsewhere
+        for some in blocks:
+            gone = (~there[some]).to(u)
+            block = precision * gone.unsqueeze(1) * gone.unsqueeze(2)
+            root = torch.linalg.cholesky(block + torch.diag_embed(1.0 - gone))
+            pull = (offset[:, some].unsqueeze(2) @ precision).squeeze(2) * gone
+            shift = torch.cholesky_solve(pull.unsqueeze(-1), root).squeeze(-1)
+            joint[:, some] += 0.5 * (pull * shift).sum(-1)
+            joint[:, some] -= root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+            offset[:, some] -= shift
+            roots.append(root)
+        log_px = torch.logsumexp(joint, 0)
+        share = (joint - log_px).exp()  # (K, rows)
+        spread = torch.zeros_like(factors)
+        for some, root in zip(blocks, roots, strict=True):
+            left = torch.cholesky_inverse(root) - torch.diag_embed(there[some].to(u))
+            spread += torch.einsum("kn,knij->kij", share[:, some], left)
+        weighted = share.unsqueeze(-1) * offset
+        return log_px, {
+            "weight": share.sum(1),  # (K,)
+            "count": share @ there.to(u),  # (K, D)
+            "first": weighted.sum(1),  # from the means before
+            "second": weighted.mT @ offset + spread,  # (K, D, D)
+        }
+
+    def maximise(self, sums: Mapping[str, Tensor]) -> None:
+        r"""The M-step: weights, means, and :math:`(S_k + s D T) / (n_k + D)`.
+
+        T is the covariance of all N rows and of D more with unit variances; without shrinkage the
+        covariance is :math:`S_k / n_k`. A component that no row wants any more keeps its mean and
+        covariance.
+        """
+        _, before, factors = self.parameters()
+        weight = sums["weight"].clamp(min=1e-10)[:, None]
+        change = sums["first"] / weight
+        scatter = sums["second"] - weight.unsqueeze(-1) * change.unsqueeze(1) * change.unsqueeze(2)
+        size = before.shape[1]
+        unit = torch.eye(size).to(scatter)
+        covariance = scatter / weight.unsqueeze(-1)
+        if self.shrinkage:
+            means = before + change
+            apart = means - (weight * means).sum(0) / weight.sum()
+            between = (weight * apart).mT @ apart
+            every = (scatter.sum(0) + between + size * unit) / (weight.sum() + size)
+            every = every * unit if self.towards == "variance" else every
+            covariance = scatter + self.shrinkage * size * every
+            covariance = covariance / (weight + size).unsqueeze(-1)
+        covariance = covariance + self.likelihood.minimum_scale**2 * unit
+        wanted = sums["weight"] > 1e-8
+        covariance = torch.where(wanted[:, None, None], covariance, factors @ factors.mT)
+        means = before + torch.where(wanted[:, None], change, 0.0)
+        weights = (sums["weight"] / sums["weight"].sum()).clamp(min=1e-300).log()
+        self.write(weights, means, covariance)
+
+    def start(self, u: Tensor, seed: int) -> None:
+        """Rows far from one another as means (k-means++), the variance of all as variances."""
+        count = len(self.mixture.components)
+        filled, centres = _rows_apart(u, count, seed)
+        spread = filled.var(0, correction=0) + self.likelihood.minimum_scale**2
+        equal = torch.zeros(count, dtype=torch.float64).log_softmax(0)
+        spread = torch.diag(spread).expand(count, -1, -1)
+        self.write(equal, centres, spread)
+
+
+def _rows_apart(u: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Rows with means in their holes, and some far from one another; of few rows some twice."""
+    from sklearn.cluster import kmeans_plusplus  # a second to import, and no other fit's
+
+    filled = torch.where(u.isnan(), u.nanmean(0), u)
+    rows = filled.cpu().numpy()
+    centres, _ = kmeans_plusplus(rows, min(count, len(rows)), random_state=seed)
+    return filled, torch.from_numpy(np.resize(centres, (count, rows.shape[1]))).to(filled)
+
+
+def correlated_mixtures_of(
+    model: LatentVariableModel,
+    shrinkage: float = 0.0,
+    towards: Literal["covariance", "variance"] = "covariance",
+) -> list[CorrelatedMixture]:
+    """The mixtures of Gaussians with full covariances whose mixture p is; none of other models."""
+    p: Any = model.p
+    if not isinstance(p, Joint) or len(p.order) != 1 or p.order[0].parents:
+        return []
+    name = p.order[0].names[0]
+    found = _correlated_in(p.conditional(name))
+    return [CorrelatedMixture(name, each, shrinkage, towards) for each in found]
+
+
+def _correlated_in(conditional: Any) -> list[Any]:
+    """A mixture of full-covariance Gaussians, or those that are mixed; none in anything else."""
+    if not isinstance(conditional, Mixture) or conditional.head.network is not None:
+        return []
+    parts = [*conditional.components]
+    if all([isinstance(p, FullCovarianceGaussian) and p.head.network is None for p in parts]):
+        return [conditional]
+    inner = [_correlated_in(part) for part in parts]
+    return [each for found in inner for each in found] if all(inner) else []
 
 
 def mixture_of(model: LatentVariableModel) -> MixtureOfGaussians | None:

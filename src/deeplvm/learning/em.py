@@ -20,8 +20,10 @@ from deeplvm.inference.refinement import check_latents
 from deeplvm.inference.rows import at_least
 from deeplvm.inference.tempering import Chains
 from deeplvm.learning.closed_forms import (
+    CorrelatedMixture,
     LinearGaussian,
     MixtureOfGaussians,
+    correlated_mixtures_of,
     in_units,
     linear_gaussian_of,
     mixture_of,
@@ -39,6 +41,8 @@ def exact_em(
     *,
     start: Literal["model", "data"] = "model",
     tolerance: float = 1e-7,
+    shrinkage: NonNegative = 0.0,
+    towards: Literal["covariance", "variance"] = "covariance",
     seed: int = 0,
 ) -> list[Phase]:
     r"""P learns by the exact posterior; its likelihood never falls.
@@ -49,7 +53,9 @@ def exact_em(
     Known posteriors: :math:`x = Wz + b + \varepsilon` with a standard normal z, with one noise
     variance (probabilistic principal components), one for each element (factor analysis) or a
     fixed one; and mixtures of Gaussians with diagonal covariances, ``Categorical(K)`` for y and
-    ``Gaussian(D, MLP(K))`` for ``x | y``. Missing elements (NaN) are left out, which is exact.
+    ``Gaussian(D, MLP(K))`` for ``x | y``, or with full covariances, a ``Mixture`` of
+    ``FullCovarianceGaussian(D)`` for x; of a mixture of such mixtures each is learned by itself.
+    Missing elements (NaN) are left out, which is exact.
 
     The rows of an epoch are summed up batch by batch, in float64, and its last batch takes the
     M-step: the size of batches changes nothing. The ``objective`` of an epoch's record is the mean
@@ -61,7 +67,9 @@ def exact_em(
     https://doi.org/10.1111/j.2517-6161.1977.tb01600.x; EM Algorithms for PCA and SPCA (Roweis,
     1998), https://papers.nips.cc/paper/1398-em-algorithms-for-pca-and-spca; Mixtures of
     Probabilistic Principal Component Analyzers (Tipping & Bishop, 1999),
-    https://doi.org/10.1162/089976699300016728
+    https://doi.org/10.1162/089976699300016728; Bayesian Regularization for Normal Mixture
+    Estimation and Model-Based Clustering (Fraley & Raftery, 2007),
+    https://doi.org/10.1007/s00357-007-0004-5
 
     Args:
         model: Whose posterior it is.
@@ -69,6 +77,11 @@ def exact_em(
             of the data, and a mixture at rows far from one another (k-means++).
         tolerance: Training ends when an M-step has changed the likelihood by less, nats a row.
             Where the data are renewed at each visit (dequantised), it never does.
+        shrinkage: Of full covariances of D elements: each is learned from D further rows, with so
+            many times the covariance of all rows. It is what keeps components of few rows from
+            infinite densities; the likelihood may then fall.
+        towards: What these rows have: ``"covariance"``, that of all rows, or only its diagonal
+            (``"variance"``), which is wider where columns go together.
         seed: Of the start.
 
     Raises:
@@ -93,15 +106,27 @@ def exact_em(
     """
     if start not in ("model", "data"):
         raise ValueError(f"start is 'model' or 'data', not {start!r}.")
+    if towards not in ("covariance", "variance"):
+        raise ValueError(f"towards is 'covariance' or 'variance', not {towards!r}.")
     law = linear_gaussian_of(model) or mixture_of(model)
-    if law is None:
+    laws = [law] if law else correlated_mixtures_of(model, shrinkage, towards)
+    if not laws:
         raise ValueError(
             f"The posterior of {model.p} is not known in closed form here: exact_em learns a "
-            f"StandardNormal with a Gaussian of a linear map (MLP without hidden layers), or a "
-            f"Categorical with such a Gaussian. For others use variational_em or fit."
+            f"StandardNormal with a Gaussian of a linear map (MLP without hidden layers), a "
+            f"Categorical with such a Gaussian, or a Mixture of FullCovarianceGaussian. For "
+            f"others use variational_em or fit."
         )
-    m_step = ClosedForm(law, tolerance=tolerance, seed=seed if start == "data" else None)
-    return [Phase(update=m_step, when=m_step.wanted)]
+    if shrinkage and law:
+        raise ValueError(
+            f"shrinkage is of the full covariances of a mixture, which {model.p} does not have; "
+            f"leave it out."
+        )
+    steps = [
+        ClosedForm(law, tolerance=tolerance, seed=seed + place if start == "data" else None)
+        for place, law in enumerate(laws)
+    ]
+    return [Phase(update=m_step, when=m_step.wanted) for m_step in steps]
 
 
 class ClosedForm(nn.Module):
@@ -120,7 +145,7 @@ class ClosedForm(nn.Module):
 
     def __init__(
         self,
-        law: LinearGaussian | MixtureOfGaussians,
+        law: LinearGaussian | MixtureOfGaussians | CorrelatedMixture,
         *,
         by_q: bool = False,
         tolerance: float = -torch.inf,

@@ -44,7 +44,12 @@ from deeplvm.recipes.semi_supervised import (
     skip_semi_supervised_vae,
     variational_fair_autoencoder,
 )
-from deeplvm.recipes.tables import autoregressive_table, mixture_model, table_vae
+from deeplvm.recipes.tables import (
+    autoregressive_table,
+    gaussian_mixture,
+    mixture_model,
+    table_vae,
+)
 from deeplvm.recipes.topics import nvdm, prod_lda
 
 PUBLISHED = (
@@ -81,6 +86,7 @@ PUBLISHED = (
     "scvi",
     "table_vae",
     "mixture_model",
+    "gaussian_mixture",
     "autoregressive_table",
 )
 
@@ -100,6 +106,7 @@ __all__ = [
     "factor_analysis",
     "find",
     "full_covariance_vae",
+    "gaussian_mixture",
     "gumbel_softmax_vae",
     "hamiltonian_vae",
     "helmholtz_machine",
