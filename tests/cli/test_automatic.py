@@ -73,4 +73,4 @@ def test_fit_trains_the_best(
     assert config["recipe_options"].items() >= best["options"].items()
     assert config["training"]["epochs"] == 2
     assert config["training"]["learning_rate"] == 0.02
-    assert config["training"]["batch_size"] == 1000  # the recipe's own
+    assert config["training"]["patience"] == 20  # the recipe's own
