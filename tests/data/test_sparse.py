@@ -172,7 +172,7 @@ def test_genes_with_many_reads_are_counts() -> None:
 def test_columns_that_hold_no_counts_say_where_counts_may_be() -> None:
     data = load(cells())
     assert any("X holds no counts; of the layers counts one may" in note for note in data.notes)
-    assert data.variables["x"].likelihood == "gaussian"
+    assert data.variables["x"].kind == "real"
     assert dataclasses.asdict(data.description)["left"].keys() == {"g0-1"}  # always 0
 
 
