@@ -32,7 +32,8 @@ from deeplvm.gradients import as_measured
 from deeplvm.gradients.named import draws_of
 from deeplvm.likelihood import importance_sampling
 from deeplvm.randomness import drawing
-from deeplvm.recipes import find, name_of, training_of
+from deeplvm.recipes import RecipeError, find, name_of, training_of
+from deeplvm.recipes.plain import gaussian
 from deeplvm.registry import meant
 from deeplvm.runs.run import build
 from deeplvm.training import Callback, unfolded
@@ -367,7 +368,11 @@ class Estimator(CallbackSupportMixin, BaseEstimator):
         real, mixed, told = self._auto
         if self.n_components or self.recipe_options:
             return find(told)
-        return find(real if description.variables["x"].likelihood == "gaussian" else mixed)
+        try:
+            gaussian(description, real)
+        except RecipeError:
+            return find(mixed)
+        return find(real)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -19,8 +19,8 @@ from deeplvm.core.model import LatentVariableModel
 from deeplvm.data import likelihood_of
 from deeplvm.data.records import Data, Description, Variable
 from deeplvm.networks import MLP
-from deeplvm.recipes.catalogue import RecipeError, trained_with
-from deeplvm.recipes.plain import at_least_one, observed, seen
+from deeplvm.recipes.catalogue import trained_with
+from deeplvm.recipes.plain import at_least_one, gaussian, observed, seen
 from deeplvm.training.schedules import linear
 
 MOST_NUMBERS = 2**22  # in the covariances of one mixture
@@ -97,13 +97,7 @@ def gaussian_mixture(
         RecipeError: If the data are not real numbers.
     """
     at_least_one(classes=classes)
-    x = observed(data)
-    if x.likelihood != "gaussian":
-        raise RecipeError(
-            f"gaussian_mixture is Gaussian, but the likelihood chosen for {data.name} is "
-            f"{x.likelihood}; it takes real numbers, or say --likelihood gaussian; for columns of "
-            f"several kinds take mixture_model."
-        )
+    x = gaussian(data, "gaussian_mixture", "; for columns of several kinds take mixture_model")
     fewest = min(classes)
     kept = [n for n in classes if n == fewest or n * x.elements**2 <= MOST_NUMBERS]
     members = [Mixture([_apart(x) for _ in range(n)]) for n in kept]
@@ -112,9 +106,9 @@ def gaussian_mixture(
 
 def _apart(x: Variable) -> FullCovarianceGaussian:
     """A Gaussian with a mean of its own: classes that start alike would stay alike."""
-    gaussian = FullCovarianceGaussian(x.shape, units=(x.mean, x.std))
-    init.normal_(gaussian.head.free[:, : x.elements])
-    return gaussian
+    one = FullCovarianceGaussian(x.shape, units=(x.mean, x.std))
+    init.normal_(one.head.free[:, : x.elements])
+    return one
 
 
 # Columns start at their shares, and z would not leave its prior without warming up.
