@@ -348,6 +348,10 @@ class TestTopics:
         np.testing.assert_allclose(
             topics.score_samples(counts), topics.score_samples(sparse.csr_array(counts))
         )
+        # in every document there is a word by chance; those of a topic are together more often
+        assert topics.coherence(np.maximum(counts - 1, 0), 3).min() > 0
+        plain = TopicVAE(n_components=2, recipe="nvdm", max_iter=2).fit(counts)
+        assert plain.transform(counts).shape == (200, 2)
         # of seven equal words it is 7, of the right topic's four 3.9
         assert 3.8 < topics.perplexity(counts) < 5
 

@@ -287,6 +287,7 @@ def sample(
         refuse_overwriting,
         sampled,
     )
+    from deeplvm.core.joint import owner_of
     from deeplvm.devices import place
     from deeplvm.runs.run import open_run
 
@@ -325,6 +326,8 @@ def sample(
     if holes:
         values = _with_holes(values, opened.data, rows, seed)
     _save(output, values, opened.description, mean=bool(mean), escape=escape_formulas)
+    if getattr(owner_of(model.p, "x"), "of_total", False):
+        note(f"each row has the mean total of the training rows, {model.p['x'].total:,}")
     for warning in impossible(values, opened.description):
         note(f"warning: {warning}")
 

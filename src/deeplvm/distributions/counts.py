@@ -160,7 +160,7 @@ class Multinomial(Distribution):
 
     Args:
         logits: Logarithms of the shares up to a constant, shape ``(*batch, D)``.
-        total: Things in a draw.
+        total: Things in a draw, or in each, broadcastable to ``(*batch,)``.
 
     Examples:
         >>> words = Multinomial(torch.zeros(3), total=4)
@@ -171,18 +171,22 @@ class Multinomial(Distribution):
     arg_constraints = {"logits": constraints.real_vector}  # noqa: RUF012  (torch's own name)
     support = constraints.independent(constraints.nonnegative_integer, 1)
 
-    def __init__(self, logits: Tensor, total: int) -> None:
+    def __init__(self, logits: Tensor, total: Tensor | int) -> None:
         self.logits, self.total = logits.log_softmax(-1), total
         super().__init__(logits.shape[:-1], logits.shape[-1:], validate_args=False)
 
     @property
     def mean(self) -> Tensor:
-        return self.total * self.logits.exp()
+        return _beside(self.total) * self.logits.exp()
 
     @property
     def variance(self) -> Tensor:
         shares = self.logits.exp()
-        return self.total * shares * (1 - shares)
+        return _beside(self.total) * shares * (1 - shares)
+
+    def given_total(self, total: Tensor) -> Multinomial:
+        """The same law, of whose draws each has a total of its own, shape ``(*batch,)``."""
+        return Multinomial(_for_each(self.logits, total), total)
 
     def expand(self, batch_shape: Sequence[int], _instance: object = None) -> Multinomial:
         return Multinomial(self.logits.expand(*batch_shape, -1), self.total)
@@ -191,10 +195,11 @@ class Multinomial(Distribution):
         with torch.no_grad():
             shape = self._extended_shape(Size(sample_shape))
             shares = self.logits.exp().expand(shape).reshape(-1, shape[-1])
-            drawn = torch.multinomial(shares, self.total, replacement=True)
-            counts = torch.zeros_like(shares).scatter_add_(
-                1, drawn, torch.ones_like(drawn, dtype=shares.dtype)
-            )
+            total = torch.as_tensor(self.total, device=shares.device).expand(shape[:-1])
+            most = max(1, int(total.max()))
+            drawn = torch.multinomial(shares, most, replacement=True)
+            taken = torch.arange(most, device=drawn.device) < total.reshape(-1, 1)
+            counts = torch.zeros_like(shares).scatter_add_(1, drawn, taken.to(shares))
             return counts.reshape(shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -214,7 +219,7 @@ class OfTotal(Distribution):
     Args:
         logits: :math:`\eta`, shape ``(*batch, D)``.
         law: From means to counts, element by element.
-        total: n in a draw.
+        total: n in a draw, or in each, broadcastable to ``(*batch,)``.
         minimum: c.
 
     Examples:
@@ -230,7 +235,7 @@ class OfTotal(Distribution):
         self,
         logits: Tensor,
         law: Callable[[Tensor], Distribution],
-        total: int,
+        total: Tensor | int,
         minimum: float = 0.0,
     ) -> None:
         self.logits, self.law, self.total, self.minimum = logits, law, total, minimum
@@ -242,19 +247,38 @@ class OfTotal(Distribution):
 
     @property
     def mean(self) -> Tensor:
-        return self.counts(self.total).mean
+        return self.counts(_beside(self.total)).mean
 
     @property
     def variance(self) -> Tensor:
-        return self.counts(self.total).variance
+        return self.counts(_beside(self.total)).variance
+
+    def given_total(self, total: Tensor) -> OfTotal:
+        """The same law, of whose draws each has a total of its own, shape ``(*batch,)``."""
+        return OfTotal(_for_each(self.logits, total), self.law, total, self.minimum)
 
     def expand(self, batch_shape: Sequence[int], _instance: object = None) -> OfTotal:
         logits = self.logits.expand(*batch_shape, -1)
         return OfTotal(logits, self.law, self.total, self.minimum)
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        return self.counts(self.total).sample(Size(sample_shape))
+        return self.counts(_beside(self.total)).sample(Size(sample_shape))
 
     def log_prob(self, value: Tensor) -> Tensor:
         value = value.to(self.logits.dtype)
         return self.counts(value.sum(-1, keepdim=True)).log_prob(value).sum(-1)
+
+
+def _for_each(logits: Tensor, total: Tensor) -> Tensor:
+    return logits.expand(*torch.broadcast_shapes(logits.shape[:-1], total.shape), -1)
+
+
+def _beside(total: Tensor | int) -> Tensor | int:
+    return total.unsqueeze(-1) if isinstance(total, Tensor) else total
+
+
+def with_totals_of(distribution: Distribution | None, value: Tensor) -> Distribution | None:
+    """A law that is given totals with those of a value; any other as it is."""
+    if isinstance(distribution, Multinomial | OfTotal):
+        return distribution.given_total(value.sum(-1))
+    return distribution

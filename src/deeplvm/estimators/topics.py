@@ -17,6 +17,7 @@ from deeplvm.data import Description, Variable
 from deeplvm.data.records import SPLITS, Data, Selection
 from deeplvm.data.sparse import SparseColumn
 from deeplvm.estimators.base import Array, Estimator
+from deeplvm.evaluation import topics_of
 from deeplvm.inference import embed
 
 
@@ -62,10 +63,24 @@ class TopicVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Estimator):
         return self
 
     def transform(self, X: Any) -> Array:
-        """Each document's shares of the topics, at the posterior mean, ``(documents, topics)``."""
+        """Each document's shares of the topics, at the posterior mean, ``(documents, topics)``.
+
+        Of a recipe without shares (nvdm) the posterior means of z.
+        """
         means = embed(self.model_, self._rows(X), seed=self._seed)["z"]
         with torch.no_grad():
-            return self.model_.p["t"](means).numpy()
+            return (self.model_.p["t"](means) if "t" in self.model_.p.names else means).numpy()
+
+    def coherence(self, X: Any, number: int = 10) -> Array:
+        """How well the first words of each topic go together in documents, in [-1, 1].
+
+        The normalised pointwise mutual information, see :func:`deeplvm.evaluation.topics_of`.
+
+        Args:
+            X: The documents in which it is counted, best others than those that were fitted.
+            number: Of words a topic.
+        """
+        return topics_of(self.model_, self._rows(X), number=number).npmi.numpy()
 
     def top_words(self, number: int = 10, names: Any = None) -> list[list[str]]:
         """The words that each topic makes more frequent than they are anyway, the most first.

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Gamma, Poisson
 
-from deeplvm import Joint, LatentVariableModel, conditionals
+from deeplvm import Joint, LatentVariableModel, conditionals, distributions
 from deeplvm.conditionals import Bernoulli, Categorical, Gaussian, StandardNormal
 from deeplvm.data import load
 from deeplvm.evaluation.latents.two_sample_tests import holm
@@ -50,6 +50,20 @@ def draws(model: LatentVariableModel, rows: int, seed: int = 0) -> Tensor:
 
 def check_of(checks: PredictiveChecks, statistic: str, column: str = "x[0]") -> Any:
     return next(c for c in checks.checks if (c.column, c.statistic) == (column, statistic))
+
+
+def test_counts_given_their_total_are_drawn_with_those_of_the_rows() -> None:
+    """Rows of very different totals are no surprise to a law that is given them."""
+    generator = torch.Generator().manual_seed(0)
+    totals = torch.randint(1, 60, (150,), generator=generator)
+    shares = torch.tensor([0.6, 0.3, 0.1])
+    words = conditionals.Multinomial(3, mean=10 * shares)
+    given = distributions.Multinomial(shares.log(), totals)
+    counts = given.expand(torch.Size((150,))).sample()
+    assert counts.sum(1).tolist() == totals.tolist()
+    model = LatentVariableModel(Joint({"x": words}))
+    found = predictive_checks(model, {"x": counts}, replicates=99)
+    assert min([check.family_wise for check in found.checks]) > 0.01
 
 
 def test_data_of_the_model_itself() -> None:

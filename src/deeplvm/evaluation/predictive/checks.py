@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from deeplvm.core.model import LatentVariableModel
+from deeplvm.distributions.counts import with_totals_of
 from deeplvm.evaluation.latents.two_sample_tests import holm
 from deeplvm.evaluation.predictive.columns import ObservedColumn, matrix, observed_columns
 from deeplvm.gradients import Sampled
@@ -279,7 +280,12 @@ class _Replicate:
                 sites |= {name: posterior[name] for name in shared}
             known = {name: v for name, v in sites.items() if name in {*p.inputs, *p.names}}
             trace = p(known, (len(given[self.names[0]]),), default=Sampled())
-        return {name: trace[name].value.expand(given[name].shape) for name in self.names}
+        found = {}
+        for name in self.names:
+            own = with_totals_of(trace[name].distribution, given[name])  # of each row's own total
+            value = trace[name].value if own is trace[name].distribution else own.sample()
+            found[name] = value.expand(given[name].shape)
+        return found
 
 
 def _checks(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.distributions.centre import centre
+from deeplvm.distributions.counts import Multinomial, OfTotal, with_totals_of
 from deeplvm.evaluation.samples.distances import (
     FrechetEstimate,
     KernelEstimate,
@@ -361,7 +362,12 @@ def draws_of(
             for name in names:
                 site = None if name in given else trace[name]
                 value = given[name] if site is None else site.value
-                if mean and site is not None and site.distribution is not None:
-                    value = centre(site.distribution).expand(value.shape)
+                own = None if site is None else site.distribution
+                if isinstance(own, Multinomial | OfTotal):  # as much is counted as in the rows
+                    index = torch.randint(len(train[name]), (size,), generator=generator)
+                    own = with_totals_of(own, train[name][index].to(value))
+                    value = value if mean else own.sample()
+                if mean and own is not None:
+                    value = centre(own).expand(value.shape)
                 parts[name].append(value.cpu())
     return {name: torch.cat(each).clone() for name, each in parts.items()}
