@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from deeplvm import files as limits
-from deeplvm.registry import why
+from deeplvm.registry import amiss, why
 from deeplvm.runs.run import within_memory
 
 
@@ -54,3 +55,8 @@ def test_a_model_larger_than_the_memory(monkeypatch: pytest.MonkeyPatch) -> None
         within_memory("vae", ValueError),
     ):
         torch.nn.Linear(1000, 1000)
+
+
+def test_a_number_that_is_none_is_called_so() -> None:
+    for value in (math.nan, math.inf):
+        assert amiss(value, float | None) == f"must be a finite number, not {value}"

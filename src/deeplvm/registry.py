@@ -281,6 +281,8 @@ def amiss(value: Any, hint: Any) -> str | None:
     """What is wrong with a value where a type is asked for, to follow its name; none if fine."""
     if hint is None or suits(value, hint):
         return None
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"must be a finite number, not {value}"
     number = isinstance(value, int | float)
     if number and not abs(value) <= (2**63 if type(value) is int else _REAL):
         return f"cannot be {_short(value)}: no computer word holds that"

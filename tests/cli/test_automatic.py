@@ -74,3 +74,23 @@ def test_fit_trains_the_best(
     assert config["training"]["epochs"] == 2
     assert config["training"]["learning_rate"] == 0.02
     assert config["training"]["patience"] == 20  # the recipe's own
+
+
+def test_few_rows_are_learned_by_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What nobody said is enough for a small table, and said; what was said stays."""
+    from deeplvm.cli.app import main
+
+    monkeypatch.chdir(tmp_path)
+    np.savetxt("a.csv", groups(), delimiter=",", header="a,b,c", comments="", fmt="%.6f")
+    for run, words, found in (
+        ("own", "--recipe table_vae", {"batch_size": 16, "patience": 50, "epochs": 2000}),
+        ("said", "--recipe table_vae --patience 7", {"batch_size": 250, "patience": 7}),
+    ):
+        quick = f"--minutes 0.003 --no-evaluate --out {run}"
+        assert main(["fit", "a.csv", *words.split(), *quick.split()]) == 0
+        said = capsys.readouterr().err
+        assert ("96 rows to learn from: batches of 16" in said) == (run == "own")
+        training = tomllib.loads(Path(run, "config.toml").read_text())["training"]
+        assert training.items() >= found.items()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -96,3 +97,52 @@ def test_ordered_levels_have_an_ordinal_likelihood() -> None:
     p = likelihood_of(x)()
     assert torch.allclose(p.log_prob(torch.zeros(3)).exp(), torch.tensor(0.25**3))
     assert isinstance(Variable.from_dict(x.to_dict()), Variable)
+
+
+def test_ordered_levels_of_a_file_keep_their_order(tmp_path: Path) -> None:
+    sizes = pd.Categorical(
+        rng.choice(["small", "big", "mid"], 90), ["small", "mid", "big"], ordered=True
+    )
+    frame = pd.DataFrame({"size": sizes, "w": rng.normal(size=90)})
+    frame.to_parquet(tmp_path / "a.parquet", row_group_size=30)
+    part = load(tmp_path / "a.parquet").variables["x"].by_column["size"]
+    assert (part.kind, part.categories) == ("ordinal", ("small", "mid", "big"))
+
+
+draws = np.random.default_rng(3)
+
+
+@pytest.mark.parametrize(
+    "values, likelihood, bounds",
+    [
+        pytest.param(draws.normal(3, 2, 300), "gaussian", (), id="normal"),
+        pytest.param(draws.lognormal(3, 1, 300), "mixture", (0.0, None), id="positive"),
+        pytest.param(draws.standard_cauchy(300), "mixture", (None, None), id="tails"),
+        pytest.param(draws.beta(0.5, 0.5, 300), "mixture", (0.0, 1.0), id="shares"),
+        pytest.param(draws.uniform(0, 100, 300), "mixture", (0.0, 100.0), id="percentages"),
+        pytest.param(np.minimum(draws.normal(3, 2, 300), 4), "mixture", (None, 4.0), id="cap"),
+        pytest.param(
+            draws.gamma(2, 9, 300) * (draws.random(300) < 0.5), "mixture", (0.0, None), id="0"
+        ),
+        pytest.param(draws.lognormal(9, 1, 300).astype(int) + 5000, "mixture", (), id="whole"),
+        pytest.param((30 * draws.standard_cauchy(300)).astype(int), "mixture", (), id="signed"),
+    ],
+)
+def test_a_real_column_has_the_likelihood_that_its_values_ask_for(
+    values: Any, likelihood: str, bounds: tuple[float | None, ...]
+) -> None:
+    """What is drawn lies within the bounds, and a value beyond them is refused in other data."""
+    frame = pd.DataFrame({"a": values, "b": draws.normal(size=300)})
+    data = load(frame)
+    part = data.variables["x"].by_column["a"]
+    assert part.reason
+    assert part.likelihood == likelihood
+    assert part.bounds == ((bounds,) if bounds else ())
+    drawn = likelihood_of(data)().sample((500,))[:, 0]
+    low, high = (float(end) if end is not None else None for end in bounds or (None, None))
+    assert low is None or bool((drawn >= low).all())
+    assert high is None or bool((drawn <= high).all())
+    if low is not None:
+        frame.loc[0, "a"] = low - 1
+        with pytest.raises(DataError, match=r"'a': the model was fitted to reals .*wider bounds"):
+            load(frame, like=data.description)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -169,3 +170,18 @@ def test_plain_counts_are_not_called_heavy_tailed() -> None:
     columns = load(table).variables["x"].by_column
     found = {name: "heavy-tailed" in traits(part) for name, part in columns.items()}
     assert found == {"visits": False, "income": True, "size": False}
+
+
+def test_bounds_that_are_said_hold() -> None:
+    frame = pd.DataFrame({"a": rng.lognormal(size=90), "b": rng.normal(size=90)})
+    x = load(frame, schema={"a": {"bounds": [-1, math.inf]}}).variables["x"]
+    assert (x.by_column["a"].likelihood, x.by_column["a"].bounds) == ("mixture", ((-1.0, None),))
+    for bounds, said in (
+        ([3, 1], "the least and the largest value"),
+        ([1, 2, 3], "the least and the largest value"),
+        ([0, 1], r"column 'a': the schema says bounds = \[0, 1\], but it holds numbers from"),
+    ):
+        with pytest.raises(DataError, match=said):
+            load(frame, schema={"a": {"bounds": bounds}})
+    with pytest.raises(DataError, match="under likelihood = 'mixture'"):
+        load(frame, schema={"a": {"bounds": [0, 99], "likelihood": "gaussian"}})

@@ -123,6 +123,7 @@ def command(words: Sequence[str]) -> App:
 
     def fit(data: str | None = None, /, **given: Any) -> None:
         # the parser passes only what was said; what is stored is everything
+        said = {flags[flag][1] for flag in given if flags.get(flag, ("",))[0] == "training"}
         given = {each.name: each.default for each in parameters[1:]} | given
         own = {name: given.pop(name) for name in OWN}
         for name, value in own.items():
@@ -142,6 +143,7 @@ def command(words: Sequence[str]) -> App:
             Config(source, choice.recipe_name, **options),
             choice.recipe,
             own["out"],
+            said=said,
             evaluate=own["evaluate"],
             evaluation_particles=own["evaluation_particles"],
             tensorboard=own["tensorboard"],
@@ -191,6 +193,7 @@ def _fit(
     recipe: Recipe,
     out: Path | None,
     *,
+    said: set[str],
     evaluate: bool,
     evaluation_particles: int | None,
     tensorboard: bool,
@@ -225,7 +228,8 @@ def _fit(
                 )
             selection = _select(data, config)
             recipe, config = _selected(selection, config)
-            training = config.training
+        config = _of_few_rows(config, recipe, data, said)
+        training = config.training
         model = build(recipe, data, config.recipe_options, int(training.get("seed", 0)))
         note(repr(model))
         refuse_large_step(training, data)
@@ -275,6 +279,26 @@ def _selected(selection: ModelSelection, config: Config) -> tuple[Recipe, Config
     return best, replace(
         config, recipe=selection.best.recipe, recipe_options=options, training=training
     )
+
+
+def _of_few_rows(config: Config, recipe: Recipe, data: Data, said: set[str]) -> Config:
+    """The run of a small table, by which a recipe's passes are enough steps, and end in time."""
+    from deeplvm.training.options import FEW_ROWS, of_few_rows
+
+    rows, own = data.rows("train"), training_of(recipe)
+    table = any([variable.columns is not None for variable in data.variables.values()])
+    few = table and rows < FEW_ROWS and data.rows("valid")
+    if not few or said & {"epochs", "batch_size", "patience", "phases", "objective", "schedule"}:
+        return config
+    if own.keys() & {"phases", "schedule"} or getattr(own.get("objective"), "adapts", False):
+        return config
+    found = of_few_rows(rows, own)
+    note(
+        f"{rows} rows to learn from: batches of {found['batch_size']}, at most "
+        f"{found['epochs']:,} epochs, and the end after {found['patience']} without a better "
+        f"bound of the held-out rows (--batch-size, --epochs, --patience)."
+    )
+    return replace(config, training=dict(config.training) | found)
 
 
 def _said(training: Mapping[str, Any]) -> dict[str, Any]:

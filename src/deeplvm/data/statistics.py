@@ -375,7 +375,9 @@ def bounds_of(values: Array, low: float, high: float, atoms: Array) -> tuple[flo
     if low >= 0 and (0.0 in atoms or low <= (quarter - low) / 3):
         least = 0.0
     for end, near in ((1.0, 3), (100.0, 10)):
-        reached = high in atoms if high == end else end - high <= (high - nine) / near
+        tail = high - nine
+        reached = high in atoms if high == end else end - high <= tail / near
+        reached = reached and tail <= (high - low) / 4  # a long tail ends anywhere
         if least == 0 and high <= end and largest == np.inf and reached:
             largest = end
     if not few and len(atoms):  # of a few values any other may come next

@@ -38,6 +38,7 @@ from deeplvm.registry import meant
 from deeplvm.runs.run import build
 from deeplvm.training import Callback, unfolded
 from deeplvm.training import fit as learn
+from deeplvm.training.options import FEW_ROWS, of_few_rows
 
 try:
     from sklearn.callback import CallbackSupportMixin
@@ -50,8 +51,6 @@ except ImportError:  # scikit-learn before 1.9 has no callbacks
 Array = np.ndarray[Any, Any]
 _FEWEST = 8  # rows of which some can be held out
 _MOST_HELD_OUT = 10_000
-_STEPS = 20_000  # gradient steps at most, where nobody says how many passes
-_PATIENT = 300  # gradient steps without a better epoch, where nobody says how many epochs
 _HEAVY = 0.1  # share of rows whose weights are too heavy-tailed to pass without a word
 _FEW_ROWS = 10_000  # with fewer, a second thread costs more than it brings
 
@@ -275,12 +274,9 @@ class Estimator(CallbackSupportMixin, BaseEstimator):
         own |= self._for_this.get(name_of(self._recipe), {})
         size = min(256, max(16, 2 ** round(math.log2(max(rows / 16, 1)))))
         size = {"batch_size": size, **own, **(self.training or {})}["batch_size"]
-        steps = -(-rows // size)
         usual = {
             **({} if own.keys() & {"objective", "phases"} else self._usual),
-            "epochs": min(2_000, max(20, -(-_STEPS // steps))),
-            "batch_size": size,
-            "patience": max(10, -(-_PATIENT // steps)),
+            **of_few_rows(rows, {"batch_size": size}),
             "threads": 1 if rows < _FEW_ROWS else "auto",
         }
         asked = {
@@ -290,8 +286,10 @@ class Estimator(CallbackSupportMixin, BaseEstimator):
             "patience": self.n_iter_no_change,
         }
         asked = {name: value for name, value in asked.items() if value is not None}
-        for name in usual.keys() & own.keys() & {"epochs", "patience"}:
-            own[name] = min(own[name], usual[name])  # a paper's passes are too many of many rows
+        if rows < FEW_ROWS and "schedule" not in own:  # a paper's passes are too few steps of few
+            own |= {n: v for n, v in of_few_rows(rows, own).items() if n in own}
+        for name in usual.keys() & own.keys() & {"epochs", "patience"} if rows >= FEW_ROWS else ():
+            own[name] = min(own[name], usual[name])  # and too many of many rows
         own.pop("labelled", None)  # rows are visited by their weights
         options = usual | own | asked | dict(self.training or {}) | {"seed": self._seed}
         return options if data.rows("valid") else options | {"patience": None}

@@ -206,7 +206,9 @@ def importance_sampling(
     together: list[Tensor] = []  # of each batch, the sum over rows of relative weights, (K,)
 
     @torch.inference_mode()
-    def measure(given: dict[str, Tensor], _: frozenset[str], noise: RowNoise) -> dict[str, Tensor]:
+    def measure(
+        given: dict[str, Tensor], missing: frozenset[str], noise: RowNoise
+    ) -> dict[str, Tensor]:
         totals = Totals(planned.particles)
         weights = []
         for evidence, used in chunks(given, noise):
@@ -214,6 +216,10 @@ def importance_sampling(
             if evidence.shared:
                 weights.append(totals.last)
         found = totals.result(exact=planned.exact)
+        if (nothing := _nothing_observed(model, given, missing)) is not None:
+            for name in found:
+                if name.startswith(("log_px", "curve/")):  # the probability of nothing is 1
+                    found[name] = torch.where(nothing, 0.0, found[name])
         if weights:  # all rows have the same draws of what they share
             relative = (torch.cat(weights) - found["log_px"]).exp().sum(1)
             together.append(relative)
@@ -237,6 +243,16 @@ def importance_sampling(
         compile_seconds=compile_seconds,
         shared_stderr=_shared_stderr(together, rows.rows, planned.particles),
     )
+
+
+def _nothing_observed(
+    model: LatentVariableModel, given: Mapping[str, Tensor], missing: frozenset[str]
+) -> Tensor | None:
+    """The rows in which every element that p scores is missing; ``None`` where none can be."""
+    scored = [name for name in given if name in model.p.names]
+    if not scored or not missing.issuperset(scored) or model.explains_holes:
+        return None
+    return torch.stack([given[name].isnan().flatten(1).all(1) for name in scored]).all(0)
 
 
 def _shared_stderr(sums: list[Tensor], rows: int, particles: int) -> float | None:

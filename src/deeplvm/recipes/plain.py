@@ -154,13 +154,15 @@ def observed(data: Data | Description) -> Variable:
 def gaussian(data: Data | Description, recipe: str, hint: str = "") -> Variable:
     """What is modelled under a Gaussian, for a recipe that has no other likelihood.
 
-    Of a table also where its columns have mixtures by themselves, but not where somebody asked.
+    Of a table also where its columns have mixtures by themselves, but not where somebody asked,
+    nor where values repeat: a probability of theirs and a density could not be compared.
     """
     x = observed(data)
     asked = data.options.get("likelihood", "auto") != "auto" or any(
         [rule.get("likelihood") for rule in (data.options.get("schema") or {}).values()]
     )
-    found = x if x.likelihood == "gaussian" or asked else alike(x, "gaussian") or x
+    repeated = any([any(part.atoms) for part in x.parts or (x,) if part.likelihood == "mixture"])
+    found = x if x.likelihood == "gaussian" or asked or repeated else alike(x, "gaussian") or x
     if found.likelihood != "gaussian":
         whole = any([part.is_whole for part in found.parts or (found,)])
         noise = " with --dequantize uniform" if whole else ""

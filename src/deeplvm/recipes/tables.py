@@ -55,7 +55,7 @@ def autoregressive_table(
 
 
 @trained_with(batch_size=500, learning_rate=3e-2, epochs=1000, patience=20, averaging=0.99)
-def mixture_model(data: Data | Description, *, classes: int = 50) -> LatentVariableModel:
+def mixture_model(data: Data | Description, *, classes: int | None = None) -> LatentVariableModel:
     """Latent classes: within a class all columns are independent; an exact likelihood.
 
     Naive Bayes Models for Probability Estimation (Lowd & Domingos, 2005),
@@ -63,8 +63,11 @@ def mixture_model(data: Data | Description, *, classes: int = 50) -> LatentVaria
 
     Args:
         data: What is modelled; its kinds decide the likelihood of each column.
-        classes: Number of classes.
+        classes: Number of classes; by default 50, and of few rows one for each ten.
     """
+    description = data if isinstance(data, Description) else data.description
+    if classes is None:
+        classes = min(50, max(2, description.rows.get("train", 500) // 10))
     at_least_one(classes=classes)
     row = likelihood_of(typed(data), components=1)  # the classes are the mixture
     return LatentVariableModel(Joint({"x": LatentClasses(row, classes=classes)}))

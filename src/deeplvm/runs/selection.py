@@ -15,11 +15,12 @@ from deeplvm.recipes import RecipeError, find, training_of
 from deeplvm.results import Estimate, Record
 from deeplvm.runs.run import build
 from deeplvm.training import fit, unfolded
+from deeplvm.training.options import FEW_ROWS, of_few_rows
 
 #: Recipes and their options, the fastest first; one that does not take the data is left out.
 CANDIDATES: tuple[tuple[str, Mapping[str, Any]], ...] = (
     ("gaussian_mixture", {}),
-    ("mixture_model", {"classes": 20}),
+    ("mixture_model", {}),
     ("mixture_model", {"classes": 100}),
     ("autoregressive_table", {}),
     ("table_vae", {}),
@@ -127,7 +128,10 @@ def select(
     rows = data.valid[:_MOST_ROWS]
     for name, options in candidates:
         recipe = find(name)
-        own = training_of(recipe) | {"compile": False} | dict(training or {})
+        own = training_of(recipe)
+        if data.rows("train") < FEW_ROWS and not own.keys() & {"phases", "schedule"}:
+            own |= of_few_rows(data.rows("train"), own)
+        own |= {"compile": False} | dict(training or {})
         own |= {"minutes": minutes / len(candidates), "quiet": True}
         try:
             model = build(recipe, data, options, seed)

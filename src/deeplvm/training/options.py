@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_type_hints
@@ -204,6 +204,34 @@ def make_optimizer(
     return classes[choice](parameters, fused=fused, **options)
 
 
+def of_few_rows(rows: int, own: Mapping[str, Any]) -> dict[str, Any]:
+    """Batch size, epochs and patience by which few rows are learned: steps count, not passes.
+
+    An epoch has at least four steps, unless a recipe waits for enough of them. The limit are some
+    20,000 steps, 2,000 epochs at most, and the end 300 steps without a better bound.
+
+    Args:
+        rows: How many rows there are to learn from.
+        own: The training options of a recipe.
+
+    >>> of_few_rows(240, {})
+    {'batch_size': 16, 'epochs': 1334, 'patience': 20}
+    """
+    size, patience = own.get("batch_size", 100), own.get("patience") or 0
+    if rows < 4 * size and patience * -(-rows // size) < _PATIENT:
+        size = max(16, 2 ** round(math.log2(max(rows, 16) / 16)))
+    steps = -(-rows // size)
+    most = min(_MOST_EPOCHS, max(20, -(-_STEPS // steps)))
+    return {
+        "batch_size": size,
+        "epochs": max(own.get("epochs", 0), most),
+        "patience": max(patience, 10, -(-_PATIENT // steps)),
+    }
+
+
+# Gradient steps at most, epochs at most, and steps without a better epoch: of few rows.
+_STEPS, _MOST_EPOCHS, _PATIENT = 20_000, 2_000, 300
+FEW_ROWS = 5_000
 _REAL = ("learning_rate", "clip", "skip", "minutes", "checkpoint_seconds", "compile_budget")
 
 

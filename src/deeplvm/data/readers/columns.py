@@ -356,12 +356,25 @@ class Understanding:
         return ""
 
     def _in_order(self, name: str) -> list[str]:
-        """The categories of a declared column in their order."""
-        ((_, rows),) = groups_of(self.table, [name])
-        column = rows.column(name)
-        whole = column.unify_dictionaries().chunk(0)
-        used = set(texts_of(column, ())[0])
-        return [text for text in whole.dictionary.to_pylist() if text in used]
+        """The categories of a declared column in their order.
+
+        Raises:
+            DataError: If groups of rows have them in different orders.
+        """
+        listed: list[str] = []
+        used: set[str] = set()
+        for _, rows in groups_of(self.table, [name]):
+            column = rows.column(name)
+            used |= set(texts_of(column, ())[0])
+            here = column.unify_dictionaries().chunk(0).dictionary.to_pylist()
+            here, listed = (listed, here) if len(here) > len(listed) else (here, listed)
+            if [text for text in listed if text in here] != here:
+                raise DataError(
+                    f"{self.table.origin}: column {name!r} has its categories in different orders "
+                    f"in different rows; say their order: --schema FILE with {name} = "
+                    f'{{type = "ordinal", levels = [...]}}.'
+                )
+        return [text for text in listed if text in used]
 
     def _form_of_dates(self, name: str, texts: set[str] | None) -> str | None:
         """The one form in which all texts of a column are dates."""

@@ -496,8 +496,8 @@ def _parquet_head(path: Path) -> tuple[dict[str, Any], list[int]]:
             for name, ordered in categories.items():  # numbers: Arrow forgets that they are codes
                 if name in types and family(types[name]) == "number":
                     types[name] = pa.dictionary(pa.int32(), types[name], ordered)
-                elif name in types and pa.types.is_dictionary(types[name]):
-                    types[name] = types[name].value_type  # its order is not kept
+                elif name in types and pa.types.is_dictionary(types[name]) and not ordered:
+                    types[name] = types[name].value_type
             return types, sizes
     except (pa.ArrowException, *_DAMAGED) as problem:
         if isinstance(problem, DataError):
