@@ -398,30 +398,37 @@ class CorrelatedMixture:
         joint += log_weights.unsqueeze(1) - 0.5 * math.log(2 * math.pi) * there.sum(1)
         holes = (~there).any(1).nonzero().squeeze(1)
         blocks = holes.split(max(1, _NUMBERS // factors.numel())) if len(holes) else ()
-        precision = torch.cholesky_inverse(factors).unsqueeze(1)  # (K, 1, D, D)
-        roots = []  # of the precisions of what is missing, the identity elsewhere
+        precision = torch.cholesky_inverse(factors)
+        size, parts = len(means[0]), []
         for some in blocks:
-            gone = (~there[some]).to(u)
-            block = precision * gone.unsqueeze(1) * gone.unsqueeze(2)
-            root = torch.linalg.cholesky(block + torch.diag_embed(1.0 - gone))
-            pull = (offset[:, some].unsqueeze(2) @ precision).squeeze(2) * gone
+            gone = ~there[some]
+            most = int(gone.sum(1).max())
+            place = gone.to(u).argsort(1, descending=True)[:, :most]  # of what is missing, first
+            here = gone.gather(1, place).to(u)  # the others stay alone, with a precision of one
+            block = precision[:, place.unsqueeze(2), place.unsqueeze(1)]  # (K, rows, most, most)
+            block = block * here.unsqueeze(1) * here.unsqueeze(2) + torch.diag_embed(1.0 - here)
+            root = torch.linalg.cholesky(block)
+            where = place.expand(len(means), -1, -1)
+            pull = (offset[:, some] @ precision).gather(2, where) * here
             shift = torch.cholesky_solve(pull.unsqueeze(-1), root).squeeze(-1)
             joint[:, some] += 0.5 * (pull * shift).sum(-1)
             joint[:, some] -= root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-            offset[:, some] -= shift
-            roots.append(root)
+            offset[:, some] -= torch.zeros_like(offset[:, some]).scatter(2, where, shift)
+            parts.append((place, here, root))
         log_px = torch.logsumexp(joint, 0)
         share = (joint - log_px).exp()  # (K, rows)
-        spread = torch.zeros_like(factors)
-        for some, root in zip(blocks, roots, strict=True):
-            left = torch.cholesky_inverse(root) - torch.diag_embed(there[some].to(u))
-            spread += torch.einsum("kn,knij->kij", share[:, some], left)
+        spread = torch.zeros_like(factors).flatten(1)
+        for some, (place, here, root) in zip(blocks, parts, strict=True):
+            left = torch.cholesky_inverse(root) - torch.diag_embed(1.0 - here)
+            left = (share[:, some, None, None] * left).flatten(1)
+            at = (size * place.unsqueeze(2) + place.unsqueeze(1)).flatten()
+            spread.scatter_add_(1, at.expand_as(left), left)
         weighted = share.unsqueeze(-1) * offset
         return log_px, {
             "weight": share.sum(1),  # (K,)
             "count": share @ there.to(u),  # (K, D)
             "first": weighted.sum(1),  # from the means before
-            "second": weighted.mT @ offset + spread,  # (K, D, D)
+            "second": weighted.mT @ offset + spread.view_as(factors),  # (K, D, D)
         }
 
     def maximise(self, sums: Mapping[str, Tensor]) -> None:
