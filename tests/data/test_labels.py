@@ -124,3 +124,15 @@ def test_words_are_numbered_as_the_classes_are() -> None:
 def test_no_label_at_all_is_refused() -> None:
     with pytest.raises(DataError, match="no row has a label"):
         load(frame(np.full(60, np.nan)), label="kind")
+
+
+def test_few_labels_are_kept_as_many_of_each_class() -> None:
+    data = load(frame(Y), label="kind", keep_labels=7, seed=1)
+    labels = data.train["y"]
+    assert sorted(labels[~labels.isnan()].long().bincount().tolist()) == [2, 2, 3]
+    assert not any(getattr(data, split)["y"].isnan().any() for split in ("valid", "test"))
+    again = load(frame(Y), label="kind", keep_labels=7, seed=1)
+    torch.testing.assert_close(again.train["y"], labels, equal_nan=True)
+    assert torch.equal(again.train["x"], load(frame(Y), label="kind", seed=1).train["x"])
+    with pytest.raises(DataError, match="only 48 training rows have a label"):
+        load(frame(Y), label="kind", keep_labels=50)

@@ -290,6 +290,16 @@ class TestClassifier:
         with pytest.raises(ValueError, match="two classes"):
             VAEClassifier(**QUICK).fit(X, np.where(y == 0, 0, -1))
 
+    @pytest.mark.parametrize("recipe", ["m1", "auxiliary_semi_supervised_vae"])
+    def test_classes_by_recipes_that_draw_before_the_label(self, recipe: str) -> None:
+        X, y = self.blobs()
+        few = np.where(np.arange(len(y)) % 5 == 0, y, -1)
+        found = VAEClassifier(**QUICK, recipe=recipe).fit(X[::3], few[::3])
+        shares = found.predict_proba(X)
+        assert np.allclose(shares.sum(1), 1)
+        assert np.array_equal(shares, found.predict_proba(X))
+        assert np.isfinite(found.score_samples(X)).all()
+
     def test_probabilities_are_calibrated_by_held_out_labels(self) -> None:
         """Labels that are right in four of five rows: a sure classifier is softened."""
         random = np.random.default_rng(0)

@@ -161,6 +161,8 @@ def latents(model: LatentVariableModel, given: dict[str, Tensor]) -> list[Site]:
 def rows(model: LatentVariableModel, data: Data) -> dict[str, Tensor]:
     given = data.batch("train", slice(7))  # a label that q can draw is drawn
     drawn = {"y"}.intersection(model.q.names)
+    if drawn and model.p["y"] is model.q["y"]:  # drawn, it says nothing
+        drawn = set()
     return {n: v for n, v in given.items() if n in model.names and n not in drawn}
 
 

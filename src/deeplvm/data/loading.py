@@ -45,7 +45,7 @@ from deeplvm.data.records import (
 )
 from deeplvm.data.schema import agreed, rules_of, written
 from deeplvm.data.sparse import SparseColumn, compressed, is_sparse
-from deeplvm.data.split import divide, kept_elements, limited, select_columns
+from deeplvm.data.split import divide, kept_elements, limited, select_columns, with_few_labels
 from deeplvm.data.statistics import Summary
 from deeplvm.data.stream import Stream, StreamColumn
 from deeplvm.data.transform import (
@@ -92,6 +92,7 @@ def load(
     seed: int = 0,
     image_size: int | None = None,
     most_variable: int | None = None,
+    keep_labels: int | None = None,
     limit: int | None = None,
     stream: Streaming = "auto",
     like: Description | Mapping[str, Any] | None = None,
@@ -127,6 +128,8 @@ def load(
             0.8 0.1 0.1.
         seed: Seed of the split and of the fixed draws.
         image_size: Crop each image to its middle square and scale it to this many pixels a side.
+        keep_labels: Leave only so many training rows their label, as many of each class as of any
+            other or one less, drawn by the seed; the others are then without one.
         most_variable: Keep only so many columns of counts, those whose variance is largest
             compared with their mean in the training rows.
         limit: Use at most so many rows of each split.
@@ -164,6 +167,7 @@ def load(
         "seed": seed,
         "image_size": image_size,
         "most_variable": most_variable,
+        "keep_labels": keep_labels,
         "limit": limit,
         "stream": False,
     }
@@ -531,7 +535,7 @@ def _check_options(options: Mapping[str, Any]) -> None:
             f"--binarize makes 0 and 1, whose likelihood is bernoulli, not "
             f"{options['likelihood']}; leave out one of the two."
         )
-    for name in ("limit", "most_variable"):
+    for name in ("limit", "most_variable", "keep_labels"):
         if options[name] is not None and options[name] < 1:
             flag = name.replace("_", "-")
             raise DataError(f"--{flag} {options[name]}: at least 1 is needed.")
@@ -560,6 +564,11 @@ def _modelled(
     seed, limit, notes = options["seed"], options["limit"], [*facts.notes]
     whole, split = divide(found, options, known)
     places = {each: limited(found, part, limit, seed) for each, part in whole.items()}
+    if options["keep_labels"] is not None and known is None:
+        found = with_few_labels(found, places["train"], options["keep_labels"], seed)
+        notes.append(
+            f"only {options['keep_labels']} training rows keep their label, as asked for."
+        )
     reader = Reader(found, kept=_kept(found, source, options), seed=seed)
     if known is not None and known.classes and facts.classes is not None:
         codes = recoded(facts.classes, known.classes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -110,6 +111,32 @@ def limited(source: Source, places: Places, limit: int | None, seed: int) -> Pla
     else:
         kept = rng.choice(len(places), limit, replace=False, shuffle=False)
     return Chosen(places.rows(np.sort(kept)))
+
+
+def with_few_labels(source: Source, train: Places, count: int, seed: int) -> Held:
+    """The same rows, of which only so many in training have a label, as many of each class.
+
+    Raises:
+        DataError: If the rows are on disk, or fewer of them have a label.
+    """
+    name, flag = source.facts.name, f"--keep-labels {count}"
+    if not isinstance(source, Held):
+        raise DataError(f"{name}: {flag} is for rows in memory; leave out --stream.")
+    if source.labels is None:
+        raise DataError(f"{name}: {flag}, but there are no labels; name their column by --label.")
+    rows = train.all()
+    rows = np.random.default_rng(seed).permutation(rows[source.labels[rows] >= 0])
+    if count > len(rows):
+        raise DataError(f"{name}: {flag}, but only {len(rows)} training rows have a label.")
+    codes = source.labels[rows]
+    turn = np.empty(len(rows), np.int64)  # of each row among those of its class
+    for code in np.unique(codes):
+        turn[codes == code] = np.arange((codes == code).sum())
+    kept = rows[np.argsort(turn, kind="stable")[:count]]
+    found = copy.copy(source)
+    found.labels = source.labels.copy()
+    found.labels[np.setdiff1d(rows, kept)] = -1
+    return found
 
 
 def _refuse_few(name: str, rows: int, fractions: Sequence[float]) -> None:

@@ -19,9 +19,13 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d
 
 from deeplvm.estimators.base import Array, Estimator
-from deeplvm.inference.rows import for_rows
+from deeplvm.inference.classes import class_probabilities
+from deeplvm.inference.rows import for_rows, rows_of
+from deeplvm.objectives import semi_supervised_elbo
+from deeplvm.recipes import training_of
 
 _ROWS = 500  # at a time
+_LEAST = 1e-300  # so that a logarithm is finite
 _FEWEST = 20  # held-out labels by which probabilities are calibrated
 
 
@@ -96,8 +100,11 @@ class VAEClassifier(ClassifierMixin, Estimator):
         return found
 
     def _options(self, data: Any) -> dict[str, Any]:
+        options, own = super()._options(data), training_of(self._recipe).get("objective")
+        if own not in (None, semi_supervised_elbo):
+            return options
         weight = self.classification_weight
-        return super()._options(data) | {"objective": f"semi_supervised_elbo(weight={weight})"}
+        return options | {"objective": f"semi_supervised_elbo(weight={weight})"}
 
     def predict_proba(self, X: Any) -> Array:
         """Probability of each class, shape ``(rows, classes)``."""
@@ -110,18 +117,19 @@ class VAEClassifier(ClassifierMixin, Estimator):
 
     def _logits(self, rows: Any) -> torch.Tensor:
         """Log q(y | x) of each class, shape ``(rows, classes)``."""
+        first = rows_of(self.model_, rows, omit=("y",))[slice(0, 1)]
+        label = self.model_.encode(first).get("y")
+        if label is None or label.distribution is None:  # something is drawn before it
+            found = class_probabilities(
+                self.model_, rows, particles=self.particles, seed=self._seed
+            )
+            return found.encoder.clamp(min=_LEAST).log()
 
         def measure(given: dict[str, Any], missing: frozenset[str], _: Any) -> dict[str, Any]:
-            label = self.model_.encode(given, missing=missing).get("y")
-            if label is None or label.distribution is None:
-                raise ValueError(
-                    f"q of the recipe {self.recipe!r} has no 'y | x' that is known before "
-                    f"anything is drawn, which VAEClassifier reads."
-                )
+            known: Any = self.model_.encode(given, missing=missing)["y"].distribution
             count = self.model_.rows(given)
             scores = [
-                label.distribution.log_prob(torch.full((count,), code))
-                for code in range(len(self.classes_))
+                known.log_prob(torch.full((count,), code)) for code in range(len(self.classes_))
             ]
             return {"logits": torch.stack(scores, 1)}
 

@@ -14,10 +14,11 @@ from deeplvm.core.model import LatentVariableModel
 from deeplvm.data import likelihood_of
 from deeplvm.data.records import Data, Description
 from deeplvm.networks import MLP
-from deeplvm.objectives import fair_elbo, semi_supervised_elbo
+from deeplvm.objectives import elbo, fair_elbo, semi_supervised_elbo
 from deeplvm.recipes.catalogue import trained_with
 from deeplvm.recipes.conditional import Indicator
 from deeplvm.recipes.plain import at_least_one, labels_of, observed, seen
+from deeplvm.training.schedules import linear
 
 # Of a batch half have a label, if few have: else most batches would have none.
 _with_few_labels = partial(
@@ -84,7 +85,7 @@ class Features(nn.Module):
         return values.detach()
 
 
-@trained_with(labelled=0.5)
+@_with_few_labels(objective=elbo, kl_weight=linear(20))
 def m1(
     data: Data | Description, *, latent: int = 50, hidden: tuple[int, ...] = (600, 600)
 ) -> LatentVariableModel:
@@ -104,20 +105,28 @@ def m1(
     """
     at_least_one(latent=latent, hidden=hidden)
     classes, x = labels_of(data, "m1", "x and its label"), observed(data)
+    codes, classifier = Features(latent), Categorical(classes, MLP(latent))
     return LatentVariableModel(
         Joint(
             {
                 "z": StandardNormal(latent),
-                "x | z": likelihood_of(x, MLP(latent, *hidden[::-1], activation=nn.Softplus)),
-                "f | z": Features(latent),
-                "y | f": Categorical(classes, MLP(latent)),
+                "x | z": likelihood_of(x, MLP(latent, *hidden[::-1])),
+                "f | z": codes,
+                "y | f": classifier,
             }
         ),
-        Joint({"z | x": Gaussian(latent, MLP(seen(x), *hidden, activation=nn.Softplus))}),
+        Joint(
+            {
+                "z | x": Gaussian(latent, MLP(seen(x), *hidden)),
+                "f | z": codes,
+                "y | f": classifier,  # p's own: a label that is missing costs nothing
+            }
+        ),
     )
 
 
-@_with_few_labels(phases="stacked", averaging=0.999)
+# Without the rising weight the 50 codes are given up in the first thousand steps.
+@_with_few_labels(phases="stacked", averaging=0.999, kl_weight=linear(20))
 def m1_m2(
     data: Data | Description,
     *,
@@ -145,21 +154,20 @@ def m1_m2(
     """
     at_least_one(latent=latent, features=features, hidden=hidden, upper=upper)
     classes, x = labels_of(data, "m1_m2", "x and its label"), observed(data)
-    network = partial(MLP, activation=nn.Softplus)
     return LatentVariableModel(
         Joint(
             {
                 "y": Categorical(classes),
                 "z2": StandardNormal(latent),
-                "z1 | y, z2": Gaussian(features, network(classes + latent, *upper[::-1])),
-                "x | z1": likelihood_of(x, network(features, *hidden[::-1])),
+                "z1 | y, z2": Gaussian(features, MLP(classes + latent, *upper[::-1])),
+                "x | z1": likelihood_of(x, MLP(features, *hidden[::-1])),
             }
         ),
         Joint(
             {
-                "z1 | x": Gaussian(features, network(seen(x), *hidden)),
-                "y | z1": Categorical(classes, network(features, *upper)),
-                "z2 | z1, y": Gaussian(latent, network(features + classes, *upper)),
+                "z1 | x": Gaussian(features, MLP(seen(x), *hidden)),
+                "y | z1": Categorical(classes, MLP(features, *upper)),
+                "z2 | z1, y": Gaussian(latent, MLP(features + classes, *upper)),
             }
         ),
     )
