@@ -64,14 +64,16 @@ def tell(text: str, end: str = "\n") -> None:
 
 def time_left(what: str) -> Callable[[int, int], None]:
     """Says every ten seconds how many rows are done, and how long the others will take."""
-    began = spoke = time.monotonic()
+    first: tuple[float, int] | None = None  # what was done before the rows is no measure of them
+    spoke = time.monotonic()
 
     def speak(done: int, total: int) -> None:
-        nonlocal spoke
+        nonlocal first, spoke
         now = time.monotonic()
-        if now - spoke > 10 and 0 < done < total:
+        first = first or (now, done)
+        if now - spoke > 10 and first[1] < done < total:
             spoke = now
-            left = (now - began) * (total - done) / done
+            left = (now - first[0]) * (total - done) / (done - first[1])
             note(f"{what}: {done:,} of {total:,} rows, about {left:.0f} s left")
 
     return speak

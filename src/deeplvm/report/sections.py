@@ -196,7 +196,8 @@ def _samples(subject: Subject) -> Iterator[Section]:
     drawn, data = _flat(material.samples(_DRAWN)), _flat(material.data_rows(_DRAWN))
     if variable.columns is None:
         shown.append(_marginals(variable, data, drawn))
-    if 1 < len(names) <= _MOST_CORRELATED and not all([part.is_whole for part in variable.each]):
+    whole = variable.columns is None and all([part.is_whole for part in variable.each])
+    if 1 < len(names) <= _MOST_CORRELATED and not whole:
         pair_of_matrices = samples.correlations(data, drawn, names)
         alike = "Correlations between columns: the two pictures should be alike."
         shown.append((pair_of_matrices, alike))
