@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from deeplvm.cli import main
-from deeplvm.diagnosis import Effort
 from deeplvm.runs.run import open_run
 from deeplvm.runs.sidecars import read_metrics
 
@@ -21,7 +19,7 @@ Run = Callable[..., Any]
 Copy = Callable[[Path], Path]
 
 QUICK = ("--particles", 20, "--device", "cpu")
-FEWEST = ("--rows", 5, "--particles", 2, "--device", "cpu")
+FEWEST = ("--rows", 5, "--particles", 2, "--temperatures", 1, "--device", "cpu")
 CHAINS = ("--annealed-rows", 4, "--temperatures", 5, "--annealed-particles", 2)
 
 
@@ -35,19 +33,11 @@ def numbers(value: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def hasty() -> Iterator[None]:
-    """Few temperatures, of which the command line has no option."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("deeplvm.diagnosis.Effort", partial(Effort, temperatures=5))
-        yield
-
-
-@pytest.fixture(scope="module")
-def diagnosed(tmp_path_factory: pytest.TempPathFactory, table_run: Path, hasty: None) -> Path:
+def diagnosed(tmp_path_factory: pytest.TempPathFactory, table_run: Path) -> Path:
     """A run that was diagnosed, of which tests take copies."""
     folder = tmp_path_factory.mktemp("diagnosed") / "people"
     shutil.copytree(table_run, folder)
-    words = ("diagnose", folder, "--rows", 8, *QUICK)
+    words = ("diagnose", folder, "--rows", 8, "--temperatures", 5, *QUICK)
     assert main([str(word) for word in words]) == 0
     return folder
 
@@ -138,7 +128,6 @@ def test_a_diagnosis_leaves_words_figures_and_a_report(diagnosed: Path) -> None:
     assert "faults that were looked for" in page or "faults were looked for" in page
 
 
-@pytest.mark.usefixtures("hasty")
 def test_a_diagnosis_is_told_in_words(deeplvm: Run, table_run: Path, copy_of: Copy) -> None:
     run = copy_of(table_run)
     outcome = deeplvm("diagnose", run, "--quick", *FEWEST)
@@ -149,7 +138,6 @@ def test_a_diagnosis_is_told_in_words(deeplvm: Run, table_run: Path, copy_of: Co
     assert "RUN" not in outcome.out
 
 
-@pytest.mark.usefixtures("hasty")
 def test_json_of_a_diagnosis_is_all(deeplvm: Run, table_run: Path, copy_of: Copy) -> None:
     run = copy_of(table_run)
     words = ("diagnose", run, "--quick", "--json", "--split", "train")

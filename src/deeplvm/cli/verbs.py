@@ -640,6 +640,7 @@ def diagnose(
     *,
     rows: Annotated[Number, Parameter(name=("--rows", "-n"))] = 500,
     particles: Particles = 500,
+    temperatures: Number = 100,
     split: Split = None,
     quick: bool = False,
     seed: Seed = 0,
@@ -654,6 +655,7 @@ def diagnose(
     Args:
         rows: How many of each split are looked at, chosen at random.
         particles: Draws a row for likelihoods.
+        temperatures: Of annealing, which likelihoods are held against.
         split: Which rows training did not see; test if there are any.
         quick: Look for faults only; leave what is measured for the figures alone.
         seed: The same seed gives the same words.
@@ -676,7 +678,7 @@ def diagnose(
         settings={**opened.config.recipe_options, **opened.config.training},
         draw=opened.measured(data) or None,
         split=split,
-        effort=Effort(rows=rows, particles=particles),
+        effort=Effort(rows=rows, particles=particles, temperatures=temperatures),
         everything=not quick,
         seed=seed,
         progress=lambda what: note(f"  {what[0].lower()}{what[1:]}"),
