@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from deeplvm.evaluation import evaluate
 from deeplvm.inference import impute
 from deeplvm.likelihood import importance_sampling, score_cells
 from deeplvm.networks import MLP
-from deeplvm.recipes import RecipeError, miwae, not_miwae
+from deeplvm.recipes import RecipeError, find, miwae, not_miwae
 from deeplvm.training import fit, unfolded
 
 NAN = math.nan
@@ -117,3 +118,28 @@ def test_what_goes_with_holes_that_are_explained() -> None:
     assert measured.bits_per_dim == pytest.approx(float(bits))  # holes are no elements
     assert "own units" in measured.bits_per_dim_offset
     assert not [text for text in measured.warnings if " x " in text or text.startswith("x ")]
+
+
+@pytest.mark.parametrize("likelihood", ["auto", "bernoulli"])
+def test_pixels_that_are_masked(likelihood: Any) -> None:
+    """Learned from, scored and filled in; what is there stays, and a black-out says nothing."""
+    random = np.random.default_rng(0)
+    images = random.integers(0, 2, size=(60, 1, 4, 4)).astype(float)
+    images *= 1 if likelihood == "bernoulli" else random.integers(0, 17, size=images.shape)
+    masked = np.where(random.random(images.shape) < 0.3, np.nan, images)
+    masked[:6] = np.nan
+    data = load({"x": masked}, likelihood=likelihood)
+    assert data.variables["x"].is_image
+    assert data.variables["x"].missing
+    model = find("vae")(data, latent=2, hidden=(8,))
+    unfolded(fit)(model, data, epochs=1, batch_size=16, quiet=True, compile=False)
+    some = data.train[:20]
+    found, rows = impute(model, some, particles=10), some.batch(slice(None))["x"]
+    observed = ~rows.isnan()
+    assert torch.equal(found.values["x"][observed], rows[observed])
+    assert found.values["x"].isfinite().all()
+    black = ~observed.flatten(1).any(1)
+    assert black.any()
+    log_px = importance_sampling(model, some, 10).log_px
+    assert (log_px[black] == 0).all()
+    assert (log_px[~black] < 0).all()
