@@ -188,6 +188,9 @@ def test_a_file_of_cells_is_read_as_its_format_says() -> None:
     stages = held_cells(file, "cells", "cells", None, "stage", None)
     assert stages.labels is not None
     assert np.flatnonzero(stages.labels < 0).tolist() == [3]
+    file.obs._group["old"] = Dataset([0, 1], categories="a reference")
+    with pytest.raises(DataError, match=r"as an anndata before 0\.8 wrote them"):
+        held_cells(file, "cells", "cells", None, "old", None)
     with pytest.raises(DataError, match="obs is not there as a table"):
         Stored(Group("anndata", {"obs": Dataset([1])}))
 

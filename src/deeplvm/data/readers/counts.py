@@ -18,6 +18,8 @@ from deeplvm.data.sparse import compressed, is_sparse
 from deeplvm.files import beside, fits
 
 ENDING = ".h5ad"
+# What h5py, and reading what is not as it should be, raise.
+_DAMAGED = (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError)
 
 
 def is_cells(source: Any) -> bool:
@@ -73,9 +75,9 @@ def held_cells(
             f"{tuple(values.shape)} of {values.dtype}."
         )
     genes, notes = _unique([str(each) for each in cells.var_names])
-    stored_ = values.data if is_sparse(values) else values
-    whole = stored_.dtype.kind != "f" or bool((stored_ == np.floor(stored_)).all())
-    counts = whole and stored_.min(initial=0) >= 0 and stored_.max(initial=0) > 1
+    numbers = values.data if is_sparse(values) else values
+    whole = numbers.dtype.kind != "f" or bool((numbers == np.floor(numbers)).all())
+    counts = whole and numbers.min(initial=0) >= 0 and numbers.max(initial=0) > 1
     if not counts and layer is None and layers:
         notes += (f"X holds no counts; of the layers {_listed(layers)} one may: --layer.",)
     if known is not None:
@@ -167,7 +169,9 @@ def opened(path: Path, mode: str = "r") -> Iterator[Any]:
             yield file
     except DataError:
         raise
-    except (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError) as problem:
+    except _DAMAGED as problem:
+        if mode != "r" and not isinstance(problem, OSError):
+            raise  # of what is written into it
         raise DataError(
             f"{path}: this is no readable .h5ad file, or it is damaged ({problem})."
         ) from None
@@ -240,6 +244,11 @@ class _Lazy(Mapping[str, Any]):
 def _element(item: Any) -> Any:
     """What a dataset or a group of an .h5ad file holds, by its encoding."""
     kind = _text(item.attrs.get("encoding-type", ""))
+    if "categories" in item.attrs:
+        raise DataError(
+            f"{_name(item)}: its categories are as an anndata before 0.8 wrote them: read and "
+            f"write the file with a newer."
+        )
     if hasattr(item, "dtype"):
         fits(item.dtype.itemsize * math.prod(item.shape), _name(item), DataError)
         return item.asstr()[...] if item.dtype.kind in "OS" else item[...]
