@@ -146,3 +146,20 @@ def test_a_real_column_has_the_likelihood_that_its_values_ask_for(
         frame.loc[0, "a"] = low - 1
         with pytest.raises(DataError, match=r"'a': the model was fitted to reals .*wider bounds"):
             load(frame, like=data.description)
+
+
+def test_a_bound_is_the_same_in_every_precision() -> None:
+    """0.7 is less in single precision: the file's own rows stay within what they showed."""
+    frame = pd.DataFrame(
+        {
+            "cap": np.minimum(draws.gamma(2, 0.3, 300), 0.7),
+            "floor": np.maximum(draws.normal(size=300), -0.3),
+            "noisy": draws.integers(-500, 500, 300),  # dequantized: all columns rest as floats
+        }
+    )
+    data = load(frame)
+    found = data.variables["x"].by_column
+    assert (found["cap"].bounds, found["floor"].bounds) == (((0.0, 0.7),), ((-0.3, None),))
+    again = load(frame, like=data.description)
+    rows = torch.as_tensor(again.test["x"][:])
+    assert likelihood_of(data)().log_prob(rows).isfinite().all()

@@ -188,6 +188,7 @@ def refuse_unlike(seen: Summary, source: str, variable: Variable) -> None:
                 -np.inf if ends[0] is None else ends[0],
                 np.inf if ends[1] is None else ends[1],
             )
+            low, high = float(str(np.float32(low))), float(str(np.float32(high)))  # as they rest
             hint = (
                 " Correct them, or fit again with wider bounds of it, as RUN/schema.toml has them."
             )
@@ -393,7 +394,10 @@ def _knotted(
                 f"column {column!r}: the schema says bounds = [{ends[0]:g}, {ends[1]:g}], but it "
                 f"holds numbers from {low:g} to {high:g}."
             )
-        least, largest = (float(end) if np.isfinite(end) else None for end in ends)
+        # the shortest decimals of what single precision makes of them, as the data rest
+        least, largest = (
+            float(str(np.float32(end))) if np.isfinite(end) else None for end in ends
+        )
         return least, largest
 
     def found(places: Sequence[int]) -> dict[str, Any]:
