@@ -43,7 +43,7 @@ NAN = math.nan
 class Given(nn.Module):
     """A likelihood that a function of z makes."""
 
-    def __init__(self, make: Callable[[Tensor], Distribution], size: int) -> None:
+    def __init__(self, make: Callable[..., Distribution], size: int) -> None:
         super().__init__()
         self.make, self.event_shape = make, torch.Size([size])
         self.nothing = nn.Parameter(torch.zeros(1))

@@ -442,7 +442,7 @@ def _pieces_of(mixture: Mixture) -> list[tuple[Tensor | None, Distribution]]:
     each = [pieces(part.expand(mixture.batch_shape)) for part in mixture.components]
     if len({len(found) for found in each}) > 1:
         return []
-    mixed = []
+    mixed: list[tuple[Tensor | None, Distribution]] = []
     for parts in zip(*each, strict=True):
         (places, first), *_ = parts
         if any([p is not places and not torch.equal(p, places) for p, _ in parts]):  # type: ignore[arg-type]
