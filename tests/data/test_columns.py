@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from scipy.stats import norm
 
 from deeplvm.data import DataError, Description, Variable, likelihood_of, load
 from deeplvm.data.records import check_description
+from deeplvm.data.schema import schema_of
 
 rng = np.random.default_rng(0)
 ROWS = 2000
@@ -160,6 +162,8 @@ def test_a_bound_is_the_same_in_every_precision() -> None:
     data = load(frame)
     found = data.variables["x"].by_column
     assert (found["cap"].bounds, found["floor"].bounds) == (((0.0, 0.7),), ((-0.3, None),))
+    schema = tomllib.loads(schema_of(data.description))
+    assert load(frame, schema=schema).variables["x"].by_column["cap"].bounds == ((0.0, 0.7),)
     again = load(frame, like=data.description)
     rows = torch.as_tensor(again.test["x"][:])
     assert likelihood_of(data)().log_prob(rows).isfinite().all()

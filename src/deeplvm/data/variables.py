@@ -188,7 +188,7 @@ def refuse_unlike(seen: Summary, source: str, variable: Variable) -> None:
                 -np.inf if ends[0] is None else ends[0],
                 np.inf if ends[1] is None else ends[1],
             )
-            low, high = float(str(np.float32(low))), float(str(np.float32(high)))  # as they rest
+            low, high = _as_it_rests(low), _as_it_rests(high)
             hint = (
                 " Correct them, or fit again with wider bounds of it, as RUN/schema.toml has them."
             )
@@ -202,6 +202,11 @@ def refuse_unlike(seen: Summary, source: str, variable: Variable) -> None:
                 f"({part.likelihood}), found {'whole numbers' if whole else 'reals'} in [{low:g}, "
                 f"{high:g}].{hint}"
             )
+
+
+def _as_it_rests(end: float) -> float:
+    """The shortest decimal of what single precision makes of a number, as the data rest."""
+    return float(str(np.float32(end)))
 
 
 def _refuse_constant_pixels(seen: Summary, source: str, columns: tuple[str, ...]) -> None:
@@ -388,16 +393,15 @@ def _knotted(
         low, high = float(everything.low[place]), float(everything.high[place])
         ends = facts.bounds.get(column)
         if ends is None:
-            ends = bounds_of(rows[:, place], low, high, atoms)
-        elif low < ends[0] or high > ends[1]:
+            ends = tuple(map(_as_it_rests, bounds_of(rows[:, place], low, high, atoms)))
+        elif _as_it_rests(low) < _as_it_rests(ends[0]) or _as_it_rests(high) > _as_it_rests(
+            ends[1]
+        ):
             raise DataError(
                 f"column {column!r}: the schema says bounds = [{ends[0]:g}, {ends[1]:g}], but it "
                 f"holds numbers from {low:g} to {high:g}."
             )
-        # the shortest decimals of what single precision makes of them, as the data rest
-        least, largest = (
-            float(str(np.float32(end))) if np.isfinite(end) else None for end in ends
-        )
+        least, largest = (float(end) if np.isfinite(end) else None for end in ends)
         return least, largest
 
     def found(places: Sequence[int]) -> dict[str, Any]:
