@@ -107,7 +107,7 @@ def opened(name: str) -> tuple[Data, Data]:
     codes = tuple(f"c{place}" for place, kind in enumerate(types) if kind in ("cat", "ordinal"))
     order = np.random.default_rng(0).permutation(len(frame))
     test_rows, train_rows = np.split(order, [len(frame) // 5])
-    train = load(frame.iloc[train_rows], likelihood="mixture", categories=codes)
+    train = load(frame.iloc[train_rows], categories=codes)
     return train, load(frame.iloc[test_rows], like=train.description)
 
 
