@@ -59,6 +59,8 @@ def test_every_verb(deeplvm: Run, rows: pandas.DataFrame) -> None:
         found = read(deeplvm, *verb[:1], "run", "new.csv", "--classes", *verb[1:])
         assert np.allclose(found[classes].sum(axis=1), 1)
         assert (found["class"] == KINDS[found[classes].to_numpy().argmax(1)]).all()
+    annealed = ("--ais", "--annealed-rows", 6, "--temperatures", 3, "--annealed-particles", 2)
+    assert deeplvm("evaluate", "run", "new.csv", "--particles", 10, *annealed).code == 0
     told = json.loads(deeplvm("evaluate", "run", "new.csv", "--particles", 20, "--json").out)
     assert told["data"]["scored"] == ["x", "y"]
     assert told["classification"]["rows"] == labelled.sum()

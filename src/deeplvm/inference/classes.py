@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -103,7 +104,7 @@ def class_probabilities(
         weights, shape = Weights.of(evidence), evidence.batch_shape
         prior = torch.as_tensor(evidence.log_measure).to(weights.log)
         prior = prior.expand(shape).flatten(0, -2).log_softmax(0).exp()  # (N, batch)
-        site = evidence.p[label]
+        site: Any = evidence.p[label]
         values = base_of(site.distribution).enumerate_support(expand=False).flatten()
         if label in evidence.latents:
             own = evidence.q[label].value.expand(shape).flatten(0, -2)

@@ -85,7 +85,13 @@ class LatentSpace:
             self.dtype = free.dtype
             start += shape.numel()
         self.size = start
-        if kept := sorted(set(draw or {}) - set(self.summed)):
+        # what is given may be said to be summed only where it is missing
+        asked = {
+            name
+            for name, way in (draw or {}).items()
+            if name not in given or not getattr(way, "only_missing", False)
+        }
+        if kept := sorted(asked - set(self.summed)):
             raise ValueError(
                 f"Only discrete latents are enumerated, here {', '.join(self.summed) or 'none'}; "
                 f"leave out {', '.join(kept)}."

@@ -252,7 +252,8 @@ def _nothing_observed(
     scored = [name for name in given if name in model.p.names]
     if not scored or not missing.issuperset(scored) or model.explains_holes:
         return None
-    return torch.stack([given[name].isnan().flatten(1).all(1) for name in scored]).all(0)
+    empty = [given[name].isnan().reshape(len(given[name]), -1).all(1) for name in scored]
+    return torch.stack(empty).all(0)
 
 
 def _shared_stderr(sums: list[Tensor], rows: int, particles: int) -> float | None:

@@ -204,8 +204,9 @@ def texts_of(column: Any, missing: Sequence[str]) -> tuple[list[str], Array]:
     A missing value has the last place, -1. Whole numbers are written without a point.
     """
     import pyarrow as pa
-    import pyarrow.compute as pc
+    import pyarrow.compute
 
+    pc: Any = pyarrow.compute
     if family(column.type) == "text":
         column, _ = cells_of(column, missing) if missing else (column, None)
     elif pa.types.is_floating(column.type):  # NaN is no null there

@@ -106,5 +106,5 @@ def classification(
         model, chosen, particles=particles, label=label, draw=draw, seed=seed
     )
     truth = torch.as_tensor(chosen[label][:]).cpu().long()
-    each = [Classifier.of(one, truth, seed) for one in (found.encoder, found.model)]
-    return Classification(*each, len(truth), particles)
+    encoder, model_ = (Classifier.of(one, truth, seed) for one in (found.encoder, found.model))
+    return Classification(encoder, model_, len(truth), particles)
