@@ -126,7 +126,7 @@ ESTIMATES: dict[str, Callable[..., Tensor]] = {
     ),
     "refined": lambda m, x, **o: refine(m, x, steps=5, **o).after,
     "rate and distortion": lambda m, x, **o: (
-        rate_distortion(m, x, betas=[0.5, 1.0], particles=4, temperatures=8, **o).curve[0].rate
+        rate_distortion(m, x, betas=[0.5, 1.0], particles=4, temperatures=4, **o).curve[0].rate
     ),
     "quadrature": lambda m, x, batch_size=0, **o: quadrature_likelihood(m, x, 8, **o).log_px,
 }
