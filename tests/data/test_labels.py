@@ -29,7 +29,7 @@ def csv(path: Path) -> Any:
 
 
 def parquet(path: Path) -> Any:
-    frame(pd.array(np.where(NONE, None, Y), "Int64")).to_parquet(path / "t.parquet")
+    frame(pd.Series(Y).mask(NONE).astype("Int64")).to_parquet(path / "t.parquet")
     return path / "t.parquet"
 
 
@@ -62,7 +62,8 @@ WAYS: dict[str, Callable[[Path], Any]] = {
 def read(path: Path, way: str, **options: Any) -> Data:
     source = WAYS[way](path)
     table = isinstance(source, pd.DataFrame) or str(source).endswith((".csv", ".parquet"))
-    return load(source, **({"label": "kind"} if table else {}), **options)
+    named: dict[str, Any] = {"label": "kind"} if table else {}
+    return load(source, **named, **options)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -98,7 +99,7 @@ def test_a_schema_makes_minus_one_a_class() -> None:
 
 @pytest.mark.parametrize("form", ["frame", "array"])
 def test_other_rows_have_the_codes_of_the_training_data(form: str) -> None:
-    def rows(labels: Any) -> tuple[Any, dict[str, str]]:
+    def rows(labels: Any) -> tuple[Any, dict[str, Any]]:
         if form == "frame":
             return frame(labels), {"label": "kind"}
         return {"x": X, "y": np.asarray(labels)}, {}

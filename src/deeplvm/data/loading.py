@@ -671,7 +671,7 @@ def _modelled(
 
 def _with_labels(
     reader: Reader, facts: Facts, look: Look, source: str, known: Description | None
-) -> tuple[Reader, Facts, dict[Split, int]]:
+) -> tuple[Reader, Facts, dict[str, int]]:
     """How labels rest; that some are missing, and of how many rows of each split."""
     if not look.unlabelled:
         return reader, facts, {}

@@ -164,7 +164,7 @@ class Look:
     digest: str
     holes: str = ""
     grey: bool = False
-    unlabelled: dict[Split, int] = field(default_factory=dict)
+    unlabelled: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def at(cls, reader: Reader, places: Mapping[Split, Places]) -> Look:

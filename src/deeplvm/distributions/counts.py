@@ -275,10 +275,3 @@ def _for_each(logits: Tensor, total: Tensor) -> Tensor:
 
 def _beside(total: Tensor | int) -> Tensor | int:
     return total.unsqueeze(-1) if isinstance(total, Tensor) else total
-
-
-def with_totals_of(distribution: Distribution | None, value: Tensor) -> Distribution | None:
-    """A law that is given totals with those of a value; any other as it is."""
-    if isinstance(distribution, Multinomial | OfTotal):
-        return distribution.given_total(value.sum(-1))
-    return distribution

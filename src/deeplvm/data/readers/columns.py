@@ -128,7 +128,7 @@ def open_table(
         kinds={**table.facts.kinds, **kinds},
         types={name: readings[name].type for name in kept},
         likelihoods={n: r.likelihood for n, r in rules.items() if n in kept and r.likelihood},
-        bounds={n: r.bounds for n, r in rules.items() if n in kept and r.bounds},
+        bounds={n: (r.bounds[0], r.bounds[1]) for n, r in rules.items() if n in kept and r.bounds},
         left=left,
         classes=classes if label is not None else None,
         notes=(*notes, *reader.notes()),

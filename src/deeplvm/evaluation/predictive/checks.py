@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.distributions.counts import with_totals_of
+from deeplvm.distributions.counts import Multinomial, OfTotal
 from deeplvm.evaluation.latents.two_sample_tests import holm
 from deeplvm.evaluation.predictive.columns import ObservedColumn, matrix, observed_columns
 from deeplvm.gradients import Sampled
@@ -282,8 +282,9 @@ class _Replicate:
             trace = p(known, (len(given[self.names[0]]),), default=Sampled())
         found = {}
         for name in self.names:
-            own = with_totals_of(trace[name].distribution, given[name])  # of each row's own total
-            value = trace[name].value if own is trace[name].distribution else own.sample()
+            own, value = trace[name].distribution, trace[name].value
+            if isinstance(own, Multinomial | OfTotal):
+                value = own.given_total(given[name].sum(-1)).sample()  # each row's own total
             found[name] = value.expand(given[name].shape)
         return found
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.distributions.centre import centre
-from deeplvm.distributions.counts import Multinomial, OfTotal, with_totals_of
+from deeplvm.distributions.counts import Multinomial, OfTotal
 from deeplvm.evaluation.samples.distances import (
     FrechetEstimate,
     KernelEstimate,
@@ -365,7 +365,7 @@ def draws_of(
                 own = None if site is None else site.distribution
                 if isinstance(own, Multinomial | OfTotal):  # as much is counted as in the rows
                     index = torch.randint(len(train[name]), (size,), generator=generator)
-                    own = with_totals_of(own, train[name][index].to(value))
+                    own = own.given_total(train[name][index].to(value).sum(-1))
                     value = value if mean else own.sample()
                 if mean and own is not None:
                     value = centre(own).expand(value.shape)
