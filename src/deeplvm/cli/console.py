@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from deeplvm.files import say, shown
-from deeplvm.parallel.processes import processes
+from deeplvm.parallel.processes import apart, processes
 
 if TYPE_CHECKING:
     from deeplvm.core.draws import Draw
@@ -182,11 +182,12 @@ def asked_before(run: Run) -> dict[str, Any]:
 
 
 def write_report(run: Run) -> None:
-    """Write ``report.html``."""
+    """Write ``report.html``; what is drawn and scored for it is the first process's own affair."""
     from deeplvm.report import write_report
 
     note("writing the report")
-    write_report(run)
+    with apart():
+        write_report(run)
 
 
 def show(evaluation: Evaluation, *, json: bool) -> None:

@@ -389,20 +389,27 @@ class Reference:
         less = torch.full((rows.rows,), math.nan, dtype=torch.float64)
         tail, left = less.clone(), self.most
         own, held = _holes(rows, names), _holes(self.rows, names)
-        patterns, which, counts = own.unique(dim=0, return_inverse=True, return_counts=True)
-        for number in counts.argsort(descending=True).tolist():
-            hidden = patterns[number]
-            alike = (held == hidden).all(1)
+        patterns, which = torch.cat([own, held]).unique(dim=0, return_inverse=True)
+        ours, theirs = _places(which[: len(own)]), _places(which[len(own) :])
+        for number in sorted(ours, key=lambda each: len(ours[each]), reverse=True):
+            at, hidden = ours[number], patterns[number]
+            alike = theirs.get(number, at[:0])
+            if not left and not len(alike):
+                continue  # as many patterns as rows, perhaps
             reference = self.log_px[alike]
-            fit = (~held | hidden).all(1).nonzero().squeeze(-1)
-            if len(reference) < min(self.rows_each, len(fit)):
-                if min(self.rows_each, len(fit)) > left or not len(fit):
-                    continue
-                generator = torch.Generator().manual_seed(self.seed)
-                some = fit[torch.randperm(len(fit), generator=generator)[: self.rows_each]]
-                left -= len(some)
-                reference = self._hidden(model, some.sort().values, names, hidden)
-            at = which == number
+            if len(reference) < self.rows_each:
+                fit = (~held | hidden).all(1).nonzero().squeeze(-1)
+                wanted = min(self.rows_each, len(fit))
+                if len(reference) < wanted:
+                    if wanted > left:
+                        left = 0
+                        continue
+                    generator = torch.Generator().manual_seed(self.seed)
+                    some = fit[torch.randperm(len(fit), generator=generator)[:wanted]]
+                    left -= wanted
+                    reference = self._hidden(model, some.sort().values, names, hidden)
+            if not len(reference):
+                continue
             ordered = (-reference).sort().values
             less[at] = torch.searchsorted(ordered, -log_px[at]).double() / len(ordered)
             tail[at] = tail_probability(-log_px[at], ordered).double()
@@ -421,6 +428,13 @@ class Reference:
         return score_rows(
             model, some, self.particles, draw=self.draw, completed=self.completed, seed=self.seed
         ).log_px
+
+
+def _places(numbers: Tensor) -> dict[int, Tensor]:
+    """Where each number stands, rising."""
+    found, counts = numbers.unique(return_counts=True)
+    places = numbers.argsort(stable=True).split(counts.tolist())
+    return dict(zip(found.tolist(), places, strict=True))
 
 
 def _holes(rows: Rows, names: tuple[str, ...]) -> Tensor:

@@ -165,7 +165,8 @@ def opened(path: Path, mode: str = "r") -> Iterator[Any]:
             f"'deeplvm[h5ad]'."
         ) from None
     try:
-        with h5py.File(path, mode) as file:
+        # what writes it holds a lock of its own, and some file systems have none
+        with h5py.File(path, mode, locking=False) as file:
             yield file
     except DataError:
         raise
