@@ -295,7 +295,7 @@ def test_a_killed_worker_ends_all_and_the_run_goes_on(
         if line.startswith("deeplvm: ")
     ]
     assert len(lines) == 1
-    assert "Another process ended" in lines[0]
+    assert "another process ended" in lines[0].lower()  # seen, or told by the launcher
     assert "Go on with: deeplvm resume run" in lines[0]
     assert len(metrics(tmp_path / "run")) < int(MANY)
 

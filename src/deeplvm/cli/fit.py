@@ -19,7 +19,7 @@ from cyclopts.exceptions import CycloptsError, UnknownOptionError
 from deeplvm.cli.console import finish, note
 from deeplvm.cli.flags import DEFAULT_RECIPE, OWN, TABLES, about_recipe, dress, flags_of
 from deeplvm.cli.options import Option, options_of, written
-from deeplvm.cli.parallel import by_first, data_of, together
+from deeplvm.cli.parallel import Terminated, by_first, data_of, together
 from deeplvm.files import fits, write_atomically
 from deeplvm.parallel.processes import ProcessesError, processes
 from deeplvm.recipes import Recipe, describe, find, name_of, published, training_of
@@ -349,8 +349,8 @@ def train(run: Run, model: LatentVariableModel, data: Data, **more: Any) -> None
             error.saved,
             error.signal,
         ) from error
-    except ProcessesError as error:
-        raise ProcessesError(f"{error} Go on with: deeplvm resume {run.folder}") from error
+    except (ProcessesError, Terminated) as error:  # SIGTERM, after training had let go of it
+        raise type(error)(f"{error} Go on with: deeplvm resume {run.folder}") from error
     except NonFiniteError as error:
         if error.epoch > 1 and first:
             run.save_model(model)
