@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from deeplvm.cli.outputs import save_pictures
-from deeplvm.data.records import Variable
+from deeplvm.data.variable import Variable
 from deeplvm.runs.run import open_run
 
 Run = Callable[..., Any]

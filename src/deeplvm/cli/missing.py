@@ -15,7 +15,7 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from deeplvm.core.model import LatentVariableModel
-    from deeplvm.data.records import Variable
+    from deeplvm.data.variable import Variable
     from deeplvm.inference.imputation import Imputation
     from deeplvm.runs.run import Run
 

@@ -24,7 +24,7 @@ import numpy as np
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from deeplvm.data.records import Variable
+    from deeplvm.data.variable import Variable
 
 _ROWS = 500  # at a time
 

@@ -3,19 +3,9 @@
 from deeplvm.data.catalogue import DatasetInfo, datasets
 from deeplvm.data.likelihood import Choice, choose_likelihood, likelihood_of
 from deeplvm.data.loading import load
-from deeplvm.data.records import (
-    Data,
-    DataError,
-    Description,
-    Kind,
-    LikelihoodName,
-    Renewal,
-    Rows,
-    Selection,
-    Split,
-    Variable,
-)
+from deeplvm.data.records import Data, Description, Renewal, Rows, Selection, Split
 from deeplvm.data.stream import Stream
+from deeplvm.data.variable import DataError, Kind, LikelihoodName, Variable
 
 __all__ = [
     "Choice",

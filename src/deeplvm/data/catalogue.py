@@ -20,8 +20,9 @@ import numpy as np
 
 from deeplvm.data.readers.arrays import read_arrays, read_idx
 from deeplvm.data.readers.source import Array, Facts, Held
-from deeplvm.data.records import SPLITS, DataError
+from deeplvm.data.records import SPLITS
 from deeplvm.data.sparse import compressed
+from deeplvm.data.variable import DataError
 
 SEARCH_VARIABLE = "DEEPLVM_DATA"
 DEBIAN_FOLDER = Path("/usr/share/datasets")  # where the packages `dataset-*` put their files

@@ -16,18 +16,16 @@ from torch import Tensor, nn
 from deeplvm import conditionals
 from deeplvm.conditionals.columns import Columns
 from deeplvm.data.readers.source import Array, Facts
-from deeplvm.data.records import (
+from deeplvm.data.records import Data, Description, Split
+from deeplvm.data.statistics import MOST_KNOTS, Summary, bounds_of, gain_of_mixture, repeated
+from deeplvm.data.variable import (
     CODED,
-    Data,
     DataError,
-    Description,
     Kind,
     LikelihoodName,
-    Split,
     Variable,
     listed,
 )
-from deeplvm.data.statistics import MOST_KNOTS, Summary, bounds_of, gain_of_mixture, repeated
 from deeplvm.distributions.spiked import PiecewiseLinear
 
 # A variance this many times the mean is too much for a Poisson even before the latents explain
@@ -283,7 +281,7 @@ def choose_likelihood(
     >>> choose_likelihood(np.array([[0.1], [0.9]]), likelihood="bernoulli")
     Traceback (most recent call last):
         ...
-    deeplvm.data.records.DataError: x: a Bernoulli needs 0 and 1 only, found reals in [0.1, 0.9]...
+    deeplvm.data.variable.DataError: x: a Bernoulli needs 0 and 1 only, found reals in [0.1, ...
     """
     seen = values if isinstance(values, Summary) else Summary.of(values)
     look = _look(seen, what, image=image, table=table, kind=kind, levels=levels)

@@ -15,6 +15,15 @@ import torch
 
 from deeplvm.data.catalogue import NAMED, close_names, read_named
 from deeplvm.data.likelihood import Choice
+from deeplvm.data.preparation import (
+    binarization,
+    choices_of,
+    chosen,
+    refuse_other_shape,
+    variable_of,
+    warnings_of,
+    without_use,
+)
 from deeplvm.data.readers.arrays import VALUE_KEYS, held, read_arrays, read_file
 from deeplvm.data.readers.columns import open_table, refuse_absent
 from deeplvm.data.readers.counts import ENDING as CELLS
@@ -35,9 +44,7 @@ from deeplvm.data.readers.tables import Frames, Table, TableRows, groups_of
 from deeplvm.data.records import (
     SPLITS,
     Data,
-    DataError,
     Description,
-    LikelihoodName,
     Renewal,
     Rows,
     Selection,
@@ -57,15 +64,7 @@ from deeplvm.data.transform import (
     label_type,
     smallest_type,
 )
-from deeplvm.data.variables import (
-    binarization,
-    choices_of,
-    chosen,
-    refuse_other_shape,
-    variable_of,
-    warnings_of,
-    without_use,
-)
+from deeplvm.data.variable import DataError, LikelihoodName
 from deeplvm.files import memory
 
 Streaming = bool | Literal["auto"]

@@ -13,7 +13,8 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from deeplvm.data.records import DataError, Description, LikelihoodName, Variable, listed
+from deeplvm.data.records import Description
+from deeplvm.data.variable import DataError, LikelihoodName, Variable, listed
 from deeplvm.files import read_whole
 
 ColumnType = Literal[

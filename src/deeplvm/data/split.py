@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from deeplvm.data.readers.source import Array, Chosen, Facts, Held, Places, Source
-from deeplvm.data.records import SPLITS, DataError, Description, Split
+from deeplvm.data.records import SPLITS, Description, Split
 from deeplvm.data.statistics import Summary
+from deeplvm.data.variable import DataError
 
 FRACTIONS = (0.8, 0.1, 0.1)
 PBMC_GENES = 1000  # all 32,738 would make nearly every parameter one of a gene that is silent

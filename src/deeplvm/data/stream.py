@@ -16,13 +16,13 @@ from deeplvm.data.records import (
     SPLITS,
     Columns,
     Data,
-    DataError,
     Description,
     Rows,
     Selection,
     Split,
 )
 from deeplvm.data.transform import Reader
+from deeplvm.data.variable import DataError
 
 
 class StreamColumn:

@@ -15,8 +15,9 @@ from torch import Tensor
 from deeplvm.data.likelihood import Choice
 from deeplvm.data.readers.images import Layout, laid_out
 from deeplvm.data.readers.source import Array, Chosen, Facts, Held, Places, Source
-from deeplvm.data.records import SPLITS, Column, DataError, Renewal, Rows, Split
+from deeplvm.data.records import SPLITS, Column, Renewal, Rows, Split
 from deeplvm.data.statistics import Summary
+from deeplvm.data.variable import DataError
 
 # Bytes that are read and brought to their form at a time.
 _AT_ONCE = 4 << 20

@@ -14,6 +14,7 @@ from deeplvm.evaluation.bound.gradient_variance import (
 )
 from deeplvm.evaluation.bound.rate_distortion import RateDistortion, rate_distortion
 from deeplvm.evaluation.bound.surgery import ElboSurgery, elbo_surgery
+from deeplvm.evaluation.count_rates import DifferentialRates, denoised, differential_rates
 from deeplvm.evaluation.disentanglement.scores import Disentanglement, disentanglement
 from deeplvm.evaluation.latents.aggregate import (
     AggregateAgainstPrior,
@@ -32,7 +33,6 @@ from deeplvm.evaluation.predictive.out_of_distribution import (
     OutOfDistribution,
     out_of_distribution,
 )
-from deeplvm.evaluation.rates import DifferentialRates, denoised, differential_rates
 from deeplvm.evaluation.samples.distances import (
     FrechetEstimate,
     KernelEstimate,

@@ -40,7 +40,8 @@ from deeplvm.likelihood.importance import ImportanceEstimate, importance_samplin
 from deeplvm.randomness import evaluating
 
 if TYPE_CHECKING:
-    from deeplvm.data.records import Data, Split, Variable
+    from deeplvm.data.records import Data, Split
+    from deeplvm.data.variable import Variable
 
 T = TypeVar("T")
 SEARCHED = 20_000  # training rows among which the nearest is looked for

@@ -35,7 +35,7 @@ from deeplvm.likelihood.importance import ImportanceEstimate, importance_samplin
 from deeplvm.results import Record, digest_of, finite, mean_of, shown_plain
 
 if TYPE_CHECKING:
-    from deeplvm.data.records import Variable
+    from deeplvm.data.variable import Variable
 
 # A rise smaller than this changes no conclusion, and log p̂ is reported to about this precision.
 _RISE = 0.05

@@ -21,7 +21,7 @@ from deeplvm.inference.diagnostics import pareto_k, tail_length
 from deeplvm.randomness import RowNoise
 
 if TYPE_CHECKING:
-    from deeplvm.data.records import Variable
+    from deeplvm.data.variable import Variable
 
 By = Literal["auto", "mean", "median", "mode", "draw"]
 _FEW_LEVELS = 64  # so many values of an ordered variable have a median of their own

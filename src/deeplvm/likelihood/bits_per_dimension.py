@@ -16,7 +16,7 @@ from deeplvm.core.trace import Site
 from deeplvm.results import stderr_of
 
 if TYPE_CHECKING:
-    from deeplvm.data.records import Variable
+    from deeplvm.data.variable import Variable
 
 
 @dataclass(frozen=True)

@@ -71,12 +71,12 @@ def maximum_mean_discrepancy(
 
 
 def fair_elbo(
-    evidence: Evidence, weight: NonNegative = 100.0, latent: str = "z", group: str = "s"
+    evidence: Evidence, weight: NonNegative = 100.0, latent: str = "z", group: str = "c"
 ) -> Tensor:
     r"""The ELBO, and codes of different groups held alike by their discrepancy.
 
-    .. math:: E_q[\log p(x | z, s) + \log p(z) - \log q(z | x, s)] -
-              \lambda \sum_k MMD^2(q(z | s = k), q(z | s \ne k))
+    .. math:: E_q[\log p(x | z, c) + \log p(z) - \log q(z | x, c)] -
+              \lambda \sum_k MMD^2(q(z | c = k), q(z | c \ne k))
 
     The Variational Fair Autoencoder (Louizos et al., 2016), https://arxiv.org/abs/1511.00830,
     section 2.3, with every pair of a batch in place of random features. A group with fewer than

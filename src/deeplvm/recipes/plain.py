@@ -14,7 +14,8 @@ from deeplvm.core.joint import Joint
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.data import likelihood_of
 from deeplvm.data.likelihood import alike
-from deeplvm.data.records import Data, Description, Variable
+from deeplvm.data.records import Data, Description
+from deeplvm.data.variable import Variable
 from deeplvm.networks import MLP
 from deeplvm.recipes.catalogue import RecipeError, trained_with
 

@@ -16,7 +16,7 @@ from deeplvm.data.records import Data, Description
 from deeplvm.networks import MLP
 from deeplvm.objectives import elbo, fair_elbo, semi_supervised_elbo
 from deeplvm.recipes.catalogue import trained_with
-from deeplvm.recipes.conditional import Indicator
+from deeplvm.recipes.conditional import conditional_vae
 from deeplvm.recipes.plain import at_least_one, labels_of, observed, seen
 from deeplvm.training.schedules import linear
 
@@ -196,10 +196,8 @@ def auxiliary_semi_supervised_vae(
         RecipeError: If the data have no labels.
     """
     at_least_one(latent=latent, auxiliary=auxiliary, hidden=hidden)
-    classes, x = (
-        labels_of(data, "auxiliary_semi_supervised_vae", "x and its label"),
-        observed(data),
-    )
+    name = "auxiliary_semi_supervised_vae"
+    classes, x = labels_of(data, name, "x and its label"), observed(data)
     first, *further = hidden or (latent,)
     return LatentVariableModel(
         Joint(
@@ -274,10 +272,10 @@ def variational_fair_autoencoder(
 ) -> LatentVariableModel:
     """Variational fair autoencoder: codes that say little of the label, a group that is protected.
 
-    x is drawn from the code z and the label, and codes of different labels are held alike by their
-    maximum mean discrepancy: its weight is ``--objective "fair_elbo(weight=100)"``. This is the
-    model without a target. The Variational Fair Autoencoder (Louizos et al., 2016),
-    https://arxiv.org/abs/1511.00830
+    The model is conditional_vae, x drawn from the code z and the label, and codes of different
+    labels are held alike by their maximum mean discrepancy: its weight is ``--objective
+    "fair_elbo(weight=100)"``. This is the model without a target. The Variational Fair
+    Autoencoder (Louizos et al., 2016), https://arxiv.org/abs/1511.00830
 
     Args:
         data: What is modelled; its labels, one in every row, are what codes shall not tell.
@@ -287,23 +285,6 @@ def variational_fair_autoencoder(
     Raises:
         RecipeError: If the data have no labels, or not in every row.
     """
-    at_least_one(latent=latent, hidden=hidden)
     name, models = "variational_fair_autoencoder", "x given a group, its label,"
-    classes, x = labels_of(data, name, models, everywhere=True), observed(data)
-    group, (first, *further) = Indicator(classes), hidden or (latent,)
-    return LatentVariableModel(
-        Joint(
-            {
-                "s | y": group,
-                "z": StandardNormal(latent),
-                "x | z, s": likelihood_of(x, MLP(latent + classes, *hidden[::-1])),
-            }
-        ),
-        Joint(
-            {
-                "s | y": group,
-                "h | x": MLP(seen(x), first),
-                "z | h, s": Gaussian(latent, MLP(first + classes, *(further or (first,)))),
-            }
-        ),
-    )
+    labels_of(data, name, models, everywhere=True)
+    return conditional_vae(data, latent=latent, hidden=hidden)

@@ -17,7 +17,8 @@ from deeplvm.conditionals.posteriors import posterior_of
 from deeplvm.core.joint import Joint
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.data import likelihood_of
-from deeplvm.data.records import Data, Description, Variable
+from deeplvm.data.records import Data, Description
+from deeplvm.data.variable import Variable
 from deeplvm.networks import MLP
 from deeplvm.recipes.catalogue import trained_with
 from deeplvm.recipes.plain import at_least_one, gaussian, observed, seen

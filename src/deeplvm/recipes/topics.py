@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from deeplvm.conditionals import BatchNormalisedGaussian, Gaussian, Multinomial, StandardNormal
 from deeplvm.core.joint import Joint
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.data.records import Data, Description, Variable
+from deeplvm.data.records import Data, Description
+from deeplvm.data.variable import Variable
 from deeplvm.networks import MLP
 from deeplvm.recipes.catalogue import RecipeError, trained_with
 from deeplvm.recipes.plain import at_least_one, observed, seen

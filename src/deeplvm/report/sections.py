@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from deeplvm.core.model import LatentVariableModel
-    from deeplvm.data.records import Data, Split, Variable
+    from deeplvm.data.records import Data, Split
+    from deeplvm.data.variable import Variable
     from deeplvm.evaluation.summary import Evaluation
 
 _MOST_COLUMNS = 12  # small multiples on one page

@@ -599,7 +599,8 @@ def open_run(folder: str | Path, *, trust: bool = False) -> Run:
 
 
 def _read_description(path: Path) -> Description:
-    from deeplvm.data.records import DataError, Description, check_description
+    from deeplvm.data.records import Description, check_description
+    from deeplvm.data.variable import DataError
 
     try:
         plain = parse_json(read_whole(path, RunError))

@@ -416,6 +416,8 @@ class StreamBatches:
     With an index of one dimension they are batches of the stream that is measured.
     """
 
+    balance: Balance | None = None  # each stream has its own share of a batch
+
     def __init__(self, streams: Streams, batches: Mapping[str, Batches]) -> None:
         self.streams, self.batches = streams, dict(batches)
         self.measured = self.batches[streams.measured]

@@ -288,9 +288,7 @@ def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
         value = tensors[name]
         digest.update(f"\n{name} {value.dtype} {tuple(value.shape)}\n".encode())
         flat = value.reshape(-1)
-        flat = flat.as_strided(
-            (len(flat),), (1,)
-        )  # one number that was expanded has a stride of 0
+        flat = flat.as_strided((len(flat),), (1,))  # of one number that was expanded it is 0
         digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()
 

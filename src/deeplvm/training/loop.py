@@ -229,7 +229,7 @@ def fit(
             alone=len(listed) == 1,
             bfloat16=bfloat16,
             together=None if together.world.alone else together,
-            balance=getattr(batches, "balance", None),
+            balance=batches.balance,
         )
         for phase in listed
     ]

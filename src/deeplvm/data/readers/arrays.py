@@ -21,8 +21,9 @@ from numpy.lib.format import (
 )
 
 from deeplvm.data.readers.source import Array, Facts, Held, codes_of
-from deeplvm.data.records import SPLITS, DataError
+from deeplvm.data.records import SPLITS
 from deeplvm.data.sparse import compressed
+from deeplvm.data.variable import DataError
 from deeplvm.files import ROW, WORKING, fits, gunzip, read_whole
 
 # Keys of the values and of the labels in an .npz, in the order in which they are looked for.

@@ -12,7 +12,7 @@ import pandas as pd
 
 from deeplvm.data.readers.delimited import MISSING_WORDS, is_number
 from deeplvm.data.readers.source import Array
-from deeplvm.data.records import DataError
+from deeplvm.data.variable import DataError
 
 _SOME = 500  # cells that are looked at before all are
 _DAY = 86_400_000_000  # microseconds

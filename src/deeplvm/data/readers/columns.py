@@ -31,8 +31,9 @@ from deeplvm.data.readers.cells import (
 from deeplvm.data.readers.delimited import MISSING_WORDS, is_number
 from deeplvm.data.readers.source import NO_LABEL, no_label, note_of_none, stands_for_none
 from deeplvm.data.readers.tables import Frames, Table, TableRows, groups_of, not_of_its_kind
-from deeplvm.data.records import DataError, Description, Variable
+from deeplvm.data.records import Description
 from deeplvm.data.schema import Rule
+from deeplvm.data.variable import DataError, Variable
 
 # A column of so many words at most has categories; up to the second, if each is there often.
 MOST_CATEGORIES, _MOST_FREQUENT, _OFTEN = 100, 1000, 20

@@ -13,8 +13,9 @@ import numpy as np
 
 from deeplvm.data.readers.columns import refuse_absent
 from deeplvm.data.readers.source import Array, Facts, Held, codes_of
-from deeplvm.data.records import DataError, Description
+from deeplvm.data.records import Description
 from deeplvm.data.sparse import compressed, is_sparse
+from deeplvm.data.variable import DataError
 from deeplvm.files import beside, fits
 
 ENDING = ".h5ad"

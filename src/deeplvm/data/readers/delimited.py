@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from deeplvm.data.records import DataError
+from deeplvm.data.variable import DataError
 from deeplvm.files import ROW, WORKING, fits, gunzip, read_whole
 
 # pandas' own list, and the question mark of the UCI repository.

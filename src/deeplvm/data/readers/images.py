@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from deeplvm.data.readers.source import Array
-from deeplvm.data.records import DataError
 from deeplvm.data.statistics import Summary
+from deeplvm.data.variable import DataError
 from deeplvm.files import fits
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".pgm", ".ppm")

@@ -29,7 +29,8 @@ from deeplvm.data.readers.images import (
     splits_of,
 )
 from deeplvm.data.readers.source import Array, Facts, Places, codes_of
-from deeplvm.data.records import SPLITS, DataError
+from deeplvm.data.records import SPLITS
+from deeplvm.data.variable import DataError
 
 # Files by name go into a description up to this many; of more, one digest.
 _LISTED_FILES = 1000

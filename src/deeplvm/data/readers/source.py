@@ -12,8 +12,8 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from deeplvm.data.records import DataError
 from deeplvm.data.sparse import compressed, is_sparse, vertically
+from deeplvm.data.variable import DataError
 from deeplvm.files import ROW, WORKING, fits
 
 Array = NDArray[Any]

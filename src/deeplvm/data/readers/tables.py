@@ -21,7 +21,7 @@ from deeplvm.data.readers.cells import (
 )
 from deeplvm.data.readers.delimited import refuse_duplicates
 from deeplvm.data.readers.source import Array, Facts, Places, consecutive, row_of_part
-from deeplvm.data.records import DataError
+from deeplvm.data.variable import DataError
 from deeplvm.files import WORKING, fits
 
 

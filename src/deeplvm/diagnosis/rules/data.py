@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from deeplvm.data.likelihood import LIKELIHOODS
-from deeplvm.data.records import Variable
+from deeplvm.data.variable import Variable
 from deeplvm.diagnosis.verdict import Verdict
 from deeplvm.evaluation.examination import SEARCHED, CannotMeasure, Examination, listed
 from deeplvm.evaluation.samples.quality import draws

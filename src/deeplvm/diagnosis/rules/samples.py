@@ -8,7 +8,7 @@ from torch import Tensor
 
 from deeplvm.conditionals import StandardNormal
 from deeplvm.data.likelihood import LIKELIHOODS
-from deeplvm.data.records import Variable
+from deeplvm.data.variable import Variable
 from deeplvm.diagnosis.remedies import longer, networks, one_of, stopping, untried
 from deeplvm.diagnosis.rules.likelihood import refuse_one_row, refuse_poor_posterior
 from deeplvm.diagnosis.verdict import Verdict

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.data.records import Variable, places
+from deeplvm.data.variable import Variable, places
 from deeplvm.inference.rows import Rows
 
 ColumnKind = Literal["real", "counts", "binary", "category"]

@@ -17,7 +17,7 @@ from deeplvm.networks import MLP, ConvolutionalEncoder
 from deeplvm.results import Record, number
 
 if TYPE_CHECKING:
-    from deeplvm.data.records import Variable
+    from deeplvm.data.variable import Variable
 
 _VERSION = 1  # of all that decides the features besides data and seed
 _CLASSIFIER, _ROTATIONS, _COLUMNS = "classifier", "rotations", "columns"

@@ -13,7 +13,7 @@ from markupsafe import Markup
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from deeplvm.data.records import Variable
+    from deeplvm.data.variable import Variable
 
 
 def brightness(variable: Variable | None, values: NDArray[Any]) -> tuple[float, float]:

@@ -27,7 +27,7 @@ from deeplvm.report.figures.style import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from deeplvm.data.records import Variable
+    from deeplvm.data.variable import Variable
     from deeplvm.evaluation.samples.quality import Neighbours
 
 

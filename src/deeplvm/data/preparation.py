@@ -1,4 +1,4 @@
-"""A source's variable: columns of use, their likelihoods and statistics, refusals, warnings."""
+"""A variable is made of a source: columns of use, likelihoods, statistics, refusals, warnings."""
 
 from __future__ import annotations
 
@@ -22,13 +22,7 @@ from deeplvm.data.likelihood import (
     one_for_all,
 )
 from deeplvm.data.readers.source import Array, Facts
-from deeplvm.data.records import (
-    CODED,
-    DataError,
-    Split,
-    Variable,
-    listed,
-)
+from deeplvm.data.records import Split
 from deeplvm.data.statistics import (
     Summary,
     bounds_of,
@@ -37,6 +31,7 @@ from deeplvm.data.statistics import (
     repeated,
     shares_of,
 )
+from deeplvm.data.variable import CODED, DataError, Variable, listed
 
 # Columns of one likelihood that have a sentence each, and warnings of one kind.
 _FEW_COUNTS, _FEW_WARNINGS = 5, 5
