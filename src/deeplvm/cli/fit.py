@@ -25,15 +25,7 @@ from deeplvm.parallel.processes import ProcessesError, processes
 from deeplvm.recipes import Recipe, describe, find, name_of, published, training_of
 from deeplvm.recipes.catalogue import refuse_to_run
 from deeplvm.registry import amiss, meant, why
-from deeplvm.runs.run import (
-    NOT_STORED,
-    Config,
-    Run,
-    RunError,
-    build,
-    claim,
-    create_run,
-)
+from deeplvm.runs.run import NOT_STORED, Config, Run, RunError, build, claim, create_run
 from deeplvm.training import Callback
 
 if TYPE_CHECKING:
@@ -321,13 +313,7 @@ def refuse_large_step(training: Mapping[str, Any], data: Data) -> None:
 
 def train(run: Run, model: LatentVariableModel, data: Data, **more: Any) -> None:
     """Train in a RUN folder as its configuration says, and keep the best model."""
-    from deeplvm.training import (
-        NonFiniteError,
-        TensorBoard,
-        TrainingInterrupted,
-        fit,
-        unfolded,
-    )
+    from deeplvm.training import NonFiniteError, TensorBoard, TrainingInterrupted, fit, unfolded
 
     board = run.folder / _TENSORBOARD  # its folder is what says that it is wanted
     if board.is_dir():

@@ -33,10 +33,7 @@ class WithMask(nn.Module):
     accepts_missing = True
 
     def __init__(
-        self,
-        conditional: nn.Module,
-        shape: Shape,
-        view: Callable[[Tensor], Tensor] | None = None,
+        self, conditional: nn.Module, shape: Shape, view: Callable[[Tensor], Tensor] | None = None
     ) -> None:
         super().__init__()
         self.conditional, self.view = conditional, view

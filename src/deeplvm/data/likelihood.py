@@ -18,14 +18,7 @@ from deeplvm.conditionals.columns import Columns
 from deeplvm.data.readers.source import Array, Facts
 from deeplvm.data.records import Data, Description, Split
 from deeplvm.data.statistics import MOST_KNOTS, Summary, bounds_of, gain_of_mixture, repeated
-from deeplvm.data.variable import (
-    CODED,
-    DataError,
-    Kind,
-    LikelihoodName,
-    Variable,
-    listed,
-)
+from deeplvm.data.variable import CODED, DataError, Kind, LikelihoodName, Variable, listed
 from deeplvm.distributions.spiked import PiecewiseLinear
 
 # A variance this many times the mean is too much for a Poisson even before the latents explain

@@ -41,15 +41,7 @@ from deeplvm.data.readers.images import (
 from deeplvm.data.readers.shards import ParquetFiles, open_files
 from deeplvm.data.readers.source import Facts, Held, Places, Source, recoded, room
 from deeplvm.data.readers.tables import Frames, Table, TableRows, groups_of
-from deeplvm.data.records import (
-    SPLITS,
-    Data,
-    Description,
-    Renewal,
-    Rows,
-    Selection,
-    Split,
-)
+from deeplvm.data.records import SPLITS, Data, Description, Renewal, Rows, Selection, Split
 from deeplvm.data.schema import agreed, rules_of, written
 from deeplvm.data.sparse import SparseColumn, compressed, is_sparse
 from deeplvm.data.split import divide, kept_elements, limited, select_columns, with_few_labels

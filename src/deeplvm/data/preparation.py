@@ -23,14 +23,7 @@ from deeplvm.data.likelihood import (
 )
 from deeplvm.data.readers.source import Array, Facts
 from deeplvm.data.records import Split
-from deeplvm.data.statistics import (
-    Summary,
-    bounds_of,
-    decimals,
-    knots_of,
-    repeated,
-    shares_of,
-)
+from deeplvm.data.statistics import Summary, bounds_of, decimals, knots_of, repeated, shares_of
 from deeplvm.data.variable import CODED, DataError, Variable, listed
 
 # Columns of one likelihood that have a sentence each, and warnings of one kind.
@@ -237,11 +230,7 @@ def refuse_coarse(facts: Facts, train: Summary, source: str, choices: list[Choic
 
 
 def binarization(
-    facts: Facts,
-    seen: Summary,
-    source: str,
-    options: Mapping[str, Any],
-    trained: Variable | None,
+    facts: Facts, seen: Summary, source: str, options: Mapping[str, Any], trained: Variable | None
 ) -> tuple[float | None, list[str]]:
     """The level of probability 1 where grey values are to be binarized; and a note of it.
 

@@ -12,15 +12,7 @@ import torch
 from torch import Tensor
 
 from deeplvm.data.readers.source import Array, Places
-from deeplvm.data.records import (
-    SPLITS,
-    Columns,
-    Data,
-    Description,
-    Rows,
-    Selection,
-    Split,
-)
+from deeplvm.data.records import SPLITS, Columns, Data, Description, Rows, Selection, Split
 from deeplvm.data.transform import Reader
 from deeplvm.data.variable import DataError
 

@@ -6,13 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Size, Tensor
-from torch.distributions import (
-    Categorical,
-    Distribution,
-    MixtureSameFamily,
-    Normal,
-    constraints,
-)
+from torch.distributions import Categorical, Distribution, MixtureSameFamily, Normal, constraints
 from torch.special import erfc
 
 from deeplvm.core.trace import conditioned, score

@@ -155,12 +155,7 @@ class Rebar(BesideScore):
         return total + learned
 
     def _gradient(
-        self,
-        name: str,
-        account: Account,
-        relaxation: Relaxation,
-        control: Control,
-        plain: Tensor,
+        self, name: str, account: Account, relaxation: Relaxation, control: Control, plain: Tensor
     ) -> Tensor:
         """Of the logits, shape ``(*own particles, batch, *event)``, a function of the control."""
         hard = account.evidence.q[name].value

@@ -204,9 +204,7 @@ def impute(
 
     for name in names:
         values[name][index] = torch.where(
-            missing[name][index],
-            joined[f"value/{name}"].to(values[name]),
-            values[name][index],
+            missing[name][index], joined[f"value/{name}"].to(values[name]), values[name][index]
         )
 
     def spread(what: str, name: str) -> Tensor:

@@ -10,13 +10,7 @@ from deeplvm.objectives.beta import GrowingCapacity, beta_elbo
 from deeplvm.objectives.bounds import Form, alpha_energy, elbo, iwae, renyi, vr_max
 from deeplvm.objectives.classification import semi_supervised_elbo
 from deeplvm.objectives.constrained import Constrained
-from deeplvm.objectives.discrepancy import (
-    fair_elbo,
-    imq,
-    info_vae,
-    maximum_mean_discrepancy,
-    rbf,
-)
+from deeplvm.objectives.discrepancy import fair_elbo, imq, info_vae, maximum_mean_discrepancy, rbf
 from deeplvm.objectives.free_bits import SoftFreeBits, free_bits
 from deeplvm.objectives.resampling import resample
 from deeplvm.objectives.total_correlation import DivergenceParts, beta_tc_elbo, divergence_parts

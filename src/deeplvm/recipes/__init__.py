@@ -19,11 +19,7 @@ from deeplvm.recipes.catalogue import (
 from deeplvm.recipes.conditional import conditional_vae
 from deeplvm.recipes.convolutional import convolutional_vae
 from deeplvm.recipes.counts import scvi
-from deeplvm.recipes.discrete import (
-    gumbel_softmax_vae,
-    helmholtz_machine,
-    sigmoid_belief_network,
-)
+from deeplvm.recipes.discrete import gumbel_softmax_vae, helmholtz_machine, sigmoid_belief_network
 from deeplvm.recipes.flow_posteriors import (
     householder_flow_vae,
     inverse_autoregressive_flow_vae,
@@ -44,12 +40,7 @@ from deeplvm.recipes.semi_supervised import (
     skip_semi_supervised_vae,
     variational_fair_autoencoder,
 )
-from deeplvm.recipes.tables import (
-    autoregressive_table,
-    gaussian_mixture,
-    mixture_model,
-    table_vae,
-)
+from deeplvm.recipes.tables import autoregressive_table, gaussian_mixture, mixture_model, table_vae
 from deeplvm.recipes.topics import nvdm, prod_lda
 
 PUBLISHED = (

@@ -52,10 +52,7 @@ def iwae(
     if layers == 1:
         return LatentVariableModel(
             Joint(
-                {
-                    "z": StandardNormal(latent),
-                    "x | z": likelihood_of(x, network(latent, hidden)),
-                }
+                {"z": StandardNormal(latent), "x | z": likelihood_of(x, network(latent, hidden))}
             ),
             Joint({"z | x": posterior_of(posterior, latent, network(seen(x), hidden))}),
         )

@@ -14,12 +14,7 @@ from deeplvm.recipes.plain import at_least_one, gaussian, seen
 
 
 @trained_with(
-    epochs=300,
-    batch_size=200,
-    particles=8,
-    learning_rate=1e-2,
-    schedule="cosine",
-    averaging=0.0,
+    epochs=300, batch_size=200, particles=8, learning_rate=1e-2, schedule="cosine", averaging=0.0
 )
 def factor_analysis(
     data: Data | Description,

@@ -304,10 +304,7 @@ def _synthetic(subject: Subject) -> Iterator[Section]:
     header = ["", "drawn rows", "at best", "what it means"]
     table = [[*map(minus, row[:3]), row[3]] for row in synthetic_table(found)]
     caption = "Each column by itself, the least similar first; ± one standard error."
-    shown = [
-        (Markup(html_table(header, table)), ""),
-        (columns.synthetic_columns(found), caption),
-    ]
+    shown = [(Markup(html_table(header, table)), ""), (columns.synthetic_columns(found), caption)]
     yield Section("synthetic", "Synthetic rows", shown, found)
 
 

@@ -617,14 +617,7 @@ def _read_description(path: Path) -> Description:
         raise
     except DataError as error:
         raise RunError(f"{path}: {error}") from error
-    except (
-        ValueError,
-        TypeError,
-        KeyError,
-        AttributeError,
-        OverflowError,
-        RuntimeError,
-    ) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RuntimeError) as error:
         raise RunError(f"{path} is damaged and cannot be read; fit again.") from error
     return description
 

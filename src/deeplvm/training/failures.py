@@ -42,11 +42,7 @@ class TrainingInterrupted(KeyboardInterrupt):
     """
 
     def __init__(
-        self,
-        message: str,
-        epoch: int,
-        saved: int | None,
-        number: signal.Signals = signal.SIGINT,
+        self, message: str, epoch: int, saved: int | None, number: signal.Signals = signal.SIGINT
     ) -> None:
         super().__init__(message)
         self.epoch, self.saved, self.signal = epoch, saved, number

@@ -152,10 +152,7 @@ def _completed(phase: Phase, plain: Phase) -> Phase:
 
 
 def prepare(
-    model: LatentVariableModel,
-    phases: Sequence[Phase],
-    batches: AnyBatches,
-    seed: int,
+    model: LatentVariableModel, phases: Sequence[Phase], batches: AnyBatches, seed: int
 ) -> None:
     """Let those that learn or remember beside the model make room, by the first training rows.
 
