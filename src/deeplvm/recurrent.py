@@ -173,7 +173,7 @@ class Repeated(nn.Module):
         **options: Any,
     ) -> Trace:
         """Score what is given, draw the rest; see :meth:`deeplvm.core.joint.Joint.forward`."""
-        walk = Walk(self, given, batch_shape, **options)
+        walk = Unrolled(self, given, batch_shape, **options)
         drawn = {name: way for name, way in (draw or {}).items() if name in self.step}
         drawn = {name: way for name, way in drawn.items() if name not in walk.sites}
         own = {n: way for n, way in drawn.items() if not is_joint(self.step.conditional(n))}
@@ -284,7 +284,7 @@ class Recurrent(Repeated):
         )
 
 
-class Walk:
+class Unrolled:
     """One call of a repeated joint: what it was given, and what it remembers on its way.
 
     Args:
@@ -637,7 +637,7 @@ class Walk:
         )
 
 
-def sum_out(walk: Walk, names: Sequence[str], most: int) -> Trace:
+def sum_out(walk: Unrolled, names: Sequence[str], most: int) -> Trace:
     r"""The trace of what is given, with a discrete variable of every step summed over.
 
     A variable that reads itself one step before makes a hidden Markov model, summed by

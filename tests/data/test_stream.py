@@ -26,7 +26,7 @@ from deeplvm.data.loading import reopen
 from deeplvm.data.readers.source import Places
 from deeplvm.data.records import SPLITS, Split
 from deeplvm.data.split import carved
-from deeplvm.data.stream import Plan, Stream
+from deeplvm.data.stream import Shuffle, Stream
 from deeplvm.data.transform import noise_of
 from deeplvm.recipes import vae
 from deeplvm.training import Callback, Machine, Optimization, Saving, TrainingInterrupted, fit
@@ -337,7 +337,7 @@ class TestOrder:
 
     def test_pools_mix_pieces(self) -> None:
         """A batch has about B/256 rows of the piece of a given row, not B."""
-        plan = Plan.of(1_000_000, 784, None)
+        plan = Shuffle.of(1_000_000, 784, None)
         pools = plan.pools(1, 0)
         visits = pools.visits(0)[:100_00].reshape(-1, 100)
         pieces = np.searchsorted(plan.cuts, visits, "right")
@@ -346,7 +346,7 @@ class TestOrder:
         assert len(pools) == pytest.approx(1_000_000 * 784 / shuffling.POOL, abs=1)
 
     def test_small_data_are_one_permutation(self) -> None:
-        assert len(Plan.of(1000, 4, None).pools(1, 0)) == 1
+        assert len(Shuffle.of(1000, 4, None).pools(1, 0)) == 1
 
     def test_row_groups_are_pieces(self, tmp_path: Path, rng: np.random.Generator) -> None:
         frame = pd.DataFrame(rng.normal(size=(1000, 3)), columns=list("abc"))

@@ -24,7 +24,7 @@ from sklearn.preprocessing import StandardScaler
 from deeplvm.conditionals import LatentClasses, Mixture
 from deeplvm.estimators import (
     VAE,
-    Estimator,
+    DeepEstimator,
     TopicVAE,
     VAEAnomalyDetector,
     VAEClassifier,
@@ -79,7 +79,7 @@ class TestDensity:
         assert density.description_.variables["x"].columns == ("x0", "x1", "x2")
 
     @pytest.mark.parametrize("make", [VAEDensity, VAE, VAEClassifier])
-    def test_company_and_order_change_nothing(self, make: type[Estimator]) -> None:
+    def test_company_and_order_change_nothing(self, make: type[DeepEstimator]) -> None:
         """Of typed columns with holes; a copy of a row has its number."""
         frame = people()
         y = (frame["children"] > 1).astype(int)

@@ -15,10 +15,10 @@ from deeplvm.distributions.multivariate_normal import FullCovarianceNormal, LowR
 from deeplvm.distributions.real import Logistic
 from deeplvm.gradients import Draw, Reparameterised, Suited
 from deeplvm.gradients.named import estimator_of
-from deeplvm.gradients.noise import Antithetic, QuasiRandom, Stratified
+from deeplvm.gradients.noise import Antithetic, LatinHypercube, QuasiRandom
 from deeplvm.networks import MLP
 
-WAYS = {"antithetic": Antithetic(), "stratified": Stratified(), "quasi-random": QuasiRandom(3)}
+WAYS = {"antithetic": Antithetic(), "stratified": LatinHypercube(), "quasi-random": QuasiRandom(3)}
 every_way = pytest.mark.parametrize("way", list(WAYS.values()), ids=list(WAYS))
 ONE, TWO = torch.tensor(1.0, dtype=torch.float64), torch.tensor(2.0, dtype=torch.float64)
 FAMILIES: dict[str, Distribution] = {
@@ -86,7 +86,7 @@ def test_the_variance_of_the_gradient_falls() -> None:
     model = smooth()
     plain, stratified, quasi = [
         gradients_of(model, way, 16).var(0).sum()
-        for way in (Reparameterised(), Stratified(), QuasiRandom())
+        for way in (Reparameterised(), LatinHypercube(), QuasiRandom())
     ]
     assert stratified < 0.2 * plain
     assert quasi < 0.15 * plain
@@ -108,7 +108,7 @@ def test_pairs_are_mirrored_and_strata_are_filled() -> None:
     distribution = Uniform(torch.zeros(()), torch.ones(()))
     pairs = Antithetic()("z", distribution, (6, 5), 0).value
     torch.testing.assert_close(pairs[:3] + pairs[3:], torch.ones(3, 5))
-    strata = (Stratified()("z", distribution, (6, 5), 0).value * 6).floor().sort(0).values
+    strata = (LatinHypercube()("z", distribution, (6, 5), 0).value * 6).floor().sort(0).values
     assert (strata == torch.arange(6.0)[:, None]).all()
     points = QuasiRandom()("z", distribution.expand([2]), (8, 5), 0)
     assert ((points.value * 8).floor().sort(0).values == torch.arange(8.0)[:, None, None]).all()
@@ -132,7 +132,7 @@ def test_what_cannot_be_spread_is_refused() -> None:
     normal = StandardNormal(2)()
     for shape in ((3,), (1, 3)):
         with pytest.raises(ValueError, match="particles=2"):
-            Stratified()("z", normal, shape, 0)
+            LatinHypercube()("z", normal, shape, 0)
     with pytest.raises(ValueError, match="particles=6"):
         Antithetic()("z", normal, (5, 3), 0)
     with pytest.raises(ValueError, match="30,000 elements"):

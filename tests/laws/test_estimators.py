@@ -39,7 +39,7 @@ from deeplvm.core.trace import Trace
 from deeplvm.gradients import Draw, Reparameterised, Sampled, Suited
 from deeplvm.gradients.credit import Objective, ledger_alone
 from deeplvm.gradients.muprop import MuProp
-from deeplvm.gradients.noise import Antithetic, QuasiRandom, Stratified
+from deeplvm.gradients.noise import Antithetic, LatinHypercube, QuasiRandom
 from deeplvm.gradients.path_derivatives import DoublyReparameterised, StickingTheLanding
 from deeplvm.gradients.rebar import Rebar, relax
 from deeplvm.gradients.regression import RegressedScore
@@ -519,7 +519,7 @@ PATHS = {
     "doubly reparameterised": Path(DoublyReparameterised(), ("elbo", "iwae")),
     # particles that depend on each other have another importance-weighted bound
     "antithetic": Path(Antithetic(), ("elbo",)),
-    "stratified": Path(Stratified(), ("elbo",)),
+    "stratified": Path(LatinHypercube(), ("elbo",)),
     "quasi-random": Path(QuasiRandom(), ("elbo",)),
 }
 

@@ -489,7 +489,7 @@ class TestCompiling:
 
         def choose(steps, batch, part, weight, *, wanted, left, budget, seconds, say):
             asked.append(wanted)
-            return compiling.Choice(compiled=False, by_clock=True)
+            return compiling.Compilation(compiled=False, by_clock=True)
 
         monkeypatch.setattr("deeplvm.training.loop.choose", choose)
         for epochs in (1, 2):

@@ -54,7 +54,7 @@ def automatic(data: Data) -> LatentVariableModel:
 
 
 @dataclass(frozen=True)
-class Choice:
+class FirstLook:
     """What a first look at the words of a command line tells: which options there will be."""
 
     recipe_name: str
@@ -63,7 +63,7 @@ class Choice:
     source: str
 
     @classmethod
-    def of(cls, words: Sequence[str]) -> Choice:
+    def of(cls, words: Sequence[str]) -> FirstLook:
         """Read ``--recipe``, ``--config`` and ``--trust`` alone, whatever else is there."""
         chosen: dict[str, Any] = {}
 
@@ -109,7 +109,7 @@ def parts_of(recipe: Recipe) -> dict[str, dict[str, Option]]:
 
 def command(words: Sequence[str]) -> App:
     """The verb ``fit`` with the options of the recipe that the words name."""
-    choice = Choice.of(words)
+    choice = FirstLook.of(words)
     parts = parts_of(choice.recipe)
     flags = flags_of(parts)
 
@@ -153,7 +153,7 @@ def command(words: Sequence[str]) -> App:
     )
 
 
-def _stored(choice: Choice, flags: Mapping[str, tuple[str, str]]) -> list[Dict]:
+def _stored(choice: FirstLook, flags: Mapping[str, tuple[str, str]]) -> list[Dict]:
     """The values of the configuration file, for the options that no flag gives."""
     back = {place: flag for flag, place in flags.items()}
     values = {
@@ -173,7 +173,7 @@ def belongs(error: CycloptsError, words: Sequence[str]) -> str | None:
     owners = [other for other, recipe in published().items() if name in options_of(recipe)]
     if not owners:
         return None
-    chosen = Choice.of(words).recipe_name
+    chosen = FirstLook.of(words).recipe_name
     whose = " and ".join([repr(owner) for owner in owners[:3]])
     many = "recipes" if len(owners) > 1 else "recipe"
     where = "" if error.token.source == "cli" else f" (in {error.token.source})"

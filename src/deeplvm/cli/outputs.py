@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from deeplvm.core.draws import Sampled
+from deeplvm.core.values import NamedRows
 from deeplvm.distributions.centre import centre
-from deeplvm.inference.rows import Measure, Source, for_rows
+from deeplvm.inference.rows import Measure, for_rows
 from deeplvm.randomness import RowNoise, drawing
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def sampled(
 
 
 def reconstructed(
-    model: LatentVariableModel, data: Data, rows: Source, *, seed: int
+    model: LatentVariableModel, data: Data, rows: NamedRows, *, seed: int
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Originals, and the means of p(x | z) at one draw of z from q(z | x), by name.
 
@@ -160,7 +161,7 @@ def differences(
 
 
 def _measured(
-    model: LatentVariableModel, rows: Source, measure: Measure, seed: int, size: int = _ROWS
+    model: LatentVariableModel, rows: NamedRows, measure: Measure, seed: int, size: int = _ROWS
 ) -> dict[str, Tensor]:
     found = for_rows(model, rows, measure, batch_size=size, seed=seed, finite=())
     return {name: value.cpu() for name, value in found.items()}

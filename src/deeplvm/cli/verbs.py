@@ -34,7 +34,7 @@ Model = Annotated[
         "and a q, as package.module:function or file.py:function."
     ),
 ]
-Rows = Annotated[
+OtherData = Annotated[
     str | None,
     Parameter(help="Other data, read as the run's own were; the run's own if none is named."),
 ]
@@ -45,7 +45,7 @@ Files = Annotated[
         "is named."
     ),
 ]
-Split = Annotated[
+SplitOption = Annotated[
     Literal["train", "valid", "test"] | None,
     Parameter(help="Which rows of the run's own data; test by default."),
 ]
@@ -138,14 +138,14 @@ def resume(
 
 def evaluate(
     run: Model,
-    data: Rows = None,
+    data: OtherData = None,
     /,
     *,
     particles: AutoParticles = "auto",
     tolerance: Tolerance = None,
     most_particles: Budget = 5_000,
     precision: Precision = "float32",
-    split: Split = None,
+    split: SplitOption = None,
     seed: Seed = 0,
     ais: bool = False,
     sandwich: bool = False,
@@ -338,7 +338,7 @@ def embed(
     *data: Files,
     output: Output,
     escape_formulas: Escape = False,
-    split: Split = None,
+    split: SplitOption = None,
     scales: bool = False,
     classes: bool = False,
     seed: Seed = 0,
@@ -388,14 +388,14 @@ def embed(
 
 def reconstruct(
     run: Folder,
-    data: Rows = None,
+    data: OtherData = None,
     /,
     *,
     output: Output,
     escape_formulas: Escape = False,
     rows: Annotated[Number, Parameter(name=("--rows", "-n"))] = 32,
     between: tuple[str, str] | None = None,
-    split: Split = None,
+    split: SplitOption = None,
     seed: Seed = 0,
     precision: Precision = "float32",
     device: Device = "auto",
@@ -472,7 +472,7 @@ def score(
     tolerance: Tolerance = None,
     most_particles: Budget = 5_000,
     precision: Precision = "float32",
-    split: Split = None,
+    split: SplitOption = None,
     seed: Seed = 0,
     device: Device = "auto",
     trust: Trust = False,
@@ -641,7 +641,7 @@ def diagnose(
     rows: Annotated[Number, Parameter(name=("--rows", "-n"))] = 500,
     particles: Particles = 500,
     temperatures: Number = 100,
-    split: Split = None,
+    split: SplitOption = None,
     quick: bool = False,
     seed: Seed = 0,
     device: Device = "auto",

@@ -7,11 +7,15 @@ something else says so by an attribute ``values``, an object of the form of :cla
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+# Values by name, tensors of shape (rows, *event) as a rule, NaN where an element is missing; a
+# part of a data set, data.test[:100], is such a mapping.
+NamedRows = Mapping[str, Any]
 
 
 class Values(Protocol):

@@ -3,11 +3,12 @@
 from deeplvm.data.catalogue import DatasetInfo, datasets
 from deeplvm.data.likelihood import Choice, choose_likelihood, likelihood_of
 from deeplvm.data.loading import load
-from deeplvm.data.records import Data, Description, Renewal, Rows, Selection, Split
+from deeplvm.data.records import Batch, Data, Description, Renewal, Selection, Split
 from deeplvm.data.stream import Stream
 from deeplvm.data.variable import DataError, Kind, LikelihoodName, Variable
 
 __all__ = [
+    "Batch",
     "Choice",
     "Data",
     "DataError",
@@ -16,7 +17,6 @@ __all__ = [
     "Kind",
     "LikelihoodName",
     "Renewal",
-    "Rows",
     "Selection",
     "Split",
     "Stream",

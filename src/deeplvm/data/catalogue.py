@@ -173,7 +173,7 @@ def _fetch(item: NamedSet) -> tuple[Path, ...]:
 
     paths = []
     for name, checksum in item.sha256.items():
-        downloader: Any = pooch.HTTPDownloader(progressbar=_Progress(name), timeout=60)
+        downloader: Any = pooch.HTTPDownloader(progressbar=_Bar(name), timeout=60)
         try:
             fetched = pooch.retrieve(
                 item.address + name,
@@ -192,7 +192,7 @@ def _fetch(item: NamedSet) -> tuple[Path, ...]:
     return tuple(paths)
 
 
-class _Progress:
+class _Bar:
     """What pooch asks of a progress bar, drawn by rich on standard error."""
 
     def __init__(self, name: str) -> None:

@@ -63,7 +63,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class _Look:
+class _Range:
     kind: Kind
     minimum: float
     maximum: float
@@ -106,7 +106,7 @@ class Likelihood:
     kinds: tuple[Kind, ...]
     title: str
     needs: str = ""
-    suits: Callable[[_Look], bool] = lambda _: True
+    suits: Callable[[_Range], bool] = lambda _: True
     density: bool = False
     in_units: bool = False
     least_whole: float = -math.inf
@@ -328,46 +328,46 @@ def choose_likelihood(
 
 def _look(
     seen: Summary, what: str, *, image: bool, table: bool, kind: Kind | None, levels: int | None
-) -> _Look:
+) -> _Range:
     if not seen.count.any():
         raise DataError(f"{what}: every value is missing; --drop it, or fill it in.")
     minimum, maximum = float(seen.low.min()), float(seen.high.max())
     whole = bool(seen.whole.all())
     if kind == "real" or (kind == "date" and not whole):
-        return _Look(kind, minimum, maximum, whole=False)
+        return _Range(kind, minimum, maximum, whole=False)
     if kind == "date":
-        return _Look("date", minimum, maximum)
+        return _Range("date", minimum, maximum)
     if kind == "counts" and (not whole or minimum < 0):
         raise DataError(
             f"{what}: declared as counts, but holds {_describe(whole, minimum, maximum)}."
         )
     if whole and minimum >= 0 and maximum <= 1 and kind is None and levels is None:
-        return _Look("binary", minimum, maximum, levels=2)
+        return _Range("binary", minimum, maximum, levels=2)
     if levels is not None:
         if not whole or minimum < 0 or maximum >= levels:
             raise DataError(
                 f"{what}: expected whole levels 0..{levels - 1}, found "
                 f"{_describe(whole, minimum, maximum)}."
             )
-        return _Look("levels", minimum, maximum, levels=levels)
+        return _Range("levels", minimum, maximum, levels=levels)
     if whole and minimum >= 0:
         bytes_ = seen.dtype == np.uint8
         if kind is None and not table and (image or bytes_) and maximum <= LARGEST_IMAGE_LEVEL:
-            return _Look(
+            return _Range(
                 "levels", minimum, maximum, levels=int(maximum) + 1 if maximum < 32 else 256
             )
-        return _Look("counts", minimum, maximum, dispersion=_dispersion(seen))
+        return _Range("counts", minimum, maximum, dispersion=_dispersion(seen))
     if whole:
-        return _Look("counts", minimum, maximum)
+        return _Range("counts", minimum, maximum)
     if minimum >= 0 and maximum <= 1 and not table:
         if seen.steps:
             # the coarsest that fits; 0 .. steps - 1 where the steps are those of bits and 1 is not
             # there, as in k / 256
             steps = seen.steps[0]
             levels = steps + int(maximum == 1 or steps & (steps + 1) == 0)
-            return _Look("levels", minimum, maximum, levels=levels, step=1.0 / steps)
-        return _Look("unit", minimum, maximum, whole=False)
-    return _Look("real", minimum, maximum, whole=False)
+            return _Range("levels", minimum, maximum, levels=levels, step=1.0 / steps)
+        return _Range("unit", minimum, maximum, whole=False)
+    return _Range("real", minimum, maximum, whole=False)
 
 
 def _dispersion(seen: Summary) -> float:
@@ -375,7 +375,7 @@ def _dispersion(seen: Summary) -> float:
     return float(np.nansum(seen.variance)) / max(float(np.nansum(seen.mean)), 1e-12)
 
 
-def _check(look: _Look, what: str, likelihood: str, *, dequantize: bool) -> Choice:
+def _check(look: _Range, what: str, likelihood: str, *, dequantize: bool) -> Choice:
     """The choice that was asked for.
 
     Raises:
@@ -432,7 +432,7 @@ def _check(look: _Look, what: str, likelihood: str, *, dequantize: bool) -> Choi
 _NO_ROUNDING = "{}: holds reals, so there is no rounding to dequantize; leave out --dequantize."
 
 
-def _instead(look: _Look, asked: Likelihood) -> str:
+def _instead(look: _Range, asked: Likelihood) -> str:
     """What to do where the likelihood that was asked for does not suit."""
     usual = "gaussian" if look.minimum < 0 or asked.density else _USUAL[look.kind]
     if asked.name == "beta" and look.minimum >= 0 and look.maximum <= 1:
@@ -446,7 +446,7 @@ def _instead(look: _Look, asked: Likelihood) -> str:
     return f": it would be no normalised density there. {use} --likelihood {usual}"
 
 
-def _dequantized(look: _Look, what: str, likelihood: str) -> Choice:
+def _dequantized(look: _Range, what: str, likelihood: str) -> Choice:
     kind: Kind = "unit" if likelihood == "continuous-bernoulli" else "real"
     levels = look.levels or (int(look.maximum) + 1 if kind == "unit" else None)
     divisor = float(levels or 1) if kind == "unit" else 1.0

@@ -41,7 +41,7 @@ from deeplvm.data.readers.images import (
 from deeplvm.data.readers.shards import ParquetFiles, open_files
 from deeplvm.data.readers.source import Facts, Held, Places, Source, recoded, room
 from deeplvm.data.readers.tables import Frames, Table, TableRows, groups_of
-from deeplvm.data.records import SPLITS, Data, Description, Renewal, Rows, Selection, Split
+from deeplvm.data.records import SPLITS, Batch, Data, Description, Renewal, Selection, Split
 from deeplvm.data.schema import agreed, rules_of, written
 from deeplvm.data.sparse import SparseColumn, compressed, is_sparse
 from deeplvm.data.split import divide, kept_elements, limited, select_columns, with_few_labels
@@ -719,7 +719,7 @@ def _with_noise(reader: Reader, places: Mapping[Split, Places], scale: float | N
 
 def _held_rows(
     reader: Reader, places: Mapping[Split, Places], kinds: Mapping[Split, np.dtype]
-) -> tuple[dict[Split, Rows], Renewal | None]:
+) -> tuple[dict[Split, Batch], Renewal | None]:
     """The rows of each split in memory, with one draw of the noise; and that noise."""
     if isinstance(reader.source, Held) and reader.source.is_sparse:
         return _sparse_rows(reader, reader.source, places, kinds), None
@@ -740,7 +740,7 @@ def _held_rows(
 
 def _sparse_rows(
     reader: Reader, found: Held, places: Mapping[Split, Places], kinds: Mapping[Split, np.dtype]
-) -> dict[Split, Rows]:
+) -> dict[Split, Batch]:
     """Sparse rows of each split, as they are."""
     name, rows = found.facts.name, {}
     if reader.noise is not None:

@@ -25,7 +25,7 @@ from deeplvm.data.variable import (
 )
 from deeplvm.registry import Bounds
 
-Rows = dict[str, Tensor]
+Batch = dict[str, Tensor]
 
 
 class Column(Protocol):
@@ -305,7 +305,7 @@ class Selection(Mapping[str, Any]):
         index: slice | Tensor,
         names: Collection[str] | None = None,
         dtype: torch.dtype | None = None,
-    ) -> Rows:
+    ) -> Batch:
         """Some of these rows, widened to a floating type; labels are int64."""
         at = _indices(self[index]._at)
         wanted = self.columns if names is None else names
@@ -426,7 +426,7 @@ class Data:
         rows: Split | Columns,
         index: slice | Tensor | list[int],
         generator: torch.Generator | None = None,
-    ) -> Rows:
+    ) -> Batch:
         """Some rows, widened to the default floating type; labels are int64.
 
         Args:
@@ -450,7 +450,7 @@ class Data:
         if isinstance(columns, Selection) and columns.index is None:
             columns = columns.columns
         renewed = self.renewals if rows == "train" and generator is not None else {}
-        batch: Rows = {}
+        batch: Batch = {}
         for name, column in columns.items():
             if generator is not None and name in renewed:
                 renewal = renewed[name]

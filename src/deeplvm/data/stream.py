@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from deeplvm.data.readers.source import Array, Places
-from deeplvm.data.records import SPLITS, Columns, Data, Description, Rows, Selection, Split
+from deeplvm.data.records import SPLITS, Batch, Columns, Data, Description, Selection, Split
 from deeplvm.data.transform import Reader
 from deeplvm.data.variable import DataError
 
@@ -69,7 +69,7 @@ class StreamColumn:
         return self
 
 
-def read(reader: Reader, places: Places, index: Any) -> tuple[Array, Rows]:
+def read(reader: Reader, places: Places, index: Any) -> tuple[Array, Batch]:
     """Row numbers in the files, and values at rest, of some rows of a split."""
     if isinstance(index, slice):
         wanted = np.arange(*index.indices(len(places)))
@@ -92,9 +92,9 @@ class _Batch:
     """The batch that :meth:`Stream.order` gave last: row numbers, and values at rest."""
 
     index: Array = field(default_factory=lambda: np.zeros(0, np.int64))
-    values: Rows = field(default_factory=dict)
+    values: Batch = field(default_factory=dict)
 
-    def take(self, wanted: Array) -> Rows | None:
+    def take(self, wanted: Array) -> Batch | None:
         """Values of the batch, or of the part of it that a process has; else ``None``."""
         if not len(wanted) or not self.values:
             return None
@@ -130,7 +130,7 @@ class Stream(Data):
 
     reader: Reader = field(kw_only=True)
     places: Mapping[Split, Places] = field(kw_only=True)
-    plan: Plan = field(kw_only=True)
+    plan: Shuffle = field(kw_only=True)
     _current: _Batch = field(kw_only=True, default_factory=_Batch)
 
     @classmethod
@@ -162,11 +162,11 @@ class Stream(Data):
         )
 
     @staticmethod
-    def plan_of(reader: Reader, places: Mapping[Split, Places]) -> Plan:
+    def plan_of(reader: Reader, places: Mapping[Split, Places]) -> Shuffle:
         """How the training rows will be shuffled."""
         train, units = places["train"], reader.source.units
         cuts = None if units is None else train.below(np.asarray(units))
-        return Plan.of(len(train), reader.row_bytes, cuts)
+        return Shuffle.of(len(train), reader.row_bytes, cuts)
 
     def order(self, epoch: int, seed: int, batch_size: int, first: int = 0) -> Iterator[Tensor]:
         """The rows of each training batch of an epoch, from batch number ``first`` on.
@@ -189,7 +189,7 @@ class Stream(Data):
         index, values = np.zeros(0, np.int64), {}  # what is left of the pool before
         reading = ThreadPoolExecutor(1, thread_name_prefix="deeplvm-stream")
         try:
-            coming: Future[Rows] | None = reading.submit(self._read, pools.visits(number))
+            coming: Future[Batch] | None = reading.submit(self._read, pools.visits(number))
             while coming is not None:
                 visits, pool = pools.visits(number), coming.result()
                 begin = max(0, done - int(pools.starts[number]))
@@ -219,7 +219,7 @@ class Stream(Data):
         rows: Split | Columns,
         index: slice | Tensor | list[int],
         generator: torch.Generator | None = None,
-    ) -> Rows:
+    ) -> Batch:
         """Some rows, widened to the default floating type; labels are int64.
 
         As :meth:`Data.batch`; without a generator the noise of a row is that of its number in the
@@ -253,7 +253,7 @@ class Stream(Data):
         _refuse_device(device)
         return self
 
-    def _read(self, visits: Array) -> Rows:
+    def _read(self, visits: Array) -> Batch:
         """Values at rest of the rows of a pool, in the order of the visits."""
         order = np.argsort(visits)
         return self.reader.resting(self.places["train"].rows(visits[order]), order)
@@ -276,7 +276,7 @@ _FEWEST = 4
 
 
 @dataclass(frozen=True)
-class Plan:
+class Shuffle:
     """Pieces of neighbouring rows, and how many of them are shuffled together.
 
     An epoch is a permutation of the pieces; so many in a row are a pool, and the rows of a pool
@@ -294,7 +294,7 @@ class Plan:
     fewest: int = 1
 
     @classmethod
-    def of(cls, rows: int, row_bytes: int, cuts: Array | None) -> Plan:
+    def of(cls, rows: int, row_bytes: int, cuts: Array | None) -> Shuffle:
         """The plan for rows of a size.
 
         Args:

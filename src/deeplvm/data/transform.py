@@ -15,7 +15,7 @@ from torch import Tensor
 from deeplvm.data.likelihood import Choice
 from deeplvm.data.readers.images import Layout, laid_out
 from deeplvm.data.readers.source import Array, Chosen, Facts, Held, Places, Source
-from deeplvm.data.records import SPLITS, Column, Renewal, Rows, Split
+from deeplvm.data.records import SPLITS, Batch, Column, Renewal, Split
 from deeplvm.data.statistics import Summary
 from deeplvm.data.variable import DataError
 
@@ -77,14 +77,14 @@ class Reader:
         values = self.source.values[rows]  # type: ignore[attr-defined]
         return values if self.kept is None else values[:, self.kept]
 
-    def resting(self, rows: Array, order: Array | None = None) -> Rows:
+    def resting(self, rows: Array, order: Array | None = None) -> Batch:
         """The same as tensors, values in the type in which they rest.
 
         Args:
             rows: Increasing row numbers.
             order: The place of each in what is returned; by default their own order.
         """
-        found: Rows = {
+        found: Batch = {
             "x": torch.from_numpy(np.empty((len(rows), *(self.shape or ())), self.kind))
         }
         if self.labels is not None:

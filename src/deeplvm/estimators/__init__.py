@@ -1,6 +1,6 @@
 """Deep latent-variable models as estimators of scikit-learn."""
 
-from deeplvm.estimators.base import Estimator
+from deeplvm.estimators.base import DeepEstimator
 from deeplvm.estimators.classifier import VAEClassifier
 from deeplvm.estimators.density import VAEAnomalyDetector, VAEDensity
 from deeplvm.estimators.imputer import VAEImputer
@@ -9,7 +9,7 @@ from deeplvm.estimators.vae import VAE
 
 __all__ = [
     "VAE",
-    "Estimator",
+    "DeepEstimator",
     "TopicVAE",
     "VAEAnomalyDetector",
     "VAEClassifier",

@@ -56,7 +56,7 @@ _FEW_ROWS = 10_000  # with fewer, a second thread costs more than it brings
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class Estimator(CallbackSupportMixin, BaseEstimator):
+class DeepEstimator(CallbackSupportMixin, BaseEstimator):
     """A deep latent-variable model behind the interface of scikit-learn.
 
     Args:
@@ -257,7 +257,7 @@ class Estimator(CallbackSupportMixin, BaseEstimator):
                 model, data, quiet=not self.verbose, callbacks=[watch], **options
             )
             epochs, best, stopped = history.epochs, history.best, history.stopped
-        except _Enough:
+        except _Stopped:
             epochs, best, stopped = tuple(watch.records), watch.records[-1], "callback"
         bound = best["valid" if "valid" in best else "train"]
         self.model_ = model.double().eval()
@@ -395,7 +395,7 @@ class TrainingData(Data):
         return iter(torch.from_numpy(visited).split(batch_size)[first:])
 
 
-class _Enough(Exception):
+class _Stopped(Exception):
     """A callback of scikit-learn asked to stop."""
 
 
@@ -434,7 +434,7 @@ class _Watch(Callback):
         if self.context is None:
             return
         if self.epoch.call_on_fit_task_end(**self.told, reconstruction_attributes=self.fitted):
-            raise _Enough
+            raise _Stopped
         if self.context.max_subtasks > len(self.records):
             self.next()
 

@@ -18,7 +18,7 @@ from sklearn.utils._param_validation import Interval
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d
 
-from deeplvm.estimators.base import Array, Estimator
+from deeplvm.estimators.base import Array, DeepEstimator
 from deeplvm.inference.classes import class_probabilities
 from deeplvm.inference.rows import for_rows, rows_of
 from deeplvm.objectives import semi_supervised_elbo
@@ -30,7 +30,7 @@ _FEWEST = 20  # held-out labels by which probabilities are calibrated
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class VAEClassifier(ClassifierMixin, Estimator):
+class VAEClassifier(ClassifierMixin, DeepEstimator):
     r"""Classes of rows of which few are labelled, by a model of the rows and their labels.
 
     Where a label is unknown the model sums over it, so that unlabelled rows teach it too.
@@ -42,7 +42,7 @@ class VAEClassifier(ClassifierMixin, Estimator):
     https://arxiv.org/abs/1406.5298; On Calibration of Modern Neural Networks (Guo et al., 2017),
     https://arxiv.org/abs/1706.04599
 
-    Options are those of :class:`Estimator`, and two more.
+    Options are those of :class:`DeepEstimator`, and two more.
 
     Args:
         unlabeled: What stands in y for an unknown label, besides NaN and None; −1 as in
@@ -56,7 +56,7 @@ class VAEClassifier(ClassifierMixin, Estimator):
     classification_weight: float = 1.0
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
-        **Estimator._parameter_constraints,
+        **DeepEstimator._parameter_constraints,
         "unlabeled": "no_validation",
         "classification_weight": [Interval(Real, 0, None, closed="left")],
     }

@@ -11,20 +11,20 @@ import numpy as np
 from sklearn.base import DensityMixin, OutlierMixin, _fit_context
 from sklearn.utils._param_validation import Interval
 
-from deeplvm.estimators.base import Array, Estimator
+from deeplvm.estimators.base import Array, DeepEstimator
 
 # a tighter bound than the ELBO: latents are used, and few hundred steps are enough
 _TIGHTER: dict[str, Any] = {"objective": "iwae", "particles": 5}
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class VAEDensity(DensityMixin, Estimator):
+class VAEDensity(DensityMixin, DeepEstimator):
     r"""The density of rows: ``score_samples`` is :math:`\log \hat p(x)`, ``score`` its mean.
 
     Trained on the importance-weighted bound of five particles, where the recipe has no objective
     of its own.
 
-    Options are those of :class:`Estimator`.
+    Options are those of :class:`DeepEstimator`.
 
     >>> from sklearn.datasets import load_iris
     >>> density = VAEDensity(max_iter=5, random_state=0).fit(load_iris().data)
@@ -40,11 +40,11 @@ class VAEDensity(DensityMixin, Estimator):
         self._learn(X, y, sample_weight)
         return self
 
-    score = Estimator.score  # DensityMixin's says nothing
+    score = DeepEstimator.score  # DensityMixin's says nothing
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class VAEAnomalyDetector(OutlierMixin, Estimator):
+class VAEAnomalyDetector(OutlierMixin, DeepEstimator):
     r"""Rows of low likelihood, −1, among others, +1.
 
     ``score_samples`` is :math:`\log \hat p(x)`; ``offset_`` is the quantile of it that leaves the
@@ -59,7 +59,7 @@ class VAEAnomalyDetector(OutlierMixin, Estimator):
     A likelihood is no measure of oddness everywhere: of high-dimensional data simple rows can be
     more likely than typical ones.
 
-    Options are those of :class:`Estimator`, and ``contamination``.
+    Options are those of :class:`DeepEstimator`, and ``contamination``.
 
     Args:
         contamination: The share of training rows that are called anomalies, in (0, 0.5]; of new
@@ -77,7 +77,7 @@ class VAEAnomalyDetector(OutlierMixin, Estimator):
         }
     }
     _parameter_constraints: ClassVar[dict[str, Any]] = {
-        **Estimator._parameter_constraints,
+        **DeepEstimator._parameter_constraints,
         "contamination": [Interval(Real, 0, 0.5, closed="right")],
     }
 

@@ -14,12 +14,12 @@ from sklearn.base import OneToOneFeatureMixin, TransformerMixin, _fit_context
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils._param_validation import StrOptions
 
-from deeplvm.estimators.base import Estimator
+from deeplvm.estimators.base import DeepEstimator
 from deeplvm.inference import Imputation, impute
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class VAEImputer(OneToOneFeatureMixin, TransformerMixin, Estimator):
+class VAEImputer(OneToOneFeatureMixin, TransformerMixin, DeepEstimator):
     r"""Missing cells (NaN) filled by :math:`p(x_\text{missing} | x_\text{observed})`.
 
     By default the model is ``"auto"``: of real numbers ``gaussian_mixture``, whose conditionals
@@ -35,7 +35,7 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, Estimator):
     so that holes mean something also where the training rows have none; it stops when hidden cells
     of the held-out rows are no longer predicted better.
 
-    Options are those of :class:`Estimator`, and one more.
+    Options are those of :class:`DeepEstimator`, and one more.
 
     Args:
         by: What is filled in: ``"mean"``, ``"median"`` or ``"mode"`` of that distribution, of the
@@ -54,7 +54,7 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, Estimator):
     _auto = ("gaussian_mixture", "miwae", "miwae")
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
-        **Estimator._parameter_constraints,
+        **DeepEstimator._parameter_constraints,
         "by": [StrOptions({"auto", "mean", "median", "mode"})],
     }
 

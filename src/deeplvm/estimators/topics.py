@@ -16,13 +16,13 @@ from sklearn.utils.validation import check_is_fitted, check_non_negative, valida
 from deeplvm.data import Description, Variable
 from deeplvm.data.records import SPLITS, Data, Selection
 from deeplvm.data.sparse import SparseColumn
-from deeplvm.estimators.base import Array, Estimator
+from deeplvm.estimators.base import Array, DeepEstimator
 from deeplvm.evaluation import topics_of
 from deeplvm.inference import embed
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class TopicVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Estimator):
+class TopicVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DeepEstimator):
     r"""Topics of documents from how often each word is in them; sparse counts stay sparse.
 
     Autoencoding Variational Inference For Topic Models (Srivastava & Sutton, 2017),
@@ -33,7 +33,7 @@ class TopicVAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Estimator):
     The likelihood is that of the counts given the number of words. Numbers that are not whole
     (tf-idf) are taken as weights of words; the likelihood is then none of counts.
 
-    Options are those of :class:`Estimator`; ``n_components`` is the number of topics.
+    Options are those of :class:`DeepEstimator`; ``n_components`` is the number of topics.
     ``likelihood`` and ``categorical_features`` say nothing here.
 
     >>> from sklearn.feature_extraction.text import CountVectorizer

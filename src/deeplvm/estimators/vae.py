@@ -8,17 +8,17 @@ from typing import Any, Self
 import numpy as np
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin, _fit_context
 
-from deeplvm.estimators.base import Array, Estimator
+from deeplvm.estimators.base import Array, DeepEstimator
 from deeplvm.inference import embed
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Estimator):
+class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DeepEstimator):
     r"""Latents of a variational autoencoder as features: the means of :math:`q(z | x)`.
 
     Auto-Encoding Variational Bayes (Kingma & Welling, 2014), https://arxiv.org/abs/1312.6114
 
-    Options are those of :class:`Estimator`. Latents of several names stand side by side.
+    Options are those of :class:`DeepEstimator`. Latents of several names stand side by side.
 
     >>> from sklearn.datasets import load_iris
     >>> vae = VAE(n_components=2, max_iter=5, random_state=0).fit(load_iris().data)

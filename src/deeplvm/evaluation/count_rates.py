@@ -12,9 +12,10 @@ from torch import Tensor
 
 from deeplvm.core.draws import Reparameterised, Sampled
 from deeplvm.core.model import LatentVariableModel
+from deeplvm.core.values import NamedRows
 from deeplvm.distributions.centre import centre
 from deeplvm.inference.missing import Weights
-from deeplvm.inference.rows import Source, for_rows, rows_of
+from deeplvm.inference.rows import for_rows, rows_of
 from deeplvm.parallel.processes import processes
 from deeplvm.randomness import RowNoise
 from deeplvm.results import Record
@@ -78,7 +79,7 @@ class DifferentialRates(
 
 def denoised(
     model: LatentVariableModel,
-    rows: Source,
+    rows: NamedRows,
     *,
     name: str = "x",
     total: float | None = None,
@@ -113,8 +114,8 @@ def denoised(
 
 def differential_rates(
     model: LatentVariableModel,
-    first: Source,
-    second: Source,
+    first: NamedRows,
+    second: NamedRows,
     *,
     name: str = "x",
     given: Mapping[str, float] | None = None,
@@ -168,7 +169,7 @@ def differential_rates(
 
 def _group(
     model: LatentVariableModel,
-    rows: Source,
+    rows: NamedRows,
     name: str,
     given: Mapping[str, float] | None,
     draws: int,
@@ -246,6 +247,6 @@ def _shares(means: Tensor) -> Tensor:
     return means / whole.reshape(*whole.shape, *[1] * (means.dim() - 2))
 
 
-def _rows_at_once(model: LatentVariableModel, rows: Source, name: str, particles: int) -> int:
+def _rows_at_once(model: LatentVariableModel, rows: NamedRows, name: str, particles: int) -> int:
     width = math.prod(rows_of(model, rows).source[name].shape[1:])
     return max(1, _NUMBERS // (particles * max(1, width)))

@@ -15,6 +15,7 @@ from torch.distributions import Distribution
 from deeplvm.conditionals.columns import Columns
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.trace import Trace
+from deeplvm.core.values import NamedRows
 from deeplvm.data.synthetic.shapes import shapes3d
 from deeplvm.data.synthetic.sprites import sprites
 from deeplvm.distributions.product import Product
@@ -34,7 +35,7 @@ from deeplvm.evaluation.samples.memorisation import Memorisation, memorisation
 from deeplvm.evaluation.samples.quality import SampleQuality, draws, sample_quality
 from deeplvm.evaluation.summary import FEWEST_ROWS
 from deeplvm.gradients import Draw
-from deeplvm.inference.rows import Rows, Source, rows_of
+from deeplvm.inference.rows import Rows, rows_of
 from deeplvm.likelihood.convergence import Convergence, convergence, steps_to
 from deeplvm.likelihood.importance import ImportanceEstimate, importance_sampling
 from deeplvm.randomness import evaluating
@@ -209,7 +210,7 @@ class Examination:
             f"say nothing against the model; no other rows are left out of training."
         )
 
-    def rows(self, split: Split, count: int) -> Source:
+    def rows(self, split: Split, count: int) -> NamedRows:
         """Some rows of a split: they come in a random order."""
         return getattr(self.data, split)[:count]
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from deeplvm.core.joint import owner_of
 from deeplvm.core.model import LatentVariableModel
+from deeplvm.core.values import NamedRows
 from deeplvm.evaluation.bound.gaps import gaps_table, inference_gaps
 from deeplvm.evaluation.latents.latent_use import (
     ACTIVE,
@@ -26,7 +27,7 @@ from deeplvm.evaluation.predictive.classification import classification
 from deeplvm.evaluation.samples.synthetic import synthetic_rows, synthetic_table
 from deeplvm.gradients import Draw
 from deeplvm.inference.classes import has_classes
-from deeplvm.inference.rows import Progress, Rows, Source, at_random, redrawn, rows_of
+from deeplvm.inference.rows import OnProgress, Rows, at_random, redrawn, rows_of
 from deeplvm.inference.tempering import Start
 from deeplvm.likelihood.annealing import sandwich
 from deeplvm.likelihood.bits_per_dimension import bits_per_dimension, count_elements
@@ -87,7 +88,7 @@ class Synthetic:
 
     target: str | None = None
     rows: int = 10_000
-    train: Source | None = None
+    train: NamedRows | None = None
 
 
 @dataclass(frozen=True)
@@ -240,7 +241,7 @@ def _by_names_of_today(plain: Mapping[str, Any]) -> dict[str, Any]:
 
 def evaluate(
     model: LatentVariableModel,
-    data: Source | Rows,
+    data: NamedRows | Rows,
     *,
     particles: int = 5_000,
     draw: Mapping[str, Draw] | None = None,
@@ -250,7 +251,7 @@ def evaluate(
     batch_size: int | None = None,
     chunk: int | None = None,
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> Evaluation:
     """Everything that is reported about a model on some rows: likelihood, bounds, use of latents.
 
@@ -354,7 +355,7 @@ def evaluate(
     )
 
 
-def _training_rows(rows: Rows) -> Source:
+def _training_rows(rows: Rows) -> NamedRows:
     """Those of the data set that the rows are of."""
     contents = getattr(rows.source, "contents", None)
     train = None if contents is None else contents.rows.get("train")
@@ -395,7 +396,7 @@ def _asked_for(what: str) -> Iterator[None]:
 
 
 def _inputs(
-    model: LatentVariableModel, source: Source, rows: int, seed: int
+    model: LatentVariableModel, source: NamedRows, rows: int, seed: int
 ) -> dict[str, Tensor] | None:
     """Values of p's inputs to simulate rows for, those of random rows in turn."""
     names = [name for name in model.p.inputs if name not in model.p.names]

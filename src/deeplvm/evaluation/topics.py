@@ -14,7 +14,8 @@ from torch import Tensor
 from deeplvm.conditionals import Multinomial
 from deeplvm.core.joint import owner_of
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.inference.rows import Source, rows_of
+from deeplvm.core.values import NamedRows
+from deeplvm.inference.rows import rows_of
 from deeplvm.likelihood import importance_sampling
 from deeplvm.results import Estimate, Record, stderr_of
 
@@ -88,7 +89,7 @@ class Perplexity(Record):
 
 
 def topics_of(
-    model: LatentVariableModel, reference: Source, *, number: int = 10, names: Any = None
+    model: LatentVariableModel, reference: NamedRows, *, number: int = 10, names: Any = None
 ) -> Topics:
     r"""The words of each topic, and how coherent they are.
 
@@ -148,9 +149,9 @@ def _npmi(shares: Tensor, words: Tensor) -> float:
 
 def perplexity(
     model: LatentVariableModel,
-    rows: Source,
+    rows: NamedRows,
     *,
-    given: Source | None = None,
+    given: NamedRows | None = None,
     particles: int = 100,
     batch_size: int = 100,
     seed: int = 0,
@@ -172,7 +173,7 @@ def perplexity(
     options: Any = {"particles": particles, "batch_size": batch_size, "seed": seed}
     number = _of_each(rows["x"], lambda x: x.sum(1))
 
-    def log_px(documents: Source) -> Tensor:
+    def log_px(documents: NamedRows) -> Tensor:
         found = importance_sampling(model, documents, **options).log_px.cpu().double()
         return found - _of_each(documents["x"], _orders)
 

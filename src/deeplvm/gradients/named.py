@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from deeplvm.core.draws import Draw
 from deeplvm.gradients.gumbel_softmax import Annealed, GumbelSoftmax, StraightThrough
 from deeplvm.gradients.muprop import MuProp
-from deeplvm.gradients.noise import Antithetic, QuasiRandom, Stratified
+from deeplvm.gradients.noise import Antithetic, LatinHypercube, QuasiRandom
 from deeplvm.gradients.path_derivatives import DoublyReparameterised, StickingTheLanding
 from deeplvm.gradients.rebar import Rebar, relax
 from deeplvm.gradients.regression import RegressedScore
@@ -82,7 +82,7 @@ ESTIMATORS: dict[str, Callable[..., Draw]] = {
     "doubly_reparameterised": DoublyReparameterised,
     "generalised": GeneralisedReparameterised,
     "antithetic": Antithetic,
-    "stratified": Stratified,
+    "stratified": LatinHypercube,
     "quasi_random": QuasiRandom,
     "gumbel_softmax": gumbel_softmax,
     "straight_through": StraightThrough,

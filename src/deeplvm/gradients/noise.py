@@ -107,7 +107,7 @@ class Antithetic(SpreadNoise):
 
 
 @dataclass(frozen=True)
-class Stratified(SpreadNoise):
+class LatinHypercube(SpreadNoise):
     r"""One particle in each of K equally probable intervals, of every element: a Latin hypercube.
 
     :math:`u_k = (\pi(k) + v_k) / K` with a random permutation :math:`\pi` for each element and
@@ -119,7 +119,7 @@ class Stratified(SpreadNoise):
 
     Examples:
         >>> from deeplvm.conditionals import StandardNormal
-        >>> draw = Stratified()("z", StandardNormal(3)(), (100, 2), 0)
+        >>> draw = LatinHypercube()("z", StandardNormal(3)(), (100, 2), 0)
         >>> bool((draw.value.mean(0).abs() < 0.05).all())  # independent draws: 0.1
         True
     """
@@ -168,7 +168,7 @@ class QuasiRandom(SpreadNoise):
         if elements > SobolEngine.MAXDIM:
             raise ValueError(
                 f"{name!r} has {elements:,} elements, and Sobol points have at most "
-                f"{SobolEngine.MAXDIM:,}; use Stratified()."
+                f"{SobolEngine.MAXDIM:,}; use LatinHypercube()."
             )
         key = (particles, elements)
         if key not in self._points:

@@ -13,8 +13,9 @@ from torch import Tensor
 from deeplvm.core.draws import Draw, Enumerated
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.trace import base_of
+from deeplvm.core.values import NamedRows
 from deeplvm.inference.missing import Weights
-from deeplvm.inference.rows import Rows, Source, at_least, for_rows, rows_of
+from deeplvm.inference.rows import Rows, at_least, for_rows, rows_of
 from deeplvm.randomness import RowNoise
 
 _NUMBERS = 4_000_000  # of log-weights and the values they are of, at a time
@@ -43,7 +44,7 @@ def has_classes(model: LatentVariableModel, label: str = "y") -> bool:
 
 def class_probabilities(
     model: LatentVariableModel,
-    data: Source | Rows,
+    data: NamedRows | Rows,
     *,
     particles: int = 100,
     label: str = "y",

@@ -14,8 +14,9 @@ from deeplvm.core.draws import Draw, Enumerated, Sampled
 from deeplvm.core.joint import Joint, is_joint
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.trace import Site, Trace
+from deeplvm.core.values import NamedRows
 from deeplvm.inference.missing import MissingMixture, Weights
-from deeplvm.inference.rows import Rows, Source, at_least, for_rows, redrawn, rows_of
+from deeplvm.inference.rows import Rows, at_least, for_rows, redrawn, rows_of
 from deeplvm.randomness import RowNoise
 
 Complete = Literal["auto"] | bool
@@ -156,7 +157,7 @@ class Completed:
 
 def complete(
     model: LatentVariableModel,
-    data: Source | Rows,
+    data: NamedRows | Rows,
     *,
     draw: Mapping[str, Draw] | None = None,
     rounds: int = _ROUNDS,

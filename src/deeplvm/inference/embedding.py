@@ -8,8 +8,9 @@ from torch import Tensor
 from deeplvm.core.draws import Reparameterised
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.trace import Site
+from deeplvm.core.values import NamedRows
 from deeplvm.distributions.centre import centre
-from deeplvm.inference.rows import Source, for_rows
+from deeplvm.inference.rows import for_rows
 from deeplvm.randomness import RowNoise
 
 _ROWS = 500  # at a time
@@ -17,7 +18,7 @@ _DRAWS = 64  # for the moments of a posterior that has none in closed form
 
 
 def embed(
-    model: LatentVariableModel, rows: Source, *, seed: int = 0, scales: bool = False
+    model: LatentVariableModel, rows: NamedRows, *, seed: int = 0, scales: bool = False
 ) -> dict[str, Tensor]:
     """Posterior means of the latents by name, shape ``(rows, *event)``.
 

@@ -14,10 +14,11 @@ from deeplvm.core.draws import Draw
 from deeplvm.core.evidence import Evidence
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.trace import Site
+from deeplvm.core.values import NamedRows
 from deeplvm.inference.completion import Complete, completable, complete, to_complete
 from deeplvm.inference.diagnostics import TOO_HEAVY
 from deeplvm.inference.missing import By, MissingMixture, Weights, pieces
-from deeplvm.inference.rows import Rows, Source, at_least, for_rows, redrawn, rows_of
+from deeplvm.inference.rows import Rows, at_least, for_rows, redrawn, rows_of
 from deeplvm.randomness import RowNoise
 
 _NUMBERS = 2**22  # in the largest tensor of a batch
@@ -84,7 +85,7 @@ def heavy_rows(k: Tensor, particles: int) -> tuple[str, ...]:
 
 def impute(
     model: LatentVariableModel,
-    data: Source | Rows,
+    data: NamedRows | Rows,
     *,
     by: By = "auto",
     particles: int = 200,

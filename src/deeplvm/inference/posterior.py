@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from deeplvm.core.model import LatentVariableModel
+from deeplvm.core.values import NamedRows
 from deeplvm.inference.diagnostics import (
     bulk_effective_size,
     rank_normalised_split_rhat,
@@ -18,7 +19,7 @@ from deeplvm.inference.diagnostics import (
 from deeplvm.inference.hmc import TARGET, DualAveraging, Spread, transition, windows
 from deeplvm.inference.latent_space import LatentSpace
 from deeplvm.inference.nuts import no_u_turn
-from deeplvm.inference.rows import Rows, Source, at_least, for_rows, latent_dimensions
+from deeplvm.inference.rows import Rows, at_least, for_rows, latent_dimensions
 from deeplvm.inference.tempering import density
 from deeplvm.randomness import RowNoise
 from deeplvm.results import Record
@@ -165,7 +166,7 @@ class PosteriorDraws(
 
 def sample_posterior(
     model: LatentVariableModel,
-    data: Source | Rows,
+    data: NamedRows | Rows,
     *,
     method: Method = "nuts",
     chains: int = 4,

@@ -14,8 +14,9 @@ from deeplvm.conditionals.local import Local, heads_of
 from deeplvm.core.evidence import Evidence
 from deeplvm.core.joint import Joint, is_joint
 from deeplvm.core.model import LatentVariableModel
+from deeplvm.core.values import NamedRows
 from deeplvm.gradients import Draw
-from deeplvm.inference.rows import Rows, Source, at_least, for_rows, redrawn, rows_of
+from deeplvm.inference.rows import Rows, at_least, for_rows, redrawn, rows_of
 from deeplvm.objectives import elbo
 from deeplvm.randomness import RowNoise
 
@@ -57,7 +58,7 @@ class Refined:
 
 def refine(
     model: LatentVariableModel,
-    data: Source | Rows,
+    data: NamedRows | Rows,
     *,
     steps: int = 300,
     learning_rate: float = 0.05,

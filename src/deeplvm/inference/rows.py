@@ -26,7 +26,7 @@ from torch import Tensor
 
 from deeplvm.core.draws import Draw
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.values import Values, has_nan
+from deeplvm.core.values import NamedRows, Values, has_nan
 from deeplvm.inference.latent_space import LatentSpace
 from deeplvm.parallel.processes import processes
 from deeplvm.randomness import RowNoise, evaluating, seed_all
@@ -36,12 +36,9 @@ if TYPE_CHECKING:
 
 _LOOKED_AT = 1_000  # rows at a time, where it is only looked what is given in them
 
-# Named tensors of shape (rows, *event), NaN where an element is missing; a part of a data set,
-# data.test[:100], is such a mapping.
-Source = Mapping[str, Any]
-# values of a batch, names with NaN, the rows' noise -> quantities of each row, (rows, ...)
 # rows that are done, and how many there are
-Progress = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]
+# values of a batch, names with NaN, the rows' noise -> quantities of each row, (rows, ...)
 Measure = Callable[[dict[str, Tensor], frozenset[str], RowNoise], dict[str, Tensor]]
 
 
@@ -62,7 +59,7 @@ class Rows:
         common: Whether all rows have the same noise, and not each its own.
     """
 
-    source: Source
+    source: NamedRows
     names: tuple[str, ...]
     missing: frozenset[str]
     rows: int
@@ -126,7 +123,9 @@ def redrawn(draw: Mapping[str, Draw] | None) -> tuple[str, ...]:
     return tuple([n for n, way in (draw or {}).items() if not getattr(way, "only_missing", False)])
 
 
-def rows_of(model: LatentVariableModel, source: Source | Rows, omit: Collection[str] = ()) -> Rows:
+def rows_of(
+    model: LatentVariableModel, source: NamedRows | Rows, omit: Collection[str] = ()
+) -> Rows:
     """What of some rows the model reads.
 
     A source whose ``common`` is true has one noise for all rows: rows that say the same have the
@@ -174,7 +173,7 @@ def rows_of(model: LatentVariableModel, source: Source | Rows, omit: Collection[
 
 def for_rows(
     model: LatentVariableModel,
-    source: Source | Rows,
+    source: NamedRows | Rows,
     measure: Measure,
     *,
     batch_size: int,
@@ -182,7 +181,7 @@ def for_rows(
     omit: Collection[str] = (),
     apart: bool = False,
     finite: Collection[str] = ("log_px",),
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> dict[str, Tensor]:
     """Quantities of every row, measured batch by batch in ``eval()`` mode without gradients.
 
@@ -239,7 +238,7 @@ def for_rows(
     return joined
 
 
-class _Kind(NamedTuple):
+class _Pattern(NamedTuple):
     """Rows of a batch in which the same names are given.
 
     Attributes:
@@ -255,7 +254,7 @@ class _Kind(NamedTuple):
 
 def _apart(
     model: LatentVariableModel, given: dict[str, Tensor], missing: frozenset[str]
-) -> list[_Kind]:
+) -> list[_Pattern]:
     """Rows by which of the names that p reads are missing in them, as a whole."""
     names = [name for name in sorted(missing) if model.reads(name) and name in model.p.names]
     if not names:
@@ -268,11 +267,11 @@ def _apart(
         out = {name for name, gone in zip(names, pattern, strict=True) if gone}
         own = {n: model.values(n).take(v, rows) for n, v in given.items() if n not in out}
         holes = {n for n in missing if n in own and (n not in names or has_nan(own[n]))}
-        kinds.append(_Kind(rows, own, frozenset(holes)))
+        kinds.append(_Pattern(rows, own, frozenset(holes)))
     return kinds
 
 
-def _each(kinds: list[_Kind], measure: Measure, noise: RowNoise) -> dict[str, Tensor]:
+def _each(kinds: list[_Pattern], measure: Measure, noise: RowNoise) -> dict[str, Tensor]:
     """Quantities of all rows of a batch, in their order, from those of each kind."""
     parts = [measure(each.given, each.missing, noise.take(each.rows)) for each in kinds]
     order = torch.cat([each.rows for each in kinds]).argsort()
@@ -371,7 +370,7 @@ def _refuse_broken(name: str, joined: Mapping[str, Tensor], row: Tensor) -> None
     )
 
 
-def at_random(source: Source, count: int, seed: int = 0) -> Source:
+def at_random(source: NamedRows, count: int, seed: int = 0) -> NamedRows:
     """So many of some rows, chosen at random, or all of fewer: these stand for all.
 
     The first need not: files are sorted by date, by class, by who wrote them.
@@ -386,7 +385,7 @@ def at_random(source: Source, count: int, seed: int = 0) -> Source:
     )
 
 
-def taken(source: Source, index: Tensor) -> Source:
+def taken(source: NamedRows, index: Tensor) -> NamedRows:
     """Some of some rows, by their numbers."""
     kept: Any = source
     if hasattr(source, "batch"):
@@ -394,7 +393,7 @@ def taken(source: Source, index: Tensor) -> Source:
     return {name: value[index.to(value.device)] for name, value in source.items()}
 
 
-def latent_dimensions(model: LatentVariableModel, source: Source | Rows) -> int:
+def latent_dimensions(model: LatentVariableModel, source: NamedRows | Rows) -> int:
     """How many free numbers the latents of a row have, one at least.
 
     Raises:

@@ -132,7 +132,7 @@ class Chains:
         )
 
 
-class Schedule(NamedTuple):
+class Ladder(NamedTuple):
     """Temperatures, and step sizes at each; the last is 1, or where the walk ends.
 
     Attributes:
@@ -165,12 +165,12 @@ class Walk:
     def run(
         self,
         particles: int,
-        way: Schedule | Tensor | Pace,
+        way: Ladder | Tensor | Pace,
         what: str,
         *,
         resample_below: float = 0.0,
         visit: Callable[[int, Population, Chains], None] | None = None,
-    ) -> tuple[dict[str, Tensor], Schedule]:
+    ) -> tuple[dict[str, Tensor], Ladder]:
         """From the first density to the last; quantities of each row, and the way it took.
 
         Args:
@@ -190,7 +190,7 @@ class Walk:
         betas: list[Tensor] = []
         sizes: list[Tensor] = []
         accepted, moves, count = torch.zeros_like(beta), torch.zeros_like(beta), beta
-        known = way.betas if isinstance(way, Schedule) else way
+        known = way.betas if isinstance(way, Ladder) else way
         while True:
             t, change = len(betas), chains.change
             after = known[t] if isinstance(known, Tensor) else known(population, change, beta)
@@ -202,7 +202,7 @@ class Walk:
             beta = after
             if resample_below and not last:
                 chains.take(population.resample(resample_below, noise, going))
-            if isinstance(way, Schedule):
+            if isinstance(way, Ladder):
                 chains.size = way.sizes[t].to(chains.size)
             else:  # at the last one too: it is the first of a row that gets there at once
                 for _ in range(_LOOKS if t else _FIRST_LOOKS):
@@ -216,7 +216,7 @@ class Walk:
                 visit(t, population, chains)
             if last:
                 break
-        schedule = Schedule(torch.stack(betas), torch.stack(sizes))
+        schedule = Ladder(torch.stack(betas), torch.stack(sizes))
         found = {
             **population.result(),
             "log_weight": population.total,
@@ -226,7 +226,7 @@ class Walk:
         }
         return found, schedule
 
-    def back(self, exact: Mapping[str, Tensor], way: Schedule) -> dict[str, Tensor]:
+    def back(self, exact: Mapping[str, Tensor], way: Ladder) -> dict[str, Tensor]:
         r"""From exact draws of the posterior, whose weights have the mean :math:`1/p(x)`.
 
         The log-weights returned are those of the way there: their negatives are to be averaged.
@@ -244,7 +244,7 @@ class Walk:
         rate = accepted / transitions if transitions else torch.full_like(log_weight[0], math.nan)
         return {"log_weight": log_weight, "acceptance": torch.as_tensor(rate)}
 
-    def schedule(self, temperatures: Temperatures, *, moves: bool = False) -> Schedule:
+    def schedule(self, temperatures: Temperatures, *, moves: bool = False) -> Ladder:
         r"""The temperatures of each row, and the step sizes there, by a pilot run.
 
         A number of them is spaced so that every step has the same length. With transitions that
@@ -275,7 +275,7 @@ class Walk:
         betas = torch.lerp(points.gather(0, below), points.gather(0, below + 1), at - below)
         betas[-1] = 1.0
         nearest = torch.minimum(at.round().long(), (arrived - 1).clamp(min=1))
-        return Schedule(betas, sizes.gather(0, nearest))
+        return Ladder(betas, sizes.gather(0, nearest))
 
     def given(self, temperatures: Sequence[float]) -> Tensor:
         """Temperatures that are the same for all rows, shape ``(T, rows)``."""

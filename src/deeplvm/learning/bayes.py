@@ -20,7 +20,8 @@ from torch.distributions import Distribution, Normal, kl_divergence
 from torch.nn.utils import parametrize
 
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.inference.rows import Rows, Source
+from deeplvm.core.values import NamedRows
+from deeplvm.inference.rows import Rows
 from deeplvm.learning.map import priors_of
 from deeplvm.likelihood.importance import importance_sampling
 from deeplvm.results import RowEstimate, stderr_of
@@ -202,7 +203,7 @@ class PosteriorPredictive(RowEstimate, also="spread draws", without="each", mean
 
 def posterior_predictive(
     model: LatentVariableModel,
-    data: Source | Rows,
+    data: NamedRows | Rows,
     *,
     draws: int = 100,
     particles: int = 100,

@@ -13,7 +13,8 @@ from torch.distributions import Distribution
 
 from deeplvm.core.joint import Joint
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.training.batches import Rows, Source
+from deeplvm.core.values import NamedRows
+from deeplvm.training.batches import Dataset
 from deeplvm.training.callbacks import History
 from deeplvm.training.loop import fit
 
@@ -57,7 +58,7 @@ class LogPrior:
 
 def maximum_a_posteriori(
     model: LatentVariableModel,
-    data: Source | Rows,
+    data: Dataset | NamedRows,
     priors: Mapping[str, Distribution],
     **options: Any,
 ) -> History:

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from deeplvm.core.model import LatentVariableModel
+from deeplvm.core.values import NamedRows
 from deeplvm.gradients import Draw
 from deeplvm.inference.latent_space import LatentSpace
-from deeplvm.inference.rows import Rows, Source, evaluation_of, for_rows, noise_of, redrawn
+from deeplvm.inference.rows import Rows, evaluation_of, for_rows, noise_of, redrawn
 from deeplvm.inference.tempering import (
     Start,
     Temperatures,
@@ -125,7 +126,7 @@ class AnnealedEstimate(
 
 def annealed_importance_sampling(
     model: LatentVariableModel,
-    data: Source | Rows,
+    data: NamedRows | Rows,
     particles: int = 16,
     temperatures: Temperatures = 1_000,
     *,

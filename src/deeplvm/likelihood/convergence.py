@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from deeplvm.core.model import LatentVariableModel
+from deeplvm.core.values import NamedRows
 from deeplvm.gradients import Draw
 from deeplvm.inference.diagnostics import TOO_HEAVY, pareto_k, tail_length
-from deeplvm.inference.rows import Rows, Source, for_rows, redrawn, rows_of
+from deeplvm.inference.rows import Rows, for_rows, redrawn, rows_of
 from deeplvm.inference.tempering import Start
 from deeplvm.likelihood.annealing import annealed_importance_sampling
 from deeplvm.likelihood.chunks import Chunks, plan
@@ -239,7 +240,7 @@ class Convergence(Record):
 
 def convergence(
     model: LatentVariableModel,
-    data: Source | Rows,
+    data: NamedRows | Rows,
     particles: Sequence[int] = (1, 10, 100, 1_000, 5_000),
     temperatures: Sequence[int] = (10, 30, 100, 300, 1_000),
     *,

@@ -14,8 +14,9 @@ from deeplvm.core.joint import as_site
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.steps import of_one_step
 from deeplvm.core.trace import Site
+from deeplvm.core.values import NamedRows
 from deeplvm.gradients import Enumerated, Sampled
-from deeplvm.inference.rows import Rows, Source, at_least, evaluation_of, for_rows, rows_of
+from deeplvm.inference.rows import Rows, at_least, evaluation_of, for_rows, rows_of
 from deeplvm.randomness import RowNoise
 from deeplvm.results import RowEstimate
 
@@ -90,7 +91,7 @@ class ExactPosterior:
 
 def exact_likelihood(
     model: LatentVariableModel,
-    data: Source | Rows,
+    data: NamedRows | Rows,
     *,
     sum_over: Collection[str] = (),
     pairs: int = 4_096,
@@ -154,7 +155,7 @@ def exact_likelihood(
 
 def exact_posterior(
     model: LatentVariableModel,
-    data: Source | Rows,
+    data: NamedRows | Rows,
     *,
     sum_over: Collection[str] = (),
     pairs: int = 4_096,
@@ -226,7 +227,7 @@ class _Space:
 
 
 def _space(
-    model: LatentVariableModel, data: Source | Rows, sum_over: Collection[str], most: int
+    model: LatentVariableModel, data: NamedRows | Rows, sum_over: Collection[str], most: int
 ) -> _Space:
     """The latents' values, found by drawing one row of p."""
     if unknown := set(sum_over) - set(model.p.names):

@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.distributions import Categorical, Distribution, MixtureSameFamily, MultivariateNormal
 
 from deeplvm.core.model import LatentVariableModel
+from deeplvm.core.values import NamedRows
 from deeplvm.inference.diagnostics import rhat
 from deeplvm.inference.latent_space import LatentSpace
-from deeplvm.inference.rows import Rows, Source, at_least, for_rows, latent_dimensions
+from deeplvm.inference.rows import Rows, at_least, for_rows, latent_dimensions
 from deeplvm.inference.tempering import Chains
 from deeplvm.randomness import RowNoise
 from deeplvm.results import RowEstimate
@@ -120,7 +121,7 @@ class FittedMixture:
 
 def harmonic_likelihood(
     model: LatentVariableModel,
-    data: Source | Rows,
+    data: NamedRows | Rows,
     chains: int = 32,
     draws: int = 100,
     *,

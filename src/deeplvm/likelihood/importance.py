@@ -12,9 +12,10 @@ from torch import Tensor
 
 from deeplvm.core.evidence import Evidence
 from deeplvm.core.model import LatentVariableModel
+from deeplvm.core.values import NamedRows
 from deeplvm.gradients import Draw
 from deeplvm.inference.diagnostics import TOO_HEAVY, pareto_k, tail_length
-from deeplvm.inference.rows import Progress, Rows, Source, at_least, for_rows, redrawn, rows_of
+from deeplvm.inference.rows import OnProgress, Rows, at_least, for_rows, redrawn, rows_of
 from deeplvm.likelihood.chunks import Chunks, plan
 from deeplvm.likelihood.compiled import Compile, choose
 from deeplvm.parallel.processes import processes
@@ -140,7 +141,7 @@ class ImportanceEstimate(
 
 def importance_sampling(
     model: LatentVariableModel,
-    data: Source | Rows,
+    data: NamedRows | Rows,
     particles: int = 5_000,
     *,
     batch_size: int | None = None,
@@ -148,7 +149,7 @@ def importance_sampling(
     draw: Mapping[str, Draw] | None = None,
     seed: int = 0,
     compile: Compile = "auto",  # noqa: A002 - the word of torch
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> ImportanceEstimate:
     r""":math:`\log \hat p(x) = \log \frac{1}{K} \sum_k p(x, z_k) / q(z_k | x)` of every row.
 
@@ -298,7 +299,7 @@ class Enough:
 
 def enough_particles(
     model: LatentVariableModel,
-    data: Source | Rows,
+    data: NamedRows | Rows,
     *,
     tolerance: float | None = None,
     share: float = 0.1,

@@ -14,11 +14,12 @@ from deeplvm.core.draws import Draw, Sampled
 from deeplvm.core.joint import Joint
 from deeplvm.core.model import _UNEXPLAINED, LatentVariableModel
 from deeplvm.core.trace import Site, Trace
-from deeplvm.inference.rows import Rows, Source, at_least, for_rows
+from deeplvm.core.values import NamedRows
+from deeplvm.inference.rows import Rows, at_least, for_rows
 from deeplvm.inference.tempering import Population
 from deeplvm.likelihood.sequential import PopulationEstimate
 from deeplvm.randomness import RowNoise
-from deeplvm.recurrent import Recurrent, Walk
+from deeplvm.recurrent import Recurrent, Unrolled
 
 _NUMBERS = 2**14  # particles of all rows together that go through a step at once
 
@@ -56,7 +57,7 @@ class FilterEstimate(
 
 def particle_filter(
     model: LatentVariableModel,
-    data: Source | Rows,
+    data: NamedRows | Rows,
     particles: int = 1_000,
     *,
     proposal: Literal["prior", "posterior"] = "posterior",
@@ -237,10 +238,10 @@ def _walk(
     shape: tuple[int, int],
     missing: frozenset[str],
     default: Draw,
-) -> Walk:
+) -> Unrolled:
     recurrent = parts.recurrent
     read = {n: v for n, v in known.items() if n in recurrent.names or n in recurrent.inputs}
-    walk = Walk(recurrent, read, shape, missing=missing, default=default)
+    walk = Unrolled(recurrent, read, shape, missing=missing, default=default)
     if walk.open:
         raise ValueError(
             f"A particle filter needs to know where each row ends: give {recurrent.end!r} or "

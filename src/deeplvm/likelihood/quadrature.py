@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 from deeplvm.core.model import LatentVariableModel
+from deeplvm.core.values import NamedRows
 from deeplvm.inference.latent_space import LatentSpace
-from deeplvm.inference.rows import Rows, Source, at_least, for_rows, latent_dimensions
+from deeplvm.inference.rows import Rows, at_least, for_rows, latent_dimensions
 from deeplvm.inference.tempering import effective
 from deeplvm.randomness import RowNoise
 from deeplvm.results import RowEstimate
@@ -69,7 +70,7 @@ class QuadratureEstimate(
 
 
 def quadrature_likelihood(
-    model: LatentVariableModel, data: Source | Rows, points: int = 64, *, seed: int = 0
+    model: LatentVariableModel, data: NamedRows | Rows, points: int = 64, *, seed: int = 0
 ) -> QuadratureEstimate:
     r""":math:`\log \int p(x, z)\,dz` of every row by nodes around its own posterior.
 
@@ -137,7 +138,7 @@ def quadrature_likelihood(
     return QuadratureEstimate(**joined, points=points)
 
 
-class _Moments(NamedTuple):
+class _Normal(NamedTuple):
     """Mean and covariance of each row: ``(rows, D)`` and ``(rows, D, D)``, float64."""
 
     mean: Tensor
@@ -153,7 +154,7 @@ def _integrate(space: LatentSpace, points: int) -> dict[str, Tensor]:
         # each row stops by itself, whatever rows it is with
         apart = (found.covariance - around.covariance).abs() - 1e-3 * found.covariance.abs()
         still = moving & (apart > 0.0).flatten(1).any(1)
-        around = _Moments(
+        around = _Normal(
             torch.where(moving[:, None], found.mean, around.mean),
             torch.where(moving[:, None, None], found.covariance, around.covariance),
         )
@@ -172,7 +173,7 @@ def _integrate(space: LatentSpace, points: int) -> dict[str, Tensor]:
     }
 
 
-def _first(space: LatentSpace) -> _Moments:
+def _first(space: LatentSpace) -> _Normal:
     """Where the posterior is, by draws of the prior and of q, weighted."""
     draws = [space.prior(_DRAWS)]
     inferred = all([place.name in space.model.q.names for place in space.places])
@@ -188,7 +189,7 @@ def _first(space: LatentSpace) -> _Moments:
     return _moments(free.double(), log_weight, _CARRIED_DRAWS, wide.covariance)
 
 
-def _nodes(space: LatentSpace, around: _Moments, points: int) -> tuple[Tensor, Tensor]:
+def _nodes(space: LatentSpace, around: _Normal, points: int) -> tuple[Tensor, Tensor]:
     """Nodes ``(n, rows, D)`` and the logarithm of their parts of p(x), ``(n, rows)``."""
     t, w = np.polynomial.hermite_e.hermegauss(points)
     like = around.mean
@@ -211,7 +212,7 @@ def _weights(log_weight: Tensor) -> Tensor:
     return torch.where(hidden, -torch.inf, log_weight.double())
 
 
-def _moments(free: Tensor, log_weight: Tensor, wanted: float, before: Tensor) -> _Moments:
+def _moments(free: Tensor, log_weight: Tensor, wanted: float, before: Tensor) -> _Normal:
     r"""Moments under weights :math:`w^\tau`, the largest :math:`\tau \le 1` that enough carry.
 
     ``before`` is a covariance that the result may not fall far below in one step.
@@ -226,12 +227,12 @@ def _moments(free: Tensor, log_weight: Tensor, wanted: float, before: Tensor) ->
         low, high = torch.where(fits, middle, low), torch.where(fits, high, middle)
     power = torch.where(effective(log_weight) >= wanted, 1.0, low)
     found = _plain_moments(free, log_weight * power)
-    return _Moments(found.mean, found.covariance + 1e-6 * before)
+    return _Normal(found.mean, found.covariance + 1e-6 * before)
 
 
-def _plain_moments(free: Tensor, log_weight: Tensor) -> _Moments:
+def _plain_moments(free: Tensor, log_weight: Tensor) -> _Normal:
     weight = log_weight.softmax(0).unsqueeze(-1)
     mean = (weight * free).sum(0)
     apart = free - mean
     covariance = torch.einsum("nrd,nre->rde", weight * apart, apart)
-    return _Moments(mean, covariance)
+    return _Normal(mean, covariance)

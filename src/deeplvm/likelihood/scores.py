@@ -13,12 +13,12 @@ from torch import Tensor
 from deeplvm.core.draws import Draw
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.trace import score
-from deeplvm.core.values import STACKED
+from deeplvm.core.values import STACKED, NamedRows
 from deeplvm.inference.completion import Complete, completable, complete, to_complete
 from deeplvm.inference.diagnostics import pareto_k, tail_length
 from deeplvm.inference.imputation import heavy_rows
 from deeplvm.inference.missing import Weights, pieces
-from deeplvm.inference.rows import Progress, Rows, Source, for_rows, redrawn, rows_of
+from deeplvm.inference.rows import OnProgress, Rows, for_rows, redrawn, rows_of
 from deeplvm.likelihood.importance import importance_sampling
 from deeplvm.randomness import RowNoise
 
@@ -55,13 +55,13 @@ class RowScores:
 
 def score_rows(
     model: LatentVariableModel,
-    data: Source | Rows,
+    data: NamedRows | Rows,
     particles: int = 500,
     *,
     draw: Mapping[str, Draw] | None = None,
     completed: Complete = "auto",
     seed: int = 0,
-    progress: Progress | None = None,
+    progress: OnProgress | None = None,
 ) -> RowScores:
     r"""Importance-sampled log-likelihood of each row, rows with holes by completion where needed.
 
@@ -155,7 +155,7 @@ def _repeats(values: Tensor, atoms: Sequence[Sequence[float]]) -> Tensor:
 
 def score_cells(
     model: LatentVariableModel,
-    data: Source | Rows,
+    data: NamedRows | Rows,
     particles: int = 500,
     *,
     draw: Mapping[str, Draw] | None = None,
@@ -362,7 +362,7 @@ class Reference:
     most: int = 20_000
 
     def compare(
-        self, model: LatentVariableModel, data: Source | Rows, log_px: Tensor
+        self, model: LatentVariableModel, data: NamedRows | Rows, log_px: Tensor
     ) -> tuple[Tensor, Tensor]:
         r"""Share of held-out rows that are less odd, and the probability of so odd a row.
 

@@ -8,8 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from deeplvm.core.model import LatentVariableModel
+from deeplvm.core.values import NamedRows
 from deeplvm.inference.latent_space import LatentSpace
-from deeplvm.inference.rows import Rows, Source, for_rows, latent_dimensions
+from deeplvm.inference.rows import Rows, for_rows, latent_dimensions
 from deeplvm.inference.tempering import Start, Temperatures, Walk, checked, keeping
 from deeplvm.randomness import RowNoise
 from deeplvm.results import RowEstimate
@@ -88,7 +89,7 @@ class SequentialEstimate(
 
 def sequential_monte_carlo(
     model: LatentVariableModel,
-    data: Source | Rows,
+    data: NamedRows | Rows,
     particles: int = 64,
     temperatures: Temperatures | None = None,
     *,

@@ -98,11 +98,11 @@ def encoder_decoder(
             "x | z": Decoded(decoder, likelihood, event_shape),
         }
     )
-    q = Joint({"z | x": Encoded(encoder, latent, event_shape, taken)})
+    q = Joint({"z | x": ByEncoder(encoder, latent, event_shape, taken)})
     return LatentVariableModel(p, q)
 
 
-class Encoded(nn.Module):
+class ByEncoder(nn.Module):
     """q(z | x) by somebody's encoder; see :func:`encoder_decoder`."""
 
     def __init__(self, encoder: nn.Module, latent: int, shape: Size, takes: Size) -> None:

@@ -73,7 +73,7 @@ def semi_supervised_vae(
     )
 
 
-class Features(nn.Module):
+class Detached(nn.Module):
     """Values as data: no gradient goes back to what computed them."""
 
     def __init__(self, size: int) -> None:
@@ -105,7 +105,7 @@ def m1(
     """
     at_least_one(latent=latent, hidden=hidden)
     classes, x = labels_of(data, "m1", "x and its label"), observed(data)
-    codes, classifier = Features(latent), Categorical(classes, MLP(latent))
+    codes, classifier = Detached(latent), Categorical(classes, MLP(latent))
     return LatentVariableModel(
         Joint(
             {

@@ -16,7 +16,7 @@ from deeplvm.files import write_atomically
 from deeplvm.report.figures import bound, latents, likelihood, predictive, samples
 
 
-class Figure(NamedTuple):
+class Drawing(NamedTuple):
     """A figure with what it shows.
 
     Attributes:
@@ -115,10 +115,10 @@ def write_diagnosis(found: Diagnosis, folder: Path) -> str:
     return text
 
 
-def drawn(measured: Mapping[str, Any]) -> Iterator[Figure]:
+def drawn(measured: Mapping[str, Any]) -> Iterator[Drawing]:
     """The figures of measurements by name, in the order of the page; those that can be drawn."""
     for measurement, name, topic, caption, draw in _FIGURES:
         if measurement not in measured:
             continue
         with contextlib.suppress(ValueError):  # rows that are no images have no grid
-            yield Figure(name, topic, caption, draw(measured[measurement]))
+            yield Drawing(name, topic, caption, draw(measured[measurement]))

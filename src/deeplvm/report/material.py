@@ -60,7 +60,7 @@ class Traversal:
 
 
 @dataclass(frozen=True)
-class LatentSpace:
+class LatentPoints:
     """Posterior means of one latent.
 
     Attributes:
@@ -209,7 +209,7 @@ class Material:
 
     def latent_space(
         self, use: Mapping[str, Mapping[str, Any]], most_rows: int = 2_000
-    ) -> LatentSpace | None:
+    ) -> LatentPoints | None:
         """Posterior means of the latent that says most about a row; ``None`` if there is none.
 
         Of the training rows, where the others are too few to make a picture.
@@ -232,7 +232,7 @@ class Material:
         labels = getattr(self.data, split).get("y") if self.data.classes else None
         chosen = None if labels is None else labels[: len(points)].cpu()
         if points.shape[1] <= 2 or len(points) < 3:
-            return LatentSpace(name, points[:, :2], (), points.shape[1], chosen, split)
+            return LatentPoints(name, points[:, :2], (), points.shape[1], chosen, split)
         centred = points - points.mean(0)
         _, scales, axes = torch.linalg.svd(centred, full_matrices=False)
         # the sign of an axis is arbitrary: its largest entry is made positive
@@ -241,7 +241,7 @@ class Material:
         variance = scales.square()
         total = float(variance.sum())
         shares = tuple([float(v) / total if total else 0.0 for v in variance[:2]])
-        return LatentSpace(name, centred @ axes[:2].T, shares, points.shape[1], chosen, split)
+        return LatentPoints(name, centred @ axes[:2].T, shares, points.shape[1], chosen, split)
 
     def _posterior(
         self, given: dict[str, Tensor]

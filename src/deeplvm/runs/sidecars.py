@@ -27,25 +27,25 @@ class _Epoch(TypedDict, total=False):
     valid: Mapping[str, float | None] | None
 
 
-class _Verdict(TypedDict):
+class _StoredVerdict(TypedDict):
     name: str
     seen: str
     remedy: str
 
 
-class _Figure(TypedDict):
+class _StoredFigure(TypedDict):
     file: str
     topic: str
     caption: str
 
 
-class _Diagnosis(TypedDict):
+class _StoredDiagnosis(TypedDict):
     """The object of ``diagnosis.json``, as far as a report shows it."""
 
     title: str
-    verdicts: list[_Verdict]
+    verdicts: list[_StoredVerdict]
     looked_for_in_vain: list[str]
-    figures: list[_Figure]
+    figures: list[_StoredFigure]
 
 
 def read_evaluation(folder: Path) -> Evaluation | None:
@@ -81,7 +81,7 @@ def read_diagnosis(folder: Path) -> dict[str, Any] | None:
     plain = _read(path, "diagnose")
     if plain is None:
         return None
-    for name, hint in get_type_hints(_Diagnosis).items():
+    for name, hint in get_type_hints(_StoredDiagnosis).items():
         if reason := amiss(plain.get(name), hint):
             raise _damaged(path, f"{name} {reason}", "diagnose")
     told = [

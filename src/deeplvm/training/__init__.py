@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from deeplvm.training import schedules
-from deeplvm.training.batches import ByFactor, Source, Streams, Tensors
+from deeplvm.training.batches import ByFactor, Dataset, Streams, Tensors
 from deeplvm.training.callbacks import Callback, History, TensorBoard
 from deeplvm.training.checkpoint import CheckpointError, load_model_into, save_model
 from deeplvm.training.failures import NonFiniteError, TrainingInterrupted
@@ -26,6 +26,7 @@ __all__ = [
     "ByFactor",
     "Callback",
     "CheckpointError",
+    "Dataset",
     "History",
     "Machine",
     "NonFiniteError",
@@ -33,7 +34,6 @@ __all__ = [
     "Phase",
     "Saving",
     "Schedule",
-    "Source",
     "Stopping",
     "Streams",
     "TensorBoard",

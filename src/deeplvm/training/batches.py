@@ -13,19 +13,18 @@ import torch
 from torch import Generator, Tensor
 
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.values import STACKED, Values, has_nan
+from deeplvm.core.values import STACKED, NamedRows, Values, has_nan
 from deeplvm.devices import dtype_of
 from deeplvm.randomness import seed_of
 from deeplvm.training.cells import hidden, hideable
 
-Rows = Mapping[str, Any]
-Split = Literal["train", "valid"]
+TrainingSplit = Literal["train", "valid"]
 # The part of a GPU's free memory that data may take; beyond it, batches are brought one by one.
 _MOST_OF_THE_GPU = 0.4
 LABEL = "y"
 
 
-class Source(Protocol):
+class Dataset(Protocol):
     """What training needs of a data set: :class:`deeplvm.data.Data` is one."""
 
     @property
@@ -33,19 +32,19 @@ class Source(Protocol):
         """Names with NaN elements."""
         ...
 
-    def rows(self, split: Split, /) -> int:
+    def rows(self, split: TrainingSplit, /) -> int:
         """Number of rows of ``"train"`` or ``"valid"``."""
         ...
 
     def batch(
-        self, split: Split, index: Tensor, /, generator: Generator | None = None
+        self, split: TrainingSplit, index: Tensor, /, generator: Generator | None = None
     ) -> dict[str, Any]:
         """Named values of some rows; the generator draws what is renewed at every visit."""
         ...
 
 
 @runtime_checkable
-class Ordered(Source, Protocol):
+class Ordered(Dataset, Protocol):
     """A source that says in which order its rows are best visited: one that streams from disk."""
 
     def order(self, epoch: int, seed: int, batch_size: int, first: int = 0) -> Iterator[Tensor]:
@@ -57,7 +56,7 @@ class Ordered(Source, Protocol):
 
 
 @runtime_checkable
-class Movable(Source, Protocol):
+class Movable(Dataset, Protocol):
     """A source that a GPU may hold."""
 
     @property
@@ -65,7 +64,7 @@ class Movable(Source, Protocol):
         """Bytes in which its rows rest."""
         ...
 
-    def to(self, device: torch.device, /) -> Source:
+    def to(self, device: torch.device, /) -> Dataset:
         """The same rows there."""
         ...
 
@@ -85,8 +84,8 @@ class Tensors:
 
     def __init__(
         self,
-        train: Rows,
-        valid: Rows | None = None,
+        train: NamedRows,
+        valid: NamedRows | None = None,
         missing: Iterable[str] | None = None,
         values: Mapping[str, Values] | None = None,
     ) -> None:
@@ -107,13 +106,13 @@ class Tensors:
         ]
         self.missing = frozenset(holes if missing is None else missing)
 
-    def rows(self, split: Split) -> int:
+    def rows(self, split: TrainingSplit) -> int:
         """Number of rows; 0 for a split that is not there."""
         name, value = next(iter(self.splits[split].items()), (None, ()))
         return self.values[name].count(value) if name in self.values else 0
 
     def batch(
-        self, split: Split, index: Tensor, generator: Generator | None = None
+        self, split: TrainingSplit, index: Tensor, generator: Generator | None = None
     ) -> dict[str, Tensor]:
         """The rows of an index, shape ``(batch,)``."""
         return {n: self.values[n].take(value, index) for n, value in self.splits[split].items()}
@@ -132,7 +131,7 @@ class Tensors:
         }
         return moved
 
-    def _read(self, rows: Rows, split: str) -> dict[str, Any]:
+    def _read(self, rows: NamedRows, split: str) -> dict[str, Any]:
         tensors = {}
         for name, value in rows.items():
             if isinstance(value, np.ndarray):
@@ -164,7 +163,7 @@ class Batches:
 
     def __init__(
         self,
-        source: Source,
+        source: Dataset,
         names: frozenset[str],
         device: torch.device,
         dtype: torch.dtype,
@@ -201,7 +200,7 @@ class Batches:
         if labelled and LABEL in self.missing:
             self.balance = Balance.of(self._given(LABEL), labelled, source)
 
-    def rows(self, split: Split, stream: str | None = None) -> int:
+    def rows(self, split: TrainingSplit, stream: str | None = None) -> int:
         """Number of rows of a split; there is one stream only."""
         if stream is not None:
             raise ValueError(
@@ -255,7 +254,7 @@ class Batches:
         return iter(permutation.to(self.place).split(batch_size)[first:])
 
     def __call__(
-        self, split: Split, index: Tensor, generator: Generator | None = None
+        self, split: TrainingSplit, index: Tensor, generator: Generator | None = None
     ) -> dict[str, Any]:
         """Values by name, shape ``(batch, *event)``; the generator is of a visit in training."""
         if self.ready:
@@ -378,7 +377,7 @@ class Streams:
 
     def __init__(
         self,
-        sources: Mapping[str, Source | Rows],
+        sources: Mapping[str, Dataset | NamedRows],
         *,
         epoch: str | None = None,
         measured: str | None = None,
@@ -428,7 +427,7 @@ class StreamBatches:
         )
         self.orders: dict[int, tuple[int, Tensor]] = {}  # of each stream the latest, with its pass
 
-    def rows(self, split: Split, stream: str | None = None) -> int:
+    def rows(self, split: TrainingSplit, stream: str | None = None) -> int:
         """Rows of a stream; of no certain one those of an epoch, or those that are held out."""
         if stream is not None and stream not in self.batches:
             raise ValueError(
@@ -470,7 +469,7 @@ class StreamBatches:
             yield torch.stack(columns, -1)
 
     def __call__(
-        self, split: Split, index: Tensor, generator: Generator | None = None
+        self, split: TrainingSplit, index: Tensor, generator: Generator | None = None
     ) -> dict[str, Any]:
         """Batches by stream, or of the stream that is measured."""
         if index.dim() == 1:
@@ -500,7 +499,12 @@ class ByFactor:
     """
 
     def __init__(
-        self, train: Rows, factors: Tensor, valid: Rows | None = None, *, name: str = "factor"
+        self,
+        train: NamedRows,
+        factors: Tensor,
+        valid: NamedRows | None = None,
+        *,
+        name: str = "factor",
     ) -> None:
         self.tensors, self.name = Tensors(train, valid), name
         self.missing = self.tensors.missing
@@ -520,7 +524,7 @@ class ByFactor:
                 "No two rows differ in one factor alone, so nothing can vary by itself."
             )
 
-    def rows(self, split: Split) -> int:
+    def rows(self, split: TrainingSplit) -> int:
         """Number of rows."""
         return self.tensors.rows(split)
 
@@ -539,7 +543,7 @@ class ByFactor:
                 yield torch.stack([index, torch.full_like(index, factor)], -1)
 
     def batch(
-        self, split: Split, index: Tensor, generator: Generator | None = None
+        self, split: TrainingSplit, index: Tensor, generator: Generator | None = None
     ) -> dict[str, Tensor]:
         """The rows of an index, and which factor varies."""
         rows, factor = (
@@ -553,8 +557,8 @@ AnyBatches = Batches | StreamBatches
 
 def batches_of(
     model: LatentVariableModel,
-    data: Source | Streams | Rows,
-    valid: Rows | None,
+    data: Dataset | Streams | NamedRows,
+    valid: NamedRows | None,
     missing: Sequence[str] | None,
     device: torch.device,
     hide: float = 0.0,
@@ -573,7 +577,7 @@ def batches_of(
     if not 0.0 <= hide < 1.0:
         raise ValueError(f"hide is a share of a row's values in [0, 1), such as 0.5, not {hide}.")
 
-    def one(data: Source | Rows, valid: Rows | None) -> Batches:
+    def one(data: Dataset | NamedRows, valid: NamedRows | None) -> Batches:
         if isinstance(data, Mapping):
             data = Tensors(data, valid, missing, {name: model.values(name) for name in data})
         elif valid is not None or missing is not None:

@@ -172,7 +172,7 @@ _GAIN = 0.98  # a compiled step takes at most this part of the other's time, or 
 
 
 @dataclass(frozen=True)
-class Choice:
+class Compilation:
     """Whether steps are compiled.
 
     Attributes:
@@ -199,7 +199,7 @@ def choose(
     budget: float,
     seconds: float = math.inf,
     say: Callable[[str], None],
-) -> Choice:
+) -> Compilation:
     """Compile the steps, or not; they are ready for the first batch afterwards.
 
     Nothing of the run changes: parameters do not move, random states and buffers are put back.
@@ -220,7 +220,7 @@ def choose(
         ValueError: If compiling was asked for and is not possible here.
     """
     if wanted is False or (wanted == "auto" and left < _FEWEST):
-        return Choice(compiled=False)
+        return Compilation(compiled=False)
     device = steps[0].parameters[0].device
 
     def once() -> None:
@@ -238,25 +238,25 @@ def choose(
             if wanted == "auto":
                 eager = _seconds(once)
                 if min(eager * left, seconds) < _WORTH * budget:
-                    return Choice(compiled=False, by_clock=True)
+                    return Compilation(compiled=False, by_clock=True)
                 say(f"compiling the step (at most {budget:.0f} s; --compile no leaves it out)")
             return _tried(steps, once, len(part.index), eager, budget)
     except ValueError:
         if wanted is True:
             raise
-        return Choice(compiled=False)  # the batch itself is at fault, and the first step says why
+        return Compilation(compiled=False)  # the batch is at fault, and the first step says why
 
 
 def _tried(
     steps: Sequence[Step], once: Callable[[], None], rows: int, eager: float, budget: float
-) -> Choice:
+) -> Compilation:
     """Compile the steps; keep that where they are faster than eager, if that was timed."""
 
-    def undone(reason: str) -> Choice:
+    def undone(reason: str) -> Compilation:
         for step in steps:
             step.compiled = step.graph = None
         torch.compiler.reset()
-        return Choice(compiled=False, reason=reason, by_clock=True)
+        return Compilation(compiled=False, reason=reason, by_clock=True)
 
     flops = flops_of(once) / rows
     if any([step.together is not None and step.together.statistics for step in steps]):
@@ -284,14 +284,15 @@ def _tried(
         return undone(f"not compiled: torch.compile fails here ({cause})")
     took = time.perf_counter() - began
     if not eager:
-        return Choice(compiled=True, reason=f"the step is compiled, in {took:.1f} s", flops=flops)
+        reason = f"the step is compiled, in {took:.1f} s"
+        return Compilation(compiled=True, reason=reason, flops=flops)
     compiled = _seconds(once)
     told = (
         f"{1e3 * compiled:.2f} ms compiled, {1e3 * eager:.2f} ms not; compiling took {took:.1f} s"
     )
     if compiled > _GAIN * eager:
         return undone(f"the step is not compiled, as that is not faster ({told})")
-    return Choice(
+    return Compilation(
         compiled=True, reason=f"the step is compiled ({told})", by_clock=True, flops=flops
     )
 

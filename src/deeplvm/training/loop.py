@@ -18,6 +18,7 @@ from torch import Tensor
 from deeplvm.core.draws import said
 from deeplvm.core.evidence import Evidence
 from deeplvm.core.model import LatentVariableModel
+from deeplvm.core.values import NamedRows
 from deeplvm.devices import device_of, dtype_of, keep_freed_memory
 from deeplvm.files import alone
 from deeplvm.gradients import Draw
@@ -27,7 +28,7 @@ from deeplvm.parallel.processes import apart, processes
 from deeplvm.parallel.steps import Part, Together
 from deeplvm.randomness import own_randomness, seed_of
 from deeplvm.training import callbacks as metering
-from deeplvm.training.batches import AnyBatches, Rows, Source, Split, Streams, batches_of
+from deeplvm.training.batches import AnyBatches, Dataset, Streams, TrainingSplit, batches_of
 from deeplvm.training.callbacks import (
     Callback,
     Ending,
@@ -40,7 +41,7 @@ from deeplvm.training.callbacks import (
 from deeplvm.training.cells import predictable
 from deeplvm.training.checkpoint import CheckpointError, Checkpoints
 from deeplvm.training.failures import TrainingInterrupted, explained, non_finite
-from deeplvm.training.graph import Choice, choose, unchanged
+from deeplvm.training.graph import Compilation, choose, unchanged
 from deeplvm.training.measure import (
     Measurement,
     Ranking,
@@ -68,9 +69,9 @@ from deeplvm.training.threads import Threads
 
 def fit(
     model: LatentVariableModel,
-    data: Source | Streams | Rows,
+    data: Dataset | Streams | NamedRows,
     *,
-    valid: Rows | None = None,
+    valid: NamedRows | None = None,
     missing: Sequence[str] | None = None,
     objective: Objective = elbo,
     epochs: int = 100,
@@ -515,7 +516,7 @@ class Loop:
         companions, world = self.state.companions, self.together.world
         if not companions.judges:
             return
-        split: Split = "valid" if "valid" in self.measure.rows else "train"
+        split: TrainingSplit = "valid" if "valid" in self.measure.rows else "train"
 
         def take(rows: int) -> dict[str, Any]:
             return self.batches(split, self.measure.rows[split][:rows])
@@ -530,7 +531,7 @@ class Loop:
     def finish(self, record: Record, better: bool, measuring: float) -> None:  # noqa: FBT001
         """An epoch is done: write it down, and be ready for the next."""
         state, step = self.state, self.program[0]
-        split: Split = "valid" if "valid" in record else "train"
+        split: TrainingSplit = "valid" if "valid" in record else "train"
         bound = record[split][state.ranking.name] * (1 if state.ranking.higher else -1)
         state.rates.after_epoch(bound if record.get("comparable", True) else None)
         record["objective"] = self.tally.mean()
@@ -575,7 +576,7 @@ class Loop:
             self._share_cores(self.batches("train", part.index), part)
         decided = state.compiled is not None and self.machine.compile == "auto"
         wanted = bool(state.compiled) if decided else self.machine.compile
-        choice = Choice(compiled=False)
+        choice = Compilation(compiled=False)
         if world.first or wanted is True:
             with apart():  # what is tried here, the others need not try
                 choice = choose(

@@ -19,7 +19,7 @@ from deeplvm.objectives import elbo
 from deeplvm.parallel.steps import Together
 from deeplvm.randomness import own_randomness
 from deeplvm.registry import in_snake_case
-from deeplvm.training.batches import AnyBatches, Split
+from deeplvm.training.batches import AnyBatches, TrainingSplit
 from deeplvm.training.cells import PARTICLES, predicted
 from deeplvm.training.failures import explained, non_finite
 from deeplvm.training.options import Stopping
@@ -142,10 +142,10 @@ def ranking_of(
 _MEASURED = 5_000  # training rows that are measured after an epoch, at most
 
 
-def rows_measured(rows: int, held_out: int, seed: int) -> dict[Split, Tensor]:
+def rows_measured(rows: int, held_out: int, seed: int) -> dict[TrainingSplit, Tensor]:
     """Which rows are measured after an epoch: all held out, of those trained on as many."""
     shuffled = torch.randperm(rows, generator=Generator().manual_seed(seed))
-    look: dict[Split, Tensor] = {
+    look: dict[TrainingSplit, Tensor] = {
         "train": shuffled[: min(held_out or rows, _MEASURED)].sort().values
     }
     if held_out:
@@ -165,7 +165,7 @@ class Measurement:
 
     model: LatentVariableModel
     batches: AnyBatches
-    rows: Mapping[Split, Tensor]  # of each split, those that are measured
+    rows: Mapping[TrainingSplit, Tensor]  # of each split, those that are measured
     objective: Objective  # measured besides the ELBO
     own: Callable[[LatentVariableModel, dict[str, Any]], Tensor | float] | None  # in their place
     particles: int | None
@@ -178,7 +178,7 @@ class Measurement:
     cells: tuple[str, ...] = ()  # names of which hidden elements are predicted as well
 
     @torch.no_grad()
-    def __call__(self, split: Split, epoch: int) -> dict[str, float]:
+    def __call__(self, split: TrainingSplit, epoch: int) -> dict[str, float]:
         """Measure the rows of a split after an epoch.
 
         Raises:
@@ -195,7 +195,7 @@ class Measurement:
             self.model.train(training)
 
     def _by_own(
-        self, own: Callable[..., Tensor | float], split: Split, index: Tensor
+        self, own: Callable[..., Tensor | float], split: TrainingSplit, index: Tensor
     ) -> dict[str, float]:
         self.look()
         name, rows = name_of(own, "measure"), self.batches(split, index)
@@ -223,7 +223,7 @@ class Measurement:
     def _ledger(self, batch: dict[str, Any]) -> Evidence:
         return self.model.evidence(batch, particles=self.particles, **self._options)
 
-    def _by_ledger(self, split: Split, index: Tensor, epoch: int) -> dict[str, float]:
+    def _by_ledger(self, split: TrainingSplit, index: Tensor, epoch: int) -> dict[str, float]:
         bound, sums = name_of(self.objective), dict[str, Tensor]()
         # some batches stand for all: predicting takes many particles
         every, counted = -(-len(index) // _PREDICTED), 0

@@ -9,8 +9,9 @@ from typing import Any
 from torch import Tensor
 
 from deeplvm.core.model import LatentVariableModel
+from deeplvm.core.values import NamedRows
 from deeplvm.gradients import Draw
-from deeplvm.inference.rows import Rows, Source
+from deeplvm.inference.rows import Rows
 from deeplvm.likelihood.importance import ImportanceEstimate, importance_sampling
 from deeplvm.results import Record, mean_of, shown_plain
 
@@ -83,7 +84,7 @@ class InferenceGaps(
 
 def inference_gaps(
     model: LatentVariableModel,
-    data: Source | Rows,
+    data: NamedRows | Rows,
     *,
     particles: int = 5_000,
     steps: int = 300,

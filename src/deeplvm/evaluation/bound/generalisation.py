@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from deeplvm.core.model import LatentVariableModel
+from deeplvm.core.values import NamedRows
 from deeplvm.evaluation.bound.gaps import InferenceGaps, inference_gaps
 from deeplvm.gradients import Draw
-from deeplvm.inference.rows import Source
 from deeplvm.results import Estimate, Record, stderr_of
 
 LARGE = 0.1  # nats a row; a smaller gap is not called over-fitting, however certain it is
@@ -119,8 +119,8 @@ class GeneralisationGap(
 
 def generalisation_gap(
     model: LatentVariableModel,
-    train: Source,
-    test: Source,
+    train: NamedRows,
+    test: NamedRows,
     *,
     particles: int = 1_000,
     steps: int = 300,
@@ -156,7 +156,7 @@ def generalisation_gap(
         ValueError: If there are no rows, or q cannot be refined.
     """
 
-    def gaps(rows: Source) -> InferenceGaps:
+    def gaps(rows: NamedRows) -> InferenceGaps:
         return inference_gaps(
             model, rows, particles=particles, steps=steps, learning_rate=learning_rate, draw=draw,
             seed=seed,

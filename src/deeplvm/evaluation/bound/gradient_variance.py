@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from deeplvm.core.evidence import Evidence
 from deeplvm.core.model import LatentVariableModel
+from deeplvm.core.values import NamedRows
 from deeplvm.gradients import Draw, Enumerated, Sampled, Suited
 from deeplvm.gradients.credit import ledger_alone, mixes_rows
 from deeplvm.gradients.named import estimator_of
-from deeplvm.inference.rows import Rows, Source, rows_of
+from deeplvm.inference.rows import Rows, rows_of
 from deeplvm.objectives import elbo
 from deeplvm.randomness import own_randomness
 from deeplvm.results import Record
@@ -97,7 +98,7 @@ class GradientVariance(Record):
 
 def variance_of_gradient(
     model: LatentVariableModel,
-    data: Source | Rows,
+    data: NamedRows | Rows,
     estimators: Mapping[str, Draw | Mapping[str, Draw] | str],
     *,
     objective: Objective = elbo,

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from deeplvm.core.evidence import Evidence
 from deeplvm.core.model import LatentVariableModel
+from deeplvm.core.values import NamedRows
 from deeplvm.evaluation.latents.pairwise import reads_of
 from deeplvm.evaluation.latents.posterior_means import is_discrete
 from deeplvm.gradients import Draw, Sampled
 from deeplvm.inference.latent_space import LatentSpace
-from deeplvm.inference.rows import Source, at_least, for_rows, redrawn, rows_of
+from deeplvm.inference.rows import at_least, for_rows, redrawn, rows_of
 from deeplvm.inference.tempering import Chains, Population, Walk
 from deeplvm.randomness import RowNoise
 from deeplvm.results import Record, shown_mean
@@ -83,7 +84,7 @@ class RateDistortion(Record, also="elbo rows"):
 
 def rate_distortion(
     model: LatentVariableModel,
-    data: Source,
+    data: NamedRows,
     *,
     betas: Sequence[float] = BETAS,
     particles: int = 16,

@@ -9,10 +9,11 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from deeplvm.core.model import LatentVariableModel
+from deeplvm.core.values import NamedRows
 from deeplvm.evaluation.latents.mutual_information import MutualInformation, information_of
 from deeplvm.evaluation.latents.pairwise import Dimensions, Scores, scores_of
 from deeplvm.gradients import Draw
-from deeplvm.inference.rows import Rows, Source
+from deeplvm.inference.rows import Rows
 from deeplvm.results import Record, shown_mean
 
 
@@ -102,7 +103,7 @@ class ElboSurgery(Record):
 
 def elbo_surgery(
     model: LatentVariableModel,
-    data: Source | Rows,
+    data: NamedRows | Rows,
     *,
     particles: int = 1,
     minibatch: int = 128,

@@ -14,6 +14,7 @@ from deeplvm.core.evidence import elementwise
 from deeplvm.core.joint import Joint
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.trace import Site, Trace, base_of
+from deeplvm.core.values import NamedRows
 from deeplvm.evaluation.latents.posterior_means import is_discrete, latents_of
 from deeplvm.evaluation.latents.two_sample_tests import (
     FOLDS,
@@ -27,7 +28,7 @@ from deeplvm.evaluation.latents.two_sample_tests import (
     standard_moments,
 )
 from deeplvm.gradients import Sampled
-from deeplvm.inference.rows import Rows, Source, rows_of
+from deeplvm.inference.rows import Rows, rows_of
 from deeplvm.objectives.discrepancy import Kernel, rbf
 from deeplvm.randomness import evaluating, seed_of
 from deeplvm.results import Record, number
@@ -112,7 +113,7 @@ class AggregateAgainstPrior(Record):
 
 def aggregate_against_prior(
     model: LatentVariableModel,
-    data: Source | Rows,
+    data: NamedRows | Rows,
     *,
     kernel: Kernel = rbf,
     classifiers: Mapping[str, Any] | None = None,
@@ -251,7 +252,7 @@ class LatentDraws:
     standard_normal: bool
 
 
-def latent_draws(model: LatentVariableModel, data: Source | Rows) -> dict[str, LatentDraws]:
+def latent_draws(model: LatentVariableModel, data: NamedRows | Rows) -> dict[str, LatentDraws]:
     """Every latent of a row from both sides, by name; call it inside ``evaluating``.
 
     Inputs of p (labels, say) are those of the rows: the i-th draws of both sides share them. What
@@ -271,7 +272,7 @@ def latent_draws(model: LatentVariableModel, data: Source | Rows) -> dict[str, L
     return {name: _joined(model, name, sites) for name, sites in drawn.items()}
 
 
-def several(model: LatentVariableModel, data: Source | Rows) -> Rows:
+def several(model: LatentVariableModel, data: NamedRows | Rows) -> Rows:
     """The rows that the model reads.
 
     Raises:

@@ -13,9 +13,10 @@ from torch import Tensor
 from deeplvm.core.evidence import Evidence
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.trace import Site
+from deeplvm.core.values import NamedRows
 from deeplvm.evaluation.latents.posterior_means import full, mean_values
 from deeplvm.gradients import Draw
-from deeplvm.inference.rows import Rows, Source, redrawn, rows_of
+from deeplvm.inference.rows import Rows, redrawn, rows_of
 from deeplvm.randomness import evaluating
 from deeplvm.results import Record, number, stderr_of
 
@@ -99,7 +100,7 @@ def carrying(divergences: Sequence[float], share: float = 0.95) -> int:
 
 def latent_use(
     model: LatentVariableModel,
-    data: Source | Rows,
+    data: NamedRows | Rows,
     *,
     particles: int = 32,
     draw: Mapping[str, Draw] | None = None,
@@ -127,14 +128,14 @@ def latent_use(
         0
     """
     rows = rows_of(model, data, omit=redrawn(draw))
-    tallies: dict[str, _Tally] = {}
+    tallies: dict[str, _Sums] = {}
     with evaluating(model, seed):
         for _, given in rows.each(_BATCH):
             evidence = model.evidence(
                 given, particles=particles, draw=draw, missing=rows.missing, rows=rows.data_rows
             )
             for name in evidence.latents:
-                tallies.setdefault(name, _Tally()).add(evidence, name)
+                tallies.setdefault(name, _Sums()).add(evidence, name)
     return {name: tally.result(name) for name, tally in tallies.items()}
 
 
@@ -147,7 +148,7 @@ def read_by_p(model: LatentVariableModel, use: Mapping[str, LatentUse]) -> Mappi
     return {name: latent for name, latent in use.items() if name in read}
 
 
-class _Tally:
+class _Sums:
     """Sums over rows for one latent."""
 
     def __init__(self) -> None:

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import torch
 
 from deeplvm.core.model import LatentVariableModel
+from deeplvm.core.values import NamedRows
 from deeplvm.evaluation.latents.pairwise import Scores, scores_of
 from deeplvm.gradients import Draw
-from deeplvm.inference.rows import Rows, Source
+from deeplvm.inference.rows import Rows
 from deeplvm.results import Estimate, Record, number, stderr_of
 
 BIAS = {
@@ -89,7 +90,7 @@ class MutualInformation(Record, also="log_rows saturated"):
 
 def mutual_information(
     model: LatentVariableModel,
-    data: Source | Rows,
+    data: NamedRows | Rows,
     *,
     particles: int = 1,
     minibatch: int = 128,

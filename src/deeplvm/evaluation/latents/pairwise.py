@@ -13,9 +13,10 @@ from torch import Tensor
 from deeplvm.core.evidence import Evidence, density, elementwise
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.trace import sum_right
+from deeplvm.core.values import NamedRows
 from deeplvm.evaluation.latents.posterior_means import full
 from deeplvm.gradients import Draw, Sampled
-from deeplvm.inference.rows import Rows, Source, at_least, redrawn, rows_of
+from deeplvm.inference.rows import Rows, at_least, redrawn, rows_of
 from deeplvm.randomness import evaluating
 
 _ELEMENTS = 500_000  # of scores at a time: few enough to stay in the caches
@@ -100,7 +101,7 @@ class Scores:
 
 def scores_of(
     model: LatentVariableModel,
-    data: Source | Rows,
+    data: NamedRows | Rows,
     *,
     particles: int,
     minibatch: int,

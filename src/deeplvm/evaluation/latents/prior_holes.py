@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from deeplvm.core.model import LatentVariableModel
+from deeplvm.core.values import NamedRows
 from deeplvm.evaluation.latents.aggregate import ancestors_of, prior_of, prior_trace, several
 from deeplvm.evaluation.latents.pairwise import refuse_refining, under_rows
 from deeplvm.evaluation.latents.posterior_means import latents_of
-from deeplvm.inference.rows import Rows, Source
+from deeplvm.inference.rows import Rows
 from deeplvm.randomness import evaluating, seed_of
 from deeplvm.results import Estimate, Record, number, shown_mean
 
@@ -130,7 +131,7 @@ class Holes(
 
 def holes(
     model: LatentVariableModel,
-    data: Source | Rows,
+    data: NamedRows | Rows,
     *,
     draws: int = 1_000,
     level: float = 0.01,

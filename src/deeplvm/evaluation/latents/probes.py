@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deeplvm.core.model import LatentVariableModel
+from deeplvm.core.values import NamedRows
 from deeplvm.evaluation.latents.posterior_means import encode
-from deeplvm.inference.rows import Source, at_least, at_random, check_rows, rows_of, taken
+from deeplvm.inference.rows import at_least, at_random, check_rows, rows_of, taken
 from deeplvm.randomness import evaluating, seed_of
 from deeplvm.results import Estimate, Record, number
 
@@ -124,8 +125,8 @@ class Probes(Record, keys={"given": "labels_given_to_q"}):
 
 def probes(
     model: LatentVariableModel,
-    train: Source,
-    test: Source,
+    train: NamedRows,
+    test: NamedRows,
     *,
     labels: str = "y",
     most: int = 5_000,
@@ -217,8 +218,8 @@ def probes(
 
 
 def _labelled(
-    source: Source, labels: str, what: str, most: int | None = None, seed: int = 0
-) -> tuple[Source, NDArray[Any]]:
+    source: NamedRows, labels: str, what: str, most: int | None = None, seed: int = 0
+) -> tuple[NamedRows, NDArray[Any]]:
     """Rows that have a label, and their labels."""
     check_rows(source)
     if labels not in source:

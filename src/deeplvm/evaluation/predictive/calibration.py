@@ -15,11 +15,12 @@ from torch.distributions import Distribution
 from deeplvm.core.joint import Joint
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.trace import base_of
+from deeplvm.core.values import NamedRows
 from deeplvm.distributions.product import Product
 from deeplvm.evaluation.latents.two_sample_tests import holm
 from deeplvm.evaluation.predictive.columns import ObservedColumn, matrix, observed_columns
 from deeplvm.gradients import Sampled
-from deeplvm.inference.rows import Rows, Source, rows_of
+from deeplvm.inference.rows import Rows, rows_of
 from deeplvm.randomness import evaluating, seed_of
 from deeplvm.results import Estimate, Record, plain
 
@@ -127,7 +128,7 @@ class Calibration(Record, without="pit intervals reliability"):
 
 def calibration(
     model: LatentVariableModel,
-    data: Source | Rows,
+    data: NamedRows | Rows,
     *,
     hide: float | None = 0.2,
     names: Sequence[str] | None = None,

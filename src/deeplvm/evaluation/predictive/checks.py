@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from deeplvm.core.model import LatentVariableModel
+from deeplvm.core.values import NamedRows
 from deeplvm.distributions.counts import Multinomial, OfTotal
 from deeplvm.evaluation.latents.two_sample_tests import holm
 from deeplvm.evaluation.predictive.columns import ObservedColumn, matrix, observed_columns
 from deeplvm.gradients import Sampled
-from deeplvm.inference.rows import Rows, Source, rows_of
+from deeplvm.inference.rows import Rows, rows_of
 from deeplvm.randomness import evaluating, seed_of
 from deeplvm.results import Record
 
@@ -148,7 +149,7 @@ class PredictiveChecks(Record, also="p_value", without="posterior"):
 
 def predictive_checks(
     model: LatentVariableModel,
-    data: Source | Rows,
+    data: NamedRows | Rows,
     *,
     posterior: bool = False,
     statistics: Mapping[str, Statistic] | None = None,

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from deeplvm.core.draws import Draw
 from deeplvm.core.model import LatentVariableModel
+from deeplvm.core.values import NamedRows
 from deeplvm.evaluation.predictive.calibration import reliability
 from deeplvm.inference.classes import class_probabilities
-from deeplvm.inference.rows import Source, at_random, taken
+from deeplvm.inference.rows import at_random, taken
 from deeplvm.results import Estimate, Record
 
 _LEAST = 1e-12  # a probability of 0 costs no more than this
@@ -75,7 +76,7 @@ class Classification(Record):
 
 def classification(
     model: LatentVariableModel,
-    data: Source,
+    data: NamedRows,
     *,
     rows: int = 2_000,
     particles: int = 50,

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from deeplvm.core.model import LatentVariableModel
+from deeplvm.core.values import NamedRows
 from deeplvm.evaluation.latents.two_sample_tests import delong
-from deeplvm.inference.rows import Rows, Source, rows_of
+from deeplvm.inference.rows import Rows, rows_of
 from deeplvm.likelihood.importance import ImportanceEstimate, importance_sampling
 from deeplvm.results import Estimate, Record
 
@@ -111,10 +112,10 @@ class OutOfDistribution(Record, keys={"detections": "scores"}):
 
 def out_of_distribution(
     model: LatentVariableModel,
-    inside: Source | Rows,
-    outside: Source | Rows,
+    inside: NamedRows | Rows,
+    outside: NamedRows | Rows,
     *,
-    train: Source | Rows | None = None,
+    train: NamedRows | Rows | None = None,
     background: LatentVariableModel | None = None,
     ensemble: Sequence[LatentVariableModel] = (),
     compressor: Compressor | None = None,
@@ -305,7 +306,7 @@ def zlib_bits(values: NDArray[np.uint8]) -> int:
     return 8 * len(zlib.compress(np.ascontiguousarray(values).tobytes(), 9))
 
 
-def _rows(model: LatentVariableModel, data: Source | Rows, which: str) -> dict[str, Tensor]:
+def _rows(model: LatentVariableModel, data: NamedRows | Rows, which: str) -> dict[str, Tensor]:
     taken = rows_of(model, data)
     count = taken.rows
     if count < 2:

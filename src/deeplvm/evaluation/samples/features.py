@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from deeplvm.inference.rows import Source, check_rows
+from deeplvm.core.values import NamedRows
+from deeplvm.inference.rows import check_rows
 from deeplvm.networks import MLP, ConvolutionalEncoder
 from deeplvm.results import Record, number
 
@@ -207,17 +208,17 @@ def standardised_columns(
     """
     values = _prepared(x, "the training rows")
     levels = _levels(variable, values.flatten(1).shape[1])
-    network = Columns(values, levels, counts=counts)
+    network = ScaledColumns(values, levels, counts=counts)
     mark = _fingerprint(_COLUMNS, 0, 0, x)
     width = network.dimensions
     return FeatureMap(_COLUMNS, network, tuple(x.shape[1:]), width, mark, 0, len(x))
 
 
 def features_of(
-    train: Source,
+    train: NamedRows,
     name: str | None = None,
     *,
-    held_out: Source | None = None,
+    held_out: NamedRows | None = None,
     most: int = 10_000,
     seed: int = 0,
 ) -> FeatureMap:
@@ -261,13 +262,13 @@ def features_of(
     return standardised_columns(x, variable, counts=counts)
 
 
-def variables_of(rows: Source) -> Mapping[str, Variable]:
+def variables_of(rows: NamedRows) -> Mapping[str, Variable]:
     """What the data say of their variables, by name."""
     description = getattr(rows, "description", None)
     return {} if description is None else description.variables
 
 
-def first_rows(rows: Source, most: int | None = None) -> dict[str, Tensor]:
+def first_rows(rows: NamedRows, most: int | None = None) -> dict[str, Tensor]:
     """The first of some rows, widened to a floating type."""
     batch = getattr(rows, "batch", None)
     return {n: v[:most] for n, v in rows.items()} if batch is None else batch(slice(0, most))
@@ -342,7 +343,7 @@ class Scaled(nn.Module):
         return ((x.log1p() if self.counts else x) - self.mean) / self.spread
 
 
-class Columns(nn.Module):
+class ScaledColumns(nn.Module):
     """Columns scaled one by one, categories as columns of their own."""
 
     def __init__(self, x: Tensor, levels: list[int | None], *, counts: bool) -> None:

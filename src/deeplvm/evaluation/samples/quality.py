@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from deeplvm.core.model import LatentVariableModel
+from deeplvm.core.values import NamedRows
 from deeplvm.distributions.centre import centre
 from deeplvm.distributions.counts import Multinomial, OfTotal
 from deeplvm.evaluation.samples.distances import (
@@ -32,7 +33,7 @@ from deeplvm.evaluation.samples.precision_recall import (
     ManifoldEstimate,
     manifold_estimate,
 )
-from deeplvm.inference.rows import Rows, Source, rows_of
+from deeplvm.inference.rows import Rows, rows_of
 from deeplvm.randomness import evaluating
 from deeplvm.results import Estimate, Record, number
 
@@ -168,8 +169,8 @@ class SampleQuality(Record, without="neighbours"):
 
 def sample_quality(
     model: LatentVariableModel,
-    train: Source,
-    test: Source,
+    train: NamedRows,
+    test: NamedRows,
     *,
     name: str | None = None,
     most: int = 2_000,
@@ -280,7 +281,9 @@ def _variable(model: LatentVariableModel, held: Rows, known: Rows, name: str | N
     return name or next((each for each in drawn if each != "y"), drawn[0])
 
 
-def _spaces(features: FeatureMap, reference: Tensor, train: Source, name: str) -> dict[str, Any]:
+def _spaces(
+    features: FeatureMap, reference: Tensor, train: NamedRows, name: str
+) -> dict[str, Any]:
     """The spaces in which neighbours are looked for, by name."""
     if features.kind == "columns":
         return {"columns": features}

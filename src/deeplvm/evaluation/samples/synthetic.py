@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from deeplvm.core.model import LatentVariableModel
+from deeplvm.core.values import NamedRows
 from deeplvm.evaluation.predictive.columns import ObservedColumn, matrix, observed_columns
 from deeplvm.evaluation.samples.memorisation import CLOSE
 from deeplvm.evaluation.samples.privacy import Attack, Interval, Privacy, privacy
@@ -22,7 +23,7 @@ from deeplvm.evaluation.samples.table_quality import (
     similarities,
     utility,
 )
-from deeplvm.inference.rows import Rows, Source, at_random, rows_of
+from deeplvm.inference.rows import Rows, at_random, rows_of
 from deeplvm.results import Estimate, Record, shown_plain
 
 if TYPE_CHECKING:
@@ -160,8 +161,8 @@ def _warnings(found: Privacy) -> list[str]:
 
 def synthetic_rows(
     model: LatentVariableModel,
-    train: Source,
-    held_out: Source,
+    train: NamedRows,
+    held_out: NamedRows,
     *,
     target: str | None = None,
     most: int = 10_000,
@@ -215,7 +216,7 @@ def synthetic_rows(
     )
 
 
-def holes_of(train: Source, names: Sequence[str], count: int, seed: int) -> dict[str, Any]:
+def holes_of(train: NamedRows, names: Sequence[str], count: int, seed: int) -> dict[str, Any]:
     """Where values are missing in training rows chosen at random, shape ``(count, *event)``.
 
     Which values are missing does not depend on the values then: it does in the data, where they
@@ -250,7 +251,7 @@ def _drawn(
     return found
 
 
-def _exact(rows: Source, name: str) -> Tensor:
+def _exact(rows: NamedRows, name: str) -> Tensor:
     """Values as they were given."""
     exact = getattr(rows, "exact", None)
     values = (rows[name] if exact is None else exact(name))[:].cpu().double()
