@@ -14,7 +14,9 @@ error. Results are kept as they come; a second call goes on with what is missing
 from __future__ import annotations
 
 import argparse
+import gzip
 import json
+import os
 import time
 import warnings
 from collections.abc import Callable
@@ -108,11 +110,24 @@ def trees(seed: int) -> IterativeImputer:
     return IterativeImputer(forest, max_iter=5, random_state=seed)
 
 
+def miceforest(x: Array, seed: int) -> tuple[Array, Array, Array]:
+    """Chained gradient-boosted trees with matched means (the package of this name, if there)."""
+    import miceforest as peer
+    import pandas as pd
+
+    table = pd.DataFrame(x, columns=[f"column{d}" for d in range(x.shape[1])])
+    kernel = peer.ImputationKernel(table, num_datasets=DRAWS // 5, random_state=seed)
+    kernel.mice(5)
+    draws = np.stack([kernel.complete_data(i).to_numpy() for i in range(DRAWS // 5)])
+    return draws.mean(0), np.median(draws, 0), draws
+
+
 METHODS: dict[str, Method] = {
     "mean": point(lambda _: SimpleImputer()),
     "5 neighbours": point(lambda _: KNNImputer()),
     "iterative BayesianRidge": ridge,
     "iterative ExtraTrees": point(trees),
+    "miceforest": miceforest,
     "deeplvm miwae": ours("miwae", latent=4, hidden=(64, 64)),
     "deeplvm miwae, 3 models": ours("miwae", 3, latent=4, hidden=(64, 64)),
     "deeplvm gaussian_mixture": ours(
@@ -129,10 +144,21 @@ def table(name: str, rows: int, seed: int) -> Array:
         "breast cancer": datasets.load_breast_cancer,
         "diabetes": datasets.load_diabetes,
     }
-    x = read[name.removesuffix(NOT_AT_RANDOM)]().data.astype(float)
+    name = name.removesuffix(NOT_AT_RANDOM)
+    x = read[name]().data.astype(float) if name in read else numbers_of(name.split(", ")[0])
     x = x[np.random.default_rng(seed).permutation(len(x))[:rows]]
     low, high = x.min(0), x.max(0)
     return (x - low) / np.where(high > low, high - low, 1.0)
+
+
+def numbers_of(name: str) -> Array:
+    """The columns of a set of HI-VAE that are numbers and no codes, of its complete rows."""
+    folder = Path(os.environ["DEEPLVM_DATA"]) / "hivae" / name
+    kinds = [line.split(",")[0] for line in (folder / "data_types.csv").read_text().split()[1:]]
+    with gzip.open(folder / "data.csv.gz", "rt") as file:
+        x = np.genfromtxt(file, delimiter=",")
+    x = x[:, [kind != "cat" for kind in kinds]]
+    return x[~np.isnan(x).any(1)]
 
 
 def taken_out(x: Array, share: float, seed: int, *, at_random: bool) -> Array:
@@ -145,7 +171,8 @@ def taken_out(x: Array, share: float, seed: int, *, at_random: bool) -> Array:
 
 
 NOT_AT_RANDOM = ", not at random"
-AT_RANDOM = ("iris", "wine", "breast cancer", "diabetes")
+HIVAE = tuple(f"{name}, HI-VAE" for name in ("wine", "adult", "defaultcredit", "spam"))
+AT_RANDOM = ("iris", "wine", "breast cancer", "diabetes", *HIVAE)
 SETS = (*AT_RANDOM, *[f"{name}{NOT_AT_RANDOM}" for name in AT_RANDOM])
 
 
