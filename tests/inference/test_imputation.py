@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from torch.distributions import (
     Poisson,
 )
 
-from deeplvm import Joint, LatentVariableModel
+from deeplvm import Joint, LatentVariableModel, conditionals
 from deeplvm.conditionals import Gaussian, StandardNormal
 from deeplvm.core.trace import score
 from deeplvm.distributions import (
@@ -30,6 +31,7 @@ from deeplvm.distributions import (
     StudentT,
 )
 from deeplvm.distributions.diagonal_normal import DiagonalNormal
+from deeplvm.distributions.mixture import MixtureElements
 from deeplvm.distributions.product import Product
 from deeplvm.distributions.spiked import PiecewiseLinear, Spiked
 from deeplvm.inference import complete, impute
@@ -448,3 +450,58 @@ def test_elements_of_a_mixture_that_go_together_are_filled_in_exactly() -> None:
     assert below(float(found.lower["x"][0, 1])) == pytest.approx(0.05, abs=1e-9)
     assert below(float(found.upper["x"][0, 1])) == pytest.approx(0.95, abs=1e-9)
     assert torch.allclose(found.values["x"][1], logits.softmax(0) @ loc)
+
+
+@pytest.mark.parametrize("step", [None, 1.0])
+@pytest.mark.parametrize("given", [False, True])
+def test_cells_of_latent_classes_are_those_of_a_mixture_of_products(
+    step: float | None, given: bool
+) -> None:
+    """Every class of every row by itself, and in any company: to nine digits."""
+    torch.manual_seed(0)
+    knots = torch.tensor([[0.0, 1.0, 5.0], [-2.0, 0.0, 7.0]])
+    atoms = torch.tensor([[0.0, 4.0], [1.0, NAN]])
+    numbers = partial(conditionals.Spiked, 2, knots=knots, atoms=atoms, components=2, step=step)
+    flag, codes = partial(conditionals.Bernoulli, 1), partial(conditionals.Categorical, 3, shape=2)
+    groups = [((1, 4), codes), ((0, 2), numbers), ((3,), flag), ((5,), partial(Gaussian, 1))]
+    columns = conditionals.Columns(groups)
+    row = conditionals.LatentClasses(columns, MLP(2, 4) if given else None, classes=3, spread=1.5)
+    row = row.double()
+    x = torch.tensor([[0.0, 2, 1, 1, 0, 0.5], [3, 0, 5, 0, 2, -1], [1, 1, 2, 1, 1, 0.0]])
+    x = x.double().repeat(5, 1)
+    x[torch.rand(x.shape) < 0.5] = NAN
+    data = {"x": x, **({"u": torch.randn(15, 2).double()} if given else {})}
+
+    def mixture(*parents: Tensor) -> Distribution:
+        own = row(*parents)
+        each = own.table.unbind(-2)
+        return Mixture(own.log_weights, [row.of(table) for table in each], own.batch_shape)
+
+    key = "x | u" if given else "x"
+    model, other = (
+        LatentVariableModel(Joint({key: each})).double() for each in (row, Given(mixture, 6))
+    )
+    for by in ("auto", "mean", "median"):
+        found, right = (impute(each, data, by=by, level=0.9) for each in (model, other))
+        for one, two in [
+            (found.values, right.values), (found.probability, right.probability),
+            (found.lower, right.lower), (found.upper, right.upper),
+        ]:  # fmt: skip
+            torch.testing.assert_close(one["x"], two["x"], rtol=1e-9, atol=1e-9, equal_nan=True)
+    turned = {name: value.flip(0) for name, value in data.items()}
+    again = impute(model, turned, by="median", level=0.9, batch_size=4)
+    torch.testing.assert_close(again.lower["x"].flip(0), found.lower["x"], equal_nan=True)
+
+
+def test_the_mode_of_a_mixture_of_numbers_is_no_draw() -> None:
+    """The densest centre of a class; where a value repeats, the more probable of the two."""
+    centres = torch.tensor([[-1.0], [4.0]])
+    row = MixtureElements(torch.tensor([0.3, 0.7]).log(), Normal(centres, 1.0))
+    assert row.mode.tolist() == [4.0]
+    line = PiecewiseLinear(torch.tensor([[0.0, 1.0]]), torch.tensor([[0.0, 1.0]]))
+    logits = torch.tensor([[[1.0, 0.0]], [[0.5, 0.0]]])
+    each = Spiked(logits, centres[..., None], torch.ones(2, 1, 1), torch.zeros(1, 1), line)
+    assert MixtureElements(torch.tensor([0.3, 0.7]).log(), each).mode.tolist() == [0.0]
+    probs = each.log_prob(torch.zeros(1)).exp().flatten() @ torch.tensor([0.3, 0.7])
+    whole = each.mixed(torch.tensor([0.3, 0.7]).log())
+    assert float(whole.log_prob(torch.zeros(1)).exp()) == pytest.approx(float(probs))

@@ -6,14 +6,18 @@ from collections.abc import Sequence
 
 import torch
 from torch import Size, Tensor, nn
-from torch.distributions import Categorical, Distribution, constraints
+from torch.distributions import Categorical, Distribution, Independent, constraints
 from torch.nn.functional import embedding
 
 from deeplvm.conditionals.heads import Head, Network, at_least
 from deeplvm.conditionals.local import corrected, heads_of
-from deeplvm.core.trace import base_of, score
+from deeplvm.core.evidence import elementwise
+from deeplvm.core.trace import base_of, inside_support, score
+from deeplvm.distributions.mixture import MixtureElements
 from deeplvm.distributions.product import Product
 from deeplvm.distributions.spiked import Spiked
+
+_FEWER = 4  # times fewer different values than rows make a table of all of them worth it
 
 
 class LatentClasses(nn.Module):
@@ -115,6 +119,7 @@ class LatentClassesDistribution(Distribution):
 
     arg_constraints = {}  # noqa: RUF012 - torch's own form
     has_rsample = False
+    _read: tuple[Tensor, Tensor] | None = None  # a value with holes and its log p(x, c)
 
     def __init__(
         self, owner: LatentClasses, weights: Tensor, table: Tensor, batch_shape: Size
@@ -131,25 +136,36 @@ class LatentClassesDistribution(Distribution):
     def expand(
         self, batch_shape: Sequence[int], _instance: object = None
     ) -> LatentClassesDistribution:
-        return LatentClassesDistribution(
+        new = LatentClassesDistribution(
             self.owner, self.log_weights, self.table, Size(batch_shape)
         )
+        new._read = self._read
+        return new
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The log-density of a value, shape ``(*sample, *batch)``, nats."""
-        return self._summed(value, missing=False)
+        return self._summed(self._joint(value, missing=False))
 
     def observed_log_prob(self, value: Tensor, observed: Tensor) -> Tensor:
         """Of the elements that are not missing: the mixture of the classes' marginals."""
-        return self._summed(torch.where(observed, value, torch.nan), missing=True)
+        return self._summed(self._seen(value, observed))
 
     def class_probabilities(self, value: Tensor) -> Tensor:
         """p(c | x) of a value of which elements may be missing, ``(*sample, *batch, classes)``."""
         return self._joint(value, missing=True).softmax(-1)
 
-    def _summed(self, value: Tensor, *, missing: bool) -> Tensor:
-        total = self._joint(value, missing=missing).logsumexp(-1)
+    def _summed(self, joint: Tensor) -> Tensor:
+        total = joint.logsumexp(-1)
         return total.expand(torch.broadcast_shapes(total.shape, self.batch_shape))
+
+    def _seen(self, value: Tensor, observed: Tensor) -> Tensor:
+        """Log p(x, c) of what is observed, looked at once where it is scored and then given."""
+        if torch.is_grad_enabled():
+            return self._joint(torch.where(observed, value, torch.nan), missing=True)
+        if self._read is None or self._read[0] is not value:
+            joint = self._joint(torch.where(observed, value, torch.nan), missing=True)
+            self._read = value, joint
+        return self._read[1]
 
     def _joint(self, value: Tensor, *, missing: bool) -> Tensor:
         """Log p(x, c), shape ``(*sample, *batch, classes)``."""
@@ -160,9 +176,20 @@ class LatentClassesDistribution(Distribution):
         terms = [_of_classes(part, piece, missing=missing) for part, piece in parts]
         return sum(terms[1:], start=terms[0]) + self.log_weights
 
+    def marginals(self) -> Distribution | None:
+        """Of single elements, one mixture each; ``None`` where a family has none by itself."""
+        each = self.owner.of(self.table)
+        parts = each.parts if isinstance(each, Product) else [each]
+        single = [elementwise(part) for part in parts]
+        if len(self.event_shape) != 1 or any([part is None for part in single]):
+            return None
+        weights = self.log_weights.expand(*self.batch_shape, -1)
+        mixed = [Independent(MixtureElements(weights, part), 1) for part in single]
+        return Product(mixed, each.order, each.back) if isinstance(each, Product) else mixed[0]
+
     def conditioned(self, value: Tensor, observed: Tensor) -> LatentClassesDistribution:
         """That of all elements given those observed: the classes' weights have changed."""
-        weights = self._joint(torch.where(observed, value, torch.nan), missing=True)
+        weights = self._seen(value, observed)
         shape = torch.broadcast_shapes(self.batch_shape, weights.shape[:-1])
         return LatentClassesDistribution(self.owner, weights, self.table, shape)
 
@@ -184,22 +211,30 @@ class LatentClassesDistribution(Distribution):
 def _of_classes(part: Distribution, value: Tensor, *, missing: bool) -> Tensor:
     """Log p(x | c) of each class, the last dimension of the part's batch shape."""
     dims, base = len(part.event_shape), base_of(part)
-    if dims != 1 or len(part.batch_shape) != 1 or not isinstance(base, Categorical | Spiked):
+    if dims != 1 or len(part.batch_shape) != 1 or base.event_shape:
         return score("x", part, value.unsqueeze(-1 - dims), missing=missing)
-    # a look-up in one table: by broadcasting, every row would have a table of its own
+    # by look-up in one table, where there is one: by broadcasting every row has one of its own
     known = ~value.isnan()
     if isinstance(base, Categorical):
         found = _looked_up(base.logits, value.nan_to_num().long())
-    else:
-        value = torch.where(known, value, base.transform.knots[..., 0]).unsqueeze(-2)
-        spike = None
-        if base.atoms.shape[-1]:
-            hit = value.squeeze(-2).unsqueeze(-1) == base.atoms
-            # a sum, as a compiled argmax of nothing may be beyond the end
-            place = (hit * torch.arange(hit.shape[-1], device=hit.device)).sum(-1)
-            spike = _looked_up(base.spikes, place).transpose(-1, -2)
-        found = base.log_prob(value, spike).transpose(-1, -2)
-    return torch.where(known.unsqueeze(-1), found, 0.0).sum(-2)
+        return torch.where(known.unsqueeze(-1), found, 0.0).sum(-2)
+    inside = base.transform.knots[..., 0] if isinstance(base, Spiked) else None
+    value = torch.where(known, value, inside_support(base, value) if inside is None else inside)
+    if not torch.compiler.is_compiling() and value.device.type == "cpu":
+        levels, place = value.unique(return_inverse=True)
+        if _FEWER * len(levels) * value.shape[-1] <= value.numel():
+            table = base.log_prob(levels[:, None, None])  # (levels, classes, elements)
+            found = _looked_up(table.permute(1, 2, 0), place)
+            return torch.where(known.unsqueeze(-1), found, 0.0).sum(-2)
+    spike = None
+    if isinstance(base, Spiked) and base.atoms.shape[-1]:
+        hit = value.unsqueeze(-1) == base.atoms
+        # a sum, as a compiled argmax of nothing may be beyond the end
+        place = (hit * torch.arange(hit.shape[-1], device=hit.device)).sum(-1)
+        spike = _looked_up(base.spikes, place).transpose(-1, -2)
+    beside = value.unsqueeze(-2)
+    found = base.log_prob(beside) if spike is None else base.log_prob(beside, spike)
+    return torch.where(known.unsqueeze(-2), found, 0.0).sum(-1)
 
 
 def _looked_up(logits: Tensor, place: Tensor) -> Tensor:

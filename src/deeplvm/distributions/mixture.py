@@ -11,6 +11,7 @@ from torch.special import erfc
 
 from deeplvm.core.trace import conditioned, score
 from deeplvm.distributions.diagonal_normal import DiagonalNormal
+from deeplvm.distributions.spiked import Spiked
 
 _NONE = Size()
 _ROOT_HALF = 0.5**0.5
@@ -154,6 +155,107 @@ class Mixture(_Weighted):
     def _of_each(self, moment: str) -> Tensor:
         parts = [getattr(each, moment) for each in self.components]
         return _stacked(parts, -1 - len(self.event_shape))
+
+
+class MixtureElements(Distribution):
+    r"""Single elements of a mixture of products, :math:`p(x_d) = \sum_c w_c\, p(x_d | c)`.
+
+    Where the components are the same for all rows, what is said of a row is a product of its
+    weights with a table of the components, and no component is computed a row.
+
+    Args:
+        log_weights: Normalised, shape ``(*batch, components)``.
+        each: Elements in every component, of batch shape ``(components, elements)`` for all rows,
+            or ``(*batch, components, elements)``.
+
+    Examples:
+        >>> two = Normal(torch.tensor([[0.0], [4.0]]), 1.0)
+        >>> elements = MixtureElements(torch.tensor([0.25, 0.75]).log(), two)
+        >>> elements.mean, elements.cdf(torch.tensor([2.0]))
+        (tensor([3.]), tensor([0.2614]))
+    """
+
+    arg_constraints = {}  # noqa: RUF012 - torch's own form
+    has_rsample = False
+
+    def __init__(self, log_weights: Tensor, each: Distribution) -> None:
+        self.log_weights, self.each = log_weights, each
+        *lead, _, elements = each.batch_shape
+        batch = torch.broadcast_shapes(log_weights.shape[:-1], Size(lead))
+        super().__init__(Size((*batch, elements)), validate_args=False)
+
+    def expand(self, batch_shape: Size, _instance: object = None) -> MixtureElements:
+        weights = self.log_weights.expand(*batch_shape[:-1], -1)
+        return MixtureElements(weights, self.each)
+
+    @property
+    def support(self) -> constraints.Constraint | None:  # type: ignore[override]
+        return self.each.support
+
+    @property
+    def has_enumerate_support(self) -> bool:  # type: ignore[override]
+        return self.each.has_enumerate_support
+
+    def enumerate_support(self, expand: bool = True) -> Tensor:  # noqa: FBT001, FBT002 - torch's own
+        """The values, where there are finitely many."""
+        values = self.each.enumerate_support(expand=False).flatten()
+        values = values.reshape(-1, *[1] * len(self.batch_shape))
+        return values.expand(-1, *self.batch_shape) if expand else values
+
+    @property
+    def mean(self) -> Tensor:
+        return self.average(self.each.mean)
+
+    @property
+    def variance(self) -> Tensor:
+        mean, centre = self.each.mean, self.mean
+        # about a number that is near all of them, so that no digits are lost
+        middle = mean.mean(-2, keepdim=True)
+        square = self.average(self.each.variance + (mean - middle).square())
+        return (square - (centre - middle.squeeze(-2)).square()).clamp(min=0.0)
+
+    @property
+    def mode(self) -> Tensor:
+        """The best of the components' modes; of numbers with probabilities of their own exact."""
+        if isinstance(self.each, Spiked):
+            return self.each.mixed(self.log_weights).mode
+        modes = self.each.mode.movedim(-2, 0)  # (components, ..., elements)
+        density = torch.stack([self.probability(each) for each in modes])
+        modes = modes.expand_as(density)
+        return modes.gather(0, density.argmax(0, keepdim=True)).squeeze(0)
+
+    def probability(self, value: Tensor) -> Tensor:
+        """Of a value of each element, the same in all rows: its density, ``(*batch, elements)``.
+
+        Args:
+            value: A number, or shape ``(elements,)``, or ``(*batch, elements)`` where each row has
+                components of its own.
+        """
+        return self.average(self.each.log_prob(self._beside(value)).exp())
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """The log-density of each element, shape ``(*sample, *batch, elements)``, nats."""
+        each = self.each.log_prob(self._beside(value))
+        return (each + self.log_weights.unsqueeze(-1)).logsumexp(-2)
+
+    def cdf(self, value: Tensor) -> Tensor:
+        """The distribution function of each element, shape ``(*sample, *batch, elements)``."""
+        each = self.each.cdf(self._beside(value))
+        return (each * self.log_weights.exp().unsqueeze(-1)).sum(-2)
+
+    def between(self, low: Tensor, high: Tensor) -> Tensor:
+        """A value that has a probability in (low, high], if one has; else their middle."""
+        own = getattr(self.each, "between", None)
+        return (low + high) / 2 if own is None else own(low, high)
+
+    def average(self, numbers: Tensor) -> Tensor:
+        """By the weights, of numbers ``(..., components, elements)``; ``(*batch, elements)``."""
+        found = self.log_weights.exp().to(numbers).unsqueeze(-2) @ numbers
+        return found.squeeze(-2).expand(self.batch_shape)
+
+    def _beside(self, value: Tensor) -> Tensor:
+        """A value of elements beside the components."""
+        return value.unsqueeze(-2) if value.dim() else value
 
 
 class NormalMixture(_Weighted):

@@ -121,6 +121,27 @@ class Spiked(Distribution):
             truncated=self.truncated,
         )  # fmt: skip
 
+    def mixed(self, log_weights: Tensor) -> Spiked:
+        """A mixture of elements with the same atoms and map is one of more logistics.
+
+        Args:
+            log_weights: Normalised, shape ``(*lead, classes)``.
+
+        Returns:
+            From a batch shape ``(*lead, classes, elements)``, or without the lead, that of
+            ``(*lead, elements)``.
+        """
+        weights = log_weights[..., None, None]
+        spikes = (weights + self.spikes).logsumexp(-3)
+        slabs = (weights + self.slabs).transpose(-3, -2)  # (*lead, elements, classes, components)
+        parts = [part.transpose(-3, -2).expand_as(slabs) for part in (self.loc, self.scale)]
+        slabs, loc, scale = [part.flatten(-2) for part in (slabs, *parts)]
+        logits = torch.cat([spikes, slabs], -1)
+        return Spiked(
+            logits, loc, scale, self.atoms, self.transform, self.bounds, self.step,
+            truncated=self.truncated,
+        )  # fmt: skip
+
     @property
     def _ends(self) -> tuple[Tensor, Tensor]:
         """The scores of the bounds, finite, ``(*event, 1)``."""
@@ -154,20 +175,22 @@ class Spiked(Distribution):
             spike: The logarithm of the weight of the atom that a value is, where that is known.
         """
         value = value.to(self.loc.dtype)
-        hit = value.unsqueeze(-1) == self.atoms
-        known = hit.any(-1)
-        if spike is None:
-            spike = torch.where(hit, self.spikes, 0.0).sum(-1)
+        known = None
+        if self.atoms.shape[-1]:
+            hit = value.unsqueeze(-1) == self.atoms
+            known = hit.any(-1)
+            if spike is None:
+                spike = torch.where(hit, self.spikes, 0.0).sum(-1)
         inside = None
         if self.step is None:
-            inside = torch.where(known, spike, self._log_density(value))
-            if self.bounds is None:
+            inside = self._log_density(value)
+            if known is not None:
+                inside = torch.where(known, spike, inside)
+            if self.bounds is None or self.truncated:
                 return inside
-            if self.truncated:
-                beyond = (value < self.bounds[0]) | (value > self.bounds[1])
-                return torch.where(beyond & ~known, -torch.inf, inside)
         mass = self._log_mass(value)
-        mass = torch.where(known, torch.logaddexp(spike, mass), mass)
+        if known is not None:
+            mass = torch.where(known, torch.logaddexp(spike, mass), mass)
         if inside is None or self.bounds is None:
             return mass
         low, high = self.bounds
@@ -176,10 +199,15 @@ class Spiked(Distribution):
     def _log_density(self, value: Tensor) -> Tensor:
         """Of the mixture alone, in the units of the value."""
         score, slope = self.transform(value)
-        noise = (score.unsqueeze(-1) - self.loc) / self.scale
-        weights = self.slabs - self._log_kept
-        each = weights - noise - 2 * softplus(-noise) - self.scale.log()
-        return each.logsumexp(-1) + slope.log()
+        slope = slope.log()
+        if self.truncated and self.bounds is not None:
+            beyond = (value < self.bounds[0]) | (value > self.bounds[1])
+            slope = torch.where(beyond, -torch.inf, slope)
+        # every operation here is one of each value under each component, so there are few of them
+        noise = (self.loc - score.unsqueeze(-1)) / self.scale
+        each = (self.slabs - self._log_kept - self.scale.log()) + noise
+        each = torch.add(each, softplus(noise), alpha=-2)
+        return (each.squeeze(-1) if each.shape[-1] == 1 else each.logsumexp(-1)) + slope
 
     def _edges(self, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The scores between which everything is this value, and their distance.

@@ -234,13 +234,11 @@ class _Piece:
         else:
             shape = self.elements.batch_shape
             lead = len(self.weights.shape) - 2
+            own = self.elements
+            one_by_one = lambda each: own.log_prob(each.expand(shape)).exp()  # noqa: E731
+            probability = getattr(own, "probability", one_by_one)
             table = torch.stack(
-                [
-                    self._average(
-                        self.elements.log_prob(each.expand(shape)).exp().flatten(0, lead)
-                    )
-                    for each in values
-                ]
+                [self._average(probability(each).flatten(0, lead)) for each in values]
             )  # (values, batch, ...)
         below = table.cumsum(0)
         values = values.to(table)
@@ -286,7 +284,7 @@ class _Piece:
 
     def _quantiles(self, shares: list[float]) -> list[Tensor]:
         """Of the mixture: by its distribution function where there is one, else of draws."""
-        bracket = self._bracket()
+        bracket = self._bracket(shares)
         if bracket is None:
             drawn = self.draws()
             weights = self.weights.beside(drawn[0]).expand(drawn.shape) / len(drawn)
@@ -303,13 +301,15 @@ class _Piece:
             found.append((low + high) / 2 if exact is None else exact(low, high))
         return found
 
-    def _bracket(self) -> tuple[Tensor, Tensor] | None:
-        """Numbers between which all of the mixture lies, if it has a distribution function."""
+    def _bracket(self, shares: list[float]) -> tuple[Tensor, Tensor] | None:
+        """Numbers between which the quantiles lie, if there is a distribution function."""
         if self.elements is None or _is_whole(self.elements):
             return None
         mean = self._flat(_or_nan(self.elements, "mean"))
         spread = self._flat(_or_nan(self.elements, "stddev"))
-        low, high = (mean - 12 * spread).amin(0), (mean + 12 * spread).amax(0)
+        # by Chebyshev's inequality a tail of probability t begins within t^(-1/2) deviations
+        far = max([12.0, *[min(share, 1 - share) ** -0.5 for share in shares]])
+        low, high = (mean - far * spread).amin(0), (mean + far * spread).amax(0)
         if not bool((low.isfinite() & high.isfinite()).all()):
             return None
         try:
@@ -433,7 +433,14 @@ def pieces(
     if isinstance(distribution, Mixture):
         return [] if independent else _pieces_of(distribution)
     marginals = getattr(base_of(distribution), "marginals", None)
-    own = elementwise(distribution) if marginals is None or independent else marginals()
+    if marginals is not None and not independent:
+        own = marginals()
+        return pieces(own) if isinstance(own, Product) else _whole(own)
+    return _whole(distribution)
+
+
+def _whole(distribution: Distribution | None) -> list[tuple[Tensor | None, Distribution]]:
+    own = None if distribution is None else elementwise(distribution)
     return [] if own is None else [(None, own)]
 
 
