@@ -26,6 +26,8 @@ from deeplvm.randomness import RowNoise
 # be 1, and is underestimated.
 _HEAVY = 0.4
 _NUMBERS = 2**21  # in the largest tensor of a batch
+_SOME = 20  # held-out rows that lack an element, and that have it, tell what lacking it changes
+_EACH = 10  # rows for each number that a regression on holes finds
 _TRUTH = "value/"  # beside a row with one element hidden, what the element is
 
 
@@ -366,8 +368,16 @@ class Reference:
     ) -> tuple[Tensor, Tensor]:
         r"""Share of held-out rows that are less odd, and the probability of so odd a row.
 
-        A row with holes is compared with held-out rows of which the same elements are hidden: what
-        little is observed of a row is more probable than all of it.
+        What little is observed of a row is more probable than all of it, so a row with holes is
+        compared with held-out rows of the same holes. What the held-out rows all have and the row
+        lacks is hidden in them too. Of holes that they have themselves in many patterns a few
+        share one: there all are compared, by how much odder a row is than one with its holes is
+        expected to be, in units of how far such rows are from that. Both are regressions on what
+        is missing, of a held-out row by all the others; whatever they are, of exchangeable rows
+        at most a share :math:`\alpha` has a tail probability of :math:`\alpha`.
+
+        Distribution-Free Predictive Inference for Regression (Lei et al., 2018), section 5.2,
+        https://arxiv.org/abs/1604.04173
 
         Args:
             model: That scored the rows.
@@ -379,55 +389,139 @@ class Reference:
             ``most`` left nothing to compare with, or no held-out row has what is observed.
         """
         rows = rows_of(model, data, omit=redrawn(self.draw))
-        names = tuple(
-            [
-                n
-                for n in self.rows.names
-                if n in rows.names and n in rows.missing | self.rows.missing
-            ]
-        )
-        less = torch.full((rows.rows,), math.nan, dtype=torch.float64)
-        tail, left = less.clone(), self.most
+        holes = rows.missing | self.rows.missing
+        names = tuple([n for n in self.rows.names if n in rows.names and n in holes])
+        found = torch.full((2, rows.rows), math.nan, dtype=torch.float64)
         own, held = _holes(rows, names), _holes(self.rows, names)
-        patterns, which = torch.cat([own, held]).unique(dim=0, return_inverse=True)
-        ours, theirs = _places(which[: len(own)]), _places(which[len(own) :])
-        for number in sorted(ours, key=lambda each: len(ours[each]), reverse=True):
-            at, hidden = ours[number], patterns[number]
-            alike = theirs.get(number, at[:0])
-            if not left and not len(alike):
-                continue  # as many patterns as rows, perhaps
-            reference = self.log_px[alike]
-            if len(reference) < self.rows_each:
-                fit = (~held | hidden).all(1).nonzero().squeeze(-1)
-                wanted = min(self.rows_each, len(fit))
-                if len(reference) < wanted:
-                    if wanted > left:
-                        left = 0
-                        continue
-                    generator = torch.Generator().manual_seed(self.seed)
-                    some = fit[torch.randperm(len(fit), generator=generator)[:wanted]]
-                    left -= wanted
-                    reference = self._hidden(model, some.sort().values, names, hidden)
-            if not len(reference):
-                continue
-            ordered = (-reference).sort().values
-            less[at] = torch.searchsorted(ordered, -log_px[at]).double() / len(ordered)
-            tail[at] = tail_probability(-log_px[at], ordered).double()
-        return less, tail
+        lacking = held.sum(0)
+        varied = (lacking >= _SOME) & (len(held) - lacking >= _SOME)
+        ours, theirs = (_places(_keys(each & ~varied)) for each in (own, held))
+        wanted = max(self.rows_each, _EACH * int(varied.sum()))
+        left, rest = self.most, []
+        for key, at in sorted(ours.items(), key=lambda each: len(each[1]), reverse=True):
+            hidden = own[at[0]] & ~varied
+            chosen = theirs.get(key, at[:0])
+            log = self.log_px[chosen]
+            if len(chosen) < wanted:
+                fit = _rows(~held | varied | hidden) if left or len(chosen) else chosen
+                cost = min(wanted, len(fit)) if len(fit) > len(chosen) else 0
+                if cost > left or not len(fit):
+                    left = 0 if len(fit) else left
+                    rest.append(at)
+                    continue
+                if cost:
+                    left, chosen = left - cost, _some(fit, wanted, self.seed)
+                    log = self._hidden(model, chosen, names, hidden)
+            holes, others = own[at][:, varied], held[chosen][:, varied]
+            found[:, at] = self._beside(log_px[at], holes, log, others)
+        chosen = _some(_rows(~held | varied), self.most // 2, self.seed)
+        if rest and len(chosen) >= max(self.rows_each, _EACH * own.shape[1]):
+            # too many patterns for each to be hidden by itself: all sorts of them
+            generator = torch.Generator().manual_seed(self.seed)
+            share, each = torch.rand(2, len(chosen), own.shape[1], generator=generator)
+            hidden = ~varied & (each < share[:, :1])
+            at, log = torch.cat(rest), self._hidden(model, chosen, names, hidden)
+            found[:, at] = self._beside(log_px[at], own[at], log, held[chosen] | hidden)
+        return found[0], found[1]
+
+    def _beside(self, log_px: Tensor, holes: Tensor, reference: Tensor, theirs: Tensor) -> Tensor:
+        """Of rows with holes beside others with theirs, both numbers, shape ``(2, rows)``."""
+        odd, others = -log_px.double(), -reference.double()
+        found = torch.full((2, len(odd)), math.nan, dtype=torch.float64)
+        if not len(others):
+            return found
+        ours = _keys(torch.cat([holes, theirs])).split([len(holes), len(theirs)])
+        _, which, counts = ours[1].unique(return_inverse=True, return_counts=True)
+        direct = torch.zeros(len(odd), dtype=torch.bool)
+        for number in (counts >= min(self.rows_each, len(others))).nonzero().flatten().tolist():
+            alike = which == number
+            at = ours[0] == ours[1][alike][0]
+            found[:, at], direct = _ranked(odd[at], others[alike]), direct | at
+        if len(others) >= _SOME and not bool(direct.all()):
+            rest = ~direct
+            found[:, rest] = _ranked(*_for_their_holes(odd[rest], holes[rest], others, theirs))
+        return found
 
     def _hidden(
         self, model: LatentVariableModel, index: Tensor, names: tuple[str, ...], hidden: Tensor
     ) -> Tensor:
-        """Log-likelihoods of held-out rows without some of their elements."""
+        """Log-likelihoods of held-out rows without some of their elements, or each without its."""
         source: dict[str, Any] = dict(self.rows[index])
         sizes = [source[name][0].numel() for name in names]
-        for name, part in zip(names, hidden.split(sizes), strict=True):
-            mask = part.reshape(source[name].shape[1:]).to(source[name].device)
+        for name, part in zip(names, hidden.split(sizes, -1), strict=True):
+            shape = (*part.shape[:-1], *source[name].shape[1:])
+            mask = part.reshape(shape).to(source[name].device)
             source[name] = torch.where(mask, math.nan, source[name])
         some = replace(self.rows, source=source, rows=len(index), missing=frozenset(names))
         return score_rows(
             model, some, self.particles, draw=self.draw, completed=self.completed, seed=self.seed
         ).log_px
+
+
+def _for_their_holes(
+    odd: Tensor, holes: Tensor, others: Tensor, theirs: Tensor
+) -> tuple[Tensor, Tensor]:
+    """How odd some rows and all others are for their holes, in usual deviations."""
+    few = len(others) < _EACH * theirs.shape[1]
+    known = others.isfinite()
+    design = _design(theirs[known], few=few)
+    fitted, weights = _regressed(design, others[known])
+    off = others[known] - fitted
+    scale, spread = _regressed(design, off.abs())
+    least = 0.2 * off.abs().mean()
+    odder = torch.cat(
+        [
+            (each - row @ weights) / (row @ spread).clamp(min=least)
+            for each, part in zip(odd.split(10_000), holes.split(10_000), strict=True)
+            for row in (_design(part, few=few),)
+        ]
+    )
+    reference = torch.full_like(others, math.inf)
+    reference[known] = off / scale.clamp(min=least)
+    return odder, reference
+
+
+def _design(holes: Tensor, *, few: bool) -> Tensor:
+    """What a regression on holes reads: which there are, and how many, its square too."""
+    count = holes.double().mean(1, keepdim=True)
+    return torch.cat([torch.ones_like(count), count.square(), count if few else holes], 1)
+
+
+def _regressed(design: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """By ridge regression: what all others say of each row, and the weights of all."""
+    penalty = torch.ones(design.shape[1], dtype=design.dtype)
+    penalty[0] = 0.0
+    root = torch.linalg.solve(design.T @ design + penalty.diag(), design.T)
+    weights = root @ value
+    own = (design * root.T).sum(1).clamp(max=0.99)
+    return (design @ weights - own * value) / (1 - own), weights
+
+
+def _ranked(odd: Tensor, others: Tensor) -> Tensor:
+    """The share of others that are less odd, and the tail probability, ``(2, rows)``."""
+    less = torch.searchsorted(others.sort().values, odd).double() / len(others)
+    return torch.stack([less, tail_probability(odd, others).double()])
+
+
+def _some(index: Tensor, count: int, seed: int) -> Tensor:
+    """So many of some numbers at random, rising."""
+    generator = torch.Generator().manual_seed(seed)
+    return index[torch.randperm(len(index), generator=generator)[:count]].sort().values
+
+
+def _keys(holes: Tensor) -> Tensor:
+    """A number for each pattern: a sum of random ones, 64 bits, shape ``(rows,)``."""
+    generator = torch.Generator().manual_seed(0)
+    each = torch.randint(-(2**63), 2**63 - 1, (holes.shape[1],), generator=generator)
+    found = torch.zeros(len(holes), dtype=torch.int64)
+    for column, number in zip(holes.unbind(1), each, strict=True):
+        found += column * number
+    return found
+
+
+def _rows(kept: Tensor) -> Tensor:
+    """Rows of which every element is kept."""
+    return kept.all(1).nonzero().squeeze(-1)
 
 
 def _places(numbers: Tensor) -> dict[int, Tensor]:
