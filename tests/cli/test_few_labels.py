@@ -50,6 +50,7 @@ def test_every_verb(deeplvm: Run, rows: pandas.DataFrame) -> None:
     assert details["probability"].between(1 / 3, 1).all()
     assert set(read(deeplvm, "sample", "run", "-n", 30)["kind"]) <= {*KINDS}
     assert set(read(deeplvm, "sample", "run", "-n", 3, "--label", "oak")["kind"]) == {"oak"}
+    assert 0.4 < read(deeplvm, "sample", "run", "-n", 90, "--holes")["kind"].isna().mean() < 1
     assert len(read(deeplvm, "sample", "run", "-n", 3, "--given", "kind=oak,a=2")) == 3
     assert len(read(deeplvm, "sample", "run", "-n", 3, "--given", "a=2")) == 3
     assert len(read(deeplvm, "embed", "run", "new.csv")) == 20

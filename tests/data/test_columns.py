@@ -167,3 +167,33 @@ def test_a_bound_is_the_same_in_every_precision() -> None:
     again = load(frame, like=data.description)
     rows = torch.as_tensor(again.test["x"][:])
     assert likelihood_of(data)().log_prob(rows).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "values, likelihood, largest",
+    [
+        pytest.param(draws.poisson(3, 600), "poisson", None, id="poisson"),
+        pytest.param(draws.negative_binomial(1, 0.05, 600), "negative-binomial", None, id="tail"),
+        pytest.param(17 + draws.gamma(1.2, 14, 600).astype(int), "mixture", None, id="ages"),
+        pytest.param(draws.binomial(40, 0.7, 600), "mixture", None, id="narrow"),
+        pytest.param(np.minimum(draws.poisson(400, 600), 410), "mixture", 410.0, id="cap"),
+    ],
+)
+def test_counts_have_the_likelihood_that_their_values_ask_for(
+    values: Any, likelihood: str, largest: float | None
+) -> None:
+    """Held-out values decide, and a cap; the schema says why, and leads to the same again."""
+    frame = pd.DataFrame({"a": values, "b": draws.normal(size=600)})
+    data = load(frame)
+    part = data.variables["x"].by_column["a"]
+    assert (part.kind, part.likelihood) == ("counts", likelihood)
+    assert part.bounds == (() if largest is None else ((0.0, largest),))
+    assert bool(part.reason) == (likelihood == "mixture")
+    drawn = likelihood_of(data)().sample((500,))[:, 0]
+    assert bool((drawn >= 0).all())
+    assert largest is None or bool((drawn <= largest).all())
+    again = load(frame, schema=tomllib.loads(schema_of(data.description)))
+    assert again.variables["x"].by_column["a"].likelihood == likelihood
+    bounded = load(frame, schema={"a": {"type": "counts", "bounds": [0, 1000]}})
+    assert bounded.variables["x"].by_column["a"].bounds == ((0.0, 1000.0),)
+    assert "bounds = [0.0, 1000.0]" in schema_of(bounded.description)

@@ -70,6 +70,12 @@ def test_a_recipe_for_tables_takes_it_where_nobody_asked_otherwise(path: Path) -
         for part in typed(load(path, likelihood="student-t", dequantize="uniform")).parts
     ]
     assert "mixture" not in asked
+    x = typed(load(path, schema={"age": {"likelihood": "poisson"}}))
+    assert [part.likelihood for part in x.parts[:3]] == ["mixture", "poisson", "mixture"]
+    alike = pd.DataFrame(np.random.default_rng(0).normal(size=(60, 2)), columns=["a", "b"])
+    x = typed(load(alike, schema={"b": {"likelihood": "gaussian"}}))
+    assert [part.likelihood for part in x.parts] == ["mixture", "gaussian"]
+    assert likelihood_of(x)().sample((3,)).shape == (3, 2)
 
 
 def test_columns_all_alike_keep_their_own_knots_and_atoms(tmp_path: Path) -> None:
@@ -93,12 +99,17 @@ def test_quantiles_that_repeat_make_a_map_all_the_same(tmp_path: Path) -> None:
     assert likelihood_of(data)().log_prob(rows).isfinite().all()
 
 
-def test_what_it_refuses(tmp_path: Path) -> None:
+def test_whole_numbers_of_any_sign_have_noise_however_it_is_asked_for() -> None:
+    """As where nothing is asked, and where a schema asks it of the column."""
     signed = frame().assign(age=lambda t: t.age - 50)
-    signed.to_csv(tmp_path / "signed.csv", index=False)
-    with pytest.raises(DataError, match="column 'age': a mixture needs reals, or whole numbers"):
-        load(tmp_path / "signed.csv", likelihood="mixture")
-    assert load(tmp_path / "signed.csv", likelihood="mixture", dequantize="uniform")
+    ways = ({}, {"likelihood": "mixture"}, {"schema": {"age": {"likelihood": "mixture"}}})
+    for way in ways:
+        part = load(signed, **way).variables["x"].by_column["age"]
+        assert (part.kind, part.dequantized) == ("real", True)
+        assert part.likelihood == ("mixture" if way else part.likelihood)
+
+
+def test_it_needs_quantiles() -> None:
     image = load({"x": np.random.default_rng(0).normal(size=(50, 1, 4, 4))})
     with pytest.raises(DataError, match="needs the quantiles of each column"):
         likelihood_of(image, likelihood="mixture")

@@ -170,3 +170,21 @@ def test_a_table_of_words_needs_no_pickle(tmp_path: Path) -> None:
     assert torch.equal(
         again.test.exact("x").nan_to_num(-9), everything.test.exact("x").nan_to_num(-9)
     )
+
+
+def test_means_of_counts_are_no_counts() -> None:
+    """Neither in a table nor in an array, whatever type of whole numbers it had."""
+    draws = np.random.default_rng(0)
+    counts = draws.poisson(3, (60, 2))
+    for kind in (np.uint8, np.int64, np.float64):
+        (found,) = load(counts.astype(kind)).variables["x"].restored(MEANS, mean=True).values()
+        assert found.tolist() == MEANS.tolist()
+    frame = pd.DataFrame({"n": counts[:, 0], "signed": counts[:, 1] - 3, "is": counts[:, 0] > 2})
+    x = load(frame).variables["x"]
+    means = x.restored(np.array([[2.7, 1.7, 0.7]]), mean=True)  # signed ones have noise above them
+    assert [each.tolist() for each in means.values()] == [[2.7], [1.2], [True]]
+    whole = x.restored(np.array([[2.7, 1.7, 0.7]]))
+    assert [each.tolist() for each in whole.values()] == [[3], [1], [True]]
+
+
+MEANS = np.array([[2.7, 0.4]])

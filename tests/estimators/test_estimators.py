@@ -280,6 +280,19 @@ class TestClassifier:
         assert found.score(X, y) > 0.95
         assert found.score_samples(X + 30).max() < found.score_samples(X).min()
 
+    def test_a_share_of_each_batch_is_labelled(self) -> None:
+        """As fit does it; rows that have weights come in an order of their own."""
+        X, y = self.blobs()
+        few = np.where(np.arange(len(y)) % 20 == 0, y, -1)
+        options, weight = QUICK | {"training": {"labelled": 0.5}}, np.arange(len(y)) % 3
+        own, as_they_come = VAEClassifier(**QUICK), QUICK | {"training": {"labelled": 0.0}}
+        half = own.fit(X, few).elbo_  # the recipe's own
+        assert half == VAEClassifier(**options).fit(X, few).elbo_
+        assert half != VAEClassifier(**as_they_come).fit(X, few).elbo_
+        assert own.fit(X, few, sample_weight=weight).elbo_ != half
+        with pytest.raises(ValueError, match="an order of their own"):
+            VAEClassifier(**options).fit(X, few, sample_weight=weight)
+
     def test_unknown_labels_of_any_kind(self) -> None:
         X, y = self.blobs()
         names = np.array(["a", "b", "c"], dtype=object)[y]

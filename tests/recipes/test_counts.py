@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from deeplvm.conditionals import NegativeBinomial
+from deeplvm.conditionals import Multinomial, NegativeBinomial
 from deeplvm.data import load
 from deeplvm.evaluation import evaluate
 from deeplvm.networks import MLP
-from deeplvm.recipes import RecipeError, scvi
+from deeplvm.recipes import RecipeError, nvdm, scvi
 
 COUNTS = np.random.default_rng(0).poisson([3.0, 1.0, 0.2, 2.0], size=(60, 4))
 SMALL: dict[str, Any] = {"latent": 2, "hidden": (4,)}
@@ -37,6 +38,24 @@ def test_shares_of_a_total_that_a_parent_says_are_shares_of_it() -> None:
     z, x = torch.randn(5, 3, 2), torch.from_numpy(COUNTS[:3]).double()
     log_total = x.sum(1, keepdim=True).log()
     torch.testing.assert_close(own(z).log_prob(x), parent(z, log_total).log_prob(x))
+
+
+def test_columns_of_counts_have_one_likelihood_though_they_differ() -> None:
+    """A table, whose columns have a Poisson, a negative binomial, or are flags, each by itself."""
+    draws = np.random.default_rng(0)
+    wide = draws.negative_binomial(1, 0.1, 60)
+    frame = pd.DataFrame({"a": wide, "b": COUNTS[:, 0], "c": (COUNTS[:, 1] > 0).astype(int)})
+    kinds = {part.likelihood for part in load(frame).variables["x"].parts}
+    assert len(kinds) == 3
+    for schema in (None, {name: {"type": "counts"} for name in "abc"}):
+        data = load(frame, schema=schema)
+        assert isinstance(scvi(data, **SMALL).p["x"], NegativeBinomial)
+        assert isinstance(nvdm(data, **SMALL).p["x"], Multinomial)
+    asked = load(frame, schema={"a": {"likelihood": "poisson"}})
+    with pytest.raises(RecipeError, match="columns of several kinds"):
+        scvi(asked, **SMALL)
+    with pytest.raises(RecipeError, match="a column each, none missing"):
+        nvdm(load(frame.astype(float).mask(frame == 0)), **SMALL)
 
 
 @pytest.mark.parametrize(

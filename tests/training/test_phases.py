@@ -88,3 +88,6 @@ def test_an_update_moves_parameters_in_place_of_a_gradient() -> None:
         quietly(
             model, {"x": rows}, kl_weight=linear(2), phases=[Phase(elbo), Phase(update=update)]
         )
+    for idle in ({"learning_rate": 1e-2}, {"optimizer": "adamax"}):
+        with pytest.raises(ValueError, match=f"{next(iter(idle))} has no part in a phase"):
+            quietly(model, {"x": rows}, phases=[Phase(update=update)], **idle)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from deeplvm.data.variable import Variable
 
 _ROWS = 500  # at a time
+_CHANCE = 1e-3  # of being told of values above all of the data where the model is right
 
 
 def sampled(
@@ -400,6 +401,9 @@ def given(
 def impossible(values: Mapping[str, Tensor], description: Description) -> list[str]:
     """Warnings of values of a model where a column of the data has none: incomes below 0.
 
+    And of more values above all of the data than as many new rows would have: of n new among N
+    that are like them, k or more are with probability :math:`(n / (n + N))^k` at most.
+
     Args:
         values: Made by the model, shape ``(rows, columns)`` by name; NaN is none.
         description: Of the data.
@@ -411,6 +415,15 @@ def impossible(values: Mapping[str, Tensor], description: Description) -> list[s
         variable = description.variables.get(name)
         for place, part in enumerate(variable.by_column.values() if variable else ()):
             least, largest = ends_of(part)
+            made, above = ~stored[..., place].isnan(), stored[..., place] > part.maximum
+            share = int(made.sum()) / (int(made.sum()) + sum(description.rows.values()))
+            if part.kind == "counts" and share ** int(above.sum()) < _CHANCE:
+                warnings.append(
+                    f"{int(above.sum()):,} of {int(made.sum()):,} values that the model made for "
+                    f"column {part.name!r} are above {part.maximum:g}, the largest of the data; "
+                    f"bounds = [0, {part.maximum:g}] of it in schema.toml, with likelihood = "
+                    f'"mixture", given to fit by --schema, never does that.'
+                )
             if part.kind != "real" or least < 0:
                 continue
             column, share = stored[..., place], largest <= 1

@@ -740,6 +740,8 @@ def _chosen(rows: Any, split: Any) -> Any:
 
 def _with_holes(values: dict[str, Any], data: Any, rows: int, seed: int) -> dict[str, Any]:
     """Values with those missing that the model, or a training row, does not have."""
+    import torch
+
     from deeplvm.evaluation.samples.synthetic import holes_of
 
     if not data.missing:
@@ -748,7 +750,7 @@ def _with_holes(values: dict[str, Any], data: Any, rows: int, seed: int) -> dict
     holes = holes_of(data.train, sorted(data.missing.intersection(values)), rows, seed)
     holes |= {name: values[mask] == 0 for name, mask in masks.items()}
     return {
-        name: value.masked_fill(holes[name], float("nan")) if name in holes else value
+        name: torch.where(holes[name], torch.nan, value) if name in holes else value
         for name, value in values.items()
         if name not in masks.values()
     }

@@ -135,8 +135,9 @@ def _spiked(v: Variable) -> Callable[..., nn.Module]:
     """Probabilities of the atoms, and elsewhere a mixture on the scores of the knots."""
     assert v.knots is not None
     counts, count = v.kind == "counts", v.knots.shape[-1]
-    ends = [(0.0, None)] * v.elements if counts else v.bounds or [(None, None)] * v.elements
-    low = torch.tensor([-math.inf if end is None else end for end, _ in ends])
+    ends = v.bounds or [(None, None)] * v.elements
+    least = 0.0 if counts else -math.inf
+    low = torch.tensor([least if end is None else end for end, _ in ends])
     high = torch.tensor([math.inf if end is None else end for _, end in ends])
     scores = v.scores
     if scores is None:
@@ -491,7 +492,7 @@ def choose(
     if facts.columns is None:
         image, levels = facts.image, facts.levels
         return [plain(everything, dequantize=dequantize, image=image, levels=levels)]
-    if all_counts(facts):
+    if all_counts(facts, options):
         high = float(train.high.max())
         if likelihood == "auto" and not dequantize and high > LARGEST_COUNT:
             found = plain(train, likelihood="negative-binomial", kind="counts")
@@ -512,9 +513,8 @@ def choose(
         kind = cast("Kind | None", declared if declared in ("real", "counts", "date") else None)
         values = everything.column(place)
         if own is not None:
-            row, top = LIKELIHOODS[own], float(values.high[0])
-            noisy = declared == "date" or not 0 <= values.low[0] <= top <= _SINGLE
-            suits = row.density or bool(row.whole and noisy)
+            row = LIKELIHOODS[own]
+            suits = row.density or _unlike_counts(row, values, kind)
             suits = suits and declared in ("whole", "date", None)
             suits = suits and bool(values.whole.all())
             look = choose_likelihood(
@@ -535,6 +535,8 @@ def choose(
         if kind == "date" or (likelihood == "auto" and not noisy):
             choices.append(look)
             continue
+        row = LIKELIHOODS.get(likelihood)
+        noisy = noisy or (row is not None and kind is None and _unlike_counts(row, values))
         choices.append(plain(values, what=what, dequantize=noisy, kind=kind))
     if dequantize and not any(choice.dequantize for choice in choices):
         raise DataError(f"{source}: no column holds whole numbers to dequantize; leave it out.")
@@ -558,7 +560,8 @@ def suited(choice: Choice, what: str, seen: Summary, values: Array) -> Choice:
 
     A mixture where values repeat, where they are bounded, and where held-out ones are likelier by
     their normal scores than by a Gaussian; of whole numbers too large for counts a probability
-    each.
+    each. Of counts a mixture where they end at a cap, and where held-out ones are likelier by it
+    than by a negative binomial.
 
     Args:
         choice: By a look at their summary.
@@ -567,6 +570,17 @@ def suited(choice: Choice, what: str, seen: Summary, values: Array) -> Choice:
         values: Some of the training rows.
     """
     low, high = float(seen.low[0]), float(seen.high[0])
+    if choice.likelihood in ("poisson", "negative-binomial"):
+        _, largest = bounds_of(values, low, high, repeated(values))
+        gain, error = gain_of_mixture(values, counts=True)
+        told = [f"at most {largest:g}"] if math.isfinite(largest) else []
+        if gain > _GAIN + 2 * error:
+            told.append(f"{gain:.2g} nats a value above a negative binomial")
+        if not told:
+            return choice
+        why = ", ".join(told)
+        reason = f"{what}: counts, {why}: mixture, a probability of each."
+        return Choice("counts", "mixture", reason, why=why)
     if choice.likelihood != "gaussian":
         return choice
     if choice.dequantize and choice.kind == "real" and 0 <= low <= high <= _SINGLE:
@@ -597,9 +611,15 @@ def suited(choice: Choice, what: str, seen: Summary, values: Array) -> Choice:
     return replace(choice, likelihood="mixture", reason=reason, why=why)
 
 
-def all_counts(facts: Facts) -> bool:
-    """Whether the source itself declares that all columns are counts."""
-    same = set(facts.kinds.values()) == {"counts"} and not facts.likelihoods
+def _unlike_counts(row: Likelihood, values: Summary, kind: Kind | None = None) -> bool:
+    """Whether a likelihood with probabilities of counts has a density of these whole numbers."""
+    counts = 0 <= float(values.low[0]) <= float(values.high[0]) <= _SINGLE
+    return bool(row.whole and values.whole.all() and (kind == "date" or not counts))
+
+
+def all_counts(facts: Facts, options: Mapping[str, Any]) -> bool:
+    """Whether the source itself declares that all columns are counts; a schema is of each."""
+    same = set(facts.kinds.values()) == {"counts"} and not options["schema"]
     return same and len(facts.kinds) >= len(facts.columns or ())
 
 
@@ -716,6 +736,7 @@ def likelihood_of(
 def alike(variable: Variable, likelihood: str | None) -> Variable | None:
     """A table with one likelihood for all columns, where it is one of the kinds of them all."""
     kinds = {part.kind for part in variable.by_column.values()}
+    kinds -= {"binary"} if "counts" in kinds else set()  # counts of what is seldom
     if len(kinds) != 1 or likelihood in (variable.likelihood, "mixture"):
         return None
     (kind,) = kinds

@@ -33,6 +33,7 @@ _FEW_COUNTS, _FEW_WARNINGS = 5, 5
 _HIDDEN, _FAR, _SENTINEL = 20, 1000, 0.005
 # A value that is this often there, and so many times as often as one in the median, has mass.
 _OFTEN, _TIMES = 0.1, 10
+_BOUNDED = ("real", "counts")  # kinds that a mixture may have bounds of
 # Values of a table that are looked at for knots and atoms.
 _LOOKED_AT = 20_000_000
 # A column whose name says so, and that has many different whole numbers, names the rows.
@@ -50,7 +51,7 @@ def without_use(
     Raises:
         DataError: If they may be pixels, of which some never change.
     """
-    if facts.columns is None or all_counts(facts) or one_for_all(facts, options):
+    if facts.columns is None or all_counts(facts, options) or one_for_all(facts, options):
         return {}
     train, everything = seen["train"], Summary.joined(seen.values())
     _refuse_constant_pixels(everything, source, facts.columns)
@@ -177,9 +178,7 @@ def refuse_unlike(seen: Summary, source: str, variable: Variable) -> None:
                 np.inf if ends[1] is None else ends[1],
             )
             low, high = _as_it_rests(low), _as_it_rests(high)
-            hint = (
-                " Correct them, or fit again with wider bounds of it, as RUN/schema.toml has them."
-            )
+            hint = " Correct them, or fit again with wider bounds of it in RUN/schema.toml."
         if (wants_whole and not whole) or low < bottom or high > top:
             need = "whole numbers" if wants_whole else "reals"
             bounds = f" in [{bottom:g}, {top:g}]" if np.isfinite(top) else ""
@@ -372,12 +371,15 @@ def _knotted(
     step = -(-train_rows.numel() // _LOOKED_AT)
     rows = train_rows[::step].numpy()
 
-    def bounds_at(place: int, atoms: Array) -> tuple[float | None, float | None]:
+    def bounds_at(place: int, atoms: Array, *, whole: bool) -> tuple[float | None, float | None]:
         column = facts.columns[place] if facts.columns else ""
         low, high = float(everything.low[place]), float(everything.high[place])
         ends = facts.bounds.get(column)
         if ends is None:
+            if whole:  # not each of the many whole numbers that have a probability is a cap
+                atoms = repeated(rows[:, place])
             ends = tuple(map(_as_it_rests, bounds_of(rows[:, place], low, high, atoms)))
+            ends = (0.0, ends[1]) if whole else ends
         elif _as_it_rests(low) < _as_it_rests(ends[0]) or _as_it_rests(high) > _as_it_rests(
             ends[1]
         ):
@@ -406,8 +408,10 @@ def _knotted(
             *[knots_of(rows[:, place], each, len(rows)) for place, each in pairs], strict=True
         )
         alone, bounds = len(choices) > 1, {}
-        if choice.kind == "real" and choice.likelihood == "mixture" and not choice.dequantize:
-            bounds = {"bounds": tuple([bounds_at(place, each) for place, each in pairs])}
+        if choice.kind in _BOUNDED and choice.likelihood == "mixture" and not choice.dequantize:
+            ends = [bounds_at(place, each, whole=counts) for place, each in pairs]
+            if not counts or any([end is not None for _, end in ends]):  # none is below 0
+                bounds = {"bounds": tuple(ends)}
         return {
             "knots": torch.from_numpy(knots[0] if alone else np.stack(knots)),
             "scores": torch.from_numpy(scores[0] if alone else np.stack(scores)),

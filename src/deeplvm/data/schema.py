@@ -24,9 +24,9 @@ _TYPES = get_args(ColumnType)
 _ADVICE = (
     "# What each column was taken for, and why. Edit it and fit again with --schema FILE.\n"
     f"# type: {', '.join(_TYPES)}.\n"
-    '# A column may also have a likelihood, words that mean missing (missing = ["-999"]), the\n'
-    '# order of its levels (levels = ["low", "high"]), and, under the likelihood mixture, the\n'
-    "# least and the largest possible value (bounds = [0, inf]).\n"
+    '# A column may also have a likelihood (likelihood = "mixture"), words that mean missing\n'
+    '# (missing = ["-999"]), the order of its levels (levels = ["low", "high"]), and, under the\n'
+    "# likelihood mixture, the least and the largest possible value (bounds = [0, inf]).\n"
 )
 
 
@@ -117,12 +117,13 @@ def _rule(where: str, column: str, said: Any) -> Rule:
         raise DataError(f"{where}: {column}: type = {kind!r} has no likelihood; leave it out.")
     missing = tuple(said["missing"]) if "missing" in said else None
     bounds = _bounds(where, column, said.get("bounds", ()))
-    if bounds and (kind not in ("", "real") or likelihood not in ("", "mixture")):
+    if bounds and (kind not in ("", "real", "counts") or likelihood not in ("", "mixture")):
         raise DataError(
-            f"{where}: {column}: bounds are those of type = 'real' under likelihood = 'mixture'."
+            f"{where}: {column}: bounds are those of type = 'real' or 'counts' under likelihood = "
+            f"'mixture'."
         )
     if bounds:
-        kind, likelihood = "real", "mixture"
+        kind, likelihood = kind or "real", "mixture"
     return Rule(kind, likelihood, missing, tuple(said.get("levels", ())), bounds)
 
 
@@ -173,18 +174,18 @@ def schema_of(description: Description) -> str:
         return ""
     lines, rules = [_ADVICE], rules_of(description.options.get("schema"))
     for column, part in variable.by_column.items():
-        entry = {"type": _text(type_of(part)), "likelihood": _text(part.likelihood)}
-        if part.likelihood == "mixture" and part.kind == "real" and not part.dequantized:
-            ends = part.bounds[0] if part.bounds else (None, None)
-            low, high = ("inf" if end is None else str(end) for end in ends)
-            entry["bounds"] = f"[{'-inf' if ends[0] is None else low}, {high}]"
+        entry, rule = {"type": _text(type_of(part))}, rules.get(column, Rule())
+        if rule.likelihood and not rule.bounds:  # what was chosen is chosen again
+            entry["likelihood"] = _text(rule.likelihood)
+        if rule.bounds:
+            entry["bounds"] = f"[{rule.bounds[0]}, {rule.bounds[1]}]"
         if part.kind == "ordinal" and part.categories:
             entry["levels"] = _texts(part.categories)
-        if column in rules and rules[column].missing is not None:
-            entry["missing"] = _texts(rules[column].missing or ())
+        if rule.missing is not None:
+            entry["missing"] = _texts(rule.missing)
         said = ", ".join([f"{name} = {value}" for name, value in entry.items()])
-        why = f"; {part.likelihood}: {part.reason}" if part.reason else ""
-        lines.append(f"{_key(column)} = {{{said}}}  # {traits(part)}{why}\n")
+        why = [traits(part), f"{part.likelihood}{f': {part.reason}' if part.reason else ''}"]
+        lines.append(f"{_key(column)} = {{{said}}}  # {'; '.join(filter(None, why))}\n")
     asked = [column for column, rule in rules.items() if rule.type == "drop"]
     asked += description.options.get("drop", ())
     for column, why in {**dict.fromkeys(asked, "as asked for"), **description.left}.items():

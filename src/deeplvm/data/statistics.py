@@ -12,6 +12,7 @@ import torch
 
 from deeplvm.data.readers.source import Array
 from deeplvm.data.sparse import blocks, is_sparse
+from deeplvm.distributions import NegativeBinomial
 
 # Grey values that are whole multiples of one of these steps were whole numbers once; the coarsest
 # that fits, or a level would stand for values that never occur.
@@ -315,19 +316,24 @@ def knots_of(values: Array, atoms: Array, rows: int) -> tuple[Array, Array]:
     return np.quantile(known, levels, method="weibull"), scores.numpy()
 
 
-def gain_of_mixture(values: Array) -> tuple[float, float]:
+def gain_of_mixture(values: Array, *, counts: bool = False) -> tuple[float, float]:
     """How much likelier the values of a column are by their normal scores than by a Gaussian.
 
     Each half of the values by what the other says, in nats a value, and the standard error; of a
-    value at most three, so that no outlier decides.
+    value at most three, so that no outlier decides. Of ``counts`` than by a negative binomial, and
+    the scores are those of x + u, u from U[0, 1), whose density is a bound of the probability.
 
     >>> rng = np.random.default_rng(0)
     >>> round(gain_of_mixture(rng.lognormal(size=300))[0], 1)
     0.6
     >>> gain_of_mixture(rng.normal(size=300))[0] < 0
     True
+    >>> gain_of_mixture(rng.poisson(40, size=300), counts=True)[0] < 0
+    True
     """
     known = values[~np.isnan(values)].astype(np.float64)
+    if counts:
+        known = known + np.random.default_rng(0).random(len(known))
     halves, gains = (known[::2], known[1::2]), []
     for one, other in (halves, halves[::-1]):
         knots, scores = knots_of(one, np.zeros(0), len(one))
@@ -339,10 +345,26 @@ def gain_of_mixture(values: Array) -> tuple[float, float]:
         at = np.clip(np.searchsorted(knots, other, "right") - 1, 0, len(slopes) - 1)
         score = scores[place][at] + slopes[at] * (other - knots[at])
         mixture = -(score**2) / 2 + np.log(slopes[at])
-        gaussian = -(((other - one.mean()) / spread) ** 2) / 2 - np.log(spread)
-        gains.append(np.clip(mixture - gaussian, -3, 3))
+        usual = -(((other - one.mean()) / spread) ** 2) / 2 - np.log(spread)
+        if counts:
+            usual = _by_counts(np.floor(other), np.floor(one)) + math.log(2 * math.pi) / 2
+        gains.append(np.clip(mixture - usual, -3, 3))
     each = np.concatenate(gains)
     return float(each.mean()), float(each.std() / math.sqrt(len(each)))
+
+
+def _by_counts(values: Array, others: Array) -> Array:
+    """Nats of counts under the negative binomial by which others are likeliest; Poisson at most.
+
+    Its mean is theirs; of its dispersions those are tried that are 2^k of the one by moments.
+    """
+    mean, variance = torch.tensor([others.mean(), others.var()])
+    mean = mean.clamp(min=1e-6)
+    moment = mean**2 / (variance - mean).clamp(min=1e-4 * mean)
+    laws = NegativeBinomial(mean, moment * 2.0 ** torch.arange(-6, 7)[:, None])
+    seen, often = (torch.from_numpy(each) for each in np.unique(others, return_counts=True))
+    best = int((laws.log_prob(seen) * often).sum(-1).argmax())
+    return laws.log_prob(torch.from_numpy(values))[best].numpy()
 
 
 def bounds_of(values: Array, low: float, high: float, atoms: Array) -> tuple[float, float]:

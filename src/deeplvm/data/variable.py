@@ -207,7 +207,7 @@ class Variable:
             stored: Values of shape ``(rows, *shape)``: those of the data, or what a model drew or
                 filled in.
             exact: Whether they are without noise, as :meth:`Selection.exact` gives them.
-            mean: Whether they are means, which of numbers that are no columns are not rounded.
+            mean: Whether they are means, which of counts and other whole numbers are not whole.
 
         Returns:
             An array by the name of each column; of what is no table, one by the variable's name.
@@ -225,7 +225,11 @@ class Variable:
         if self.columns is None:
             return {self.name: self._restored(values, exact=exact, keep=mean)}
         return {
-            column: part._restored(values[:, place], exact=exact, keep=False)
+            column: part._restored(
+                values[:, place],
+                exact=exact,
+                keep=mean and (part.kind in ("counts", "levels") or part.dequantized),
+            )
             for place, (column, part) in enumerate(self.by_column.items())
         }
 
@@ -266,7 +270,7 @@ class Variable:
         """Values of one type; ``keep`` leaves fractions where there are whole numbers."""
         kind, missing = self.types[0] if self.types else "", np.isnan(values)
         if self.dequantized and not exact:
-            values = values.astype(np.float64) * self.divisor
+            values = (_shortest(values) if keep else values.astype(np.float64)) * self.divisor
             values = values - 0.5 if keep else np.floor(values)
         if self.categories is not None:
             last = len(self.categories) - 1
@@ -283,7 +287,8 @@ class Variable:
         if not whole and not exact and self.digits and self.digits[0] is not None:
             return self._settled(values).astype(_numpy(kind, np.float64))
         if not whole:
-            return _shortest(values).astype(_numpy(kind, np.float64))
+            wanted = np.dtype(_numpy(kind, np.float64))
+            return _shortest(values).astype(wanted if wanted.kind == "f" else np.float64)
         values = values.round()
         array = self.shape != () or not self.types
         if not kind.startswith("bool") and array:

@@ -252,6 +252,13 @@ class DeepEstimator(CallbackSupportMixin, BaseEstimator):
         options = {name: meant(name, value) for name, value in options.items()}
         model = build(recipe, data.description, self._recipe_options(recipe), self._seed)
         watch = _Watch(self, model, data.description, options["epochs"], X, y, sample_weight)
+        if sample_weight is not None:
+            if "labelled" not in (self.training or {}):
+                options.pop("labelled", None)  # rows are visited by their weights
+        elif options.get("labelled") and data.description.unlabelled:
+            data = Data(
+                **{each.name: getattr(data, each.name) for each in dataclasses.fields(Data)}
+            )
         try:
             history = unfolded(learn)(
                 model, data, quiet=not self.verbose, callbacks=[watch], **options
@@ -290,7 +297,6 @@ class DeepEstimator(CallbackSupportMixin, BaseEstimator):
             own |= {n: v for n, v in of_few_rows(rows, own).items() if n in own}
         for name in usual.keys() & own.keys() & {"epochs", "patience"} if rows >= FEW_ROWS else ():
             own[name] = min(own[name], usual[name])  # and too many of many rows
-        own.pop("labelled", None)  # rows are visited by their weights
         options = usual | own | asked | dict(self.training or {}) | {"seed": self._seed}
         return options if data.rows("valid") else options | {"patience": None}
 

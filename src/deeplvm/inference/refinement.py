@@ -173,10 +173,12 @@ def localised(model: LatentVariableModel, rows: int, row: str = "row") -> Latent
     Raises:
         ValueError: If q is not a Joint whose conditionals have heads, or ``row`` is taken.
     """
-    if not isinstance(model.q, Joint) or not model.q.names:
+    if not model.q.names:
+        raise ValueError("The model draws no latents, so q has no parameters to be made local.")
+    if not isinstance(model.q, Joint):
         raise ValueError(
             "Only a q that is a Joint of conditionals has parameters that can be made local; "
-            f"this q is a {type(model.q).__name__} of {len(model.q.names)} names."
+            f"this q is a {type(model.q).__name__}."
         )
     if row in model.names:
         raise ValueError(f"The model has a name {row!r} already; name the row's number otherwise.")

@@ -12,7 +12,7 @@ from deeplvm.data.records import Data, Description
 from deeplvm.networks import MLP
 from deeplvm.recipes.catalogue import RecipeError, trained_with
 from deeplvm.recipes.conditional import Indicator
-from deeplvm.recipes.plain import at_least_one, labels_of, observed, seen
+from deeplvm.recipes.plain import at_least_one, labels_of, of_one_likelihood, seen
 
 
 @trained_with(learning_rate=1e-3, batch_size=128)
@@ -30,7 +30,8 @@ def scvi(
     https://www.nature.com/articles/s41592-018-0229-2
 
     Counts of genes have the means :math:`l\, \mathrm{softmax}(\eta(z))`; the law around them is
-    the data's likelihood: poisson, negative-binomial, either zero-inflated, or multinomial. With
+    the data's likelihood: poisson, negative-binomial, either zero-inflated, or multinomial; of a
+    table for which none was asked negative-binomial. With
     the library size l observed, each cell's own total, the log-likelihood is that of the counts
     given their total; a latent one is log-normal, and the counts and their total are scored. The
     two are not comparable. Samples of the first have the mean total of the training rows.
@@ -46,7 +47,7 @@ def scvi(
         RecipeError: If the data are no counts, or have no labels where these are batches.
     """
     at_least_one(latent=latent, hidden=hidden)
-    x = observed(data)
+    x = of_one_likelihood(data, "negative-binomial")
     if len(x.shape) != 1 or x.kind != "counts" or x.likelihood == "mixture" or x.missing:
         raise RecipeError(
             f"scvi models counts, a column a gene, none missing, but {data.name} is {x}; take the "

@@ -15,7 +15,7 @@ from deeplvm.core.model import LatentVariableModel
 from deeplvm.data import likelihood_of
 from deeplvm.data.likelihood import alike
 from deeplvm.data.records import Data, Description
-from deeplvm.data.variable import Variable
+from deeplvm.data.variable import CODED, Variable
 from deeplvm.networks import MLP
 from deeplvm.recipes.catalogue import RecipeError, trained_with
 
@@ -159,19 +159,26 @@ def gaussian(data: Data | Description, recipe: str, hint: str = "") -> Variable:
     nor where values repeat: a probability of theirs and a density could not be compared.
     """
     x = observed(data)
-    asked = data.options.get("likelihood", "auto") != "auto" or any(
-        [rule.get("likelihood") for rule in (data.options.get("schema") or {}).values()]
-    )
     repeated = any([any(part.atoms) for part in x.parts or (x,) if part.likelihood == "mixture"])
-    found = x if x.likelihood == "gaussian" or asked or repeated else alike(x, "gaussian") or x
+    found = x if x.likelihood == "gaussian" or repeated else of_one_likelihood(data, "gaussian")
     if found.likelihood != "gaussian":
-        whole = any([part.is_whole for part in found.parts or (found,)])
-        noise = " with --dequantize uniform" if whole else ""
+        parts = found.parts or (found,)
+        noise = " with --dequantize uniform" if any([part.is_whole for part in parts]) else ""
+        coded = any([part.kind in (*CODED, "binary") for part in parts])
         raise RecipeError(
             f"{recipe} is Gaussian, but the likelihood chosen for {data.name} is "
-            f"{x.likelihood}; it takes real numbers, or say --likelihood gaussian{noise}{hint}."
+            f"{x.likelihood}; it takes real numbers"
+            f"{'' if coded else f', or say --likelihood gaussian{noise}'}{hint}."
         )
     return found
+
+
+def of_one_likelihood(data: Data | Description, likelihood: str) -> Variable:
+    """``"x"`` with one likelihood for all columns, where these allow it and nobody asked."""
+    x, rules = observed(data), (data.options.get("schema") or {}).values()
+    asked = data.options.get("likelihood", "auto") != "auto"
+    asked = asked or any([rule.get("likelihood") for rule in rules])
+    return x if asked else alike(x, likelihood) or x
 
 
 def labels_of(

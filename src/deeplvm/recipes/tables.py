@@ -161,9 +161,11 @@ def typed(data: Data | Description) -> Variable:
     x = observed(data)
     if data.options.get("likelihood", "auto") != "auto":
         return x
-    if x.parts:
-        return replace(x, parts=tuple([_mixed(part) for part in x.parts]))
-    return _mixed(x)
+    asked = {n for n, rule in (data.options.get("schema") or {}).items() if rule.get("likelihood")}
+    if not x.parts and not asked:
+        return _mixed(x)
+    parts = [each if each.name in asked else _mixed(each) for each in x.by_column.values()]
+    return replace(x, kind="mixed", likelihood="columns", parts=tuple(parts))
 
 
 def _mixed(variable: Variable) -> Variable:

@@ -13,7 +13,7 @@ from deeplvm.data.records import Data, Description
 from deeplvm.data.variable import Variable
 from deeplvm.networks import MLP
 from deeplvm.recipes.catalogue import RecipeError, trained_with
-from deeplvm.recipes.plain import at_least_one, observed, seen
+from deeplvm.recipes.plain import at_least_one, of_one_likelihood, seen
 
 
 class Shares(nn.Module):
@@ -101,11 +101,11 @@ def nvdm(
 
 def _words(data: Data | Description, recipe: str, latent: int) -> tuple[Variable, Multinomial]:
     """What is counted, and its law given how many there are, log-linear in the parent."""
-    x = observed(data)
-    if len(x.shape) != 1 or x.kind not in ("counts", "binary"):
+    x = of_one_likelihood(data, "multinomial")
+    if len(x.shape) != 1 or x.kind not in ("counts", "binary") or x.missing:
         raise RecipeError(
-            f"{recipe} models counts of words, a column each, but {data.name} is {x}; count them "
-            f"first, or take the recipe vae."
+            f"{recipe} models counts of words, a column each, none missing, but {data.name} is "
+            f"{x}; count them first, or take the recipe vae."
         )
     total = max(1, round(float(x.mean.sum())))
     return x, Multinomial(x.shape, MLP(latent), total=total, mean=x.mean)

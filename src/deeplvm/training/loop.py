@@ -208,7 +208,7 @@ def fit(
         listed,
         always={"kl_weight": kl_weight != 1.0, "log_prior": log_prior},
         alone={
-            **{name: getattr(optimization, name) for name in OF_GRADIENTS},
+            **{n: getattr(optimization, n) != getattr(Optimization, n) for n in OF_GRADIENTS},
             "compile=True": machine.compile is True,
             "precision='bfloat16'": machine.precision == "bfloat16",
         },

@@ -21,7 +21,7 @@ from deeplvm.training.schedules import RateSchedule
 
 Objective = Callable[[Any], Tensor]
 # Options that act where a phase follows a gradient.
-OF_GRADIENTS = ("clip", "skip", "weight_decay", "schedule")
+OF_GRADIENTS = ("optimizer", "learning_rate", "clip", "skip", "weight_decay", "schedule")
 
 
 @dataclass(frozen=True)

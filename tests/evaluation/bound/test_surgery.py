@@ -21,6 +21,7 @@ from torch.distributions.kl import kl_divergence
 
 from deeplvm import Enumerated, Joint, LatentVariableModel, elbo
 from deeplvm.conditionals import Bernoulli, FullCovarianceGaussian, Gaussian, StandardNormal
+from deeplvm.conditionals import Categorical as Label
 from deeplvm.evaluation.bound.surgery import elbo_surgery
 from deeplvm.inference.semi_amortised import SemiAmortised
 from deeplvm.likelihood.importance import importance_sampling
@@ -237,3 +238,13 @@ def test_single_precision_and_refining() -> None:
     part = elbo_surgery(LatentVariableModel(p, encoder).float(), data)["z"]
     assert part.kl.dtype == torch.float64
     assert torch.allclose(part.kl, part.mutual_information + part.marginal, atol=1e-10)
+
+
+def test_a_latent_whose_prior_reads_a_label_that_is_summed_out() -> None:
+    """Every label is tried in one pass: the prior of z then has a density under each."""
+    prior = Gaussian(2, nn.Linear(3, 2), scale=1.0)
+    p = Joint({"y": Label(3), "z | y": prior, "x | z": Gaussian(2, MLP(2))})
+    q = Joint({"z | x": Gaussian(2, MLP(2, 4)), "y | z": Label(3, MLP(2, 4))})
+    rows = {"x": torch.randn(20, 2), "y": torch.full((20,), torch.nan)}
+    found = elbo_surgery(LatentVariableModel(p, q), rows, draw={"y": Enumerated()})
+    assert bool(found["z, y"].kl.isfinite().all())

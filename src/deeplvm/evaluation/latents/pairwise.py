@@ -314,7 +314,9 @@ def _quantities(evidence: Evidence, dimensions: list[str]) -> dict[str, Tensor]:
             distribution = trace[name].distribution
             base = None if distribution is None else elementwise(distribution)
             if name in dimensions and base is not None:
-                score = base.log_prob(site.value).expand(site.value.shape)
+                score = base.log_prob(
+                    site.value
+                )  # under each label that is tried, where p reads it
                 found[f"{key}/{name}"] = flat(score, event).flatten(2).double()
     return found
 
