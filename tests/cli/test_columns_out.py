@@ -50,6 +50,9 @@ def test_cells_come_out_as_they_came_in(deeplvm: Run, people: pd.DataFrame) -> N
     drawn = pd.read_csv("drawn.csv")
     assert (drawn["floor"].dtype, drawn["visits"].dtype) == (np.int64, np.int64)
     assert drawn["member"].dtype == bool
+    words = ("--draws", 2, "--details", "d.csv", "--particles", 5)
+    assert deeplvm("impute", "run", "people.csv", "-o", "none.csv", *words).code == 0
+    assert [*pd.read_csv("d.csv").columns][:3] == ["row", "column", "value"]  # nothing was missing
     pd.to_datetime(drawn["since"], format="%d.%m.%Y")
     outcome = deeplvm("sample", "run", "-o", "drawn.csv", "--holes")
     assert (outcome.code, "has no missing values" in outcome.line) == (2, True)

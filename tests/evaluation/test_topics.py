@@ -9,7 +9,7 @@ import torch
 
 from deeplvm import Joint, LatentVariableModel
 from deeplvm.conditionals import Gaussian, Multinomial, Poisson, StandardNormal
-from deeplvm.evaluation import perplexity, topics_of
+from deeplvm.evaluation import Evaluation, evaluate, perplexity, topics_of
 from deeplvm.networks import MLP
 
 DOCUMENTS = torch.tensor([[2.0, 1, 0, 0], [1, 1, 0, 0], [0, 0, 3, 0], [1, 0, 1, 0]])
@@ -90,3 +90,17 @@ def test_other_models_and_other_documents_are_refused() -> None:
     )
     with pytest.raises(ValueError, match="a network is between them"):
         topics_of(deep, {"x": DOCUMENTS})
+
+
+def test_an_evaluation_has_the_topics_and_the_perplexity_of_its_own_likelihood() -> None:
+    model, rows = log_linear(), {"x": DOCUMENTS}
+    found = evaluate(model, rows, particles=50)
+    assert found.topics is not None
+    assert found.topics["words"] == topics_of(model, rows).words
+    assert found.topics["npmi"] == pytest.approx(topics_of(model, rows).npmi.tolist())
+    own = perplexity(model, rows, particles=50).perplexity.value
+    assert found.topics["perplexity"]["value"] == pytest.approx(own, rel=0.1)
+    assert [row[1] for row in found.table() if row[0] == "diversity"] == ["0.50"]
+    assert Evaluation.from_dict(found.to_dict()) == found
+    plain = Joint({"x": Multinomial(4, total=5)})
+    assert "topics" not in evaluate(LatentVariableModel(plain), rows, particles=1).to_dict()

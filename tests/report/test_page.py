@@ -20,7 +20,15 @@ from deeplvm.conditionals.flows import InverseAutoregressiveFlow
 from deeplvm.data import Data, Selection, likelihood_of, load
 from deeplvm.evaluation import Synthetic, evaluate
 from deeplvm.networks import MLP
-from deeplvm.recipes import conditional_vae, full_covariance_vae, iwae, mixture_model, vae
+from deeplvm.recipes import (
+    conditional_vae,
+    full_covariance_vae,
+    iwae,
+    mixture_model,
+    nvdm,
+    semi_supervised_vae,
+    vae,
+)
 from deeplvm.report import report
 from deeplvm.report.material import Material
 
@@ -104,6 +112,28 @@ def test_every_kind_of_model_has_a_page(
     if model.q.names:
         for text in ("Reconstructions", "Traversals", "The latent space", "How far to trust"):
             assert text in page
+
+
+def test_labels_and_topics_have_a_part_of_their_own() -> None:
+    """A reliability diagram with the calibration errors; the first words of each topic."""
+    rows = {f"w{i}": np.random.default_rng(i).poisson(2, 60) for i in range(4)}
+    labelled = load("iris")
+    pages = []
+    for data, model in (
+        (labelled, semi_supervised_vae(labelled, latent=2, hidden=(4,))),
+        (load(rows), nvdm(load(rows), latent=2, hidden=(4,))),
+    ):
+        evaluation = evaluate(model, data.valid, particles=5)
+        page = report(model, data, evaluation)
+        assert_self_contained(page)
+        pages.append(page)
+        if found := evaluation.classification:
+            values = sum([each["values"] for each in found["encoder"]["bins"]])
+            assert values == found["rows"]
+            del found["encoder"]["bins"]  # as versions before wrote it
+            assert 'id="labels"' not in report(model, data, evaluation)
+    assert "expected calibration error" in pages[0]
+    assert all(["w3" in page and "coherence" in page for page in pages[1:]])
 
 
 def test_missing_elements() -> None:

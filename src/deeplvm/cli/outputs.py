@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -352,7 +353,8 @@ def as_frame(arrays: Mapping[str, Any], names: Mapping[str, Sequence[str]] | Non
         if isinstance(array, Mapping):
             columns |= array
             continue
-        flat = np.asarray(array).reshape(len(array), -1)
+        flat = np.asarray(array)
+        flat = flat.reshape(len(flat), math.prod(flat.shape[1:]))
         titles = (names or {}).get(name) or (
             [name] if flat.shape[1] == 1 else [f"{name}{i}" for i in range(flat.shape[1])]
         )

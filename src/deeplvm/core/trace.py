@@ -162,9 +162,9 @@ def score(name: str, distribution: Distribution, value: Any, *, missing: bool = 
     if not has_marginals(distribution):
         base = base_of(distribution)
         raise ValueError(
-            f"{name!r} has missing elements (NaN), but its {type(base).__name__} does not "
-            f"factorise over elements and offers no marginal of some of them; fill them in first, "
-            f"or use a likelihood that factorises, such as a diagonal Gaussian."
+            f"Elements of {name!r} are missing (NaN) or hidden, but its {type(base).__name__} has "
+            f"no marginal of the others; fill them in first, or use a likelihood that factorises "
+            f"over elements, such as a diagonal Gaussian or poisson."
         )
     observed = ~torch.isnan(value)
     marginal = getattr(distribution, "observed_log_prob", None)

@@ -25,6 +25,7 @@ from deeplvm.evaluation.latents.latent_use import (
 )
 from deeplvm.evaluation.predictive.classification import classification
 from deeplvm.evaluation.samples.synthetic import synthetic_rows, synthetic_table
+from deeplvm.evaluation.topics import of_topics
 from deeplvm.gradients import Draw
 from deeplvm.inference.classes import has_classes
 from deeplvm.inference.rows import OnProgress, Rows, at_random, redrawn, rows_of
@@ -48,7 +49,7 @@ LITTLE = 0.5
 """Nats; a latent that costs less can say no more about a row."""
 _CLASS_PARTICLES = 50
 # Entries of evaluation.json that are there only where they were asked for, or have a meaning.
-_ASKED = ("gaps", "annealing", "sandwich", "synthetic", "classification")
+_ASKED = ("gaps", "annealing", "sandwich", "synthetic", "classification", "topics")
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,8 @@ class Evaluation(Record):
         classification: Of a model of labels, on rows that have one: how often q(y | x) and
             p(y | x) are wrong, and whether they are as sure as they may be; see
             :class:`~deeplvm.evaluation.Classification`.
+        topics: Of a model of topics: the words of each, how well they go together in these rows,
+            and the perplexity of words in their order; see :class:`~deeplvm.evaluation.Topics`.
     """
 
     data: dict[str, Any]
@@ -142,6 +145,7 @@ class Evaluation(Record):
     sandwich: dict[str, Any] | None = None
     synthetic: dict[str, Any] | None = None
     classification: dict[str, Any] | None = None
+    topics: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The object of ``evaluation.json``, without what was not asked for."""
@@ -191,6 +195,7 @@ class Evaluation(Record):
         rows += [_sandwich_row(self.sandwich)] if self.sandwich else []
         rows += gaps_table(self.gaps) if self.gaps else []
         rows += _classifier_rows(self.classification) if self.classification else []
+        rows += _topics_rows(self.topics) if self.topics else []
         for name, divergence in self.kl.items():
             use, active = self.latents[name], self.active_units[name]
             meaning, of = "what the latents of a row say beyond the prior", use["dimensions"]
@@ -352,6 +357,7 @@ def evaluate(
         sandwich=None if both is None else both.to_dict(),
         synthetic=None if drawn is None else drawn.to_dict(),
         classification=_classes(model, rows, particles, draw, seed),
+        topics=of_topics(model, rows.source, estimate),
     )
 
 
@@ -526,6 +532,16 @@ def _classifier_rows(plain: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         of = f"% of {rows} with another label; {how}, {one['if_calibrated']:.3f} if calibrated"
         found.append((f"error of {name}", _value(percent), of))
     return found
+
+
+def _topics_rows(plain: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    of = f"NPMI of the first words of {len(plain['words'])} topics, in {plain['reference']}"
+    each = "so many words are as hard to choose from, in their order; lower is better"
+    return [
+        ("perplexity", _value(plain["perplexity"]), each),
+        ("coherence", _value(plain["coherence"]), of),
+        ("diversity", f"{plain['diversity']:.2f}", "share of different words among the first 25"),
+    ]
 
 
 def _annealing_row(plain: Mapping[str, Any]) -> tuple[str, str, str]:

@@ -16,7 +16,7 @@ from deeplvm.core.joint import owner_of
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.values import NamedRows
 from deeplvm.inference.rows import rows_of
-from deeplvm.likelihood import importance_sampling
+from deeplvm.likelihood import ImportanceEstimate, importance_sampling
 from deeplvm.results import Estimate, Record, stderr_of
 
 _ROWS = 1_000  # at a time
@@ -24,7 +24,7 @@ _DISTINCT = 25  # words of a topic that are looked at for whether another topic 
 
 
 @dataclass(frozen=True, eq=False)
-class Topics(Record, also="coherence diversity", without="each"):
+class Topics(Record, also="coherence diversity", without="each", lists="npmi"):
     """What each topic is about.
 
     Attributes:
@@ -171,22 +171,44 @@ def perplexity(
     """
     _words_of(model)
     options: Any = {"particles": particles, "batch_size": batch_size, "seed": seed}
-    number = _of_each(rows["x"], lambda x: x.sum(1))
 
     def log_px(documents: NamedRows) -> Tensor:
         found = importance_sampling(model, documents, **options).log_px.cpu().double()
         return found - _of_each(documents["x"], _orders)
 
     if given is None:
-        found = log_px(rows)
-    else:
-        counts, known = (torch.as_tensor(each["x"][:]).double() for each in (rows, given))
-        if known.shape != counts.shape:
-            raise ValueError(
-                f"The words that are given are of {len(known)} documents, those to be foretold of "
-                f"{len(counts)}; give two parts of the same documents, row by row."
-            )
-        found = log_px({"x": known + counts}) - log_px({"x": known})
+        return _perplexity(log_px(rows), rows, particles)
+    counts, known = (torch.as_tensor(each["x"][:]).double() for each in (rows, given))
+    if known.shape != counts.shape:
+        raise ValueError(
+            f"The words that are given are of {len(known)} documents, those to be foretold of "
+            f"{len(counts)}; give two parts of the same documents, row by row."
+        )
+    found = log_px({"x": known + counts}) - log_px({"x": known})
+    return _perplexity(found, rows, particles, completion=True)
+
+
+def of_topics(
+    model: LatentVariableModel, rows: NamedRows, estimate: ImportanceEstimate
+) -> dict[str, Any] | None:
+    """Topics, and the perplexity of a likelihood that was estimated, as plain numbers.
+
+    ``None`` of a model whose words are not log-linear.
+    """
+    try:
+        _log_linear(model)
+    except ValueError:
+        return None
+    nats = estimate.log_px.cpu().double() - _of_each(rows["x"], _orders)
+    found = _perplexity(nats, rows, estimate.particles).to_dict()
+    return topics_of(model, rows).to_dict() | {"perplexity": found["perplexity"]}
+
+
+def _perplexity(
+    found: Tensor, rows: NamedRows, particles: int, *, completion: bool = False
+) -> Perplexity:
+    """That of the nats of the words of each document, in their order, shape ``(rows,)``."""
+    number = _of_each(rows["x"], lambda x: x.sum(1))
     some = number > 0
     found, number = -found[some], number[some]
     rate = float(found.sum() / number.sum())
@@ -198,7 +220,7 @@ def perplexity(
         int(number.sum()),
         len(number),
         particles,
-        given is not None,
+        completion,
     )
 
 

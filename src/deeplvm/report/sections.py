@@ -16,7 +16,15 @@ from deeplvm.evaluation.latents.latent_use import carrying
 from deeplvm.evaluation.samples.synthetic import synthetic_table
 from deeplvm.inference.rows import at_random
 from deeplvm.likelihood import UsualSurprise, score_cells
-from deeplvm.report.figures import columns, images, latents, likelihood, samples, training
+from deeplvm.report.figures import (
+    columns,
+    images,
+    latents,
+    likelihood,
+    predictive,
+    samples,
+    training,
+)
 from deeplvm.report.figures.style import CLASSES
 from deeplvm.report.material import STEPS, Material
 from deeplvm.results import html_table
@@ -296,6 +304,28 @@ def _cell(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+def _labels(subject: Subject) -> Iterator[Section]:
+    """Whether labels come as often as the model says."""
+    found = None if subject.evaluation is None else subject.evaluation.classification
+    if not found or "bins" not in found["encoder"]:  # of a version before
+        return
+    lines = {"q(y | x)": found["encoder"]["bins"], "p(y | x)": found["model"]["bins"]}
+    caption = "A point for each tenth of the probabilities, larger for more rows."
+    figures = [(predictive.reliability_figure(lines), caption)]
+    yield Section("labels", "Labels", figures, found)
+
+
+def _topics(subject: Subject) -> Iterator[Section]:
+    """The words of each topic."""
+    found = None if subject.evaluation is None else subject.evaluation.topics
+    if not found:
+        return
+    rows = zip(found["npmi"], found["words"], strict=True)
+    table = [[f"{value:.2f}", " ".join(words)] for value, words in rows]
+    figures = [(Markup(html_table(["coherence", "first words"], table)), "")]
+    yield Section("topics", "Topics", figures, found)
+
+
 def _synthetic(subject: Subject) -> Iterator[Section]:
     """Drawn rows against real ones, where that was measured."""
     found = None if subject.evaluation is None else subject.evaluation.synthetic
@@ -448,6 +478,8 @@ _PARTS: dict[str, Callable[[Subject], Iterator[Section]]] = {
     "Annealing": _annealing,
     "Columns": _columns,
     "Samples": _samples,
+    "Labels": _labels,
+    "Topics": _topics,
     "Synthetic rows": _synthetic,
     "Odd cells": _odd_cells,
     "Reconstructions": _reconstructions,

@@ -516,6 +516,29 @@ def calibration_error(probability: Any, outcome: Any) -> float:
     >>> calibration_error(np.array([0.25, 0.25, 0.25, 0.25]), np.array([0.0, 1.0, 0.0, 1.0]))
     0.25
     """
-    bins = np.minimum((probability * _BINS).astype(int), _BINS - 1)
-    gaps = np.bincount(bins, probability - outcome, minlength=_BINS)
+    (gaps,) = in_bins(probability, probability - outcome)
     return float(np.abs(gaps).sum() / len(probability))
+
+
+def in_bins(probability: Any, *values: Any) -> list[Any]:
+    """Sums of values over ten bins of equal width of the probabilities, ``(10,)`` each."""
+    bins = np.minimum((probability * _BINS).astype(int), _BINS - 1)
+    return [np.bincount(bins, each, minlength=_BINS) for each in values]
+
+
+def reliability_bins(probability: Any, outcome: Any) -> list[dict[str, float]]:
+    """Of ten bins of equal width those that have values: the mean of what was said and what came.
+
+    Args:
+        probability: What was said, shape ``(values,)``.
+        outcome: Whether it came, 0 or 1, the same shape.
+
+    >>> reliability_bins(np.array([0.25, 0.25, 0.75]), np.array([0.0, 1.0, 1.0]))[0]
+    {'probability': 0.25, 'outcome': 0.5, 'values': 2}
+    """
+    counts, *sums = in_bins(probability, np.ones_like(probability), probability, outcome)
+    return [
+        {"probability": float(p / n), "outcome": float(y / n), "values": int(n)}
+        for n, p, y in zip(counts, *sums, strict=True)
+        if n
+    ]

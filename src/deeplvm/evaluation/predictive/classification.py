@@ -12,7 +12,7 @@ from torch import Tensor
 from deeplvm.core.draws import Draw
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.values import NamedRows
-from deeplvm.evaluation.predictive.calibration import reliability
+from deeplvm.evaluation.predictive.calibration import reliability, reliability_bins
 from deeplvm.inference.classes import class_probabilities
 from deeplvm.inference.rows import at_random, taken
 from deeplvm.results import Estimate, Record
@@ -30,6 +30,8 @@ class Classifier(Record):
         brier: Mean of :math:`\sum_c (p_c - [y = c])^2`.
         calibration_error: Of the probability of the most probable label, over ten bins.
         if_calibrated: What that would be on average if every probability were right.
+        bins: The mean probability of the most probable label in each bin, the share of rows that
+            have it, and their number; those of a reliability diagram.
     """
 
     error: Estimate
@@ -37,6 +39,7 @@ class Classifier(Record):
     brier: Estimate
     calibration_error: Estimate
     if_calibrated: float
+    bins: list[dict[str, float]]
 
     @classmethod
     def of(cls, probabilities: Tensor, labels: Tensor, seed: int = 0) -> Classifier:
@@ -54,6 +57,7 @@ class Classifier(Record):
             one.brier,
             one.calibration_error,
             one.if_calibrated,
+            reliability_bins(one.probability.numpy(), one.outcome.numpy()),
         )
 
 

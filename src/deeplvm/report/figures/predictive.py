@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from markupsafe import Markup
 
+from deeplvm.evaluation.predictive.calibration import reliability_bins
 from deeplvm.report.figures.style import (
     CLASSES,
     FIRST,
@@ -124,20 +126,29 @@ def _transforms(axes: Axes, calibration: Calibration) -> None:
 
 def _reliability(axes: Axes, columns: tuple[Reliability, ...]) -> None:
     """The worst columns, or, where there are many, all in one: their bins would be empty."""
-    axes.plot([0, 1], [0, 1], color=RULE, lw=1.2, zorder=0)
     lines = {legible(each.title): (each.probability, each.outcome) for each in columns[:6]}
     if len(columns) > _MANY:
         pooled = [torch.cat([getattr(each, part) for each in columns]) for part in _PARTS]
         lines = {f"all {len(columns):,} columns": (pooled[0], pooled[1])}
-    for colour, (title, pair) in zip(CLASSES, lines.items(), strict=False):
-        p, y = (part.numpy() for part in pair)
-        bins = np.minimum((p * 10).astype(int), 9)
-        counts = np.bincount(bins, minlength=10)
-        shown = counts >= min(_FEW, counts.max())  # a share of three values says nothing
-        means = [
-            np.bincount(bins, values, minlength=10)[shown] / counts[shown] for values in (p, y)
-        ]
-        size = 8 + 60 * counts[shown] / counts.max()
+    bins = {n: reliability_bins(p.numpy(), y.numpy()) for n, (p, y) in lines.items()}
+    _reliability_lines(axes, bins)
+
+
+def reliability_figure(lines: Mapping[str, Sequence[Mapping[str, float]]]) -> Markup:
+    """The share that came against the probability said, in bins, a line by name."""
+    with new_figure(3.6, 3.2) as (figure, axes):
+        _reliability_lines(axes, lines)
+        return svg(figure, "reliability", "Whether labels come as often as is said")
+
+
+def _reliability_lines(axes: Axes, lines: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
+    axes.plot([0, 1], [0, 1], color=RULE, lw=1.2, zorder=0)
+    for colour, (title, bins) in zip(CLASSES, lines.items(), strict=False):
+        most = max([each["values"] for each in bins])
+        # a share of three values says nothing
+        shown = [each for each in bins if each["values"] >= min(_FEW, most)]
+        means = [[each[part] for each in shown] for part in _PARTS]
+        size = [8 + 60 * each["values"] / most for each in shown]
         axes.plot(*means, color=colour, lw=0.9)
         axes.scatter(*means, s=size, color=colour, linewidths=0, label=title)
     axes.set_xlim(0, 1.02)
