@@ -75,19 +75,26 @@ def plan(
     """How many rows and particles go through the model at once.
 
     Args:
-        model: Called once, on the first row.
+        model: Called on the first row, and where nothing is drawn on the first two.
         rows: The rows that are to be evaluated.
         particles: Draws of each row.
         batch_size: Rows at a time; chosen by size if left out.
         chunk: Particles at a time, rounded up to whole blocks; chosen by size if left out.
         draw: How a latent is drawn.
     """
-    evidence, numbers = _look(model, rows, draw)
+    evidence, sizes = _look(model, rows, draw, 1)
     chosen = draw or {}
     exact = all([isinstance(chosen.get(name), Enumerated) for name in evidence.latents])
+    if exact and rows.rows > 1:
+        # a table of parameters is no larger for two rows, as a network's output is
+        sizes = [b - a for a, b in zip(sizes, _look(model, rows, draw, 2)[1], strict=True)]
+    values = [site.value for site in evidence.p.values() if isinstance(site.value, Tensor)]
+    sizes += [*[value.numel() for value in values], math.prod(evidence.batch_shape)]
     wanted = 1 if exact else particles
     most = _NUMBERS_ON_CPU if rows.device.type == "cpu" else _NUMBERS_ELSEWHERE
-    size = batch_size or _even(rows.rows, max(1, min(_MOST_ROWS, most // (BLOCK * numbers))))
+    numbers = max(sizes)
+    each = numbers * (1 if exact else BLOCK)
+    size = batch_size or _even(rows.rows, max(1, min(_MOST_ROWS, most // each)))
     step = chunk or max(BLOCK, most // (size * numbers) // BLOCK * BLOCK)
     step = 1 if exact else min(-(-step // BLOCK), -(-wanted // BLOCK)) * BLOCK
     observed = tuple(
@@ -152,26 +159,22 @@ def _even(rows: int, most: int) -> int:
 
 
 def _look(
-    model: LatentVariableModel, rows: Rows, draw: Mapping[str, Draw] | None
-) -> tuple[Evidence, int]:
-    """The evidence of one particle of one row, and the size of the largest tensor on the way."""
-    given = rows[slice(0, 1)]
-    largest = 1
+    model: LatentVariableModel, rows: Rows, draw: Mapping[str, Draw] | None, count: int
+) -> tuple[Evidence, list[int]]:
+    """The evidence of one particle of the first rows, and the sizes of tensors on the way."""
+    sizes: list[int] = []
 
     def look(_module: nn.Module, _inputs: object, output: object) -> None:
-        nonlocal largest
-        if isinstance(output, Tensor):
-            largest = max(largest, output.numel())
+        sizes.append(output.numel() if isinstance(output, Tensor) else 0)
 
     leaves = [module for module in model.modules() if not list(module.children())]
     hooks = [module.register_forward_hook(look) for module in leaves]
     try:
         evidence = model.evidence(
-            given, particles=1, draw=draw, missing=rows.missing, rows=rows.data_rows
-        )
+            rows[slice(0, count)], particles=1, draw=draw, missing=rows.missing,
+            rows=rows.data_rows,
+        )  # fmt: skip
     finally:
         for hook in hooks:
             hook.remove()
-    values = [site.value for site in evidence.p.values() if isinstance(site.value, Tensor)]
-    sizes = [value.numel() for value in values]
-    return evidence, max(largest, *sizes, math.prod(evidence.batch_shape))
+    return evidence, sizes

@@ -175,9 +175,10 @@ def importance_sampling(
         draw: How a latent is drawn, as in :meth:`LatentVariableModel.evidence`. A name given here
             is drawn even if the data have it: ``{"y": Enumerated()}`` sums over the labels.
         compile: Whether the densities of p are compiled, which changes results by rounding only.
-            ``"auto"``: where the evaluation would take more than a minute, compiled code is tried
-            (some ten seconds) and used if it is a tenth faster; a matter of the clock, so say
-            ``True`` or ``False`` where a long evaluation must repeat to the last digit.
+            ``"auto"``: where something is drawn and it would take more than a minute, compiled
+            code is tried (some ten seconds) and used if it is a tenth faster; a matter of the
+            clock, so say ``True`` or ``False`` where a long evaluation must repeat to the last
+            digit.
         progress: Told after each batch how many of the rows are done, and of how many.
 
     Raises:
@@ -202,7 +203,9 @@ def importance_sampling(
         chunks = Chunks(model, rows, planned, draw)
         batches = -(-rows.rows // planned.batch_size)
         own = len(range(batches)[processes().part(batches)])
-        chunks.model, compile_seconds = choose(chunks, compile, own * planned.chunks)
+        # where nothing is drawn a row goes through p once, sooner than a compiler is done
+        wanted = False if compile == "auto" and planned.exact else compile
+        chunks.model, compile_seconds = choose(chunks, wanted, own * planned.chunks)
 
     together: list[Tensor] = []  # of each batch, the sum over rows of relative weights, (K,)
 
