@@ -156,7 +156,7 @@ def evaluate_into(
     from deeplvm.files import write_atomically
 
     options["draw"] = run.measured(data) or None
-    rows = getattr(data, split)
+    rows = data[split]
     evaluation = evaluate(model, rows, particles=particles, seed=seed, **options)
     if processes().first:
         write_atomically(run.folder / "evaluation.json", evaluation.to_json().encode())

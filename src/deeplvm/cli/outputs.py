@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from deeplvm.core.draws import Sampled
+from deeplvm.core.joint import Factored
 from deeplvm.core.values import NamedRows
 from deeplvm.distributions.centre import centre
 from deeplvm.inference.rows import Measure, for_rows
@@ -58,7 +59,8 @@ def sampled(
                 "--label is for a model of x and its label, or of x given it; this one draws x "
                 "without it."
             )
-        if above := [each.name for each in getattr(model.p, "parents", lambda _: ())("y")]:
+        known = model.p.parents("y") if isinstance(model.p, Factored) else ()
+        if above := [each.name for each in known]:
             raise ValueError(
                 f"--label: this model draws the label from {', '.join(above)}, so that x does not "
                 f"follow from it; draw more rows and keep those with the label."

@@ -159,9 +159,9 @@ class JointLike(Protocol):
         names: What it gives a density or a value to.
         inputs: What it reads and does not define.
 
-    One may also say which names all rows share (``shared``), what a name reads
-    (``parents(name)``), which conditional owns it (``joint[name]``), and inside which joints it
-    repeats (``repetitions(name)``): without, no closed form is taken, no node shared, and every
+    One may also say which names all rows share (``shared``), what a name reads (it is
+    :class:`Factored` then), which conditional owns it (``joint[name]``), and inside which joints
+    it repeats (``repetitions(name)``): without, no closed form is taken, no node shared, and every
     term is credited to every latent.
     """
 
@@ -172,6 +172,15 @@ class JointLike(Protocol):
         self, given: Mapping[str, Any], batch_shape: tuple[int, ...] | None = None, **options: Any
     ) -> Trace:
         """Score what is given, draw the rest; options are those of :meth:`Joint.forward`."""
+        ...
+
+
+@runtime_checkable
+class Factored(JointLike, Protocol):
+    """A joint that says what its names read."""
+
+    def parents(self, name: str) -> tuple[Parent, ...]:
+        """What a name reads."""
         ...
 
 
@@ -262,7 +271,7 @@ class Joint(nn.Module):
         """What a name reads: in a sub-joint only what its own factor in there does."""
         module: Any = self.conditional(name)
         outer = self.owner[name].parents
-        if name not in self._nested or not hasattr(module, "parents"):
+        if name not in self._nested or not isinstance(module, Factored):
             return outer
         known = {parent.name: parent for parent in outer if parent.name not in module.names}
         return tuple(

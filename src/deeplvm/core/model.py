@@ -25,6 +25,7 @@ from deeplvm.core.draws import (
 )
 from deeplvm.core.evidence import Evidence
 from deeplvm.core.joint import (
+    Factored,
     Joint,
     NotationError,
     accepts_missing,
@@ -621,7 +622,7 @@ def _is_random(joint: Any, name: str) -> bool:
 
 def _read(joint: Any) -> frozenset[str]:
     """Names whose values conditionals of a joint read, as far as it says; else all."""
-    if not hasattr(joint, "parents"):
+    if not isinstance(joint, Factored):
         return frozenset((*joint.names, *joint.inputs))
     return frozenset(
         [
@@ -644,7 +645,7 @@ def _common(p: Any, q: Any) -> dict[str, frozenset[str]]:
 
     With the random names and inputs that each follows from.
     """
-    if not all([hasattr(joint, "parents") for joint in (p, q)]):
+    if not all([isinstance(joint, Factored) for joint in (p, q)]):
         return {}
     names = [name for name in q.names if name in p.names and _same_factor(p, q, name)]
     while True:

@@ -419,7 +419,7 @@ class Data:
 
     def rows(self, split: Split) -> int:
         """Number of rows of a split."""
-        return self._split(split).rows
+        return self[split].rows
 
     def batch(
         self,
@@ -444,7 +444,7 @@ class Data:
         >>> {name: tuple(value.shape) for name, value in digits.batch("train", slice(5)).items()}
         {'x': (5, 1, 8, 8), 'y': (5,)}
         """
-        columns = self._split(rows) if isinstance(rows, str) else rows
+        columns = self[rows] if isinstance(rows, str) else rows
         if isinstance(index, list):
             index = torch.tensor(index, dtype=torch.int64)
         if isinstance(columns, Selection) and columns.index is None:
@@ -478,7 +478,7 @@ class Data:
         generator = torch.Generator().manual_seed(seed)
         chosen: dict[str, Selection] = {}
         for split, count in wanted.items():
-            columns = self._split(split)
+            columns = self[split]
             order = torch.randperm(columns.rows, generator=generator)[:count]
             chosen[split] = Selection(
                 {
@@ -515,7 +515,7 @@ class Data:
     @property
     def nbytes(self) -> int:
         """Bytes of all rows as they rest: what they take where they are held."""
-        columns = [column for split in SPLITS for column in self._split(split).values()]
+        columns = [column for split in SPLITS for column in self[split].values()]
         columns += [renewal.source for renewal in self.renewals.values()]
         return sum([column.nbytes for column in columns])
 
@@ -523,7 +523,7 @@ class Data:
         """How many values, and labels, are missing (NaN) in the rows of a split."""
         count = 0
         for name in self.missing:
-            column = self._split(split)[name]
+            column = self[split][name]
             for start in range(0, len(column), _SOME_ROWS):
                 count += int(column[start : start + _SOME_ROWS].isnan().sum())
         return count
@@ -547,7 +547,12 @@ class Data:
     def _repr_html_(self) -> str:
         return self.description._repr_html_()
 
-    def _split(self, split: str) -> Selection:
+    def __getitem__(self, split: str) -> Selection:
+        """The rows of a split by its name.
+
+        Raises:
+            DataError: If there is none of this name.
+        """
         if split not in SPLITS:
             raise DataError(f"there is no split {split!r}; choose one of {', '.join(SPLITS)}.")
         return getattr(self, split)

@@ -227,7 +227,7 @@ class Stream(Data):
         """
         if not isinstance(rows, str):
             return super().batch(rows, index, generator)
-        self._split(rows)  # an error where there is none of this name
+        _ = self[rows]  # an error where there is none of this name
         values, wanted = None, np.zeros(0, np.int64)
         if rows == "train" and not isinstance(index, slice):
             wanted = torch.as_tensor(index).cpu().numpy()

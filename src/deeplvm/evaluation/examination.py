@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from deeplvm.conditionals.columns import Columns
+from deeplvm.core.joint import Factored
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.trace import Trace
 from deeplvm.core.values import NamedRows
@@ -167,7 +168,7 @@ class Examination:
 
     def resting(self, split: Split, count: int = SEARCHED) -> Tensor:
         """Values of :attr:`variable`, ``(rows, elements)``, without noise; NaN if missing."""
-        held = getattr(self.data, split)
+        held = self.data[split]
         name = self.variable.name
         if name not in held or len(held[name]) == 0:
             raise CannotMeasure(f"There are no {split} rows.")
@@ -212,11 +213,11 @@ class Examination:
 
     def rows(self, split: Split, count: int) -> NamedRows:
         """Some rows of a split: they come in a random order."""
-        return getattr(self.data, split)[:count]
+        return self.data[split][:count]
 
     def batches(self, split: Split) -> Rows:
         """The rows of a split."""
-        return rows_of(self.model, getattr(self.data, split))
+        return rows_of(self.model, self.data[split])
 
     def first(self, split: Split, count: int | None = None) -> dict[str, Tensor]:
         """The first rows of a split, as the model reads them."""
@@ -239,7 +240,7 @@ class Examination:
     @_measured("use of latents")
     def use(self) -> Mapping[str, LatentUse]:
         """What each latent is used for, on unseen rows, of those that p reads."""
-        if getattr(self.model.p, "parents", None) is None:
+        if not isinstance(self.model.p, Factored):
             raise CannotMeasure("The parents of a name are not known for this kind of p.")
         found = latent_use(self.model, self.first(self.unseen), **self._drawn)
         return read_by_p(self.model, found)
@@ -331,7 +332,7 @@ class Examination:
     @_measured("sample quality")
     def quality(self) -> SampleQuality:
         """Draws against training rows, in features of a network that is trained for it."""
-        test, most = getattr(self.data, self.unseen), 2 * self.effort.rows
+        test, most = self.data[self.unseen], 2 * self.effort.rows
         return sample_quality(self.model, self.data.train, test, most=most, seed=self.seed)
 
     @_measured("memorisation")

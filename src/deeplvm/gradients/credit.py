@@ -22,6 +22,7 @@ from torch import Tensor
 
 from deeplvm.core.draws import Draw, Enumerated, Held, Reparameterised, Valuation
 from deeplvm.core.evidence import Evidence
+from deeplvm.core.joint import Factored
 from deeplvm.core.trace import Site, Trace
 from deeplvm.gradients.relaxation import can_relax
 
@@ -272,7 +273,7 @@ def account_of(valuation: Valuation) -> Account:
     """
     evidence, p, q = valuation.evidence, valuation.p, valuation.q
     latents, terms = evidence.latents, tuple(evidence.terms)
-    if all([hasattr(joint, "parents") for joint in (p, q)]):
+    if all([isinstance(joint, Factored) for joint in (p, q)]):
         in_q = {latent: _reached(q, {latent}) for latent in latents}
         followers = {n: tuple([each for each in latents if each in in_q[n]]) for n in latents}
         dependents = {

@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -32,7 +32,7 @@ from deeplvm.parallel.processes import processes
 from deeplvm.randomness import RowNoise, evaluating, seed_all
 
 if TYPE_CHECKING:
-    from deeplvm.data.records import Description
+    from deeplvm.data.records import Description, Selection
 
 _LOOKED_AT = 1_000  # rows at a time, where it is only looked what is given in them
 
@@ -70,22 +70,26 @@ class Rows:
     common: bool = False
 
     @property
+    def selection(self) -> Selection | None:
+        """The rows as a part of a data set, if they are one."""
+        return selection_of(self.source)
+
+    @property
     def description(self) -> Description | None:
         """Of the data set, if the rows are of one."""
-        return getattr(self.source, "description", None)
+        return None if self.selection is None else self.selection.description
 
     @property
     def split(self) -> str | None:
         """Of which split of the data set, if the rows are of one."""
-        return getattr(self.source, "split", None)
+        return None if self.selection is None else self.selection.split
 
     def __getitem__(self, index: slice | Tensor) -> dict[str, Tensor]:
         """Some rows, on the model's device, reals in its floating type."""
-        batch = getattr(self.source, "batch", None)
         taken = (
             {n: self.values[n].take(self.source[n], index) for n in self.names}
-            if batch is None
-            else batch(index, self.names, self.dtype)
+            if self.selection is None
+            else self.selection.batch(index, self.names, self.dtype)
         )
         return {n: self.values[n].change(value, self._ready) for n, value in taken.items()}
 
@@ -98,6 +102,12 @@ class Rows:
         # labels are int64 and stay so; bytes and short integers are pixels and counts at rest
         whole = value.dtype == torch.int64 or value.is_complex()
         return value.to(self.device) if whole else value.to(self.device, self.dtype)
+
+
+def selection_of(source: NamedRows) -> Selection | None:
+    """Rows as a part of a data set, if they are one."""
+    # by its form: who has tensors of their own does not wait for the readers of files
+    return cast("Selection", source) if hasattr(source, "data_rows") else None
 
 
 def check_rows(source: object) -> None:
@@ -152,23 +162,18 @@ def rows_of(
             f"The data have {', '.join(source) or 'nothing'}, of which the model reads none; its "
             f"names are {', '.join(sorted(model.names))}: call one of them as the data do."
         )
-    rows = getattr(source, "rows", None)
-    values = {name: model.values(name) for name in names}
-    rows = values[names[0]].count(source[names[0]]) if rows is None else rows
+    known, values = selection_of(source), {name: model.values(name) for name in names}
+    rows = values[names[0]].count(source[names[0]]) if known is None else known.rows
     if rows == 0:
         raise ValueError("There are no rows to evaluate; name another split.")
-    known = getattr(source, "missing", None)
-    missing = [
-        each for each in names if (has_nan(source[each]) if known is None else each in known)
-    ]
+    missing = [n for n in names if (n in known.missing if known else has_nan(source[n]))]
     like = next(
         (t for t in (*model.parameters(), *model.buffers()) if t.is_floating_point()),
         torch.zeros(()),
     )
-    data_rows = getattr(source, "data_rows", 0) or rows
-    holes = frozenset(missing)
-    common = bool(getattr(source, "common", False))
-    return Rows(source, names, holes, rows, data_rows, like.device, like.dtype, values, common)
+    whole, common = (known.data_rows or rows, known.common) if known else (rows, False)
+    holes, place = frozenset(missing), (like.device, like.dtype)
+    return Rows(source, names, holes, rows, whole, *place, values, common)
 
 
 def for_rows(
@@ -376,20 +381,18 @@ def at_random(source: NamedRows, count: int, seed: int = 0) -> NamedRows:
     The first need not: files are sorted by date, by class, by who wrote them.
     """
     check_rows(source)
-    rows = getattr(source, "rows", None)
-    rows = len(next(iter(source.values()))) if rows is None else rows
+    known = selection_of(source)
+    rows = known.rows if known else len(next(iter(source.values())))
+    generator = torch.Generator().manual_seed(seed)
     if count >= rows:
         return source
-    return taken(
-        source, torch.randperm(rows, generator=torch.Generator().manual_seed(seed))[:count]
-    )
+    return taken(source, torch.randperm(rows, generator=generator)[:count])
 
 
 def taken(source: NamedRows, index: Tensor) -> NamedRows:
     """Some of some rows, by their numbers."""
-    kept: Any = source
-    if hasattr(source, "batch"):
-        return kept[index]
+    if (known := selection_of(source)) is not None:
+        return known[index]
     return {name: value[index.to(value.device)] for name, value in source.items()}
 
 

@@ -89,7 +89,8 @@ class SemiAmortised(nn.Module):
         self.steps, self.learning_rate = steps, learning_rate
         self.objective, self.particles, self.first_order = objective, particles, first_order
         self.names = q.names
-        known = dict.fromkeys((*q.inputs, *getattr(p, "names", ()), *getattr(p, "inputs", ())))
+        own = self.amortised[0].p
+        known = dict.fromkeys((*q.inputs, *own.names, *own.inputs))
         self.inputs = tuple([name for name in known if name not in q.names])
         self.symbol = "q"
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from deeplvm.core.evidence import Evidence
+from deeplvm.core.joint import Factored
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.trace import Site
 from deeplvm.core.values import NamedRows
@@ -141,10 +142,9 @@ def latent_use(
 
 def read_by_p(model: LatentVariableModel, use: Mapping[str, LatentUse]) -> Mapping[str, LatentUse]:
     """Latents from which p computes something; an auxiliary one of q is free to say nothing."""
-    parents = getattr(model.p, "parents", None)
-    if parents is None:
+    if not isinstance(model.p, Factored):
         return use
-    read = {parent.name for name in model.p.names for parent in parents(name)}
+    read = {parent.name for name in model.p.names for parent in model.p.parents(name)}
     return {name: latent for name, latent in use.items() if name in read}
 
 

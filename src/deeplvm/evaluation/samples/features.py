@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from deeplvm.core.values import NamedRows
-from deeplvm.inference.rows import check_rows
+from deeplvm.inference.rows import check_rows, selection_of
 from deeplvm.networks import MLP, ConvolutionalEncoder
 from deeplvm.results import Record, number
 
@@ -264,14 +264,14 @@ def features_of(
 
 def variables_of(rows: NamedRows) -> Mapping[str, Variable]:
     """What the data say of their variables, by name."""
-    description = getattr(rows, "description", None)
-    return {} if description is None else description.variables
+    known = selection_of(rows)
+    return known.description.variables if known and known.description else {}
 
 
 def first_rows(rows: NamedRows, most: int | None = None) -> dict[str, Tensor]:
     """The first of some rows, widened to a floating type."""
-    batch = getattr(rows, "batch", None)
-    return {n: v[:most] for n, v in rows.items()} if batch is None else batch(slice(0, most))
+    known = selection_of(rows)
+    return known.batch(slice(0, most)) if known else {n: v[:most] for n, v in rows.items()}
 
 
 def _levels(variable: Variable | None, columns: int) -> list[int | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,11 +23,8 @@ from deeplvm.evaluation.samples.table_quality import (
     similarities,
     utility,
 )
-from deeplvm.inference.rows import Rows, at_random, rows_of
-from deeplvm.results import Estimate, Record, shown_plain
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from deeplvm.inference.rows import Rows, at_random, rows_of, selection_of
+from deeplvm.results import Array, Estimate, Record, shown_plain
 
 _POOL = 50_000  # rows of a kind that stand for all of it
 
@@ -253,8 +250,8 @@ def _drawn(
 
 def _exact(rows: NamedRows, name: str) -> Tensor:
     """Values as they were given."""
-    exact = getattr(rows, "exact", None)
-    values = (rows[name] if exact is None else exact(name))[:].cpu().double()
+    known = selection_of(rows)
+    values = (known.exact(name) if known else rows[name][:]).cpu().double()
     # a row's label that is not known
     return values.masked_fill(values < 0, torch.nan) if name == "y" else values
 
@@ -266,9 +263,9 @@ def _label_of(rows: Rows) -> str:
 
 
 def compared(
-    drawn: NDArray[Any],
-    train: NDArray[Any],
-    held_out: NDArray[Any],
+    drawn: Array,
+    train: Array,
+    held_out: Array,
     columns: Sequence[ObservedColumn],
     *,
     target: str | None = None,
