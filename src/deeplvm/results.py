@@ -16,7 +16,10 @@ from html import escape
 from typing import Any, ClassVar, Self
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
+
+Array = NDArray[Any]
 
 _NUMBER = re.compile(r"[-+−±~≈<>]?\s*\d[\d\s.,eE+\-−±%]*")
 

@@ -24,8 +24,9 @@ TABLES = ("data_options", "recipe_options", "training")
 _DATA = "A named data set, or a file: .npy, .npz, .csv, .parquet, IDX, a folder of images."
 
 
-def _own(name: str, hint: Any, default: Any, text: str) -> inspect.Parameter:
-    return inspect.Parameter(
+# The options that belong to neither data, recipe nor training.
+OWN = {
+    name: inspect.Parameter(
         name,
         inspect.Parameter.KEYWORD_ONLY,
         default=default,
@@ -33,49 +34,22 @@ def _own(name: str, hint: Any, default: Any, text: str) -> inspect.Parameter:
             hint, Parameter(help=text, negative=() if default is False else None)
         ],
     )
-
-
-# The options that belong to neither data, recipe nor training.
-OWN = {
-    each.name: each
-    for each in (
-        _own(
-            "recipe",
-            str,
-            DEFAULT_RECIPE,
-            "A recipe of `deeplvm recipes`, or your own: package.module:function.",
-        ),
-        _own(
-            "out", Path | None, None, "The RUN folder to make; runs/DATA-RECIPE if none is named."
-        ),
-        _own(
-            "config",
-            Path | None,
-            None,
-            "A TOML file of options, such as another run's config.toml; flags go before it.",
-        ),
-        _own(
-            "trust",
-            bool,
-            False,
-            "Run the code of a recipe that --config names and that is not one of deeplvm's.",
-        ),
-        _own("evaluate", bool, True, "Whether to evaluate and write the report in the end."),
-        _own(
-            "evaluation_particles",
-            Particles | None,
-            None,
-            "Draws a row of the evaluation; by default a million in all, 100 to 5000 a row.",
-        ),
-        _own(
-            "tensorboard",
-            bool,
-            False,
-            "Also write the metrics for TensorBoard, into RUN/tensorboard.",
-        ),
-        _own("json", bool, False, "Print the contents of evaluation.json instead of the table."),
+    for name, hint, default, text in (
+        ("recipe", str, DEFAULT_RECIPE,
+         "A recipe of `deeplvm recipes`, or your own: package.module:function."),
+        ("out", Path | None, None, "The RUN folder to make; runs/DATA-RECIPE if none is named."),
+        ("config", Path | None, None,
+         "A TOML file of options, such as another run's config.toml; flags go before it."),
+        ("trust", bool, False,
+         "Run the code of a recipe that --config names and that is not one of deeplvm's."),
+        ("evaluate", bool, True, "Whether to evaluate and write the report in the end."),
+        ("evaluation_particles", Particles | None, None,
+         "Draws a row of the evaluation; by default a million in all, 100 to 5000 a row."),
+        ("tensorboard", bool, False,
+         "Also write the metrics for TensorBoard, into RUN/tensorboard."),
+        ("json", bool, False, "Print the contents of evaluation.json instead of the table."),
     )
-}
+}  # fmt: skip
 
 
 def flags_of(parts: Mapping[str, Mapping[str, Option]]) -> dict[str, tuple[str, str]]:

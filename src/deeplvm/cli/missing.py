@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deeplvm.data.variable import Variable, listed
+
 if TYPE_CHECKING:
     from deeplvm.core.model import LatentVariableModel
-    from deeplvm.data.variable import Variable
     from deeplvm.inference.imputation import Imputation
     from deeplvm.runs.run import Run
 
@@ -152,7 +153,11 @@ def _row_of(opened: Run, text: str) -> Any:
             )
         if column not in known:
             close = difflib.get_close_matches(column, known, n=3, cutoff=0.4)
-            hint = f"did you mean {' or '.join(close)}?" if close else f"there are {_some(known)}."
+            hint = (
+                f"did you mean {' or '.join(close)}?"
+                if close
+                else f"there are {listed(known, 20)}."
+            )
             raise ValueError(f"--given: there is no column {column!r}; {hint}")
         if column in cells:
             raise ValueError(f"--given says twice what {column!r} is.")
@@ -180,7 +185,3 @@ def _row_of(opened: Run, text: str) -> Any:
                 f"{each!r} out, and it is drawn."
             )
     return read
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:20]) + (", …" if len(names) > 20 else "")

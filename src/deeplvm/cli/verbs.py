@@ -218,12 +218,12 @@ def evaluate(
             train = None if data is None or opened is None else opened.data.train
             options["synthetic"] = Synthetic(target, synthetic_rows, train)
         options["particles"] = enough(
-            particles, model, getattr(rows, chosen), tolerance, most_particles, seed, draw
+            particles, model, rows[chosen], tolerance, most_particles, seed, draw
         )
         if own:
             measured = evaluate_into(opened, model, rows, split=chosen, **options)
         else:
-            measured = measure(model, getattr(rows, chosen), draw=draw, **options)
+            measured = measure(model, rows[chosen], draw=draw, **options)
         show(measured, json=json)
 
 
@@ -367,7 +367,7 @@ def embed(
         from deeplvm.inference import embed as means
 
         chosen = _chosen(rows, split)
-        values: dict[str, Any] = means(model, getattr(rows, chosen), seed=seed, scales=scales)
+        values: dict[str, Any] = means(model, rows[chosen], seed=seed, scales=scales)
         if copied is not None:
             if processes().first:
                 save_latents(copied, output, values)
@@ -376,7 +376,7 @@ def embed(
         names = {n: [f"{n}_{i}" for i in range(v[0].numel())] for n, v in values.items()}
         values |= _labels(rows, chosen)
         if classes:
-            values |= _classes(opened, model, getattr(rows, chosen), seed, "encoder")
+            values |= _classes(opened, model, rows[chosen], seed, "encoder")
         _write(output, values, names, escape=escape_formulas)
         note(f"{output}: {len(next(iter(values.values())))} rows of {', '.join(values)}")
 
@@ -436,17 +436,18 @@ def reconstruct(
     refuse_overwriting(output, opened.config.data, data)
     _only_images(opened, output, picture=picture)
     model = _precise(opened.model.to(place(device)), precision)
-    source, chosen = _rows(opened, data, split)
+    source = opened.read(data)
+    chosen = _chosen(source, split)
     if between is not None:
-        table = differences(model, source, getattr(source, chosen), between, seed)
+        table = differences(model, source, source[chosen], between, seed)
         _write(output, table, {}, escape=escape_formulas)
         note(f"{output}: {len(table['column'])} columns, {between[0]} against {between[1]}")
         return
     if copied is not None:
-        save_expression(model, source, getattr(source, chosen), output, copied, seed)
+        save_expression(model, source, source[chosen], output, copied, seed)
         note(f"{output}: {copied} with the layer deeplvm")
         return
-    passed = getattr(source, chosen)[:rows]
+    passed = source[chosen][:rows]
     originals, means = reconstructed(model, source, passed, seed=seed)
     if picture:
         pairs = torch.stack([originals["x"].nan_to_num(0.0), means["x"]], 1).flatten(0, 1)
@@ -507,12 +508,12 @@ def score(
 
     def work(model: Any, rows: Any, output: Path, scorer: Scorer) -> None:
         chosen = _chosen(rows, split)
-        columns = scorer(rows, getattr(rows, chosen))
+        columns = scorer(rows, rows[chosen])
         if false_alarms is not None:
             scorer.mark(columns, false_alarms)
         columns |= _labels(rows, chosen)
         if classes:
-            columns |= _classes(scorer.opened, model, getattr(rows, chosen), seed, "model")
+            columns |= _classes(scorer.opened, model, rows[chosen], seed, "model")
         _write(output, columns, {}, escape=escape_formulas)
         log_px = columns["log_px"]
         note(f"{output}: {len(log_px)} rows, mean log p(x) {log_px.mean():.2f} nats")
@@ -727,12 +728,6 @@ def datasets() -> None:
     tell("\nA file goes as well: .npy, .npz, .csv, .parquet, IDX, a folder of images.")
 
 
-def _rows(opened: Any, data: str | None, split: Any) -> tuple[Any, Any]:
-    """The rows meant, and their split."""
-    rows = opened.read(data)
-    return rows, _chosen(rows, split)
-
-
 def _chosen(rows: Any, split: Any) -> Any:
     """The split meant; other data are all test rows."""
     return split or ("test" if rows.rows("test") else "valid")
@@ -768,7 +763,7 @@ def _labels(rows: Any, split: str) -> dict[str, Any]:
     """Labels as numbers, and as names where these say more."""
     import numpy as np
 
-    labels = getattr(rows, split).get("y")
+    labels = rows[split].get("y")
     if labels is None:
         return {}
     numbers = labels.cpu().numpy()

@@ -16,11 +16,6 @@ _MINIMUM_RATE = 1e-6  # a rate of 0 would make a count of 1 impossible, its grad
 _SELDOM = -3.0  # logits of a zero that the law does not say, at the start
 
 
-def _shares(mean: Tensor) -> Tensor:
-    """Logits of the shares of a mean, none of which is 0."""
-    return mean.clamp_min(1e-3).log()
-
-
 class _Counts(Elementwise):
     r"""Counts of a law with a mean; what is said here holds for all of them.
 
@@ -63,7 +58,10 @@ class _Counts(Elementwise):
             )
         if mean is not None:
             mean = torch.as_tensor(mean)
-            self.head.start_at(raw_of(mean.clamp_min(0.01)) if total is None else _shares(mean))
+            # with a total logits of the shares, none of which is 0
+            self.head.start_at(
+                mean.clamp_min(1e-3).log() if total else raw_of(mean.clamp_min(0.01))
+            )
         if zero_inflated:
             self.head.start_at(_SELDOM, index=1)
 

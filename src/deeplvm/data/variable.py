@@ -411,9 +411,9 @@ _KIND_WORDS: dict[str, str] = {
 }
 
 
-def listed(names: Sequence[str], most: int = 12) -> str:
+def listed(names: Sequence[Any], most: int = 12) -> str:
     """Names in a row; of many the first, and how many there are."""
-    shown = ", ".join(names[:most])
+    shown = ", ".join(map(str, names[:most]))
     return shown if len(names) <= most else f"{shown}, … ({len(names)} in all)"
 
 

@@ -35,6 +35,7 @@ from deeplvm.randomness import drawing
 from deeplvm.recipes import RecipeError, find, name_of, training_of
 from deeplvm.recipes.plain import gaussian
 from deeplvm.registry import meant
+from deeplvm.results import Array
 from deeplvm.runs.run import build
 from deeplvm.training import Callback, unfolded
 from deeplvm.training import fit as learn
@@ -48,7 +49,6 @@ except ImportError:  # scikit-learn before 1.9 has no callbacks
         """Nothing to support."""
 
 
-Array = np.ndarray[Any, Any]
 _FEWEST = 8  # rows of which some can be held out
 _MOST_HELD_OUT = 10_000
 _HEAVY = 0.1  # share of rows whose weights are too heavy-tailed to pass without a word

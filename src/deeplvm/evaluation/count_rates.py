@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,15 +101,11 @@ def denoised(
         particles: Draws a row.
     """
 
-    def measure(
-        values: dict[str, Tensor], missing: frozenset[str], noise: RowNoise
-    ) -> dict[str, Tensor]:
-        weights, means = _means(model, values, missing, noise, name, given, particles)
+    def measure(weights: Weights, means: Tensor, _: RowNoise) -> dict[str, Tensor]:
         means = means if total is None else total * _shares(means)
         return {"mean": (weights.beside(means) * means).sum(0)}
 
-    size = _rows_at_once(model, rows, name, particles)
-    return for_rows(model, rows, measure, batch_size=size, seed=seed, finite=())["mean"].cpu()
+    return _Rates(model, name, given, particles, seed).of_each(rows, measure)["mean"].cpu()
 
 
 def differential_rates(
@@ -149,8 +145,8 @@ def differential_rates(
     >>> differential_rates(words, one, one).log_fold_change.abs().max() < 1e-6
     tensor(True)
     """
-    parts = [_group(model, rows, name, given, draws, particles, seed) for rows in (first, second)]
-    (one, ess, count), (other, more, others) = parts
+    rates = _Rates(model, name, given, particles, seed)
+    (one, ess), (other, more) = rates.means_of(first, draws), rates.means_of(second, draws)
     changes = (one / other).log2()
     known = rows_of(model, first).description
     columns = None if known is None else known.variables[name].columns
@@ -161,92 +157,91 @@ def differential_rates(
         changes.std(0),
         (changes.abs() > threshold).double().mean(0),
         threshold,
-        (count, others),
+        (len(ess), len(more)),
         torch.cat([ess, more]),
         changes,
     )
 
 
-def _group(
-    model: LatentVariableModel,
-    rows: NamedRows,
-    name: str,
-    given: Mapping[str, float] | None,
-    draws: int,
-    particles: int,
-    seed: int,
-) -> tuple[Tensor, Tensor, int]:
-    """Draws of the mean rates of some rows, shape ``(draws, columns)``; ess; how many rows."""
-    sums: list[Tensor] = []
-    weight = torch.zeros(draws, dtype=torch.float64)
-
-    def measure(
-        values: dict[str, Tensor], missing: frozenset[str], noise: RowNoise
-    ) -> dict[str, Tensor]:
-        weights, means = _means(model, values, missing, noise, name, given, particles)
-        shares = _shares(means).flatten(2)  # (K, B, columns)
-        with noise.drawing("rates", (draws, shares.shape[1])):
-            uniform = torch.rand(draws, shares.shape[1], 2, device=shares.device)
-        chosen = weights.chosen(uniform[..., 0])  # (draws, B)
-        each = -torch.log1p(-uniform[..., 1].double())  # of the Bayesian bootstrap
-        found = torch.zeros(draws, shares.shape[2], dtype=torch.float64, device=shares.device)
-        for row in range(shares.shape[1]):
-            found += each[:, row, None] * shares[chosen[:, row], row]
-        sums[:] = [found if not sums else sums[0] + found]
-        weight.add_(each.sum(1).cpu())
-        return {"ess": weights.ess}
-
-    size = _rows_at_once(model, rows, name, particles)
-    found = for_rows(model, rows, measure, batch_size=size, seed=seed, finite=())
-    total = sums[0].cpu() if sums else None
-    if not processes().alone:
-        width = math.prod(rows[name].shape[1:])
-        own = torch.zeros(draws, width, dtype=torch.float64) if total is None else total
-        total, weight = processes().sum(own), processes().sum(weight)
-    if total is None:
-        raise ValueError("A group has no rows; name another.")
-    return total / weight[:, None], found["ess"].cpu(), len(found["ess"])
+Measured = Callable[[Weights, Tensor, RowNoise], dict[str, Tensor]]
 
 
-def _means(
-    model: LatentVariableModel,
-    values: dict[str, Tensor],
-    missing: frozenset[str],
-    noise: RowNoise,
-    name: str,
-    given: Mapping[str, float] | None,
-    particles: int,
-) -> tuple[Weights, Tensor]:
-    """Weights of particles, and what is expected at each, shape ``(K, batch, *event)``."""
-    evidence = model.evidence(
-        values, particles=particles, default=noise.of(Reparameterised()), missing=missing
-    )
-    weights = Weights.of(evidence)
-    trace: Any = evidence.p
-    if given:
-        if unknown := [each for each in given if each not in model.p.inputs]:
-            raise ValueError(
-                f"p has no input {unknown[0]!r} to be given; it has "
-                f"{', '.join(model.p.inputs) or 'none'}."
-            )
-        known = {each: evidence.p[each] for each in evidence.latents}
-        for each, value in given.items():
-            known[each] = model.site(each, torch.full_like(values[each], value))
-        others = [each for each in model.p.inputs if each not in given and each in values]
-        known |= {each: model.site(each, values[each]) for each in others}
-        trace = model.p(known, evidence.batch_shape, default=noise.of(Sampled()))
-    means = centre(trace[name].distribution)
-    event = trace[name].distribution.event_shape
-    return weights, means.expand(*evidence.batch_shape, *event).reshape(
-        -1, evidence.batch_shape[-1], *event
-    )
+@dataclass(frozen=True)
+class _Rates:
+    """What is expected of a name of counts."""
+
+    model: LatentVariableModel
+    name: str
+    given: Mapping[str, float] | None
+    particles: int
+    seed: int
+
+    def of_each(self, rows: NamedRows, measure: Measured) -> dict[str, Tensor]:
+        """Quantities of each row, from the weights of its particles and the means at them."""
+
+        def batch(
+            values: dict[str, Tensor], missing: frozenset[str], noise: RowNoise
+        ) -> dict[str, Tensor]:
+            return measure(*self.at_particles(values, missing, noise), noise)
+
+        width = math.prod(rows_of(self.model, rows).source[self.name].shape[1:])
+        size = max(1, _NUMBERS // (self.particles * max(1, width)))
+        return for_rows(self.model, rows, batch, batch_size=size, seed=self.seed, finite=())
+
+    def means_of(self, rows: NamedRows, draws: int) -> tuple[Tensor, Tensor]:
+        """Draws of the mean rates of some rows, shape ``(draws, columns)``; ess of each row."""
+        sums: list[Tensor] = []
+        weight = torch.zeros(draws, dtype=torch.float64)
+
+        def measure(weights: Weights, means: Tensor, noise: RowNoise) -> dict[str, Tensor]:
+            shares = _shares(means).flatten(2)  # (K, B, columns)
+            with noise.drawing("rates", (draws, shares.shape[1])):
+                uniform = torch.rand(draws, shares.shape[1], 2, device=shares.device)
+            chosen = weights.chosen(uniform[..., 0])  # (draws, B)
+            each = -torch.log1p(-uniform[..., 1].double())  # of the Bayesian bootstrap
+            found = torch.zeros(draws, shares.shape[2], dtype=torch.float64, device=shares.device)
+            for row in range(shares.shape[1]):
+                found += each[:, row, None] * shares[chosen[:, row], row]
+            sums[:] = [found if not sums else sums[0] + found]
+            weight.add_(each.sum(1).cpu())
+            return {"ess": weights.ess}
+
+        found = self.of_each(rows, measure)
+        total = sums[0].cpu() if sums else None
+        if not processes().alone:
+            width = math.prod(rows[self.name].shape[1:])
+            own = torch.zeros(draws, width, dtype=torch.float64) if total is None else total
+            total, weight = processes().sum(own), processes().sum(weight)
+        if total is None:
+            raise ValueError("A group has no rows; name another.")
+        return total / weight[:, None], found["ess"].cpu()
+
+    def at_particles(
+        self, values: dict[str, Tensor], missing: frozenset[str], noise: RowNoise
+    ) -> tuple[Weights, Tensor]:
+        """Weights of particles, and what is expected at each, shape ``(K, batch, *event)``."""
+        model, given = self.model, self.given or {}
+        evidence = model.evidence(
+            values, particles=self.particles, default=noise.of(Reparameterised()), missing=missing
+        )
+        trace: Any = evidence.p
+        if given:
+            if unknown := [each for each in given if each not in model.p.inputs]:
+                raise ValueError(
+                    f"p has no input {unknown[0]!r} to be given; it has "
+                    f"{', '.join(model.p.inputs) or 'none'}."
+                )
+            known = {each: evidence.p[each] for each in evidence.latents}
+            for each, value in given.items():
+                known[each] = model.site(each, torch.full_like(values[each], value))
+            others = [each for each in model.p.inputs if each not in given and each in values]
+            known |= {each: model.site(each, values[each]) for each in others}
+            trace = model.p(known, evidence.batch_shape, default=noise.of(Sampled()))
+        own = trace[self.name].distribution
+        means = centre(own).expand(*evidence.batch_shape, *own.event_shape)
+        return Weights.of(evidence), means.flatten(0, len(evidence.batch_shape) - 2)
 
 
 def _shares(means: Tensor) -> Tensor:
     whole = means.flatten(2).sum(-1)
     return means / whole.reshape(*whole.shape, *[1] * (means.dim() - 2))
-
-
-def _rows_at_once(model: LatentVariableModel, rows: NamedRows, name: str, particles: int) -> int:
-    width = math.prod(rows_of(model, rows).source[name].shape[1:])
-    return max(1, _NUMBERS // (particles * max(1, width)))

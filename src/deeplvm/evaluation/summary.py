@@ -37,7 +37,7 @@ from deeplvm.likelihood.importance import ImportanceEstimate, importance_samplin
 from deeplvm.results import Record, digest_of, finite, mean_of, shown_plain
 
 if TYPE_CHECKING:
-    from deeplvm.data.variable import Variable
+    pass
 
 # A rise smaller than this changes no conclusion, and log p̂ is reported to about this precision.
 _RISE = 0.05
@@ -363,8 +363,8 @@ def evaluate(
 
 def _training_rows(rows: Rows) -> NamedRows:
     """Those of the data set that the rows are of."""
-    contents = getattr(rows.source, "contents", None)
-    train = None if contents is None else contents.rows.get("train")
+    known = rows.selection
+    train = known.contents.rows.get("train") if known and known.contents else None
     if train is None or not train.rows:
         raise ValueError(
             "the training rows are not known, which drawn rows must not be copies of; give them "
@@ -473,11 +473,6 @@ def collapse_warnings(use: Mapping[str, LatentUse]) -> list[str]:
     return found
 
 
-def _of_total(model: LatentVariableModel, name: str) -> bool:
-    """Whether a density of counts is that given each row's own total."""
-    return bool(getattr(owner_of(model.p, name), "of_total", False))
-
-
 def _rows_warning(rows: int) -> list[str]:
     if rows == 1:
         return ["Only one row was evaluated: there is no standard error over rows."]
@@ -489,8 +484,9 @@ def _rows_warning(rows: int) -> list[str]:
 
 def _data(rows: Rows, estimate: ImportanceEstimate, model: LatentVariableModel) -> dict[str, Any]:
     """Everything that a reported likelihood must carry."""
-    known, of_total = rows.description, [n for n in estimate.observed if _of_total(model, n)]
-    totals = [f"total of {name}" for name in of_total]
+    known, owners = rows.description, {n: owner_of(model.p, n) for n in estimate.observed}
+    # densities of counts given each row's own total
+    totals = [f"total of {n}" for n, own in owners.items() if getattr(own, "of_total", False)]
     record: dict[str, Any] = {
         "name": "rows given" if known is None else known.name,
         "split": rows.split or "all",
@@ -503,20 +499,16 @@ def _data(rows: Rows, estimate: ImportanceEstimate, model: LatentVariableModel) 
     if known is None:
         return record
     variables = known.variables
-    dequantized = any([_dequantized(variable) for variable in variables.values()])
+    parts = [part for variable in variables.values() for part in (variable, *variable.parts)]
     return record | {
         "source": known.source,
         "how_split": known.split,
         "variables": {name: str(each) for name, each in variables.items() if name in rows.names},
         "binarization": known.options.get("binarize"),
-        "dequantization": "uniform" if dequantized else None,
+        "dequantization": "uniform" if any([part.dequantized for part in parts]) else None,
         "notes": list(known.notes),
-        "fingerprint": getattr(rows.source, "fingerprint", None),
+        "fingerprint": rows.selection.fingerprint if rows.selection else None,
     }
-
-
-def _dequantized(variable: Variable) -> bool:
-    return variable.dequantized or any([part.dequantized for part in variable.parts])
 
 
 def _value(estimate: Mapping[str, Any]) -> str:

@@ -13,7 +13,6 @@ from torch import Tensor
 from deeplvm.core.draws import Draw
 from deeplvm.core.evidence import Evidence
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.core.trace import Site
 from deeplvm.core.values import NamedRows
 from deeplvm.inference.completion import Complete, completable, complete, to_complete
 from deeplvm.inference.diagnostics import TOO_HEAVY
@@ -174,7 +173,8 @@ def impute(
                 )
 
             evidence = drawn(particles if model.q.names else 1)
-            if not model.q.names and not all([_has_marginals(evidence.p[n]) for n in names]):
+            known = [evidence.p[name].distribution for name in names]
+            if not model.q.names and not all([own and pieces(own) for own in known]):
                 evidence = drawn(particles)  # no latents, but elements of which one has draws only
             weights = Weights.of(evidence)
             found = {"ess": weights.ess, "pareto_k": weights.pareto_k}
@@ -189,7 +189,8 @@ def impute(
         found = for_rows(model, rows, measure, batch_size=size, seed=seed, finite=())
         return {what: value.cpu() for what, value in found.items()}
 
-    size = batch_size or max(1, min(500, _NUMBERS // (particles * _elements(rows))))
+    elements = max([1, *[value[0].numel() for value in rows[slice(0, 1)].values()]])
+    size = batch_size or max(1, min(500, _NUMBERS // (particles * elements)))
     chosen = replace(rows, source=rows[index], rows=len(index))
     anew = completed is True and not completable(model, chosen, draw)
     joined = {} if anew else filled(model, chosen)
@@ -246,12 +247,3 @@ def _observed(rows: Rows) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         else torch.zeros_like(value, dtype=torch.bool)
         for name, value in values.items()
     }
-
-
-def _has_marginals(site: Site) -> bool:
-    """Whether single elements have a distribution, so that nothing need be drawn."""
-    return site.distribution is not None and bool(pieces(site.distribution))
-
-
-def _elements(rows: Rows) -> int:
-    return max([1, *[value[0].numel() for value in rows[slice(0, 1)].values()]])

@@ -195,7 +195,9 @@ def localised(model: LatentVariableModel, rows: int, row: str = "row") -> Latent
             f"None of the conditionals of {model.q} takes its parameters from a Head, so there "
             "are none to make local."
         )
-    q = Joint({_written(key): module for key, module in factors.items()}, shared=model.q.shared)
+    # a factor's key has its bar, also where there is nothing to the right of it
+    written = {key.removesuffix("|").rstrip(): module for key, module in factors.items()}
+    q = Joint(written, shared=model.q.shared)
     return LatentVariableModel(model.p, q)
 
 
@@ -221,11 +223,6 @@ def check_latents(q: Any, evidence: Evidence) -> None:
                 f"{name!r} repeats inside a row {tuple(own[site.batch_dims :])}, and local "
                 "parameters are one set a row."
             )
-
-
-def _written(key: str) -> str:
-    """A factor's key in the notation: without the bar that has nothing to its right."""
-    return key.removesuffix("|").rstrip()
 
 
 def _tables(model: LatentVariableModel) -> list[nn.Parameter]:

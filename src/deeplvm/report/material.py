@@ -97,7 +97,7 @@ class Material:
         self.data = data
         self.split = split
         self.seed = seed
-        self.rows: Rows = rows_of(model, getattr(data, split))
+        self.rows: Rows = rows_of(model, data[split])
         names = [name for name in data.variables if name in model.p.names]
         if not names:
             raise ValueError(
@@ -170,7 +170,7 @@ class Material:
             The most used dimension first. A latent that p draws from
             another one is moved with that one held; what p draws from it follows at its means.
         """
-        chosen = _most_used(use, most)
+        chosen, own = _most_used(use, most), {*self.model.p.names, *self.model.p.inputs}
         found = []
         with self._drawing():
             base, means, spread = self._posterior(self.first(min(self.rows.rows, 500)))
@@ -184,9 +184,9 @@ class Material:
                 moved = middle[:1].expand(STEPS, *middle.shape[1:]).clone()
                 moved.view(STEPS, -1)[:, dimension] = positions
                 given = {name: moved}
-                below = self._descendants(name)
+                below = {name, *self._descendants(name)}
                 for other, value in {**means, **base}.items():
-                    if other not in below and other != name and self._is_p(other):
+                    if other in own and other not in below:
                         given[other] = value[:1].expand(STEPS, *value.shape[1:])
                 site = self.model.p(given, (STEPS,), default=AtCentre())[self.name]
                 found.append(
@@ -229,7 +229,7 @@ class Material:
                 return None
             name = max(candidates, key=lambda each: use[each]["kl"])
             points = torch.cat([part[name] for part in parts]).double().clone()
-        labels = getattr(self.data, split).get("y") if self.data.classes else None
+        labels = self.data[split].get("y") if self.data.classes else None
         chosen = None if labels is None else labels[: len(points)].cpu()
         if points.shape[1] <= 2 or len(points) < 3:
             return LatentPoints(name, points[:, :2], (), points.shape[1], chosen, split)
@@ -268,9 +268,6 @@ class Material:
                     variance = variance + own.mean(0)
             spread[name] = variance.sqrt()
         return given, means, spread
-
-    def _is_p(self, name: str) -> bool:
-        return name in self.model.p.names or name in self.model.p.inputs
 
     def _descendants(self, name: str) -> set[str]:
         """Names of p that are drawn from a name, directly or not."""

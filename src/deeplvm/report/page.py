@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
 from markupsafe import Markup
 
+from deeplvm.data.variable import listed
 from deeplvm.evaluation.latents.latent_use import carrying
 from deeplvm.report.sections import SPLITS, Subject, curve_warnings, minus, sections
 from deeplvm.results import digest_of, html_table, shown_plain
@@ -105,11 +106,11 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "table": lambda rows, header=(): Markup(html_table(header, [list(row) for row in rows])),
-        "estimate": _estimate,
+        "estimate": shown_plain,
         "minus": minus,
         "carrying": carrying,
         "duration": _duration,
-        "listed": _listed,
+        "listed": listed,
         "plain": _plain,
         "style": lambda name: Markup(templates.get_source(environment, str(name))[0]),
     }
@@ -159,15 +160,6 @@ def write_report(run: Run | str | Path) -> Path:
     path = folder / "report.html"
     write_atomically(path, page.encode())
     return path
-
-
-def _estimate(plain: Mapping[str, Any]) -> str:
-    return minus(shown_plain(plain))
-
-
-def _listed(names: Sequence[str], most: int) -> str:
-    shown = ", ".join([str(name) for name in names[:most]])
-    return shown if len(names) <= most else f"{shown}, … ({len(names)} in all)"
 
 
 def _plain(value: Any) -> str:

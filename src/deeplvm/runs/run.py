@@ -395,16 +395,13 @@ def _call(recipe: Any, data: Data | Description, options: Mapping[str, Any]) -> 
         raise
     except (Exception, SystemExit) as error:
         # ours say what to do, and a lack of memory is told apart
-        if ":" not in name or name.startswith("deeplvm.") or _short_of_memory(error):
+        short = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+        if ":" not in name or name.startswith("deeplvm.") or short:
             raise
         problem = " ".join(str(error).split())
         raise RecipeFailed(
             f"The recipe {name} failed: {type(error).__name__}: {problem}{_place(recipe, error)}"
         ) from error
-
-
-def _short_of_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 
 def _place(recipe: Any, error: BaseException) -> str:

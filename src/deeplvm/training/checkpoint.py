@@ -64,7 +64,9 @@ def write(path: str | Path, kind: str, tensors: Mapping[str, Tensor], state: Any
             file.write(safetensors.torch.save(packed, {"deeplvm": json.dumps(header)}))
             file.flush()
             os.fsync(file.fileno())
-        _keep_previous(path, kind)
+        # between the two renames only the previous file exists, and load_checkpoint takes that
+        if kind == "checkpoint" and path.exists():
+            os.replace(path, previous(path))
         os.replace(beside, path)
         _sync_folder(path.parent)
     except OSError as error:
@@ -291,12 +293,6 @@ def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
         flat = flat.as_strided((len(flat),), (1,))  # of one number that was expanded it is 0
         digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _keep_previous(path: Path, kind: str) -> None:
-    # Between the two renames only the previous file exists; load_checkpoint then takes that one.
-    if kind == "checkpoint" and path.exists():
-        os.replace(path, previous(path))
 
 
 def _sync_folder(folder: Path) -> None:

@@ -10,13 +10,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from deeplvm.data.sparse import compressed, is_sparse, vertically
 from deeplvm.data.variable import DataError
 from deeplvm.files import ROW, WORKING, fits
+from deeplvm.results import Array
 
-Array = NDArray[Any]
 NO_LABEL = "-1"  # a label that says that there is none, see stands_for_none
 
 

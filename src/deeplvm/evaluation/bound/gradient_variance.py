@@ -56,6 +56,13 @@ class GradientNoise:
         r""":math:`|E g| / \sqrt{E |g - E g|^2}`; infinite without noise."""
         return self.norm / self.variance**0.5 if self.variance > 0 else float("inf")
 
+    @property
+    def cells(self) -> tuple[str, ...]:
+        """Of the table."""
+        numbers = (self.norm, self.variance, self.signal_to_noise, 1e3 * self.seconds)
+        bias = "" if self.bias is None else f"{self.bias:.2g} (noise {self.bias_error:.2g})"
+        return (self.estimator, self.group, *[f"{number:.3g}" for number in numbers], bias)
+
 
 @dataclass(frozen=True)
 class GradientVariance(Record):
@@ -89,7 +96,7 @@ class GradientVariance(Record):
         return titles if known else titles[:-1]
 
     def table(self) -> list[tuple[str, ...]]:
-        return [_row(each)[: len(self.header)] for each in self.noise]
+        return [each.cells[: len(self.header)] for each in self.noise]
 
     def notes(self) -> list[str]:
         each = "1 draw" if self.particles is None else f"{self.particles} particles"
@@ -255,40 +262,13 @@ def _measured(
             before = means.get(group, torch.zeros_like(gradient))
             means[group] = before + (gradient - before) / number
             squares[group] += float(((gradient - before) * (gradient - means[group])).sum())
-    typical = statistics.median(seconds)
-    variances = {group: square / (repeats - 1) for group, square in squares.items()}
-    return [
-        _noise(name, group, means[group], variances[group], repeats, typical, exact)
-        for group in task.groups
-    ]
-
-
-def _noise(
-    name: str,
-    group: str,
-    mean: Tensor,
-    variance: float,
-    repeats: int,
-    seconds: float,
-    exact: dict[str, Tensor] | None,
-) -> GradientNoise:
-    of_mean = variance / repeats  # what noise adds to the squared norm of the mean
-    norm = max(0.0, float(mean.square().sum()) - of_mean) ** 0.5
-    bias, error = None, None
-    if exact is not None and float(exact[group].norm()) > 0:
-        size = float(exact[group].norm())
-        bias, error = float((mean - exact[group]).norm()) / size, of_mean**0.5 / size
-    return GradientNoise(name, group, norm, variance, seconds, bias, error)
-
-
-def _row(noise: GradientNoise) -> tuple[str, ...]:
-    bias = "" if noise.bias is None else f"{noise.bias:.2g} (noise {noise.bias_error:.2g})"
-    return (
-        noise.estimator,
-        noise.group,
-        f"{noise.norm:.3g}",
-        f"{noise.variance:.3g}",
-        f"{noise.signal_to_noise:.3g}",
-        f"{1e3 * noise.seconds:.3g}",
-        bias,
-    )
+    typical, noise = statistics.median(seconds), []
+    for group, mean in means.items():
+        variance = squares[group] / (repeats - 1)
+        of_mean = variance / repeats  # what noise adds to the squared norm of the mean
+        norm = max(0.0, float(mean.square().sum()) - of_mean) ** 0.5
+        bias, error = None, None
+        if exact is not None and (size := float(exact[group].norm())) > 0:
+            bias, error = float((mean - exact[group]).norm()) / size, of_mean**0.5 / size
+        noise.append(GradientNoise(name, group, norm, variance, typical, bias, error))
+    return noise

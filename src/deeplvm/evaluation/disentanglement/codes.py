@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from deeplvm.results import Estimate
+from deeplvm.results import Array, Estimate
 
-Array = NDArray[Any]
 BINS = 20
 """Bins of a code's range, as in Locatello et al. (2019)."""
 NO_MATRIX: Array = np.zeros((0, 0))

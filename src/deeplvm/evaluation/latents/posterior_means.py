@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, OneHotCategorical
 
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.trace import Site, base_of
 from deeplvm.inference.rows import Rows
+from deeplvm.results import Array
 
 _BATCH = 256
 
@@ -82,10 +82,10 @@ class Encoded:
         values: Their values, shape ``(rows, elements)``.
     """
 
-    codes: dict[str, NDArray[Any]]
-    clusters: dict[str, NDArray[Any]]
+    codes: dict[str, Array]
+    clusters: dict[str, Array]
     names: tuple[str, ...]
-    values: NDArray[Any]
+    values: Array
 
 
 def encode(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -14,10 +14,7 @@ from deeplvm.core.values import NamedRows
 from deeplvm.evaluation.latents.posterior_means import encode
 from deeplvm.inference.rows import at_least, at_random, check_rows, rows_of, taken
 from deeplvm.randomness import evaluating, seed_of
-from deeplvm.results import Estimate, Record, number
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from deeplvm.results import Array, Estimate, Record, number
 
 _INVERSE_PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 _FOLDS = 3
@@ -108,7 +105,8 @@ class Probes(Record, keys={"given": "labels_given_to_q"}):
         for each in self.representations.values():
             title = f"{each.name} ({each.dimensions})" if each.latent else each.name
             rows.append((title, "linear", str(each.linear)))
-            rows += [("", _nearest(k), str(score)) for k, score in each.neighbours.items()]
+            for k, score in each.neighbours.items():
+                rows.append(("", "nearest" if k == 1 else f"{k} nearest", str(score)))
         for each in self.clusterings.values():
             title = f"{each.name} ({each.clusters} clusters)"
             rows.append((title, "clustering accuracy", str(each.accuracy)))
@@ -219,7 +217,7 @@ def probes(
 
 def _labelled(
     source: NamedRows, labels: str, what: str, most: int | None = None, seed: int = 0
-) -> tuple[NamedRows, NDArray[Any]]:
+) -> tuple[NamedRows, Array]:
     """Rows that have a label, and their labels."""
     check_rows(source)
     if labels not in source:
@@ -240,7 +238,7 @@ def _labelled(
     return kept, values[known].numpy().astype(np.int64)
 
 
-def _filled(train: NDArray[Any], test: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+def _filled(train: Array, test: Array) -> tuple[Array, Array]:
     """Holes filled with the means of the training rows; 0 where all are holes."""
     holes = np.isnan(train)
     counts = np.maximum((~holes).sum(0), 1)
@@ -248,9 +246,7 @@ def _filled(train: NDArray[Any], test: NDArray[Any]) -> tuple[NDArray[Any], NDAr
     return np.where(holes, means, train), np.where(np.isnan(test), means, test)
 
 
-def _principal(
-    train: NDArray[Any], test: NDArray[Any], dimensions: int, seed: int
-) -> tuple[NDArray[Any], NDArray[Any]]:
+def _principal(train: Array, test: Array, dimensions: int, seed: int) -> tuple[Array, Array]:
     from sklearn.decomposition import PCA
 
     found: Any = PCA(dimensions, random_state=seed)
@@ -261,8 +257,8 @@ def _principal(
 def _representation(
     name: str,
     latent: bool,  # noqa: FBT001
-    values: tuple[NDArray[Any], NDArray[Any]],
-    labels: tuple[NDArray[Any], NDArray[Any]],
+    values: tuple[Array, Array],
+    labels: tuple[Array, Array],
     neighbours: Sequence[int],
 ) -> Representation:
     from sklearn.linear_model import LogisticRegression
@@ -290,7 +286,7 @@ def _representation(
     )
 
 
-def _clustering(name: str, clusters: NDArray[Any], labels: NDArray[Any], seed: int) -> Clustering:
+def _clustering(name: str, clusters: Array, labels: Array, seed: int) -> Clustering:
     generator = np.random.default_rng(seed)
     again = [generator.integers(len(labels), size=len(labels)) for _ in range(_RESAMPLES)]
     resampled = np.array([_agreement(clusters[i], labels[i]) for i in again])
@@ -318,10 +314,6 @@ def _agreement(clusters: Any, labels: Any) -> tuple[float, float, float]:
     )
 
 
-def _share(right: NDArray[Any]) -> Score:
+def _share(right: Array) -> Score:
     share = float(right.mean())
     return Score(share, math.sqrt(share * (1.0 - share) / len(right)))
-
-
-def _nearest(k: int) -> str:
-    return "nearest" if k == 1 else f"{k} nearest"

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from deeplvm.objectives.discrepancy import Kernel, rbf
-from deeplvm.results import Record
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from deeplvm.results import Array, Record
 
 FOLDS = 5
 """Parts of the draws, each told by a classifier that learned from the others."""
@@ -123,7 +120,7 @@ def marginal_tests(first: Tensor, second: Tensor, *, discrete: bool = False) -> 
     )
 
 
-def _kolmogorov_smirnov(first: NDArray[Any], second: NDArray[Any]) -> tuple[float, float]:
+def _kolmogorov_smirnov(first: Array, second: Array) -> tuple[float, float]:
     """Largest difference of two empirical distribution functions and its p-value."""
     from scipy.stats import ks_2samp
 
@@ -131,7 +128,7 @@ def _kolmogorov_smirnov(first: NDArray[Any], second: NDArray[Any]) -> tuple[floa
     return float(found.statistic), float(found.pvalue)
 
 
-def _chi_square(first: NDArray[Any], second: NDArray[Any]) -> tuple[float, float]:
+def _chi_square(first: Array, second: Array) -> tuple[float, float]:
     """Statistic and p-value of equal category frequencies in two samples."""
     from scipy.stats import chi2_contingency
 
@@ -174,7 +171,7 @@ def _distances(draws: Tensor) -> tuple[float, float]:
     return float(mean.norm()), float(covariance.norm())
 
 
-def holm(p: NDArray[Any]) -> NDArray[Any]:
+def holm(p: Array) -> Array:
     r"""Holm's corrected p-values: :math:`\max_{j \le i} \min(1, (m - j + 1)\, p_{(j)})`.
 
     A Simple Sequentially Rejective Multiple Test Procedure (Holm, 1979),
@@ -267,7 +264,7 @@ def classifier_test(
     )
 
 
-def _held_out(classifier: Any, x: NDArray[Any], y: NDArray[Any], seed: int) -> float:
+def _held_out(classifier: Any, x: Array, y: Array, seed: int) -> float:
     """P-value of a classifier trained on half of either sample, by the other halves."""
     from scipy.stats import binom
 
@@ -278,16 +275,14 @@ def _held_out(classifier: Any, x: NDArray[Any], y: NDArray[Any], seed: int) -> f
     return float(binom.sf(right - 1, len(test), 0.5))
 
 
-def _scores(
-    classifier: Any, x: NDArray[Any], y: NDArray[Any], train: NDArray[Any], test: NDArray[Any]
-) -> NDArray[Any]:
+def _scores(classifier: Any, x: Array, y: Array, train: Array, test: Array) -> Array:
     """Probability of the first sample, shape ``(test,)``."""
     from sklearn.base import clone
 
     return clone(classifier).fit(x[train], y[train]).predict_proba(x[test])[:, 1]
 
 
-def delong(inside: NDArray[Any], outside: NDArray[Any]) -> tuple[float, float]:
+def delong(inside: Array, outside: Array) -> tuple[float, float]:
     r"""AUROC, and its standard error from the two variances of placements, by DeLong.
 
     Comparing the Areas under Two or More Correlated Receiver Operating Characteristic Curves
@@ -306,7 +301,7 @@ def delong(inside: NDArray[Any], outside: NDArray[Any]) -> tuple[float, float]:
     return float(above.mean()), math.sqrt(variance)
 
 
-def placements(values: NDArray[Any], among: NDArray[Any]) -> NDArray[Any]:
+def placements(values: Array, among: Array) -> Array:
     """The share of other numbers that each is above, a tie counted half."""
     ordered = np.sort(among)
     ranks = [np.searchsorted(ordered, values, side) for side in ("left", "right")]

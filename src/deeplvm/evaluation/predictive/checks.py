@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,10 +18,7 @@ from deeplvm.evaluation.predictive.columns import ObservedColumn, matrix, observ
 from deeplvm.gradients import Sampled
 from deeplvm.inference.rows import Rows, rows_of
 from deeplvm.randomness import evaluating, seed_of
-from deeplvm.results import Record
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from deeplvm.results import Array, Record
 
 _BATCH = 2_000
 _REFERENCES = 20  # data sets whose mean correlations the distance is measured from
@@ -234,7 +231,7 @@ def predictive_checks(
         if not told:
             raise ValueError("There is nothing to check; leave standard=True or give statistics.")
 
-        def measured(values: Mapping[str, Tensor]) -> NDArray[Any]:
+        def measured(values: Mapping[str, Tensor]) -> Array:
             own = [float(each(values)) for each in further.values()]
             return np.array([*chosen(matrix(values, columns).numpy()), *own])
 
@@ -291,7 +288,7 @@ class _Replicate:
 
 
 def _checks(
-    titles: list[tuple[str, str]], observed: NDArray[Any], replicated: NDArray[Any]
+    titles: list[tuple[str, str]], observed: Array, replicated: Array
 ) -> tuple[Check, ...]:
     """P-values of every statistic, from shapes ``(S,)`` and ``(R, S)``."""
     from scipy.stats import false_discovery_control
@@ -323,7 +320,7 @@ def _checks(
     return tuple([checks[i] for i in order])
 
 
-def mid_p(observed: NDArray[Any], replicated: NDArray[Any]) -> NDArray[Any]:
+def mid_p(observed: Array, replicated: Array) -> Array:
     """Two-sided p-values, ties counted half, from shapes ``(S,)`` and ``(R, S)``.
 
     >>> mid_p(np.array([5.0]), np.array([[1.0], [2.0], [3.0]])).item()  # 2 · 1 / (R + 1)
@@ -351,7 +348,7 @@ _QUANTILES = {
     "95 % quantile": 0.95,
     "maximum": 1.0,
 }
-Function = Callable[["NDArray[Any]"], "NDArray[Any]"]
+Function = Callable[[Array], Array]
 
 
 @dataclass(frozen=True)
@@ -368,14 +365,14 @@ class Statistics:
     functions: tuple[Function, ...]
     pair: CorrelatedPair | None
 
-    def __call__(self, values: NDArray[Any]) -> NDArray[Any]:
+    def __call__(self, values: Array) -> Array:
         """All of them, shape ``(statistics,)``."""
         found = [each(values) for each in self.functions]
         return np.concatenate([np.zeros(0), *found])
 
 
 def standard_statistics(
-    columns: Sequence[ObservedColumn], references: Sequence[NDArray[Any]], observed: NDArray[Any]
+    columns: Sequence[ObservedColumn], references: Sequence[Array], observed: Array
 ) -> Statistics:
     """The statistics that suit the columns' kinds.
 
@@ -387,9 +384,7 @@ def standard_statistics(
     pair: CorrelatedPair | None = None
     titles: list[tuple[str, str]] = []
     functions: list[Function] = []
-    known: NDArray[Any] = np.any(
-        ~np.isnan(references[0]), axis=0
-    )  # the draws have the holes of the data
+    known: Array = np.any(~np.isnan(references[0]), axis=0)  # the draws have the holes of the data
 
     def add(told: list[tuple[str, str]], function: Function, places: Sequence[int]) -> None:
         chosen = np.array(places)
@@ -417,7 +412,7 @@ def standard_statistics(
     if 1 < len(numeric) <= _MOST_CORRELATED:
         middle = np.mean([correlations(each[:, numeric]) for each in references], 0)
 
-        def distances(values: NDArray[Any]) -> NDArray[Any]:
+        def distances(values: Array) -> Array:
             off = correlations(values) - middle
             return np.array([np.linalg.norm(off), np.abs(off).max()])
 
@@ -442,7 +437,7 @@ BY_ROW = (
 )
 
 
-def of_reals(values: NDArray[Any]) -> NDArray[Any]:
+def of_reals(values: Array) -> Array:
     """The statistics :data:`REAL` of each column, shape ``(statistics, columns)``."""
     mean = np.nanmean(values, 0)
     centred = values - mean
@@ -454,26 +449,26 @@ def of_reals(values: NDArray[Any]) -> NDArray[Any]:
     return np.stack([mean, spread, skewness, *quantiles, _zeros(values)])
 
 
-def of_counts(values: NDArray[Any]) -> NDArray[Any]:
+def of_counts(values: Array) -> Array:
     """The statistics :data:`COUNTS` of each column; zeros alone have the ratio 1, as Poisson's."""
     mean, variance = np.nanmean(values, 0), np.nanvar(values, 0)
     ratio = np.where(mean > 0, variance / np.where(mean > 0, mean, 1.0), 1.0)
     return np.stack([mean, ratio, np.nanmax(values, 0), _zeros(values)])
 
 
-def by_row(values: NDArray[Any]) -> NDArray[Any]:
+def by_row(values: Array) -> Array:
     """The statistics :data:`BY_ROW`; what is missing counts neither as a zero nor in a total."""
     total, zeros = np.nansum(values, 1), (values == 0).sum(1)
     return np.array([total.std(), total.max(), zeros.std(), zeros.max()])
 
 
-def shares(values: NDArray[Any], codes: NDArray[Any]) -> NDArray[Any]:
+def shares(values: Array, codes: Array) -> Array:
     """The share that each code has in one column, of the values that are known."""
     known = np.count_nonzero(~np.isnan(values))
     return (values == codes).sum(0) / max(known, 1)
 
 
-def correlations(values: NDArray[Any]) -> NDArray[Any]:
+def correlations(values: Array) -> Array:
     """Correlations of the columns, over the rows where both are known; 0 of a constant."""
     known = ~np.isnan(values)
     counts = np.maximum(known.sum(0), 1)
@@ -484,7 +479,7 @@ def correlations(values: NDArray[Any]) -> NDArray[Any]:
     return scaled.T @ scaled / np.maximum(both, 1.0)
 
 
-def _quantiles(values: NDArray[Any], shares: Sequence[float]) -> list[NDArray[Any]]:
+def _quantiles(values: Array, shares: Sequence[float]) -> list[Array]:
     """Quantiles of each column's known values, linear between them."""
     ordered = np.sort(values, 0)  # NaN comes last
     known = (~np.isnan(values)).sum(0)
@@ -498,5 +493,5 @@ def _quantiles(values: NDArray[Any], shares: Sequence[float]) -> list[NDArray[An
     return found
 
 
-def _zeros(values: NDArray[Any]) -> NDArray[Any]:
+def _zeros(values: Array) -> Array:
     return (values == 0).sum(0) / (~np.isnan(values)).sum(0)

@@ -5,17 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from deeplvm.evaluation.latents.two_sample_tests import classifier_test, holm
-from deeplvm.results import Estimate, Record
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from deeplvm.results import Array, Estimate, Record
 
 _LEVEL = 1e-3  # family-wise, of the columns; and of the classifier
 _LARGE = 0.2  # a difference of two distribution functions, or of shares of holes
@@ -143,7 +140,7 @@ def dataset_shift(
     )
 
 
-def _column(first: NDArray[Any], second: NDArray[Any]) -> tuple[float, float]:
+def _column(first: Array, second: Array) -> tuple[float, float]:
     """The larger of both differences of a column, and its p-value; twice, as there are two."""
     from scipy.stats import fisher_exact, ks_2samp
 
@@ -162,7 +159,7 @@ def _column(first: NDArray[Any], second: NDArray[Any]) -> tuple[float, float]:
     return statistic, p
 
 
-def _described(first: NDArray[Any], second: NDArray[Any]) -> tuple[tuple[float, float], ...]:
+def _described(first: Array, second: Array) -> tuple[tuple[float, float], ...]:
     """Medians, spreads and shares of holes of a column."""
     sides = [(side, side[~np.isnan(side)]) for side in (first, second)]
     quantiles = [
@@ -174,7 +171,7 @@ def _described(first: NDArray[Any], second: NDArray[Any]) -> tuple[tuple[float, 
     return (b, e), (c - a, f - d), (gone[0], gone[1])
 
 
-def _features(first: NDArray[Any], second: NDArray[Any]) -> tuple[Tensor, Tensor]:
+def _features(first: Array, second: Array) -> tuple[Tensor, Tensor]:
     """What a classifier reads: the values, the median where missing, and which are missing."""
     both = np.concatenate([first, second])
     holes = np.isnan(both)

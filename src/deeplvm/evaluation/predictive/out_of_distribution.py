@@ -7,7 +7,7 @@ import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from deeplvm.core.values import NamedRows
 from deeplvm.evaluation.latents.two_sample_tests import delong
 from deeplvm.inference.rows import Rows, rows_of
 from deeplvm.likelihood.importance import ImportanceEstimate, importance_sampling
-from deeplvm.results import Estimate, Record
+from deeplvm.results import Array, Estimate, Record
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -247,7 +247,7 @@ def detection(name: str, inside: Tensor, outside: Tensor, *, seed: int = 0) -> D
     return Detection(name, inside, outside, Estimate(auroc, error), *curves)
 
 
-def _curves(inside: NDArray[Any], outside: NDArray[Any]) -> tuple[float, float]:
+def _curves(inside: Array, outside: Array) -> tuple[float, float]:
     """Average precision, and the share of outside rows at or below the inside rows' quantile."""
     low, high = np.sort(inside), np.sort(outside)
     found = len(high) - np.searchsorted(high, high)  # outside rows with a score at least as high

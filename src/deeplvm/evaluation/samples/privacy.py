@@ -12,16 +12,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from deeplvm.evaluation.samples.memorisation import Memorisation, memorisation, nearest_rows
-from deeplvm.results import Estimate, Record
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from deeplvm.results import Array, Estimate, Record
 
 LEVEL = 0.95
 _Z = 1.959963984540054  # of the normal distribution, for that level
@@ -139,7 +136,7 @@ class Points:
         others: More rows that are to be placed.
     """
 
-    def __init__(self, pool: NDArray[Any], coded: NDArray[Any], *others: NDArray[Any]) -> None:
+    def __init__(self, pool: Array, coded: Array, *others: Array) -> None:
         self.coded = coded
         together = np.concatenate([pool, *others])
         self.holes = [bool(np.isnan(column).any()) for column in together.T]
@@ -154,7 +151,7 @@ class Points:
         ]
         self.owner = np.repeat(np.arange(len(sizes)), sizes)
 
-    def rank(self, values: NDArray[Any], place: int) -> NDArray[Any]:
+    def rank(self, values: Array, place: int) -> Array:
         """The share of the pool's values of a column below each value, a tie counted half.
 
         Between two values of the pool it rises evenly.
@@ -162,7 +159,7 @@ class Points:
         known, ranks = self.ranks[place]
         return np.interp(values, known, ranks, 0.0, 1.0) if len(known) else np.zeros(len(values))
 
-    def __call__(self, values: NDArray[Any]) -> NDArray[Any]:
+    def __call__(self, values: Array) -> Array:
         """Points of shape ``(rows, features)``; feature f is of column ``owner[f]``."""
         parts = []
         for place, (column, many) in enumerate(zip(values.T, self.levels, strict=True)):
@@ -178,10 +175,10 @@ class Points:
 
 
 def privacy(
-    drawn: NDArray[Any],
-    train: NDArray[Any],
-    held_out: NDArray[Any],
-    coded: Sequence[bool] | NDArray[Any],
+    drawn: Array,
+    train: Array,
+    held_out: Array,
+    coded: Sequence[bool] | Array,
     titles: Sequence[str] = (),
     *,
     attacks: int = 1_000,
@@ -251,9 +248,7 @@ def privacy(
     )
 
 
-def _closest(
-    drawn: Any, train: NDArray[Any], held_out: NDArray[Any], rng: np.random.Generator
-) -> Estimate:
+def _closest(drawn: Any, train: Array, held_out: Array, rng: np.random.Generator) -> Estimate:
     """Share of rows whose closest one is a training row, with its error under random labels."""
     pool = np.concatenate([train, held_out])
     order = rng.permutation(len(pool))  # of rows that are equal, the first is taken
@@ -265,9 +260,7 @@ def _closest(
     return Estimate(float((order[nearest] < len(train)).mean()), stderr)
 
 
-def _attack(
-    training: NDArray[Any], held_out: NDArray[Any], guessing: NDArray[Any]
-) -> Attack | None:
+def _attack(training: Array, held_out: Array, guessing: Array) -> Attack | None:
     """From which attacks succeeded."""
     if not min(len(training), len(held_out), len(guessing)):
         return None
@@ -279,11 +272,7 @@ def _attack(
 
 
 def _singling_out(
-    drawn: NDArray[Any],
-    targets: Sequence[NDArray[Any]],
-    coded: NDArray[Any],
-    wanted: int,
-    rng: np.random.Generator,
+    drawn: Array, targets: Sequence[Array], coded: Array, wanted: int, rng: np.random.Generator
 ) -> Attack | None:
     """Predicates that fit one drawn row: how many fit one row of either kind."""
     some = [not np.isnan(column).all() for column in drawn.T]
@@ -308,13 +297,7 @@ def _singling_out(
     return _attack(found[:, 0], found[:, 1], np.array(guesses, dtype=bool))
 
 
-def _fitting(
-    rows: NDArray[Any],
-    wanted: NDArray[Any],
-    places: NDArray[Any],
-    coded: NDArray[Any],
-    middle: NDArray[Any],
-) -> int:
+def _fitting(rows: Array, wanted: Array, places: Array, coded: Array, middle: Array) -> int:
     """How many rows fulfil all conditions."""
     fits = np.ones(len(rows), dtype=bool)
     for value, place in zip(wanted, places, strict=True):
@@ -329,10 +312,7 @@ def _fitting(
 
 
 def _linkability(
-    drawn: NDArray[Any],
-    targets: Sequence[NDArray[Any]],
-    owner: NDArray[Any],
-    rng: np.random.Generator,
+    drawn: Array, targets: Sequence[Array], owner: Array, rng: np.random.Generator
 ) -> Attack | None:
     """Whether two halves of the columns lead to one drawn row; dealt anew for each chunk."""
     columns = int(owner.max()) + 1
@@ -348,10 +328,10 @@ def _linkability(
 
 
 def _inference(
-    drawn: NDArray[Any],
-    own: NDArray[Any],
-    targets: Sequence[NDArray[Any]],
-    placed: Sequence[NDArray[Any]],
+    drawn: Array,
+    own: Array,
+    targets: Sequence[Array],
+    placed: Sequence[Array],
     points: Points,
     rng: np.random.Generator,
 ) -> tuple[Attack | None, dict[int, Interval]]:
@@ -374,13 +354,7 @@ def _inference(
     return _attack(known[0], known[1], known[2]), risks
 
 
-def _guessed(
-    drawn: NDArray[Any],
-    own: NDArray[Any],
-    rows: NDArray[Any],
-    placed: NDArray[Any],
-    points: Points,
-) -> NDArray[Any]:
+def _guessed(drawn: Array, own: Array, rows: Array, placed: Array, points: Points) -> Array:
     """1 where the closest drawn row has a row's value, else 0; NaN where there is none."""
     found = np.full(rows.shape, np.nan)
     for start in range(0, len(rows), _CHUNK):
@@ -395,7 +369,7 @@ def _guessed(
     return found
 
 
-def _alike(guess: NDArray[Any], truth: NDArray[Any], column: int, points: Points) -> NDArray[Any]:
+def _alike(guess: Array, truth: Array, column: int, points: Points) -> Array:
     """1 where a guess is right, else 0; NaN where there is nothing to guess."""
     if points.coded[column]:
         right = guess == truth
@@ -405,6 +379,6 @@ def _alike(guess: NDArray[Any], truth: NDArray[Any], column: int, points: Points
     return np.where(np.isnan(truth), np.nan, right)
 
 
-def _distances(rows: NDArray[Any], among: NDArray[Any]) -> NDArray[Any]:
+def _distances(rows: Array, among: Array) -> Array:
     """Squared distances but for what depends on the row alone, shape ``(rows, among)``."""
     return (among**2).sum(1) - 2 * rows @ among.T

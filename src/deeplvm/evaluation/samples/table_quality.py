@@ -7,17 +7,14 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from deeplvm.evaluation.latents.two_sample_tests import classifier_test, delong
 from deeplvm.evaluation.predictive.checks import correlations
-from deeplvm.results import Estimate, Record
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from deeplvm.results import Array, Estimate, Record
 
 FEWEST = 20
 """Rows of either kind: a fifth of them is told apart by what was learned from the rest."""
@@ -66,11 +63,7 @@ class Similarities(Record):
 
 
 def similarities(
-    rows: NDArray[Any],
-    others: NDArray[Any],
-    coded: Sequence[bool] | NDArray[Any],
-    *,
-    seed: int = 0,
+    rows: Array, others: Array, coded: Sequence[bool] | Array, *, seed: int = 0
 ) -> Similarities:
     r"""Similarity of the columns and of pairs of columns of two tables, with jackknife errors.
 
@@ -102,7 +95,7 @@ def similarities(
     cells = [_cells(rows[:, c], others[:, c], coded=bool(codes[c])) for c in range(number)]
     parts = [np.arange(len(side)) * _GROUPS // len(side) for side in (rows, others)]
 
-    def scores(without: int | None) -> NDArray[Any]:
+    def scores(without: int | None) -> Array:
         keep = [part != without for part in parts]
         one, two = rows[keep[0]], others[keep[1]]
         found = [_column(one[:, c], two[:, c], coded=bool(codes[c])) for c in range(number)]
@@ -122,7 +115,7 @@ def similarities(
                 )  # fmt: skip
         return np.array(found)
 
-    def estimates(found: NDArray[Any], less: NDArray[Any]) -> list[Estimate]:
+    def estimates(found: Array, less: Array) -> list[Estimate]:
         errors = np.sqrt((_GROUPS - 1) * less.var(0))
         return [Estimate(float(v), float(e)) for v, e in zip(found, errors, strict=True)]
 
@@ -137,7 +130,7 @@ def similarities(
     return Similarities(tuple(estimates(whole[:number], parted[:, :number])), marginals, together)
 
 
-def _column(first: NDArray[Any], second: NDArray[Any], *, coded: bool) -> float:
+def _column(first: Array, second: Array, *, coded: bool) -> float:
     """Similarity of the known values of a column."""
     known = [side[~np.isnan(side)] for side in (first, second)]
     if not min(map(len, known)):
@@ -151,14 +144,12 @@ def _column(first: NDArray[Any], second: NDArray[Any], *, coded: bool) -> float:
     return 1 - float(np.abs(shares[0] - shares[1]).max())
 
 
-def _overlap(first: NDArray[Any], second: NDArray[Any]) -> float:
+def _overlap(first: Array, second: Array) -> float:
     """One less the total variation of two tables of counts."""
     return 1 - float(np.abs(first / first.sum() - second / second.sum()).sum()) / 2
 
 
-def _cells(
-    first: NDArray[Any], second: NDArray[Any], *, coded: bool
-) -> tuple[tuple[NDArray[Any], NDArray[Any]], int]:
+def _cells(first: Array, second: Array, *, coded: bool) -> tuple[tuple[Array, Array], int]:
     """A column of both tables as codes, a missing value as the last, and how many there are."""
     known = second[~np.isnan(second)]
     if coded:
@@ -176,11 +167,7 @@ def _cells(
 
 
 def detection(
-    rows: NDArray[Any],
-    others: NDArray[Any],
-    coded: Sequence[bool] | NDArray[Any],
-    *,
-    seed: int = 0,
+    rows: Array, others: Array, coded: Sequence[bool] | Array, *, seed: int = 0
 ) -> Estimate:
     r"""2 − 2 max(AUC, ½) of gradient boosting that tells the rows of two tables apart.
 
@@ -197,10 +184,10 @@ def detection(
 
 
 def utility(
-    drawn: NDArray[Any],
-    train: NDArray[Any],
-    held_out: NDArray[Any],
-    coded: Sequence[bool] | NDArray[Any],
+    drawn: Array,
+    train: Array,
+    held_out: Array,
+    coded: Sequence[bool] | Array,
     titles: Sequence[str],
     target: str,
     *,
@@ -258,7 +245,7 @@ def utility(
     )
 
 
-def _worth(measure: str, y: NDArray[Any], told: NDArray[Any], values: NDArray[Any]) -> float:
+def _worth(measure: str, y: Array, told: Array, values: Array) -> float:
     """How good predictions are."""
     if measure == "accuracy":
         return float((y == told).mean())
@@ -268,9 +255,7 @@ def _worth(measure: str, y: NDArray[Any], told: NDArray[Any], values: NDArray[An
     return delong(sides[0], sides[1])[0] if min(map(len, sides)) > 1 else math.nan
 
 
-def _boosting(
-    columns: NDArray[Any], coded: Sequence[bool] | NDArray[Any], *, regression: bool = False
-) -> Any:
+def _boosting(columns: Array, coded: Sequence[bool] | Array, *, regression: bool = False) -> Any:
     """Gradient boosting that knows which columns are codes."""
     from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 

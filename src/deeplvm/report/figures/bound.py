@@ -63,8 +63,7 @@ def rate_distortion_figure(result: Any) -> Markup:
                     ha="right", va="top", fontsize=8, color=MUTED,
                 )  # fmt: skip
         axes.plot(*own, "D", color=SECOND, ms=6, label="q as it is", zorder=3)
-        axes.set_xlabel("distortion, −E log p(x|z), nats a row")
-        axes.set_ylabel("rate, KL(q(z|x) ‖ p(z))")
+        axes.set(xlabel="distortion, −E log p(x|z), nats a row", ylabel="rate, KL(q(z|x) ‖ p(z))")
         axes.legend(loc="upper right", labelcolor=INK)
         grid_lines(axes, "both")
         return svg(figure, "rate-distortion", "Rate against distortion, and the model's own")

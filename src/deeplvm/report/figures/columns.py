@@ -22,10 +22,10 @@ from deeplvm.report.figures.style import (
     small_multiples,
     svg,
 )
+from deeplvm.results import Array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from numpy.typing import NDArray
 
 _LEVELS = 25  # of whole numbers that have a pair of bars each
 _NAMED = 7  # categories that are named, the most frequent ones
@@ -48,8 +48,8 @@ class Marginal:
     """
 
     title: str
-    data: NDArray[Any]
-    drawn: NDArray[Any]
+    data: Array
+    drawn: Array
     kind: Literal["number", "whole", "date", "code"] = "number"
     names: Sequence[str] = field(default=())
     note: str = ""
@@ -137,7 +137,7 @@ def _histogram(axes: Axes, column: Marginal) -> None:
             axes.xaxis.set_major_formatter("{x:g}")
 
 
-def hole_patterns(missing: NDArray[Any], titles: Sequence[str], most: int = 8) -> Markup:
+def hole_patterns(missing: Array, titles: Sequence[str], most: int = 8) -> Markup:
     """Which columns are missing together, the most frequent patterns first.
 
     Args:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import io
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from markupsafe import Markup
+
+from deeplvm.results import Array
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from deeplvm.data.variable import Variable
 
 
-def brightness(variable: Variable | None, values: NDArray[Any]) -> tuple[float, float]:
+def brightness(variable: Variable | None, values: Array) -> tuple[float, float]:
     """The values that black and white stand for."""
     if variable is not None and variable.kind == "levels" and variable.levels:
         return 0.0, float(variable.levels - 1)

@@ -26,6 +26,7 @@ from deeplvm.report.figures.style import (
     small_multiples,
     svg,
 )
+from deeplvm.results import Array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -272,10 +273,7 @@ def dimension_bars(name: str, values: ArrayLike, active: Sequence[bool], what: s
 
 
 def latent_map(
-    points: NDArray[Any],
-    labels: NDArray[Any] | None,
-    classes: Sequence[str] | None,
-    axis_names: tuple[str, str],
+    points: Array, labels: Array | None, classes: Sequence[str] | None, axis_names: tuple[str, str]
 ) -> Markup:
     """Posterior means in the plane, coloured by label."""
     named = labels is not None and classes is not None and 1 < len(classes) <= len(CLASSES)
@@ -297,15 +295,14 @@ def latent_map(
             )
         else:
             axes.scatter(*points.T, color=CLASSES[0], **style)
-        axes.set_xlabel(axis_names[0])
-        axes.set_ylabel(axis_names[1])
+        axes.set(xlabel=axis_names[0], ylabel=axis_names[1])
         axes.set_aspect("equal", adjustable="datalim")
         axes.tick_params(length=0)
         return svg(figure, "map", "Posterior means of the rows in the plane")
 
 
 def latent_histogram(
-    points: NDArray[Any], labels: NDArray[Any] | None, classes: Sequence[str] | None, name: str
+    points: Array, labels: Array | None, classes: Sequence[str] | None, name: str
 ) -> Markup:
     """Posterior means on a line, one histogram a label."""
     named = labels is not None and classes is not None and 1 < len(classes) <= len(CLASSES)
@@ -323,14 +320,13 @@ def latent_histogram(
         axes.hist(groups, bins=40, stacked=True, color=colours, label=names)
         if names:
             axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-        axes.set_xlabel(f"posterior mean of {name}")
-        axes.set_ylabel("rows")
+        axes.set(xlabel=f"posterior mean of {name}", ylabel="rows")
         grid_lines(axes)
         return svg(figure, "map", f"Histogram of the posterior means of {name}")
 
 
 def column_traversals(
-    changes: Sequence[tuple[str, NDArray[Any]]], columns: Sequence[str], steps: Sequence[str]
+    changes: Sequence[tuple[str, Array]], columns: Sequence[str], steps: Sequence[str]
 ) -> Markup:
     """How each column's mean moves with a latent dimension, in its standard deviations."""
     height = 0.6 + 0.19 * min(len(columns), 24)

@@ -90,8 +90,7 @@ def particle_curve(curve: Sequence[Mapping[str, Any]]) -> Markup:
                 for n in particles
             ]
             axes.set_xticks(particles, labels)
-        axes.set_xlabel("particles, k")
-        axes.set_ylabel("nats a row")
+        axes.set(xlabel="particles, k", ylabel="nats a row")
         for index in (0, -1):
             axes.annotate(
                 f"{values[index]:.2f}".replace("-", "−"),

@@ -117,9 +117,7 @@ def _transforms(axes: Axes, calibration: Calibration) -> None:
     axes.axhline(1, color=INK, lw=1)
     for edge in (1 - error / even, 1 + error / even):  # twice what chance does to one bar
         axes.axhline(edge, color=INK, lw=0.8, ls="--")
-    axes.set_xlim(0, 1)
-    axes.set_xlabel("F(value | rest of its row)")
-    axes.set_ylabel("rows, against uniform")
+    axes.set(xlim=(0, 1), xlabel="F(value | rest of its row)", ylabel="rows, against uniform")
     axes.set_title(f"uniform: p = {calibration.p_value:.2g}", loc="left")
     grid_lines(axes)
 
@@ -151,10 +149,7 @@ def _reliability_lines(axes: Axes, lines: Mapping[str, Sequence[Mapping[str, flo
         size = [8 + 60 * each["values"] / most for each in shown]
         axes.plot(*means, color=colour, lw=0.9)
         axes.scatter(*means, s=size, color=colour, linewidths=0, label=title)
-    axes.set_xlim(0, 1.02)
-    axes.set_ylim(0, 1.02)
-    axes.set_xlabel("probability said")
-    axes.set_ylabel("share that came")
+    axes.set(xlim=(0, 1.02), ylim=(0, 1.02), xlabel="probability said", ylabel="share that came")
     axes.legend(loc="upper left", markerscale=0.7, handletextpad=0.1)
     grid_lines(axes, "both")
 
@@ -172,8 +167,7 @@ def scores_figure(scores: OutOfDistribution) -> Markup:
             curves.plot(
                 *_operating(each), color=colour, label=f"{each.name} {each.auroc.value:.2f}"
             )
-        curves.set_xlabel("share of inside rows refused")
-        curves.set_ylabel("share of outside rows refused")
+        curves.set(xlabel="share of inside rows refused", ylabel="share of outside rows refused")
         curves.legend(loc="lower right", fontsize=7)
         grid_lines(curves, "both")
         return svg(figure, "scores", "Scores of inside and outside rows, and their ROC curves")

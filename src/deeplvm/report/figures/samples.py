@@ -23,10 +23,9 @@ from deeplvm.report.figures.style import (
     small_multiples,
     svg,
 )
+from deeplvm.results import Array
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from deeplvm.data.variable import Variable
     from deeplvm.evaluation.samples.quality import Neighbours
 
@@ -76,7 +75,7 @@ def neighbour_grid(neighbours: Neighbours, variable: Variable | None = None) -> 
     )
 
 
-def correlations(data: NDArray[Any], drawn: NDArray[Any], names: Sequence[str]) -> Markup:
+def correlations(data: Array, drawn: Array, names: Sequence[str]) -> Markup:
     """The correlation matrices of the data and of draws from the model, side by side."""
     with new_figure(7.4, 3.6, ncols=2) as (figure, pair):
         for axes, values, title in zip(
@@ -90,13 +89,12 @@ def correlations(data: NDArray[Any], drawn: NDArray[Any], names: Sequence[str]) 
                 axes.set_xticks(range(len(names)), labels, rotation=90)
                 axes.set_yticks(range(len(names)), labels if axes is pair[0] else [])
             else:
-                axes.set_xticks([])
-                axes.set_yticks([])
+                axes.set(xticks=[], yticks=[])
         colour_scale(figure, pair, pair[0].images[0], shrink=0.75, aspect=24)
         return svg(figure, "correlations", "Correlations between columns, data and samples")
 
 
-def recovered(columns: Sequence[tuple[str, NDArray[Any], NDArray[Any]]]) -> Markup:
+def recovered(columns: Sequence[tuple[str, Array, Array]]) -> Markup:
     """Each column's reconstruction against the original."""
     with small_multiples(len(columns), 1.9) as (figure, grid):
         for axes, (title, original, mean) in zip(grid.flat, columns, strict=False):
