@@ -566,7 +566,7 @@ def test_rows_that_do_not_end_stop_at_repeats(monkeypatch: pytest.MonkeyPatch) -
         {"x | x[-1]": Scaled(0.8, 0.6), "stop": Bernoulli(1, mean=0.01)},
         start={"x": 1}, length="n", end={"stop": 2},
     )  # fmt: skip
-    monkeypatch.setattr("deeplvm.recurrent._LONGEST", 50)
+    monkeypatch.setattr("deeplvm.unrolled._LONGEST", 50)
     with pytest.raises(ValueError, match="have not ended after 50 steps; set repeats=N"):
         never({}, (1,), default=Sampled())
 

@@ -16,6 +16,7 @@ FLOORS = (
     ("results",),
     ("core",),
     ("randomness", "files", "registry", "devices", "parallel"),
+    ("unrolled",),
     ("recurrent",),
     ("distributions",),
     ("networks",),

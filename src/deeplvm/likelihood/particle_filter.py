@@ -19,7 +19,8 @@ from deeplvm.inference.rows import Rows, at_least, for_rows
 from deeplvm.inference.tempering import Population
 from deeplvm.likelihood.sequential import PopulationEstimate
 from deeplvm.randomness import RowNoise
-from deeplvm.recurrent import Recurrent, Unrolled
+from deeplvm.recurrent import Recurrent
+from deeplvm.unrolled import Unrolled
 
 _NUMBERS = 2**14  # particles of all rows together that go through a step at once
 
