@@ -9,7 +9,7 @@ from torch import Size, Tensor, nn
 from torch.distributions import Distribution, constraints
 
 from deeplvm.conditionals.columns import Columns
-from deeplvm.conditionals.heads import Head, Network, at_least
+from deeplvm.conditionals.heads import Head, Network, at_least, shown
 from deeplvm.conditionals.local import corrected, heads_of
 from deeplvm.core.trace import score
 from deeplvm.networks.features import out_shape_of
@@ -124,8 +124,7 @@ class Autoregressive(nn.Module):
 
     def embed(self, value: Tensor) -> Tensor:
         """The value as other networks see it, as the conditional shows it."""
-        function = getattr(self.conditional, "embed", None)
-        return value if function is None else function(value)
+        return shown(self.conditional, value)
 
     def orders(self) -> Tensor:
         """By what elements are sorted, a row an order, shape ``(orders, elements)``."""
@@ -147,9 +146,9 @@ class Autoregressive(nn.Module):
         dims = len(self.event_shape)
         lead = value.shape[: value.dim() - dims]
         like = self.masked.bias
-        shown = self.embed(value).reshape(*lead, -1).to(like.dtype).nan_to_num(0.0)
+        seen = self.embed(value).reshape(*lead, -1).to(like.dtype).nan_to_num(0.0)
         known = (value == value).reshape(*lead, -1).to(like.dtype)
-        raw = self.masked(torch.cat([shown, known], -1), positions, context).to(like.dtype)
+        raw = self.masked(torch.cat([seen, known], -1), positions, context).to(like.dtype)
         sizes = [head.raw_shape[0] for head in self.heads]
         with corrected(self.heads, raw.split(sizes, -1)):
             return self.conditional()
@@ -300,8 +299,6 @@ def _layout(conditional: nn.Module, elements: int) -> tuple[list[Head], Tensor, 
             )
         heads.append(own[0])
         outputs.append(places.repeat(own[0].outputs))
-        embed = getattr(part, "embed", None)
-        zeros = torch.zeros(part.event_shape)  # type: ignore[arg-type]
-        shown = len(places) if embed is None else embed(zeros).numel()
-        inputs.append(places.repeat_interleave(shown // len(places)))
+        seen = shown(part, torch.zeros(part.event_shape))  # type: ignore[arg-type]
+        inputs.append(places.repeat_interleave(seen.numel() // len(places)))
     return heads, torch.cat([*inputs, torch.arange(elements)]), torch.cat(outputs)

@@ -9,7 +9,7 @@ from torch import Size, Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent, constraints
 from torch.nn.functional import embedding
 
-from deeplvm.conditionals.heads import Head, Network, at_least
+from deeplvm.conditionals.heads import Head, Network, at_least, shown
 from deeplvm.conditionals.local import corrected, heads_of
 from deeplvm.core.evidence import elementwise
 from deeplvm.core.trace import base_of, inside_support, score
@@ -98,8 +98,7 @@ class LatentClasses(nn.Module):
 
     def embed(self, value: Tensor) -> Tensor:
         """The value as other networks see it, as the conditional shows it."""
-        function = getattr(self.conditional, "embed", None)
-        return value if function is None else function(value)
+        return shown(self.conditional, value)
 
     def of(self, raw: Tensor) -> Distribution:
         """The distribution of the elements by what is added to their raw parameters."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from deeplvm.conditionals.heads import shown
 from deeplvm.distributions.product import Product
 from deeplvm.networks.features import out_shape_of
 
@@ -95,9 +96,7 @@ class Columns(nn.Module):
         pieces = value.index_select(-1, self.order).split(self.sizes, -1)  # type: ignore[arg-type]
         seen = []
         for group, piece in zip(self.groups, pieces, strict=True):
-            embed = getattr(group, "embed", None)
-            features = piece if embed is None else embed(piece)
-            seen.append(features.flatten(value.dim() - 1))
+            seen.append(shown(group, piece).flatten(value.dim() - 1))
         dtypes = [features.dtype for features in seen if features.is_floating_point()]
         wide = dtypes[0] if dtypes else torch.get_default_dtype()
         return torch.cat([features.to(wide) for features in seen], -1)

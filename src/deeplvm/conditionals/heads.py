@@ -9,6 +9,7 @@ import torch
 from torch import Size, Tensor, nn
 from torch.nn.functional import softplus
 
+from deeplvm.core.joint import view_of
 from deeplvm.networks.broadcasting import fold_particles, join
 from deeplvm.networks.features import out_shape_of
 
@@ -42,6 +43,12 @@ def at_least(number: int, minimum: int, owner: str, name: str) -> int:
     if number < minimum:
         raise ValueError(f"{owner} expects {name} of at least {minimum}, found {number}.")
     return number
+
+
+def shown(conditional: nn.Module | None, value: Tensor) -> Tensor:
+    """A value as its conditional shows it to the networks of other names."""
+    view = view_of(conditional)
+    return value if view is None else view(value)
 
 
 class Head(nn.Module):

@@ -19,6 +19,7 @@ from deeplvm.conditionals.heads import (
     in_units,
     optional_units,
     positive,
+    shown,
     standardised,
 )
 from deeplvm.core.trace import expand_to
@@ -141,8 +142,7 @@ class Mixture(nn.Module):
 
     def embed(self, value: Tensor) -> Tensor:
         """The value as other networks see it: as the first component's owner would show it."""
-        function = getattr(self.components[0], "embed", None)
-        return value if function is None else function(value)  # type: ignore[operator]
+        return shown(self.components[0], value)
 
 
 @dataclass(frozen=True)
