@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 os.environ.setdefault("MPLBACKEND", "Agg")  # before anything imports matplotlib
@@ -17,6 +18,14 @@ from torch.distributions import Distribution
 
 # The suite is hundreds of tiny operations: a second thread costs more than it brings.
 torch.set_num_threads(1)
+
+# A tracer makes many objects that live, and the collector looks through all of them every 700.
+gc.set_threshold(20_000, 10, 10)
+
+
+def pytest_collection_finish() -> None:
+    """What the tests import stays: the collector need not look at it again and again."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
