@@ -307,9 +307,9 @@ def test_walks_sum_over_labels_where_they_are_missing(labelled: LatentVariableMo
         assert ((estimate.log_px - expected).abs() < 5 * estimate.log_px_stderr).all()
     found = harmonic_likelihood(labelled, given, 16, 50)
     assert ((found.log_px - expected).abs() < 5 * found.log_px_stderr + 0.02).all()
-    draws = sample_posterior(labelled, given, warmup=30, draws=20, batch_size=2)
+    draws = sample_posterior(labelled, given, warmup=10, draws=10, batch_size=2)
     known = {name: value[[0, 2]] for name, value in given.items()}
-    alone = sample_posterior(labelled, known, warmup=30, draws=20)
+    alone = sample_posterior(labelled, known, warmup=10, draws=10)
     assert torch.allclose(draws.draws["z"][:, :, [0, 2]], alone.draws["z"], atol=1e-9)
 
 

@@ -209,7 +209,7 @@ def test_observed_parents_of_a_latent_are_kept() -> None:
         )
         exact = normal.log_prob(torch.ones(3, 3)) + model.p["y"]().log_prob(torch.arange(3))
     estimate = annealed_importance_sampling(
-        model, {"x": x, "y": y}, 20, 1, batch_size=6_000
+        model, {"x": x, "y": y}, 20, [1.0], batch_size=6_000
     )  # weights of the prior
     weight = estimate.log_px.exp().reshape(3, 2_000) / exact.exp()[:, None]
     error = weight.std(1) / math.sqrt(2_000)
