@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from deeplvm.data import Data, DataError, LikelihoodName, choose_likelihood, likelihood_of, load
-from deeplvm.data.likelihood import LIKELIHOODS
+from deeplvm.data.likelihood_table import LIKELIHOODS
 from deeplvm.distributions.discrete import DiscretizedLogistic
 from deeplvm.likelihood.bits_per_dimension import bits_per_dimension
 from deeplvm.networks import MLP

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from shlex import quote
@@ -11,15 +11,14 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from deeplvm import conditionals
 from deeplvm.conditionals.columns import Columns
+from deeplvm.data.likelihood_table import LIKELIHOODS, USUAL, Likelihood, Range
 from deeplvm.data.readers.source import Array, Facts
 from deeplvm.data.records import Data, Description, Split
 from deeplvm.data.statistics import MOST_KNOTS, Summary, bounds_of, gain_of_mixture, repeated
 from deeplvm.data.variable import CODED, DataError, Kind, LikelihoodName, Variable, listed
-from deeplvm.distributions.spiked import PiecewiseLinear
 
 # A variance this many times the mean is too much for a Poisson even before the latents explain
 # some of it: 1 is exact for a Poisson, and latents only add.
@@ -60,184 +59,6 @@ class Choice:
     dequantize: bool = False
     divisor: float = 1.0
     why: str = ""
-
-
-@dataclass(frozen=True)
-class _Range:
-    kind: Kind
-    minimum: float
-    maximum: float
-    whole: bool = True
-    levels: int | None = None
-    step: float = 1.0
-    dispersion: float = 1.0
-
-    @property
-    def counted(self) -> bool:
-        """Whether the values are whole numbers of at least 0."""
-        return self.whole and self.minimum >= 0
-
-
-@dataclass(frozen=True)
-class Likelihood:
-    """A row of the table: what values a likelihood is of, and the conditional that it makes.
-
-    Attributes:
-        name: What the user types.
-        kind: What the values are under it.
-        conditional: From a variable to the conditional, all but its network.
-        kinds: Kinds of values that it takes without another look at them.
-        title: What a sentence calls it.
-        needs: The values that it needs, in words.
-        suits: Whether a look found such values.
-        density: Whether reals have a density under it; whole numbers have a probability otherwise.
-        in_units: Whether it is of all reals, measured by mean and standard deviation: then its
-            density grows without bound also on what was rounded.
-        least_whole: The smallest whole number to which U[0, 1) may be added: below it the density
-            has no value.
-        heavier: A likelihood for the same values with heavier tails.
-        whole: What whole numbers are under it, where that is another kind: a probability each.
-        joint: Whether it is of all columns of a row together.
-    """
-
-    name: str
-    kind: Kind
-    conditional: Callable[[Variable], Callable[..., nn.Module]]
-    kinds: tuple[Kind, ...]
-    title: str
-    needs: str = ""
-    suits: Callable[[_Range], bool] = lambda _: True
-    density: bool = False
-    in_units: bool = False
-    least_whole: float = -math.inf
-    heavier: str = ""
-    whole: Kind | None = None
-    joint: bool = False
-
-
-def _mean(head: Callable[..., nn.Module]) -> Callable[[Variable], Callable[..., nn.Module]]:
-    return lambda v: partial(head, v.shape, mean=v.mean)
-
-
-def _units(head: Callable[..., nn.Module]) -> Callable[[Variable], Callable[..., nn.Module]]:
-    return lambda v: partial(head, v.shape, units=(v.mean, v.std))
-
-
-def _smoothed(v: Variable) -> Tensor | None:
-    """The shares of codes, none of which is impossible."""
-    if not v.shares:
-        return None
-    shares = torch.tensor(v.shares, dtype=torch.float64)
-    return (shares + 1e-3 / shares.shape[-1]).reshape(*v.shape, -1)
-
-
-def _spiked(v: Variable) -> Callable[..., nn.Module]:
-    """Probabilities of the atoms, and elsewhere a mixture on the scores of the knots."""
-    assert v.knots is not None
-    counts, count = v.kind == "counts", v.knots.shape[-1]
-    ends = v.bounds or [(None, None)] * v.elements
-    least = 0.0 if counts else -math.inf
-    low = torch.tensor([least if end is None else end for end, _ in ends])
-    high = torch.tensor([math.inf if end is None else end for _, end in ends])
-    scores = v.scores
-    if scores is None:
-        levels = (torch.arange(count, dtype=torch.float64) + 0.5) / count
-        scores = torch.special.ndtri(levels).expand_as(v.knots)
-    rising = [_rising(*each) for each in zip(v.knots, scores, v.std, low, high, strict=True)]
-    bounded = bool((low.isfinite() | high.isfinite()).any())
-    return partial(
-        conditionals.Spiked,
-        v.shape,
-        knots=torch.stack(rising),
-        scores=scores,
-        atoms=torch.tensor(v.atoms, dtype=torch.float64),
-        shares=torch.tensor(v.shares, dtype=torch.float64) if v.shares else None,
-        step=1.0 if counts else None,
-        bounds=(low, high) if bounded else None,
-        truncated=bounded and not counts,
-    )
-
-
-def _rising(knots: Tensor, scores: Tensor, spread: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Knots of which none is the next, on the line through those that are, at the same scores."""
-    single = knots.to(torch.get_default_dtype())  # as the conditional has them
-    values, place = single.unique(return_inverse=True)
-    if len(values) == len(knots):
-        return knots
-    if len(values) == 1:
-        below, above = torch.minimum(spread, values - low), torch.minimum(spread, high - values)
-        values, mean = torch.cat([values - below, values + above]), torch.tensor([-1.0, 1.0])
-    else:
-        mean = torch.zeros(len(values), dtype=torch.float64).index_add(0, place, scores)
-        mean = mean / place.bincount()
-        mean[0], mean[-1] = scores[0], scores[-1]  # the ends stay where they are
-    return PiecewiseLinear(values.double(), mean.double()).inverse(scores)
-
-
-_COUNTED = "whole numbers of at least 0"
-# fmt: off
-_ROWS = (
-    Likelihood("bernoulli", "binary", _mean(conditionals.Bernoulli), ("binary",), "a Bernoulli",
-               "0 and 1 only", lambda look: look.kind == "binary"),
-    Likelihood("discretized-logistic", "levels",
-               lambda v: partial(
-                   conditionals.DiscretizedLogistic, v.shape, levels=v.levels or 256),
-               ("levels",), "discretized-logistic", _COUNTED, lambda look: look.counted),
-    Likelihood("categorical", "category",
-               lambda v: partial(conditionals.Categorical, v.levels or 2, shape=v.shape,
-                                 probabilities=_smoothed(v)),
-               ("levels", "category", "ordinal"), "categorical",
-               _COUNTED, lambda look: look.counted and look.step == 1),
-    Likelihood("ordinal", "ordinal",
-               lambda v: partial(conditionals.Ordinal, v.levels or 2, shape=v.shape),
-               ("levels", "ordinal"), "ordinal",
-               _COUNTED, lambda look: look.counted and look.step == 1),
-    Likelihood("poisson", "counts", _mean(conditionals.Poisson), ("counts",), "poisson",
-               _COUNTED, lambda look: look.counted and look.step == 1,
-               heavier="negative-binomial"),
-    Likelihood("negative-binomial", "counts", _mean(conditionals.NegativeBinomial), ("counts",),
-               "negative-binomial", _COUNTED, lambda look: look.counted and look.step == 1),
-    Likelihood("zero-inflated-poisson", "counts",
-               _mean(partial(conditionals.Poisson, zero_inflated=True)), ("counts",),
-               "zero-inflated-poisson", _COUNTED, lambda look: look.counted and look.step == 1,
-               heavier="zero-inflated-negative-binomial"),
-    Likelihood("zero-inflated-negative-binomial", "counts",
-               _mean(partial(conditionals.NegativeBinomial, zero_inflated=True)), ("counts",),
-               "zero-inflated-negative-binomial", _COUNTED,
-               lambda look: look.counted and look.step == 1),
-    Likelihood("multinomial", "counts",
-               lambda v: partial(conditionals.Multinomial, v.shape, mean=v.mean,
-                                 total=max(1, round(float(v.mean.nansum())))), ("counts",),
-               "multinomial", _COUNTED, lambda look: look.counted and look.step == 1, joint=True),
-    Likelihood("gaussian", "real", _units(conditionals.Gaussian), ("real", "date"), "a Gaussian",
-               density=True, in_units=True, heavier="student-t"),
-    Likelihood("laplace", "real", _units(conditionals.Laplace), ("real", "date"), "a Laplace",
-               density=True, in_units=True, heavier="student-t"),
-    Likelihood("student-t", "real", _units(conditionals.StudentT), ("real", "date"), "a Student-t",
-               density=True, in_units=True),
-    Likelihood("continuous-bernoulli", "unit",
-               lambda v: partial(conditionals.ContinuousBernoulli, v.shape), ("unit",),
-               "a continuous Bernoulli", "reals in [0, 1]",
-               lambda look: look.minimum >= 0 and look.maximum <= 1, density=True),
-    Likelihood("beta", "real", lambda v: partial(conditionals.Beta, v.shape), (), "a beta",
-               "reals strictly between 0 and 1",
-               lambda look: look.minimum > 0 and look.maximum < 1,
-               density=True, least_whole=math.inf),
-    Likelihood("gamma", "real", lambda v: partial(conditionals.Gamma, v.shape, unit=v.mean), (),
-               "a gamma", "positive reals", lambda look: look.minimum > 0,
-               density=True, least_whole=1),
-    Likelihood("mixture", "real", _spiked, ("real", "date", "counts"), "a mixture",
-               f"reals, or {_COUNTED}", lambda look: look.counted or not look.whole,
-               whole="counts"),
-)
-# fmt: on
-LIKELIHOODS: Mapping[str, Likelihood] = {row.name: row for row in _ROWS}
-# What is asked for of values of a kind where nothing else is said.
-_USUAL = {
-    "binary": "bernoulli", "levels": "discretized-logistic", "unit": "continuous-bernoulli",
-    "counts": "negative-binomial", "real": "gaussian", "category": "categorical",
-    "ordinal": "ordinal", "date": "gaussian",
-}  # fmt: skip
 
 
 def choose_likelihood(
@@ -329,46 +150,46 @@ def choose_likelihood(
 
 def _look(
     seen: Summary, what: str, *, image: bool, table: bool, kind: Kind | None, levels: int | None
-) -> _Range:
+) -> Range:
     if not seen.count.any():
         raise DataError(f"{what}: every value is missing; --drop it, or fill it in.")
     minimum, maximum = float(seen.low.min()), float(seen.high.max())
     whole = bool(seen.whole.all())
     if kind == "real" or (kind == "date" and not whole):
-        return _Range(kind, minimum, maximum, whole=False)
+        return Range(kind, minimum, maximum, whole=False)
     if kind == "date":
-        return _Range("date", minimum, maximum)
+        return Range("date", minimum, maximum)
     if kind == "counts" and (not whole or minimum < 0):
         raise DataError(
             f"{what}: declared as counts, but holds {_describe(whole, minimum, maximum)}."
         )
     if whole and minimum >= 0 and maximum <= 1 and kind is None and levels is None:
-        return _Range("binary", minimum, maximum, levels=2)
+        return Range("binary", minimum, maximum, levels=2)
     if levels is not None:
         if not whole or minimum < 0 or maximum >= levels:
             raise DataError(
                 f"{what}: expected whole levels 0..{levels - 1}, found "
                 f"{_describe(whole, minimum, maximum)}."
             )
-        return _Range("levels", minimum, maximum, levels=levels)
+        return Range("levels", minimum, maximum, levels=levels)
     if whole and minimum >= 0:
         bytes_ = seen.dtype == np.uint8
         if kind is None and not table and (image or bytes_) and maximum <= LARGEST_IMAGE_LEVEL:
-            return _Range(
+            return Range(
                 "levels", minimum, maximum, levels=int(maximum) + 1 if maximum < 32 else 256
             )
-        return _Range("counts", minimum, maximum, dispersion=_dispersion(seen))
+        return Range("counts", minimum, maximum, dispersion=_dispersion(seen))
     if whole:
-        return _Range("counts", minimum, maximum)
+        return Range("counts", minimum, maximum)
     if minimum >= 0 and maximum <= 1 and not table:
         if seen.steps:
             # the coarsest that fits; 0 .. steps - 1 where the steps are those of bits and 1 is not
             # there, as in k / 256
             steps = seen.steps[0]
             levels = steps + int(maximum == 1 or steps & (steps + 1) == 0)
-            return _Range("levels", minimum, maximum, levels=levels, step=1.0 / steps)
-        return _Range("unit", minimum, maximum, whole=False)
-    return _Range("real", minimum, maximum, whole=False)
+            return Range("levels", minimum, maximum, levels=levels, step=1.0 / steps)
+        return Range("unit", minimum, maximum, whole=False)
+    return Range("real", minimum, maximum, whole=False)
 
 
 def _dispersion(seen: Summary) -> float:
@@ -376,7 +197,7 @@ def _dispersion(seen: Summary) -> float:
     return float(np.nansum(seen.variance)) / max(float(np.nansum(seen.mean)), 1e-12)
 
 
-def _check(look: _Range, what: str, likelihood: str, *, dequantize: bool) -> Choice:
+def _check(look: Range, what: str, likelihood: str, *, dequantize: bool) -> Choice:
     """The choice that was asked for.
 
     Raises:
@@ -433,9 +254,9 @@ def _check(look: _Range, what: str, likelihood: str, *, dequantize: bool) -> Cho
 _NO_ROUNDING = "{}: holds reals, so there is no rounding to dequantize; leave out --dequantize."
 
 
-def _instead(look: _Range, asked: Likelihood) -> str:
+def _instead(look: Range, asked: Likelihood) -> str:
     """What to do where the likelihood that was asked for does not suit."""
-    usual = "gaussian" if look.minimum < 0 or asked.density else _USUAL[look.kind]
+    usual = "gaussian" if look.minimum < 0 or asked.density else USUAL[look.kind]
     if asked.name == "beta" and look.minimum >= 0 and look.maximum <= 1:
         usual = "continuous-bernoulli, which allows 0 and 1, or gaussian"
     if look.whole and look.minimum < 0:
@@ -447,7 +268,7 @@ def _instead(look: _Range, asked: Likelihood) -> str:
     return f": it would be no normalised density there. {use} --likelihood {usual}"
 
 
-def _dequantized(look: _Range, what: str, likelihood: str) -> Choice:
+def _dequantized(look: Range, what: str, likelihood: str) -> Choice:
     kind: Kind = "unit" if likelihood == "continuous-bernoulli" else "real"
     levels = look.levels or (int(look.maximum) + 1 if kind == "unit" else None)
     divisor = float(levels or 1) if kind == "unit" else 1.0
@@ -709,7 +530,9 @@ def likelihood_of(
     variable = alike(variable, likelihood) or variable
     if likelihood in (None, "auto"):
         likelihood = variable.likelihood
-    allowed = [row.name for row in _ROWS if variable.kind in row.kinds] or [variable.likelihood]
+    allowed = [row.name for row in LIKELIHOODS.values() if variable.kind in row.kinds] or [
+        variable.likelihood
+    ]
     if likelihood == "mixture" and not columns_of(variable):
         raise DataError(
             f"{variable.name}: a mixture needs the quantiles of each column, which are kept of "

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from deeplvm.conditionals import Gaussian, StandardNormal
 from deeplvm.core.joint import Joint
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.data.likelihood import LIKELIHOODS
+from deeplvm.data.likelihood_table import LIKELIHOODS
 from deeplvm.data.records import Data, Description
 from deeplvm.networks import MLP
 from deeplvm.recipes.catalogue import RecipeError, trained_with

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from deeplvm.data.likelihood import LIKELIHOODS
+from deeplvm.data.likelihood_table import LIKELIHOODS
 from deeplvm.data.variable import Variable
 from deeplvm.diagnosis.verdict import Verdict
 from deeplvm.evaluation.examination import SEARCHED, CannotMeasure, Examination, listed

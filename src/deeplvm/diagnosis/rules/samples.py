@@ -7,7 +7,7 @@ import math
 from torch import Tensor
 
 from deeplvm.conditionals import StandardNormal
-from deeplvm.data.likelihood import LIKELIHOODS
+from deeplvm.data.likelihood_table import LIKELIHOODS
 from deeplvm.data.variable import Variable
 from deeplvm.diagnosis.remedies import longer, networks, one_of, stopping, untried
 from deeplvm.diagnosis.rules.likelihood import refuse_one_row, refuse_poor_posterior
