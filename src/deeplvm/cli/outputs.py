@@ -14,7 +14,7 @@ from deeplvm.core.draws import Sampled
 from deeplvm.core.joint import Factored
 from deeplvm.core.values import NamedRows
 from deeplvm.distributions.centre import centre
-from deeplvm.inference.rows import Measure, for_rows
+from deeplvm.inference.rows import Measure, Names, Tensors, for_rows
 from deeplvm.randomness import RowNoise, drawing
 
 if TYPE_CHECKING:
@@ -108,9 +108,7 @@ def reconstructed(
             "sample), or fill in missing values (deeplvm impute)."
         )
 
-    def measure(
-        given: dict[str, Tensor], missing: frozenset[str], noise: RowNoise
-    ) -> dict[str, Tensor]:
+    def measure(given: Tensors, missing: Names, noise: RowNoise) -> Tensors:
         trace = model.reconstruct(given, default=noise.of(Sampled()), missing=missing)
         found: dict[str, Tensor] = {}
         for name in [each for each in data.variables if each in given]:

@@ -15,7 +15,7 @@ from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.values import NamedRows
 from deeplvm.distributions.centre import centre
 from deeplvm.inference.missing import Weights
-from deeplvm.inference.rows import for_rows, rows_of
+from deeplvm.inference.rows import Names, Tensors, for_rows, rows_of
 from deeplvm.parallel.processes import processes
 from deeplvm.randomness import RowNoise
 from deeplvm.results import Record
@@ -179,9 +179,7 @@ class _Rates:
     def of_each(self, rows: NamedRows, measure: Measured) -> dict[str, Tensor]:
         """Quantities of each row, from the weights of its particles and the means at them."""
 
-        def batch(
-            values: dict[str, Tensor], missing: frozenset[str], noise: RowNoise
-        ) -> dict[str, Tensor]:
+        def batch(values: Tensors, missing: Names, noise: RowNoise) -> Tensors:
             return measure(*self.at_particles(values, missing, noise), noise)
 
         width = math.prod(rows_of(self.model, rows).source[self.name].shape[1:])

@@ -15,7 +15,7 @@ from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.trace import base_of
 from deeplvm.core.values import NamedRows
 from deeplvm.inference.missing import Weights
-from deeplvm.inference.rows import Rows, at_least, for_rows, rows_of
+from deeplvm.inference.rows import Names, Rows, Tensors, at_least, for_rows, rows_of
 from deeplvm.randomness import RowNoise
 
 _NUMBERS = 4_000_000  # of log-weights and the values they are of, at a time
@@ -93,9 +93,7 @@ def class_probabilities(
     rows = rows_of(model, data, omit=(label,))
     size = max(1, min(500, _NUMBERS // (100 * particles)))
 
-    def measure(
-        given: dict[str, Tensor], missing: frozenset[str], noise: RowNoise
-    ) -> dict[str, Tensor]:
+    def measure(given: Tensors, missing: Names, noise: RowNoise) -> Tensors:
         count = model.rows(given)
         unknown = torch.full((count,), math.nan, dtype=rows.dtype, device=rows.device)
         evidence = model.evidence(

@@ -16,7 +16,7 @@ from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.trace import Site, Trace
 from deeplvm.core.values import NamedRows
 from deeplvm.inference.missing import MissingMixture, Weights
-from deeplvm.inference.rows import Rows, at_least, for_rows, redrawn, rows_of
+from deeplvm.inference.rows import Names, Rows, Tensors, at_least, for_rows, redrawn, rows_of
 from deeplvm.randomness import RowNoise
 
 Complete = Literal["auto"] | bool
@@ -197,9 +197,7 @@ def complete(
     holes = holes_of(model, rows)
     wide = LatentVariableModel(model.p, CompletedPosterior(model.q, holes, _prior_of(model)))
 
-    def measure(
-        given: dict[str, Tensor], missing: frozenset[str], noise: RowNoise
-    ) -> dict[str, Tensor]:
+    def measure(given: Tensors, missing: Names, noise: RowNoise) -> Tensors:
         noise = noise.apart("completions")
         options: dict[str, Any] = {"missing": missing, "rows": rows.data_rows}
 

@@ -10,7 +10,7 @@ from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.trace import Site
 from deeplvm.core.values import NamedRows
 from deeplvm.distributions.centre import centre
-from deeplvm.inference.rows import for_rows
+from deeplvm.inference.rows import Names, Tensors, for_rows
 from deeplvm.randomness import RowNoise
 
 _ROWS = 500  # at a time
@@ -28,9 +28,7 @@ def embed(
     that of some draws.
     """
 
-    def measure(
-        given: dict[str, Tensor], missing: frozenset[str], noise: RowNoise
-    ) -> dict[str, Tensor]:
+    def measure(given: Tensors, missing: Names, noise: RowNoise) -> Tensors:
         trace = model.posterior(given, default=noise.of(Reparameterised()), missing=missing)
         found: dict[str, Tensor] = {}
         for name, site in trace.items():

@@ -17,7 +17,7 @@ from deeplvm.core.values import NamedRows
 from deeplvm.inference.completion import Complete, completable, complete, to_complete
 from deeplvm.inference.diagnostics import TOO_HEAVY
 from deeplvm.inference.missing import By, MissingMixture, Weights, pieces
-from deeplvm.inference.rows import Rows, at_least, for_rows, redrawn, rows_of
+from deeplvm.inference.rows import Names, Rows, Tensors, at_least, for_rows, redrawn, rows_of
 from deeplvm.randomness import RowNoise
 
 _NUMBERS = 2**22  # in the largest tensor of a batch
@@ -163,9 +163,7 @@ def impute(
         return replace(out, ess=empty, pareto_k=empty)
 
     def filled(model: LatentVariableModel, rows: Rows) -> dict[str, Tensor]:
-        def measure(
-            given: dict[str, Tensor], missing: frozenset[str], noise: RowNoise
-        ) -> dict[str, Tensor]:
+        def measure(given: Tensors, missing: Names, noise: RowNoise) -> Tensors:
             def drawn(count: int) -> Evidence:
                 ways = noise.draws(model.q.names, draw)
                 return model.evidence(

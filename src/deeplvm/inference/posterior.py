@@ -19,7 +19,7 @@ from deeplvm.inference.diagnostics import (
 from deeplvm.inference.hmc import TARGET, DualAveraging, Spread, transition, windows
 from deeplvm.inference.latent_space import LatentSpace
 from deeplvm.inference.nuts import no_u_turn
-from deeplvm.inference.rows import Rows, at_least, for_rows, latent_dimensions
+from deeplvm.inference.rows import Names, Rows, Tensors, at_least, for_rows, latent_dimensions
 from deeplvm.inference.tempering import density
 from deeplvm.randomness import RowNoise
 from deeplvm.results import Record
@@ -223,9 +223,7 @@ def sample_posterior(
 
     latent_dimensions(model, data)
 
-    def measure(
-        given: dict[str, Tensor], missing: frozenset[str], noise: RowNoise
-    ) -> dict[str, Tensor]:
+    def measure(given: Tensors, missing: Names, noise: RowNoise) -> Tensors:
         space = LatentSpace(model, given, missing, noise=noise)
         return _run(_Kernel(space, method, steps, max_depth), chains, warmup, draws, target)
 

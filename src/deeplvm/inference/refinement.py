@@ -16,7 +16,7 @@ from deeplvm.core.joint import Joint, is_joint
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.values import NamedRows
 from deeplvm.gradients import Draw
-from deeplvm.inference.rows import Rows, at_least, for_rows, redrawn, rows_of
+from deeplvm.inference.rows import Names, Rows, Tensors, at_least, for_rows, redrawn, rows_of
 from deeplvm.objectives import elbo
 from deeplvm.randomness import RowNoise
 
@@ -116,7 +116,7 @@ def refine(
     refined = localised(model, rows.rows, row)
 
     @torch.enable_grad()
-    def measure(given: dict[str, Tensor], _: frozenset[str], noise: RowNoise) -> dict[str, Tensor]:
+    def measure(given: Tensors, _: Names, noise: RowNoise) -> Tensors:
         count = len(next(iter(given.values())))
         own = localised(model, count, row).eval()
         numbered = given | {row: torch.arange(count, device=rows.device)}

@@ -38,8 +38,10 @@ _LOOKED_AT = 1_000  # rows at a time, where it is only looked what is given in t
 
 # rows that are done, and how many there are
 OnProgress = Callable[[int, int], None]
+Tensors = dict[str, Tensor]
+Names = frozenset[str]
 # values of a batch, names with NaN, the rows' noise -> quantities of each row, (rows, ...)
-Measure = Callable[[dict[str, Tensor], frozenset[str], RowNoise], dict[str, Tensor]]
+Measure = Callable[[Tensors, Names, RowNoise], Tensors]
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,7 @@ from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.values import NamedRows
 from deeplvm.gradients import Draw
 from deeplvm.inference.latent_space import LatentSpace
-from deeplvm.inference.rows import Rows, evaluation_of, for_rows, noise_of, redrawn
+from deeplvm.inference.rows import Names, Rows, Tensors, evaluation_of, for_rows, noise_of, redrawn
 from deeplvm.inference.tempering import (
     Start,
     Temperatures,
@@ -178,9 +178,7 @@ def annealed_importance_sampling(
     """
     betas: Any = checked(start, temperatures, draw, particles=particles, steps=steps)
 
-    def measure(
-        given: dict[str, Tensor], missing: frozenset[str], noise: RowNoise
-    ) -> dict[str, Tensor]:
+    def measure(given: Tensors, missing: Names, noise: RowNoise) -> Tensors:
         space = LatentSpace(model, given, missing, draw, noise)
         if not space.size:
             found = exactly(space)

@@ -14,7 +14,7 @@ from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.values import NamedRows
 from deeplvm.gradients import Draw
 from deeplvm.inference.diagnostics import TOO_HEAVY, pareto_k, tail_length
-from deeplvm.inference.rows import Rows, for_rows, redrawn, rows_of
+from deeplvm.inference.rows import Names, Rows, Tensors, for_rows, redrawn, rows_of
 from deeplvm.inference.tempering import Start
 from deeplvm.likelihood.annealing import annealed_importance_sampling
 from deeplvm.likelihood.chunks import Chunks, plan
@@ -333,7 +333,7 @@ def _importance(
     chunks = Chunks(model, rows, planned, draw)
 
     @torch.inference_mode()
-    def measure(given: dict[str, Tensor], _: frozenset[str], noise: RowNoise) -> dict[str, Tensor]:
+    def measure(given: Tensors, _: Names, noise: RowNoise) -> Tensors:
         log_weight = torch.cat([_log_weight(*each) for each in chunks(given, noise)])
         largest = log_weight.topk(min(tail_length(len(log_weight)) + 1, len(log_weight)), 0)
         curve = torch.stack([_grouped(log_weight, each) for each in numbers], 1)

@@ -16,7 +16,7 @@ from deeplvm.core.steps import of_one_step
 from deeplvm.core.trace import Site
 from deeplvm.core.values import NamedRows
 from deeplvm.gradients import Enumerated, Sampled
-from deeplvm.inference.rows import Rows, at_least, evaluation_of, for_rows, rows_of
+from deeplvm.inference.rows import Names, Rows, Tensors, at_least, evaluation_of, for_rows, rows_of
 from deeplvm.randomness import RowNoise
 from deeplvm.results import RowEstimate
 
@@ -137,9 +137,7 @@ def exact_likelihood(
     at_least(1, pairs=pairs, most=most)
     space = _space(model, data, sum_over, most)
 
-    def evaluate(
-        given: dict[str, Tensor], missing: frozenset[str], _: RowNoise
-    ) -> dict[str, Tensor]:
+    def evaluate(given: Tensors, missing: Names, _: RowNoise) -> Tensors:
         chunks = space.log_joint(given, missing, pairs)
         log_px = next(chunks).logsumexp(0)
         for chunk in chunks:
@@ -177,9 +175,7 @@ def exact_posterior(
     at_least(1, pairs=pairs, most=most)
     space = _space(model, data, sum_over, most)
 
-    def evaluate(
-        given: dict[str, Tensor], missing: frozenset[str], _: RowNoise
-    ) -> dict[str, Tensor]:
+    def evaluate(given: Tensors, missing: Names, _: RowNoise) -> Tensors:
         joint = torch.cat(list(space.log_joint(given, missing, pairs))).T  # (rows, S)
         log_px = joint.logsumexp(1)
         return {"log_px": log_px, "log_prob": joint - log_px.unsqueeze(1)}

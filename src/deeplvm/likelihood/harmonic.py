@@ -15,7 +15,7 @@ from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.values import NamedRows
 from deeplvm.inference.diagnostics import rhat
 from deeplvm.inference.latent_space import LatentSpace
-from deeplvm.inference.rows import Rows, at_least, for_rows, latent_dimensions
+from deeplvm.inference.rows import Names, Rows, Tensors, at_least, for_rows, latent_dimensions
 from deeplvm.inference.tempering import Chains
 from deeplvm.randomness import RowNoise
 from deeplvm.results import RowEstimate
@@ -176,9 +176,7 @@ def harmonic_likelihood(
             f"uneven annealed_importance_sampling or sequential_monte_carlo."
         )
 
-    def evaluate(
-        given: dict[str, Tensor], missing: frozenset[str], noise: RowNoise
-    ) -> dict[str, Tensor]:
+    def evaluate(given: Tensors, missing: Names, noise: RowNoise) -> Tensors:
         space = LatentSpace(model, given, missing, noise=noise)
         free, log_joint, acceptance = _walked(space, 2 * chains, draws, steps, warmup)
         _refuse_still(free)

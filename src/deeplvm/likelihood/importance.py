@@ -15,7 +15,16 @@ from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.values import NamedRows
 from deeplvm.gradients import Draw
 from deeplvm.inference.diagnostics import TOO_HEAVY, pareto_k, tail_length
-from deeplvm.inference.rows import OnProgress, Rows, at_least, for_rows, redrawn, rows_of
+from deeplvm.inference.rows import (
+    Names,
+    OnProgress,
+    Rows,
+    Tensors,
+    at_least,
+    for_rows,
+    redrawn,
+    rows_of,
+)
 from deeplvm.likelihood.chunks import Chunks, plan
 from deeplvm.likelihood.compiled import Compile, choose
 from deeplvm.parallel.processes import processes
@@ -210,9 +219,7 @@ def importance_sampling(
     together: list[Tensor] = []  # of each batch, the sum over rows of relative weights, (K,)
 
     @torch.inference_mode()
-    def measure(
-        given: dict[str, Tensor], missing: frozenset[str], noise: RowNoise
-    ) -> dict[str, Tensor]:
+    def measure(given: Tensors, missing: Names, noise: RowNoise) -> Tensors:
         totals = Totals(planned.particles)
         weights = []
         for evidence, used in chunks(given, noise):

@@ -15,7 +15,7 @@ from deeplvm.core.joint import Joint
 from deeplvm.core.model import _UNEXPLAINED, LatentVariableModel
 from deeplvm.core.trace import Site, Trace
 from deeplvm.core.values import NamedRows
-from deeplvm.inference.rows import Rows, at_least, for_rows
+from deeplvm.inference.rows import Names, Rows, Tensors, at_least, for_rows
 from deeplvm.inference.tempering import Population
 from deeplvm.likelihood.sequential import PopulationEstimate
 from deeplvm.randomness import RowNoise
@@ -121,9 +121,7 @@ def particle_filter(
     p = _parted(model.p)
     q = _parted(model.q) if proposal == "posterior" else None
 
-    def evaluate(
-        given: dict[str, Tensor], missing: frozenset[str], noise: RowNoise
-    ) -> dict[str, Tensor]:
+    def evaluate(given: Tensors, missing: Names, noise: RowNoise) -> Tensors:
         return _filtered(model, p, q, given, missing, particles, resample_below, noise)
 
     joined = for_rows(

@@ -14,7 +14,7 @@ from torch.distributions import MultivariateNormal
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.values import NamedRows
 from deeplvm.inference.latent_space import LatentSpace
-from deeplvm.inference.rows import Rows, at_least, for_rows, latent_dimensions
+from deeplvm.inference.rows import Names, Rows, Tensors, at_least, for_rows, latent_dimensions
 from deeplvm.inference.tempering import effective
 from deeplvm.randomness import RowNoise
 from deeplvm.results import RowEstimate
@@ -128,9 +128,7 @@ def quadrature_likelihood(
             f"where q is good."
         )
 
-    def evaluate(
-        given: dict[str, Tensor], missing: frozenset[str], noise: RowNoise
-    ) -> dict[str, Tensor]:
+    def evaluate(given: Tensors, missing: Names, noise: RowNoise) -> Tensors:
         return _integrate(LatentSpace(model, given, missing, noise=noise), points)
 
     batch_size = max(1, _NUMBERS // max(points, _LOOK_POINTS) ** dimensions)

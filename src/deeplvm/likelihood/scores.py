@@ -18,7 +18,7 @@ from deeplvm.inference.completion import Complete, completable, complete, to_com
 from deeplvm.inference.diagnostics import pareto_k, tail_length
 from deeplvm.inference.imputation import heavy_rows
 from deeplvm.inference.missing import Weights, pieces
-from deeplvm.inference.rows import OnProgress, Rows, for_rows, redrawn, rows_of
+from deeplvm.inference.rows import Names, OnProgress, Rows, Tensors, for_rows, redrawn, rows_of
 from deeplvm.likelihood.importance import importance_sampling
 from deeplvm.randomness import RowNoise
 
@@ -195,9 +195,7 @@ def score_cells(
     names = [n for n in scored if first[n].is_floating_point()]
     size = max(1, _NUMBERS // (particles * max([first[n].numel() for n in names])))
 
-    def at_once(
-        given: dict[str, Tensor], missing: frozenset[str], noise: RowNoise
-    ) -> dict[str, Tensor]:
+    def at_once(given: Tensors, missing: Names, noise: RowNoise) -> Tensors:
         evidence = model.evidence(
             given, particles=particles, missing=missing, rows=rows.data_rows,
             draw=noise.draws(model.q.names, draw),
@@ -294,9 +292,7 @@ def _predicted(
     """Log-density of the element hidden in each row given what is left, and k-hat."""
 
     def of(model: LatentVariableModel, rows: Rows) -> tuple[Tensor, Tensor]:
-        def measure(
-            given: dict[str, Tensor], missing: frozenset[str], noise: RowNoise
-        ) -> dict[str, Tensor]:
+        def measure(given: Tensors, missing: Names, noise: RowNoise) -> Tensors:
             given = dict(given)
             truth = given.pop(f"{_TRUTH}{name}")
             evidence = model.evidence(

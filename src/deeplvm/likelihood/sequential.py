@@ -10,7 +10,7 @@ from torch import Tensor
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.values import NamedRows
 from deeplvm.inference.latent_space import LatentSpace
-from deeplvm.inference.rows import Rows, for_rows, latent_dimensions
+from deeplvm.inference.rows import Names, Rows, Tensors, for_rows, latent_dimensions
 from deeplvm.inference.tempering import Start, Temperatures, Walk, checked, keeping
 from deeplvm.randomness import RowNoise
 from deeplvm.results import RowEstimate
@@ -157,9 +157,7 @@ def sequential_monte_carlo(
         raise ValueError("adaptive finds the temperatures, so give none.")
     latent_dimensions(model, data)
 
-    def measure(
-        given: dict[str, Tensor], missing: frozenset[str], noise: RowNoise
-    ) -> dict[str, Tensor]:
+    def measure(given: Tensors, missing: Names, noise: RowNoise) -> Tensors:
         walk = Walk(LatentSpace(model, given, missing, noise=noise), start, steps)
         way: Any = keeping(keep)
         if betas is not None:

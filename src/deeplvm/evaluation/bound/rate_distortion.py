@@ -16,7 +16,7 @@ from deeplvm.evaluation.latents.pairwise import reads_of
 from deeplvm.evaluation.latents.posterior_means import is_discrete
 from deeplvm.gradients import Draw, Sampled
 from deeplvm.inference.latent_space import LatentSpace
-from deeplvm.inference.rows import at_least, for_rows, redrawn, rows_of
+from deeplvm.inference.rows import Names, Tensors, at_least, for_rows, redrawn, rows_of
 from deeplvm.inference.tempering import Chains, Population, Walk
 from deeplvm.randomness import RowNoise
 from deeplvm.results import Record, shown_mean
@@ -145,7 +145,7 @@ def rate_distortion(
         raise ValueError(f"betas are above 0, found {list(betas)}.")
     rows, every = rows_of(model, data, omit=redrawn(draw)), sorted(set(betas))
 
-    def measure(given: dict[str, Tensor], _: frozenset[str], noise: RowNoise) -> dict[str, Tensor]:
+    def measure(given: Tensors, _: Names, noise: RowNoise) -> Tensors:
         evidence = model.evidence(
             given, particles=particles, draw=noise.draws(draw or (), draw),
             default=noise.of(Sampled()), missing=rows.missing, rows=rows.data_rows,
