@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -102,7 +103,8 @@ def test_quantiles_that_repeat_make_a_map_all_the_same(tmp_path: Path) -> None:
 def test_whole_numbers_of_any_sign_have_noise_however_it_is_asked_for() -> None:
     """As where nothing is asked, and where a schema asks it of the column."""
     signed = frame().assign(age=lambda t: t.age - 50)
-    ways = ({}, {"likelihood": "mixture"}, {"schema": {"age": {"likelihood": "mixture"}}})
+    asked = {"likelihood": "mixture"}
+    ways: list[dict[str, Any]] = [{}, asked, {"schema": {"age": asked}}]
     for way in ways:
         part = load(signed, **way).variables["x"].by_column["age"]
         assert (part.kind, part.dequantized) == ("real", True)

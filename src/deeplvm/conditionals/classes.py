@@ -179,8 +179,8 @@ class LatentClassesDistribution(Distribution):
         """Of single elements, one mixture each; ``None`` where a family has none by itself."""
         each = self.owner.of(self.table)
         parts = each.parts if isinstance(each, Product) else [each]
-        single = [elementwise(part) for part in parts]
-        if len(self.event_shape) != 1 or any([part is None for part in single]):
+        single = [one for part in parts if (one := elementwise(part)) is not None]
+        if len(self.event_shape) != 1 or len(single) < len(parts):
             return None
         weights = self.log_weights.expand(*self.batch_shape, -1)
         mixed = [Independent(MixtureElements(weights, part), 1) for part in single]

@@ -184,12 +184,12 @@ class Spiked(Distribution):
         inside = None
         if self.step is None:
             inside = self._log_density(value)
-            if known is not None:
+            if known is not None and spike is not None:
                 inside = torch.where(known, spike, inside)
             if self.bounds is None or self.truncated:
                 return inside
         mass = self._log_mass(value)
-        if known is not None:
+        if known is not None and spike is not None:
             mass = torch.where(known, torch.logaddexp(spike, mass), mass)
         if inside is None or self.bounds is None:
             return mass
