@@ -39,6 +39,8 @@ def test_every_verb(deeplvm: Run, rows: pandas.DataFrame) -> None:
     assert "missing in" in fitted.err
     labelled = (rows["kind"] != "").to_numpy()
     scores = read(deeplvm, "score", "run", "new.csv", "--particles", 100)
+    said = deeplvm("score", "run", "new.csv", "--particles", 5, "-o", "out.csv").err
+    assert f"of the {labelled.sum()} rows with a label, kind, log_px is log p(x, y)" in said
     assert (scores["label"].fillna("") == rows["kind"]).all()
     assert scores["y"].notna().tolist() == labelled.tolist()
     filled = read(deeplvm, "impute", "run", "new.csv", "--details", "details.csv")

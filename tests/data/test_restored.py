@@ -188,3 +188,38 @@ def test_means_of_counts_are_no_counts() -> None:
 
 
 MEANS = np.array([[2.7, 0.4]])
+
+
+@pytest.mark.parametrize("form", ["", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M", "%Y-%m-%d"])
+def test_times_within_a_few_days_are_counted_from_the_first(form: str, tmp_path: Path) -> None:
+    """Single precision would count them from 1970 in steps of three minutes."""
+    draws = np.random.default_rng(0)
+    after = pd.to_timedelta(draws.integers(0, 3 * 86_400, 90), "s")
+    times = pd.Series(pd.Timestamp("2024-03-01 08:00:00") + after)
+    times = times.dt.strftime(form) if form else times
+    frame = pd.DataFrame({"at": times, "x": draws.normal(size=90)})
+    frame.loc[3, "at"] = None
+    schema = {"at": {"type": "date"}}  # four days alone may be names of periods
+    data = load(frame, schema=schema)
+    part = data.variables["x"].by_column["at"]
+    assert (part.kind, part.origin) == ("date", 19783.0)  # the first of March
+    assert Variable.from_dict(part.to_dict()).origin == part.origin
+    assert "2024-03-01 .. 2024-03-04" in schema_of(data.description)
+    frame.to_csv(tmp_path / "again.csv", index=False)
+    frame.to_parquet(tmp_path / "again.parquet")
+    for other in (frame, tmp_path / "again.csv", tmp_path / "again.parquet"):
+        again = load(other, like=data.description)
+        found = pd.Series(restored(again)["at"])
+        found = found if form else found.astype("datetime64[us]")
+        assert found.equals(frame["at"] if form else frame["at"].astype("datetime64[us]"))
+    drawn = data.variables["x"].restored(np.array([[1.5, 0.0]], np.float32))["at"][0]
+    assert drawn == (pd.Timestamp("2024-03-02 12:00").strftime(form) if form else drawn)
+    assert form or drawn == np.datetime64("2024-03-02T12:00")
+
+
+def test_milliseconds_come_back_as_they_were() -> None:
+    texts = [f"2024-03-0{day} 08:00:{second:02d}.815" for day in (1, 2) for second in range(30)]
+    frame = pd.DataFrame({"at": texts, "x": np.random.default_rng(0).normal(size=60)})
+    data = load(frame)
+    assert restored(load(frame, like=data.description))["at"].tolist() == texts
+    assert data.variables["x"].by_column["at"].types == ("date %Y-%m-%d %H:%M:%S.%3f",)

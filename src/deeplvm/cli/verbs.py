@@ -480,11 +480,12 @@ def score(
 ) -> None:
     """Write the log-likelihood of each row, and how unusual it is.
 
-    Columns: log_px, its Monte-Carlo standard error, pareto_k (above 0.7 that error means little),
-    the anomaly score -log_px, the percentage of the run's held-out rows that are less unusual (a
-    row above all of them has 100), and tail_probability, how often so unusual a row is to be
-    expected among rows like these. Rows with missing values are compared with held-out rows
-    without the same values.
+    Columns: log_px, nats, of all that is known of the row, its label too in a model of labels, log
+    p(x, y), and given it where that is a condition; its Monte-Carlo standard error, pareto_k
+    (above 0.7 that error means little), the anomaly score -log_px, the percentage of the run's
+    held-out rows that are less unusual (a row above all of them has 100), and tail_probability,
+    how often so unusual a row is to be expected among rows like these. Rows with missing values
+    are compared with held-out rows without the same values.
 
     Args:
         output: .npz, .csv or .parquet; of several files, a folder for as many.
@@ -515,8 +516,13 @@ def score(
         if classes:
             columns |= _classes(scorer.opened, model, rows[chosen], seed, "model")
         _write(output, columns, {}, escape=escape_formulas)
-        log_px = columns["log_px"]
-        note(f"{output}: {len(log_px)} rows, mean log p(x) {log_px.mean():.2f} nats")
+        log_px, (of, labelled) = columns["log_px"], _scored(model, rows, chosen)
+        note(f"{output}: {len(log_px)} rows, mean log p({of}) {log_px.mean():.2f} nats")
+        if labelled:
+            note(
+                f"of the {labelled} rows with a label, {rows.description.label.name}, log_px is "
+                f"log p({of}, y); leave the column out for log p({of})"
+            )
 
     carry_out(run, data, output, device, work, prepare, trust=trust, precision=precision)
 
@@ -749,6 +755,16 @@ def _with_holes(values: dict[str, Any], data: Any, rows: int, seed: int) -> dict
         for name, value in values.items()
         if name not in masks.values()
     }
+
+
+def _scored(model: Any, rows: Any, split: str) -> tuple[str, int]:
+    """What log_px is of, as in "x | y"; and of how many rows it is of their label too."""
+    values = getattr(rows, split)
+    names = [name for name in rows.variables if name in model.p.names]
+    given = [n for n in model.p.inputs if n not in model.p.names and n in values]
+    of = ", ".join(names) + (f" | {', '.join(given)}" if given else "")
+    known = "y" in model.p.names and "y" in values and rows.description.label is not None
+    return of, int((~values["y"][:].isnan()).sum()) if known else 0
 
 
 def _write(output: Path, values: Any, names: Any, *, escape: bool) -> None:

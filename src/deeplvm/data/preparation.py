@@ -219,12 +219,10 @@ def refuse_coarse(facts: Facts, train: Summary, source: str, choices: list[Choic
     coarse = (np.abs(train.mean) * 2.0**-24 > 1e-3 * train.std) & (train.std > 0) & real
     for what, _, _ in first_of(coarse, facts.columns):
         place = tuple(np.argwhere(coarse)[0])
-        remedy = "subtract a constant from it first"
-        if len(choices) > 1 and choices[place[0]].kind == "date":
-            remedy = "write it as hours since the first, or --drop it"
         raise DataError(
             f"{source}: {what} has mean {train.mean[place]:.6g} but varies by "
-            f"{train.std[place]:.3g} only, which single precision cannot resolve; {remedy}."
+            f"{train.std[place]:.3g} only, which single precision cannot resolve; subtract a "
+            f"constant from it first."
         )
 
 
@@ -334,6 +332,7 @@ def variable_of(
                 types=types[place : place + 1],
                 digits=digits[place : place + 1],
                 reason=choice.why,
+                origin=facts.origins.get(column, 0.0),
                 **knotted([place]),
             )
             for place, (column, choice) in enumerate(zip(columns, choices, strict=True))
@@ -358,6 +357,7 @@ def variable_of(
         types=types if any(types) else (),
         digits=digits,
         reason="" if parts else first.why,
+        origin=0.0 if parts else sum(facts.origins.values()),
         **({} if parts else knotted(range(train_rows.shape[-1]))),
     )
 

@@ -218,7 +218,8 @@ def traits(part: Variable) -> str:
         low, high = ends_of(part)
         ends = [f"{math.floor(end) if part.dequantized else end:.6g}" for end in (low, high)]
         if part.kind == "date":
-            ends = [str(np.datetime64(math.floor(end), "D")) for end in (low, high)]
+            days = [math.floor(end + part.origin) for end in (low, high)]
+            ends = [str(np.datetime64(day, "D")) for day in days]
         said.append(" .. ".join(ends))
         if part.kind == "date":
             return ", ".join(said)

@@ -60,7 +60,7 @@ class Variable:
         kind: ``"binary"`` (0 or 1), ``"levels"`` (whole numbers 0 .. levels-1, such as 8-bit
             pixels), ``"unit"`` (grey reals in [0, 1]), ``"counts"``, ``"real"``, ``"category"``
             (codes of unordered categories), ``"ordinal"`` (codes of ordered ones), ``"date"``
-            (days since 1970) or ``"mixed"`` (columns of several kinds).
+            (days since ``origin``) or ``"mixed"`` (columns of several kinds).
         likelihood: The name of the likelihood chosen; ``"columns"`` for a mixed table.
         levels: How many values an element can take; ``None`` where there is no such number.
         step: One unit of the stored values in the file's own units: 1/255 where reals that are
@@ -93,6 +93,8 @@ class Variable:
             ``"time"`` (dates), or ``"date %d.%m.%Y"``, a date written so.
         digits: Of each column of a table, how many digits after the point its reals have; ``None``
             where these have no end, or are no reals.
+        origin: The day, counted from 1970, from which the dates of a column are counted: the first
+            where all lie within a few weeks, so that single precision has their seconds.
     """
 
     name: str
@@ -119,6 +121,7 @@ class Variable:
     reason: str = ""
     types: tuple[str, ...] = ()
     digits: tuple[int | None, ...] = ()
+    origin: float = 0.0
 
     @property
     def repeated(self) -> tuple[tuple[float, ...], ...]:
@@ -282,7 +285,7 @@ class Variable:
                 _numpy(kind, np.float64)
             )
         if self.kind == "date":
-            return _dates(values, kind)
+            return _dates(values.astype(np.float64) + self.origin, kind)
         whole = (self.is_whole or self.dequantized) and not keep
         if not whole and not exact and self.digits and self.digits[0] is not None:
             return self._settled(values).astype(_numpy(kind, np.float64))
@@ -369,14 +372,20 @@ def _dates(days: Any, kind: str) -> Any:
     import pandas as pd
 
     form, whole = _form(kind), _of_days(kind)
-    unit = 1 if not form or "%f" in form else 1_000_000  # microseconds
+    unit = 1_000 if "%3f" in form else 1 if not form or "%f" in form else 1_000_000  # microseconds
     ticks = np.nan_to_num(np.floor(days) if whole else days) * (86_400_000_000 // unit)
     dates = (np.round(ticks).astype(np.int64) * unit).astype("datetime64[us]")
     dates[np.isnan(days)] = np.datetime64("NaT")
     if not form:
         return dates.astype("datetime64[D]") if whole else dates
-    texts = pd.Series(dates).dt.strftime(form).to_numpy(object)
+    texts = written_dates(pd.Series(dates), form).to_numpy(object)
     return np.where(np.isnan(days), None, texts)
+
+
+def written_dates(dates: Any, form: str) -> Any:
+    """A pandas series of dates as texts; the form may have milliseconds, %3f."""
+    texts = dates.dt.strftime(form.replace("%3f", "%f"))
+    return texts.str[:-3] if "%3f" in form else texts
 
 
 def _form(kind: str) -> str:

@@ -252,7 +252,8 @@ def _marginals(variable: Variable, data: Any, drawn: Any, missing: Any = None) -
             kind = "whole" if part.is_whole or part.dequantized else "number"
             panels.append(
                 columns.Marginal(
-                    names[i], known, drawn[:, i], _KINDS.get(part.kind, kind),
+                    names[i], known + part.origin, drawn[:, i] + part.origin,
+                    _KINDS.get(part.kind, kind),
                     _names_of(part), note,
                 )
             )  # fmt: skip

@@ -12,13 +12,14 @@ import pandas as pd
 
 from deeplvm.data.readers.delimited import MISSING_WORDS, is_number
 from deeplvm.data.readers.source import Array
-from deeplvm.data.variable import DataError
+from deeplvm.data.variable import DataError, written_dates
 
 _SOME = 500  # cells that are looked at before all are
 _DAY = 86_400_000_000  # microseconds
 DATE_FORMS = (
     "%Y-%m-%d", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M",
-    "%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%d %H:%M:%S.%f", "%Y-%m-%dT%H:%M:%S.%f", "%Y/%m/%d", "%d.%m.%Y",
+    "%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%d %H:%M:%S.%3f", "%Y-%m-%dT%H:%M:%S.%3f",
+    "%Y-%m-%d %H:%M:%S.%f", "%Y-%m-%dT%H:%M:%S.%f", "%Y/%m/%d", "%d.%m.%Y",
     "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y",
 )  # fmt: skip
 TRUTH = {"False": 0.0, "false": 0.0, "FALSE": 0.0, "True": 1.0, "true": 1.0, "TRUE": 1.0}
@@ -34,11 +35,22 @@ class Reading:
             ``"bool lower"`` are the words true and false.
         codes: The number of each text; ``None`` of numbers and dates.
         missing: Words that mean that a cell is missing.
+        origin: The day from which dates are counted, itself from 1970.
     """
 
     type: str
     codes: Mapping[str, float] | None = None
     missing: tuple[str, ...] = MISSING_WORDS
+    origin: float = 0.0
+
+    def numbers(self, column: Any) -> tuple[Array, Array]:
+        """An Arrow column of numbers or dates, NaN where there is none; and which are neither."""
+        if family(column.type) != "text":
+            numbers, bad = numbers_of(column), np.zeros(len(column), bool)
+        else:
+            cells, _ = cells_of(column, self.missing)
+            numbers, bad = parsed(cells, self.type)
+        return (numbers - self.origin if self.origin else self.without_missing(numbers)), bad
 
     def without_missing(self, numbers: Array) -> Array:
         """Numbers, none where one means missing: -999.0 if -999 does."""
@@ -190,8 +202,8 @@ def days_of(texts: Sequence[str], kind: str) -> Array:
     """Dates written in one form as days since 1970, NaN where a text is none."""
     form = kind.removeprefix("date ")
     series = pd.Series(list(texts), dtype=object)
-    dates = pd.to_datetime(series, format=form, errors="coerce")
-    dates = dates.where(dates.dt.strftime(form) == series)  # so that it comes back as it was
+    dates = pd.to_datetime(series, format=form.replace("%3f", "%f"), errors="coerce")
+    dates = dates.where(written_dates(dates, form) == series)  # so that it comes back as it was
     microseconds = dates.to_numpy().astype("datetime64[us]")
     return np.where(
         np.isnat(microseconds), np.nan, microseconds.astype(np.int64).astype(float) / _DAY

@@ -40,8 +40,9 @@ MOST_CATEGORIES, _MOST_FREQUENT, _OFTEN = 100, 1000, 20
 _MOST_LABELS = 100_000
 # Dates of so few days may be periods as well as points in time.
 _FEW_DATES = 30
+_WEEKS = 100  # days; single precision counts from 1970 in steps of three minutes
 _WORDS = 0.9  # a larger share of the different texts is not taken for numbers gone wrong
-_DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}\b.*")
+_DATE = re.compile(r"\d{1,4}[-/.]\d{1,2}[-/.]\d{1,4}(?!\d).*")
 # How numbers are dressed, and what to do about it.
 _DRESSES = (
     (r"[+-]?\d+,\d+|[+-]?\d{1,3}([,'\s]\d{3})+(\.\d+)?",
@@ -128,6 +129,7 @@ def open_table(
         categories={name: names for name, names in names_of.items() if name in kept},
         kinds={**table.facts.kinds, **kinds},
         types={name: readings[name].type for name in kept},
+        origins={name: readings[name].origin for name in kept if readings[name].origin},
         likelihoods={n: r.likelihood for n, r in rules.items() if n in kept and r.likelihood},
         bounds={n: (r.bounds[0], r.bounds[1]) for n, r in rules.items() if n in kept and r.bounds},
         left=left,
@@ -247,7 +249,18 @@ class Understanding:
             else:
                 readings[name], categories = self._words(name, distinct[name])
                 found |= {name: tuple(categories)} if categories else {}
+            if is_date(readings[name].type):
+                readings[name] = replace(readings[name], origin=self._origin(name, readings[name]))
         return readings, found
+
+    def _origin(self, name: str, reading: Reading) -> float:
+        """The first day of dates that lie within a few weeks; 1970 of others."""
+        low, high = math.inf, -math.inf
+        for _, rows in groups_of(self.table, [name]):
+            days, _ = reading.numbers(rows.column(name))
+            low = min(low, float(np.nanmin(days, initial=math.inf)))
+            high = max(high, float(np.nanmax(days, initial=-math.inf)))
+        return float(math.floor(low)) if 0 <= high - low <= _WEEKS else 0.0
 
     def _as_before(self, name: str) -> Reading:
         """How a column was read in training."""
@@ -264,11 +277,12 @@ class Understanding:
                 f"fitted to {known}."
             )
         if what != "text":
-            return Reading(type_of(kind), None, missing)
+            origin = part.origin if part.kind == "date" else 0.0
+            return Reading(type_of(kind), None, missing, origin)
         if part.kind == "date":
             written = given if given.startswith("date ") else ""
             form = written or f"date {self._form_of_dates(name, None) or DATE_FORMS[0]}"
-            return Reading(form, None, missing)
+            return Reading(form, None, missing, part.origin)
         if part.kind == "binary" and not self._numeric([name]):
             return Reading("text", TRUTH, missing)
         return Reading("float", None, missing)

@@ -33,6 +33,7 @@ class Facts:
             :attr:`~deeplvm.data.Variable.types` says it; of arrays those of ``"x"``.
         likelihoods: Likelihoods that the schema names for columns.
         bounds: The least and the largest possible value that the schema says of columns.
+        origins: The days from which dates are counted that are not counted from 1970.
         left: Columns that are left out because nothing can be learned from them, and why.
         levels: Number of levels that the source itself declares.
         image: Whether the source says that these are images.
@@ -49,6 +50,7 @@ class Facts:
     types: Mapping[str, str] = field(default_factory=dict)
     likelihoods: Mapping[str, str] = field(default_factory=dict)
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    origins: Mapping[str, float] = field(default_factory=dict)
     left: Mapping[str, str] = field(default_factory=dict)
     levels: int | None = None
     image: bool = False

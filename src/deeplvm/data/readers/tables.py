@@ -12,11 +12,7 @@ import pandas as pd
 
 from deeplvm.data.readers.cells import (
     Reading,
-    cells_of,
-    family,
     is_narrow,
-    numbers_of,
-    parsed,
     texts_of,
 )
 from deeplvm.data.readers.delimited import refuse_duplicates
@@ -210,15 +206,12 @@ class TableRows:
     def _numbers(self, table: Any, name: str, first: int) -> Array:
         column, reading = table.column(name), self._readings[name]
         if reading.codes is None:
-            if family(column.type) != "text":
-                return reading.without_missing(numbers_of(column))
-            cells, _ = cells_of(column, reading.missing)
-            numbers, bad = parsed(cells, reading.type)
+            numbers, bad = reading.numbers(column)
             if not bad.any():
-                return reading.without_missing(numbers)
+                return numbers
             row = int(np.flatnonzero(bad)[0])
             what = "date" if reading.type.startswith("date") else "number"
-            cell, where = cells[row].as_py(), self.where(first + row)
+            cell, where = column[row].as_py(), self.where(first + row)
             raise DataError(not_of_its_kind(where, name, cell, what))
         texts, places = texts_of(column, reading.missing)
         codes = np.array([reading.codes.get(text, -1.0) for text in texts] + [np.nan])
