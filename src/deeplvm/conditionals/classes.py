@@ -182,8 +182,9 @@ class LatentClassesDistribution(Distribution):
         single = [one for part in parts if (one := elementwise(part)) is not None]
         if len(self.event_shape) != 1 or len(single) < len(parts):
             return None
-        weights = self.log_weights.expand(*self.batch_shape, -1)
-        mixed = [Independent(MixtureElements(weights, part), 1) for part in single]
+        log_weights = self.log_weights.expand(*self.batch_shape, -1)
+        weights = log_weights.exp()
+        mixed = [Independent(MixtureElements(log_weights, part, weights), 1) for part in single]
         return Product(mixed, each.order, each.back) if isinstance(each, Product) else mixed[0]
 
     def conditioned(self, value: Tensor, observed: Tensor) -> LatentClassesDistribution:

@@ -167,6 +167,7 @@ class MixtureElements(Distribution):
         log_weights: Normalised, shape ``(*batch, components)``.
         each: Elements in every component, of batch shape ``(components, elements)`` for all rows,
             or ``(*batch, components, elements)``.
+        weights: The weights themselves, where they are known.
 
     Examples:
         >>> two = Normal(torch.tensor([[0.0], [4.0]]), 1.0)
@@ -178,15 +179,19 @@ class MixtureElements(Distribution):
     arg_constraints = {}  # noqa: RUF012 - torch's own form
     has_rsample = False
 
-    def __init__(self, log_weights: Tensor, each: Distribution) -> None:
+    def __init__(
+        self, log_weights: Tensor, each: Distribution, weights: Tensor | None = None
+    ) -> None:
         self.log_weights, self.each = log_weights, each
+        self.weights = log_weights.exp() if weights is None else weights
         *lead, _, elements = each.batch_shape
         batch = torch.broadcast_shapes(log_weights.shape[:-1], Size(lead))
         super().__init__(Size((*batch, elements)), validate_args=False)
 
     def expand(self, batch_shape: Size, _instance: object = None) -> MixtureElements:
-        weights = self.log_weights.expand(*batch_shape[:-1], -1)
-        return MixtureElements(weights, self.each)
+        both = (part.expand(*batch_shape[:-1], -1) for part in (self.log_weights, self.weights))
+        log_weights, weights = both
+        return MixtureElements(log_weights, self.each, weights)
 
     @property
     def support(self) -> constraints.Constraint | None:  # type: ignore[override]
@@ -241,7 +246,7 @@ class MixtureElements(Distribution):
     def cdf(self, value: Tensor) -> Tensor:
         """The distribution function of each element, shape ``(*sample, *batch, elements)``."""
         each = self.each.cdf(self._beside(value))
-        return (each * self.log_weights.exp().unsqueeze(-1)).sum(-2)
+        return (each * self.weights.unsqueeze(-1)).sum(-2)
 
     def between(self, low: Tensor, high: Tensor) -> Tensor:
         """A value that has a probability in (low, high], if one has; else their middle."""
@@ -250,7 +255,7 @@ class MixtureElements(Distribution):
 
     def average(self, numbers: Tensor) -> Tensor:
         """By the weights, of numbers ``(..., components, elements)``; ``(*batch, elements)``."""
-        found = self.log_weights.exp().to(numbers).unsqueeze(-2) @ numbers
+        found = self.weights.to(numbers).unsqueeze(-2) @ numbers
         return found.squeeze(-2).expand(self.batch_shape)
 
     def _beside(self, value: Tensor) -> Tensor:
