@@ -223,3 +223,16 @@ def test_milliseconds_come_back_as_they_were() -> None:
     data = load(frame)
     assert restored(load(frame, like=data.description))["at"].tolist() == texts
     assert data.variables["x"].by_column["at"].types == ("date %Y-%m-%d %H:%M:%S.%3f",)
+
+
+@pytest.mark.parametrize("ending", [".csv", ".parquet"])
+def test_a_table_in_parts_is_the_table(tmp_path: Path, ending: str) -> None:
+    """A column of which the first rows say nothing is text."""
+    columns = {"size": np.arange(5.0), "name": np.array([None, None, "a", "=b", None])}
+    slices = slice(0, 2), slice(2, 5)
+    parts = ({"x": {n: each[at] for n, each in columns.items()}} for at in slices)
+    paths = [tmp_path / f"{what}{ending}" for what in ("parts", "whole")]
+    save_table(paths[0], parts)
+    save_table(paths[1], {"x": columns})
+    read = pd.read_csv if ending == ".csv" else pd.read_parquet
+    pd.testing.assert_frame_equal(*[read(path) for path in paths])

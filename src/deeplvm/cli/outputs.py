@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -274,7 +274,7 @@ def save_expression(
 
 def save_table(
     path: Path,
-    arrays: Mapping[str, Any],
+    arrays: Mapping[str, Any] | Iterable[Mapping[str, Any]],
     names: Mapping[str, Sequence[str]] | None = None,
     *,
     escape: bool = False,
@@ -283,28 +283,55 @@ def save_table(
 
     Args:
         path: Where; written whole or not at all.
-        arrays: Name to array of shape ``(rows, *event)``, or to a table's columns by name.
+        arrays: Name to array of shape ``(rows, *event)``, or to a table's columns by name; or
+            some rows after others of these, each written before the next are asked for.
         names: Names of the columns of an array; others are its name, numbered if several.
         escape: Whether texts that a spreadsheet would run as formulas get a ``'`` in front.
     """
     from deeplvm.files import beside, say
 
+    parts = [arrays] if isinstance(arrays, Mapping) else arrays
     with beside(path) as temporary:
         if path.suffix.lower() == ".npz":
+            (whole,) = parts
             with temporary.open("wb") as file:
-                np.savez_compressed(file, **_plain(arrays))
+                np.savez_compressed(file, **_plain(whole))
             return
-        frame = as_frame(arrays, names)
+        frames = (as_frame(part, names) for part in parts)
         if path.suffix.lower() == ".parquet":
-            frame.to_parquet(temporary, index=False)
-        else:
-            safe, count = _without_formulas(frame)
-            if count and not escape:
-                say(
-                    f"warning: {count:,} texts of {path} begin with =, +, - or @, which a "
-                    f"spreadsheet runs as formulas; --escape-formulas puts a ' before them"
-                )
-            (safe if escape else frame).to_csv(temporary, index=False)
+            _write_parquet(temporary, frames)
+            return
+        count = 0
+        for number, frame in enumerate(frames):
+            safe, own = _without_formulas(frame)
+            count += own
+            table = safe if escape else frame
+            table.to_csv(temporary, index=False, header=not number, mode="a" if number else "w")
+        if count and not escape:
+            say(
+                f"warning: {count:,} texts of {path} begin with =, +, - or @, which a spreadsheet "
+                f"runs as formulas; --escape-formulas puts a ' before them"
+            )
+
+
+def _write_parquet(path: Path, frames: Iterable[Any]) -> None:
+    """Rows after rows, in the types of the first; where these have nothing, as text."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    writer = None
+    for frame in frames:
+        table = pa.Table.from_pandas(frame, preserve_index=False)
+        if writer is None:
+            fields = [
+                field.with_type(pa.string()) if pa.types.is_null(field.type) else field
+                for field in table.schema
+            ]
+            schema = pa.schema(fields, table.schema.metadata)
+            writer = pq.ParquetWriter(path, schema)
+        writer.write_table(table.cast(writer.schema))
+    if writer is not None:
+        writer.close()
 
 
 def _without_formulas(frame: Any) -> tuple[Any, int]:
@@ -445,19 +472,19 @@ def impossible(values: Mapping[str, Tensor], description: Description) -> list[s
 
 
 def beside_others(
-    own: Mapping[str, Any], cells: Mapping[str, Any], copies: int = 1
+    own: Mapping[str, Any], cells: Mapping[str, Any], rows: Any = slice(None)
 ) -> dict[str, Any]:
     """Columns of a model among all of its file, in the file's order.
 
     Args:
         own: Columns by name.
-        cells: All columns of the file as they are in it.
-        copies: How often the rows of the file are there, one time below another.
+        cells: All columns of the file as they are in it; any of those that are the model's.
+        rows: Which rows of the file these are.
 
-    >>> beside_others({"size": [1.5]}, {"id": np.array(["a"]), "size": [None]})
+    >>> beside_others({"size": [1.5]}, {"id": np.array(["a"]), "size": None})
     {'id': array(['a'], dtype='<U1'), 'size': [1.5]}
     """
-    return {n: own[n] if n in own else np.tile(column, copies) for n, column in cells.items()}
+    return {n: own[n] if n in own else column[rows] for n, column in cells.items()}
 
 
 def _plain(arrays: Mapping[str, Any]) -> dict[str, Any]:

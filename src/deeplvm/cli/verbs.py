@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
@@ -67,6 +68,7 @@ Escape = Annotated[
     ),
 ]
 Output = Annotated[Path, Parameter(name=("--output", "-o"))]
+_ROWS_AT_ONCE = 20_000  # of a table that is written
 AutoParticles = Annotated[
     Annotated[int, Bounds(1, 10_000_000)] | Literal["auto"],
     Parameter(
@@ -606,18 +608,28 @@ def impute(
         filled = dict(rows.variables) | ({"y": label} if label and "y" in found.values else {})
         values = {name: found.values[name] for name in filled}
         if processes().first:
-            cells = cells_of_file(rows.source, rows.description)
+            known = [title for each in filled.values() for title in each.titles]
+            cells = cells_of_file(rows.source, rows.description, known)
             if draws is not None:
                 whole = {n: value.expand(draws, *value.shape) for n, value in values.items()}
                 titles = [each.columns or (each.name,) for each in filled.values()]
                 values = stacked(whole | found.draws, {*cells, *chain(*titles)})
-            again = rows.test[torch.arange(rows.rows("test")).repeat(draws or 1)]
-            own = given(values, rows.description, again)
-            known = [title for each in filled.values() for title in each.titles]
-            if cells:
-                columns = own["x"] | {title: own.pop(title) for title in known if title in own}
-                own["x"] = beside_others(columns, cells, draws or 1)
-            save_table(output, own, escape=escape_formulas)
+            number = torch.arange(rows.rows("test")).repeat(draws or 1)
+            again = rows.test[number]
+
+            def parts() -> Iterator[dict[str, Any]]:
+                """Some rows after others, as texts and dates of all would fill the memory."""
+                size = again.rows if output.suffix.lower() == ".npz" else _ROWS_AT_ONCE
+                for start in range(0, again.rows, size):
+                    some = slice(start, start + size)
+                    part = {name: value[some] for name, value in values.items()}
+                    own = given(part, rows.description, again[some])
+                    if cells:
+                        columns = own["x"] | {each: own.pop(each) for each in known if each in own}
+                        own["x"] = beside_others(columns, cells, number[some].numpy())
+                    yield own
+
+            save_table(output, parts(), escape=escape_formulas)
             note(f"{output}: {again.rows} rows")
             if others := [each for each in cells if each not in known]:
                 note(f"as they were, for the model does not have them: {', '.join(others)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -238,7 +238,7 @@ def reopen(description: Description) -> Stream | None:
     return Stream.over(reader, places, description)
 
 
-def cells_of_file(source: str, like: Description) -> dict[str, Any]:
+def cells_of_file(source: str, like: Description, known: Collection[str] = ()) -> dict[str, Any]:
     """All columns of a table's file as they are in it, in their order; of other files none.
 
     Those that a model leaves out (identifiers, free text, labels) are among them.
@@ -246,6 +246,7 @@ def cells_of_file(source: str, like: Description) -> dict[str, Any]:
     Args:
         source: Path of a file, or of a folder of ``.parquet`` files.
         like: Description of the data of a finished run, which reads the file in the same way.
+        known: Columns whose cells are not wanted; ``None`` stands for them.
     """
     path, names = Path(source).expanduser(), like.variables["x"].columns
     if source in NAMED or names is None:
@@ -255,17 +256,16 @@ def cells_of_file(source: str, like: Description) -> dict[str, Any]:
         if not text.named and text.cells.num_columns != len(names):
             return {}
         cells = text.cells if text.named else text.cells.rename_columns(list(names))
-        return {column: cells.column(column).to_numpy() for column in cells.column_names}
+        titles = cells.column_names
+        return {n: None if n in known else cells.column(n).to_numpy() for n in titles}
     files = open_files(path, size=None) if path.is_dir() or path.suffix == ".parquet" else None
     if not isinstance(files, ParquetFiles):
         return {}
-    whole = pd.concat(
-        [
-            table.to_pandas(integer_object_nulls=True)
-            for _, table in groups_of(files, [*files.types])
-        ]
-    )
-    return {column: whole[column].to_numpy() for column in files.types}
+    wanted = [column for column in files.types if column not in known]
+    parts = groups_of(files, wanted) if wanted else ()
+    frames = [table.to_pandas(integer_object_nulls=True) for _, table in parts]
+    whole = pd.concat(frames) if frames else {}
+    return {n: whole[n].to_numpy() if n in wanted else None for n in files.types}
 
 
 # --- where the rows are
