@@ -17,7 +17,16 @@ from deeplvm.core.values import NamedRows
 from deeplvm.inference.completion import Complete, completable, complete, to_complete
 from deeplvm.inference.diagnostics import TOO_HEAVY
 from deeplvm.inference.missing import By, MissingMixture, Weights, pieces
-from deeplvm.inference.rows import Names, Rows, Tensors, at_least, for_rows, redrawn, rows_of
+from deeplvm.inference.rows import (
+    Names,
+    Rows,
+    Tensors,
+    at_least,
+    for_rows,
+    redrawn,
+    rows_of,
+    taken,
+)
 from deeplvm.randomness import RowNoise
 
 _NUMBERS = 2**22  # in the largest tensor of a batch
@@ -189,7 +198,8 @@ def impute(
 
     elements = max([1, *[value[0].numel() for value in rows[slice(0, 1)].values()]])
     size = batch_size or max(1, min(500, _NUMBERS // (particles * elements)))
-    chosen = replace(rows, source=rows[index], rows=len(index))
+    every = len(index) == rows.rows
+    chosen = rows if every else replace(rows, source=taken(rows.source, index), rows=len(index))
     anew = completed is True and not completable(model, chosen, draw)
     joined = {} if anew else filled(model, chosen)
     again = to_complete(model, chosen, joined.get("pareto_k"), completed, draw)
@@ -209,7 +219,7 @@ def impute(
 
     def spread(what: str, name: str) -> Tensor:
         whole = torch.full_like(values[name], math.nan)
-        part = joined[f"{what}/{name}"].to(whole)
+        part = joined.pop(f"{what}/{name}").to(whole)
         whole[index] = torch.where(missing[name][index], part, math.nan)
         return whole
 

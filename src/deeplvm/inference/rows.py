@@ -236,7 +236,9 @@ def for_rows(
                 progress(sum([len(each["row"]) for each in parts]), len(own) * batch_size)
             if any([bool(_broken(part[name]).any()) for name in finite if name in part]):
                 break  # once a batch: a look waits for the device
-    mine = {key: torch.cat([part[key] for part in parts]) for key in parts[0]} if parts else {}
+    keys = [*parts[0]] if parts else []
+    # each lets its parts go: otherwise everything would be in memory twice
+    mine = {key: torch.cat([part.pop(key) for part in parts]) for key in keys}
     joined = group.gather(mine)
     row = joined.pop("row")
     for name in finite:
