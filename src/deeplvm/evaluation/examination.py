@@ -248,6 +248,8 @@ class Examination:
     @_measured("inference gaps")
     def generalisation(self) -> GeneralisationGap:
         """What the bound loses on training rows and on held-out rows, and to what."""
+        if self.effort.gap_rows < 2:
+            raise CannotMeasure("One row has no error to compare with: look at more.")
         rows = [self.rows(split, self.effort.gap_rows) for split in ("train", self.unseen)]
         return generalisation_gap(
             self.model, *rows, particles=self.effort.particles, **self._drawn

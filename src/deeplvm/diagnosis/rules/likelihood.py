@@ -47,7 +47,6 @@ def unsettled_estimate(seen: Examination) -> Verdict | str | None:
         return None
     found = seen.convergence
     gap = found.gap
-    refuse_one_row(gap)
     if not gap.above(_UNSETTLED, 4):
         return f"{_seen_above(_UNSETTLED, gap)} nats would have been seen"
     return Verdict(
@@ -123,16 +122,6 @@ def refuse_poor_posterior(seen: Examination, nats: float | None, what: str) -> N
         )
 
 
-def refuse_one_row(gap: Estimate) -> None:
-    """An error is needed to say anything.
-
-    Raises:
-        CannotMeasure: If there is none.
-    """
-    if math.isnan(gap.stderr):
-        raise CannotMeasure("One row has no error to compare with: look at more.")
-
-
 def _loss(seen: Examination, values: Tensor) -> tuple[Estimate, bool]:
     """A loss of a number a row, and whether it is clear and large.
 
@@ -140,7 +129,6 @@ def _loss(seen: Examination, values: Tensor) -> tuple[Estimate, bool]:
     error; the mean of the values cut at their upper quartile is below it and has a small one.
     """
     gap, cut = Estimate.of(values), Estimate.of(values.clamp(max=float(values.quantile(0.75))))
-    refuse_one_row(gap)
     least = _least(seen)
     return gap, gap.above(least, 4) or cut.above(least, 4)
 

@@ -10,7 +10,7 @@ from deeplvm.conditionals import StandardNormal
 from deeplvm.data.likelihood_table import LIKELIHOODS
 from deeplvm.data.variable import Variable
 from deeplvm.diagnosis.remedies import longer, networks, one_of, stopping, untried
-from deeplvm.diagnosis.rules.likelihood import refuse_one_row, refuse_poor_posterior
+from deeplvm.diagnosis.rules.likelihood import refuse_poor_posterior
 from deeplvm.diagnosis.verdict import Verdict
 from deeplvm.evaluation.examination import CannotMeasure, Examination
 from deeplvm.evaluation.predictive.checks import CORRELATION, CORRELATIONS, Check, PredictiveChecks
@@ -239,7 +239,6 @@ def copies(seen: Examination) -> Verdict | None:
 def encoder_over_fits(seen: Examination) -> Verdict | str | None:
     """The encoder is worse on rows that it never saw, the decoder is not."""
     gap = seen.generalisation.encoder
-    refuse_one_row(gap)
     if not gap.above(0.5, 4):
         return f"a loss of {max(0.5, 4 * gap.stderr):.2f} nats would have been seen"
     remedies = [*stopping(seen), *untried(seen, "--phases reweighted_wake_sleep")]
