@@ -94,6 +94,7 @@ SMALL: dict[str, tuple[str, dict[str, Any]]] = {
     "nvdm": ("nvdm", {"latent": 3, "hidden": (8,)}),
     "scvi": ("scvi", {"latent": 2, "hidden": (8,)}),
     "scvi, latent size": ("scvi", {"latent": 2, "hidden": (8,), "library": "latent"}),
+    "multimodal_vae": ("multimodal_vae", {"latent": 2, "hidden": (8,)}),
     "miwae": ("miwae", {"latent": 2, "hidden": (8, 6)}),
     "not_miwae": ("not_miwae", {"latent": 2, "hidden": (8, 6)}),
     "factor_analysis": ("factor_analysis", {"latent": 2}),
@@ -120,15 +121,23 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Data:
     return load(path, likelihood="poisson")
 
 
+@pytest.fixture(scope="module")
+def views() -> Data:
+    rng = np.random.default_rng(0)
+    return load(
+        {"x": rng.normal(size=(60, 3)), "x2": rng.poisson(3.0, size=(60, 2))}, group="x2=x2"
+    )
+
+
 @pytest.fixture(params=SMALL)
 def small(
-    request: Any, digits: Data, table: Data, words: Data
+    request: Any, digits: Data, table: Data, words: Data, views: Data
 ) -> tuple[LatentVariableModel, Data]:
     """A small model of a recipe, and data for it."""
     name, options = SMALL[request.param]
     others = dict.fromkeys(("factor_analysis", "gaussian_mixture", "not_miwae"), table)
     others |= dict.fromkeys(("prod_lda", "nvdm", "scvi"), words)
-    data = others.get(name, digits)
+    data = others.get(name, views if name == "multimodal_vae" else digits)
     return build(find(name), data, options, 0), data
 
 

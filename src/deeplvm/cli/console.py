@@ -122,7 +122,7 @@ def finish(
         evaluation = evaluate_into(run, model, data, split=split, particles=draws, **again)
         if not processes().first:
             return
-        if data.variables["x"].is_image if "x" in data.variables else False:
+        if data.description.picture is not None:
             _save_samples(run, model)
         write_report(run)
         show(evaluation, json=json)
@@ -134,8 +134,12 @@ def _save_samples(run: Run, model: LatentVariableModel, count: int = 64) -> None
     """Write ``samples.png``: the means of p(x | z) at draws of z from its prior."""
     from deeplvm.cli.outputs import sampled, save_pictures
 
-    values = sampled(model, run.description, count, seed=0, mean=True)
-    save_pictures(run.folder / "samples.png", values["x"], run.description.variables["x"])
+    values, image = (
+        sampled(model, run.description, count, seed=0, mean=True),
+        run.description.picture,
+    )
+    if image is not None and image.name in values:
+        save_pictures(run.folder / "samples.png", values[image.name], image)
 
 
 def evaluate_into(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import difflib
+import math
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -136,11 +137,18 @@ def sampled_given(
 
 def _row_of(opened: Run, text: str) -> Any:
     """One row, of which all but what is given is missing, read as the run's own data were."""
-    variable = opened.description.variables.get("x")
-    columns = None if variable is None else variable.columns
-    if columns is None:
-        raise ValueError("--given names columns, and the data of this run have none.")
-    label = opened.description.options.get("label")
+    description = opened.description
+    groups, images = description.options.get("group") or {}, set[str]()
+    for name, each in description.variables.items():
+        if each.is_image and len(group := groups.get(name, ())) == 1:  # the paths of its files
+            images |= {*group}
+    columns = [*description.columns, *images]
+    if not columns:
+        raise ValueError(
+            "--given names columns, and the data of this run have none; impute FILE --draws draws "
+            "what a file lacks: NaN, and whole arrays."
+        )
+    label = description.options.get("label")
     known = [*columns, *([str(label)] if label else [])]
     cells: dict[str, str] = {}
     for each in next(csv.reader([text], skipinitialspace=True), []):
@@ -161,7 +169,7 @@ def _row_of(opened: Run, text: str) -> Any:
             raise ValueError(f"--given: there is no column {column!r}; {hint}")
         if column in cells:
             raise ValueError(f"--given says twice what {column!r} is.")
-        cells[column] = value
+        cells[column] = str(Path(value).absolute()) if column in images else value
     if not cells:
         raise ValueError(f"--given says nothing; write column=value, such as {columns[0]}=....")
     if not set(columns) - set(cells):
@@ -177,9 +185,15 @@ def _row_of(opened: Run, text: str) -> Any:
             said = str(error).replace(str(path), path.name).replace(path.name, "--given")
             # what it says to do next is about a file
             raise ValueError(f"{said.split('. ')[0].rstrip('.')}.") from error
-    row = read.test[torch.zeros(1, dtype=torch.int64)]["x"].flatten()
-    for each in columns:
-        if each in cells and bool(row[columns.index(each)].isnan()):
+    row = read.test[torch.zeros(1, dtype=torch.int64)]
+    values = [
+        value
+        for name, each in description.variables.items()
+        if each.columns
+        for value in row[name].flatten().tolist()
+    ]
+    for each, value in zip(description.columns, values, strict=True):
+        if each in cells and math.isnan(value):
             raise ValueError(
                 f"--given {each}={cells[each]}: {cells[each]!r} is a missing value; leave "
                 f"{each!r} out, and it is drawn."

@@ -135,9 +135,12 @@ def differences(
     """
     from deeplvm.evaluation import differential_rates
 
-    kind, classes = data.variables["x"].kind, data.classes or ()
-    if kind != "counts":
-        raise ValueError(f"--between compares rates of counts, but x are {kind}; leave it out.")
+    kinds = [f"{name} are {each.kind}" for name, each in data.variables.items()]
+    classes = data.classes or ()
+    if kinds != ["x are counts"]:
+        raise ValueError(
+            f"--between compares rates of counts x, but {' and '.join(kinds)}; leave it out."
+        )
     if "y" not in rows or not classes:
         raise ValueError(
             "--between compares rows by their labels, and these have none: fit with --label."
@@ -474,7 +477,7 @@ def impossible(values: Mapping[str, Tensor], description: Description) -> list[s
 def beside_others(
     own: Mapping[str, Any], cells: Mapping[str, Any], rows: Any = slice(None)
 ) -> dict[str, Any]:
-    """Columns of a model among all of its file, in the file's order.
+    """Columns of a model among all of its file, in the file's order; last those it has not.
 
     Args:
         own: Columns by name.
@@ -484,7 +487,8 @@ def beside_others(
     >>> beside_others({"size": [1.5]}, {"id": np.array(["a"]), "size": None})
     {'id': array(['a'], dtype='<U1'), 'size': [1.5]}
     """
-    return {n: own[n] if n in own else column[rows] for n, column in cells.items()}
+    found = {n: own[n] if n in own else column[rows] for n, column in cells.items()}
+    return found | {n: column for n, column in own.items() if n not in cells}
 
 
 def _plain(arrays: Mapping[str, Any]) -> dict[str, Any]:

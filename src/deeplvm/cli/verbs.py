@@ -269,6 +269,8 @@ def sample(
 ) -> None:
     """Draw new data from the model.
 
+    What a file knows of rows is given by impute FILE --draws, which draws the rest.
+
     Args:
         output: A grid of images (.png), or a table (.npz, .csv, .parquet).
         rows: How many.
@@ -328,8 +330,9 @@ def sample(
     if holes:
         values = _with_holes(values, opened.data, rows, seed)
     _save(output, values, opened.description, mean=bool(mean), escape=escape_formulas)
-    if getattr(owner_of(model.p, "x"), "of_total", False):
-        note(f"each row has the mean total of the training rows, {model.p['x'].total:,}")
+    for name in opened.description.variables:
+        if getattr(owner_of(model.p, name), "of_total", False):
+            note(f"each row has the mean total of the training rows, {model.p[name].total:,}")
     for warning in impossible(values, opened.description):
         note(f"warning: {warning}")
 
@@ -451,9 +454,11 @@ def reconstruct(
         return
     passed = source[chosen][:rows]
     originals, means = reconstructed(model, source, passed, seed=seed)
-    if picture:
-        pairs = torch.stack([originals["x"].nan_to_num(0.0), means["x"]], 1).flatten(0, 1)
-        _save(output, {"x": pairs}, opened.description, columns=8)
+    image = opened.description.picture
+    if picture and image is not None:
+        pair = originals[image.name].nan_to_num(0.0), means[image.name]
+        pairs = torch.stack(pair, 1).flatten(0, 1)
+        _save(output, {image.name: pairs}, opened.description, columns=8)
         return
     if output.suffix.lower() == ".npz":
         means |= {f"{name}_original": passed.exact(name) for name in originals}
@@ -586,7 +591,7 @@ def impute(
         import torch
 
         from deeplvm.cli.missing import details_of, stacked
-        from deeplvm.cli.outputs import beside_others, given, impossible, save_table
+        from deeplvm.cli.outputs import given, impossible, save_table
         from deeplvm.data.loading import cells_of_file
         from deeplvm.inference import impute as fill
 
@@ -624,10 +629,8 @@ def impute(
                     some = slice(start, start + size)
                     part = {name: value[some] for name, value in values.items()}
                     own = given(part, rows.description, again[some])
-                    if cells:
-                        columns = own["x"] | {each: own.pop(each) for each in known if each in own}
-                        own["x"] = beside_others(columns, cells, number[some].numpy())
-                    yield own
+                    at, apart = number[some].numpy(), output.suffix.lower() == ".npz"
+                    yield _with_cells(own, cells, known, at, apart=apart) if cells else own
 
             save_table(output, parts(), escape=escape_formulas)
             note(f"{output}: {again.rows} rows")
@@ -779,6 +782,24 @@ def _scored(model: Any, rows: Any, split: str) -> tuple[str, int]:
     return of, int((~values["y"][:].isnan()).sum()) if known else 0
 
 
+def _with_cells(
+    own: dict[str, Any], cells: Any, known: Any, rows: Any, *, apart: bool
+) -> dict[str, Any]:
+    """What is filled in by name, with what the model does not have of the file's columns.
+
+    Tables become one, or stay arrays of their own (``apart``).
+    """
+    from deeplvm.cli.outputs import beside_others
+
+    tables = [name for name, each in own.items() if isinstance(each, dict)]
+    if apart and len(tables) > 1:
+        return own | {name: each[rows] for name, each in cells.items() if name not in known}
+    columns = {title: each for name in tables for title, each in own.pop(name).items()}
+    columns |= {title: own.pop(title) for title in known if title in own}
+    images = {name: own.pop(name) for name in [*own] if getattr(own[name], "ndim", 1) > 2}
+    return own | {(*tables, "x")[0]: beside_others(columns, cells, rows)} | images
+
+
 def _write(output: Path, values: Any, names: Any, *, escape: bool) -> None:
     """A table, by one process."""
     from deeplvm.cli.outputs import save_table
@@ -826,11 +847,8 @@ def _precise(model: Any, precision: str) -> Any:
 def _only_images(opened: Any, output: Path, *, picture: bool) -> None:
     from deeplvm.cli.outputs import FileError
 
-    if not picture:
-        return
-    variable = opened.description.variables.get("x")
-    if variable is None or not variable.is_image:
-        what = "not modelled" if variable is None else str(variable)
+    if picture and opened.description.picture is None:
+        what = "; ".join([str(each) for each in opened.description.variables.values()])
         raise FileError(
             f"{output} would be a picture, but the data are not images ({what}); write .csv, "
             f".parquet or .npz."
@@ -851,7 +869,7 @@ def _save(
     from deeplvm.cli.outputs import PICTURES, given, save_pictures, save_table
 
     if output.suffix.lower() in PICTURES:
-        save_pictures(output, values["x"], description.variables["x"], columns)
+        save_pictures(output, values[description.picture.name], description.picture, columns)
     else:
         save_table(output, given(values, description, rows, mean=mean), escape=escape)
     note(f"{output}: {len(next(iter(values.values())))} rows")

@@ -292,6 +292,7 @@ def choose(
     sample: Array,
     source: str,
     options: Mapping[str, Any],
+    name: str = "x",
 ) -> list[Choice]:
     """One choice for an array or a table of one kind, otherwise one a column.
 
@@ -301,6 +302,7 @@ def choose(
         sample: Some of the training rows.
         source: For messages.
         options: Those of :func:`~deeplvm.data.load`.
+        name: What an array is called in the model.
     """
     dequantize = options["dequantize"] is not None
     likelihood = options["likelihood"]
@@ -312,18 +314,18 @@ def choose(
     plain = partial(choose_likelihood, likelihood=likelihood, table=facts.columns is not None)
     if facts.columns is None:
         image, levels = facts.image, facts.levels
-        return [plain(everything, dequantize=dequantize, image=image, levels=levels)]
+        return [plain(everything, what=name, dequantize=dequantize, image=image, levels=levels)]
     if all_counts(facts, options):
         high = float(train.high.max())
         if likelihood == "auto" and not dequantize and high > LARGEST_COUNT:
             found = plain(train, likelihood="negative-binomial", kind="counts")
-            return [replace(found, reason=f"x: counts up to {high:g}: {found.likelihood}.")]
-        return [plain(train, dequantize=dequantize, kind="counts")]
+            return [replace(found, reason=f"{name}: counts up to {high:g}: {found.likelihood}.")]
+        return [plain(train, what=name, dequantize=dequantize, kind="counts")]
     whats = [f"column {column!r}" for column in facts.columns]  # an error should name the column
     if one_for_all(facts, options):
         for place, what in enumerate(whats):
             plain(everything.column(place), what=what)
-        return [plain(everything)]
+        return [plain(everything, what=name)]
     choices = []
     for place, (column, what) in enumerate(zip(facts.columns, whats, strict=True)):
         declared, own = facts.kinds.get(column), facts.likelihoods.get(column)
@@ -505,7 +507,7 @@ def likelihood_of(
     """The conditional ``"x | ..."`` that suits a variable, in the data's own units.
 
     Args:
-        variable: The variable; of data or a description its ``"x"`` is taken.
+        variable: The variable; of data or a description the one that they have.
         network: From the parents to features, as for every conditional.
         likelihood: Another likelihood for values of this kind (``"laplace"`` for reals, say);
             ``None`` or ``"auto"`` takes the one chosen when the data were loaded.
@@ -517,7 +519,8 @@ def likelihood_of(
         ``variable.shape``. It starts at the mean of the training rows where that has a meaning.
 
     Raises:
-        DataError: If the likelihood is not one for values of this kind.
+        DataError: If the likelihood is not one for values of this kind, or the data have several
+            variables.
 
     >>> from deeplvm.data import load
     >>> from deeplvm.networks import MLP
@@ -526,7 +529,12 @@ def likelihood_of(
     ('Gaussian', (4,))
     """
     if not isinstance(variable, Variable):
-        variable = variable.variables["x"]
+        if len(variable.variables) > 1:
+            raise DataError(
+                f"{variable.name} has the variables {', '.join(variable.variables)}, each with a "
+                f"likelihood of its own: likelihood_of(data.variables[name], network)."
+            )
+        (variable,) = variable.variables.values()
     variable = alike(variable, likelihood) or variable
     if likelihood in (None, "auto"):
         likelihood = variable.likelihood

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -15,6 +15,7 @@ import torch
 
 from deeplvm.data.catalogue import NAMED, close_names, read_named
 from deeplvm.data.likelihood import Choice
+from deeplvm.data.names import columns_by_name, completed, only, parted
 from deeplvm.data.preparation import (
     binarization,
     choices_of,
@@ -24,11 +25,21 @@ from deeplvm.data.preparation import (
     warnings_of,
     without_use,
 )
-from deeplvm.data.readers.arrays import VALUE_KEYS, held, read_arrays, read_file
+from deeplvm.data.readers.arrays import (
+    VALUE_KEYS,
+    as_matrix,
+    held,
+    label_of,
+    labels_of,
+    names_of,
+    parts_of,
+    read_arrays,
+    read_file,
+)
 from deeplvm.data.readers.columns import open_table, refuse_absent
 from deeplvm.data.readers.counts import ENDING as CELLS
 from deeplvm.data.readers.counts import held_cells, is_cells, read_cells
-from deeplvm.data.readers.delimited import read_delimited
+from deeplvm.data.readers.delimited import read_delimited, refuse_duplicates
 from deeplvm.data.readers.images import (
     ENDINGS,
     GREY,
@@ -37,10 +48,11 @@ from deeplvm.data.readers.images import (
     layout_notes,
     layout_of,
     lost_links,
+    stacked,
 )
-from deeplvm.data.readers.shards import ParquetFiles, open_files
-from deeplvm.data.readers.source import Facts, Held, Places, Source, recoded, room
-from deeplvm.data.readers.tables import Frames, Table, TableRows, groups_of
+from deeplvm.data.readers.shards import ParquetFiles, PictureColumn, open_files, pictures_of
+from deeplvm.data.readers.source import Facts, Held, Places, Source, codes_of, recoded, room
+from deeplvm.data.readers.tables import Frames, Table, groups_of
 from deeplvm.data.records import SPLITS, Batch, Data, Description, Renewal, Selection, Split
 from deeplvm.data.schema import agreed, rules_of, written
 from deeplvm.data.sparse import SparseColumn, compressed, is_sparse
@@ -56,12 +68,13 @@ from deeplvm.data.transform import (
     label_type,
     smallest_type,
 )
-from deeplvm.data.variable import DataError, LikelihoodName
+from deeplvm.data.variable import DataError, LikelihoodName, Variable
 from deeplvm.files import memory
+from deeplvm.randomness import seed_of
 
 Streaming = bool | Literal["auto"]
 _TEXT = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt")
-# Rows on disk that are looked at for values that are repeated.
+# Batch on disk that are looked at for values that are repeated.
 _SAMPLE = 10_000
 _ELEMENTS = 10_000_000  # of sparse rows that are looked at so
 _KINDS = ("uint8", "int16", "int32", "int64", "float32")
@@ -79,6 +92,7 @@ def load(
     categories: Sequence[str] = (),
     schema: str | Path | Mapping[str, Any] | None = None,
     header: bool | None = None,
+    group: Sequence[str] | Mapping[str, Sequence[str]] = (),
     split: tuple[float, float, float] | None = None,
     seed: int = 0,
     image_size: int | None = None,
@@ -115,6 +129,10 @@ def load(
             before what is seen in it, and before ``likelihood``.
         header: Whether the first line of a delimited file names the columns; by default that is
             seen from the lines.
+        group: Names of the model, each with its columns of the table, "x1=age,height"; in Python
+            also {"x1": ["age", "height"]}. Columns of no group are x. A group of one column of
+            paths of image files (from the table's folder on) are those images. Of an .npz, which
+            array a name is. By default all columns are x, and so is the array x.
         split: Fractions of training, validation and test rows, instead of the set's own split or
             0.8 0.1 0.1.
         seed: Seed of the split and of the fixed draws.
@@ -154,6 +172,7 @@ def load(
         "categories": _names(categories),
         "schema": None,
         "header": header,
+        "group": columns_by_name(group),
         "split": None if split is None else tuple(split),
         "seed": seed,
         "image_size": image_size,
@@ -174,6 +193,8 @@ def load(
             if name not in ("source", "limit", "stream")
         }
     _check_options(options)
+    # the names of other data are those of the run, whichever way they are given
+    asked = options if known is None else {**options, "group": {}}
     cells = is_cells(source) or (name not in NAMED and name.lower().endswith(CELLS))
     if layer is not None and known is None and not cells:
         raise DataError(
@@ -184,13 +205,11 @@ def load(
         if stream is True:
             what = "what is in memory" if path is None else f"{name}: a named data set"
             raise DataError(f"{what} is not streamed; leave out --stream.")
-        found = (
-            _in_memory(source, options, known) if path is None else _named(name, options, known)
-        )
+        found = _in_memory(source, asked, known) if path is None else _named(name, asked, known)
     else:
-        found = _opened(path, name, options, known, stream)
-        options["stream"] = not isinstance(found, Held)
-    return _modelled(found, name, options, known)
+        found = _opened(path, name, asked, known, stream)
+        options["stream"] = not all([isinstance(each, Held) for each in found.values()])
+    return _modelled(completed(found, name, known), name, options, known)
 
 
 def reopen(description: Description) -> Stream | None:
@@ -204,38 +223,55 @@ def reopen(description: Description) -> Stream | None:
     Raises:
         DataError: If a file is damaged.
     """
-    options, form = dict(description.options), description.stream.get("form")
+    options: dict[str, Any] = {**description.options, "group": {}}
+    form = description.stream.get("form")
     path = Path(str(options.get("source")))
     if not isinstance(form, dict) or not path.exists():
         return None
-    kind, grey = form.get("kind"), form.get("grey")
-    layout = cast("Layout", form.get("layout"))
-    if layout not in get_args(Layout) or kind not in _KINDS or not isinstance(grey, bool):
-        return None
     files = open_files(path, size=options["image_size"])
-    if files is None or files.listing != description.stream.get("files"):
+    if files is None or form.keys() != description.variables.keys():
         return None
-    found = _rows_of(files, path.name, options, description)
-    variable = description.variables["x"]
-    whole, _ = divide(found, options, None)
+    views = _rows_of(files, path, path.name, options, description)
+    first = next(iter(views.values()))
+    if _listing(views) != description.stream.get("files") or views.keys() != form.keys():
+        return None
+    whole, _ = divide(first, options, None)
     places = {
-        s: limited(found, part, options["limit"], options["seed"]) for s, part in whole.items()
+        s: limited(first, part, options["limit"], options["seed"]) for s, part in whole.items()
     }
     if {split: len(part) for split, part in places.items()} != dict(description.rows):
         return None
-    reader = Reader(
-        found,
-        kept=_kept(found, path.name, options),
-        layout=layout,
-        grey=grey,
-        shape=variable.shape,
-        kind=np.dtype(kind),
-        choices=tuple(choices_of(variable)),
-        seed=options["seed"],
-        labels=label_type(description.unlabelled) if description.classes is not None else None,
-    )
-    reader = _with_noise(reader, places, variable.grey)
-    return Stream.over(reader, places, description)
+    readers = {}
+    for name, variable in description.variables.items():
+        kind, grey = form[name].get("kind"), form[name].get("grey")
+        layout = cast("Layout", form[name].get("layout"))
+        if layout not in get_args(Layout) or kind not in _KINDS or not isinstance(grey, bool):
+            return None
+        labelled = description.classes is not None and not readers
+        reader = Reader(
+            views[name],
+            name=name,
+            kept=_kept(views, name, path.name, options),
+            layout=layout,
+            grey=grey,
+            shape=variable.shape,
+            kind=np.dtype(kind),
+            choices=tuple(choices_of(variable)),
+            seed=_seed_of(options["seed"], readers),
+            labels=label_type(description.unlabelled) if labelled else None,
+        )
+        readers[name] = _with_noise(reader, places, variable.grey)
+    return Stream.over(readers, places, description)
+
+
+def _listing(views: Mapping[str, Source]) -> dict[str, str]:
+    """Size and time of change of all files."""
+    return {name: entry for each in views.values() for name, entry in each.listing.items()}
+
+
+def _seed_of(seed: int, before: Collection[str]) -> int:
+    """That of the noise of a name, by those before it: two names have different noise."""
+    return seed_of(seed, len(before)) if before else seed
 
 
 def cells_of_file(source: str, like: Description, known: Collection[str] = ()) -> dict[str, Any]:
@@ -248,14 +284,14 @@ def cells_of_file(source: str, like: Description, known: Collection[str] = ()) -
         like: Description of the data of a finished run, which reads the file in the same way.
         known: Columns whose cells are not wanted; ``None`` stands for them.
     """
-    path, names = Path(source).expanduser(), like.variables["x"].columns
-    if source in NAMED or names is None:
+    path, names = Path(source).expanduser(), [*like.columns]
+    if source in NAMED or not (names or like.options.get("group")):
         return {}
     if path.name.lower().endswith(_TEXT):
         text = read_delimited(path, header=like.options["header"])
         if not text.named and text.cells.num_columns != len(names):
             return {}
-        cells = text.cells if text.named else text.cells.rename_columns(list(names))
+        cells = text.cells if text.named else text.cells.rename_columns(names)
         titles = cells.column_names
         return {n: None if n in known else cells.column(n).to_numpy() for n in titles}
     files = open_files(path, size=None) if path.is_dir() or path.suffix == ".parquet" else None
@@ -277,8 +313,8 @@ def _opened(
     options: Mapping[str, Any],
     known: Description | None,
     stream: Streaming,
-) -> Source:
-    """The rows of a file or a folder, in memory if they are not to be streamed."""
+) -> dict[str, Source]:
+    """The rows of a file or a folder by name, in memory if they are not to be streamed."""
     if stream not in (True, False, "auto"):
         raise DataError(f"--stream {stream}: choose True, False or auto.")
     if not path.exists():
@@ -286,7 +322,7 @@ def _opened(
     if path.is_file() and path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty.")
     name = path.name.lower()
-    if path.is_file() and options["image_size"] is not None:
+    if path.is_file() and options["image_size"] is not None and not options["group"]:
         raise DataError(f"{path}: --image-size is for folders of images only.")
     npy = path.is_file() and name.endswith(".npy")
     if npy or path.is_dir() or name.endswith(".parquet"):
@@ -296,16 +332,17 @@ def _opened(
             if not npy or stream is True:
                 raise
             _refuse_table_options(source, options)
-            return read_file(path)  # also what is stored column by column
+            return {"x": read_file(path)}  # also what is stored column by column
         if files is None:
             lost = "".join([f"; {each.removesuffix('.')}" for each in lost_links(path, ENDINGS)])
             raise DataError(
                 f"{path}: no image in this folder, nor an .npy or .parquet file; looked for "
                 f"{', '.join(ENDINGS)}{lost}."
             )
-        found = _rows_of(files, source, options, known)
-        streamed = room(found) > memory() if stream == "auto" else stream
-        return found if streamed else Held.of(found)
+        found = _rows_of(files, path, source, options, known)
+        total = sum([room(each) for each in found.values()])
+        streamed = total > memory() if stream == "auto" else stream
+        return found if streamed else {name: Held.of(each) for name, each in found.items()}
     if stream is True:
         raise DataError(
             f"{path}: only .npy and .parquet files, folders of them and folders of images can be "
@@ -314,19 +351,19 @@ def _opened(
     if name.endswith(_TEXT):
         text = read_delimited(path, header=options["header"])
         facts = Facts(path.name.split(".")[0], notes=text.notes)
-        unnamed = not text.named
-        return _held_table(facts, {"all": text.cells}, path.name, options, known, unnamed=unnamed)
+        table = _frames(facts, {"all": text.cells}, path.name, known, unnamed=not text.named)
+        return _held_table(table, path.parent, options, known)
     if options["header"] is not None:
         raise DataError(
             f"{source}: --header is for delimited text, .csv and the like; leave it out."
         )
     if name.endswith(CELLS):
-        return _cells(path, str(path), options, known)
+        return {"x": _cells(path, str(path), options, known)}
     if name.endswith(".npz"):
         return _of_arrays(read_arrays(path), path.stem, str(path), options, known)
     _refuse_table_options(source, options)
     if name.removesuffix(".gz").endswith((".idx", "ubyte")):
-        return read_file(path)
+        return {"x": read_file(path)}
     if name.endswith(ENDINGS):
         raise DataError(f"{path}: this is one image; give the folder that holds the images.")
     raise DataError(
@@ -336,54 +373,80 @@ def _opened(
 
 
 def _rows_of(
-    files: Any, source: str, options: Mapping[str, Any], known: Description | None
-) -> Source:
+    files: Any,
+    path: Path,
+    source: str,
+    options: Mapping[str, Any],
+    known: Description | None,
+) -> dict[str, Source]:
     """Of files of columns the columns that are wanted; of others the rows as they are."""
     if isinstance(files, ParquetFiles):
-        return _table(files, options, known)
-    _refuse_table_options(source, options)
-    return files
+        return _table(files, path if path.is_dir() else path.parent, options, known)
+    if known is None or len(known.variables) == 1:  # otherwise the names tell
+        _refuse_table_options(source, options)
+    return {"x": files}
 
 
-def _table(table: Table, options: Mapping[str, Any], known: Description | None) -> TableRows:
+def _table(
+    table: Table, folder: Path, options: Mapping[str, Any], known: Description | None
+) -> dict[str, Source]:
+    """The columns of a table by name, and the pictures whose files it names."""
     asked = {name: options[name] for name in ("label", "drop", "categories")}
-    return open_table(table, **asked, rules=rules_of(options["schema"]), known=known)
+    pictures = pictures_of(table, options["group"], known)
+    if options["image_size"] is not None and not pictures:
+        raise DataError(
+            f"{table.origin}: --image-size is for folders of images, and for columns of paths of "
+            f"image files (--group image=COLUMN)."
+        )
+    rows = open_table(
+        table, **asked, rules=rules_of(options["schema"]), known=known,
+        apart=[*pictures.values()],
+    )  # fmt: skip
+    groups = {name: each for name, each in options["group"].items() if name not in pictures}
+    found = parted(rows, groups, known, table.origin)
+    for name, column in pictures.items():
+        found[name] = PictureColumn(table, rows, column, folder, options["image_size"])
+    return {name: found[name] for name in ("x", *options["group"]) if name in found} | found
 
 
-def _held_table(
+def _frames(
     facts: Facts,
     frames: Mapping[str, Any],
     origin: str,
-    options: Mapping[str, Any],
     known: Description | None,
     *,
     unnamed: bool = False,
-) -> Held:
+) -> Frames:
     # columns without names are those of the training data in their order
-    names = known.variables["x"].columns if known is not None and unnamed else None
-    return Held.of(_table(Frames(facts, frames, origin, names), options, known))
+    names = [*known.columns] if known is not None and unnamed else None
+    return Frames(facts, frames, origin, names)
 
 
-def _in_memory(source: Any, options: Mapping[str, Any], known: Description | None) -> Source:
-    """The rows of arrays, tensors, data frames or cells."""
+def _held_table(
+    table: Table, folder: Path, options: Mapping[str, Any], known: Description | None
+) -> dict[str, Source]:
+    found = _table(table, folder, options, known)
+    return {name: Held.of(each) for name, each in found.items()}
+
+
+def _in_memory(
+    source: Any, options: Mapping[str, Any], known: Description | None
+) -> dict[str, Source]:
+    """The rows of arrays, tensors, data frames or cells, by name."""
     if is_cells(source):
-        return _cells(source, "memory", options, known)
+        return {"x": _cells(source, "memory", options, known)}
     parts = dict(source) if isinstance(source, Mapping) else {"all": source}
     parts = {key: _as_frame_or_array(value) for key, value in parts.items()}
     if "all" not in parts and not set(parts) <= set(SPLITS):
         return _of_arrays(parts, "memory", "memory", options, known)
     split = f"{' / '.join(parts)} as they were given" if "train" in parts else ""
-    facts = Facts("memory", split=split)
     if all(isinstance(each, pd.DataFrame) for each in parts.values()):
-        return _held_table(facts, parts, "memory", options, known)
-    _refuse_table_options("memory", options)
-    key = next(iter(parts))
-    arrays: dict[str, Any] = {
-        "x" if each == "all" else f"x_{each}": value for each, value in parts.items()
-    }
-    if key != "all" and "train" not in parts:
+        table = _frames(Facts("memory", split=split), parts, "memory", known)
+        return _held_table(table, Path(), options, known)
+    if "all" not in parts and "train" not in parts:
         raise DataError("memory: splits without training rows; add 'train'.")
-    return held(arrays, "memory", "memory")
+    arrays = {"x" if each == "all" else f"x_{each}": value for each, value in parts.items()}
+    return _of_arrays(arrays, "memory", "memory", options, known)
 
 
 def _cells(source: Any, what: str, options: Mapping[str, Any], known: Description | None) -> Held:
@@ -403,17 +466,96 @@ def _of_arrays(
     what: str,
     options: Mapping[str, Any],
     known: Description | None,
-) -> Source:
-    """The rows of named arrays: those called as in an ``.npz``, or the columns of a table."""
-    columns = len(arrays) > 1 and not {*VALUE_KEYS, *[f"{key}_train" for key in VALUE_KEYS]} & {
-        *arrays
-    }
+) -> dict[str, Source]:
+    """The rows of named arrays and tables: each a name, or all of them the columns of a table."""
+    if (matrix := as_matrix(arrays, what)) is not None:
+        _refuse_table_options(what, options)
+        return {"x": held({"all": matrix}, name, what)}
+    if options["image_size"] is not None:
+        raise DataError(f"{what}: --image-size is for files of images only.")
+    parts = parts_of(arrays)
+    columns = len(arrays) > 1 and not {*VALUE_KEYS} & {*parts}
     if columns and all([np.ndim(each) == 1 for each in arrays.values()]):
         if len({len(each) for each in arrays.values()}) > 1:
             raise DataError(f"{what}: the arrays are columns of different length.")
-        return _held_table(Facts(name), {"all": pd.DataFrame(dict(arrays))}, what, options, known)
-    _refuse_table_options(what, options)
-    return held(arrays, name, what)
+        table = _frames(Facts(name), {"all": pd.DataFrame(dict(arrays))}, what, known)
+        return _held_table(table, Path(), options, known)
+    names = names_of(parts, options["group"], known, what)
+    label = label_of(parts, names)
+    tables = {
+        each: {
+            part: pd.concat(
+                [_as_columns(arrays[parts[key][part]], key, what) for key in keys], axis=1
+            )
+            for part in parts[keys[0]]
+        }
+        for each, keys in names.items()
+        if len(keys) > 1 or isinstance(arrays[next(iter(parts[keys[0]].values()))], pd.DataFrame)
+    }
+    if not tables and (known is None or len(known.variables) == 1):
+        _refuse_table_options(what, {**options, "group": {}})
+    present = [f"{c}" for each in tables.values() for c in next(iter(each.values())).columns]
+    refuse_duplicates(what, present)
+    if tables and known is None:
+        own = [options["label"]] if options["label"] else []
+        refuse_absent(
+            what, present,
+            [*options["drop"], *options["categories"], *(options["schema"] or {}), *own],
+        )  # fmt: skip
+    views: dict[str, Any] = {}
+    for each, keys in names.items():
+        if each not in tables:
+            found = {part: arrays[key] for part, key in parts[keys[0]].items()}
+            views[each] = held(found, name, f"{what}, {keys[0]}")
+            continue
+        table = _frames(Facts(name), tables[each], what, known)
+        asked = _of_columns(options, [*table.types])
+        (views[each],) = _held_table(table, Path(), asked, only(known, each)).values()
+    lead = next(iter(views.values()))
+    labelled = [each for each in views.values() if each.labels is not None]
+    if label and labelled:
+        raise DataError(
+            f"{what}: {label} are labels, and so is the column {options['label']!r}; leave out "
+            f"one of the two."
+        )
+    if label:
+        found = {part: arrays[key] for part, key in parts[label].items()}
+        codes, classes, said = codes_of(labels_of(found, lead, what, label), f"{what}, {label}")
+        lead = lead.labelled(np.concatenate([*codes.values()]), classes, said)
+    elif labelled:
+        lead = lead.labelled(labelled[0].labels, labelled[0].facts.classes)
+    used = {key for keys in names.values() for key in keys} | {label}
+    others = [key for base, each in parts.items() if base not in used for key in each.values()]
+    if others:
+        said = (
+            f"arrays that are left out: {', '.join(others)}; --group {others[0]}={others[0]} "
+            f"makes one a name of the model."
+        )
+        lead.facts = replace(lead.facts, notes=(*lead.facts.notes, said))
+    return {**views, next(iter(views)): lead}
+
+
+def _as_columns(value: Any, key: str, what: str) -> pd.DataFrame:
+    """A table, or an array of one value a row as a column of one."""
+    if not isinstance(value, pd.DataFrame) and np.ndim(value) != 1:
+        raise DataError(
+            f"{what}: --group puts columns together, and the array {key!r} has rows of shape "
+            f"{np.shape(value)[1:]}; make it a name by itself, --group {key}={key}."
+        )
+    return value if isinstance(value, pd.DataFrame) else pd.DataFrame({key: value})
+
+
+def _of_columns(options: Mapping[str, Any], columns: Sequence[str]) -> dict[str, Any]:
+    """What is asked of some columns."""
+    there, schema = {*columns}, options["schema"] or {}
+    return {
+        **options,
+        "group": {},
+        "label": options["label"] if options["label"] in there else None,
+        "drop": tuple([each for each in options["drop"] if each in there]),
+        "categories": tuple([each for each in options["categories"] if each in there]),
+        "schema": {name: rule for name, rule in schema.items() if name in there},
+    }
 
 
 def _as_frame_or_array(value: Any) -> Any:
@@ -426,21 +568,23 @@ def _as_frame_or_array(value: Any) -> Any:
         return value.to_numpy()
     if is_sparse(value):
         return compressed(value)
+    if isinstance(value, list | tuple) and any([hasattr(each, "convert") for each in value]):
+        return stacked(value)
     if hasattr(value, "to_pandas"):  # polars, arrow
         return _as_frame_or_array(value.to_pandas())
     return np.asarray(value)
 
 
-def _named(name: str, options: Mapping[str, Any], known: Description | None) -> Held:
+def _named(name: str, options: Mapping[str, Any], known: Description | None) -> dict[str, Source]:
     found = read_named(name)
     _refuse_table_options(name, options, named=found.facts)
     if found.facts.columns is None:
-        return found
+        return {"x": found}
     found = _narrowed(found, name, options)
     other = known is not None and known.source != name
-    if other and known is not None and found.facts.columns != known.variables["x"].columns:
+    if other and known is not None and {*(found.facts.columns or ())} != {*known.columns}:
         raise DataError(f"{name}: its columns are not those of the training data {known.name}.")
-    return found
+    return parted(found, options["group"], known, name)
 
 
 def _narrowed(found: Held, name: str, options: Mapping[str, Any]) -> Held:
@@ -479,6 +623,7 @@ def _refuse_table_options(
 ) -> None:
     wrong = ["label"] if options["label"] is not None else []
     wrong += ["categories"] if options["categories"] and not (named and named.columns) else []
+    wrong += ["group"] if options["group"] and not (named and named.columns) else []
     wrong += ["schema"] if options["schema"] else []
     wrong += ["header"] if options["header"] is not None else []
     for name in wrong:
@@ -487,7 +632,7 @@ def _refuse_table_options(
             if named and name == "label"
             else "columns have names only in a table"
         )
-        said = f" {_text(options[name])}" if name in ("label", "categories") else ""
+        said = f" {_text(options[name])}" if name not in ("schema", "header") else ""
         raise DataError(f"{source}: --{name}{said} does not apply: {reason}.")
     if named and options["image_size"] is not None:
         raise DataError(f"{source}: --image-size is for folders of images only.")
@@ -545,72 +690,204 @@ def _check_options(options: Mapping[str, Any]) -> None:
 
 
 def _modelled(
-    found: Source, source: str, options: Mapping[str, Any], known: Description | None
+    views: Mapping[str, Source], source: str, options: Mapping[str, Any], known: Description | None
 ) -> Data:
-    """Look at all rows once (twice where noise is added to them), and choose."""
-    facts, trained = found.facts, None if known is None else known.variables["x"]
-    if isinstance(found, Held) and found.is_sparse and trained is not None:
-        noisy = trained.dequantized or trained.grey is not None
-        found = found.dense() if noisy or len(trained.shape) != 1 else found
-    seed, limit, notes = options["seed"], options["limit"], [*facts.notes]
-    whole, split = divide(found, options, known)
-    places = {each: limited(found, part, limit, seed) for each, part in whole.items()}
+    """Split the rows, look at each name, choose, and put them side by side."""
+    on_disk = not all([isinstance(each, Held) for each in views.values()])
+    lead = next(
+        (n for n, each in views.items() if each.facts.classes is not None), next(iter(views))
+    )
+    seed, limit = options["seed"], options["limit"]
+    whole, split = divide(views[lead], options, known)
+    places = {each: limited(views[lead], part, limit, seed) for each, part in whole.items()}
+    labelled, notes = views[lead], []
     if options["keep_labels"] is not None and known is None:
-        found = with_few_labels(found, places["train"], options["keep_labels"], seed)
+        labelled = with_few_labels(labelled, places["train"], options["keep_labels"], seed)
         notes.append(
             f"only {options['keep_labels']} training rows keep their label, as asked for."
         )
-    reader = Reader(found, kept=_kept(found, source, options), seed=seed)
-    if known is not None and known.classes and facts.classes is not None:
+    if limit is not None:
+        notes.append(f"at most {limit} rows of each split, as asked for: a trial, not a result.")
+    made, alone = dict[str, _Made](), len(views) == 1
+    for name, found in views.items():
+        what = source if alone else f"{source}, {name}"
+        made[name] = _made(
+            labelled if name == lead else found, name, what, options, known, whole=whole,
+            places=places, seed=_seed_of(seed, made), labels=name == lead, on_disk=on_disk,
+            alone=alone, kept=_kept(views, name, what, options),
+        )  # fmt: skip
+    common = [note for each in made.values() for note in each.said]
+    own = [
+        note if alone or note.startswith(f"{name}:") else f"{name}: {note}"
+        for name, each in made.items()
+        for note in each.notes
+    ]
+    readers = {name: each.reader for name, each in made.items()}
+    facts = made[lead].facts
+    description = Description(
+        name=facts.name,
+        source=options["source"],
+        options=options,
+        variables={name: each.variable for name, each in made.items()},
+        classes=facts.classes,
+        split=split,
+        notes=(*dict.fromkeys(common), *notes, *own),
+        rows={each: len(places[each]) for each in SPLITS},
+        left={column: why for each in made.values() for column, why in each.facts.left.items()},
+        unlabelled=made[lead].unlabelled,
+    )
+    renewed = known is None and options["binarize"] != "static"
+    if not on_disk:
+        owners = {name: name for name in made} | ({"y": lead} if readers[lead].labels else {})
+        train, valid, test = (
+            Selection(
+                {name: made[owner].rows[part][name] for name, owner in owners.items()},
+                unrounded={
+                    n: c for m in made.values() for n, c in m.unrounded.get(part, {}).items()
+                },
+            )
+            for part in SPLITS
+        )
+        noise = {name: each.noise for name, each in made.items() if each.noise and renewed}
+        return Data(description, train, valid, test, noise)
+    digest = f"{' '.join([each.digest for each in made.values()])} {split} {limit} {seed}"
+    form = {
+        name: {"layout": each.layout, "grey": each.grey, "kind": str(each.kind)}
+        for name, each in readers.items()
+    }
+    width = sum([each.row_bytes for each in readers.values()])
+    description = replace(
+        description,
+        notes=(*description.notes, Stream.plan_of(readers, places).note(width)),
+        fingerprint=hashlib.sha256(digest.encode()).hexdigest(),
+        stream={"files": _listing(views), "form": form},
+    )
+    return Stream.over(readers, places, description, renewed=renewed)
+
+
+@dataclass(frozen=True, eq=False)
+class _Made:
+    """What was made of one name.
+
+    Attributes:
+        variable: What it is.
+        reader: Of its rows.
+        facts: What the source says, without what was left out.
+        said: What the source says of all its names, in words.
+        notes: What was chosen and why, and warnings.
+        rows: Of each split, where memory holds them.
+        noise: What is added to them.
+        unrounded: The columns without it.
+        unlabelled: How many rows of each split have no label.
+        digest: Of what was looked at.
+    """
+
+    variable: Variable
+    reader: Reader
+    facts: Facts
+    said: Sequence[str]
+    notes: Sequence[str]
+    rows: Mapping[Split, Batch]
+    noise: Renewal | None
+    unrounded: Mapping[Split, Mapping[str, StreamColumn]]
+    unlabelled: Mapping[str, int]
+    digest: str
+
+
+def _made(
+    found: Source,
+    name: str,
+    source: str,
+    options: Mapping[str, Any],
+    known: Description | None,
+    *,
+    whole: Mapping[Split, Places],
+    places: Mapping[Split, Places],
+    seed: int,
+    labels: bool,
+    on_disk: bool,
+    alone: bool,
+    kept: Any,
+) -> _Made:
+    """Look at the rows of one name once (twice where noise is added to them), and choose.
+
+    Args:
+        found: Its rows.
+        name: In the model.
+        source: For messages.
+        options: Those of :func:`load`.
+        known: The training data, where these are others.
+        whole: The rows of each split before the limit.
+        places: Those that are used.
+        seed: Of its noise.
+        labels: Whether the labels of the rows come with it.
+        on_disk: Whether rows stay there.
+        alone: Whether there is no other name.
+        kept: Places of its columns that stay; ``None`` for all.
+    """
+    notes = list[str]()
+    facts, said = found.facts, found.facts.notes
+    trained = None if known is None else known.variables[name]
+    if isinstance(found, Held) and found.is_sparse and trained is not None:
+        noisy = trained.dequantized or trained.grey is not None
+        found = found.dense() if noisy or len(trained.shape) != 1 else found
+    reader = Reader(found, name=name, kept=kept, seed=seed)
+    if labels and known is not None and known.classes and facts.classes is not None:
         codes = recoded(facts.classes, known.classes)
         if codes is not None and facts.classes != known.classes:
             reader, facts = replace(reader, codes=codes), replace(facts, classes=known.classes)
     look = Look.at(reader, places)
-    reader, facts, unlabelled = _with_labels(reader, facts, look, source, known)
+    unlabelled: dict[str, int] = {}
+    if labels:
+        reader, facts, unlabelled = _with_labels(reader, facts, look, source, known)
     seen: Mapping[Split, Summary] = look.seen
     if known is None and (useless := without_use(facts, seen, source, options)):
         reader, facts, seen = _left_out(reader, facts, seen, useless)
     if facts.left:
-        _refuse_nothing_left(source, facts)
+        _refuse_nothing_left(source, facts, alone=alone)
         notes.append(_notes_of_left(facts.left))
 
     def train() -> Summary:
-        return seen["train"] if limit is None else Look.at(reader, whole).seen["train"]
+        limited = options["limit"] is not None
+        return Look.at(reader, whole).seen["train"] if limited else seen["train"]
 
-    columns = select_columns(facts, train, options, known)
+    columns = select_columns(facts, train, options, trained)
     if columns is not None:
         if known is None:
             notes.append(
                 f"the {len(columns)} of {len(facts.columns or ())} columns whose variance is "
-                f"largest compared with their mean in the training rows; likelihoods are of these "
-                f"columns only (--most-variable)."
+                f"largest compared with their mean in the training rows; likelihoods are of "
+                f"these columns only (--most-variable)."
             )
         reader, facts, seen = _narrowed_to(reader, facts, seen, columns)
-    reader, facts, seen, said = _laid_out(reader, facts, seen, grey=look.grey)
-    notes += [*said, *([look.holes] if look.holes else [])]
-    if limit is not None:
-        notes.append(f"at most {limit} rows of each split, as asked for: a trial, not a result.")
+    reader, facts, seen, told = _laid_out(reader, facts, seen, grey=look.grey)
+    notes += [*told, *([look.holes] if look.holes else [])]
     shape = seen["test"].shape
     if trained is not None:
         refuse_other_shape(shape, source, trained)
         shape = trained.shape
         seen = {e: part.changed(lambda v: v.reshape(-1, *shape)) for e, part in seen.items()}
     stored, everything = seen, Summary.joined(seen.values())
-    scale, said = binarization(facts, everything, source, options, trained)
+    scale: float | None = None
+    if everything.count.any() or trained is None:
+        scale, told = binarization(facts, everything, source, options, trained)
+        notes += told
     if scale is not None:  # the draws will be 0 and 1 in every element
-        facts, seen = replace(facts, levels=None), {each: _binary(s) for each, s in seen.items()}
+        facts, seen = replace(facts, levels=None), {e: _binary(s) for e, s in seen.items()}
     some = places["train"].rows(_some(places["train"]).numpy())
     choices, reasons = chosen(
-        facts, seen, lambda: reader.stored(some)[0], source, options, trained
+        facts, seen, lambda: reader.stored(some)[0], source, options, trained, name
     )
-    notes += [*said, *reasons]
+    notes += reasons
     kinds = {each: _kind(part, choices, scale) for each, part in stored.items()}
     kind = _kind(everything, choices, scale)
     reader = replace(reader, shape=shape, kind=kind, choices=tuple(choices))
     reader = _with_noise(reader, places, scale)
-    on_disk = not isinstance(found, Held)
     unrounded = _unrounded(reader, places, everything if scale is None else None)
-    rows, noise = ({}, reader.noise) if on_disk else _held_rows(reader, places, kinds)
+    rows: dict[Split, Batch] = {}
+    noise = reader.noise
+    if not on_disk:
+        rows, noise = _held_rows(reader, places, kinds)
     missing = any(part.missing.any() for part in seen.values())
     if trained is not None:
         variable = replace(trained, missing=missing)
@@ -619,45 +896,20 @@ def _modelled(
             seen = (
                 reader.summaries(places)
                 if on_disk
-                else {each: Summary.of(_plain(some["x"])) for each, some in rows.items()}
+                else {each: Summary.of(_plain(part[name])) for each, part in rows.items()}
             )
-        sample = rows["train"]["x"] if rows else _sample(reader, places["train"], facts)
+        sample = rows["train"][name] if rows else _sample(reader, places["train"], facts)
         if isinstance(sample, SparseColumn):  # all of them would be wide
             sample = sample[_some(places["train"], sample.shape[1])]
-        column = unrounded.get("train", {}).get("x")
+        column = unrounded.get("train", {}).get(name)
         exact = sample if column is None else column[_some(places["train"])]
         exact = exact if facts.columns else torch.zeros(0, 0)
-        variable = replace(variable_of(facts, source, choices, seen, sample, exact), grey=scale)
+        variable = variable_of(facts, source, choices, seen, sample, exact, name)
+        variable = replace(variable, grey=scale)
         notes += warnings_of(variable, seen, sample)
-    description = Description(
-        name=facts.name,
-        source=options["source"],
-        options=options,
-        variables={"x": variable},
-        classes=facts.classes,
-        split=split,
-        notes=tuple(notes),
-        rows={each: len(places[each]) for each in SPLITS},
-        left=facts.left,
-        unlabelled=unlabelled,
+    return _Made(
+        variable, reader, facts, said, notes, rows, noise, unrounded, unlabelled, look.digest
     )
-    renewed = known is None and noise is not None and options["binarize"] != "static"
-    if not on_disk:
-        train_rows, valid, test = (
-            Selection(rows[each], unrounded=unrounded.get(each, {})) for each in SPLITS
-        )
-        return Data(
-            description, train_rows, valid, test, {"x": noise} if renewed and noise else {}
-        )
-    digest = f"{look.digest} {split} {limit} {seed}"
-    form = {"layout": reader.layout, "grey": reader.grey, "kind": str(reader.kind)}
-    description = replace(
-        description,
-        notes=(*notes, Stream.plan_of(reader, places).note(reader.row_bytes)),
-        fingerprint=hashlib.sha256(digest.encode()).hexdigest(),
-        stream={"files": found.listing, "form": form},
-    )
-    return Stream.over(reader, places, description, renewed=renewed)
 
 
 def _with_labels(
@@ -677,14 +929,17 @@ def _with_labels(
     return replace(reader, labels=label_type(unlabelled)), facts, unlabelled
 
 
-def _kept(found: Source, source: str, options: Mapping[str, Any]) -> Any:
-    return kept_elements(found.shape, source, options) if found.facts.columns is None else None
+def _kept(views: Mapping[str, Source], name: str, source: str, options: Mapping[str, Any]) -> Any:
+    """Places of the columns of an array that stay; of a table its reader has left out others."""
+    tables = any([each.facts.columns is not None for each in views.values()])
+    tables |= bool(options["group"]) and views[name].facts.image
+    return None if tables else kept_elements(views[name].shape, source, options)
 
 
 def _laid_out(
     reader: Reader, facts: Facts, seen: Mapping[Split, Summary], *, grey: bool
 ) -> tuple[Reader, Facts, Mapping[Split, Summary], tuple[str, ...]]:
-    """Rows with the axes of images, if that is what they are; and what was done, in words."""
+    """Batch with the axes of images, if that is what they are; and what was done, in words."""
     shape = seen["train"].shape
     if grey:
         seen = {split: part.changed(lambda v: v[:, :1]) for split, part in seen.items()}
@@ -711,7 +966,7 @@ def _kind(seen: Summary, choices: Sequence[Choice], scale: float | None) -> np.d
 
 
 def _with_noise(reader: Reader, places: Mapping[Split, Places], scale: float | None) -> Reader:
-    column = StreamColumn(reader, places["train"], "x", noisy=False)
+    column = StreamColumn(reader, places["train"], reader.name, noisy=False)
     if scale is not None:
         return replace(reader, noise=Renewal("binarization", column, scale))
     return replace(reader, noise=dequantization(reader.choices, column))
@@ -721,6 +976,7 @@ def _held_rows(
     reader: Reader, places: Mapping[Split, Places], kinds: Mapping[Split, np.dtype]
 ) -> tuple[dict[Split, Batch], Renewal | None]:
     """The rows of each split in memory, with one draw of the noise; and that noise."""
+    name = reader.name
     if isinstance(reader.source, Held) and reader.source.is_sparse:
         return _sparse_rows(reader, reader.source, places, kinds), None
     rows = {
@@ -729,12 +985,12 @@ def _held_rows(
     }
     if reader.noise is None:
         return rows, None
-    noise = replace(reader.noise, source=rows["train"]["x"])
+    noise = replace(reader.noise, source=rows["train"][name])
     generator = torch.Generator().manual_seed(reader.seed)
     # in the order in which the splits were drawn, which those who fitted before have
     for split in SPLITS if noise.kind == "binarization" else places:
-        drawn = noise.draw(rows[split]["x"], generator, torch.float32)
-        rows[split] = rows[split] | {"x": drawn.to(reader.dtype)}
+        drawn = noise.draw(rows[split][name], generator, torch.float32)
+        rows[split] = rows[split] | {name: drawn.to(reader.dtype)}
     return rows, noise
 
 
@@ -753,7 +1009,7 @@ def _sparse_rows(
         taken = reader.sparse(part.all())
         values = at_rest(taken.data, kinds[split], reader.choices)
         matrix = type(taken)((values, taken.indices, taken.indptr), shape=taken.shape)
-        rows[split] = {"x": SparseColumn(matrix)}
+        rows[split] = {reader.name: SparseColumn(matrix)}
         if found.labels is not None and reader.labels is not None:
             codes = reader.labelled(found.labels[part.all()])
             rows[split]["y"] = torch.from_numpy(codes).to(reader.labels)
@@ -765,7 +1021,7 @@ def _sample(reader: Reader, train: Places, facts: Facts) -> torch.Tensor:
     if facts.columns is None:
         return torch.zeros(0, 0)
     some = train.rows(_some(train).numpy())
-    return reader.fixed(reader.resting(some)["x"], some)
+    return reader.fixed(reader.resting(some)[reader.name], some)
 
 
 def _some(train: Places, width: int = 1) -> torch.Tensor:
@@ -798,9 +1054,9 @@ def _left_out(
     return reader, replace(facts, left={**facts.left, **useless}), seen
 
 
-def _refuse_nothing_left(source: str, facts: Facts) -> None:
+def _refuse_nothing_left(source: str, facts: Facts, *, alone: bool) -> None:
     """Columns are left out by themselves only where a table is left: two columns or more."""
-    if len(facts.columns or ()) < 2:
+    if len(facts.columns or ()) < 1 + alone:
         raise DataError(f"{source}: {next(iter(facts.left.values()))}")
 
 
@@ -822,7 +1078,8 @@ def _unrounded(
         return {}
     exact = replace(reader, kind=kind or reader.kind)
     return {
-        each: {"x": StreamColumn(exact, part, "x", noisy=False)} for each, part in places.items()
+        each: {reader.name: StreamColumn(exact, part, reader.name, noisy=False)}
+        for each, part in places.items()
     }
 
 

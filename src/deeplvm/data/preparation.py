@@ -96,6 +96,7 @@ def chosen(
     source: str,
     options: Mapping[str, Any],
     trained: Variable | None,
+    name: str = "x",
 ) -> tuple[list[Choice], list[str]]:
     """The choices, or those of the training data; and the reasons. ``sample`` are training rows.
 
@@ -105,7 +106,7 @@ def chosen(
     if trained is not None:
         refuse_unlike(seen["test"], source, trained)
         return choices_of(trained), []
-    choices = choose(facts, seen, sample(), source, options)
+    choices = choose(facts, seen, sample(), source, options, name)
     refuse_coarse(facts, seen["train"], source, choices)
     return choices, reasons_of(choices, facts)
 
@@ -161,7 +162,7 @@ def refuse_unlike(seen: Summary, source: str, variable: Variable) -> None:
         values = seen.column(place) if apart else seen
         if not values.count.any():
             continue
-        what = f"column {part.name!r}" if apart else "x"
+        what = f"column {part.name!r}" if apart else variable.name
         low, high = float(values.low.min()) / part.step, float(values.high.max()) / part.step
         whole = (
             bool(values.whole.all()) if part.step == 1 else round(1 / part.step) in values.steps
@@ -282,8 +283,9 @@ def variable_of(
     seen: Mapping[Split, Summary],
     train_rows: Tensor,
     exact: Tensor,
+    name: str = "x",
 ) -> Variable:
-    """The variable ``x`` with the statistics of its training rows.
+    """The variable with the statistics of its training rows.
 
     Args:
         facts: What the source says of its rows.
@@ -292,6 +294,7 @@ def variable_of(
         seen: The summary of each split's rows as they are modelled.
         train_rows: Some or all of the training rows as they are modelled.
         exact: Some of them without noise and in the precision of the source.
+        name: What it is called in the model.
 
     Raises:
         DataError: If an element whose likelihood is a density is constant in the training rows.
@@ -340,7 +343,7 @@ def variable_of(
         reals = torch.tensor([part.kind in REAL for part in parts])
         _refuse_constant(torch.where(reals, std, 1.0), source, columns)
     return Variable(
-        name="x",
+        name=name,
         shape=train.shape,
         kind="mixed" if parts else first.kind,
         likelihood="columns" if parts else first.likelihood,

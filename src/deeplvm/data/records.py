@@ -109,6 +109,17 @@ class Description:
         return frozenset(holes | {"y"} if self.unlabelled else holes)
 
     @property
+    def columns(self) -> dict[str, Variable]:
+        """The variable of each column of a table, whatever name of the model it belongs to."""
+        each = [variable.by_column for variable in self.variables.values()]
+        return {column: part for columns in each for column, part in columns.items()}
+
+    @property
+    def picture(self) -> Variable | None:
+        """The first variable of which a row is an image."""
+        return next((each for each in self.variables.values() if each.is_image), None)
+
+    @property
     def label(self) -> Variable | None:
         """The labels ``"y"``, called as their column: codes of categories; ``None`` without."""
         if self.classes is None:

@@ -169,11 +169,10 @@ def agreed(rules: Mapping[str, Rule], options: Mapping[str, Any]) -> dict[str, A
 
 def schema_of(description: Description) -> str:
     """The columns of a table as a schema, to be edited; empty where the data are no table."""
-    variable = description.variables.get("x")
-    if variable is None or variable.columns is None:
+    if not description.columns:
         return ""
     lines, rules = [_ADVICE], rules_of(description.options.get("schema"))
-    for column, part in variable.by_column.items():
+    for column, part in description.columns.items():
         entry, rule = {"type": _text(type_of(part))}, rules.get(column, Rule())
         if rule.likelihood and not rule.bounds:  # what was chosen is chosen again
             entry["likelihood"] = _text(rule.likelihood)

@@ -12,7 +12,7 @@ import numpy as np
 from deeplvm.data.readers.source import Array, Chosen, Facts, Held, Places, Source
 from deeplvm.data.records import SPLITS, Description, Split
 from deeplvm.data.statistics import Summary
-from deeplvm.data.variable import DataError
+from deeplvm.data.variable import DataError, Variable
 
 FRACTIONS = (0.8, 0.1, 0.1)
 PBMC_GENES = 1000  # all 32,738 would make nearly every parameter one of a gene that is silent
@@ -153,7 +153,7 @@ def select_columns(
     facts: Facts,
     train: Callable[[], Summary],
     options: Mapping[str, Any],
-    known: Description | None,
+    trained: Variable | None,
 ) -> Array | None:
     """Places of the columns of counts that vary most, or of those that the training run kept.
 
@@ -161,7 +161,7 @@ def select_columns(
         facts: What the source says of them.
         train: Gives the summary of the training rows, where it is needed.
         options: Those of :func:`~deeplvm.data.load`.
-        known: The training run's data.
+        trained: The variable of the training data, where these are other data.
 
     Returns:
         ``None`` where all columns stay as they are.
@@ -171,14 +171,14 @@ def select_columns(
     """
     columns, number = facts.columns, options["most_variable"]
     if columns is None:
-        if number is not None and known is None:
+        if number is not None and trained is None:
             raise DataError(
                 f"{facts.name}: --most-variable {number} does not apply: only columns of a table "
                 f"are chosen, by name; save the array as .csv or .parquet."
             )
         return None
-    if known is not None:
-        kept = known.variables["x"].columns or ()
+    if trained is not None:
+        kept = trained.columns or ()
         places = {name: place for place, name in enumerate(columns)}
         if columns == kept or not places.keys() >= set(kept):
             return None

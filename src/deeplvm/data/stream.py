@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
@@ -23,7 +23,7 @@ class StreamColumn:
     Args:
         reader: Of the files.
         places: The rows of the split.
-        name: ``"x"`` or ``"y"``.
+        name: The reader's own, or ``"y"``.
         noisy: Whether values have the noise that is drawn once.
     """
 
@@ -54,13 +54,13 @@ class StreamColumn:
         return len(self._places)
 
     def __getitem__(self, index: Any, /) -> Tensor:
-        rows, values = read(self._reader, self._places, index)
-        if self._noisy and self._name == "x":
-            return self._reader.fixed(values["x"], rows)
+        rows, values = read([self._reader], self._places, index)
+        if self._noisy and self._name != "y":
+            return self._reader.fixed(values[self._name], rows)
         return values[self._name]
 
     def to(self, device: Any, /) -> Self:
-        """Rows are read on the CPU.
+        """Batch are read on the CPU.
 
         Raises:
             DataError: For another device.
@@ -69,7 +69,7 @@ class StreamColumn:
         return self
 
 
-def read(reader: Reader, places: Places, index: Any) -> tuple[Array, Batch]:
+def read(readers: Iterable[Reader], places: Places, index: Any) -> tuple[Array, Batch]:
     """Row numbers in the files, and values at rest, of some rows of a split."""
     if isinstance(index, slice):
         wanted = np.arange(*index.indices(len(places)))
@@ -80,11 +80,19 @@ def read(reader: Reader, places: Places, index: Any) -> tuple[Array, Batch]:
         wanted = np.where(wanted < 0, wanted + len(places), wanted)
     different, back = np.unique(wanted, return_inverse=True)
     rows = places.rows(different)
-    values = reader.resting(rows)
+    values = resting(readers, rows)
     if len(different) == len(wanted) and (np.diff(wanted) > 0).all():
         return rows, values
     order = torch.from_numpy(back)
     return rows[back], {name: value.index_select(0, order) for name, value in values.items()}
+
+
+def resting(readers: Iterable[Reader], rows: Array, order: Array | None = None) -> Batch:
+    """Values at rest of all names, by increasing row numbers; see :meth:`Reader.resting`."""
+    found: Batch = {}
+    for reader in readers:
+        found |= reader.resting(rows, order)
+    return found
 
 
 @dataclass
@@ -123,12 +131,12 @@ class Stream(Data):
     twice four row groups, if that is more.
 
     Attributes:
-        reader: Of the files.
+        readers: Of the files, by the name of what they read.
         places: The rows of each split.
         plan: Of the order.
     """
 
-    reader: Reader = field(kw_only=True)
+    readers: Mapping[str, Reader] = field(kw_only=True)
     places: Mapping[Split, Places] = field(kw_only=True)
     plan: Shuffle = field(kw_only=True)
     _current: _Batch = field(kw_only=True, default_factory=_Batch)
@@ -136,37 +144,45 @@ class Stream(Data):
     @classmethod
     def over(
         cls,
-        reader: Reader,
+        readers: Mapping[str, Reader],
         places: Mapping[Split, Places],
         description: Description,
         *,
         renewed: bool = True,
     ) -> Stream:
         """The stream of rows that are described."""
-        names = ("x", "y") if reader.labels is not None else ("x",)
-        exact = replace(
-            reader, kind=np.dtype(np.float64 if reader.kind.kind == "f" else reader.kind)
-        )
+        columns = {name: (reader, name) for name, reader in readers.items()}
+        for reader in readers.values():
+            columns |= {} if reader.labels is None else {"y": (reader, "y")}
+        exact = {
+            name: replace(each, kind=np.dtype(np.float64)) if each.kind.kind == "f" else each
+            for name, each in readers.items()
+        }
         train, valid, test = (
             Selection(
-                {name: StreamColumn(reader, places[each], name) for name in names},
-                unrounded={"x": StreamColumn(exact, places[each], "x", noisy=False)},
+                {name: StreamColumn(r, places[each], own) for name, (r, own) in columns.items()},
+                unrounded={
+                    name: StreamColumn(reader, places[each], name, noisy=False)
+                    for name, reader in exact.items()
+                },
             )
             for each in SPLITS
         )
         renewed = renewed and description.options["binarize"] != "static"
-        renewals = {"x": reader.noise} if reader.noise is not None and renewed else {}
-        plan = cls.plan_of(reader, places)
+        noise = {name: each.noise for name, each in readers.items() if each.noise is not None}
         return cls(
-            description, train, valid, test, renewals, reader=reader, places=places, plan=plan
-        )
+            description, train, valid, test, noise if renewed else {}, readers=readers,
+            places=places, plan=cls.plan_of(readers, places),
+        )  # fmt: skip
 
     @staticmethod
-    def plan_of(reader: Reader, places: Mapping[Split, Places]) -> Shuffle:
-        """How the training rows will be shuffled."""
-        train, units = places["train"], reader.source.units
-        cuts = None if units is None else train.below(np.asarray(units))
-        return Shuffle.of(len(train), reader.row_bytes, cuts)
+    def plan_of(readers: Mapping[str, Reader], places: Mapping[Split, Places]) -> Shuffle:
+        """How the training rows will be shuffled: those of a table by its groups of rows."""
+        train = places["train"]
+        units = [u for r in readers.values() if (u := r.source.units) is not None]
+        fewest = min(units, key=len, default=None)
+        cuts = None if fewest is None else train.below(np.asarray(fewest))
+        return Shuffle.of(len(train), sum([each.row_bytes for each in readers.values()]), cuts)
 
     def order(self, epoch: int, seed: int, batch_size: int, first: int = 0) -> Iterator[Tensor]:
         """The rows of each training batch of an epoch, from batch number ``first`` on.
@@ -177,7 +193,7 @@ class Stream(Data):
         Args:
             epoch: Its number.
             seed: Of the run.
-            batch_size: Rows of a batch; the last has what is left.
+            batch_size: Batch of a batch; the last has what is left.
             first: Batches that are done already.
         """
         pools = self.plan.pools(epoch, seed)
@@ -233,16 +249,18 @@ class Stream(Data):
             wanted = torch.as_tensor(index).cpu().numpy()
             values = self._current.take(wanted)
         if values is None:
-            file_rows, values = read(self.reader, self.places[rows], index)
+            file_rows, values = read(self.readers.values(), self.places[rows], index)
         else:
-            file_rows = self.places[rows].rows(wanted) if self.reader.noise else wanted
-        wide = torch.get_default_dtype()
-        if rows == "train" and generator is not None and "x" in self.renewals:
-            x = self.renewals["x"].draw(values["x"], generator)
-        else:
-            # a copy: the pool goes on to be used
-            x = self.reader.fixed(values["x"], file_rows).to(wide, copy=True)
-        return {"x": x, **({"y": values["y"].clone()} if "y" in values else {})}
+            noisy = any([each.noise for each in self.readers.values()])
+            file_rows = self.places[rows].rows(wanted) if noisy else wanted
+        found, wide = {}, torch.get_default_dtype()
+        for name, reader in self.readers.items():
+            if rows == "train" and generator is not None and name in self.renewals:
+                found[name] = self.renewals[name].draw(values[name], generator)
+            else:
+                # a copy: the pool goes on to be used
+                found[name] = reader.fixed(values[name], file_rows).to(wide, copy=True)
+        return {**found, **({"y": values["y"].clone()} if "y" in values else {})}
 
     def to(self, device: torch.device | str) -> Self:
         """A stream stays on disk; batches are moved one by one.
@@ -256,7 +274,8 @@ class Stream(Data):
     def _read(self, visits: Array) -> Batch:
         """Values at rest of the rows of a pool, in the order of the visits."""
         order = np.argsort(visits)
-        return self.reader.resting(self.places["train"].rows(visits[order]), order)
+        rows = self.places["train"].rows(visits[order])
+        return resting(self.readers.values(), rows, order)
 
 
 def _refuse_device(device: Any) -> None:
@@ -285,7 +304,7 @@ class Shuffle:
 
     Attributes:
         cuts: The row at which each piece begins, and the number of rows.
-        most: Rows of a pool, up to the end of a piece.
+        most: Batch of a pool, up to the end of a piece.
         fewest: Pieces of a pool, at least.
     """
 
@@ -310,7 +329,7 @@ class Shuffle:
 
     @property
     def rows(self) -> int:
-        """Rows of an epoch."""
+        """Batch of an epoch."""
         return int(self.cuts[-1])
 
     def note(self, row_bytes: int) -> str:

@@ -26,10 +26,11 @@ _ROWS = 1_000  # sparse ones that are looked at at a time
 
 @dataclass(frozen=True, eq=False)
 class Reader:
-    """Rows of a source in the form in which they are modelled.
+    """Batch of a source in the form in which they are modelled.
 
     Attributes:
         source: The rows as they are stored.
+        name: What the values are called in the model.
         kept: Places of the columns that stay; ``None`` for all.
         layout: How the axes of a row are to be read.
         grey: Whether all three colour channels are equal, and one stays.
@@ -43,6 +44,7 @@ class Reader:
     """
 
     source: Source
+    name: str = "x"
     kept: Array | None = None
     layout: Layout = "rows"
     grey: bool = False
@@ -85,7 +87,7 @@ class Reader:
             order: The place of each in what is returned; by default their own order.
         """
         found: Batch = {
-            "x": torch.from_numpy(np.empty((len(rows), *(self.shape or ())), self.kind))
+            self.name: torch.from_numpy(np.empty((len(rows), *(self.shape or ())), self.kind))
         }
         if self.labels is not None:
             found["y"] = torch.empty(len(rows), dtype=self.labels)
@@ -93,7 +95,7 @@ class Reader:
         for start in range(0, len(rows), step):
             values, labels = self.stored(rows[start : start + step])
             here = slice(start, start + step) if order is None else order[start : start + step]
-            found["x"].numpy()[here] = at_rest(values, self.kind, self.choices)
+            found[self.name].numpy()[here] = at_rest(values, self.kind, self.choices)
             if labels is not None and self.labels is not None:
                 found["y"].numpy()[here] = self.labelled(labels)
         return found
@@ -135,7 +137,7 @@ class Reader:
         like = np.dtype(str(self.dtype).removeprefix("torch."))
         seen: dict[Split, Summary] = {s: Summary(self.shape or (), like) for s in SPLITS}
         for rows in self.chunks(places):
-            values = self.fixed(self.resting(rows)["x"], rows).numpy()
+            values = self.fixed(self.resting(rows)[self.name], rows).numpy()
             for split, inside in of_splits(rows, places):
                 seen[split].add(values[inside])
         return seen
@@ -190,7 +192,8 @@ class Look:
             if on_disk:  # what memory holds has its digest from its tensors
                 digest.update(np.ascontiguousarray(values).view(np.uint8).data)
                 digest.update(labels.data if labels is not None else b"")
-            look.grey = look.grey and bool((values == values[:, :1]).all())
+            alike = (values == values[:, :1]) | (values != values)  # a hole has no colour
+            look.grey = look.grey and bool(alike.all())
             for split, inside in of_splits(rows, places):
                 seen[split].add(values[inside])
                 if labels is not None:
@@ -248,7 +251,7 @@ def exact_type(seen: Summary, kind: np.dtype) -> np.dtype | None:
 
 
 def at_rest(values: Array, kind: np.dtype, choices: Sequence[Choice]) -> Array:
-    """Rows in the type they rest in; rounded values as the whole numbers they once were."""
+    """Batch in the type they rest in; rounded values as the whole numbers they once were."""
     first = choices[0]
     if len(choices) == 1 and first.step != 1.0:
         values = np.round(values.astype(np.float64) / first.step)

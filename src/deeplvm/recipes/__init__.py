@@ -31,6 +31,7 @@ from deeplvm.recipes.hamiltonian import hamiltonian_vae
 from deeplvm.recipes.importance_weighted import iwae
 from deeplvm.recipes.linear import factor_analysis
 from deeplvm.recipes.missing import miwae, not_miwae
+from deeplvm.recipes.multimodal import multimodal_vae
 from deeplvm.recipes.plain import beta_tc_vae, beta_vae, full_covariance_vae, renyi_vae, vae
 from deeplvm.recipes.semi_supervised import (
     auxiliary_semi_supervised_vae,
@@ -50,6 +51,7 @@ PUBLISHED = (
     "iwae",
     "miwae",
     "not_miwae",
+    "multimodal_vae",
     "conditional_vae",
     "factor_analysis",
     "auxiliary_vae",
@@ -109,6 +111,7 @@ __all__ = [
     "m1_m2",
     "miwae",
     "mixture_model",
+    "multimodal_vae",
     "name_of",
     "normalizing_flow_vae",
     "not_miwae",

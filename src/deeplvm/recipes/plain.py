@@ -143,11 +143,13 @@ def one_latent(
 
 
 def observed(data: Data | Description) -> Variable:
-    """The variable that is modelled, ``"x"``."""
-    if "x" not in data.variables:
+    """The variable that is modelled, ``"x"``, where it is the only one."""
+    if [*data.variables] != ["x"]:
+        names = list(data.variables)
         raise RecipeError(
-            f"This recipe models a variable 'x', but {data.name} has "
-            f"{', '.join(data.variables) or 'none'}."
+            f"This recipe models one variable, 'x', but {data.name} has "
+            f"{' and '.join(names) or 'none'}"
+            + ("; multimodal_vae models several." if len(names) > 1 else ".")
         )
     return data.variables["x"]
 

@@ -88,10 +88,16 @@ class Material:
         data: What it was fitted to.
         split: The rows to show.
         seed: Of every draw.
+        name: Of the variable that is shown; the first that p scores by default.
     """
 
     def __init__(
-        self, model: LatentVariableModel, data: Data, split: Split = "test", seed: int = 0
+        self,
+        model: LatentVariableModel,
+        data: Data,
+        split: Split = "test",
+        seed: int = 0,
+        name: str | None = None,
     ) -> None:
         self.model = model
         self.data = data
@@ -103,13 +109,13 @@ class Material:
             raise ValueError(
                 f"The model scores none of {', '.join(data.variables)}: there is nothing to show."
             )
-        self.name = names[0]
+        self.name = name or names[0]
 
     def _drawing(self) -> AbstractContextManager[None]:
         return evaluating(self.model, self.seed)
 
     def data_rows(self, count: int) -> Tensor:
-        """The first training rows of x, which draws from the model should resemble."""
+        """The first training rows of what is shown, which draws from the model should resemble."""
         return self.data.batch("train", slice(0, count))[self.name].cpu()
 
     def first(self, count: int) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +59,7 @@ class Section:
         figures: Pairs of a figure and its caption.
         facts: What its lead speaks of.
         wide: Whether figures stand below each other.
+        of: The variable that it is of, where the data have several.
     """
 
     anchor: str
@@ -66,6 +67,17 @@ class Section:
     figures: Sequence[Figure]
     facts: Mapping[str, Any] = field(default_factory=dict)
     wide: bool = True
+    of: str = ""
+
+    @property
+    def place(self) -> str:
+        """Its identifier in the page."""
+        return f"{self.anchor}-{self.of}" if self.of else self.anchor
+
+    @property
+    def heading(self) -> str:
+        """What stands above it."""
+        return f"{self.title}: {self.of}" if self.of else self.title
 
 
 @dataclass(eq=False)
@@ -81,6 +93,7 @@ class Subject:
         figures_of: Its figures, by their files.
         split: The rows that are shown.
         seed: Of every draw.
+        name: Of the variable that is shown; the first that p scores by default.
     """
 
     model: LatentVariableModel
@@ -91,12 +104,13 @@ class Subject:
     figures_of: Mapping[str, Markup]
     split: Split
     seed: int
+    name: str | None = None
 
     @cached_property
     def material(self) -> Material:
         """The model with random rows of each split: the first of a file may be unlike others."""
         some = self.data.sampled(_MOST_ROWS, self.seed)
-        return Material(self.model, some, self.split, self.seed)
+        return Material(self.model, some, self.split, self.seed, self.name)
 
     @cached_property
     def variable(self) -> Variable:
@@ -131,11 +145,14 @@ def sections(subject: Subject) -> tuple[list[Section], list[str]]:
     """The parts of a page in order; and what the model does not allow to show, and why."""
     shown: list[Section] = []
     left_out: list[str] = []
+    names = [name for name in subject.data.variables if name in subject.model.p.names]
+    several = {name: replace(subject, name=name) for name in names} if len(names) > 1 else {}
     for what, part in _PARTS.items():
-        try:
-            shown += part(subject)
-        except (ValueError, KeyError, NotImplementedError) as error:
-            left_out.append(f"{what}: {error}")
+        for name, each in several.items() if part in _OF_A_NAME and several else [("", subject)]:
+            try:
+                shown += [replace(section, of=name) for section in part(each)]
+            except (ValueError, KeyError, NotImplementedError) as error:
+                left_out.append(f"{f'{what} of {name}' if name else what}: {error}")
     return shown, left_out
 
 
@@ -257,7 +274,9 @@ def _marginals(variable: Variable, data: Any, drawn: Any, missing: Any = None) -
                     _names_of(part), note,
                 )
             )  # fmt: skip
-    caption = "Grey: training rows. Blue: draws of x from the model, with their noise."
+    caption = (
+        f"Grey: training rows. Blue: draws of {variable.name} from the model, with their noise."
+    )
     if len(names) > len(order):
         caption += f" {len(order)} of {len(names)} columns are shown."
     return columns.marginals(panels), caption
@@ -490,6 +509,8 @@ _PARTS: dict[str, Callable[[Subject], Iterator[Section]]] = {
     "The latent space": _space,
     "Diagnosis": _diagnosed,
 }
+# Those that show one variable.
+_OF_A_NAME = (_columns, _samples, _odd_cells, _reconstructions, _traversals, _manifold)
 
 
 def minus(text: str) -> str:

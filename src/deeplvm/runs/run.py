@@ -218,7 +218,8 @@ class Run:
     def saw_holes(self) -> bool:
         """Whether rows with missing values were among those that the model learned from."""
         holes = any([variable.missing for variable in self.description.variables.values()])
-        return bool(holes or self.config.training.get("hide"))
+        training = self.config.training
+        return bool(holes or training.get("hide") or training.get("hide_names"))
 
     def measured(self, data: Data) -> dict[str, Draw]:
         """How those that the data do not have are drawn where the model is measured.

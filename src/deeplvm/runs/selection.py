@@ -118,11 +118,10 @@ def select(
     Raises:
         RecipeError: The data are no table.
     """
-    x = data.variables.get("x")
-    if x is None or len(x.shape) != 1:
+    if [(name, len(each.shape)) for name, each in data.variables.items()] != [("x", 1)]:
         raise RecipeError(
-            "--recipe auto compares models of tables, and these data are none; name a recipe: "
-            "deeplvm recipes lists them."
+            f"--recipe auto compares models of tables, and these data are none, or several names "
+            f"({', '.join(data.variables)}); name a recipe: deeplvm recipes lists them."
         )
     began, found = time.monotonic(), []
     rows = data.valid[:_MOST_ROWS]

@@ -16,7 +16,7 @@ from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.values import STACKED, NamedRows, Values, has_nan
 from deeplvm.devices import dtype_of
 from deeplvm.randomness import seed_of
-from deeplvm.training.cells import hidden, hideable
+from deeplvm.training.cells import hidden, hideable, some_hidden
 
 TrainingSplit = Literal["train", "valid"]
 # The part of a GPU's free memory that data may take; beyond it, batches are brought one by one.
@@ -154,7 +154,8 @@ class Batches:
     """Batches of a source as the model wants them: its names, its device, its precision.
 
     Names that the model does not know (labels of a plain VAE) are left out. Of training rows with
-    a generator elements are hidden, those of ``hidden`` names, a share of up to ``hide`` in a row.
+    a generator elements are hidden, those of ``hidden`` names, a share of up to ``hide`` in a row,
+    and of a share ``hide_names`` of the rows whole names.
     Where some rows lack their label y, ``labelled`` is the share of a batch that has one.
 
     Raises:
@@ -170,6 +171,7 @@ class Batches:
         hide: float = 0.0,
         hideable: Callable[[Iterable[str]], tuple[str, ...]] = tuple,
         labelled: float = 0.0,
+        hide_names: float = 0.0,
     ) -> None:
         if source.rows("train") == 0:
             raise ValueError("The training data have no rows.")
@@ -194,7 +196,8 @@ class Batches:
         described = getattr(source, "description", None) is not None
         # labels of which some are missing are reals, and yet no values
         self.real = tuple([name for name in real if not described or name != LABEL])
-        self.hide, self.hidden = hide, hideable(self.real) if hide else ()
+        self.hide, self.hide_names = hide, hide_names
+        self.hidden = hideable(self.real) if hide or hide_names else ()
         self.missing = (source.missing & names).union(self.hidden)
         self.balance: Balance | None = None
         if labelled and LABEL in self.missing:
@@ -264,7 +267,9 @@ class Batches:
             batch = {name: place(batch[name], self.device, self.dtype) for name in self.names}
         if not self.hidden or generator is None:
             return batch
-        return hidden(batch, self.hidden, self.hide, generator)
+        if self.hide_names:
+            batch = some_hidden(batch, self.hidden, self.hide_names, generator)
+        return hidden(batch, self.hidden, self.hide, generator) if self.hide else batch
 
 
 @dataclass(frozen=True, eq=False)
@@ -563,6 +568,7 @@ def batches_of(
     device: torch.device,
     hide: float = 0.0,
     labelled: float = 0.0,
+    hide_names: float = 0.0,
 ) -> AnyBatches:
     """Batches of whatever ``fit`` was given.
 
@@ -576,6 +582,8 @@ def batches_of(
         raise ValueError(f"labelled says how many rows of a batch have a label, and {why}.")
     if not 0.0 <= hide < 1.0:
         raise ValueError(f"hide is a share of a row's values in [0, 1), such as 0.5, not {hide}.")
+    if not 0.0 <= hide_names <= 1.0:
+        raise ValueError(f"hide_names is a share of the rows, such as 0.5, not {hide_names}.")
 
     def one(data: Dataset | NamedRows, valid: NamedRows | None) -> Batches:
         if isinstance(data, Mapping):
@@ -586,7 +594,14 @@ def batches_of(
                 "and missing=, which belong to named tensors."
             )
         names = partial(hideable, model)
-        batches = Batches(data, model.names, device, dtype_of(model), hide, names, labelled)
+        batches = Batches(
+            data, model.names, device, dtype_of(model), hide, names, labelled, hide_names
+        )
+        if hide_names and len(batches.hidden) < 2:
+            raise ValueError(
+                f"hide_names hides some of several names that p scores and does not read, and "
+                f"these data have {', '.join(batches.hidden) or 'none'}; leave it out."
+            )
         if hide and not batches.hidden:
             raise ValueError(
                 "hide hides real values that p scores and does not read, and these data have "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -39,6 +39,37 @@ def hidden(
         most = share * torch.rand((len(value), *[1] * (value.dim() - 1)), **options)
         hide = (torch.rand(value.shape, **options) < most).to(value.device)
         found[name] = torch.where(hide, torch.nan, value)
+    return found
+
+
+def some_hidden(
+    batch: Mapping[str, Any], names: Sequence[str], share: float, generator: Generator | None
+) -> dict[str, Any]:
+    """Rows of which whole names are missing (NaN), at random.
+
+    A share of the rows keeps some of its names, one at least and all but one at most, any number
+    and any of them as likely as others. What is left has the right bound, so that q learns what
+    each name says by itself.
+
+    Args:
+        batch: Values by name.
+        names: Two or more, real tensors.
+        share: Of the rows.
+        generator: Of the numbers; torch's own without.
+    """
+    first = batch[names[0]]
+    at = first.device if generator is None else generator.device
+    options: dict[str, Any] = {"generator": generator, "device": at}
+    rows, count = len(first), len(names)
+    kept = torch.randint(1, count, (rows, 1), **options)
+    kept = torch.where(torch.rand((rows, 1), **options) < share, kept, count)
+    order = torch.rand((rows, count), **options).argsort(1).argsort(1)
+    hide = (order >= kept).to(first.device)
+    found = dict(batch)
+    for place, name in enumerate(names):
+        value = found[name]
+        whole = hide[:, place].reshape(-1, *[1] * (value.dim() - 1))
+        found[name] = torch.where(whole, torch.nan, value)
     return found
 
 

@@ -83,6 +83,7 @@ def fit(
     log_prior: Callable[[LatentVariableModel], Tensor] | None = None,
     phases: Sequence[Phase] | str | None = None,
     hide: float = 0.0,
+    hide_names: float = 0.0,
     labelled: float = 0.0,
     optimization: Optimization = Optimization(),
     stopping: Stopping = Stopping(),
@@ -136,6 +137,8 @@ def fit(
         hide: Train under many masks: at each visit of a row a share drawn from U(0, hide) of its
             observed values is hidden, so that q learns what missing values mean; the bound is
             that of the rest.
+        hide_names: Of data of several names, the share of the rows that show only some of them at
+            a visit, one at least, at random: so q learns what each says by itself.
         labelled: Where some rows lack their label y, the share of each batch that has one: few
             are seen as often as that, and count less accordingly, so that what is ascended is the
             same. 0 takes rows as they come.
@@ -177,7 +180,7 @@ def fit(
     all_threads = torch.get_num_threads()
     model.to(target)
     keep_freed_memory(target)
-    batches = batches_of(model, data, valid, missing, target, hide, labelled)
+    batches = batches_of(model, data, valid, missing, target, hide, labelled, hide_names)
     rows, held_out = batches.rows("train"), batches.rows("valid")
     batch_size = min(batch_size, rows)
     together = Together(processes())
@@ -278,6 +281,7 @@ def fit(
             "optimizers": [type(step.optimizer).__name__ for step in steps],
             "precision": "bfloat16" if bfloat16 else "float32",
             **({"hide": hide} if hide else {}),
+            **({"hide_names": hide_names} if hide_names else {}),
             **({"labelled": labelled} if labelled else {}),
             **({} if way is None else {"estimator": type(way).__name__}),
             **({} if stopping.measure is None else {"measure": ranking.name}),

@@ -8,15 +8,16 @@ import struct
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import IO, Any
 
 import numpy as np
 from numpy.lib.format import MAGIC_PREFIX, read_array_header_1_0, read_array_header_2_0, read_magic
 
-from deeplvm.data.readers.source import Array, Facts, Held, codes_of
-from deeplvm.data.records import SPLITS
+from deeplvm.data.readers.source import Array, Facts, Held
+from deeplvm.data.records import SPLITS, Description
 from deeplvm.data.sparse import compressed
 from deeplvm.data.variable import DataError
 from deeplvm.files import ROW, WORKING, fits, gunzip, read_whole
@@ -41,52 +42,124 @@ def read_file(path: Path) -> Held:
     return Held(Facts(name, types={"x": str(stored.dtype)}), {"all": values})
 
 
-def held(arrays: Mapping[str, Array], name: str, what: str) -> Held:
-    """The array ``x`` (or ``X``, ``data``, the only one); or ``x_train``, ``x_valid``, ``x_test``.
-
-    Labels, if any, are ``y`` (or ``labels``, ``target``), or ``y_train`` and so on.
+def held(parts: Mapping[str, Array], name: str, what: str) -> Held:
+    """The rows of an array: all of them, or those of each split.
 
     Raises:
-        DataError: If it is not clear which array is meant.
+        DataError: If they are no numbers, or the splits differ in shape.
     """
-    if (matrix := as_matrix(arrays, what)) is not None:
-        return Held(Facts(name, types={"x": str(matrix.dtype)}), {"all": checked(matrix, what)})
-    chosen: dict[str, str] = {}  # the name of the array of each part
-    for key in VALUE_KEYS:
-        if f"{key}_train" in arrays:
-            chosen = _parts(arrays, key)
-        elif key in arrays:
-            chosen = {"all": key}
-        if chosen:
-            break
-    if not chosen and len(arrays) == 1:
-        chosen = {"all": next(iter(arrays))}
-    if not chosen:
-        raise DataError(
-            f"{what}: which array are the data? Found {', '.join(arrays) or 'none'}; name it x "
-            f"(and its labels y), or x_train and x_test."
-        )
-    values = {part: checked(arrays[each], f"{what}, {each}") for part, each in chosen.items()}
-    labels: dict[str, Array] = {}
-    classes, said = None, ()
-    for key in LABEL_KEYS:
-        names = {"all": key} if "all" in values and key in arrays else _parts(arrays, key)
-        if values.keys() <= names.keys():
-            for part, rows in values.items():
-                labels[part] = _labels(
-                    arrays[names[part]], rows.shape[0], f"{what}: {names[part]}"
-                )
-            labels, classes, said = codes_of(labels, f"{what}, {key}")
-            break
+    alone = parts.keys() == {"all"}
+    values = {p: checked(v, what if alone else f"{what}_{p}") for p, v in parts.items()}
     shapes = {part: array.shape[1:] for part, array in values.items()}
     if len(set(shapes.values())) > 1:
         raise DataError(f"{what}: the splits' rows have different shapes: {shapes}.")
     split = f"{' / '.join(values)} as stored in the file" if "train" in values else ""
-    used = {*chosen.values(), *([key, *_parts(arrays, key).values()] if labels else ())}
-    others = [each for each in arrays if each not in used]
-    said += (f"arrays that are left out: {', '.join(others)}.",) if others else ()
-    types = {"x": str(next(iter(arrays[each] for each in chosen.values())).dtype)}
-    return Held(Facts(name, classes, split=split, notes=said, types=types), values, labels)
+    types = {"x": str(next(iter(parts.values())).dtype)}
+    return Held(Facts(name, split=split, types=types), values)
+
+
+def parts_of(arrays: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """The arrays of each name by part: ``x`` of all rows, or ``x_train``, ``x_valid``, ``x_test``.
+
+    >>> parts_of({"x_test": 0, "x_train": 0, "y": 0})
+    {'x': {'train': 'x_train', 'test': 'x_test'}, 'y': {'all': 'y'}}
+    """
+    found: dict[str, dict[str, str]] = {}
+    for key in arrays:
+        base, _, part = key.rpartition("_")
+        part = "valid" if part == "val" and f"{base}_valid" not in arrays else part
+        if part in SPLITS and f"{base}_train" in arrays:
+            found.setdefault(base, {})[part] = key
+        else:
+            found.setdefault(key, {})["all"] = key
+    return {
+        name: {part: each[part] for part in (SPLITS if "train" in each else each) if part in each}
+        for name, each in found.items()
+    }
+
+
+def names_of(
+    parts: Mapping[str, Mapping[str, str]],
+    groups: Mapping[str, Sequence[str]],
+    known: Description | None,
+    what: str,
+) -> dict[str, tuple[str, ...]]:
+    """Which arrays are which name: those asked for; the array ``x`` (or ``X``, ``data``) is x.
+
+    The only array is x too, whatever it is called; of several, of which none is x, each but the
+    labels is a name.
+
+    Args:
+        parts: Of :func:`parts_of`.
+        groups: The arrays of each name, as asked for.
+        known: Of the training data, whose names these are then.
+        what: What they are called in a message.
+
+    Raises:
+        DataError: If an array is not there, or cannot be a name.
+    """
+    values = [key for key in parts if key not in LABEL_KEYS]
+    value = next((key for key in VALUE_KEYS if key in parts), None)
+    if value is None and (len(values) == 1 or len(parts) == 1):
+        value = (values or [*parts])[0]
+    if known is not None:
+        asked = known.options.get("group") or {}
+        each = {name: tuple(asked.get(name, ())) for name in known.variables}
+        found = {n: e for n, e in each.items() if e and {*e} <= parts.keys()}
+        found |= {n: (n,) for n in each if n not in found and n in parts}
+        used = {key for keys in found.values() for key in keys}
+        if "x" in each and "x" not in found and value is not None and value not in used:
+            found["x"] = (value,)
+        if not found:
+            raise DataError(
+                f"{what}: the model was fitted to {', '.join(known.variables)}, and none of these "
+                f"is here; found {', '.join(parts)}."
+            )
+        return found
+    for name, group in groups.items():
+        if lost := [key for key in group if key not in parts]:
+            raise DataError(
+                f"{what}: --group {name}: there is no array {lost[0]!r}; found {', '.join(parts)}."
+            )
+    used = {key for group in groups.values() for key in group}
+    if value is not None and value not in used and "x" not in groups:
+        return {"x": (value,), **{name: tuple(group) for name, group in groups.items()}}
+    if groups:
+        return {name: tuple(group) for name, group in groups.items()}
+    if not values:
+        raise DataError(
+            f"{what}: which array are the data? Found {', '.join(parts) or 'none'}; name it x "
+            f"(and its labels y), or x_train and x_test."
+        )
+    if odd := [key for key in values if not key.isidentifier()]:
+        raise DataError(
+            f"{what}: the array {odd[0]!r} cannot be a name of a model; choose one: --group "
+            f"{quote(f'x1={odd[0]}')}."
+        )
+    return {key: (key,) for key in values}
+
+
+def label_of(
+    parts: Mapping[str, Mapping[str, str]], names: Mapping[str, Sequence[str]]
+) -> str | None:
+    """The name of the labels: ``y`` (or ``labels``, ``target``), if all rows have them."""
+    used = {key for keys in names.values() for key in keys}
+    needed = parts[next(iter(names.values()))[0]].keys()
+    there = [k for k in LABEL_KEYS if k in parts and k not in used and needed <= parts[k].keys()]
+    return there[0] if there else None
+
+
+def labels_of(parts: Mapping[str, Array], rows: Held, what: str, key: str) -> dict[str, Array]:
+    """Labels of each part of some rows, one a row.
+
+    Raises:
+        DataError: If a row has none or several, or there are not as many as rows.
+    """
+    alone = rows.parts.keys() == {"all"}
+    return {
+        part: _labels(parts[part], len(each), f"{what}: {key if alone else f'{key}_{part}'}")
+        for part, each in rows.parts.items()
+    }
 
 
 def as_matrix(arrays: Mapping[str, Array], what: str) -> Array | None:

@@ -64,40 +64,49 @@ def open_table(
     categories: Sequence[str],
     rules: Mapping[str, Rule] | None = None,
     known: Description | None,
+    apart: Sequence[str] = (),
 ) -> TableRows:
     """Columns of numbers; text becomes categories, dates or flags; a label column the labels.
 
     Text is passed over first, for what occurs in it. What cannot be learned from is left out,
-    with the reason in the facts.
+    with the reason in the facts. Columns ``apart`` are read by others.
 
     Raises:
         DataError: If a column named does not exist, or holds what cannot be read.
     """
     origin, present, rules = table.origin, list(table.types), dict(rules or {})
-    trained = None if known is None else known.variables["x"]
+    trained = None if known is None else known.columns
     notes, left = list(table.facts.notes), {}
-    if trained is None:
+    if known is None:
         refuse_absent(origin, present, [*drop, *categories, *rules, *([label] if label else [])])
-        away = {*drop, *[name for name, rule in rules.items() if rule.type == "drop"], label}
+        away = {
+            *apart,
+            *drop,
+            *[name for name, rule in rules.items() if rule.type == "drop"],
+            label,
+        }
         kept = [name for name in present if name not in away]
         left = _nameless(table, kept)
         kept = [name for name in kept if name not in left]
         notes += perhaps_labels(kept) if label is None else []
-    elif trained.columns is None:
+    elif not trained and not apart:
         raise DataError(f"{origin}: the model was fitted to arrays, not to a table.")
     else:
-        kept = list(trained.columns)
+        # a name of which no column is there is missing in all rows
+        names = [[*each.by_column] for each in known.variables.values()]
+        here = [each for each in names if len(names) == 1 or {*each} & {*table.types}]
+        kept = [name for each in here or names for name in each]
         absent = [name for name in kept if name not in table.types]
         if absent:
             raise DataError(
                 f"{origin}: column {absent[0]!r} of the training data is not there "
                 f"({len(absent)} absent in all); the file has {', '.join(present[:10])}."
             )
-        used = {*kept, label}
+        used = {*kept, *apart, label}
         ignored = [name for name in present if name not in used]
         if ignored:
             notes.append(f"columns not in the training data are left out: {_some(ignored)}.")
-    if not kept:
+    if not kept and not apart:
         raise DataError(f"{origin}: no column is left to be modelled.")
     label = label if label in table.types else None
     reader = Understanding(table, label, {*categories}, rules, trained)
@@ -106,7 +115,7 @@ def open_table(
     readings, names_of = reader.readings(kept)
     left |= reader.left
     kept = [name for name in kept if name not in left]
-    if not kept:
+    if not kept and not apart:
         raise DataError(f"{origin}: {next(iter(left.values()))}")
     classes = known.classes if known is not None else None
     if label is not None:
@@ -180,7 +189,7 @@ class Understanding:
         label: Column of labels.
         categories: Columns whose cells are codes, as asked for.
         rules: Of the schema.
-        trained: The variable of the training data, where these are other rows.
+        trained: The variable of each column of the training data, where these are other rows.
     """
 
     def __init__(
@@ -189,7 +198,7 @@ class Understanding:
         label: str | None,
         categories: set[str],
         rules: Mapping[str, Rule],
-        trained: Variable | None,
+        trained: Mapping[str, Variable] | None,
     ) -> None:
         self.table, self.label, self.rules, self.trained = table, label, rules, trained
         self.left: dict[str, str] = {}
@@ -203,7 +212,7 @@ class Understanding:
         )
         self.asked |= {n for n in self.declared if own[n].ordered or family(own[n]) != "text"}
         self.ordered = {n for n in self.declared & self.asked if own[n].ordered}
-        self.parts = {} if trained is None else trained.by_column
+        self.parts = trained or {}
 
     def refuse_type(self, name: str) -> None:
         """Refuse a column of what is neither numbers, text nor dates."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -70,15 +70,22 @@ def labels_of(folder: Path, files: Sequence[Path], keys: np.ndarray) -> np.ndarr
     return np.array([label[0] for label in labels]) if all(labels) else None
 
 
-def refuse_unequal(folder: Path, sizes: collections.Counter[tuple[int, ...]]) -> None:
-    """All images must have one (height, width)."""
-    if len(sizes) < 2:
+def refuse_unequal(
+    what: object, sizes: Sequence[tuple[int, ...]], where: Callable[[int], str] | None = None
+) -> None:
+    """All images must have one (height, width); ``where`` says the row of each."""
+    counts = collections.Counter(sizes)
+    if len(counts) < 2:
         return
-    shown = ", ".join(f"{w}x{h} ({count})" for (h, w), count in sizes.most_common(3))
-    side = min(min(shape) for shape in sizes)
-    shown += ", …" if len(sizes) > 3 else ""
+    most, first = counts.most_common(1)[0][0], ""
+    if where is not None:
+        place = next(i for i, size in enumerate(sizes) if size != most)
+        first = f", the first other one in {where(place)}"
+    shown = ", ".join(f"{w}x{h} ({count})" for (h, w), count in counts.most_common(3))
+    side = min(min(shape) for shape in counts)
+    shown += ", …" if len(counts) > 3 else ""
     raise DataError(
-        f"{folder}: the images differ in size (width x height: {shown}); --image-size {side} "
+        f"{what}: the images differ in size (width x height: {shown}{first}); --image-size {side} "
         f"crops each to its middle square and scales it to {side}x{side}."
     )
 
@@ -123,6 +130,27 @@ def read_image(path: Path, size: int | None) -> np.ndarray:
         why = str(problem) or type(problem).__name__
         raise DataError(f"{path}: the image cannot be read ({why}); remove it.") from None
     return pixels.reshape(*pixels.shape[:2], -1)
+
+
+def stacked(images: Sequence[Any]) -> np.ndarray:
+    """Images in memory (of Pillow, or arrays) as one array; NaN where there is none.
+
+    Raises:
+        DataError: If all are missing, or they differ in shape.
+    """
+    there = [place for place, image in enumerate(images) if image is not None]
+    if not there:
+        raise DataError("memory: every image is missing; leave this name out.")
+    pixels = [np.asarray(images[place]) for place in there]
+    for place, each in zip(there, pixels, strict=True):
+        if each.shape != pixels[0].shape:
+            raise DataError(
+                f"memory: image {place + 1} has shape {each.shape}, and the first has "
+                f"{pixels[0].shape}; bring all to one size and mode."
+            )
+    found = np.full((len(images), *pixels[0].shape), np.nan, np.float32)
+    found[there] = pixels
+    return found if len(there) < len(images) else np.stack(pixels)
 
 
 def refuse_deep(path: Path, image: Image.Image) -> None:

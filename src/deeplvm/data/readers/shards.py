@@ -1,4 +1,4 @@
-"""Files of rows on disk, read by row number: .npy, .parquet, and images one file a row."""
+"""Files of rows on disk, read by row number: .npy, .parquet, images, and columns of paths."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ import numpy as np
 from PIL import Image
 
 from deeplvm.data.readers.arrays import checked
-from deeplvm.data.readers.cells import family, is_narrow
+from deeplvm.data.readers.cells import family, is_narrow, texts_of
+from deeplvm.data.readers.delimited import MISSING_WORDS
 from deeplvm.data.readers.images import (
     ENDINGS,
     GREY_MODES,
@@ -29,7 +30,8 @@ from deeplvm.data.readers.images import (
     splits_of,
 )
 from deeplvm.data.readers.source import Array, Facts, Places, codes_of
-from deeplvm.data.records import SPLITS
+from deeplvm.data.readers.tables import Table, TableRows, groups_of
+from deeplvm.data.records import SPLITS, Description
 from deeplvm.data.variable import DataError
 
 # Files by name go into a description up to this many; of more, one digest.
@@ -153,7 +155,7 @@ class Files:
         """Size and time of change of each file by name; of very many, one digest."""
         base = self.folder if self.folder.is_dir() else self.folder.parent
         entries = {
-            path.relative_to(base).as_posix(): f"{size} bytes, changed {time}"
+            Path(os.path.relpath(path, base)).as_posix(): f"{size} bytes, changed {time}"
             for path, size, time in zip(self.paths, self.sizes, self.times, strict=True)
         }
         if len(entries) <= _LISTED_FILES:
@@ -300,35 +302,93 @@ def _npy_head(path: Path) -> tuple[tuple[int, ...], np.dtype, int]:
     return shape, dtype, offset
 
 
-class ImageShards(InFiles):
-    """Images, each a file and a row, decoded when they are asked for.
+class Pictures:
+    """Image files of one size, decoded when they are asked for.
 
-    Their sizes and colours are taken from the files' headers. Sub-folders are labels if every
-    image is in one.
+    Their sizes and colours are taken from the files' headers.
 
     Args:
-        folder: The folder.
-        paths: The files.
+        files: Each an image.
         size: Side of the square to which each is cropped and scaled; ``None`` leaves them.
+        what: What they are called in a message.
+        where: The place of each in words, where that is not its path.
 
     Raises:
         DataError: If one cannot be read, or the sizes differ.
     """
 
-    def __init__(self, folder: Path, paths: Sequence[Path], size: int | None) -> None:
-        notes, self._size = cropping(size), size
-        self.files = Files.of(folder, paths, lambda _: 1)
-        heads = [_image_head(path) for path in self.files.paths]
-        side = None if size is None else (size, size)
-        sizes: collections.Counter[tuple[int, ...]] = collections.Counter(
-            side or shape for shape, _ in heads
-        )
-        refuse_unequal(folder, sizes)
+    dtype = np.dtype(np.uint8)
+
+    def __init__(
+        self,
+        files: Files,
+        size: int | None,
+        what: object,
+        where: Callable[[int], str] | None = None,
+    ) -> None:
+        self.notes, self.files, self._size, self._where = cropping(size), files, size, where
+        heads = [self._told(place, _image_head, path) for place, path in enumerate(files.paths)]
+        sizes = [shape if size is None else (size, size) for shape, _ in heads]
+        refuse_unequal(what, sizes, where)
         channels = 1 if all(mode in GREY_MODES for _, mode in heads) else 3
         if all(mode == "1" for _, mode in heads):
-            notes += ("every pixel is black or white: --binarize static models bits.",)
-        (shape,) = sizes
-        self.shape, self.dtype = (channels, *shape), np.dtype(np.uint8)
+            self.notes += ("every pixel is black or white: --binarize static models bits.",)
+        self.shape: tuple[int, ...] = (channels, *sizes[0])
+
+    @property
+    def traits(self) -> dict[str, Any]:
+        """What is known of the pixels, as :class:`Facts` says it."""
+        return {"levels": 256, "image": True, "coloured": self.shape[0] == 3}
+
+    def take(self, places: Array) -> Array:
+        """Pixels (rows, channels, height, width) of some files."""
+        values = np.empty((len(places), *self.shape), self.dtype)
+
+        def fill(row: int) -> None:
+            values[row] = self._decoded(int(places[row])).transpose(2, 0, 1)
+
+        if len(places) < 16 or _DECODERS == 1:
+            for row in range(len(places)):
+                fill(row)
+        else:
+            with ThreadPoolExecutor(_DECODERS) as pool:
+                for _ in pool.map(fill, range(len(places)), chunksize=8):
+                    pass
+        return values
+
+    def _decoded(self, place: int) -> Array:
+        path = self.files.paths[place]
+        try:
+            self.files.check(place, path.stat())
+        except FileNotFoundError:
+            raise self.files.refuse_gone(place) from None
+        return self._told(place, read_image, path, self._size)
+
+    def _told(self, place: int, read: Callable[..., Any], *arguments: Any) -> Any:
+        """What is read; an error names the place too."""
+        try:
+            return read(*arguments)
+        except DataError as error:
+            if self._where is None:
+                raise
+            raise DataError(f"{self._where(place)}: {error}") from None
+
+
+class ImageShards(InFiles):
+    """Images, each a file and a row; see :class:`Pictures`.
+
+    Sub-folders are labels if every image is in one.
+
+    Args:
+        folder: The folder.
+        paths: The files.
+        size: As of :class:`Pictures`.
+    """
+
+    def __init__(self, folder: Path, paths: Sequence[Path], size: int | None) -> None:
+        self.files = Files.of(folder, paths, lambda _: 1)
+        self._pictures = Pictures(self.files, size, folder)
+        self.shape, self.dtype = self._pictures.shape, self._pictures.dtype
         self.units = self.files.starts
         names = labels_of(folder, self.files.paths, self.files.keys)
         codes, classes, said = {}, None, ()
@@ -338,10 +398,8 @@ class ImageShards(InFiles):
         self.facts = replace(
             self.files.facts,
             classes=classes,
-            levels=256,
-            image=True,
-            coloured=channels == 3,
-            notes=(*self.files.notes, *notes, *said),
+            notes=(*self.files.notes, *self._pictures.notes, *said),
+            **self._pictures.traits,
         )
 
     @property
@@ -352,27 +410,105 @@ class ImageShards(InFiles):
 
     def take(self, rows: Array) -> tuple[Array, Array | None]:
         """Pixels (rows, channels, height, width), and codes of labels."""
-        values = np.empty((len(rows), *self.shape), self.dtype)
+        return self._pictures.take(rows), None if self._labels is None else self._labels[rows]
 
-        def fill(place: int) -> None:
-            values[place] = self._decoded(int(rows[place])).transpose(2, 0, 1)
 
-        if len(rows) < 16 or _DECODERS == 1:
-            for place in range(len(rows)):
-                fill(place)
-        else:
-            with ThreadPoolExecutor(_DECODERS) as pool:
-                for _ in pool.map(fill, range(len(rows)), chunksize=8):
-                    pass
-        return values, None if self._labels is None else self._labels[rows]
+class PictureColumn:
+    """Rows of a table of which a column has the paths of image files; a hole is no image.
 
-    def _decoded(self, row: int) -> Array:
-        path = self.files.paths[row]
-        try:
-            self.files.check(row, path.stat())
-        except FileNotFoundError:
-            raise self.files.refuse_gone(row) from None
-        return read_image(path, self._size)
+    Args:
+        table: All columns.
+        rows: Those that are read; of them the labels, and what is known of the table.
+        column: That of the paths.
+        folder: From which on the paths are.
+        size: As of :class:`Pictures`.
+
+    Raises:
+        DataError: If a file is not there or no image, or the sizes differ; with its row.
+    """
+
+    def __init__(
+        self, table: Table, rows: TableRows, column: str, folder: Path, size: int | None
+    ) -> None:
+        self._rows = rows.at(np.zeros(0, int))
+        self.parts, self.total, self.units = rows.parts, rows.total, rows.units
+        self.where = rows.where
+        known: dict[str, int] = {}
+        first: list[int] = []  # row in which each file is named first
+        index = []
+        for start, some in groups_of(table, [column]):
+            texts, places = texts_of(some.column(column), MISSING_WORDS)
+            for place, row in zip(*np.unique(places, return_index=True), strict=True):
+                if place >= 0 and texts[place] not in known:
+                    known[texts[place]] = len(known)
+                    first.append(start + int(row))
+            index.append(np.array([*[known.get(text, -1) for text in texts], -1])[places])
+        self._index = np.concatenate(index)
+
+        def told(place: int) -> str:
+            return f"{rows.where(first[place])}, column {column!r}"
+
+        paths = [folder / Path(text).expanduser() for text in known]
+        for place, (text, path) in enumerate(zip(known, paths, strict=True)):
+            if not path.is_file():
+                raise DataError(
+                    f"{told(place)}: {text!r}: there is no such file; correct the path, or leave "
+                    f"the cell empty if the image is missing."
+                )
+        states = [path.stat() for path in paths]
+        self._pictures = Pictures(
+            Files(
+                folder,
+                paths,
+                np.ones(len(paths), np.int64),
+                np.array([state.st_size for state in states]),
+                np.array([state.st_mtime_ns for state in states]),
+                np.full(len(paths), "all"),
+            ),
+            size,
+            f"{table.origin}, column {column!r}",
+            told,
+        )
+        self.shape = self._pictures.shape
+        self.listing: Mapping[str, str] = {**table.listing, **self._pictures.files.listing}
+        holes = bool((self._index < 0).any())
+        self.dtype = np.dtype(np.float32) if holes else self._pictures.dtype
+        facts = Facts(rows.facts.name, classes=rows.facts.classes, split=rows.facts.split)
+        self.facts = replace(
+            facts, types={"x": "uint8"}, notes=self._pictures.notes, **self._pictures.traits
+        )
+
+    def take(self, rows: Array) -> tuple[Array, Array | None]:
+        """Pixels (rows, channels, height, width), NaN where there is no image, and labels."""
+        places = self._index[rows]
+        there = places >= 0
+        values = np.full((len(rows), *self.shape), np.nan if self.dtype.kind == "f" else 0)
+        values = values.astype(self.dtype)
+        if there.any():
+            values[there] = self._pictures.take(places[there])
+        return values, self._rows.take(rows)[1]
+
+
+def pictures_of(
+    table: Table, groups: Mapping[str, Sequence[str]], known: Description | None
+) -> dict[str, str]:
+    """The column of paths of image files of each name that is one."""
+    if known is not None:
+        asked = known.options.get("group") or {}
+        groups = {n: asked.get(n, ()) for n, each in known.variables.items() if each.is_image}
+    found = {}
+    for name, group in groups.items():
+        column, *others = group or [""]
+        if others or column not in table.types or family(table.types[column]) != "text":
+            continue
+        texts = [
+            text
+            for _, some in groups_of(table, [column])
+            for text in texts_of(some.column(column), MISSING_WORDS)[0]
+        ]
+        if texts and all([text.lower().endswith(ENDINGS) for text in texts]):
+            found[name] = column
+    return found
 
 
 def _image_head(path: Path) -> tuple[tuple[int, int], str]:

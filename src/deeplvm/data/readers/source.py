@@ -60,11 +60,14 @@ class Facts:
 
     def at(self, places: Array) -> Self:
         """The same of some of the columns."""
-        columns = tuple(self.columns[place] for place in places) if self.columns else None
-        known = set(columns or ())
-        categories = {name: codes for name, codes in self.categories.items() if name in known}
-        kinds = {name: kind for name, kind in self.kinds.items() if name in known}
-        return replace(self, columns=columns, categories=categories, kinds=kinds)
+        known = [] if self.columns is None else [self.columns[place] for place in places]
+        columns = None if self.columns is None else tuple(known)
+        each = ("categories", "kinds", "types", "likelihoods", "bounds")
+        said: dict[str, Any] = {
+            entry: {name: value for name, value in getattr(self, entry).items() if name in known}
+            for entry in each
+        }
+        return replace(self, columns=columns, **said)
 
 
 class Places:
@@ -229,6 +232,22 @@ class Held:
         fits(size, f"{self.facts.name}, a sparse matrix of shape {self.values.shape}", DataError)
         found = copy.copy(self)
         found.values, found.is_sparse = self.values.toarray(), False
+        return found
+
+    def at(self, places: Array) -> Held:
+        """The same rows, some of their columns."""
+        found = copy.copy(self)
+        found.values, found.facts = self.values[:, places], self.facts.at(places)
+        found.shape = found.values.shape[1:]
+        return found
+
+    def labelled(
+        self, codes: Array, classes: tuple[str, ...] | None, notes: tuple[str, ...] = ()
+    ) -> Held:
+        """The same rows, with other labels."""
+        found = copy.copy(self)
+        found.labels = codes
+        found.facts = replace(self.facts, classes=classes, notes=(*self.facts.notes, *notes))
         return found
 
     def take(self, rows: Array) -> tuple[Array, Array | None]:
