@@ -82,6 +82,25 @@ def test_a_class_is_the_product_of_its_elements(step: float | None) -> None:
     assert gradients[0].isfinite().all()
 
 
+@pytest.mark.parametrize("step", [None, 1.0])
+@pytest.mark.parametrize("network", [None, 2])
+@torch.no_grad()
+def test_a_cell_given_the_others_is_a_quotient(step: float | None, network: int | None) -> None:
+    """p(x_o) / p(x_o without d), of rows of which all have the same classes or each its own."""
+    torch.manual_seed(0)
+    model = LatentClasses(mixed(step), network and MLP(network, 4), classes=3).double()
+    x = torch.tensor([[0.0, 2.0, 1.0, 0.5, 0.0], [3.0, 0.0, 5.0, -1.0, 2.0]]).double()
+    x[1, :2] = math.nan
+    law = model(*[torch.randn(2, network).double()] if network else [])
+    whole = law.observed_log_prob(x, ~x.isnan())
+    found = law.left_out(x)
+    for place in range(5):
+        rest = x.clone()
+        rest[:, place] = math.nan
+        right = whole - law.observed_log_prob(rest, ~rest.isnan())
+        torch.testing.assert_close(found[:, place], right)
+
+
 @torch.no_grad()
 def test_cells_are_drawn_given_others() -> None:
     """Within five standard errors: fails by chance once in 1.7 million; the seed is fixed."""

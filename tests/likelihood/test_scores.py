@@ -180,6 +180,19 @@ def test_rows_of_many_patterns_of_holes_are_compared_for_their_holes(
         torch.testing.assert_close(again, less[part], rtol=0, atol=1e-3)
 
 
+def test_cells_of_latent_classes_have_their_exact_surprise(classes: LatentVariableModel) -> None:
+    """Without a draw, and without a row for each cell."""
+    x = torch.randn(6, 8)
+    x[torch.rand(x.shape) < 0.3] = NAN
+    found = score_cells(classes, {"x": x}, 7).surprise["x"]
+    whole = score_rows(classes, {"x": x}).log_px
+    for place in range(8):
+        rest = x.index_fill(1, torch.tensor([place]), NAN)
+        right = score_rows(classes, {"x": rest}).log_px - whole
+        right[x[:, place].isnan()] = NAN
+        torch.testing.assert_close(found[:, place], right, equal_nan=True, rtol=1e-4, atol=1e-4)
+
+
 def test_false_alarms_are_as_rare_as_said() -> None:
     """Of 20,000 exchangeable rows: a share of 0.05 within 4 standard errors, reference included.
 

@@ -17,6 +17,7 @@ from deeplvm.distributions.mixture import MixtureElements
 from deeplvm.distributions.product import Product
 from deeplvm.distributions.spiked import Spiked
 
+_IMPOSSIBLE = -1e4  # nats: beyond that an element is as good as impossible
 _FEWER = 4  # times fewer different values than rows make a table of all of them worth it
 
 
@@ -177,15 +178,47 @@ class LatentClassesDistribution(Distribution):
 
     def marginals(self) -> Distribution | None:
         """Of single elements, one mixture each; ``None`` where a family has none by itself."""
-        each = self.owner.of(self.table)
-        parts = each.parts if isinstance(each, Product) else [each]
-        single = [one for part in parts if (one := elementwise(part)) is not None]
-        if len(self.event_shape) != 1 or len(single) < len(parts):
+        if (single := self._single()) is None:
             return None
         log_weights = self.log_weights.expand(*self.batch_shape, -1)
         weights = log_weights.exp()
         mixed = [Independent(MixtureElements(log_weights, part, weights), 1) for part in single]
+        each = self.owner.of(self.table)
         return Product(mixed, each.order, each.back) if isinstance(each, Product) else mixed[0]
+
+    def left_out(self, value: Tensor) -> Tensor | None:
+        r"""Each element given the others, :math:`\log p(x_d | x_{o \setminus d})`, exactly.
+
+        Args:
+            value: Shape ``(*sample, *batch, *event)``, NaN where missing.
+
+        Returns:
+            Of the same shape, 0 where missing; ``None`` where a family has no single elements.
+        """
+        if (single := self._single()) is None:
+            return None
+        each = self.owner.of(self.table)
+        pieces = each.split(value) if isinstance(each, Product) else [value]
+        found = [_cells(part, piece) for part, piece in zip(single, pieces, strict=True)]
+        cells = [part if dim == -1 else part.transpose(-1, -2) for part, dim in found]
+        kept = [part.clamp(min=_IMPOSSIBLE) for part in cells]  # not -inf less -inf
+        joint = sum([part.sum(-1) for part in kept]) + self.log_weights
+        total, joint = joint.logsumexp(-1, keepdim=True), joint.unsqueeze(-1)
+        log = [total - (joint - part).logsumexp(-2) for part in kept]
+        log = [
+            torch.where(part.isneginf().all(-2), -torch.inf, one)
+            for part, one in zip(cells, log, strict=True)
+        ]
+        whole = torch.cat(log, -1)
+        whole = whole.index_select(-1, each.back) if isinstance(each, Product) else whole
+        return whole.expand(torch.broadcast_shapes(whole.shape, (*self.batch_shape, 1)))
+
+    def _single(self) -> list[Distribution] | None:
+        """Of each part its single elements under every class, ``(*batch, classes, elements)``."""
+        each = self.owner.of(self.table)
+        single = [elementwise(e) for e in (each.parts if isinstance(each, Product) else [each])]
+        found = [part for part in single if part is not None]
+        return found if len(found) == len(single) and len(self.event_shape) == 1 else None
 
     def conditioned(self, value: Tensor, observed: Tensor) -> LatentClassesDistribution:
         """That of all elements given those observed: the classes' weights have changed."""
@@ -210,31 +243,43 @@ class LatentClassesDistribution(Distribution):
 
 def _of_classes(part: Distribution, value: Tensor, *, missing: bool) -> Tensor:
     """Log p(x | c) of each class, the last dimension of the part's batch shape."""
-    dims, base = len(part.event_shape), base_of(part)
-    if dims != 1 or len(part.batch_shape) != 1 or base.event_shape:
+    dims = len(part.event_shape)
+    if dims != 1 or len(part.batch_shape) != 1 or base_of(part).event_shape:
         return score("x", part, value.unsqueeze(-1 - dims), missing=missing)
+    found, elements = _cells(base_of(part), value)
+    return found.sum(elements)
+
+
+def _cells(base: Distribution, value: Tensor) -> tuple[Tensor, int]:
+    """Of each element in each class, 0 where it is missing, and which dimension is elements.
+
+    Args:
+        base: Of batch shape ``(classes, elements)``.
+        value: Shape ``(*batch, elements)``, NaN where missing.
+    """
     # by look-up in one table, where there is one: by broadcasting every row has one of its own
     known = ~value.isnan()
-    if isinstance(base, Categorical):
+    if isinstance(base, Categorical) and base.logits.dim() == 3:
         found = _looked_up(base.logits, value.nan_to_num().long())
-        return torch.where(known.unsqueeze(-1), found, 0.0).sum(-2)
+        return torch.where(known.unsqueeze(-1), found, 0.0), -2
     inside = base.transform.knots[..., 0] if isinstance(base, Spiked) else None
     value = torch.where(known, value, inside_support(base, value) if inside is None else inside)
-    if not torch.compiler.is_compiling() and value.device.type == "cpu":
+    shared = len(base.batch_shape) == 2
+    if shared and not torch.compiler.is_compiling() and value.device.type == "cpu":
         levels, place = value.unique(return_inverse=True)
         if _FEWER * len(levels) * value.shape[-1] <= value.numel():
             table = base.log_prob(levels[:, None, None])  # (levels, classes, elements)
             found = _looked_up(table.permute(1, 2, 0), place)
-            return torch.where(known.unsqueeze(-1), found, 0.0).sum(-2)
+            return torch.where(known.unsqueeze(-1), found, 0.0), -2
     spike = None
-    if isinstance(base, Spiked) and base.atoms.shape[-1]:
+    if shared and isinstance(base, Spiked) and base.atoms.shape[-1]:
         hit = value.unsqueeze(-1) == base.atoms
         # a sum, as a compiled argmax of nothing may be beyond the end
         place = (hit * torch.arange(hit.shape[-1], device=hit.device)).sum(-1)
         spike = _looked_up(base.spikes, place).transpose(-1, -2)
     beside = value.unsqueeze(-2)
     found = base.log_prob(beside) if spike is None else base.log_prob(beside, spike)
-    return torch.where(known.unsqueeze(-2), found, 0.0).sum(-1)
+    return torch.where(known.unsqueeze(-2), found, 0.0), -1
 
 
 def _looked_up(logits: Tensor, place: Tensor) -> Tensor:

@@ -170,7 +170,8 @@ def score_cells(
     p(x_d | z_k)`, where elements are independent given z and these weights have a light tail.
     Elsewhere the element is hidden, and :math:`p(x_d | x_{o \setminus d}) \approx \sum_k
     w_k^{\setminus d} p(x_d | x_{o \setminus d}, z_k)`: as many rows more as there are such
-    elements.
+    elements. Of latent classes each element given z and the others is known, and takes the place
+    of :math:`p(x_d | z_k)`.
 
     Practical Bayesian Model Evaluation Using Leave-One-Out Cross-Validation and WAIC (Vehtari,
     Gelman & Gabry, 2017), https://arxiv.org/abs/1507.04544
@@ -194,10 +195,11 @@ def score_cells(
     scored = [n for n in rows.names if n in model.p.names and n not in label]
     names = [n for n in scored if first[n].is_floating_point()]
     size = max(1, _NUMBERS // (particles * max([first[n].numel() for n in names])))
+    count = particles if model.q.names else 1
 
     def at_once(given: Tensors, missing: Names, noise: RowNoise) -> Tensors:
         evidence = model.evidence(
-            given, particles=particles, missing=missing, rows=rows.data_rows,
+            given, particles=count, missing=missing, rows=rows.data_rows,
             draw=noise.draws(model.q.names, draw),
         )  # fmt: skip
         weights = Weights.of(evidence)
@@ -231,14 +233,18 @@ def score_cells(
 
 
 def _element_densities(site: Any, value: Tensor, shape: tuple[int, ...]) -> Tensor | None:
-    """Of each element given each particle, ``(N, batch, *event)``; 0 where it is missing."""
+    """Of each element given each particle, ``(N, batch, *event)``; 0 where it is missing.
+
+    Where elements depend on each other given z, it is that given the others too.
+    """
     if site.distribution is None:
         return None
     right = value.shape[1 : value.dim() - len(site.distribution.event_shape)]
     whole = site.distribution.expand(torch.Size((*shape, *right)))
     parts = pieces(whole, independent=True)
     if not parts:
-        return None
+        left_out = getattr(whole, "left_out", lambda _: None)(value)
+        return None if left_out is None else left_out.flatten(0, len(shape) - 2)
     log = value.new_zeros((*shape, *value.shape[1:]))
     for places, elements in parts:
         piece = value if places is None else value[..., places]
