@@ -188,11 +188,9 @@ def test_a_wide_table_is_read_column_by_column() -> None:
         names = [f"a_gene_{number}" for number in range(columns)]
         values = np.random.default_rng(0).normal(size=(6, columns))
         frame = pd.DataFrame(values, columns=names)
-        taken = []
-        for _ in range(3):
-            start = time.process_time()
-            load(frame)
-            taken.append(time.process_time() - start)
-        return min(taken)
+        start = time.process_time()
+        load(frame)
+        return time.process_time() - start
 
-    assert seconds(8_000) < 8 * seconds(2_000)
+    least = min([seconds(2_000) for _ in range(3)])
+    assert any(seconds(8_000) < 8 * least for _ in range(3))
