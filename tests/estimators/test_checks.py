@@ -53,6 +53,8 @@ ESTIMATORS = [
 
 @parametrize_with_checks(ESTIMATORS, expected_failed_checks=reasons, xfail_strict=True)
 def test_checks(estimator: BaseEstimator, check: Any) -> None:
+    if not check.func.__name__.startswith("check_classifiers"):  # which ask for accuracy
+        estimator.set_params(max_iter=QUICK["max_iter"])
     check(estimator)
 
 
