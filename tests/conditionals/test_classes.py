@@ -88,7 +88,7 @@ def test_a_class_is_the_product_of_its_elements(step: float | None) -> None:
 def test_a_cell_given_the_others_is_a_quotient(step: float | None, network: int | None) -> None:
     """p(x_o) / p(x_o without d), of rows of which all have the same classes or each its own."""
     torch.manual_seed(0)
-    model = LatentClasses(mixed(step), network and MLP(network, 4), classes=3).double()
+    model = LatentClasses(mixed(step), MLP(2, 4) if network else None, classes=3).double()
     x = torch.tensor([[0.0, 2.0, 1.0, 0.5, 0.0], [3.0, 0.0, 5.0, -1.0, 2.0]]).double()
     x[1, :2] = math.nan
     law = model(*[torch.randn(2, network).double()] if network else [])

@@ -235,4 +235,5 @@ def test_a_table_in_parts_is_the_table(tmp_path: Path, ending: str) -> None:
     save_table(paths[0], parts)
     save_table(paths[1], {"x": columns})
     read = pd.read_csv if ending == ".csv" else pd.read_parquet
-    pd.testing.assert_frame_equal(*[read(path) for path in paths])
+    found, right = (read(path) for path in paths)
+    pd.testing.assert_frame_equal(found, right)

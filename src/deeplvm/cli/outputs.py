@@ -293,7 +293,7 @@ def save_table(
     """
     from deeplvm.files import beside, say
 
-    parts = [arrays] if isinstance(arrays, Mapping) else arrays
+    parts: Iterable[Any] = [arrays] if isinstance(arrays, Mapping) else arrays
     with beside(path) as temporary:
         if path.suffix.lower() == ".npz":
             (whole,) = parts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Size, Tensor, nn
@@ -250,11 +251,11 @@ def _of_classes(part: Distribution, value: Tensor, *, missing: bool) -> Tensor:
     return found.sum(elements)
 
 
-def _cells(base: Distribution, value: Tensor) -> tuple[Tensor, int]:
+def _cells(base: Any, value: Tensor) -> tuple[Tensor, int]:
     """Of each element in each class, 0 where it is missing, and which dimension is elements.
 
     Args:
-        base: Of batch shape ``(classes, elements)``.
+        base: A distribution of batch shape ``(classes, elements)``, or of one a row in front.
         value: Shape ``(*batch, elements)``, NaN where missing.
     """
     # by look-up in one table, where there is one: by broadcasting every row has one of its own
