@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from deeplvm.core.evidence import Evidence
+from deeplvm.core.trace import Trace
 from deeplvm.inference.diagnostics import pareto_k, tail_length
 from deeplvm.likelihood.importance import Totals
 
 ROWS = 3
 
 
-def evidence(log_weight: Tensor) -> Any:
-    """What Totals reads: log-weights of shape ``(particles, rows)`` as two names' terms."""
-    return SimpleNamespace(
-        batch_shape=tuple(log_weight.shape),
-        log_measure=-math.log(len(log_weight)),
-        terms={"x": 0.25 * log_weight, "z": 0.75 * log_weight},
-        shared=frozenset(),
-        total=lambda terms: torch.stack(list(terms)).sum(0),
-    )
+def evidence(log_weight: Tensor) -> Evidence:
+    """Log-weights of shape ``(particles, rows)`` as two names' terms."""
+    trace = Trace({}, tuple(log_weight.shape))
+    terms = {"x": 0.25 * log_weight, "z": 0.75 * log_weight}
+    return Evidence(terms, -math.log(len(log_weight)), trace, trace, ("z",), ("x",))
 
 
 def result(log_weight: Tensor, sizes: tuple[int, ...]) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@ r"""Evidence: for each name, log p − log q, and the log-measure of the particl
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -64,6 +65,24 @@ class Evidence:
     def log_weight(self) -> Tensor:
         r""":math:`\log p(x, z) - \log q(z | x)`, the sum of terms, ``(*particles, batch)``."""
         return self.total([self.weighted(name, term) for name, term in self.terms.items()])
+
+    @property
+    def own_log_weight(self) -> Tensor:
+        """The sum of the terms, unweighted, of all names but those that all rows share."""
+        return self.total([term for name, term in self.terms.items() if name not in self.shared])
+
+    def log_weight_of_particles(self) -> Tensor:
+        """:attr:`own_log_weight`, values that are enumerated summed out, ``(K, batch)``."""
+        outer = self.particle_dims[:-1]
+        if not outer:
+            return self.own_log_weight
+        # of the measure only the 1/K of the particles is taken out
+        inner = self.log_measure + math.log(self.batch_shape[-2])
+        return torch.logsumexp(inner + self.own_log_weight, outer)
+
+    def scale(self, name: str) -> float:
+        """What terms of a name are multiplied by: less than 1 where all rows share it."""
+        return self.row_weight if name in self.shared else 1.0
 
     def weighted(self, name: str, term: Tensor) -> Tensor:
         """A term, times ``kl_weight`` where its name is latent (1 costs nothing)."""

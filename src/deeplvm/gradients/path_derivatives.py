@@ -60,8 +60,7 @@ class StickingTheLanding(Reparameterised):
         evidence = account.evidence
         terms = {n: term.detach() for n, term in evidence.terms.items()}
         for each, log_prob in fixed_log_probs(account, mine).items():
-            scale = evidence.row_weight if each in evidence.shared else 1.0
-            terms[each] = terms[each] + scale * neutral(log_prob)
+            terms[each] = terms[each] + evidence.scale(each) * neutral(log_prob)
         return neutral(value_of_terms(account, terms))
 
 

@@ -48,8 +48,7 @@ class Weights:
     @classmethod
     def of(cls, evidence: Evidence) -> Weights:
         """Those of a ledger; of names that all rows share, each row has a say by itself."""
-        own = [term for name, term in evidence.terms.items() if name not in evidence.shared]
-        log_weight = (evidence.log_measure + evidence.total(own)).expand(evidence.batch_shape)
+        log_weight = (evidence.log_measure + evidence.own_log_weight).expand(evidence.batch_shape)
         outer = tuple(range(log_weight.dim() - 2))
         drawn = (torch.logsumexp(log_weight, outer) if outer else log_weight).double()
         ess = (2 * drawn.logsumexp(0) - (2 * drawn).logsumexp(0)).exp()

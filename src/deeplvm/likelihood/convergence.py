@@ -334,23 +334,15 @@ def _importance(
 
     @torch.inference_mode()
     def measure(given: Tensors, _: Names, noise: RowNoise) -> Tensors:
-        log_weight = torch.cat([_log_weight(*each) for each in chunks(given, noise)])
+        log_weight = torch.cat(
+            [each.log_weight_of_particles()[:used].double() for each, used in chunks(given, noise)]
+        )
         largest = log_weight.topk(min(tail_length(len(log_weight)) + 1, len(log_weight)), 0)
         curve = torch.stack([_grouped(log_weight, each) for each in numbers], 1)
         return {"log_px": curve[:, -1], "curve": curve, "pareto_k": pareto_k(largest.values)}
 
     found = for_rows(model, rows, measure, batch_size=planned.batch_size, seed=seed)
     return {key: value.clone() for key, value in found.items()}
-
-
-def _log_weight(evidence: Any, used: int) -> Tensor:
-    """Of each particle, enumerated values summed, ``(used, rows)``."""
-    drawn, outer = evidence.batch_shape[-2], evidence.particle_dims[:-1]
-    own = [term for name, term in evidence.terms.items() if name not in evidence.shared]
-    joint = evidence.total(own)
-    if outer:
-        joint = torch.logsumexp(evidence.log_measure + math.log(drawn) + joint, outer)
-    return joint[:used].double()
 
 
 def _grouped(log_weight: Tensor, size: int) -> Tensor:

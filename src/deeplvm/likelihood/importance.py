@@ -416,14 +416,11 @@ class Totals:
 
     def add(self, evidence: Evidence, used: int) -> None:
         """Take one chunk in, of which the first ``used`` particles count."""
-        drawn = evidence.batch_shape[-2]
         # inside a particle: the sum over enumerated values, whose measure is left when the
         # 1/K of the particles is taken out
-        inner = evidence.log_measure + math.log(drawn)
-        outer = tuple(range(len(evidence.batch_shape) - 2))
-        own = [term for name, term in evidence.terms.items() if name not in evidence.shared]
-        joint = evidence.total(own)
-        log_weight = torch.logsumexp(inner + joint, outer) if outer else joint
+        inner = evidence.log_measure + math.log(evidence.batch_shape[-2])
+        outer = evidence.particle_dims[:-1]
+        log_weight = evidence.log_weight_of_particles()
         self.precision = torch.finfo(log_weight.dtype).eps
         # a copy: what a replayed graph returns is overwritten by the next chunk
         self.last = log_weight[:used].to(torch.float64, copy=True)

@@ -38,8 +38,7 @@ def elbo(evidence: Evidence, form: Form = "sampled") -> Tensor:
             term = -evidence.kl(name)
         elif form == "entropy":
             log_p = density(evidence.p[name])
-            scale = evidence.row_weight if name in evidence.shared else 1.0
-            term = log_p * scale + evidence.entropy(name)
+            term = log_p * evidence.scale(name) + evidence.entropy(name)
         else:
             raise ValueError(f"form is 'sampled', 'analytic' or 'entropy', not {form!r}.")
         parts.append(evidence.weighted(name, term))

@@ -73,8 +73,7 @@ def sleep(evidence: Evidence) -> Tensor:
 def _log_q(evidence: Evidence) -> Tensor:
     total = torch.zeros(())
     for name in evidence.latents:
-        scale = evidence.row_weight if name in evidence.shared else 1.0
-        total = total + density(evidence.q[name]) * scale
+        total = total + density(evidence.q[name]) * evidence.scale(name)
     return total
 
 

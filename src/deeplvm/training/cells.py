@@ -122,8 +122,7 @@ def predicted(
         rest[name] = torch.where(torch.rand_like(value) < SHARE, torch.nan, value)
     missing = missing.union(names)
     evidence = model.evidence(rest, particles=PARTICLES, missing=missing, **options)
-    own = [term for name, term in evidence.terms.items() if name not in evidence.shared]
-    log_weight = (evidence.log_measure + evidence.total(own)).expand(evidence.batch_shape)
+    log_weight = (evidence.log_measure + evidence.own_log_weight).expand(evidence.batch_shape)
     gain = torch.zeros_like(log_weight)
     for name in names:
         distribution: Any = evidence.p[name].distribution
