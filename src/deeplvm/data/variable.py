@@ -222,9 +222,7 @@ class Variable:
         >>> size.dtype, sorted(set(size.tolist()))
         (dtype('int64'), [-1, 3])
         """
-        values = (
-            stored.detach().cpu().numpy() if isinstance(stored, Tensor) else np.asarray(stored)
-        )
+        values = _as_array(stored)
         if self.columns is None:
             return {self.name: self._restored(values, exact=exact, keep=mean)}
         return {
@@ -248,9 +246,7 @@ class Variable:
         Returns:
             An array of float64 of the same shape.
         """
-        values = (
-            stored.detach().cpu().numpy() if isinstance(stored, Tensor) else np.asarray(stored)
-        )
+        values = _as_array(stored)
         if self.columns is None:
             return self._settled(values)
         parts = enumerate(self.by_column.values())
@@ -341,6 +337,10 @@ class Variable:
 def _shortest(values: Any) -> Any:
     """Numbers in single precision as the shortest decimals that are they, in double precision."""
     return values.astype(str).astype(np.float64) if values.dtype == np.float32 else values
+
+
+def _as_array(stored: Any) -> Any:
+    return stored.detach().cpu().numpy() if isinstance(stored, Tensor) else np.asarray(stored)
 
 
 def _numpy(kind: str, otherwise: Any) -> Any:

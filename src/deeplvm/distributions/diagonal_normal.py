@@ -141,14 +141,19 @@ class DiagonalNormal(Independent):
         return f"DiagonalNormal({tuple(self.batch_shape)}, {tuple(self.event_shape)})"
 
 
-@register_kl(DiagonalNormal, DiagonalNormal)
-def _kl_diagonal_normals(q: DiagonalNormal, p: DiagonalNormal) -> Tensor:
-    # KL = 1/2 sum (sigma_q^2 + (mu_q - mu_p)^2) / sigma_p^2 - 1 - log(sigma_q^2 / sigma_p^2)
+def same_event(q: Distribution, p: Distribution) -> None:
+    """Refuse a divergence of distributions of different event shapes."""
     if q.event_shape != p.event_shape:
         raise ValueError(
             f"KL(q || p) expects one event shape, found {tuple(q.event_shape)} for q and "
             f"{tuple(p.event_shape)} for p."
         )
+
+
+@register_kl(DiagonalNormal, DiagonalNormal)
+def _kl_diagonal_normals(q: DiagonalNormal, p: DiagonalNormal) -> Tensor:
+    # KL = 1/2 sum (sigma_q^2 + (mu_q - mu_p)^2) / sigma_p^2 - 1 - log(sigma_q^2 / sigma_p^2)
+    same_event(q, p)
     if p._standard:
         squares = q._scale.square() + q._loc.square()
     else:

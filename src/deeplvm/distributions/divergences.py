@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence, register_kl
 
 from deeplvm.distributions.counts import Poisson
-from deeplvm.distributions.diagonal_normal import DiagonalNormal
+from deeplvm.distributions.diagonal_normal import DiagonalNormal, same_event
 from deeplvm.distributions.discrete import Bernoulli, OneHotCategorical, Ordinal
 from deeplvm.distributions.multivariate_normal import (
     FullCovarianceNormal,
@@ -32,17 +32,9 @@ def _as_full(normal: DiagonalNormal) -> FullCovarianceNormal:
     return FullCovarianceNormal(normal.loc, torch.diag_embed(scale), dims)
 
 
-def _same_event(q: torch.distributions.Distribution, p: torch.distributions.Distribution) -> None:
-    if q.event_shape != p.event_shape:
-        raise ValueError(
-            f"KL(q || p) expects one event shape, found {tuple(q.event_shape)} for q and "
-            f"{tuple(p.event_shape)} for p."
-        )
-
-
 @register_kl(MultivariateNormal, DiagonalNormal)
 def _kl_to_diagonal(q: MultivariateNormal, p: DiagonalNormal) -> Tensor:
-    _same_event(q, p)
+    same_event(q, p)
     dims = len(q.event_shape)
     ratio = (q.variance + (q.loc - p.loc).square()) / p.variance - 1 + p.variance.log()
     flat = ratio.sum(tuple(range(-dims, 0))) if dims else ratio
@@ -51,7 +43,7 @@ def _kl_to_diagonal(q: MultivariateNormal, p: DiagonalNormal) -> Tensor:
 
 @register_kl(MultivariateNormal, MultivariateNormal)
 def _kl_between_correlated(q: MultivariateNormal, p: MultivariateNormal) -> Tensor:
-    _same_event(q, p)
+    same_event(q, p)
     lower = (p if isinstance(p, FullCovarianceNormal) else dense(p)).root()
     spread = torch.linalg.solve_triangular(lower, q.root(), upper=False)
     trace = spread.square().sum((-2, -1))

@@ -109,6 +109,13 @@ class Spiked(Distribution):
         self.spikes, self.slabs = weights.split([atoms.shape[-1], loc.shape[-1]], -1)
         super().__init__(loc.shape[:-1], validate_args=False)
 
+    def _of(self, logits: Tensor, loc: Tensor, scale: Tensor) -> Spiked:
+        """The same atoms, map and bounds."""
+        atoms, bounds, step = self.atoms, self.bounds, self.step
+        return Spiked(
+            logits, loc, scale, atoms, self.transform, bounds, step, truncated=self.truncated
+        )
+
     @property
     def support(self) -> constraints.Constraint:
         return constraints.real
@@ -116,10 +123,7 @@ class Spiked(Distribution):
     def expand(self, batch_shape: Sequence[int], _instance: object = None) -> Spiked:
         each = (self.logits, self.loc, self.scale)
         logits, loc, scale = (part.expand(*batch_shape, part.shape[-1]) for part in each)
-        return Spiked(
-            logits, loc, scale, self.atoms, self.transform, self.bounds, self.step,
-            truncated=self.truncated,
-        )  # fmt: skip
+        return self._of(logits, loc, scale)
 
     def mixed(self, log_weights: Tensor) -> Spiked:
         """A mixture of elements with the same atoms and map is one of more logistics.
@@ -137,10 +141,7 @@ class Spiked(Distribution):
         parts = [part.transpose(-3, -2).expand_as(slabs) for part in (self.loc, self.scale)]
         slabs, loc, scale = [part.flatten(-2) for part in (slabs, *parts)]
         logits = torch.cat([spikes, slabs], -1)
-        return Spiked(
-            logits, loc, scale, self.atoms, self.transform, self.bounds, self.step,
-            truncated=self.truncated,
-        )  # fmt: skip
+        return self._of(logits, loc, scale)
 
     @property
     def _ends(self) -> tuple[Tensor, Tensor]:
