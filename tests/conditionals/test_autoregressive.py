@@ -225,11 +225,7 @@ def test_it_learns_what_a_product_cannot() -> None:
 
 @pytest.mark.parametrize(
     "conditional",
-    [
-        lambda: OneHot(3),
-        lambda: FullCovarianceGaussian(2),
-        lambda: Gaussian(2, MLP(3, 4)),
-    ],
+    [lambda: OneHot(3), lambda: FullCovarianceGaussian(2), lambda: Gaussian(2, MLP(3, 4))],
 )
 def test_what_is_not_a_conditional_of_free_elements_is_refused(conditional: object) -> None:
     with pytest.raises(ValueError, match="independent elements depend on each other"):

@@ -43,10 +43,7 @@ FIT: dict[str, tuple[tuple[object, ...], str]] = {
     "a long warm-up": (("--kl-weight", "linear(1e308)"), "epochs cannot be 1e+308"),
     "a warm-up of no time": (("--kl-weight", "linear(0)"), "epochs must be a number above 0"),
     "text for nats": (("--objective", "free_bits(minimum='x')"), "minimum must be a number"),
-    "a tuple for names": (
-        ("--objective", "soft_free_bits(targets=(0.5,))"),
-        "targets must be",
-    ),
+    "a tuple for names": (("--objective", "soft_free_bits(targets=(0.5,))"), "targets must be"),
     "a hundred million repeats": (("--phases", "aggressive(repeats=100000000)"), "1 to 1,000"),
     "too many brackets": (("--objective", "(" * 300), "cannot be"),
     "not a number": (("--learning-rate", "nan"), "learning-rate"),

@@ -117,12 +117,7 @@ def test_only_regular_files_are_read(end: Any, run: Path, name: str, what: str) 
 
 # file: what it holds, and what is said of it
 SHAPES = {
-    "evaluation.json": (
-        '{"data": 3}',
-        "[1]",
-        '{"a": ' * 200 + "1" + "}" * 200,
-        '"data"',
-    ),
+    "evaluation.json": ('{"data": 3}', "[1]", '{"a": ' * 200 + "1" + "}" * 200, '"data"'),
     "diagnosis.json": (
         '{"title": 1, "verdicts": [], "looked_for_in_vain": [], "figures": []}',
         '{"title": "", "verdicts": [{"name": "a"}], "looked_for_in_vain": [], "figures": []}',

@@ -96,10 +96,7 @@ def gradients(
     model.prepare(x, particles=member.particles, draw=draw)
     for _ in range(rounds):
         value, _ = model.estimate(
-            member.objective,
-            {"x": x["x"].expand(rows, -1)},
-            particles=member.particles,
-            draw=draw,
+            member.objective, {"x": x["x"].expand(rows, -1)}, particles=member.particles, draw=draw
         )
         each = torch.autograd.grad(value.mean(), parameters)
         found.append(torch.cat([gradient.flatten() for gradient in each]))

@@ -140,10 +140,7 @@ class TestSoftFreeBits:
 
     def test_what_is_refused(self) -> None:
         evidence, _ = with_divergences(1.0)
-        for targets, said in (
-            ({}, "expects a target by name"),
-            ({"z": -1.0}, "must be positive"),
-        ):
+        for targets, said in (({}, "expects a target by name"), ({"z": -1.0}, "must be positive")):
             with pytest.raises(ValueError, match=said):
                 SoftFreeBits(targets)  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="'w' is given a minimum"):

@@ -27,10 +27,7 @@ def laws(here: Processes) -> dict[str, Any]:
     index = torch.arange(10) ** 2
     rows = rank * 2  # the first process has none
     gathered = here.gather(
-        {
-            "x": rank + torch.arange(rows * 3.0).view(rows, 3),
-            "y": torch.arange(rank + 1),
-        }
+        {"x": rank + torch.arange(rows * 3.0).view(rows, 3), "y": torch.arange(rank + 1)}
     )
     partly = here.gather({"only": torch.ones(2, dtype=torch.bool)} if rank == 1 else {})
     tensor = torch.tensor([rank + 0.5, 1.0], dtype=torch.float64, requires_grad=True)

@@ -23,9 +23,7 @@ from deeplvm.training import (
     load_model_into,
     save_model,
 )
-from deeplvm.training import (
-    checkpoint as checkpoints,
-)
+from deeplvm.training import checkpoint as checkpoints
 from deeplvm.training import checkpoint as files_of_a_run
 from training_models import (
     OnEpoch,

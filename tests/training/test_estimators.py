@@ -141,10 +141,7 @@ def test_phases_choose_their_own() -> None:
     parts = [
         Phase(elbo, lambda m: m.p.parameters(), estimator=ScoreFunction()),
         Phase(
-            iwae,
-            lambda m: m.q.parameters(),
-            estimator=ScoreFunction(LeaveOneOut()),
-            particles=3,
+            iwae, lambda m: m.q.parameters(), estimator=ScoreFunction(LeaveOneOut()), particles=3
         ),
     ]
     history = quietly(

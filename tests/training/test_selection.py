@@ -12,12 +12,7 @@ from deeplvm.conditionals import StandardNormal
 from deeplvm.core.joint import Joint
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.networks import MLP, Features
-from deeplvm.objectives import (
-    Constrained,
-    GrowingCapacity,
-    free_bits,
-    maximum_mean_discrepancy,
-)
+from deeplvm.objectives import Constrained, GrowingCapacity, free_bits, maximum_mean_discrepancy
 from deeplvm.training import Phase, Schedule, cyclical, linear
 from training_models import (
     OnEpoch,
