@@ -10,11 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
-from deeplvm.data.readers.cells import (
-    Reading,
-    is_narrow,
-    texts_of,
-)
+from deeplvm.data.readers.cells import Reading, is_narrow, texts_of
 from deeplvm.data.readers.delimited import refuse_duplicates
 from deeplvm.data.readers.source import Array, Facts, Places, consecutive, row_of_part
 from deeplvm.data.variable import DataError
