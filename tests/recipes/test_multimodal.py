@@ -17,6 +17,9 @@ from deeplvm.conditionals import Gaussian, ProductOfExperts, StandardNormal
 from deeplvm.core.joint import Joint
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.data import load
+from deeplvm.diagnosis.rules.data import repeated_rows
+from deeplvm.diagnosis.rules.samples import lost_correlations
+from deeplvm.evaluation.examination import Effort, Examination
 from deeplvm.recipes import RecipeError, multimodal_vae
 from deeplvm.training import fit
 from deeplvm.training.cells import some_hidden
@@ -55,6 +58,18 @@ def test_whole_names_are_hidden_one_at_least_is_there() -> None:
     counts = there.bincount(minlength=4)[1:]
     assert ((counts - torch.tensor([1000, 1000, 2000])).abs() < 160).all()
     assert not any([value.isnan().any() for value in batch.values()])
+
+
+def test_a_diagnosis_looks_at_all_names() -> None:
+    data = load({"x1": X1, "x2": np.arange(300) % 3}, likelihood="auto")
+    model = multimodal_vae(data, latent=2, hidden=(4,))
+    seen = Examination(model, data, "test", effort=Effort(rows=20))
+    assert seen.variable.titles == ("x1[0]", "x1[1]", "x2[0]")
+    assert seen.resting("train").shape == (240, 3)
+    assert seen.residuals.shape == (20, 3)
+    assert seen.numbers_a_row == 3
+    for rule in (repeated_rows, lost_correlations):  # of all names together
+        rule(seen)
 
 
 def test_what_it_cannot_model_is_said() -> None:
@@ -99,6 +114,9 @@ def test_every_verb_knows_all_names(
         assert {name: both[name].shape for name in ("x1", "x2")} == {"x1": (8, 2), "x2": (8, 2)}
     given = run("sample", "run", "-n", "3", "--given", "a=1,d=2", "-o", "given.csv")
     assert given[["a", "d"]].to_numpy().tolist() == [[1, 2]] * 3
+    given = run("sample", "run", "-n", "2", "--given", "a=1,b=2", "-o", "given.csv")
+    assert given[["a", "b"]].to_numpy().tolist() == [[1, 2]] * 2
+    assert not given.isna().any().any()
     scores = run("score", "run", "one.csv", "--cells", "--particles", "5", "-o", "scores.csv")
     assert {"nats_a", "nats_b", "nats_c", "nats_d"} <= {*scores}
     assert scores["nats_c"].isna().all()

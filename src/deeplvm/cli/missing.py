@@ -130,7 +130,9 @@ def sampled_given(
         completed="auto" if opened.saw_holes else True,
         seed=seed,
     )
-    values = {name: each.flatten(0, 1)[:count] for name, each in found.draws.items()}
+    whole = {name: found.values[name] for name in opened.description.variables}
+    drawn = {name: each.expand(per, *each.shape) for name, each in whole.items()} | found.draws
+    values = {name: each.flatten(0, 1)[:count] for name, each in drawn.items()}
     rows = data.test[torch.zeros(count, dtype=torch.int64)]
     return values, rows, found.warnings
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
@@ -148,15 +148,40 @@ class Examination:
 
     @cached_property
     def variable(self) -> Variable:
-        """The first variable that the model scores.
+        """What the model scores; several variables side by side as one of several kinds.
 
         Raises:
             CannotMeasure: If it scores none.
         """
-        for name, variable in self.data.variables.items():
-            if name in self.model.p.names:
-                return variable
-        raise CannotMeasure(f"The model scores none of {', '.join(self.data.variables)}.")
+        known = self.scored
+        if not known:
+            raise CannotMeasure(f"The model scores none of {', '.join(self.data.variables)}.")
+        if len(known) == 1:
+            return known[0]
+        tables = all([each.columns is not None for each in known])
+        titles = tuple([title for each in known for title in each.titles])
+        return replace(
+            known[0],
+            name=", ".join([each.name for each in known]),
+            shape=(len(titles),),
+            kind="mixed",
+            likelihood="columns",
+            mean=torch.cat([each.mean.flatten() for each in known]),
+            std=torch.cat([each.std.flatten() for each in known]),
+            dequantized=any([each.dequantized for each in known]),
+            columns=titles if tables else None,
+            parts=tuple([
+                replace(part, name=title)
+                for each in known
+                for title, part in zip(each.titles, each.each, strict=True)
+            ]),
+        )  # fmt: skip
+
+    @cached_property
+    def scored(self) -> list[Variable]:
+        """The variables that the model scores."""
+        names = [name for name in self.data.variables if name in self.model.p.names]
+        return [self.data.variables[name] for name in names]
 
     @property
     def numbers_a_row(self) -> int:
@@ -169,10 +194,12 @@ class Examination:
     def resting(self, split: Split, count: int = SEARCHED) -> Tensor:
         """Values of :attr:`variable`, ``(rows, elements)``, without noise; NaN if missing."""
         held = self.data[split]
-        name = self.variable.name
-        if name not in held or len(held[name]) == 0:
+        _ = self.variable  # or an error
+        names = [each.name for each in self.scored]
+        if any([name not in held or len(held[name]) == 0 for name in names]):
             raise CannotMeasure(f"There are no {split} rows.")
-        return held[0:count].exact(name).flatten(1).contiguous().cpu()
+        some = [held[0:count].exact(name).flatten(1).cpu() for name in names]
+        return torch.cat(some, 1).contiguous()
 
     def shift(self, split: Split) -> DatasetShift:
         """Whether the rows of a split come from another source than the training rows."""
@@ -340,11 +367,16 @@ class Examination:
     @_measured("memorisation")
     def copying(self) -> Memorisation:
         """How near draws lie to training rows, in the values themselves."""
-        name = self.variable.name
         train = self.first("train", SEARCHED)
         fresh = self.first(self.unseen, 4 * self.effort.rows)
-        drawn = draws(self.model, len(fresh[name]), train, name, seed=self.seed)
-        flat = [each.flatten(1).cpu() for each in (drawn, train[name], fresh[name])]
+        drawn = {
+            each.name: draws(self.model, len(fresh[each.name]), train, each.name, seed=self.seed)
+            for each in self.scored
+        }
+        flat = [
+            torch.cat([each[v.name].flatten(1) for v in self.scored], 1).cpu()
+            for each in (drawn, train, fresh)
+        ]
         if any([bool(each.isnan().any()) for each in flat]):
             raise ValueError("rows with holes have no distance")
         spread = flat[1].std(0).clamp(min=1e-6) if not self.variable.is_image else 1.0
@@ -364,13 +396,15 @@ class Examination:
         Shape ``(rows, elements)``, held-out rows; NaN where the element is missing, or not a
         number that a residual makes sense for.
         """
-        name = self.variable.name
+        found = []
         with self._reconstructed() as (given, trace):
-            own = trace[name].distribution
-            if own is None:
-                raise ValueError(f"{name!r} has one distribution a step.")
-            residual = (given[name] - own.mean) / own.variance.clamp(min=1e-12).sqrt()
-        return residual.expand(given[name].shape).flatten(1).double().clone()
+            for name in [each.name for each in self.scored]:
+                own = trace[name].distribution
+                if own is None:
+                    raise ValueError(f"{name!r} has one distribution a step.")
+                residual = (given[name] - own.mean) / own.variance.clamp(min=1e-12).sqrt()
+                found.append(residual.expand(given[name].shape).flatten(1).double())
+        return torch.cat(found, 1)
 
     @_measured("learned scales")
     def scales(self) -> dict[str, tuple[Tensor, float]]:

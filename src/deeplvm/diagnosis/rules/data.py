@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from deeplvm.data.likelihood_table import LIKELIHOODS
@@ -61,7 +62,6 @@ def shifted_rows(seen: Examination) -> Verdict | None:
 
 def repeated_rows(seen: Examination) -> Verdict | None:
     """Held-out rows that are training rows too flatter the likelihood."""
-    name = seen.variable.name
     held, train = (
         seen.resting(split, count)
         for split, count in ((seen.held_out, seen.effort.rows), ("train", SEARCHED))
@@ -69,7 +69,7 @@ def repeated_rows(seen: Examination) -> Verdict | None:
     by_chance = 0.0
     if bool((held.nan_to_num() == held.nan_to_num().round()).all()):
         # whole numbers meet by chance: as often as new draws do, or training rows each other
-        by_chance = _found(_drawn(seen, name, len(held)).to(train), train)
+        by_chance = _found(_drawn(seen, len(held)).to(train), train)
         if len(train) > 2 * len(held):
             some, train = train[: len(held)], train[len(held) :]
             by_chance = max(by_chance, _found(some, train))
@@ -92,10 +92,11 @@ def _found(rows: Tensor, train: Tensor) -> float:
     return sum([row.tobytes() in known for row in rows.numpy()]) / len(rows)
 
 
-def _drawn(seen: Examination, name: str, count: int) -> Tensor:
+def _drawn(seen: Examination, count: int) -> Tensor:
     try:
-        train = seen.first("train", SEARCHED)
-        return draws(seen.model, count, train, name, seed=seen.seed).flatten(1).contiguous()
+        train, names = seen.first("train", SEARCHED), [each.name for each in seen.scored]
+        each = [draws(seen.model, count, train, name, seed=seen.seed).flatten(1) for name in names]
+        return torch.cat(each, 1).contiguous()
     except ValueError as error:
         raise CannotMeasure(str(error)) from error
 
