@@ -375,8 +375,8 @@ class Reference:
         lacks is hidden in them too. Of holes that they have themselves in many patterns a few
         share one: there all are compared, by how much odder a row is than one with its holes is
         expected to be, in units of how far such rows are from that. Both are regressions on what
-        is missing, of a held-out row by all the others; whatever they are, of exchangeable rows
-        at most a share :math:`\alpha` has a tail probability of :math:`\alpha`.
+        is missing, of a held-out row by all the others; right or wrong, of exchangeable rows about
+        a share :math:`\alpha` at most has a tail probability of :math:`\alpha`.
 
         Distribution-Free Predictive Inference for Regression (Lei et al., 2018), section 5.2,
         https://arxiv.org/abs/1604.04173
