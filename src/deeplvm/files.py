@@ -196,6 +196,10 @@ def beside(path: Path) -> Iterator[Path]:
         yield temporary
         refuse_moved(path)
         temporary.replace(path)
+    except OSError as error:
+        if error.filename is None:  # a full disk does not say of what
+            error.filename = str(path)
+        raise
     finally:
         os.close(handle)
         temporary.unlink(missing_ok=True)

@@ -162,12 +162,12 @@ def test_unwritable_folder(deeplvm: Run) -> None:
 
 def test_full_disk_is_one_line(deeplvm: Run, table_run: Path, monkeypatch: Any) -> None:
     def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device", "draws.csv")
+        raise OSError(28, "No space left on device")  # of which file, a write does not say
 
-    monkeypatch.setattr("deeplvm.cli.outputs.save_table", full)
+    monkeypatch.setattr("pandas.DataFrame.to_csv", full)
     outcome = deeplvm("sample", table_run, "-o", "draws.csv")
     assert outcome.code == 2
-    assert "The disk is full" in outcome.line
+    assert "The disk is full (draws.csv)" in outcome.line
 
 
 def test_half_written_run_folder(deeplvm: Run, table_run: Path, copy_of: Copy) -> None:

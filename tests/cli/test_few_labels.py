@@ -71,6 +71,19 @@ def test_every_verb(deeplvm: Run, rows: pandas.DataFrame) -> None:
     assert "error of q(y | x)" in deeplvm("evaluate", "run", "--particles", 20).out
 
 
+def test_rows_on_disk_have_as_many_labels_as_come(deeplvm: Run, rows: pandas.DataFrame) -> None:
+    """The recipe's own balance has no part then, and that is said; one asked for is refused."""
+    pandas.read_csv("few.csv").to_parquet("few.parquet", row_group_size=40)
+    words = ("fit", "few.parquet", "--label", "kind", "--stream", *TINY[:-2], "--no-evaluate")
+    words = (*words, "--recipe", "semi_supervised_vae")
+    fitted = deeplvm(*words, "--out", "run")
+    assert fitted.code == 0, fitted.err
+    assert "batches have as many labels as come" in fitted.err
+    assert deeplvm("resume", "run", "--epochs", 3, "--no-evaluate").code == 0
+    refused = deeplvm(*words, "--labelled", 0.3, "--out", "other")
+    assert "an order of their own" in refused.line
+
+
 def test_a_row_without_a_label_is_scored_as_a_file_without_the_column(
     deeplvm: Run, rows: pandas.DataFrame
 ) -> None:

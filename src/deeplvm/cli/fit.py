@@ -319,7 +319,7 @@ def train(run: Run, model: LatentVariableModel, data: Data, **more: Any) -> None
     if board.is_dir():
         more["callbacks"] = [*more.get("callbacks", ()), TensorBoard(board)]
     stored = {name: meant(name, value) for name, value in run.config.training.items()}
-    for name in _idle(run, model):
+    for name in _idle(run, model, data):
         stored.pop(name)
     first = processes().first
     try:
@@ -345,18 +345,21 @@ def train(run: Run, model: LatentVariableModel, data: Data, **more: Any) -> None
         run.save_model(model)
 
 
-def _idle(run: Run, model: LatentVariableModel) -> list[str]:
-    """The recipe's own options that have no part in the phases asked for in its place."""
+def _idle(run: Run, model: LatentVariableModel, data: Data) -> list[str]:
+    """The recipe's own options that have no part with the phases, or the data, asked for."""
     from deeplvm.registry import phases_of
+    from deeplvm.training.batches import Ordered
     from deeplvm.training.phases import OF_GRADIENTS, asks
 
     own, chosen = training_of(find(run.config.recipe or "")), run.config.training
-    if chosen.get("phases") is None:
-        return []
-    phases = phases_of(chosen["phases"], model)
-    names = [] if any([asks(each, model) for each in phases]) else ["estimator"]
-    if all([each.update is not None for each in phases]):
-        names += OF_GRADIENTS
+    names: list[str] = ["labelled"] if isinstance(data, Ordered) and data.missing & {"y"} else []
+    if chosen.get("phases") is not None:
+        phases = phases_of(chosen["phases"], model)
+        names += [] if any([asks(each, model) for each in phases]) else ["estimator"]
+        if all([each.update is not None for each in phases]):
+            names += OF_GRADIENTS
+    if "labelled" in names and chosen.get("labelled"):
+        note("rows on disk come in an order of their own: batches have as many labels as come")
     return [name for name in names if name in own and chosen.get(name) == written(own[name])]
 
 

@@ -287,6 +287,6 @@ def variational_fair_autoencoder(
     Raises:
         RecipeError: If the data have no labels, or not in every row.
     """
-    name, models = "variational_fair_autoencoder", "x given a group, its label,"
+    name, models = "variational_fair_autoencoder", "x given its label, a group"
     labels_of(data, name, models, everywhere=True)
     return conditional_vae(data, latent=latent, hidden=hidden)
