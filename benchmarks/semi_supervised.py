@@ -64,7 +64,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch", type=int, default=400)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
-    parser.add_argument("--weight", type=float, default=0.1)
+    parser.add_argument("--weight", type=float, default=1.0)
     parser.add_argument("--folder", type=Path, default=Path("runs/semi_supervised"))
     options = parser.parse_args()
     data = load("mnist", binarize="dynamic", keep_labels=LABELS, seed=options.seed)
@@ -86,7 +86,7 @@ def main() -> None:
     errors = folders[1] / "errors.jsonl"
     second = fit(
         model, data, phases=[upper], draw={"y": Enumerated()}, labelled=0.25, **shared,
-        objective=partial(semi_supervised_elbo, weight=options.weight),
+        objective=partial(semi_supervised_elbo, weight=options.weight, share=0.25),
         optimization=Optimization(
             learning_rate=options.learning_rate, schedule="cosine", averaging=0.999
         ),

@@ -110,6 +110,19 @@ def test_few_labels_count_as_many(model: LatentVariableModel, x: Tensor) -> None
     torch.testing.assert_close(told(evidence).mean(), expected)
 
 
+def test_few_labels_are_a_share_of_the_bounds(model: LatentVariableModel, x: Tensor) -> None:
+    labels = torch.tensor([2.0, torch.nan, torch.nan, torch.nan, torch.nan, 1.0], dtype=x.dtype)
+    evidence = model.evidence({"x": x, "y": labels}, draw=EVERY)
+    bounds, known = elbo(evidence), ~labels.isnan()
+    told = filled_in(partial(semi_supervised_elbo, weight=0.0, share=0.5), 6, lambda _: 2 / 6)
+    expected = 0.5 * bounds[known].mean() + 0.5 * bounds[~known].mean()
+    torch.testing.assert_close(told(evidence).mean(), expected)
+    none = told(model.evidence({"x": x[1:5]}, draw=EVERY))  # a batch of rows without a label
+    torch.testing.assert_close(none.mean(), 0.75 * bounds[1:5].mean())
+    enough = filled_in(partial(semi_supervised_elbo, weight=0.0, share=0.3), 6, lambda _: 2 / 6)
+    torch.testing.assert_close(enough(evidence), bounds)
+
+
 def test_without_a_classifier_it_is_refused() -> None:
     p = Joint({"z": StandardNormal(2), "x | z": Bernoulli(4, MLP(2, 5))})
     model = LatentVariableModel(p, Joint({"z | x": Gaussian(2, MLP(4, 5))}))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -85,6 +87,21 @@ def test_labels_do_not_reach_the_lower_of_two_stacked_layers() -> None:
     first, second = [torch.cat([v.flatten() for v in one.q["y"].parameters()]) for one in ends]
     assert not torch.equal(first, second)
     assert not torch.equal(lower[0][0], next(start.q["z1"].parameters()))
+
+
+def test_labels_of_held_out_rows_count_as_these_have_them() -> None:
+    """A quarter of the training rows have a label, all held-out rows: their mean is over all."""
+    chosen, held = model(), {"x": torch.randn(8, 3), "y": torch.arange(8.0) % 2}
+    way = partial(semi_supervised_elbo, weight=0.5, share=0.4)
+    past = fit(
+        chosen, rows(), valid=held, objective=way, draw=EVERY, epochs=1, quiet=True, seed=3
+    )  # fmt: skip
+    found = past.epochs[0]["valid"]
+    log_q = found["semi_supervised_elbo"] - found["elbo"]
+    with torch.no_grad():
+        draws = [chosen.evidence(held, draw=EVERY).q["y"] for _ in range(400)]
+        expected = 0.5 * torch.stack([d.distribution.log_prob(held["y"]) for d in draws]).mean()
+    assert log_q == pytest.approx(expected.item(), rel=0.1)
 
 
 def test_stacked_wants_its_factors() -> None:

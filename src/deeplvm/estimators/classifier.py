@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from numbers import Real
 from typing import Any, ClassVar, Self
 
@@ -101,10 +102,11 @@ class VAEClassifier(ClassifierMixin, DeepEstimator):
 
     def _options(self, data: Any) -> dict[str, Any]:
         options, own = super()._options(data), training_of(self._recipe).get("objective")
-        if own not in (None, semi_supervised_elbo):
+        given = own.keywords if isinstance(own, partial) else {}
+        if own is not None and getattr(own, "func", own) is not semi_supervised_elbo:
             return options
-        weight = self.classification_weight
-        return options | {"objective": f"semi_supervised_elbo(weight={weight})"}
+        weighed = partial(semi_supervised_elbo, **given, weight=self.classification_weight)
+        return options | {"objective": weighed}
 
     def predict_proba(self, X: Any) -> Array:
         """Probability of each class, shape ``(rows, classes)``."""

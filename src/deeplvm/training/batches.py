@@ -217,19 +217,19 @@ class Batches:
         """Training rows that may be measured."""
         return self.rows("train")
 
-    def share_given(self, name: str) -> float:
-        """The share of the training rows in which a name is given."""
-        if name not in self.missing:
+    def share_given(self, split: TrainingSplit, name: str) -> float:
+        """The share of the rows of a split in which a name is given; 1 if it has no rows."""
+        if name not in self.missing or not self.rows(split):
             return 1.0
         known = getattr(self.source, "description", None)
         if name == LABEL and known is not None and known.unlabelled:
-            return 1 - known.unlabelled.get("train", 0) / max(1, known.rows["train"])
-        return float(self._given(name).double().mean())
+            return 1 - known.unlabelled.get(split, 0) / max(1, known.rows[split])
+        return float(self._given(name, split).double().mean())
 
-    def _given(self, name: str) -> Tensor:
-        """In which training rows a name is given, shape ``(rows,)``."""
-        rows = torch.arange(self.rows("train"), device=self.place)
-        values = self.source.batch("train", rows)[name]
+    def _given(self, name: str, split: TrainingSplit = "train") -> Tensor:
+        """In which rows a name is given, shape ``(rows,)``."""
+        rows = torch.arange(self.rows(split), device=self.place)
+        values = self.source.batch(split, rows)[name]
         return ~values.isnan().reshape(len(rows), -1).any(1).cpu()
 
     def of_stream(
@@ -446,7 +446,7 @@ class StreamBatches:
         """Training rows that may be measured."""
         return self.measured.rows("train")
 
-    def share_given(self, name: str) -> float:
+    def share_given(self, split: TrainingSplit, name: str) -> float:
         """Each stream is a mean over its own rows."""
         return 1.0
 

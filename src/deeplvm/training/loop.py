@@ -193,7 +193,9 @@ def fit(
 
     # A step is a list of phases; the plain one is a list of length one.
     way = None if estimator is None else estimator_of(estimator)
-    objective = filled_in(objective, rows, batches.share_given)
+    splits: tuple[TrainingSplit, ...] = ("train", "valid")
+    told_of = {each: filled_in(objective, rows, partial(batches.share_given, each)) for each in splits}
+    objective = told_of["train"]
     plain = Phase(
         objective, None, optimization.optimizer, optimization.learning_rate,
         optimization.weight_decay, optimization.schedule, particles, (draw := draws_of(draw)), way,
@@ -318,7 +320,7 @@ def fit(
         )  # fmt: skip
         signals = stack.enter_context(Signals())
         measure = Measurement(
-            model, batches, rows_measured(batches.measured_rows, held_out, seed), objective,
+            model, batches, rows_measured(batches.measured_rows, held_out, seed), told_of,
             stopping.measure if callable(stopping.measure) else None, particles, draw, way,
             max(batch_size, 500 // (particles or 1)), seed, together,
             lambda: _heard(signals, together), cells,

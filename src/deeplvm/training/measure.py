@@ -49,7 +49,7 @@ def filled_in(
     Args:
         objective: Of an argument ``rows`` without a default, or ``labelled``.
         rows: Of the data.
-        share_given: Name to the share of them that have it.
+        share_given: Name to the share of the rows, those of a split, that have it.
     """
     bare = objective.func if isinstance(objective, functools.partial) else objective
     given = objective.keywords if isinstance(objective, functools.partial) else {}
@@ -166,7 +166,7 @@ class Measurement:
     model: LatentVariableModel
     batches: AnyBatches
     rows: Mapping[TrainingSplit, Tensor]  # of each split, those that are measured
-    objective: Objective  # measured besides the ELBO
+    objectives: Mapping[TrainingSplit, Objective]  # one, told of either split's rows
     own: Callable[[LatentVariableModel, dict[str, Any]], Tensor | float] | None  # in their place
     particles: int | None
     draw: Mapping[str, Draw] | None
@@ -224,7 +224,8 @@ class Measurement:
         return self.model.evidence(batch, particles=self.particles, **self._options)
 
     def _by_ledger(self, split: TrainingSplit, index: Tensor, epoch: int) -> dict[str, float]:
-        bound, sums = name_of(self.objective), dict[str, Tensor]()
+        objective = self.objectives[split]
+        bound, sums = name_of(objective), dict[str, Tensor]()
         # some batches stand for all: predicting takes many particles
         every, counted = -(-len(index) // _PREDICTED), 0
         for number, rows in enumerate(index.split(self.batch_size)):
@@ -243,7 +244,7 @@ class Measurement:
                 with self.together.noise(part, self.particles):
                     evidence = self._ledger(batch)
                     values = {name: term_of(evidence, name) for name in evidence.terms}
-                    values |= {"elbo": elbo(evidence), bound: self.objective(evidence)}
+                    values |= {"elbo": elbo(evidence), bound: objective(evidence)}
                 if self.cells and number % every == 0:
                     counted += part.batch
                     with self.together.noise(part, PARTICLES):
