@@ -72,7 +72,9 @@ def test_fit_trains_the_best(
     assert config["recipe"] == best["recipe"]
     assert config["recipe_options"].items() >= best["options"].items()
     assert config["training"]["epochs"] == 2
-    assert config["training"]["learning_rate"] == 0.02
+    of_gradients = best["recipe"] != "gaussian_mixture"
+    assert (config["training"]["learning_rate"] == 0.02) == of_gradients
+    assert ("learning_rate has no part in how gaussian_mixture" in said.err) != of_gradients
     assert config["training"]["patience"] == 20  # the recipe's own
 
 

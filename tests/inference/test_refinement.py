@@ -230,7 +230,7 @@ def test_what_has_no_parameters_of_a_row_is_refused() -> None:
             {"x": torch.zeros(7, 4, 3)},
             steps=1,
         )
-    with pytest.raises(ValueError, match="Joint of conditionals"):
+    with pytest.raises(ValueError, match="draws no latents"):
         localised(LatentVariableModel(Joint({"x": Gaussian(2)})), 3)
     shared = LatentVariableModel(
         Joint({"w": StandardNormal(2), "x | w": Gaussian(3, MLP(2))}, shared=["w"]),

@@ -219,7 +219,7 @@ def _fit(
                     f"train in several."
                 )
             selection = _select(data, config)
-            recipe, config = _selected(selection, config)
+            recipe, config = _selected(selection, config, data)
         config = _of_few_rows(config, recipe, data, said)
         training = config.training
         model = build(recipe, data, config.recipe_options, int(training.get("seed", 0)))
@@ -255,19 +255,25 @@ def _select(data: Data, config: Config) -> ModelSelection:
     return found
 
 
-def _selected(selection: ModelSelection, config: Config) -> tuple[Recipe, Config]:
+def _selected(selection: ModelSelection, config: Config, data: Data) -> tuple[Recipe, Config]:
     """The best recipe, and the run that trains it with its own options where none were said."""
+    from deeplvm.registry import phases_of
+    from deeplvm.runs.run import build
+    from deeplvm.training.phases import idle_in
+
     best = find(selection.best.recipe)
     said = _said(config.training)
-    training = dict(config.training) | {
-        name: option.default
-        for name, option in parts_of(best)["training"].items()
-        if name not in said
-    }
+    usual = {name: option.default for name, option in parts_of(best)["training"].items()}
+    training = usual | {name: value for name, value in config.training.items() if name in said}
     if (minutes := training.get("minutes")) is not None:
         training["minutes"] = max(minutes - selection.seconds / 60, 0.1 * minutes)
     options = {name: each.default for name, each in options_of(best).items()}
     options |= selection.best.options
+    if "phases" not in said and training.get("phases") is not None:
+        model = build(best, data, selection.best.options, 0)
+        for name in set(idle_in(phases_of(training["phases"], model))) & said.keys():
+            note(f"{name} has no part in how {selection.best.recipe} is trained, and is left out")
+            training[name] = usual[name]
     return best, replace(
         config, recipe=selection.best.recipe, recipe_options=options, training=training
     )
@@ -349,15 +355,14 @@ def _idle(run: Run, model: LatentVariableModel, data: Data) -> list[str]:
     """The recipe's own options that have no part with the phases, or the data, asked for."""
     from deeplvm.registry import phases_of
     from deeplvm.training.batches import Ordered
-    from deeplvm.training.phases import OF_GRADIENTS, asks
+    from deeplvm.training.phases import asks, idle_in
 
     own, chosen = training_of(find(run.config.recipe or "")), run.config.training
     names: list[str] = ["labelled"] if isinstance(data, Ordered) and data.missing & {"y"} else []
     if chosen.get("phases") is not None:
         phases = phases_of(chosen["phases"], model)
         names += [] if any([asks(each, model) for each in phases]) else ["estimator"]
-        if all([each.update is not None for each in phases]):
-            names += OF_GRADIENTS
+        names += idle_in(phases)
     if "labelled" in names and chosen.get("labelled"):
         note("rows on disk come in an order of their own: batches have as many labels as come")
     return [name for name in names if name in own and chosen.get(name) == written(own[name])]

@@ -50,7 +50,9 @@ def semi_supervised_elbo(
     """
     bound, drawn = elbo(evidence), evidence.drawn_in.get(label)
     known = 1.0 if labelled is None else labelled
-    with_label, without = (share / known, (1 - share) / (1 - known)) if known < share else (1.0, 1.0)
+    with_label, without = 1.0, 1.0
+    if known < share:
+        with_label, without = share / known, (1 - share) / (1 - known)
     if label in evidence.latents and drawn is None:  # no row has its label
         return without * bound
     site = evidence.q.get(label)

@@ -125,8 +125,8 @@ def m1(
     )
 
 
-# Without the rising weight the 50 codes are given up in the first thousand steps. Labelled rows
-# that count less teach p(z1 | y, z2) too little of the classes, and by half it learns them by heart.
+# Without the rising weight the 50 codes are given up in the first thousand steps. From labelled
+# rows that count for less p(z1 | y, z2) learns too little of the classes, from a half by heart.
 @_with_few_labels(
     objective=partial(semi_supervised_elbo, share=0.25),
     labelled=0.25, phases="stacked", averaging=0.999, kl_weight=linear(20),

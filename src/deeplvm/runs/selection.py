@@ -12,10 +12,12 @@ from torch import Tensor
 from deeplvm.data.records import Data
 from deeplvm.likelihood import importance_sampling
 from deeplvm.recipes import RecipeError, find, training_of
+from deeplvm.registry import phases_of
 from deeplvm.results import Estimate, Record
 from deeplvm.runs.run import build
 from deeplvm.training import fit, unfolded
 from deeplvm.training.options import FEW_ROWS, of_few_rows
+from deeplvm.training.phases import idle_in
 
 #: Recipes and their options, the fastest first; one that does not take the data is left out.
 CANDIDATES: tuple[tuple[str, Mapping[str, Any]], ...] = (
@@ -130,13 +132,19 @@ def select(
         own = training_of(recipe)
         if data.rows("train") < FEW_ROWS and not own.keys() & {"phases", "schedule"}:
             own |= of_few_rows(data.rows("train"), own)
-        own |= {"compile": False} | dict(training or {})
-        own |= {"minutes": minutes / len(candidates), "quiet": True}
         try:
             model = build(recipe, data, options, seed)
         except RecipeError as error:
             told(f"{name} is left out: {error}")
             continue
+        given = dict(training or {})
+        idle = (
+            idle_in(phases_of(own["phases"], model))
+            if "phases" in own.keys() - given.keys()
+            else ()
+        )
+        own |= {"compile": False} | {n: value for n, value in given.items() if n not in idle}
+        own |= {"minutes": minutes / len(candidates), "quiet": True}
         history = unfolded(fit)(model, data, seed=seed, **own)
         log_px = importance_sampling(model, rows, particles=_PARTICLES).log_px.double().cpu()
         trial = Trial(

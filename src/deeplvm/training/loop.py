@@ -194,7 +194,9 @@ def fit(
     # A step is a list of phases; the plain one is a list of length one.
     way = None if estimator is None else estimator_of(estimator)
     splits: tuple[TrainingSplit, ...] = ("train", "valid")
-    told_of = {each: filled_in(objective, rows, partial(batches.share_given, each)) for each in splits}
+    told_of = {
+        each: filled_in(objective, rows, partial(batches.share_given, each)) for each in splits
+    }
     objective = told_of["train"]
     plain = Phase(
         objective, None, optimization.optimizer, optimization.learning_rate,

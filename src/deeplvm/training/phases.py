@@ -196,6 +196,11 @@ def asks(phase: Phase, model: LatentVariableModel) -> bool:
     return phase.draws and bool(set(model.q.names) - set(phase.draw or ()))
 
 
+def idle_in(phases: Sequence[Phase]) -> tuple[str, ...]:
+    """The options that have no part in these phases, as all move parameters by functions."""
+    return OF_GRADIENTS if all([phase.update is not None for phase in phases]) else ()
+
+
 def refuse_idle(
     phases: Sequence[Phase], always: Mapping[str, Any], alone: Mapping[str, Any]
 ) -> None:
