@@ -53,7 +53,7 @@ class Errors(Callback):
 
 
 def error(model: Any, data: Data, particles: int = 1) -> float:
-    """The share of test rows whose most probable label by q(y | x), a mean over draws, is wrong."""
+    """The share of test rows whose most probable label is wrong, by the mean q over draws."""
     found = class_probabilities(model, data.test, particles=particles).encoder
     return float((found.argmax(1) != data.test["y"][:]).double().mean())
 
