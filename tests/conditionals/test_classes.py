@@ -102,6 +102,17 @@ def test_a_cell_given_the_others_is_a_quotient(step: float | None, network: int 
 
 
 @torch.no_grad()
+def test_a_value_seen_in_parts_is_read_anew() -> None:
+    """What was read of it once is not taken for what is seen of it then."""
+    given, value = LatentClasses(finite(), classes=2)().expand((24,)), ROWS
+    first = torch.tensor([True, False, True]).expand(24, 3)
+    for observed in (first, ~first, first):
+        expected = given.class_probabilities(torch.where(observed, value, torch.nan))
+        found = given.conditioned(value, observed).log_weights.softmax(-1)
+        torch.testing.assert_close(found, expected)
+
+
+@torch.no_grad()
 def test_cells_are_drawn_given_others() -> None:
     """Within five standard errors: fails by chance once in 1.7 million; the seed is fixed."""
     torch.manual_seed(0)

@@ -134,10 +134,8 @@ def _save_samples(run: Run, model: LatentVariableModel, count: int = 64) -> None
     """Write ``samples.png``: the means of p(x | z) at draws of z from its prior."""
     from deeplvm.cli.outputs import sampled, save_pictures
 
-    values, image = (
-        sampled(model, run.description, count, seed=0, mean=True),
-        run.description.picture,
-    )
+    image = run.description.picture
+    values = sampled(model, run.description, count, seed=0, mean=True)
     if image is not None and image.name in values:
         save_pictures(run.folder / "samples.png", values[image.name], image)
 

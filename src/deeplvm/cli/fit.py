@@ -219,7 +219,7 @@ def _fit(
                     f"train in several."
                 )
             selection = _select(data, config)
-            recipe, config = _selected(selection, config, data)
+            recipe, config = _selected(selection, config)
         config = _of_few_rows(config, recipe, data, said)
         training = config.training
         model = build(recipe, data, config.recipe_options, int(training.get("seed", 0)))
@@ -255,12 +255,8 @@ def _select(data: Data, config: Config) -> ModelSelection:
     return found
 
 
-def _selected(selection: ModelSelection, config: Config, data: Data) -> tuple[Recipe, Config]:
+def _selected(selection: ModelSelection, config: Config) -> tuple[Recipe, Config]:
     """The best recipe, and the run that trains it with its own options where none were said."""
-    from deeplvm.registry import phases_of
-    from deeplvm.runs.run import build
-    from deeplvm.training.phases import idle_in
-
     best = find(selection.best.recipe)
     said = _said(config.training)
     usual = {name: option.default for name, option in parts_of(best)["training"].items()}
@@ -269,11 +265,9 @@ def _selected(selection: ModelSelection, config: Config, data: Data) -> tuple[Re
         training["minutes"] = max(minutes - selection.seconds / 60, 0.1 * minutes)
     options = {name: each.default for name, each in options_of(best).items()}
     options |= selection.best.options
-    if "phases" not in said and training.get("phases") is not None:
-        model = build(best, data, selection.best.options, 0)
-        for name in set(idle_in(phases_of(training["phases"], model))) & said.keys():
-            note(f"{name} has no part in how {selection.best.recipe} is trained, and is left out")
-            training[name] = usual[name]
+    for name in selection.best.idle:
+        note(f"{name} has no part in how {selection.best.recipe} is trained, and is left out")
+        training[name] = usual[name]
     return best, replace(
         config, recipe=selection.best.recipe, recipe_options=options, training=training
     )

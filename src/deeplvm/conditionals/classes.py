@@ -120,7 +120,7 @@ class LatentClassesDistribution(Distribution):
 
     arg_constraints = {}  # noqa: RUF012 - torch's own form
     has_rsample = False
-    _read: tuple[Tensor, Tensor] | None = None  # a value with holes and its log p(x, c)
+    _read: tuple[Tensor, Tensor, Tensor] | None = None  # a value, what is seen of it, log p(x, c)
 
     def __init__(
         self, owner: LatentClasses, weights: Tensor, table: Tensor, batch_shape: Size
@@ -163,10 +163,11 @@ class LatentClassesDistribution(Distribution):
         """Log p(x, c) of what is observed, looked at once where it is scored and then given."""
         if torch.is_grad_enabled():
             return self._joint(torch.where(observed, value, torch.nan), missing=True)
-        if self._read is None or self._read[0] is not value:
+        read = self._read
+        if read is None or read[0] is not value or not torch.equal(read[1], observed):
             joint = self._joint(torch.where(observed, value, torch.nan), missing=True)
-            self._read = value, joint
-        return self._read[1]
+            self._read = read = value, observed, joint
+        return read[2]
 
     def _joint(self, value: Tensor, *, missing: bool) -> Tensor:
         """Log p(x, c), shape ``(*sample, *batch, classes)``."""

@@ -295,7 +295,7 @@ def columns_kept(
 def _laid_out(
     reader: Reader, facts: Facts, seen: Mapping[Split, Summary], *, grey: bool
 ) -> tuple[Reader, Facts, Mapping[Split, Summary], tuple[str, ...]]:
-    """Batch with the axes of images, if that is what they are; and what was done, in words."""
+    """Rows with the axes of images, if that is what they are; and what was done, in words."""
     shape = seen["train"].shape
     if grey:
         seen = {split: part.changed(lambda v: v[:, :1]) for split, part in seen.items()}

@@ -60,7 +60,7 @@ class StreamColumn:
         return values[self._name]
 
     def to(self, device: Any, /) -> Self:
-        """Batch are read on the CPU.
+        """Rows are read on the CPU.
 
         Raises:
             DataError: For another device.
@@ -193,7 +193,7 @@ class Stream(Data):
         Args:
             epoch: Its number.
             seed: Of the run.
-            batch_size: Batch of a batch; the last has what is left.
+            batch_size: Rows of a batch; the last has what is left.
             first: Batches that are done already.
         """
         pools = self.plan.pools(epoch, seed)
@@ -304,7 +304,7 @@ class Shuffle:
 
     Attributes:
         cuts: The row at which each piece begins, and the number of rows.
-        most: Batch of a pool, up to the end of a piece.
+        most: Rows of a pool, up to the end of a piece.
         fewest: Pieces of a pool, at least.
     """
 
@@ -329,7 +329,7 @@ class Shuffle:
 
     @property
     def rows(self) -> int:
-        """Batch of an epoch."""
+        """Rows of an epoch."""
         return int(self.cuts[-1])
 
     def note(self, row_bytes: int) -> str:

@@ -26,7 +26,7 @@ _ROWS = 1_000  # sparse ones that are looked at at a time
 
 @dataclass(frozen=True, eq=False)
 class Reader:
-    """Batch of a source in the form in which they are modelled.
+    """Rows of a source in the form in which they are modelled.
 
     Attributes:
         source: The rows as they are stored.
@@ -251,7 +251,7 @@ def exact_type(seen: Summary, kind: np.dtype) -> np.dtype | None:
 
 
 def at_rest(values: Array, kind: np.dtype, choices: Sequence[Choice]) -> Array:
-    """Batch in the type they rest in; rounded values as the whole numbers they once were."""
+    """Rows in the type they rest in; rounded values as the whole numbers they once were."""
     first = choices[0]
     if len(choices) == 1 and first.step != 1.0:
         values = np.round(values.astype(np.float64) / first.step)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from deeplvm import objectives
 from deeplvm.conditionals import Gaussian, SelfMasking, StandardNormal, WithMask
-from deeplvm.core.joint import Joint
+from deeplvm.core.joint import Joint, view_of
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.data import likelihood_of
 from deeplvm.data.records import Data, Description
@@ -37,7 +37,7 @@ def miwae(
     x = observed(data)
     p = Joint({"z": StandardNormal(latent), "x | z": likelihood_of(x, MLP(latent, *hidden[::-1]))})
     encoder = Gaussian(latent, MLP(x.features + x.elements, *hidden))
-    view = getattr(p["x"], "embed", None)
+    view = view_of(p["x"])
     return LatentVariableModel(p, Joint({"z | x": WithMask(encoder, x.shape, view)}))
 
 
@@ -68,7 +68,7 @@ def not_miwae(
     reason = SelfMasking(x.shape, (x.mean, x.std))
     p = Joint({"z": StandardNormal(latent), "x | z": row, "x_observed | x": reason})
     encoder = Gaussian(latent, MLP(2 * x.elements, *hidden))
-    view = getattr(row, "embed", None)
+    view = view_of(row)
     return LatentVariableModel(
         p, Joint({"z | x_seen": WithMask(encoder, x.shape, view), "x | z": row})
     )

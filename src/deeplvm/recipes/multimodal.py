@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from deeplvm.conditionals import Gaussian, ProductOfExperts, StandardNormal
-from deeplvm.core.joint import Joint
+from deeplvm.core.joint import Joint, view_of
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.data import likelihood_of
 from deeplvm.data.records import Data, Description
@@ -48,6 +48,6 @@ def multimodal_vae(
     }
     p = Joint({"z": StandardNormal(latent), **{f"{name} | z": each[name] for name in names}})
     experts = [Gaussian(latent, MLP(seen(v), *hidden)) for v in data.variables.values()]
-    views = [getattr(each[name], "embed", None) for name in names]
+    views = [view_of(each[name]) for name in names]
     q = Joint({f"z | {', '.join(names)}": ProductOfExperts(experts, views=views)})
     return LatentVariableModel(p, q)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -41,6 +41,7 @@ class Trial(Record):
         behind: How much less it is than the best one's, row by row: the error is that of the
             paired differences.
         epochs: Of its training.
+        idle: Options of training that were asked for and have no part in its own.
     """
 
     recipe: str
@@ -48,6 +49,7 @@ class Trial(Record):
     log_px: Estimate
     behind: Estimate
     epochs: int
+    idle: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -137,31 +139,24 @@ def select(
         except RecipeError as error:
             told(f"{name} is left out: {error}")
             continue
-        given = dict(training or {})
-        idle = (
-            idle_in(phases_of(own["phases"], model))
-            if "phases" in own.keys() - given.keys()
-            else ()
-        )
-        own |= {"compile": False} | {n: value for n, value in given.items() if n not in idle}
-        own |= {"minutes": minutes / len(candidates), "quiet": True}
+        given, none = dict(training or {}), tuple[str, ...]()
+        if "phases" in own.keys() - given.keys():
+            none = idle_in(phases_of(own["phases"], model))
+        idle = tuple([option for option in none if given.pop(option, None) is not None])
+        own |= {"compile": False, **given, "minutes": minutes / len(candidates), "quiet": True}
         history = unfolded(fit)(model, data, seed=seed, **own)
         log_px = importance_sampling(model, rows, particles=_PARTICLES).log_px.double().cpu()
         trial = Trial(
-            name, dict(options), Estimate.of(log_px), Estimate(0.0, 0.0), len(history.values())
-        )
+            name, dict(options), Estimate.of(log_px), Estimate(0.0, 0.0), len(history.values()),
+            idle,
+        )  # fmt: skip
         told(f"{trial.title}: log p(x) = {trial.log_px} nats of held-out rows")
         found.append((trial, log_px))
     if not found:
         raise RecipeError(f"None of {', '.join([name for name, _ in candidates])} takes the data.")
     best = max([log_px for _, log_px in found], key=_mean)
     ranked = sorted(found, key=lambda each: _mean(each[1]), reverse=True)
-    trials = tuple(
-        [
-            Trial(t.recipe, t.options, t.log_px, Estimate.of(best - log_px), t.epochs)
-            for t, log_px in ranked
-        ]
-    )
+    trials = tuple([replace(t, behind=Estimate.of(best - log_px)) for t, log_px in ranked])
     return ModelSelection(trials, len(best), time.monotonic() - began)
 
 
