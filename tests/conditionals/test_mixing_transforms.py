@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from deeplvm import Joint, LatentVariableModel
 from deeplvm.conditionals.flows import (
     ActivationNormalisation,
     Flow,
@@ -16,6 +17,7 @@ from deeplvm.conditionals.flows import (
     start_from,
 )
 from deeplvm.conditionals.flows.coupling import Coupling
+from deeplvm.training import fit, unfolded
 
 NONE = torch.zeros(0)
 
@@ -125,6 +127,22 @@ def test_a_start_from_data_is_in_the_state_and_in_one_graph() -> None:
     copy = deep((4,), 1)
     copy.load_state_dict(kept)
     assert torch.equal(copy().log_prob(data), flow().log_prob(data))
+
+
+def test_training_starts_from_data_once() -> None:
+    """By a fit that moves nothing: unit variance in every direction; a second one leaves it."""
+    model = LatentVariableModel(Joint({"x": deep((4,), 2)}))
+    data = 5.0 + 3.0 * torch.randn(200, 4)
+    for _ in range(2):
+        unfolded(fit)(model, {"x": data}, epochs=1, learning_rate=1e-12, quiet=True, compile=False)
+        value = data
+        for step in reversed(model.p["x"]().transforms):
+            value, _ = step.inverse(value, step.context)
+        torch.testing.assert_close(value.mean(0), torch.zeros(4), rtol=0, atol=0.1)
+        torch.testing.assert_close(value.std(0), torch.ones(4), rtol=0.05, atol=0)
+        kept = [each.clone() for each in model.parameters()]
+        start_from(model.p["x"], 10.0 * data)
+        assert all(map(torch.equal, model.parameters(), kept))
 
 
 def test_a_constant_element_does_not_break_the_start() -> None:

@@ -14,12 +14,15 @@ from deeplvm import registry
 from deeplvm.core.draws import Draw, Learner, Suited, said
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.gradients.named import draws_of, estimator_of
+from deeplvm.networks.start import starting, waiting
 from deeplvm.training.batches import AnyBatches
 from deeplvm.training.graph import Compile
 from deeplvm.training.options import OptimizerChoice, check
 from deeplvm.training.schedules import RateSchedule
 
 Objective = Callable[[Any], Tensor]
+# Rows by whose statistics layers start.
+START_ROWS = 500
 # Options that act where a phase follows a gradient.
 OF_GRADIENTS = ("optimizer", "learning_rate", "clip", "skip", "weight_decay", "schedule")
 
@@ -169,6 +172,7 @@ def prepare(
         if isinstance(each, Prepared):
             rows = batches.rows("train", phase.stream)
             each.prepare(model, partial(take, phase), rows, batches.missing)
+    _start(model, phases, batches, take)
     own = [p.estimator for p in phases if p.estimator is not None]
     if not own and not any([isinstance(way, Learner) for phase in phases for way in phase.ways]):
         return
@@ -189,6 +193,22 @@ def prepare(
                 f"The estimator {type(way).__name__} would draw nothing: it suits no latent that "
                 f"is not drawn otherwise; leave it out, or choose another."
             )
+
+
+def _start(
+    model: LatentVariableModel,
+    phases: Sequence[Phase],
+    batches: AnyBatches,
+    take: Callable[[Phase, int], dict[str, Any]],
+) -> None:
+    """Let layers that start from data do so, by the first rows of each phase that is drawn for."""
+    for phase in phases:
+        if phase.draws and waiting(model):
+            rows = batches.rows("train", phase.stream)
+            with starting(model):
+                model.evidence(
+                    take(phase, START_ROWS), rows=rows, draw=phase.draw, missing=batches.missing
+                )
 
 
 def asks(phase: Phase, model: LatentVariableModel) -> bool:

@@ -7,6 +7,7 @@ from torch import Size, Tensor, nn
 
 from deeplvm.conditionals.flows.flow import Flow, Transform
 from deeplvm.conditionals.heads import Shape, event_shape_of
+from deeplvm.networks.start import starting
 
 
 class ActivationNormalisation(Transform):
@@ -14,11 +15,12 @@ class ActivationNormalisation(Transform):
 
     .. math:: z' = \mu + e^{s}\, z, \qquad \log|\det| = \sum_i s_i
 
-    They start as the identity. :func:`start_from` sets them by a batch of data, once and before
-    training, such that going from data to noise (``inverse``) every element has mean 0 and
-    standard deviation 1 there. From then on they are parameters as any other: a step of training
-    is the same from the first to the last, compiled or not, on one process or many, and a
-    checkpoint holds all there is.
+    They start as the identity. :func:`~deeplvm.training.fit` sets those that still are by the
+    first rows of the data, once and before training (:func:`start_from` does so by hand), such
+    that going from data to noise (``inverse``) every element has mean 0 and standard deviation 1
+    there. From then on they are parameters as any other: a step of training is the same from the
+    first to the last, compiled or not, on one process or many, and a checkpoint holds all there
+    is.
 
     Args:
         shape: the event: a number of elements, or a map ``(channels, height, width)``.
@@ -37,6 +39,11 @@ class ActivationNormalisation(Transform):
         self.shift = nn.Parameter(torch.zeros(each))
         self.log_scale = nn.Parameter(torch.zeros(each))
         self.watching = False
+
+    @property
+    def started(self) -> bool:
+        """Whether it is not the identity any more."""
+        return bool(self.shift.any() or self.log_scale.any())
 
     def forward(self, value: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         return self.shift + self.log_scale.exp() * value, self._log_det()
@@ -58,13 +65,12 @@ class ActivationNormalisation(Transform):
         self.log_scale.copy_(std.clamp(min=self.least).log().reshape(self.shift.shape))
 
 
-@torch.no_grad()
 def start_from(flow: Flow, value: Tensor, *parents: Tensor) -> None:
-    r"""Let the activation normalisations of a flow start from data.
+    r"""Let the activation normalisations of a flow start from data, those that have not yet.
 
     The values go through the flow from data to noise, and each normalisation takes the mean and
-    the standard deviation of what arrives there. To be called once, before training, with some
-    hundred rows, the same on every process.
+    the standard deviation of what arrives there. To be called before training, with some hundred
+    rows, the same on every process.
 
     Args:
         flow: a flow that can be inverted.
@@ -81,16 +87,10 @@ def start_from(flow: Flow, value: Tensor, *parents: Tensor) -> None:
         Parameter containing:
         tensor([12.,  0.], requires_grad=True)
     """
-    found = [each for each in flow.modules() if isinstance(each, ActivationNormalisation)]
-    if not found:
+    if not any([isinstance(each, ActivationNormalisation) for each in flow.modules()]):
         raise ValueError(
             "The flow has no activation normalisation to start from data; add "
             "ActivationNormalisation(shape) to its transforms."
         )
-    try:
-        for each in found:
-            each.watching = True
+    with starting(flow):
         flow(*parents).log_prob(value)
-    finally:
-        for each in found:
-            each.watching = False
