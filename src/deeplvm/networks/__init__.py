@@ -1,5 +1,12 @@
 """Networks: maps from parents to features; a conditional adds the head to its parameters."""
 
+from deeplvm.networks.attention import (
+    GaussianAttention,
+    SpatialTransformer,
+    Window,
+    filter_bank,
+    placed,
+)
 from deeplvm.networks.broadcasting import fold_particles, join
 from deeplvm.networks.convolutional import ConvolutionalDecoder, ConvolutionalEncoder, Residual
 from deeplvm.networks.features import Features, out_shape_of
@@ -9,21 +16,34 @@ from deeplvm.networks.local_reparameterisation import (
 )
 from deeplvm.networks.masked import MaskedNetwork
 from deeplvm.networks.mlp import MLP, SkipMLP, glorot
-from deeplvm.networks.recurrent import GRU
+from deeplvm.networks.recurrent import GRU, LSTM, ConvolutionalGRU, ConvolutionalLSTM, Output
+from deeplvm.networks.sets import AttentionPool, MeanPool, Memory
 
 __all__ = [
     "GRU",
+    "LSTM",
     "MLP",
+    "AttentionPool",
     "ConvolutionalDecoder",
     "ConvolutionalEncoder",
+    "ConvolutionalGRU",
+    "ConvolutionalLSTM",
     "Features",
+    "GaussianAttention",
     "LocallyReparameterisedLinear",
     "MaskedNetwork",
+    "MeanPool",
+    "Memory",
+    "Output",
     "Residual",
     "SkipMLP",
+    "SpatialTransformer",
+    "Window",
+    "filter_bank",
     "fold_particles",
     "glorot",
     "join",
     "out_shape_of",
+    "placed",
     "weights_divergence",
 ]
