@@ -8,7 +8,7 @@ from deeplvm.networks.attention import (
     placed,
 )
 from deeplvm.networks.broadcasting import fold_particles, join
-from deeplvm.networks.convolutional import ConvolutionalDecoder, ConvolutionalEncoder, Residual
+from deeplvm.networks.convolutional import ConvolutionalDecoder, ConvolutionalEncoder
 from deeplvm.networks.features import Features, out_shape_of
 from deeplvm.networks.local_reparameterisation import (
     LocallyReparameterisedLinear,
@@ -17,7 +17,9 @@ from deeplvm.networks.local_reparameterisation import (
 from deeplvm.networks.masked import MaskedNetwork
 from deeplvm.networks.mlp import MLP, SkipMLP, glorot
 from deeplvm.networks.recurrent import GRU, LSTM, ConvolutionalGRU, ConvolutionalLSTM, Output
+from deeplvm.networks.residual import DepthToSpace, Residual, ResidualNetwork, SpaceToDepth
 from deeplvm.networks.sets import AttentionPool, MeanPool, Memory
+from deeplvm.networks.start import WeightNormalisedConvolution
 
 __all__ = [
     "GRU",
@@ -28,6 +30,7 @@ __all__ = [
     "ConvolutionalEncoder",
     "ConvolutionalGRU",
     "ConvolutionalLSTM",
+    "DepthToSpace",
     "Features",
     "GaussianAttention",
     "LocallyReparameterisedLinear",
@@ -36,8 +39,11 @@ __all__ = [
     "Memory",
     "Output",
     "Residual",
+    "ResidualNetwork",
     "SkipMLP",
+    "SpaceToDepth",
     "SpatialTransformer",
+    "WeightNormalisedConvolution",
     "Window",
     "filter_bank",
     "fold_particles",

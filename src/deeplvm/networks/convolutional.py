@@ -6,30 +6,9 @@ import math
 from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
-from torch.nn.functional import pixel_shuffle
 
 from deeplvm.networks.broadcasting import fold_particles, join
-
-
-class Residual(nn.Module):
-    r"""Pre-activation residual block :math:`h + f(a(f(a(h))))`, f a 3x3 convolution.
-
-    Identity Mappings in Deep Residual Networks (He et al., 2016),
-    https://arxiv.org/abs/1603.05027
-    """
-
-    def __init__(self, channels: int, activation: Callable[[], nn.Module]) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            activation(),
-            nn.Conv2d(channels, channels, 3, padding=1),
-            activation(),
-            nn.Conv2d(channels, channels, 3, padding=1),
-        )
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Same shape as ``features``, ``(rows, channels, height, width)``."""
-        return features + self.layers(features)
+from deeplvm.networks.residual import DepthToSpace, Residual, as_image, half, image_shape
 
 
 class ConvolutionalEncoder(nn.Module):
@@ -70,14 +49,14 @@ class ConvolutionalEncoder(nn.Module):
         activation: Callable[[], nn.Module] = nn.ELU,
     ) -> None:
         super().__init__()
-        self.in_shape = _image_shape(shape, "ConvolutionalEncoder")
+        self.in_shape = image_shape(shape, "ConvolutionalEncoder")
         self.context = context
         self.out_features = features
         layers: list[nn.Module] = []
         before, height, width = self.in_shape
         for now in channels:
             layers += [nn.Conv2d(before, now, 3, stride=2, padding=1), Residual(now, activation)]
-            before, height, width = now, _half(height), _half(width)
+            before, height, width = now, half(height), half(width)
         self.layers = nn.Sequential(*layers, activation(), nn.Flatten())
         pixels = before * height * width
         self.last = nn.Linear(pixels + context, features)
@@ -86,7 +65,7 @@ class ConvolutionalEncoder(nn.Module):
     def forward(self, image: Tensor, *context: Tensor) -> Tensor:
         """Features of the image and its context, ``(*particles, batch, features)``."""
         weight = self.last.weight
-        image = _as_image(image, self.in_shape, "ConvolutionalEncoder")
+        image = as_image(image, self.in_shape, "ConvolutionalEncoder")
         image = image if image.is_floating_point() else image.to(weight.dtype)
         features = fold_particles(self.layers, 3)(image)
         if self.context or context:
@@ -134,13 +113,13 @@ class ConvolutionalDecoder(nn.Module):
         activation: Callable[[], nn.Module] = nn.ELU,
     ) -> None:
         super().__init__()
-        _, height, width = _image_shape(shape, "ConvolutionalDecoder")
+        _, height, width = image_shape(shape, "ConvolutionalDecoder")
         features = max(8, channels[0] // 2) if features is None else features
         self.in_features = in_features
         self.out_shape = (features, height, width)
         sizes = [(height, width)]
         for _ in channels:
-            sizes.append((_half(sizes[-1][0]), _half(sizes[-1][1])))
+            sizes.append((half(sizes[-1][0]), half(sizes[-1][1])))
         self.first = nn.Linear(in_features, channels[-1] * math.prod(sizes[-1]))
         widths = [features, *channels]
         stages: list[nn.Module] = [nn.Unflatten(-1, (channels[-1], *sizes[-1]))]
@@ -148,7 +127,7 @@ class ConvolutionalDecoder(nn.Module):
             stages += [
                 Residual(widths[depth + 1], activation),
                 activation(),
-                _Doubling(widths[depth + 1], widths[depth], sizes[depth]),
+                DepthToSpace(widths[depth + 1], (widths[depth], *sizes[depth])),
             ]
         self.layers = nn.Sequential(self.first, *stages, activation())
 
@@ -156,45 +135,3 @@ class ConvolutionalDecoder(nn.Module):
         """A map of features, ``(*particles, batch, features, height, width)``."""
         joined = join(parents, self.in_features, self.first.weight, "ConvolutionalDecoder")
         return fold_particles(self.layers, 1)(joined)
-
-
-class _Doubling(nn.Module):
-    """Convolution to four times the channels, shuffled into twice the size, and cut."""
-
-    def __init__(self, fan_in: int, fan_out: int, size: tuple[int, int]) -> None:
-        super().__init__()
-        self.size = size
-        self.layer = nn.Conv2d(fan_in, 4 * fan_out, 3, padding=1)
-
-    def forward(self, features: Tensor) -> Tensor:
-        height, width = self.size
-        return pixel_shuffle(self.layer(features), 2)[..., :height, :width]
-
-
-def _half(size: int) -> int:
-    return (size + 1) // 2
-
-
-def _image_shape(shape: Sequence[int], owner: str) -> tuple[int, int, int]:
-    sizes = tuple(shape)
-    if len(sizes) == 2:
-        sizes = (1, *sizes)
-    if len(sizes) != 3 or min(sizes) < 1:
-        raise ValueError(
-            f"{owner} expects the shape of an image, (channels, height, width) or (height, "
-            f"width), found {tuple(shape)}; for a vector use MLP."
-        )
-    return sizes
-
-
-def _as_image(image: Tensor, shape: tuple[int, int, int], owner: str) -> Tensor:
-    if image.shape[-3:] == shape:
-        return image
-    if image.ndim > 0 and image.shape[-1] == math.prod(shape):
-        return image.unflatten(-1, shape)
-    if shape[0] == 1 and image.shape[-2:] == shape[1:]:
-        return image.unsqueeze(-3)
-    raise ValueError(
-        f"{owner} expects an image of shape (*particles, batch, {', '.join(map(str, shape))}), "
-        f"or flat with {math.prod(shape)} elements, found {tuple(image.shape)}."
-    )
