@@ -28,7 +28,7 @@ from deeplvm.conditionals.flows.masked import (
     MaskedPerceptron,
     spread,
 )
-from deeplvm.distributions.transformed_normal import Bound
+from deeplvm.distributions.transformed import Bound
 from deeplvm.networks import MLP
 from deeplvm.training.schedules import Average
 

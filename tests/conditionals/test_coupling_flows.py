@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from deeplvm.conditionals.flows import NICE, RealNVP, coupling_mask
-from deeplvm.conditionals.flows.coupling import Coupling, MultiScale
+from deeplvm.conditionals.flows.coupling import Coupling
 from deeplvm.networks import MLP
 
 
@@ -96,7 +96,7 @@ def test_several_scales_factor_out() -> None:
     the next, so its gradient with respect to their parameters is zero.
     """
     torch.manual_seed(0)
-    step = MultiScale((1, 4, 4), 2, (6,), scales=3, transforms=2)
+    (step,) = RealNVP((1, 4, 4), MLP(2, 2), scales=3, hidden=(6,), transforms=2).transforms
     with torch.no_grad():
         for parameter in step.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))

@@ -19,11 +19,13 @@ from deeplvm.conditionals.flows import (
     NICE,
     ActivationNormalisation,
     Flow,
+    Glow,
     HouseholderFlow,
     InverseAutoregressiveFlow,
     Inverted,
     InvertibleLinear,
     LinearInverseAutoregressiveFlow,
+    Logit,
     MaskedAutoregressiveFlow,
     NeuralAutoregressiveFlow,
     NeuralSplineFlow,
@@ -90,6 +92,18 @@ FLOWS: dict[str, Family] = {
     "Real NVP, several scales": Family(
         lambda s, n: RealNVP(s, n, transforms=2, scales=2, hidden=(6,)), shape=(1, 2, 2)
     ),
+    "NICE, map, dense, logistic": Family(
+        lambda s, n: NICE(s, n, transforms=2, hidden=(8,), dense=True, noise="logistic"),
+        shape=(1, 2, 2),
+    ),
+    "Real NVP, normalised": Family(
+        lambda s, n: RealNVP(s, n, hidden=(8,), transforms=2, normalised=True)
+    ),
+    "Glow": Family(lambda s, n: Glow(s, n, transforms=2, hidden=(8,))),
+    "Glow, squeezed": Family(
+        lambda s, n: Glow(s, n, transforms=1, scales=1, hidden=(6,)), shape=(1, 2, 2)
+    ),
+    "logit": Family(lambda s, n: Flow(s, n, [Logit(s, -9.0, 9.0)])),
     "permutations and normalisation": Family(
         lambda s, n: Flow(
             s,

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Unpack
 
 import torch
 from torch import Size, Tensor, nn
-from torch.nn.functional import elu, linear, pixel_shuffle, pixel_unshuffle
+from torch.nn.functional import elu, linear
 
+from deeplvm.conditionals.flows.activation_normalisation import ActivationNormalisation
 from deeplvm.conditionals.flows.flow import Base, Flow, NetworkTransform, Transform, context_width
 from deeplvm.conditionals.flows.masked import SMALL, Perceptron
+from deeplvm.conditionals.flows.multi_scale import MultiScale
 from deeplvm.conditionals.heads import Network, Shape, at_least, event_shape_of
 from deeplvm.networks.broadcasting import fold_particles
 from deeplvm.registry import Count
@@ -60,10 +63,10 @@ def coupling_mask(shape: Shape, mask: str, *, swapped: bool = False) -> Tensor:
 
 
 class Dense(nn.Module):
-    """Raw numbers of every element of a vector, by a perceptron of the kept ones and a context.
+    """Raw numbers of every element of an event, by a perceptron of the kept ones and a context.
 
     Args:
-        kept: which elements it sees, shape ``(features,)``.
+        kept: which elements it sees, of the event's shape.
         context: width of the context.
         hidden: widths of the hidden layers.
         outputs: raw numbers for each element.
@@ -71,9 +74,9 @@ class Dense(nn.Module):
 
     def __init__(self, kept: Tensor, context: int, hidden: Sequence[int], outputs: int) -> None:
         super().__init__()
-        self.outputs = outputs
-        widths = [*hidden, outputs * len(kept)]
-        masks = [kept.expand(widths[0], -1)]
+        self.outputs, self.shape = outputs, kept.shape
+        widths = [*hidden, outputs * kept.numel()]
+        masks = [kept.flatten().expand(widths[0], -1)]
         masks += [torch.ones(high, low).bool() for low, high in pairwise(widths)]
         self.network = Perceptron(masks, context)
 
@@ -83,7 +86,8 @@ class Dense(nn.Module):
 
     def forward(self, value: Tensor, prepared: Tensor) -> tuple[Tensor, ...]:
         """``outputs`` tensors, each of the value's shape."""
-        return self.network(value, prepared).chunk(self.outputs, -1)
+        raw = self.network(value.flatten(-len(self.shape)), prepared).chunk(self.outputs, -1)
+        return tuple([each.unflatten(-1, self.shape) for each in raw])
 
 
 class Convolutions(nn.Module):
@@ -144,6 +148,7 @@ class Coupling(NetworkTransform):
     Args:
         kept: b, of the event's shape, true where an element is kept; see :func:`coupling_mask`.
         additive: whether it shifts only.
+        dense: whether its network is a perceptron of a map's elements too, not convolutions.
     """
 
     # |s| stays below: a step stretches or shrinks twentyfold at most, and can be inverted
@@ -151,14 +156,20 @@ class Coupling(NetworkTransform):
     changed: Tensor
 
     def __init__(
-        self, kept: Tensor, context: int, hidden: Sequence[int], *, additive: bool = False
+        self,
+        kept: Tensor,
+        context: int,
+        hidden: Sequence[int],
+        *,
+        additive: bool = False,
+        dense: bool = False,
     ) -> None:
         super().__init__()
         self.event_dims = kept.dim()
         self.additive = additive
         changed = (~kept).to(torch.get_default_dtype())
         self.register_buffer("changed", changed, persistent=False)
-        form = Dense if kept.dim() == 1 else Convolutions
+        form = Dense if dense or kept.dim() == 1 else Convolutions
         self.network = form(kept, context, hidden, 1 if additive else 2)
 
     def _parts(self, value: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
@@ -179,77 +190,6 @@ class Coupling(NetworkTransform):
         return (value - shift) * (-log_scale).exp(), self._sum(log_scale)
 
 
-class MultiScale(Transform):
-    r"""Couplings of a map at several resolutions.
-
-    From data to noise: couplings with checkerboard masks; a squeeze, in which every square of
-    2x2 pixels becomes four channels of one; couplings with channel masks; then half of the
-    channels are done (factored out) and the other half go on to the next scale. A draw goes the
-    other way. Values keep the shape of the map throughout, each element at its place.
-
-    Args:
-        shape: channels, height and width.
-        context: width of the context.
-        hidden: channels of the networks.
-        scales: how many resolutions; height and width are halved from each to the next.
-        transforms: couplings before a squeeze, and again after it.
-
-    Raises:
-        ValueError: height and width cannot be halved as often.
-    """
-
-    reads_context = True
-
-    def __init__(
-        self,
-        shape: Sequence[int],
-        context: int,
-        hidden: Sequence[int],
-        *,
-        scales: int,
-        transforms: Count,
-    ) -> None:
-        super().__init__()
-        sizes = tuple(shape)
-        self.squeezed, self.deeper = nn.ModuleList(), nn.ModuleList()
-        if scales > 1:
-            squares = 2 ** (scales - 1)
-            if len(sizes) != 3 or sizes[1] % squares or sizes[2] % squares:
-                raise ValueError(
-                    f"{scales} scales need a map whose height and width are multiples of "
-                    f"{squares}, and an event of shape {sizes} is none; take fewer scales, or pad "
-                    "the map."
-                )
-            inside = (4 * sizes[0], sizes[1] // 2, sizes[2] // 2)
-            self.squeezed.extend(alternating(inside, context, hidden, "channel", transforms))
-            half = (2 * sizes[0], *inside[1:])
-            self.deeper.append(
-                MultiScale(half, context, hidden, scales=scales - 1, transforms=transforms)
-            )
-        # a single pixel has no neighbours
-        mask = "checkerboard" if Size(sizes[1:]).numel() > 1 else "channel"
-        self.fine = nn.ModuleList(alternating(sizes, context, hidden, mask, transforms))
-
-    def forward(self, value: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        total = value.new_zeros(())
-        if self.deeper:
-            going, done = pixel_unshuffle(value, 2).chunk(2, -3)
-            going, log_det = self.deeper[0](going, context)
-            value, more = through(self.squeezed, torch.cat([going, done], -3), context)
-            value, total = pixel_shuffle(value, 2), log_det + more
-        value, log_det = through(self.fine, value, context)
-        return value, total + log_det
-
-    def inverse(self, value: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        value, total = back(self.fine, value, context)
-        if not self.deeper:
-            return value, total
-        value, log_det = back(self.squeezed, pixel_unshuffle(value, 2), context)
-        going, done = value.chunk(2, -3)
-        going, more = self.deeper[0].inverse(going, context)  # type: ignore[operator]
-        return pixel_shuffle(torch.cat([going, done], -3), 2), total + log_det + more
-
-
 def alternating(
     shape: Sequence[int],
     context: int,
@@ -258,32 +198,16 @@ def alternating(
     transforms: Count,
     *,
     additive: bool = False,
+    dense: bool = False,
+    normalised: bool = False,
 ) -> list[Transform]:
-    """Couplings of which each changes what the one before kept."""
-    return [
-        Coupling(
-            coupling_mask(shape, mask, swapped=step % 2 == 1), context, hidden, additive=additive
-        )
-        for step in range(at_least(transforms, 1, "A coupling flow", "transforms"))
-    ]
-
-
-def through(steps: nn.ModuleList, value: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-    """A value after transforms, and the sum of their log-determinants."""
-    total = value.new_zeros(())
-    for step in steps:
-        value, log_det = step(value, step.prepare(context))  # type: ignore[operator]
-        total = total + log_det
-    return value, total
-
-
-def back(steps: nn.ModuleList, value: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-    """A value before transforms, and the sum of their log-determinants."""
-    total = value.new_zeros(())
-    for step in reversed(steps):  # type: ignore[call-overload]
-        value, log_det = step.inverse(value, step.prepare(context))  # type: ignore[operator]
-        total = total + log_det
-    return value, total
+    """Couplings of which each changes what the one before kept, perhaps with a normalisation."""
+    steps: list[Transform] = []
+    for step in range(at_least(transforms, 1, "A coupling flow", "transforms")):
+        kept = coupling_mask(shape, mask, swapped=step % 2 == 1)
+        steps.append(Coupling(kept, context, hidden, additive=additive, dense=dense))
+        steps += [ActivationNormalisation(shape)] if normalised else []
+    return steps
 
 
 class NICE(Flow):
@@ -298,6 +222,7 @@ class NICE(Flow):
         transforms: Number of couplings; two change every element.
         mask: ``"half"``, ``"checkerboard"`` or ``"channel"``, see :func:`coupling_mask`; by
             default half of a vector, the checkerboard of a map.
+        dense: Whether maps have perceptrons, as in the paper, instead of convolutions.
 
     NICE: Non-linear Independent Components Estimation (Dinh et al., 2014),
     https://arxiv.org/abs/1410.8516
@@ -311,12 +236,15 @@ class NICE(Flow):
         transforms: Count = 4,
         mask: str | None = None,
         hidden: Sequence[int] = (64, 64),
+        dense: bool = False,
         context: int | None = None,
         **base: Unpack[Base],
     ) -> None:
         sizes = event_shape_of(shape, type(self).__name__)
         width = context_width(network, context)
-        steps = alternating(sizes, width, hidden, mask or usual(sizes), transforms, additive=True)
+        steps = alternating(
+            sizes, width, hidden, mask or usual(sizes), transforms, additive=True, dense=dense
+        )
         super().__init__(sizes, network, steps, context=width, **base)
 
 
@@ -332,7 +260,10 @@ class RealNVP(Flow):
             number at each, before and again after a squeeze (three in the paper).
         mask: ``"half"``, ``"checkerboard"`` or ``"channel"``, see :func:`coupling_mask`; by
             default half of a vector, the checkerboard of a map. Several scales have their own.
-        scales: Resolutions of a map, see :class:`MultiScale`.
+        scales: Resolutions of a map, see
+            :class:`~deeplvm.conditionals.flows.multi_scale.MultiScale`.
+        normalised: Whether an activation normalisation follows each coupling, which starts from
+            the data; the paper has batch normalisation there.
 
     Density estimation using Real NVP (Dinh et al., 2017), https://arxiv.org/abs/1605.08803
 
@@ -352,6 +283,7 @@ class RealNVP(Flow):
         mask: str | None = None,
         hidden: Sequence[int] = (64, 64),
         scales: int = 1,
+        normalised: bool = False,
         context: int | None = None,
         **base: Unpack[Base],
     ) -> None:
@@ -359,12 +291,20 @@ class RealNVP(Flow):
         width = context_width(network, context)
         if scales > 1 and mask is not None:
             raise ValueError(f"RealNVP with {scales} scales has masks of its own; leave mask out.")
-        steps: list[Transform] = (
-            [MultiScale(sizes, width, hidden, scales=scales, transforms=transforms)]
+
+        def steps(mask: str, shape: tuple[int, ...]) -> list[Transform]:
+            return alternating(shape, width, hidden, mask, transforms, normalised=normalised)
+
+        def fine(shape: tuple[int, ...]) -> list[Transform]:
+            # a single pixel has no neighbours
+            return steps("checkerboard" if Size(shape[1:]).numel() > 1 else "channel", shape)
+
+        own: list[Transform] = (
+            [MultiScale(sizes, scales, fine, partial(steps, "channel"))]
             if scales > 1
-            else alternating(sizes, width, hidden, mask or usual(sizes), transforms)
+            else steps(mask or usual(sizes), sizes)
         )
-        super().__init__(sizes, network, steps, context=width, **base)
+        super().__init__(sizes, network, own, context=width, **base)
 
 
 def usual(shape: Size) -> str:

@@ -1,9 +1,9 @@
-"""Flow: a conditional whose draw is a Gaussian one after transforms that the parents bend."""
+"""Flow: a conditional whose draw is a simple one after transforms that the parents bend."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 import torch
 from torch import Size, Tensor, nn
@@ -19,7 +19,7 @@ from deeplvm.conditionals.heads import (
     positive,
     standardised,
 )
-from deeplvm.distributions.transformed_normal import Bound, TransformedNormal
+from deeplvm.distributions.transformed import Bound, TransformedDraw
 
 
 class Transform(nn.Module):
@@ -95,19 +95,20 @@ class NetworkTransform(Transform):
 
 
 class Base(TypedDict, total=False):
-    """What every flow takes about the Gaussian draw that it starts from; see :class:`Flow`."""
+    """What every flow takes about the draw that it starts from and ends in; see :class:`Flow`."""
 
     minimum_scale: float
-    units: MeanAndStd | None
+    units: MeanAndStd | Transform | None
+    noise: Literal["normal", "logistic"]
 
 
 class Flow(nn.Module):
-    r"""A density :math:`q(z | \text{parents})`: a Gaussian draw after transforms.
+    r"""A density :math:`q(z | \text{parents})`: a simple draw after transforms.
 
-    The network's features give mean and scale of a first Gaussian draw, the raw parameters of
-    every transform and the context that transforms share;
-    :class:`~deeplvm.distributions.transformed_normal.TransformedNormal` has the mathematics. With
-    a network it is a posterior or a likelihood, without one a prior with free parameters.
+    The network's features give location and scale of a first draw, a Gaussian one by default, the
+    raw parameters of every transform and the context that transforms share;
+    :class:`~deeplvm.distributions.transformed.TransformedDraw` has the mathematics. With a
+    network it is a posterior or a likelihood, without one a prior with free parameters.
 
     A family is a subclass that makes the transforms. It takes these arguments too, with the
     number of ``transforms`` (one at least) in their place; ``context`` only where its transforms
@@ -124,7 +125,10 @@ class Flow(nn.Module):
             channels: those of the network's features, if they are maps, or 8.
         minimum_scale: lower bound of the first draw's scale.
         units: mean and standard deviation of the data, broadcastable to ``shape``: the flow then
-            speaks standardised units, and the density is one of the data.
+            speaks standardised units, and the density is one of the data. Or a transform without
+            context that ends in the data's units, such as
+            :class:`~deeplvm.conditionals.flows.Logit`.
+        noise: what the first draw is, ``"normal"`` or ``"logistic"``.
 
     Shape:
         Parents of leading shape ``(*particles, batch)`` give that batch shape, event ``shape``.
@@ -141,14 +145,20 @@ class Flow(nn.Module):
         *,
         context: int | None = None,
         minimum_scale: float = 1e-3,
-        units: MeanAndStd | None = None,
+        units: MeanAndStd | Transform | None = None,
+        noise: Literal["normal", "logistic"] = "normal",
     ) -> None:
         super().__init__()
         owner = type(self).__name__
         self.event_shape = event_shape_of(shape, owner)
         self.minimum_scale = minimum_scale
         self.transforms = nn.ModuleList(transforms)
-        self.units = optional_units(units, self.event_shape, owner)
+        self.noise = noise
+        self.units = (
+            units
+            if isinstance(units, Transform)
+            else optional_units(units, self.event_shape, owner)
+        )
         read = any([transform.reads_context for transform in transforms])
         width = context_width(network, context) if read else 0
         elements = self.event_shape.numel()
@@ -180,7 +190,7 @@ class Flow(nn.Module):
         for transform, raw in zip(self.transforms, bias.split(self.sizes)[2:-1], strict=True):
             transform.start(raw)  # type: ignore[operator]
 
-    def forward(self, *parents: Tensor) -> TransformedNormal:
+    def forward(self, *parents: Tensor) -> TransformedDraw:
         """The distribution given the parents, batch shape ``(*particles, batch)``."""
         (raw,) = self.head.each(*parents)
         raw = raw.squeeze(-1)
@@ -192,9 +202,12 @@ class Flow(nn.Module):
             Bound(transform, transform.inverse, transform.prepare(given))  # type: ignore[arg-type,operator]
             for transform, given in zip(self.transforms, self._contexts(own, context), strict=True)
         ]
-        if self.units is not None:
+        if isinstance(self.units, Transform):
+            bound.append(Bound(self.units, self.units.inverse, context))
+        elif self.units is not None:
             bound.append(Bound(self._to_units, self._from_units, context))
-        return TransformedNormal(loc, scale, bound, len(self.event_shape))
+        dims = len(self.event_shape)
+        return TransformedDraw(loc, scale, bound, dims, noise=self.noise)
 
     def _contexts(self, own: Sequence[Tensor], context: Tensor) -> list[Tensor]:
         """What each transform reads: its own raw parameters, and the shared context after them."""
@@ -212,7 +225,9 @@ class Flow(nn.Module):
         return self.units.standardise(value), self.units.std.log().sum()  # type: ignore[union-attr]
 
     def embed(self, value: Tensor) -> Tensor:
-        """The value as other networks see it: standardised where it has units."""
+        """The value as other networks see it: in the flow's own units where it has others."""
+        if isinstance(self.units, Transform):
+            return self.units.inverse(value, value)[0]
         return standardised(self.units, value)
 
 
