@@ -26,6 +26,7 @@ from deeplvm.conditionals import (
     ContinuousBernoulli,
     Dirichlet,
     DiscretizedLogistic,
+    DiscretizedLogisticMixture,
     FullCovarianceGaussian,
     Gamma,
     Gaussian,
@@ -322,6 +323,24 @@ MEMBERS: dict[str, Member] = {
         shape=(2, 3, 5),
         network="map",
         traced=False,
+    ),
+    "DiscretizedLogisticMixture": Member(
+        lambda s, n: DiscretizedLogisticMixture(s, n, components=3, levels=17), 17
+    ),
+    "DiscretizedLogisticMixture, free": Member(
+        lambda s, n: DiscretizedLogisticMixture(s), 256, network=None, traced=False
+    ),
+    "DiscretizedLogisticMixture, coupled": Member(
+        lambda s, n: DiscretizedLogisticMixture(s, n, components=2, levels=17, coupled=True),
+        17,
+        moments=False,
+    ),
+    "DiscretizedLogisticMixture, coupled, image from a map": Member(
+        lambda s, n: DiscretizedLogisticMixture(s, n, components=2, coupled=True),
+        256,
+        shape=(3, 3, 5),
+        network="map",
+        moments=False,
     ),
     "ContinuousBernoulli": Member(ContinuousBernoulli, "unit"),
     "ContinuousBernoulli, free": Member(

@@ -10,6 +10,7 @@ from deeplvm.conditionals.discrete import (
     Bernoulli,
     Categorical,
     DiscretizedLogistic,
+    DiscretizedLogisticMixture,
     OneHot,
     Ordinal,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "ContinuousBernoulli",
     "Dirichlet",
     "DiscretizedLogistic",
+    "DiscretizedLogisticMixture",
     "FullCovarianceGaussian",
     "Gamma",
     "Gaussian",

@@ -22,6 +22,7 @@ from deeplvm.distributions.multivariate_normal import (
     LowRankNormal,
     LowRankPrecisionNormal,
 )
+from deeplvm.distributions.pixels import CoupledLogisticMixture, DiscretizedLogisticMixture
 from deeplvm.distributions.real import Gamma, Logistic, StudentT
 from deeplvm.distributions.simplex import Concrete, Dirichlet
 from deeplvm.distributions.unit_interval import Beta, ContinuousBernoulli
@@ -32,9 +33,11 @@ __all__ = [
     "Beta",
     "Concrete",
     "ContinuousBernoulli",
+    "CoupledLogisticMixture",
     "DiagonalNormal",
     "Dirichlet",
     "DiscretizedLogistic",
+    "DiscretizedLogisticMixture",
     "FullCovarianceNormal",
     "Gamma",
     "Logistic",

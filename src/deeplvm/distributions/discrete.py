@@ -150,7 +150,7 @@ class DiscretizedLogistic(Elements):
     def mode(self) -> Tensor:
         """The most probable level: an end, which has a tail, or the nearest to the centre."""
         ends = torch.zeros_like(self.loc), torch.full_like(self.loc, self.levels - 1)
-        levels = torch.stack([self._nearest_level(self.loc), *ends])
+        levels = torch.stack([nearest_level(self.loc, self.levels), *ends])
         return levels.gather(0, self.log_prob(levels).argmax(0, keepdim=True)).squeeze(0)
 
     @property
@@ -164,12 +164,12 @@ class DiscretizedLogistic(Elements):
             shape = self._extended_shape(Size(sample_shape))
             uniform = torch.rand(shape, dtype=self.loc.dtype, device=self.loc.device)
             noise = uniform.clamp_min(torch.finfo(uniform.dtype).tiny).logit()
-            return self._nearest_level(self.loc + self.scale * noise)
+            return nearest_level(self.loc + self.scale * noise, self.levels)
 
     def log_prob(self, value: Tensor) -> Tensor:
         value = value.to(self.loc.dtype)
         half = 1 / (self.levels - 1)
-        centred = 2 * half * value - 1 - self.loc
+        centred = scaled_level(value, self.levels) - self.loc
         # the three parts of log_sigmoid_difference; the edge bins drop the tail that is not there
         below_upper = logsigmoid((centred + half) / self.scale)
         above_lower = logsigmoid((half - centred) / self.scale)
@@ -185,9 +185,16 @@ class DiscretizedLogistic(Elements):
         values = values.reshape(-1, *[1 for _ in self.batch_shape])
         return values.expand(-1, *self.batch_shape) if expand else values
 
-    def _nearest_level(self, scaled: Tensor) -> Tensor:
-        top = self.levels - 1
-        return ((scaled + 1) * (0.5 * top)).round().clamp(0, top)
+
+def scaled_level(level: Tensor, levels: int) -> Tensor:
+    """Levels 0 .. n-1 in units of [-1, 1]."""
+    return level * (2 / (levels - 1)) - 1
+
+
+def nearest_level(scaled: Tensor, levels: int) -> Tensor:
+    """The level that is nearest to a number in units of [-1, 1]."""
+    top = levels - 1
+    return ((scaled + 1) * (0.5 * top)).round().clamp(0, top)
 
 
 class Ordinal(distributions.Categorical):

@@ -17,7 +17,7 @@ _NONE = Size()
 _ROOT_HALF = 0.5**0.5
 
 
-class _Weighted(Distribution):
+class Weighted(Distribution):
     """What mixtures share: weights, and the moments of all components."""
 
     arg_constraints = {}  # noqa: RUF012 - torch's own form
@@ -57,7 +57,7 @@ class _Weighted(Distribution):
         )
 
 
-class Mixture(_Weighted):
+class Mixture(Weighted):
     r"""One of several distributions, :math:`\sum_k w_k\, p_k(x)` with :math:`w` a softmax.
 
     It has no reparameterised draw: which component a value comes from is a choice.
@@ -263,7 +263,7 @@ class MixtureElements(Distribution):
         return value.unsqueeze(-2) if value.dim() else value
 
 
-class NormalMixture(_Weighted):
+class NormalMixture(Weighted):
     r"""A mixture of diagonal normals, whose draws carry gradients to all parameters.
 
     A draw :math:`z` is moved as its distribution functions move. With
