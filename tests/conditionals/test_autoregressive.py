@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import pytest
 import torch
 from scipy import stats
-from torch import Tensor, nn
+from torch import Size, Tensor, nn
 
 from deeplvm.conditionals import (
     Autoregressive,
@@ -21,8 +22,11 @@ from deeplvm.conditionals import (
     OneHot,
     Ordinal,
     Spiked,
+    StandardNormal,
 )
-from deeplvm.networks import MLP, MaskedNetwork
+from deeplvm.core.trace import score
+from deeplvm.networks import MLP, Features, MaskedNetwork
+from deeplvm.networks.causal import Step
 
 
 def shaken(module: nn.Module) -> nn.Module:
@@ -225,7 +229,7 @@ def test_it_learns_what_a_product_cannot() -> None:
 
 @pytest.mark.parametrize(
     "conditional",
-    [lambda: OneHot(3), lambda: FullCovarianceGaussian(2), lambda: Gaussian(2, MLP(3, 4))],
+    [lambda: StandardNormal(3), lambda: FullCovarianceGaussian(2), lambda: Gaussian(2, MLP(3, 4))],
 )
 def test_what_is_not_a_conditional_of_free_elements_is_refused(conditional: object) -> None:
     with pytest.raises(ValueError, match="independent elements depend on each other"):
@@ -237,3 +241,102 @@ def test_orders_of_one_order_are_refused() -> None:
         Autoregressive(Bernoulli(2), orders=2, any_order=False)
     with pytest.raises(TypeError, match="takes no parents, found 1"):
         Autoregressive(Bernoulli(2))(torch.zeros(1, 3))
+
+
+class Sums(nn.Module):
+    """A causal network in one or two fixed orders: outputs are sums of what is earlier.
+
+    It counts passes; with ``remembers`` it draws by steps.
+    """
+
+    def __init__(
+        self, inputs: Tensor, outputs: Tensor, *, context: Sequence[int], many: int = 1
+    ) -> None:
+        super().__init__()
+        elements = int(outputs.max()) + 1
+        self.register_buffer("orders", torch.arange(elements).repeat(many, 1))
+        self.orders[1:] = self.orders[1:].flip(-1)
+        self.register_buffer("inputs", inputs)
+        self.register_buffer("outputs", outputs)
+        self.weight = nn.Parameter(torch.randn(len(outputs), len(inputs)))
+        self.context = nn.Linear(Size(context).numel(), len(outputs)) if context else None
+        self.passes, self.stepped = 0, []
+
+    def forward(self, seen: Tensor, positions: Tensor, context: Tensor | None = None) -> Tensor:
+        self.passes += 1
+        mask = positions[self.inputs] < positions[self.outputs].unsqueeze(-1)
+        total = seen @ (self.weight * mask).t()
+        return total if self.context is None else total + self.context(context.flatten(-2))
+
+
+class Remembering(Sums):
+    def steps(self, lead: Size, positions: Tensor, context: Tensor | None = None) -> Step:
+        total = seen_before = torch.zeros(())
+
+        def step(seen: Tensor, place: int) -> Tensor:
+            nonlocal total, seen_before
+            assert seen.shape[:-1] == lead
+            self.stepped.append(place)
+            total = total + (seen - seen_before) @ self.weight.t()  # what is new
+            seen_before = seen
+            return total if self.context is None else total + self.context(context.flatten(-2))
+
+        return step
+
+
+@pytest.mark.parametrize("conditional", [lambda: Bernoulli((3, 2)), lambda: OneHot(3, shape=(4,))])
+@pytest.mark.parametrize("many", [1, 2])
+@torch.no_grad()
+def test_a_network_of_fixed_orders(conditional: Callable[..., nn.Module], many: int) -> None:
+    """All rows make one, and draws are those of the density: once in 1,000 it fails by chance."""
+    model = shaken(Autoregressive(conditional(), causal=Sums, many=many))
+    binary = model.event_shape == (3, 2)
+    rows = torch.cartesian_prod(*[torch.arange(2.0 if binary else 3.0)] * (6 if binary else 4))
+    rows = rows.reshape(-1, 3, 2) if binary else nn.functional.one_hot(rows.long(), 3).float()
+    probability = model().log_prob(rows).exp()
+    assert model.masked.passes == many
+    torch.testing.assert_close(probability.sum(), torch.ones(()))
+    torch.manual_seed(0)
+    draws = model().sample((2000,))
+    same = (draws.flatten(1).unsqueeze(1) == rows.flatten(1)).all(-1)
+    assert (same.sum(1) == 1).all()
+    found, wanted = same.sum(0).double(), probability.double() * 2000
+    likely = wanted > 5
+    found = torch.cat([found[likely], found[~likely].sum(0, keepdim=True)])
+    wanted = torch.cat([wanted[likely], wanted[~likely].sum(0, keepdim=True)])
+    assert stats.chisquare(found[wanted > 0], wanted[wanted > 0]).pvalue > 1e-3
+
+
+@torch.no_grad()
+def test_a_network_that_remembers_draws_what_passes_draw() -> None:
+    z, drawn = torch.randn(3, 4, 2), []
+    for causal in (Sums, Remembering):
+        torch.manual_seed(1)
+        features = Features(nn.Unflatten(-1, (2, 1)), (2, 1))  # a map, as it comes
+        model = shaken(Autoregressive(Bernoulli(5), features, causal=causal))
+        torch.manual_seed(0)
+        drawn.append(model(z).sample((2,)))
+        passes, stepped = model.masked.passes, model.masked.stepped
+        assert (passes, stepped) == ((5, []) if causal is Sums else (0, [*range(5)]))
+    assert drawn[0].shape == (2, 3, 4, 5)
+    assert torch.equal(*drawn)
+
+
+def test_fixed_orders_know_no_marginal_and_no_other_order() -> None:
+    model = Autoregressive(Bernoulli(3), causal=Sums)
+    with pytest.raises(ValueError, match="has no marginal of the others"):
+        score("x", model(), torch.tensor([1.0, math.nan, 0.0]), missing=True)
+    with pytest.raises(ValueError, match=r"Sums serves 1 fixed order, so .* any_order=True"):
+        Autoregressive(Bernoulli(3), causal=Sums, any_order=True)
+    with pytest.raises(ValueError, match="found any_order=None and orders=2"):
+        Autoregressive(Bernoulli(3), causal=Sums, orders=2)
+
+
+@torch.no_grad()
+def test_what_is_drawn_in_training_is_scored_in_its_order() -> None:
+    """A posterior's weight is that of the order it drew from: q is then normalised."""
+    model = shaken(Autoregressive(finite(), width=12)).train()
+    one = model()
+    torch.testing.assert_close(one.log_prob(ROWS).exp().sum(), torch.ones(()))
+    assert torch.equal(one.log_prob(ROWS), one.log_prob(ROWS))
+    assert torch.equal(one.expand(Size((2,))).orders, one.orders)

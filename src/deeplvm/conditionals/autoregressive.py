@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Size, Tensor, nn
@@ -12,8 +13,12 @@ from deeplvm.conditionals.columns import Columns
 from deeplvm.conditionals.heads import Head, Network, at_least, shown
 from deeplvm.conditionals.local import corrected, heads_of
 from deeplvm.core.trace import score
+from deeplvm.networks.causal import AnyOrder, Causal
 from deeplvm.networks.features import out_shape_of
 from deeplvm.networks.masked import MaskedNetwork
+
+#: From a value and a place to a distribution that is right for the element at that place.
+Given = Callable[[Tensor, int], Distribution]
 
 
 class Autoregressive(nn.Module):
@@ -26,28 +31,39 @@ class Autoregressive(nn.Module):
     adds to those of an element what the elements before it say. So any kind of elements will do:
     binary pixels (MADE), categories, counts, reals, the columns of a table.
 
-    In training each call has its own random order :math:`\pi`; measured, a row has M fixed ones.
-    Missing elements (NaN) come last in the order of their row: the density of the others is
-    normalised and costs nothing, and any elements are drawn given any others (:meth:`complete` of
-    the distribution). Densities of different patterns of holes agree as far as training made the
-    orders agree. A density takes M passes, a draw one pass an element.
+    Where the network serves any order, each call in training has its own random order
+    :math:`\pi`; measured, a row has M fixed ones. Missing elements (NaN) come last in the order of
+    their row: the density of the others is normalised and costs nothing, and any elements are
+    drawn given any others (:meth:`complete` of the distribution). Densities of different patterns
+    of holes agree as far as training made the orders agree.
+
+    Where the network serves fixed orders (that of pixels in a picture), each call in training has
+    one of these at random, and measured a row has them all; then nothing may be missing.
+
+    A density takes M passes; a draw one pass an element, or one step of a network that remembers
+    (:class:`~deeplvm.networks.causal.Stepwise`).
 
     Args:
         conditional: a conditional of independent elements without a network, such as
-            ``Bernoulli(784)`` or :class:`~deeplvm.conditionals.Columns`.
+            ``Bernoulli(784)`` or :class:`~deeplvm.conditionals.Columns`. An element may be several
+            numbers that depend on each other, a category as a vector or a pixel of three
+            channels: then it has a tensor ``element`` of the event's shape, the element that each
+            number belongs to, and a head whose event has a place for each element.
         network: maps the parents to features that all elements see; ``None`` without parents.
-        width: how many units a layer of the masked network has.
-        blocks: its residual blocks, of two layers each.
-        orders: M; the first is that of the elements.
-        any_order: whether the order is random in training; otherwise it is that of the elements,
-            but for what is missing, and M is 1.
+        causal: makes the :class:`~deeplvm.networks.causal.CausalNetwork` from the layout of the
+            elements, a class of :mod:`deeplvm.networks` or a function.
+        orders: M, of a network that serves any; the first is that of the elements.
+        any_order: whether the order is random in training, by default if the network serves any;
+            otherwise it is that of the elements, but for what is missing, and M is 1.
+        options: of ``causal``; ``width`` and ``blocks`` of the default.
 
     Shape:
         Parents of leading shape ``(*particles, batch)`` give that batch shape and the
         conditional's event.
 
     Raises:
-        ValueError: the conditional has a network, or its elements are not independent.
+        ValueError: the conditional has a network, its elements are not independent, or the
+            network does not serve the orders.
 
     MADE: Masked Autoencoder for Distribution Estimation (Germain et al., 2015),
     https://arxiv.org/abs/1502.03509; orders at random: A Deep and Tractable Density Estimator
@@ -64,24 +80,24 @@ class Autoregressive(nn.Module):
     """
 
     keys: Tensor
+    element: Tensor
 
     def __init__(
         self,
         conditional: nn.Module,
         network: Network = None,
         *,
-        width: int = 256,
-        blocks: int = 2,
+        causal: Causal = MaskedNetwork,
         orders: int = 1,
-        any_order: bool = True,
+        any_order: bool | None = None,
+        **options: Any,
     ) -> None:
         super().__init__()
         self.conditional = conditional
         self.event_shape = Size(getattr(conditional, "event_shape", ()))
-        self.any_order = any_order
-        self.heads, inputs, outputs = _layout(conditional, self.event_shape.numel())
+        self.heads, element, inputs, outputs = _layout(conditional, self.event_shape.numel())
         at_least(orders, 1, "Autoregressive", "orders")
-        if orders > 1 and not any_order:
+        if orders > 1 and any_order is False:
             raise ValueError(
                 f"Autoregressive in one order has orders=1, found {orders}; more are for "
                 f"any_order=True."
@@ -93,15 +109,31 @@ class Autoregressive(nn.Module):
                 f"Autoregressive cannot see what {type(network).__name__} returns: it has neither "
                 "'out_features' nor 'out_shape'. Wrap it: Features(network, out_shape=...)."
             )
-        self.context_dims = len(shape)
-        context = Size(shape).numel() if network is not None else 0
-        self.masked = MaskedNetwork(inputs, outputs, width=width, blocks=blocks, context=context)
-        elements = self.event_shape.numel()
+        self.context_shape = Size(shape)
+        self.masked = causal(inputs, outputs, context=self.context_shape, **options)
+        served = self.masked.orders
+        self.any_order = any_order is not False and served is None
+        if served is not None and (any_order or orders > 1):
+            raise ValueError(
+                f"{type(self.masked).__name__} serves {len(served)} fixed "
+                f"{'order' if len(served) == 1 else 'orders'}, so Autoregressive expects "
+                f"any_order=False and orders=1, found any_order={any_order} and orders={orders}; "
+                f"a MaskedNetwork serves any."
+            )
+        elements = int(element.max()) + 1
         keys = torch.arange(float(elements)).repeat(orders, 1)
         for index in range(1, orders):  # the same in every model
             shuffled = torch.randperm(elements, generator=torch.Generator().manual_seed(index))
             keys[index] = shuffled.to(keys.dtype)
+        if served is not None:
+            if served.shape[1:] != (elements,):
+                raise ValueError(
+                    f"{type(self.masked).__name__} has orders of {tuple(served.shape[1:])} places,"
+                    f" expected one for each of the {elements} elements."
+                )
+            keys = served.to(keys.dtype)
         self.register_buffer("keys", keys, persistent=False)
+        self.register_buffer("element", element, persistent=False)
 
     def forward(self, *parents: Tensor) -> AutoregressiveDistribution:
         """The distribution of the value given parents of shapes ``(*particles, batch, ...)``."""
@@ -111,16 +143,20 @@ class Autoregressive(nn.Module):
                     f"Autoregressive has no network, so it takes no parents, found {len(parents)};"
                     f" give it one: Autoregressive(conditional, MLP(...))."
                 )
-            return AutoregressiveDistribution(self, None, Size())
+            return self._distribution(None, Size())
         if not parents:
             raise TypeError(
                 "Autoregressive has a network, so it needs parents, found none; write them after "
                 "'|', or leave the network out."
             )
         context = self.network(*parents)
-        if self.context_dims != 1:
-            context = context.flatten(context.dim() - self.context_dims)
-        return AutoregressiveDistribution(self, context, context.shape[:-1])
+        batch = context.shape[: context.dim() - len(self.context_shape)]
+        return self._distribution(context, batch)
+
+    def _distribution(self, context: Tensor | None, batch: Size) -> AutoregressiveDistribution:
+        if self.masked.orders is None:
+            return AnyOrderDistribution(self, context, batch, self.orders())
+        return AutoregressiveDistribution(self, context, batch, self.orders())
 
     def embed(self, value: Tensor) -> Tensor:
         """The value as other networks see it, as the conditional shows it."""
@@ -128,9 +164,13 @@ class Autoregressive(nn.Module):
 
     def orders(self) -> Tensor:
         """By what elements are sorted, a row an order, shape ``(orders, elements)``."""
-        if self.training and self.any_order:
+        if not self.training:
+            return self.keys
+        if self.any_order:
             return torch.rand_like(self.keys[:1])
-        return self.keys
+        if len(self.keys) == 1:
+            return self.keys
+        return self.keys[torch.randint(len(self.keys), (1,), device=self.keys.device)]
 
     def given_earlier(
         self, value: Tensor, positions: Tensor, context: Tensor | None
@@ -141,17 +181,52 @@ class Autoregressive(nn.Module):
             value: Shape ``(*lead, *event)``, NaN where missing.
             positions: The place of each element in the order, ``(elements,)`` or ``(*lead,
                 elements)``.
-            context: Features of the parents.
+            context: Features of the parents, ``(*particles, batch, *context)``.
         """
-        dims = len(self.event_shape)
-        lead = value.shape[: value.dim() - dims]
-        like = self.masked.bias
-        seen = self.embed(value).reshape(*lead, -1).to(like.dtype).nan_to_num(0.0)
-        known = (value == value).reshape(*lead, -1).to(like.dtype)
-        raw = self.masked(torch.cat([seen, known], -1), positions, context).to(like.dtype)
-        sizes = [head.raw_shape[0] for head in self.heads]
-        with corrected(self.heads, raw.split(sizes, -1)):
+        seen = self._seen(value)
+        if self.masked.orders is not None:
+            return self._given(self.masked(seen, positions, context))
+        known = 1 - self.of_elements(value.isnan()).to(seen.dtype)
+        return self._given(cast(AnyOrder, self.masked)(seen, positions, context, known))
+
+    def _seen(self, value: Tensor) -> Tensor:
+        """The value as networks see it, zeros where it is missing, ``(*lead, inputs)``."""
+        lead = value.shape[: value.dim() - len(self.event_shape)]
+        return self.embed(value).reshape(*lead, -1).to(self.heads[0].dtype).nan_to_num(0.0)
+
+    def _given(self, raw: Tensor) -> Distribution:
+        """The conditional with the network's outputs added to its parameters."""
+        parts = raw.to(self.heads[0].dtype).split([h.raw_shape[0] for h in self.heads], -1)
+        with corrected(self.heads, parts):
             return self.conditional()
+
+    def of_elements(self, flags: Tensor) -> Tensor:
+        """Whether any number of an element has its flag, ``(*lead, elements)``."""
+        lead = flags.shape[: flags.dim() - len(self.event_shape)]
+        flat, elements = flags.reshape(*lead, -1), self.keys.shape[-1]
+        if flat.shape[-1] == elements:
+            return flat
+        found = flat.new_zeros((*lead, elements), dtype=torch.uint8)
+        index = self.element.expand(flat.shape)
+        return found.scatter_reduce(-1, index, flat.to(torch.uint8), "amax").bool()
+
+    def of_values(self, elements: Tensor) -> Tensor:
+        """What is said of each element, of each of its numbers, ``(*lead, *event)``."""
+        flat = elements
+        if elements.shape[-1] != self.event_shape.numel():
+            flat = elements[..., self.element]
+        return flat.reshape(elements.shape[:-1] + self.event_shape)
+
+    def steps(self, lead: Size, positions: Tensor, context: Tensor | None) -> Given:
+        """From a value and a place to the distribution of the element there, among others.
+
+        It is called for each place from 0 on, in order. A network that remembers takes a step,
+        another one a pass.
+        """
+        if self.masked.orders is None or not hasattr(self.masked, "steps"):
+            return lambda value, _: self.given_earlier(value, positions, context)
+        step = self.masked.steps(lead, positions, context)
+        return lambda value, place: self._given(step(self._seen(value), place))
 
 
 class AutoregressiveDistribution(Distribution):
@@ -159,63 +234,45 @@ class AutoregressiveDistribution(Distribution):
 
     Args:
         owner: The conditional.
-        context: Features of the parents, ``(*batch_shape, features)``; ``None`` without.
+        context: Features of the parents, ``(*batch_shape, *context)``; ``None`` without.
         batch_shape: ``(*particles, batch)``.
-        known: Elements that are given, NaN elsewhere, ``(*batch, *event)``: then it is the
-            distribution of the others.
+        orders: By what elements are sorted, a row an order; the same for the draws and the
+            density.
     """
 
     arg_constraints = {}  # noqa: RUF012 - torch's own form
     has_rsample = False
 
     def __init__(
-        self,
-        owner: Autoregressive,
-        context: Tensor | None,
-        batch_shape: Size,
-        known: Tensor | None = None,
+        self, owner: Autoregressive, context: Tensor | None, batch_shape: Size, orders: Tensor
     ) -> None:
-        self.owner, self.context, self.known = owner, context, known
+        self.owner, self.context, self.orders = owner, context, orders
         super().__init__(batch_shape, owner.event_shape, validate_args=False)
 
     @property
     def support(self) -> constraints.Constraint:
-        """The elements' own support may be narrower."""
-        return constraints.real_vector
+        """That of the elements."""
+        return self.owner.conditional().support
 
     def expand(
         self, batch_shape: Sequence[int], _instance: object = None
     ) -> AutoregressiveDistribution:
         shape = Size(batch_shape)
-        context = self.context
-        if context is not None:
-            context = context.expand(*shape, context.shape[-1])
-        return AutoregressiveDistribution(self.owner, context, shape, self.known)
+        return type(self)(self.owner, self._expanded(shape), shape, self.orders)
 
-    def conditioned(self, value: Tensor, observed: Tensor) -> AutoregressiveDistribution:
-        """That of the elements that are not observed, given those that are."""
-        known = torch.where(observed, value, torch.nan)
-        shape = torch.broadcast_shapes(self.batch_shape, self._lead(known))
-        return AutoregressiveDistribution(self.owner, self.context, shape, known)
+    def _expanded(self, batch_shape: Size) -> Tensor | None:
+        context = self.context
+        return None if context is None else context.expand(batch_shape + self.owner.context_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The log-density of a value, shape ``(*sample, *batch)``, nats."""
-        if self.known is None:
-            return self._mixed(self._each(value, None))
-        # what is known first, and of the rest what is not known
-        holes = torch.where(self.known.isnan(), value, self.known)
-        rest = self._each(holes, self.known.isnan(), only=self.known.isnan())
-        return self._mixed(rest, self._each(self.known, self.known.isnan()))
-
-    def observed_log_prob(self, value: Tensor, observed: Tensor) -> Tensor:
-        """Of the elements that are not missing, which come first in the order of their row."""
-        return self._mixed(self._each(torch.where(observed, value, torch.nan), ~observed))
+        return self._mixed(self._each(value, None))
 
     def _each(self, value: Tensor, later: Tensor | None, only: Tensor | None = None) -> Tensor:
         """The log-density under each order, ``(orders, *sample, *batch)``; of some elements."""
         scored = value if only is None else torch.where(only, value, torch.nan)
         found = []
-        for keys in self.owner.orders():
+        for keys in self.orders:
             given = self.owner.given_earlier(value, self._positions(keys, later), self.context)
             found.append(score("x", given, scored, missing=later is not None))
         return torch.stack(found)
@@ -235,14 +292,92 @@ class AutoregressiveDistribution(Distribution):
     def _positions(self, keys: Tensor, later: Tensor | None) -> Tensor:
         """Places in the order of the keys, after which come those that are to come later."""
         if later is not None:
-            keys = keys + later.reshape(*self._lead(later), -1) * (1.0 + keys.shape[-1])
+            keys = keys + self.owner.of_elements(later) * (1.0 + keys.shape[-1])
         return keys.argsort(-1).argsort(-1)
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        shape = self._extended_shape(Size(sample_shape))
+        lead = shape[: len(shape) - len(self.event_shape)]
+        value = torch.zeros(shape, dtype=self.owner.heads[0].dtype, device=self.orders.device)
+        if len(self.orders) == 1:
+            return self._drawn(value, self._positions(self.orders[0], None), self.context)
+        which = torch.randint(len(self.orders), lead, device=value.device)  # of each row
+        context = self._expanded(lead)
+        for index, keys in enumerate(self.orders):
+            rows = which == index
+            own = None if context is None else context[rows]
+            value[rows] = self._drawn(value[rows], self._positions(keys, None), own)
+        return value
+
+    def _drawn(
+        self,
+        value: Tensor,
+        positions: Tensor,
+        context: Tensor | None,
+        later: Tensor | None = None,
+        first: int = 0,
+    ) -> Tensor:
+        """The value with draws of the elements from a place on, or of those that are later."""
+        owner = self.owner
+        with torch.no_grad():
+            given = owner.steps(self._lead(value), positions, context)
+            for place in range(first, owner.keys.shape[-1]):
+                drawn = given(value, place).sample()
+                here = owner.of_values(positions == place)
+                here = here if later is None else here & later
+                value = torch.where(here, drawn.to(value.dtype), value)
+        return value
+
+
+class AnyOrderDistribution(AutoregressiveDistribution):
+    """That of a network which serves any order: what is missing comes last in its row.
+
+    Args:
+        owner, context, batch_shape, orders: As above.
+        known: Elements that are given, NaN elsewhere, ``(*batch, *event)``: then it is the
+            distribution of the others.
+    """
+
+    def __init__(
+        self,
+        owner: Autoregressive,
+        context: Tensor | None,
+        batch_shape: Size,
+        orders: Tensor,
+        known: Tensor | None = None,
+    ) -> None:
+        super().__init__(owner, context, batch_shape, orders)
+        self.known = known
+
+    def expand(self, batch_shape: Sequence[int], _instance: object = None) -> AnyOrderDistribution:
+        shape = Size(batch_shape)
+        context = self._expanded(shape)
+        return AnyOrderDistribution(self.owner, context, shape, self.orders, self.known)
+
+    def conditioned(self, value: Tensor, observed: Tensor) -> AnyOrderDistribution:
+        """That of the elements that are not observed, given those that are."""
+        known = torch.where(observed, value, torch.nan)
+        shape = torch.broadcast_shapes(self.batch_shape, self._lead(known))
+        return AnyOrderDistribution(self.owner, self.context, shape, self.orders, known)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """The log-density of a value, shape ``(*sample, *batch)``, nats."""
+        if self.known is None:
+            return super().log_prob(value)
+        # what is known first, and of the rest what is not known
+        holes = torch.where(self.known.isnan(), value, self.known)
+        rest = self._each(holes, self.known.isnan(), only=self.known.isnan())
+        return self._mixed(rest, self._each(self.known, self.known.isnan()))
+
+    def observed_log_prob(self, value: Tensor, observed: Tensor) -> Tensor:
+        """Of the elements that are not missing, which come first in the order of their row."""
+        return self._mixed(self._each(torch.where(observed, value, torch.nan), ~observed))
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         shape = self._extended_shape(Size(sample_shape))
         if self.known is not None:
             return self.complete(self.known.expand(shape))
-        return self.complete(torch.full(shape, torch.nan, device=self.owner.keys.device))
+        return self.complete(torch.full(shape, torch.nan, device=self.orders.device))
 
     def complete(self, value: Tensor) -> Tensor:
         """The value with a draw in place of what is missing (NaN), given what is not.
@@ -250,36 +385,30 @@ class AutoregressiveDistribution(Distribution):
         Args:
             value: Shape ``(*sample, *batch, *event)``.
         """
-        owner, elements = self.owner, self.event_shape.numel()
-        value = value.to(owner.masked.bias.dtype)
+        owner = self.owner
+        elements = owner.keys.shape[-1]
+        value = value.to(owner.heads[0].dtype)
         lead = torch.broadcast_shapes(self._lead(value), self.batch_shape)
         value = value.expand(lead + self.event_shape)
         later = value.isnan()
         # one order does for all rows of which nothing is given; a graph cannot look at it
         tracing = torch.compiler.is_compiling()
-        holes = elements if tracing else int(later.reshape(*lead, -1).sum(-1).max())
+        holes = elements if tracing else int(owner.of_elements(later).sum(-1).max())
         alike = not tracing and bool(later.all())
-        with torch.no_grad():
-            orders = owner.orders()
-            keys = orders[0]
-            if len(orders) > 1:  # each row has an order of the mixture
+        keys = self.orders[0]
+        if len(self.orders) > 1:  # each row has an order of the mixture
+            with torch.no_grad():
                 weights = self._each(value, later).softmax(0).movedim(0, -1)
-                limits = weights.cumsum(-1)[..., :-1]
-                keys = orders[(torch.rand_like(limits[..., :1]) > limits).sum(-1)]
-            positions = self._positions(keys, None if alike else later)
-            for place in range(elements - holes, elements):
-                drawn = owner.given_earlier(value, positions, self.context).sample()
-                here = (positions == place).expand(*lead, -1).reshape(value.shape)
-                value = torch.where(here & later, drawn.to(value.dtype), value)
-        return value
+            limits = weights.cumsum(-1)[..., :-1]
+            keys = self.orders[(torch.rand_like(limits[..., :1]) > limits).sum(-1)]
+        positions = self._positions(keys, None if alike else later)
+        return self._drawn(value, positions, self.context, later, elements - holes)
 
 
-def _layout(conditional: nn.Module, elements: int) -> tuple[list[Head], Tensor, Tensor]:
-    """The heads, and the element of each number that is seen and of each that is put out.
-
-    What is seen is first what the conditional shows and then whether each element is there.
-    """
-    parts = [(conditional, torch.arange(elements))]
+def _layout(conditional: nn.Module, numbers: int) -> tuple[list[Head], Tensor, Tensor, Tensor]:
+    """The heads, and the element of each number, of each input and of each output."""
+    element = getattr(conditional, "element", torch.arange(numbers)).flatten()
+    parts = [(conditional, element)]
     if isinstance(conditional, Columns):
         parts = list(
             zip(conditional.groups, conditional.order.split(conditional.sizes), strict=True)
@@ -290,7 +419,7 @@ def _layout(conditional: nn.Module, elements: int) -> tuple[list[Head], Tensor, 
         if (
             len(own) != 1
             or own[0].network is not None
-            or own[0].event_shape.numel() != len(places)
+            or own[0].event_shape.numel() != len(places.unique())
         ):
             raise ValueError(
                 f"Autoregressive makes independent elements depend on each other: it expects a "
@@ -298,7 +427,8 @@ def _layout(conditional: nn.Module, elements: int) -> tuple[list[Head], Tensor, 
                 f"Bernoulli(784) or Columns([...]), found {type(part).__name__}."
             )
         heads.append(own[0])
-        outputs.append(places.repeat(own[0].outputs))
         seen = shown(part, torch.zeros(part.event_shape))  # type: ignore[arg-type]
         inputs.append(places.repeat_interleave(seen.numel() // len(places)))
-    return heads, torch.cat([*inputs, torch.arange(elements)]), torch.cat(outputs)
+        each = places if len(places) == own[0].event_shape.numel() else places.unique()
+        outputs.append(each.repeat(own[0].outputs))
+    return heads, element, torch.cat(inputs), torch.cat(outputs)

@@ -140,6 +140,12 @@ class Classes(nn.Module):
         self.event_shape = Size((*self._shape, classes))
         self.head = Head(network, self._shape, classes, owner)
 
+    @property
+    def element(self) -> Tensor:
+        """The category that each number of a value belongs to, of the event's shape."""
+        categories = torch.arange(self._shape.numel()).reshape(*self._shape, 1)
+        return categories.expand(self.event_shape)
+
     def forward(self, *parents: Tensor) -> Distribution:
         one = self.distribution(self.head(*parents).movedim(-1 - len(self._shape), -1))
         return Independent(one, len(self._shape), validate_args=False) if self._shape else one

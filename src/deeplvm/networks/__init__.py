@@ -8,6 +8,7 @@ from deeplvm.networks.attention import (
     placed,
 )
 from deeplvm.networks.broadcasting import fold_particles, join
+from deeplvm.networks.causal import CausalNetwork, Stepwise
 from deeplvm.networks.convolutional import ConvolutionalDecoder, ConvolutionalEncoder
 from deeplvm.networks.features import Features, out_shape_of
 from deeplvm.networks.local_reparameterisation import (
@@ -26,6 +27,7 @@ __all__ = [
     "LSTM",
     "MLP",
     "AttentionPool",
+    "CausalNetwork",
     "ConvolutionalDecoder",
     "ConvolutionalEncoder",
     "ConvolutionalGRU",
@@ -43,6 +45,7 @@ __all__ = [
     "SkipMLP",
     "SpaceToDepth",
     "SpatialTransformer",
+    "Stepwise",
     "WeightNormalisedConvolution",
     "Window",
     "filter_bank",

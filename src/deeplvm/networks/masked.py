@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -25,11 +26,13 @@ class MaskedNetwork(nn.Module):
         width: how many units, rounded up to a multiple of the groups.
         blocks: how many residual blocks.
         groups: G at most; fewer than the elements D save memory where orders differ by row.
-        context: the width of further inputs that all units see; 0 for none.
+        context: the shape of further inputs that all units see; 0 or ``()`` for none.
 
     Shape:
-        Inputs ``(*lead, inputs)``, positions ``(D,)`` or ``(*lead, D)`` and context
-        ``(*particles, *lead, context)`` give ``(*particles, *lead, outputs)``.
+        Inputs ``(*lead, inputs)``, positions ``(D,)`` or ``(*lead, D)``, context ``(*particles,
+        *lead, *context)`` and flags ``(*lead, D)`` of what is known, 1 where all is, give
+        ``(*particles, *lead, outputs)``. It is a
+        :class:`~deeplvm.networks.causal.CausalNetwork` of any order.
 
     MADE: Masked Autoencoder for Distribution Estimation (Germain et al., 2015),
     https://arxiv.org/abs/1502.03509, with the residual blocks of Autoregressive Energy Machines
@@ -50,6 +53,7 @@ class MaskedNetwork(nn.Module):
     cuts: Tensor
     reads: Tensor
     mask: Tensor
+    orders = None
 
     def __init__(
         self,
@@ -59,11 +63,12 @@ class MaskedNetwork(nn.Module):
         width: int = 256,
         blocks: int = 2,
         groups: int = 32,
-        context: int = 0,
+        context: int | Sequence[int] = 0,
     ) -> None:
         super().__init__()
         outputs, inputs = torch.as_tensor(outputs), torch.as_tensor(inputs)
         elements = int(outputs.max()) + 1
+        inputs = torch.cat([inputs, torch.arange(elements)])  # what is seen, and what is known
         groups = min(groups, elements)
         units = -(-width // groups)
         width = groups * units
@@ -80,14 +85,25 @@ class MaskedNetwork(nn.Module):
         }.items():
             self.register_buffer(name, buffer, persistent=False)
         self.first = nn.Parameter(torch.randn(groups, len(inputs), units) * len(inputs) ** -0.5)
-        self.context = nn.Linear(context, width, bias=False) if context else None
+        shape = (context,) if isinstance(context, int) else tuple(context)
+        self.context_dims, features = len(shape), math.prod(shape) if shape else 0
+        self.context = nn.Linear(features, width, bias=False) if features else None
         self.bias = nn.Parameter(torch.zeros(width))
         self.blocks = nn.ModuleList([nn.Linear(width, width) for _ in range(2 * blocks)])
         # small, so that it starts near what there is without it
         self.last = nn.Parameter(torch.randn(groups, units, len(outputs)) * 0.1 * width**-0.5)
 
-    def forward(self, x: Tensor, positions: Tensor, context: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        context: Tensor | None = None,
+        known: Tensor | None = None,
+    ) -> Tensor:
         """The outputs; an element's position is its place in the order, 0 for the first."""
+        if known is None:
+            known = x.new_ones(*x.shape[:-1], positions.shape[-1])
+        x = torch.cat([x, known], -1)
         seen = positions[..., self.inputs].unsqueeze(-2) < self.cuts.unsqueeze(-1)
         shared = positions.dim() == 1
         if shared:
@@ -97,7 +113,7 @@ class MaskedNetwork(nn.Module):
             hidden = torch.einsum("...gf,gfu->...gu", masked, self.first).flatten(-2)
         hidden = hidden + self.bias
         if self.context is not None:
-            hidden = hidden + self.context(context)
+            hidden = hidden + self.context(flat(context, self.context_dims))
         for inner, outer in zip(self.blocks[::2], self.blocks[1::2], strict=True):
             hidden = hidden + self._masked(outer, silu(self._masked(inner, silu(hidden))))
         hidden = silu(hidden)
@@ -116,3 +132,10 @@ class MaskedNetwork(nn.Module):
 
     def _masked(self, layer: nn.Module, hidden: Tensor) -> Tensor:
         return linear(hidden, layer.weight * self.mask, layer.bias)  # type: ignore[arg-type,operator]
+
+
+def flat(context: Tensor | None, dims: int) -> Tensor:
+    """Features of the parents as one vector a row, shape ``(*particles, batch, features)``."""
+    if context is None:
+        raise ValueError("This masked network was made for a context, found none.")
+    return context if dims == 1 else context.flatten(context.dim() - dims)
