@@ -84,6 +84,7 @@ KINDS = {
     "phases": Kind("deeplvm.learning.programs", "a list of phases", "aggressive(repeats=5)"),
     "kl_weight": Kind("deeplvm.training.schedules", "a schedule", "linear(10)"),
     "posterior": Kind("deeplvm.conditionals.posteriors", "a posterior", "iaf(transforms=4)"),
+    "prior": Kind("deeplvm.conditionals.priors", "a prior", "vamp(components=500)"),
     "schedule": Kind("deeplvm.training.schedules", "a schedule", "exponential(epochs=100)"),
 }
 # Objectives that teach q alone, or want dreams: parts of phases, of no use by themselves.
@@ -241,8 +242,8 @@ def meant(kind: str, value: Any) -> Any:
         text = f"{flag} cannot be {value[:200]!r}; it is {choices(kind)}."
         raise SpellingError(text) from None
     try:
-        if kind in ("phases", "posterior"):
-            call.check(2 * (kind == "posterior"), later=("model",))
+        if kind in ("phases", "posterior", "prior"):
+            call.check(2 * (kind != "phases"), later=("model",))
             return value  # fit knows the model that they want, a recipe the shape and the network
         if kind != "objective" or inspect.isclass(call.function):
             return call()

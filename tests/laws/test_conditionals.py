@@ -43,6 +43,7 @@ from deeplvm.conditionals import (
     StandardNormal,
     StudentT,
     UniformSphere,
+    VampPrior,
     VonMisesFisher,
 )
 from deeplvm.conditionals.concrete import BinaryConcrete, Concrete
@@ -59,6 +60,7 @@ from deeplvm.conditionals.flows import (
     RealNVP,
     SylvesterFlow,
 )
+from deeplvm.conditionals.vamp import Aggregated
 from deeplvm.distributions import LowRankPrecisionNormal
 from deeplvm.networks import MLP, ConvolutionalDecoder
 
@@ -349,6 +351,25 @@ MEMBERS: dict[str, Member] = {
     "Beta": Member(Beta, "unit", beta),
     "UniformSphere": Member(
         lambda s, _: UniformSphere(s[0]), "sphere", network=None, moments=False
+    ),
+    "VampPrior": Member(
+        lambda s, _: VampPrior(
+            Aggregated(Gaussian(s, MLP(5, 4, activation=nn.Tanh)), torch.zeros(5)), components=3
+        ),
+        shape=(2,),
+        network=None,
+        moments=False,
+    ),
+    "VampPrior of any, bounded": flow(
+        lambda s, _: VampPrior(
+            Aggregated(
+                FullCovarianceGaussian(s, MLP(5, 4, activation=nn.Tanh)),
+                torch.full((5,), 0.2),
+                (torch.zeros(5), torch.ones(5)),
+            ),
+            components=3,
+        ),
+        network=None,
     ),
     "VonMisesFisher": Member(lambda s, n: VonMisesFisher(s[0], n), "sphere", moments=False),
     "VonMisesFisher, global": Member(

@@ -27,6 +27,8 @@ from deeplvm.training.measure import filled_in
 
 SMALL: dict[str, tuple[str, dict[str, Any]]] = {
     "vae": ("vae", {"latent": 2, "hidden": (8, 6)}),
+    "vae, vamp": ("vae", {"latent": 2, "hidden": (8,), "prior": "vamp(components=4)"}),
+    "vae, flow prior": ("vae", {"latent": 2, "hidden": (8,), "prior": "maf(hidden=(8,))"}),
     "full_covariance_vae": ("full_covariance_vae", {"latent": 3, "hidden": (8,)}),
     "convolutional_vae": ("convolutional_vae", {"latent": 2, "channels": (4, 4), "features": 8}),
     "iwae, one layer": ("iwae", {"latent": 2, "hidden": 8}),
@@ -150,6 +152,7 @@ TRACED_ELSEWHERE = (
     "auxiliary_semi_supervised_vae",
     "skip_semi_supervised_vae",
     "conditional_vae",
+    "vae, flow prior",
     "factor_analysis, one noise",
     "gaussian_mixture",
     "sigmoid_belief_network",

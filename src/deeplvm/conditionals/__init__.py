@@ -27,6 +27,7 @@ from deeplvm.conditionals.simplex import Dirichlet
 from deeplvm.conditionals.sphere import UniformSphere, VonMisesFisher
 from deeplvm.conditionals.spiked import Spiked
 from deeplvm.conditionals.unit_interval import Beta, ContinuousBernoulli
+from deeplvm.conditionals.vamp import VampPrior
 
 __all__ = [
     "Autoregressive",
@@ -67,6 +68,7 @@ __all__ = [
     "Stratified",
     "StudentT",
     "UniformSphere",
+    "VampPrior",
     "VonMisesFisher",
     "WithMask",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -15,6 +16,7 @@ from deeplvm.distributions.spiked import Spiked
 
 _NONE = Size()
 _ROOT_HALF = 0.5**0.5
+_LOG_TWO_PI = math.log(2 * math.pi)
 
 
 class Weighted(Distribution):
@@ -326,7 +328,24 @@ class NormalMixture(Weighted):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The log-density of a value, shape ``(*sample, *batch)``, nats."""
+        if self.loc.dim() == 1 + self.event_dims:
+            return self._sum(self._of_all(value))
         return self._sum(self._each.log_prob(self._beside(value)))
+
+    def _of_all(self, value: Tensor) -> Tensor:
+        """Under each of components that all rows share: a matrix product, no row beside each.
+
+        In double precision, so that the squares of narrow components may cancel.
+        """
+        loc, scale = (each.double() for each in self._flat())  # (components, elements)
+        flat = value.reshape(*value.shape[: value.dim() - self.event_dims], -1).double()
+        shift, loc = loc.mean(0), loc - loc.mean(0)
+        precision = scale.square().reciprocal()
+        constant = (loc.square() * precision).sum(-1) + 2 * scale.log().sum(-1)
+        both = torch.cat([precision, -2 * loc * precision], -1)
+        flat = flat - shift
+        square = torch.cat([flat.square(), flat], -1) @ both.T + constant
+        return -0.5 * (square + loc.shape[-1] * _LOG_TWO_PI).to(value.dtype)
 
     def observed_log_prob(self, value: Tensor, observed: Tensor) -> Tensor:
         """Of the elements that are not NaN: the mixture of the components' marginals."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from deeplvm.conditionals import Gaussian, StandardNormal
+from deeplvm.conditionals import Gaussian
 from deeplvm.conditionals.gaussian import MeanField
+from deeplvm.conditionals.priors import prior_of
 from deeplvm.core.joint import Joint
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.data import likelihood_of
@@ -22,6 +23,7 @@ def auxiliary_vae(
     latent: int = 100,
     auxiliary: int = 100,
     hidden: tuple[int, ...] = (500, 500),
+    prior: str = "gaussian",
 ) -> LatentVariableModel:
     r"""Variational autoencoder whose posterior has an auxiliary variable.
 
@@ -35,6 +37,9 @@ def auxiliary_vae(
         auxiliary: Dimensions of a.
         hidden: Widths of the hidden layers of each network, from x on; those of p(x | z) in
             reverse.
+        prior: Family of p(z), by its name, with options in parentheses if any:
+            ``"mixture(components=50)"``; :func:`~deeplvm.conditionals.priors.known` has them all,
+            and those made of a q(z | x) alone are not for this recipe.
     """
     at_least_one(latent=latent, auxiliary=auxiliary, hidden=hidden)
     x = observed(data)
@@ -46,7 +51,7 @@ def auxiliary_vae(
     return LatentVariableModel(
         Joint(
             {
-                "z": StandardNormal(latent),
+                "z": prior_of(prior, latent),
                 "x | z": likelihood_of(x, network(latent, *hidden[::-1])),
                 "g | x": network(seen(x), first),
                 "a | g, z": Gaussian(auxiliary, network(first + latent, *further)),
@@ -68,6 +73,7 @@ def hierarchical_variational_vae(
     latent: int = 16,
     hidden: tuple[int, ...] = (256, 256),
     transforms: int = 2,
+    prior: str = "gaussian",
 ) -> LatentVariableModel:
     r"""Variational autoencoder whose posterior's parameters are drawn from a flow.
 
@@ -84,6 +90,9 @@ def hierarchical_variational_vae(
         latent: Dimensions of z; l has a mean and a scale for each.
         hidden: Widths of the hidden layers of q, from x to l; those of p(x | z) in reverse.
         transforms: Steps of the flow.
+        prior: Family of p(z), by its name, with options in parentheses if any:
+            ``"mixture(components=50)"``; :func:`~deeplvm.conditionals.priors.known` has them all,
+            and those made of a q(z | x) alone are not for this recipe.
     """
     from deeplvm.conditionals.flows import InverseAutoregressiveFlow  # zuko takes a while
 
@@ -94,7 +103,7 @@ def hierarchical_variational_vae(
     return LatentVariableModel(
         Joint(
             {
-                "z": StandardNormal(latent),
+                "z": prior_of(prior, latent),
                 "x | z": likelihood_of(x, MLP(latent, *hidden[::-1])),
                 "g | x": MLP(seen(x), first),
                 "l | g, z": Gaussian(2 * latent, MLP(first + latent, *further)),

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from deeplvm.conditionals import StandardNormal
 from deeplvm.conditionals.posteriors import posterior_of
+from deeplvm.conditionals.priors import prior_of
 from deeplvm.core.joint import Joint
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.data import likelihood_of
@@ -35,6 +35,7 @@ def conditional_vae(
     latent: int = 16,
     hidden: tuple[int, ...] = (256, 256),
     posterior: str = "gaussian",
+    prior: str = "gaussian",
 ) -> LatentVariableModel:
     """Variational autoencoder of x given its label, p(x | y).
 
@@ -49,6 +50,9 @@ def conditional_vae(
         hidden: Widths of the hidden layers of q, from x and y to z; those of p in reverse.
         posterior: Family of q(z | x, y), by its name, with options in parentheses if any:
             ``"iaf(transforms=4)"``; :func:`~deeplvm.conditionals.posteriors.known` has them all.
+        prior: Family of p(z), by its name, with options in parentheses if any:
+            ``"mixture(components=50)"``; :func:`~deeplvm.conditionals.priors.known` has them all,
+            and those made of a q(z | x) alone are not for this recipe.
 
     Raises:
         RecipeError: If the data have no labels, or not in every row.
@@ -62,7 +66,7 @@ def conditional_vae(
         Joint(
             {
                 "c | y": label,
-                "z": StandardNormal(latent),
+                "z": prior_of(prior, latent),
                 "x | z, c": likelihood_of(x, MLP(latent + classes, *hidden[::-1])),
             }
         ),

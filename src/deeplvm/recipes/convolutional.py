@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from deeplvm.conditionals import StandardNormal
 from deeplvm.conditionals.posteriors import posterior_of
+from deeplvm.conditionals.priors import prior_of
 from deeplvm.core.joint import Joint
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.data import likelihood_of
 from deeplvm.data.records import Data, Description
 from deeplvm.networks import ConvolutionalDecoder, ConvolutionalEncoder
 from deeplvm.recipes.catalogue import RecipeError
-from deeplvm.recipes.plain import at_least_one, observed, seen
+from deeplvm.recipes.plain import aggregated, at_least_one, observed, seen
 
 
 def convolutional_vae(
@@ -20,6 +20,7 @@ def convolutional_vae(
     channels: tuple[int, ...] = (32, 64),
     features: int = 256,
     posterior: str = "gaussian",
+    prior: str = "gaussian",
 ) -> LatentVariableModel:
     """Variational autoencoder for images of any size, with residual convolutions.
 
@@ -34,6 +35,8 @@ def convolutional_vae(
         features: Width of the layer between the last stage and z.
         posterior: Family of q(z | x), by its name, with options in parentheses if any:
             ``"iaf(transforms=4)"``; :func:`~deeplvm.conditionals.posteriors.known` has them all.
+        prior: Family of p(z), by its name, with options in parentheses if any:
+            ``"vamp(components=500)"``; :func:`~deeplvm.conditionals.priors.known` has them all.
 
     Raises:
         RecipeError: If the data are not images.
@@ -47,7 +50,6 @@ def convolutional_vae(
         )
     decoder = ConvolutionalDecoder(latent, x.shape, channels)
     encoder = ConvolutionalEncoder(x.shape, channels, features)
-    return LatentVariableModel(
-        Joint({"z": StandardNormal(latent), "x | z": likelihood_of(x, decoder)}),
-        Joint({"z | x": posterior_of(posterior, latent, encoder)}),
-    )
+    row, q = likelihood_of(x, decoder), posterior_of(posterior, latent, encoder)
+    p = Joint({"z": prior_of(prior, latent, aggregated(q, row, data)), "x | z": row})
+    return LatentVariableModel(p, Joint({"z | x": q}))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from deeplvm.conditionals import Gaussian, StandardNormal
+from deeplvm.conditionals import Gaussian
+from deeplvm.conditionals.priors import prior_of
 from deeplvm.core.joint import Joint
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.data.likelihood_table import LIKELIHOODS
@@ -23,6 +24,7 @@ def scvi(
     hidden: tuple[int, ...] = (128,),
     library: Literal["observed", "latent"] = "observed",
     batches: bool = False,
+    prior: str = "gaussian",
 ) -> LatentVariableModel:
     r"""Variational autoencoder of counts whose rates are shares of how much was read of a cell.
 
@@ -42,6 +44,9 @@ def scvi(
         hidden: Widths of the hidden layers of q, from x to z; those of p in reverse.
         library: Whether the library size is each cell's own total, taken as known, or a latent.
         batches: Whether the label is a batch: an input of p and q, never scored.
+        prior: Family of p(z), by its name, with options in parentheses if any:
+            ``"mixture(components=50)"``; :func:`~deeplvm.conditionals.priors.known` has them all,
+            and those made of a q(z | x) alone are not for this recipe.
 
     Raises:
         RecipeError: If the data are no counts, or have no labels where these are batches.
@@ -67,7 +72,7 @@ def scvi(
     counts = LIKELIHOODS[x.likelihood].conditional(x)(
         network=MLP(latent + classes, *hidden[::-1]), total="parent" if latent_size else total
     )
-    p = shared | {"z": StandardNormal(latent)}
+    p = shared | {"z": prior_of(prior, latent)}
     q = shared | {f"z | x{batch}": Gaussian(latent, MLP(_width(x, classes), *hidden))}
     if latent_size:
         p |= {"s": Gaussian(1, units=units)}

@@ -30,6 +30,7 @@ def normalizing_flow_vae(
     transforms: int = 10,
     latent: int = 40,
     hidden: tuple[int, ...] = (400, 400),
+    prior: str = "gaussian",
 ) -> LatentVariableModel:
     """Variational autoencoder whose posterior is bent by planar or radial steps.
 
@@ -44,10 +45,12 @@ def normalizing_flow_vae(
         transforms: Their number; the paper has 2 to 80.
         latent: Dimensions of z.
         hidden: Widths of the hidden layers of q, from x to z; those of p in reverse.
+        prior: Family of p(z), by its name, with options in parentheses if any:
+            ``"vamp(components=500)"``; :func:`~deeplvm.conditionals.priors.known` has them all.
     """
     flow = PlanarFlow if kind == "planar" else RadialFlow
     posterior = partial(flow, transforms=transforms)
-    return one_latent(data, posterior, latent=latent, hidden=hidden)
+    return one_latent(data, posterior, latent=latent, hidden=hidden, prior=prior)
 
 
 @trained_with(optimizer="adamax", learning_rate=2e-3, averaging=0.999)
@@ -58,6 +61,7 @@ def inverse_autoregressive_flow_vae(
     widths: tuple[int, ...] = (320, 320),
     latent: int = 32,
     hidden: tuple[int, ...] = (450, 450),
+    prior: str = "gaussian",
     location_only: bool = False,
 ) -> LatentVariableModel:
     """Variational autoencoder whose posterior is bent by inverse autoregressive steps.
@@ -74,6 +78,8 @@ def inverse_autoregressive_flow_vae(
         widths: Of the masked network of each step.
         latent: Dimensions of z.
         hidden: Widths of the hidden layers of q, from x to z; those of p in reverse.
+        prior: Family of p(z), by its name, with options in parentheses if any:
+            ``"vamp(components=500)"``; :func:`~deeplvm.conditionals.priors.known` has them all.
         location_only: Steps that shift and do not scale.
     """
     at_least_one(widths=widths)
@@ -83,7 +89,9 @@ def inverse_autoregressive_flow_vae(
         hidden=widths,
         location_only=location_only,
     )
-    return one_latent(data, posterior, latent=latent, hidden=hidden, activation=nn.ELU)
+    return one_latent(
+        data, posterior, latent=latent, hidden=hidden, prior=prior, activation=nn.ELU
+    )
 
 
 @trained_with(optimizer="adamax", learning_rate=5e-4, kl_weight=linear(100), patience=100)
@@ -94,6 +102,7 @@ def sylvester_vae(
     transforms: int = 4,
     latent: int = 64,
     hidden: tuple[int, ...] = (300, 300),
+    prior: str = "gaussian",
 ) -> LatentVariableModel:
     """Variational autoencoder whose posterior is bent by Sylvester steps.
 
@@ -109,9 +118,11 @@ def sylvester_vae(
         transforms: Number of steps; the paper has 4 to 16.
         latent: Dimensions of z.
         hidden: Widths of the hidden layers of q, from x to z; those of p in reverse.
+        prior: Family of p(z), by its name, with options in parentheses if any:
+            ``"vamp(components=500)"``; :func:`~deeplvm.conditionals.priors.known` has them all.
     """
     posterior = partial(SylvesterFlow, kind=kind, transforms=transforms)
-    return one_latent(data, posterior, latent=latent, hidden=hidden)
+    return one_latent(data, posterior, latent=latent, hidden=hidden, prior=prior)
 
 
 @trained_with(learning_rate=5e-4, kl_weight=linear(200))
@@ -121,6 +132,7 @@ def householder_flow_vae(
     transforms: int = 10,
     latent: int = 40,
     hidden: tuple[int, ...] = (300, 300),
+    prior: str = "gaussian",
 ) -> LatentVariableModel:
     """Variational autoencoder whose posterior is reflected by Householder steps.
 
@@ -132,6 +144,8 @@ def householder_flow_vae(
         transforms: Number of reflections.
         latent: Dimensions of z.
         hidden: Widths of the hidden layers of q, from x to z; those of p in reverse.
+        prior: Family of p(z), by its name, with options in parentheses if any:
+            ``"vamp(components=500)"``; :func:`~deeplvm.conditionals.priors.known` has them all.
     """
     posterior = partial(HouseholderFlow, transforms=transforms)
-    return one_latent(data, posterior, latent=latent, hidden=hidden)
+    return one_latent(data, posterior, latent=latent, hidden=hidden, prior=prior)

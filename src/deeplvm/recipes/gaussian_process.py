@@ -5,6 +5,7 @@ from __future__ import annotations
 from deeplvm.conditionals import Gaussian, StandardNormal
 from deeplvm.conditionals.gaussian import MeanField
 from deeplvm.conditionals.gaussian_process import GaussianProcess
+from deeplvm.conditionals.priors import prior_of
 from deeplvm.core.joint import Joint
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.data import likelihood_of
@@ -24,6 +25,7 @@ def variational_gaussian_process(
     inputs: int = 4,
     points: int = 10,
     hidden: tuple[int, ...] = (256, 256),
+    prior: str = "gaussian",
 ) -> LatentVariableModel:
     r"""Variational autoencoder whose posterior warps noise by random functions.
 
@@ -39,6 +41,9 @@ def variational_gaussian_process(
         points: How many variational data pin the functions of a row.
         hidden: Widths of the hidden layers of q, from x to the variational data; those of p in
             reverse.
+        prior: Family of p(z), by its name, with options in parentheses if any:
+            ``"mixture(components=50)"``; :func:`~deeplvm.conditionals.priors.known` has them all,
+            and those made of a q(z | x) alone are not for this recipe.
     """
     at_least_one(latent=latent, inputs=inputs, points=points, hidden=hidden)
     x = observed(data)
@@ -49,7 +54,7 @@ def variational_gaussian_process(
     return LatentVariableModel(
         Joint(
             {
-                "z": StandardNormal(latent),
+                "z": prior_of(prior, latent),
                 "x | z": likelihood_of(x, MLP(latent, *hidden[::-1])),
                 "g | x": MLP(seen(x), first),
                 "h | g, z": guess,

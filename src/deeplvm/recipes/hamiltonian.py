@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import nn
 
-from deeplvm.conditionals import Gaussian, StandardNormal
+from deeplvm.conditionals import Gaussian
 from deeplvm.conditionals.hamiltonian import Hamiltonian
+from deeplvm.conditionals.priors import prior_of
 from deeplvm.core.joint import Joint
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.data import likelihood_of
@@ -20,6 +21,7 @@ def hamiltonian_vae(
     latent: int = 32,
     steps: int = 4,
     hidden: tuple[int, ...] = (300, 300),
+    prior: str = "gaussian",
 ) -> LatentVariableModel:
     r"""Variational autoencoder whose posterior takes leapfrog steps on the model.
 
@@ -36,6 +38,9 @@ def hamiltonian_vae(
         steps: Leapfrog steps; the paper tries up to 16.
         hidden: Widths of the hidden layers of each network, from x on; those of p(x | z) in
             reverse.
+        prior: Family of p(z), by its name, with options in parentheses if any:
+            ``"mixture(components=50)"``; :func:`~deeplvm.conditionals.priors.known` has them all,
+            and those made of a q(z | x) alone are not for this recipe.
     """
     at_least_one(latent=latent, steps=steps, hidden=hidden)
     x = observed(data)
@@ -47,7 +52,7 @@ def hamiltonian_vae(
 
     p = Joint(
         {
-            "z": StandardNormal(latent),
+            "z": prior_of(prior, latent),
             "x | z": likelihood_of(x, network(latent, *hidden[::-1])),
             "g | x": network(seen(x), first),
             "v | g, z": Gaussian(latent, network(first + latent, *further)),

@@ -7,15 +7,16 @@ from typing import Literal
 from torch import nn
 
 from deeplvm import objectives
-from deeplvm.conditionals import Gaussian, StandardNormal
+from deeplvm.conditionals import Gaussian
 from deeplvm.conditionals.posteriors import posterior_of
+from deeplvm.conditionals.priors import prior_of
 from deeplvm.core.joint import Joint
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.data import likelihood_of
 from deeplvm.data.records import Data, Description
 from deeplvm.networks import MLP, glorot
 from deeplvm.recipes.catalogue import trained_with
-from deeplvm.recipes.plain import at_least_one, observed, seen
+from deeplvm.recipes.plain import aggregated, at_least_one, observed, seen
 
 
 # The paper trains with 1, 5 and 50 particles; 5 is what a CPU bears.
@@ -27,6 +28,7 @@ def iwae(
     latent: int = 50,
     hidden: int = 200,
     posterior: str = "gaussian",
+    prior: str = "gaussian",
 ) -> LatentVariableModel:
     """Importance weighted autoencoder, with one or two layers of latents.
 
@@ -42,6 +44,9 @@ def iwae(
         hidden: Width of the two hidden layers of each network next to x.
         posterior: Family of each layer of q, by its name, with options in parentheses if any:
             ``"iaf(transforms=4)"``; :func:`~deeplvm.conditionals.posteriors.known` has them all.
+        prior: Family of p of the highest latent, by its name, with options in parentheses if any:
+            ``"vamp(components=500)"``, of one layer alone;
+            :func:`~deeplvm.conditionals.priors.known` has them all.
     """
     at_least_one(latent=latent, hidden=hidden)
     x = observed(data)
@@ -50,17 +55,15 @@ def iwae(
         return MLP(features, width, width, activation=nn.Tanh, initialization=glorot)
 
     if layers == 1:
-        return LatentVariableModel(
-            Joint(
-                {"z": StandardNormal(latent), "x | z": likelihood_of(x, network(latent, hidden))}
-            ),
-            Joint({"z | x": posterior_of(posterior, latent, network(seen(x), hidden))}),
-        )
+        row = likelihood_of(x, network(latent, hidden))
+        q = posterior_of(posterior, latent, network(seen(x), hidden))
+        p = Joint({"z": prior_of(prior, latent, aggregated(q, row, data)), "x | z": row})
+        return LatentVariableModel(p, Joint({"z | x": q}))
     lower, narrow = 2 * latent, max(1, hidden // 2)
     return LatentVariableModel(
         Joint(
             {
-                "z2": StandardNormal(latent),
+                "z2": prior_of(prior, latent),
                 "z1 | z2": Gaussian(lower, network(latent, narrow)),
                 "x | z1": likelihood_of(x, network(lower, hidden)),
             }

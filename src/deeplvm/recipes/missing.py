@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from deeplvm import objectives
-from deeplvm.conditionals import Gaussian, SelfMasking, StandardNormal, WithMask
+from deeplvm.conditionals import Gaussian, SelfMasking, WithMask
+from deeplvm.conditionals.priors import prior_of
 from deeplvm.core.joint import Joint, view_of
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.data import likelihood_of
@@ -18,7 +19,11 @@ from deeplvm.recipes.plain import at_least_one, gaussian, observed
     objective=objectives.iwae, particles=20, hide=0.2, epochs=2000, patience=100, batch_size=64
 )
 def miwae(
-    data: Data | Description, *, latent: int = 10, hidden: tuple[int, ...] = (128, 128)
+    data: Data | Description,
+    *,
+    latent: int = 10,
+    hidden: tuple[int, ...] = (128, 128),
+    prior: str = "gaussian",
 ) -> LatentVariableModel:
     """Importance weighted autoencoder for values that are missing at random.
 
@@ -32,10 +37,15 @@ def miwae(
         data: What is modelled; its kind decides the likelihood.
         latent: Dimensions of z.
         hidden: Widths of the hidden layers of q, from x to z; those of p in reverse.
+        prior: Family of p(z), by its name, with options in parentheses if any:
+            ``"mixture(components=50)"``; :func:`~deeplvm.conditionals.priors.known` has them all,
+            and those made of a q(z | x) alone are not for this recipe.
     """
     at_least_one(latent=latent, hidden=hidden)
     x = observed(data)
-    p = Joint({"z": StandardNormal(latent), "x | z": likelihood_of(x, MLP(latent, *hidden[::-1]))})
+    p = Joint(
+        {"z": prior_of(prior, latent), "x | z": likelihood_of(x, MLP(latent, *hidden[::-1]))}
+    )
     encoder = Gaussian(latent, MLP(x.features + x.elements, *hidden))
     view = view_of(p["x"])
     return LatentVariableModel(p, Joint({"z | x": WithMask(encoder, x.shape, view)}))
@@ -43,7 +53,11 @@ def miwae(
 
 @trained_with(objective=objectives.iwae, particles=20, epochs=1000, patience=100, batch_size=64)
 def not_miwae(
-    data: Data | Description, *, latent: int = 10, hidden: tuple[int, ...] = (128, 128)
+    data: Data | Description,
+    *,
+    latent: int = 10,
+    hidden: tuple[int, ...] = (128, 128),
+    prior: str = "gaussian",
 ) -> LatentVariableModel:
     """MIWAE for reals that are missing because of what they are, with a model of the holes.
 
@@ -58,6 +72,9 @@ def not_miwae(
         data: Real numbers with holes.
         latent: Dimensions of z.
         hidden: Widths of the hidden layers of q, from x to z; those of p in reverse.
+        prior: Family of p(z), by its name, with options in parentheses if any:
+            ``"mixture(components=50)"``; :func:`~deeplvm.conditionals.priors.known` has them all,
+            and those made of a q(z | x) alone are not for this recipe.
 
     Raises:
         RecipeError: If the values are not modelled by a Gaussian.
@@ -66,7 +83,7 @@ def not_miwae(
     x = gaussian(data, "not_miwae, which draws what is missing,", "; or use miwae")
     row = likelihood_of(x, MLP(latent, *hidden[::-1]))
     reason = SelfMasking(x.shape, (x.mean, x.std))
-    p = Joint({"z": StandardNormal(latent), "x | z": row, "x_observed | x": reason})
+    p = Joint({"z": prior_of(prior, latent), "x | z": row, "x_observed | x": reason})
     encoder = Gaussian(latent, MLP(2 * x.elements, *hidden))
     view = view_of(row)
     return LatentVariableModel(

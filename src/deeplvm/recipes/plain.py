@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from deeplvm import objectives
-from deeplvm.conditionals import FullCovarianceGaussian, Gaussian, StandardNormal
+from deeplvm.conditionals import FullCovarianceGaussian, Gaussian
+from deeplvm.conditionals.heads import shown
 from deeplvm.conditionals.posteriors import posterior_of
+from deeplvm.conditionals.priors import prior_of
+from deeplvm.conditionals.vamp import Aggregated
 from deeplvm.core.joint import Joint
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.data import likelihood_of
@@ -27,6 +31,7 @@ def vae(
     latent: int = 16,
     hidden: tuple[int, ...] = (256, 256),
     posterior: str = "gaussian",
+    prior: str = "gaussian",
 ) -> LatentVariableModel:
     """Variational autoencoder with multilayer perceptrons, for any kind of data.
 
@@ -38,12 +43,19 @@ def vae(
         hidden: Widths of the hidden layers of q, from x to z; those of p in reverse.
         posterior: Family of q(z | x), by its name, with options in parentheses if any:
             ``"iaf(transforms=4)"``; :func:`~deeplvm.conditionals.posteriors.known` has them all.
+        prior: Family of p(z), by its name, with options in parentheses if any:
+            ``"vamp(components=500)"``; :func:`~deeplvm.conditionals.priors.known` has them all.
     """
-    return one_latent(data, partial(posterior_of, posterior), latent=latent, hidden=hidden)
+    made = partial(posterior_of, posterior)
+    return one_latent(data, made, latent=latent, hidden=hidden, prior=prior)
 
 
 def full_covariance_vae(
-    data: Data | Description, *, latent: int = 16, hidden: tuple[int, ...] = (256, 256)
+    data: Data | Description,
+    *,
+    latent: int = 16,
+    hidden: tuple[int, ...] = (256, 256),
+    prior: str = "gaussian",
 ) -> LatentVariableModel:
     """Variational autoencoder whose posterior knows how the latents go together.
 
@@ -55,13 +67,19 @@ def full_covariance_vae(
         data: What is modelled; its kind decides the likelihood.
         latent: Dimensions of z; the network has a square number of outputs.
         hidden: Widths of the hidden layers of q, from x to z; those of p in reverse.
+        prior: Family of p(z), by its name, with options in parentheses if any:
+            ``"vamp(components=500)"``; :func:`~deeplvm.conditionals.priors.known` has them all.
     """
-    return one_latent(data, FullCovarianceGaussian, latent=latent, hidden=hidden)
+    return one_latent(data, FullCovarianceGaussian, latent=latent, hidden=hidden, prior=prior)
 
 
 @trained_with(objective=partial(objectives.beta_elbo, beta=4.0), averaging=0.0)
 def beta_vae(
-    data: Data | Description, *, latent: int = 10, hidden: tuple[int, ...] = (1200, 1200)
+    data: Data | Description,
+    *,
+    latent: int = 10,
+    hidden: tuple[int, ...] = (1200, 1200),
+    prior: str = "gaussian",
 ) -> LatentVariableModel:
     """Variational autoencoder whose divergence weighs beta times, for disentangled latents.
 
@@ -75,13 +93,19 @@ def beta_vae(
         data: What is modelled; its kind decides the likelihood.
         latent: Dimensions of z.
         hidden: Widths of the hidden layers of q, from x to z; those of p in reverse.
+        prior: Family of p(z), by its name, with options in parentheses if any:
+            ``"vamp(components=500)"``; :func:`~deeplvm.conditionals.priors.known` has them all.
     """
-    return one_latent(data, Gaussian, latent=latent, hidden=hidden)
+    return one_latent(data, Gaussian, latent=latent, hidden=hidden, prior=prior)
 
 
 @trained_with(objective=partial(objectives.beta_tc_elbo, beta=6.0), batch_size=2048, averaging=0.0)
 def beta_tc_vae(
-    data: Data | Description, *, latent: int = 10, hidden: tuple[int, ...] = (1200, 1200)
+    data: Data | Description,
+    *,
+    latent: int = 10,
+    hidden: tuple[int, ...] = (1200, 1200),
+    prior: str = "gaussian",
 ) -> LatentVariableModel:
     """Variational autoencoder that pays more for latents that depend on each other.
 
@@ -95,13 +119,21 @@ def beta_tc_vae(
         data: What is modelled; its kind decides the likelihood.
         latent: Dimensions of z.
         hidden: Widths of the hidden layers of q, from x to z; those of p in reverse.
+        prior: Family of p(z), by its name, with options in parentheses if any:
+            ``"vamp(components=500)"``; :func:`~deeplvm.conditionals.priors.known` has them all.
     """
-    return one_latent(data, Gaussian, latent=latent, hidden=hidden, activation=nn.Tanh)
+    return one_latent(
+        data, Gaussian, latent=latent, hidden=hidden, prior=prior, activation=nn.Tanh
+    )
 
 
 @trained_with(objective=partial(objectives.renyi, alpha=0.5), particles=5, averaging=0.0)
 def renyi_vae(
-    data: Data | Description, *, latent: int = 50, hidden: tuple[int, ...] = (200, 200)
+    data: Data | Description,
+    *,
+    latent: int = 50,
+    hidden: tuple[int, ...] = (200, 200),
+    prior: str = "gaussian",
 ) -> LatentVariableModel:
     """Variational autoencoder trained on a Rényi bound.
 
@@ -113,8 +145,12 @@ def renyi_vae(
         data: What is modelled; its kind decides the likelihood.
         latent: Dimensions of z.
         hidden: Widths of the hidden layers of q, from x to z; those of p in reverse.
+        prior: Family of p(z), by its name, with options in parentheses if any:
+            ``"vamp(components=500)"``; :func:`~deeplvm.conditionals.priors.known` has them all.
     """
-    return one_latent(data, Gaussian, latent=latent, hidden=hidden, activation=nn.Tanh)
+    return one_latent(
+        data, Gaussian, latent=latent, hidden=hidden, prior=prior, activation=nn.Tanh
+    )
 
 
 def one_latent(
@@ -123,6 +159,7 @@ def one_latent(
     *,
     latent: int,
     hidden: tuple[int, ...],
+    prior: str = "gaussian",
     activation: Callable[[], nn.Module] = nn.ReLU,
 ) -> LatentVariableModel:
     """``p(z) p(x | z) · q(z | x)`` with multilayer perceptrons.
@@ -132,14 +169,38 @@ def one_latent(
         posterior: From the dimensions of z and a network of x to q's conditional.
         latent: Dimensions of z.
         hidden: Widths of the hidden layers of q, from x to z; those of p in reverse.
+        prior: Family of p(z), by its name.
         activation: Of every unit.
     """
     at_least_one(latent=latent, hidden=hidden)
     x = observed(data)
-    decoder = MLP(latent, *hidden[::-1], activation=activation)
-    p = Joint({"z": StandardNormal(latent), "x | z": likelihood_of(x, decoder)})
-    encoder = MLP(seen(x), *hidden, activation=activation)
-    return LatentVariableModel(p, Joint({"z | x": posterior(latent, encoder)}))
+    row = likelihood_of(x, MLP(latent, *hidden[::-1], activation=activation))
+    q = posterior(latent, MLP(seen(x), *hidden, activation=activation))
+    p = Joint({"z": prior_of(prior, latent, aggregated(q, row, data)), "x | z": row})
+    return LatentVariableModel(p, Joint({"z | x": q}))
+
+
+@torch.no_grad()
+def aggregated(posterior: nn.Module, row: nn.Module, data: Data | Description) -> Aggregated:
+    """What a prior that is made of q(z | x) needs to know of x, as its conditional shows it."""
+    x = observed(data)
+
+    def read(values: Tensor) -> Tensor:
+        return torch.nan_to_num(shown(row, values), nan=0.0)  # as encoders read what is missing
+
+    mean = read(x.mean.to(torch.get_default_dtype())[None])[0]
+
+    def rows(number: int) -> Tensor:
+        if isinstance(data, Description):
+            return torch.zeros(min(number, data.rows["train"]), *mean.shape)
+        count = data.train.rows
+        index = torch.linspace(0, count - 1, min(number, count)).round().long()
+        return read(data.train.batch(index, ("x",))["x"])
+
+    bounds = None
+    if x.kind in ("binary", "levels", "unit") and seen(x) == x.shape:
+        bounds = tuple([read(torch.full((1, *x.shape), e))[0] for e in (x.minimum, x.maximum)])
+    return Aggregated(posterior, mean, bounds, rows)
 
 
 def observed(data: Data | Description) -> Variable:

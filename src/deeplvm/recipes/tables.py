@@ -13,7 +13,7 @@ from deeplvm.conditionals import (
     LatentClasses,
     Mixture,
 )
-from deeplvm.conditionals.posteriors import posterior_of
+from deeplvm.conditionals.priors import prior_of
 from deeplvm.core.joint import Joint
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.data import likelihood_of
@@ -21,7 +21,7 @@ from deeplvm.data.records import Data, Description
 from deeplvm.data.variable import Variable
 from deeplvm.networks import MLP
 from deeplvm.recipes.catalogue import trained_with
-from deeplvm.recipes.plain import at_least_one, gaussian, observed, seen
+from deeplvm.recipes.plain import aggregated, at_least_one, gaussian, observed, seen
 from deeplvm.training.schedules import linear
 
 MOST_NUMBERS = 2**22  # in the covariances of one mixture
@@ -141,7 +141,8 @@ def table_vae(
         data: What is modelled; its kinds decide the likelihood of each column.
         latent: Dimensions of z.
         hidden: Widths of the hidden layers of q, from x to z; those of p in reverse.
-        prior: Family of p(z), by its name: ``"gaussian"``, ``"nsf"``, ``"mixture"``.
+        prior: Family of p(z), by its name, with options in parentheses if any: ``"nsf"``;
+            :func:`~deeplvm.conditionals.priors.known` has them all.
         classes: More than one puts latent classes, summed out, beside z.
     """
     at_least_one(latent=latent, hidden=hidden, classes=classes)
@@ -152,8 +153,9 @@ def table_vae(
         if classes == 1
         else LatentClasses(likelihood_of(x), decoder, classes=classes)
     )
-    p = Joint({"z": posterior_of(prior, latent), "x | z": row})
-    return LatentVariableModel(p, Joint({"z | x": Gaussian(latent, MLP(seen(x), *hidden))}))
+    q = Gaussian(latent, MLP(seen(x), *hidden))
+    p = Joint({"z": prior_of(prior, latent, aggregated(q, row, data)), "x | z": row})
+    return LatentVariableModel(p, Joint({"z | x": q}))
 
 
 def typed(data: Data | Description) -> Variable:

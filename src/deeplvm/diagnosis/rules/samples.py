@@ -195,7 +195,9 @@ def hollow_prior(seen: Examination) -> Verdict | None:
     fewer = ["fewer latents (--latent)"] if seen.takes("latent") else []
     plain = [name for name in seen.use if isinstance(seen.model.p[name], StandardNormal)]
     learned = [
-        f'to learn the prior: in Python, {{"{name}": MaskedAutoregressiveFlow('
+        "to learn the prior (--prior maf)"
+        if seen.takes("prior")
+        else f'to learn the prior: in Python, {{"{name}": MaskedAutoregressiveFlow('
         f"{seen.use[name].dimensions})}} in place of StandardNormal"
         for name in plain[:1]
     ]
