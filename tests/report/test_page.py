@@ -22,6 +22,7 @@ from deeplvm.evaluation import Synthetic, evaluate
 from deeplvm.networks import MLP
 from deeplvm.recipes import (
     conditional_vae,
+    draw,
     full_covariance_vae,
     iwae,
     mixture_model,
@@ -89,6 +90,7 @@ CASES: dict[str, tuple[str, Callable[..., LatentVariableModel]]] = {
     "two layers": ("digits", two_layers),
     "a flow as posterior": ("digits", flow_posterior),
     "importance weighted": ("digits", iwae),
+    "steps of a canvas": ("digits", lambda data: draw(data, steps=2, latent=2, hidden=8)),
     "columns of reals": ("iris", lambda data: vae(data, latent=2, hidden=(8,))),
     "one latent dimension": ("iris", lambda data: vae(data, latent=1, hidden=(8,))),
     "mixed columns": ("wine", lambda data: vae(data, latent=2, hidden=(8,))),

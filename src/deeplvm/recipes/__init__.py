@@ -20,6 +20,7 @@ from deeplvm.recipes.conditional import conditional_vae
 from deeplvm.recipes.convolutional import convolutional_vae
 from deeplvm.recipes.counts import scvi
 from deeplvm.recipes.discrete import gumbel_softmax_vae, helmholtz_machine, sigmoid_belief_network
+from deeplvm.recipes.drawing import draw
 from deeplvm.recipes.flow_posteriors import (
     householder_flow_vae,
     inverse_autoregressive_flow_vae,
@@ -68,6 +69,7 @@ PUBLISHED = (
     "sigmoid_belief_network",
     "helmholtz_machine",
     "gumbel_softmax_vae",
+    "draw",
     "m1",
     "semi_supervised_vae",
     "m1_m2",
@@ -96,6 +98,7 @@ __all__ = [
     "conditional_vae",
     "convolutional_vae",
     "describe",
+    "draw",
     "factor_analysis",
     "find",
     "full_covariance_vae",

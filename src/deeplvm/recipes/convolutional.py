@@ -9,8 +9,7 @@ from deeplvm.core.model import LatentVariableModel
 from deeplvm.data import likelihood_of
 from deeplvm.data.records import Data, Description
 from deeplvm.networks import ConvolutionalDecoder, ConvolutionalEncoder
-from deeplvm.recipes.catalogue import RecipeError
-from deeplvm.recipes.plain import aggregated, at_least_one, observed, seen
+from deeplvm.recipes.plain import aggregated, at_least_one, image_of
 
 
 def convolutional_vae(
@@ -42,12 +41,7 @@ def convolutional_vae(
         RecipeError: If the data are not images.
     """
     at_least_one(latent=latent, channels=channels, features=features)
-    x = observed(data)
-    if len(x.shape) != 3 or seen(x) != x.shape:
-        raise RecipeError(
-            f"convolutional_vae models images of numbers, (channels, height, width), but x of "
-            f"{data.name} is {x}; take the recipe vae."
-        )
+    x = image_of(data, "convolutional_vae")
     decoder = ConvolutionalDecoder(latent, x.shape, channels)
     encoder = ConvolutionalEncoder(x.shape, channels, features)
     row, q = likelihood_of(x, decoder), posterior_of(posterior, latent, encoder)

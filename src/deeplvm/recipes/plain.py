@@ -215,6 +215,17 @@ def observed(data: Data | Description) -> Variable:
     return data.variables["x"]
 
 
+def image_of(data: Data | Description, recipe: str) -> Variable:
+    """``"x"``, for a recipe of images of numbers, ``(channels, height, width)``."""
+    x = observed(data)
+    if len(x.shape) != 3 or seen(x) != x.shape:
+        raise RecipeError(
+            f"{recipe} models images of numbers, (channels, height, width), but x of "
+            f"{data.name} is {x}; take the recipe vae."
+        )
+    return x
+
+
 def gaussian(data: Data | Description, recipe: str, hint: str = "") -> Variable:
     """What is modelled under a Gaussian, for a recipe that has no other likelihood.
 

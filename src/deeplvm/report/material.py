@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +15,7 @@ from torch.distributions import Distribution
 
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.distributions.centre import centre, has_centre, typical
+from deeplvm.evaluation.latents.latent_use import flat
 from deeplvm.evaluation.latents.posterior_means import is_discrete
 from deeplvm.gradients import Drawn
 from deeplvm.inference.rows import Rows, rows_of
@@ -289,9 +290,9 @@ def _most_used(use: Mapping[str, Mapping[str, Any]], most: int) -> list[tuple[st
     """Names and dimensions by divergence, or by variance where there is no divergence of each."""
     ranked: list[tuple[bool, float, str, int]] = []
     for name, each in use.items():
-        variance: Sequence[float] = each["variance_of_posterior_mean"] or []
-        divergence = each["kl_by_dimension"]
-        same = divergence is not None and len(divergence) == len(variance)
+        variance = flat(each["variance_of_posterior_mean"] or [])
+        divergence = flat(each["kl_by_dimension"] or [])
+        same = len(divergence) == len(variance)
         for dimension, value in enumerate(divergence if same else variance):
             ranked.append((variance[dimension] > 1e-2, float(value), name, dimension))
     ranked.sort(key=lambda item: (item[0], item[1]), reverse=True)

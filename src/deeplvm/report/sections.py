@@ -12,7 +12,7 @@ import numpy as np
 from markupsafe import Markup
 
 from deeplvm.data.schema import type_of
-from deeplvm.evaluation.latents.latent_use import carrying
+from deeplvm.evaluation.latents.latent_use import carrying, flat
 from deeplvm.evaluation.samples.synthetic import synthetic_table
 from deeplvm.inference.rows import at_random
 from deeplvm.likelihood import UsualSurprise, score_cells
@@ -437,12 +437,12 @@ def _manifold(subject: Subject) -> Iterator[Section]:
 def _latents(subject: Subject) -> Iterator[Section]:
     shown = []
     for name, use in subject.use.items():
-        variance = use["variance_of_posterior_mean"]
-        if variance is None or len(variance) < 2:
+        variance = flat(use["variance_of_posterior_mean"] or [])
+        if len(variance) < 2:
             continue
         active = [value > 1e-2 for value in variance]
-        each = use["kl_by_dimension"]
-        factorises = each is not None and len(each) == len(variance)
+        each = flat(use["kl_by_dimension"] or [])
+        factorises = len(each) == len(variance)
         what = "KL, nats" if factorises else "variance of means"
         caption = f"{name}: KL {use['kl']:.2f} nats in all"
         caption += f", {carrying(each)} dimensions carry 95 % of it" if factorises else ""

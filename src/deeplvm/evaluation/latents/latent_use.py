@@ -6,7 +6,9 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -73,7 +75,7 @@ class LatentUse(
     def carrying(self) -> int | None:
         """How many dimensions carry 95 % of the divergence, where it has a part for each."""
         each = self.kl_by_dimension
-        return None if each is None else carrying(each.flatten().tolist())
+        return None if each is None else carrying(each.tolist())
 
     @property
     def collapsed(self) -> bool:
@@ -89,13 +91,22 @@ class LatentUse(
         return ", ".join(told)
 
 
-def carrying(divergences: Sequence[float], share: float = 0.95) -> int:
+def flat(numbers: Sequence[Any]) -> list[float]:
+    """Numbers of each step, channel or element of a latent, lists in lists, in one list.
+
+    >>> flat([[1.0, 2.0], [3.0, 4.0]])
+    [1.0, 2.0, 3.0, 4.0]
+    """
+    return np.asarray(numbers, dtype=float).flatten().tolist()
+
+
+def carrying(divergences: Sequence[Any], share: float = 0.95) -> int:
     """The fewest dimensions that have so large a part of the divergence.
 
-    >>> carrying([0.1, 5.0, 0.0, 3.0])
+    >>> carrying([[0.1, 5.0], [0.0, 3.0]])
     2
     """
-    sums = list(itertools.accumulate(sorted(divergences, reverse=True)))
+    sums = list(itertools.accumulate(sorted(flat(divergences), reverse=True)))
     return 1 + sum([each < share * sums[-1] for each in sums])
 
 

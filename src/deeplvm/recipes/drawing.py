@@ -1,0 +1,109 @@
+"""Pictures that are drawn in steps, on a canvas or object by object."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import nn
+
+from deeplvm.conditionals import StandardNormal
+from deeplvm.conditionals.posteriors import posterior_of
+from deeplvm.core.joint import Joint
+from deeplvm.core.model import LatentVariableModel
+from deeplvm.data import likelihood_of
+from deeplvm.data.records import Data, Description
+from deeplvm.data.variable import Variable
+from deeplvm.networks import LSTM, Features, Output
+from deeplvm.networks.canvas import Canvas, Last, Read, Write
+from deeplvm.objectives import elbo
+from deeplvm.recipes.catalogue import RecipeError, trained_with
+from deeplvm.recipes.plain import at_least_one, image_of
+from deeplvm.recurrent import Recurrent
+
+
+# The divergence in closed form and the bound on the gradient are the paper's.
+@trained_with(objective=partial(elbo, form="analytic"))
+def draw(
+    data: Data | Description,
+    *,
+    steps: int = 10,
+    latent: int = 10,
+    hidden: int = 256,
+    attention: bool = True,
+    read: int | None = None,
+    write: int | None = None,
+    posterior: str = "gaussian",
+) -> LatentVariableModel:
+    r"""Deep recurrent attentive writer: a canvas is added to in steps, seen through a window.
+
+    .. math:: p(x, z_{1:T}) = p(x | c_T) \prod_t N(z_t; 0, I), \qquad
+              h_t = \mathrm{LSTM}(z_t, h_{t-1}), \quad c_t = c_{t-1} + \mathrm{write}(h_t)
+
+    q(z_t | x, z_{<t}) is an LSTM too, which reads x and what the canvas lacks of it. Without
+    attention and of one step it is the plain variational autoencoder.
+
+    DRAW: A Recurrent Neural Network For Image Generation (Gregor et al., 2015),
+    https://arxiv.org/abs/1502.04623
+
+    Args:
+        data: Images; their kind decides the likelihood.
+        steps: How often the canvas is added to.
+        latent: Dimensions of z in each step.
+        hidden: Width of both LSTMs.
+        attention: Read and write through a grid of Gaussian filters, or the whole picture.
+        read: Side of the grid that is read, 5 by default.
+        write: Side of the grid that is written, 5 by default.
+        posterior: Family of each step's q(z | x), by its name, with options in parentheses if
+            any: ``"iaf(transforms=2)"``; :func:`~deeplvm.conditionals.posteriors.known` has them
+            all.
+
+    Raises:
+        RecipeError: If the data are not images, their likelihood has no mean, or a grid is asked
+            for without attention.
+    """
+    if not attention and (read or write):
+        raise RecipeError(
+            f"{'read' if read else 'write'} is the side of a window, and there is none without "
+            f"attention; leave it out, or say attention."
+        )
+    grids = (read or 5, write or 5) if attention else (None, None)
+    at_least_one(steps=steps, latent=latent, hidden=hidden)
+    at_least_one(**{n: s for n, s in (("read", read), ("write", write)) if s is not None})
+    x = image_of(data, "draw")
+    likelihood = _with_mean(likelihood_of(x, Canvas(x.shape)), x, "draw")
+    look = Read(likelihood, x.shape, hidden, grids[0])
+    paint = {
+        "s | z, s[-1]": LSTM(latent, hidden),
+        "c | s, c[-1]": Write(hidden, x.shape, grids[1]),
+    }
+    start = {"s": 2 * hidden, "c": x.shape}
+    p = Recurrent({"z": StandardNormal(latent), **paint}, start=start, repeats=steps)
+    q = Recurrent(
+        {
+            "r | x, c[-1], s[-1]": look,
+            "e | r, e[-1]": LSTM(look.out_features, hidden),
+            "z | e": posterior_of(posterior, latent, Features(Output(), hidden)),
+            **paint,
+        },
+        start={**start, "e": 2 * hidden},
+        outside=["x"],
+        repeats=steps,
+    )
+    return LatentVariableModel(
+        Joint({"z, s, c": p, "l | c": Last(x.shape), "x | l": likelihood}),
+        Joint({"r, e, z, s, c | x": q}),
+    )
+
+
+def _with_mean(likelihood: nn.Module, x: Variable, recipe: str) -> nn.Module:
+    """The likelihood of a canvas, if it has a mean, which the encoder sees."""
+    try:
+        with torch.no_grad():
+            _ = likelihood(torch.zeros(1, *x.shape)).mean
+    except NotImplementedError:
+        raise RecipeError(
+            f"{recipe} shows its encoder x - E[x], what is left to draw, but the likelihood "
+            f"{x.likelihood} has no mean; take another --likelihood, or the recipe vae."
+        ) from None
+    return likelihood
