@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from deeplvm import Joint, LatentVariableModel
 from deeplvm.conditionals import Categorical, Gaussian, StandardNormal
 from deeplvm.gradients import Enumerated
-from deeplvm.likelihood import importance_sampling
+from deeplvm.likelihood import annealed_importance_sampling, importance_sampling
 from deeplvm.likelihood.convergence import Convergence, convergence
 from deeplvm.networks import MLP
 from deeplvm.report.figures.likelihood import convergence_figure
@@ -212,6 +212,8 @@ def test_results_seeds_and_the_last_particles() -> None:
     torch.testing.assert_close(
         float(found.importance[0].mean()), estimate.curve[0].value, rtol=1e-12, atol=0
     )
+    walks = [annealed_importance_sampling(model, data, 2, t, steps=2, seed=1) for t in (2, 5)]
+    assert torch.equal(found.annealed, torch.stack([walk.log_px for walk in walks]))
     plain = json.loads(json.dumps(found.to_dict()))
     assert [point["particles"] for point in plain["importance"]] == [1, 40]
     assert plain["annealing"][-1]["below"] == 0.0

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -265,7 +266,7 @@ class Walk:
         if not isinstance(temperatures, int):
             visit = (lambda *_: None) if moves else None
             return self.run(_PILOT_PARTICLES, self.given(temperatures), "pilot", visit=visit)[1]
-        _, pilot = self.run(_PILOT_PARTICLES, _evenly(), "pilot")
+        pilot = self._evenly_spaced
         points = torch.cat([torch.zeros_like(pilot.betas[:1]), pilot.betas])
         sizes = torch.cat([pilot.sizes[:1], pilot.sizes])
         arrived = (points < 1.0).sum(0)  # the step with which each row arrives
@@ -276,6 +277,11 @@ class Walk:
         betas[-1] = 1.0
         nearest = torch.minimum(at.round().long(), (arrived - 1).clamp(min=1))
         return Ladder(betas, sizes.gather(0, nearest))
+
+    @cached_property
+    def _evenly_spaced(self) -> Ladder:
+        """The pilot's own way, which any number of temperatures is read off."""
+        return self.run(_PILOT_PARTICLES, _evenly(), "pilot")[1]
 
     def given(self, temperatures: Sequence[float]) -> Tensor:
         """Temperatures that are the same for all rows, shape ``(T, rows)``."""

@@ -7,7 +7,7 @@ posterior, which simulated data come with, the same walk gives an upper bound.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -176,38 +176,72 @@ def annealed_importance_sampling(
         >>> annealed_importance_sampling(model, {"x": torch.zeros(3, 2)}, 4, 20).log_px.shape
         torch.Size([3])
     """
-    betas: Any = checked(start, temperatures, draw, particles=particles, steps=steps)
+    (found,) = annealed_curve(
+        model, data, particles, [temperatures], steps=steps, start=start, draw=draw,
+        batch_size=batch_size, seed=seed,
+    )  # fmt: skip
+    return found
+
+
+def annealed_curve(
+    model: LatentVariableModel,
+    data: NamedRows | Rows,
+    particles: int,
+    temperatures: Sequence[Temperatures],
+    *,
+    steps: int,
+    start: Start,
+    draw: Mapping[str, Draw] | None,
+    seed: int,
+    batch_size: int = 100,
+) -> list[AnnealedEstimate]:
+    """:func:`annealed_importance_sampling` with each of several temperatures, from one pilot.
+
+    Each is to the last bit what it is by itself.
+    """
+    numbers = {"particles": particles, "steps": steps}
+    several: list[Any] = [checked(start, each, draw, **numbers) for each in temperatures]
 
     def measure(given: Tensors, missing: Names, noise: RowNoise) -> Tensors:
         space = LatentSpace(model, given, missing, draw, noise)
-        if not space.size:
-            found = exactly(space)
-        else:
-            walk = Walk(space, start, steps)
-            found, _ = walk.run(particles, walk.schedule(betas), "walk")
-            found = {name: found[name] for name in ("log_weight", "acceptance", "step_size")}
-        found["log_px"] = log_mean(found["log_weight"])
-        # a row in which nothing is left to draw may stand beside others
-        found["log_weight"] = found["log_weight"].expand(particles, -1).T
-        found["exact"] = torch.full((space.rows,), not space.size)
-        return found
+        walk = Walk(space, start, steps)
+        walks = [
+            walk.run(particles, walk.schedule(betas), "walk")[0] if space.size else exactly(space)
+            for betas in several
+        ]
+        for found in walks:
+            found["log_px"] = log_mean(found["log_weight"])
+            # a row in which nothing is left to draw may stand beside others
+            found["log_weight"] = found["log_weight"].expand(particles, -1).T
+        names = ("log_px", "log_weight", "acceptance", "step_size")
+        joined = {name: torch.stack([found[name] for found in walks], 1) for name in names}
+        return joined | {"exact": torch.full((space.rows,), not space.size)}
 
     joined = for_rows(
         model, data, measure, batch_size=batch_size, seed=seed, omit=redrawn(draw), apart=True
     )
     if exact := bool(joined.pop("exact").all()):
-        joined["log_weight"] = joined["log_weight"][:, :1]
-    count = betas if isinstance(betas, int) else len(betas)
-    error = torch.zeros_like if exact else lambda _: relative_stderr(joined["log_weight"].T)
-    return AnnealedEstimate(
-        **joined,
-        log_px_stderr=error(joined["log_px"]),
-        particles=1 if exact else particles,
-        temperatures=count,
-        steps=steps,
-        evaluations=1 if exact else 1 + (count - 1) * steps,
-        exact=exact,
-    )
+        joined["log_weight"] = joined["log_weight"][..., :1]
+    estimates = []
+    for number, betas in enumerate(several):
+        own = {name: each[:, number].contiguous() for name, each in joined.items()}
+        count = betas if isinstance(betas, int) else len(betas)
+        estimates.append(
+            AnnealedEstimate(
+                **own,
+                log_px_stderr=(
+                    torch.zeros_like(own["log_px"])
+                    if exact
+                    else relative_stderr(own["log_weight"].T)
+                ),
+                particles=1 if exact else particles,
+                temperatures=count,
+                steps=steps,
+                evaluations=1 if exact else 1 + (count - 1) * steps,
+                exact=exact,
+            )
+        )
+    return estimates
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ from deeplvm.gradients import Draw
 from deeplvm.inference.diagnostics import TOO_HEAVY, pareto_k, tail_length
 from deeplvm.inference.rows import Names, Rows, Tensors, for_rows, redrawn, rows_of
 from deeplvm.inference.tempering import Start
-from deeplvm.likelihood.annealing import annealed_importance_sampling
+from deeplvm.likelihood.annealing import annealed_curve
 from deeplvm.likelihood.chunks import Chunks, plan
 from deeplvm.randomness import RowNoise, evaluating
 from deeplvm.results import Estimate, Record, finite, mean_of, number
@@ -289,13 +289,10 @@ def convergence(
     if rows.rows < 2:
         raise ValueError(f"Differences are between rows: take at least 2, found {rows.rows}.")
     drawn = _importance(model, rows, numbers, draw, seed)
-    walks = [
-        annealed_importance_sampling(
-            model, rows, annealed_particles, each, steps=steps, start=start, draw=draw,
-            seed=seed + 1,
-        )
-        for each in temperatures
-    ]  # fmt: skip
+    walks = annealed_curve(
+        model, rows, annealed_particles, temperatures, steps=steps, start=start, draw=draw,
+        seed=seed + 1,
+    )  # fmt: skip
     return Convergence(
         particles=numbers,
         importance=drawn["curve"].T,
