@@ -334,6 +334,12 @@ class DiscretizedLogisticMixture(nn.Module):
         for index, middle in enumerate(middles.repeat_interleave(channels).tolist()):
             self.head.start_at(middle, components + index)
 
+    @property
+    def element(self) -> Tensor:
+        """The element that each number belongs to, of the event's shape: coupled, its pixel."""
+        elements = self.head.event_shape
+        return torch.arange(elements.numel()).reshape(elements).expand(self.event_shape)
+
     def forward(self, *parents: Tensor) -> Distribution:
         raw = self.head(*parents)
         dims = len(self.head.event_shape)

@@ -9,17 +9,22 @@ from deeplvm.networks.attention import (
 )
 from deeplvm.networks.broadcasting import fold_particles, join
 from deeplvm.networks.causal import CausalNetwork, Stepwise
+from deeplvm.networks.causal_attention import CausalAttention
 from deeplvm.networks.convolutional import ConvolutionalDecoder, ConvolutionalEncoder
 from deeplvm.networks.features import Features, out_shape_of
 from deeplvm.networks.local_reparameterisation import (
     LocallyReparameterisedLinear,
     weights_divergence,
 )
+from deeplvm.networks.locally_masked import LocallyMaskedPixelCNN
 from deeplvm.networks.masked import MaskedNetwork
 from deeplvm.networks.mlp import MLP, SkipMLP, glorot
+from deeplvm.networks.pixel_cnn import GatedPixelCNN, PixelCNN
 from deeplvm.networks.recurrent import GRU, LSTM, ConvolutionalGRU, ConvolutionalLSTM, Output
 from deeplvm.networks.residual import DepthToSpace, Residual, ResidualNetwork, SpaceToDepth
+from deeplvm.networks.row_lstm import RowLSTM
 from deeplvm.networks.sets import AttentionPool, MeanPool, Memory
+from deeplvm.networks.shifted_convolutions import ShiftedPixelCNN
 from deeplvm.networks.start import WeightNormalisedConvolution
 
 __all__ = [
@@ -27,6 +32,7 @@ __all__ = [
     "LSTM",
     "MLP",
     "AttentionPool",
+    "CausalAttention",
     "CausalNetwork",
     "ConvolutionalDecoder",
     "ConvolutionalEncoder",
@@ -34,14 +40,19 @@ __all__ = [
     "ConvolutionalLSTM",
     "DepthToSpace",
     "Features",
+    "GatedPixelCNN",
     "GaussianAttention",
+    "LocallyMaskedPixelCNN",
     "LocallyReparameterisedLinear",
     "MaskedNetwork",
     "MeanPool",
     "Memory",
     "Output",
+    "PixelCNN",
     "Residual",
     "ResidualNetwork",
+    "RowLSTM",
+    "ShiftedPixelCNN",
     "SkipMLP",
     "SpaceToDepth",
     "SpatialTransformer",
