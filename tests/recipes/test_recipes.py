@@ -31,6 +31,18 @@ SMALL: dict[str, tuple[str, dict[str, Any]]] = {
     "vae, flow prior": ("vae", {"latent": 2, "hidden": (8,), "prior": "maf(hidden=(8,))"}),
     "full_covariance_vae": ("full_covariance_vae", {"latent": 3, "hidden": (8,)}),
     "convolutional_vae": ("convolutional_vae", {"latent": 2, "channels": (4, 4), "features": 8}),
+    "convolutional_ladder_vae": (
+        "convolutional_ladder_vae",
+        {"layers": 2, "latent": 2, "channels": 4, "blocks": 1},
+    ),
+    "convolutional_ladder_vae, ladder": (
+        "convolutional_ladder_vae",
+        {"layers": 2, "latent": 2, "channels": 4, "blocks": 1, "inference": "ladder"},
+    ),
+    "convolutional_ladder_vae, bottom up": (
+        "convolutional_ladder_vae",
+        {"layers": 2, "latent": 2, "channels": 4, "blocks": 1, "inference": "bottom_up"},
+    ),
     "iwae, one layer": ("iwae", {"latent": 2, "hidden": 8}),
     "iwae, two layers": ("iwae", {"latent": 2, "hidden": 8, "layers": 2}),
     "conditional_vae": ("conditional_vae", {"latent": 2, "hidden": (8,)}),
@@ -159,6 +171,8 @@ TRACED_ELSEWHERE = (
     "skip_semi_supervised_vae",
     "conditional_vae",
     "vae, flow prior",
+    "convolutional_ladder_vae, ladder",
+    "convolutional_ladder_vae, bottom up",
     "factor_analysis, one noise",
     "gaussian_mixture",
     "sigmoid_belief_network",

@@ -191,7 +191,7 @@ class DepthToSpace(nn.Module):
     Args:
         in_channels: of the maps.
         out_shape: the shape of the result, ``(channels, height, width)``.
-        activation: what the maps go through before; nothing by default.
+        activation: what the maps go through before and after; nothing by default.
         convolution: made with the arguments of ``nn.Conv2d``.
 
     Shape:
@@ -221,14 +221,22 @@ class DepthToSpace(nn.Module):
 
     def _doubled(self, features: Tensor) -> Tensor:
         _, height, width = self.out_shape
-        return pixel_shuffle(self.layer(self.activation(features)), 2)[..., :height, :width]
+        doubled = pixel_shuffle(self.layer(self.activation(features)), 2)[..., :height, :width]
+        return self.activation(doubled)
 
 
 def _last(function: Callable[[Tensor], Tensor], maps: Tensor) -> Tensor:
-    """A function of maps whose channels lie last in memory: convolutions are faster so."""
-    return fold_particles(lambda m: function(m.contiguous(memory_format=torch.channels_last)), 3)(
-        maps
-    )
+    """A function of maps whose channels lie last in memory: convolutions are faster so.
+
+    A compiler chooses for itself.
+    """
+
+    def folded(rows: Tensor) -> Tensor:
+        if not torch.compiler.is_compiling():
+            rows = rows.contiguous(memory_format=torch.channels_last)
+        return function(rows)
+
+    return fold_particles(folded, 3)(maps)
 
 
 def half(size: int) -> int:

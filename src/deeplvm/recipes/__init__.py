@@ -29,6 +29,7 @@ from deeplvm.recipes.flow_posteriors import (
 )
 from deeplvm.recipes.gaussian_process import variational_gaussian_process
 from deeplvm.recipes.hamiltonian import hamiltonian_vae
+from deeplvm.recipes.hierarchies import convolutional_ladder_vae
 from deeplvm.recipes.importance_weighted import iwae
 from deeplvm.recipes.linear import factor_analysis
 from deeplvm.recipes.missing import miwae, not_miwae
@@ -48,6 +49,7 @@ from deeplvm.recipes.topics import nvdm, prod_lda
 PUBLISHED = (
     "vae",
     "convolutional_vae",
+    "convolutional_ladder_vae",
     "full_covariance_vae",
     "iwae",
     "miwae",
@@ -96,6 +98,7 @@ __all__ = [
     "beta_tc_vae",
     "beta_vae",
     "conditional_vae",
+    "convolutional_ladder_vae",
     "convolutional_vae",
     "describe",
     "draw",
