@@ -18,7 +18,7 @@ from deeplvm.networks.local_reparameterisation import (
 )
 from deeplvm.networks.locally_masked import LocallyMaskedPixelCNN
 from deeplvm.networks.masked import MaskedNetwork
-from deeplvm.networks.mlp import MLP, SkipMLP, glorot
+from deeplvm.networks.mlp import MLP, BatchNorm, SkipMLP, glorot
 from deeplvm.networks.pixel_cnn import GatedPixelCNN, PixelCNN
 from deeplvm.networks.recurrent import GRU, LSTM, ConvolutionalGRU, ConvolutionalLSTM, Output
 from deeplvm.networks.residual import DepthToSpace, Residual, ResidualNetwork, SpaceToDepth
@@ -32,6 +32,7 @@ __all__ = [
     "LSTM",
     "MLP",
     "AttentionPool",
+    "BatchNorm",
     "CausalAttention",
     "CausalNetwork",
     "ConvolutionalDecoder",

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import batch_norm
 
 from deeplvm.networks.broadcasting import join
 
@@ -39,6 +40,8 @@ class MLP(nn.Module):
         activation: a module class or function without arguments, called once a layer.
         initialization: applied to every linear layer, and to the head a conditional adds;
             ``glorot`` for the settings of the IWAE paper. PyTorch's own by default.
+        normalization: a module class or function of a width, between a linear layer and its
+            activation: :class:`BatchNorm`.
 
     Shape:
         Parents ``(*particles, batch, features_i)`` give ``(*particles, batch, out_features)``.
@@ -58,6 +61,7 @@ class MLP(nn.Module):
         *hidden: int,
         activation: Callable[[], nn.Module] = nn.ReLU,
         initialization: Callable[[nn.Linear], None] | None = None,
+        normalization: Callable[[int], nn.Module] | None = None,
     ) -> None:
         super().__init__()
         self.in_shape = None if isinstance(in_features, int) else tuple(in_features)
@@ -69,9 +73,11 @@ class MLP(nn.Module):
         self.out_features = widths[-1]
         layers: list[nn.Module] = []
         for fan_in, fan_out in pairwise(widths):
-            layers += [nn.Linear(fan_in, fan_out), activation()]
+            linear = nn.Linear(fan_in, fan_out)
             if initialization is not None:
-                initialization(layers[-2])  # type: ignore[arg-type]
+                initialization(linear)
+            normal = [] if normalization is None else [normalization(fan_out)]
+            layers += [linear, *normal, activation()]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, *parents: Tensor) -> Tensor:
@@ -90,6 +96,34 @@ class MLP(nn.Module):
             f"{[tuple(parent.shape) for parent in parents]}; flatten the others, or give the sum "
             "of their features as a number."
         )
+
+
+class BatchNorm(nn.BatchNorm1d):
+    r"""Every feature at mean 0 and variance 1 over the rows of a batch, then scaled and shifted.
+
+    In training the statistics are those of all rows and particles at hand; in evaluation, and for
+    a single row, running means of them, so that what is measured of a row is its own. Several
+    processes, each with a part of the batch, are refused in training.
+
+    Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate Shift
+    (Ioffe & Szegedy, 2015), https://arxiv.org/abs/1502.03167
+
+    Shape:
+        ``(*particles, batch, features)`` gives the same.
+
+    Examples:
+        >>> BatchNorm(3)(torch.randn(5, 8, 3)).mean((0, 1)).abs().max() < 1e-6
+        tensor(True)
+    """
+
+    def forward(self, features: Tensor) -> Tensor:
+        """The same shape as ``features``."""
+        rows = features.reshape(-1, features.shape[-1])
+        if len(rows) > 1:
+            return super().forward(rows).reshape(features.shape)
+        mean, variance = self.running_mean, self.running_var
+        known = batch_norm(rows, mean, variance, self.weight, self.bias, eps=self.eps)
+        return known.reshape(features.shape)
 
 
 class SkipMLP(nn.Module):

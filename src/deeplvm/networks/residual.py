@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,8 @@ class Residual(nn.Module):
             :math:`(u, v)` a 1x1 convolution of it. Conditional Image Generation with PixelCNN
             Decoders (van den Oord et al., 2016), https://arxiv.org/abs/1606.05328
         convolution: f.
+        width: channels of the convolutions inside, where they are not as many: 1x1 convolutions
+            lead there and back.
         scale: s; one over the root of the number of blocks keeps the variance of a deep stack.
     """
 
@@ -39,15 +42,21 @@ class Residual(nn.Module):
         *,
         gated: bool = False,
         convolution: Convolution = nn.Conv2d,
+        width: int | None = None,
         scale: float = 1.0,
     ) -> None:
         super().__init__()
         self.scale = scale
+        inside = channels if width is None else width
+        narrow = [] if width is None else [activation(), convolution(channels, width, 1)]
+        wide = [] if width is None else [activation(), convolution(width, channels, 1)]
         self.layers = nn.Sequential(
+            *narrow,
             activation(),
-            convolution(channels, channels, 3, padding=1),
+            convolution(inside, inside, 3, padding=1),
             activation(),
-            convolution(channels, channels, 3, padding=1),
+            convolution(inside, inside, 3, padding=1),
+            *wide,
         )
         if gated:
             self.layers.extend([convolution(channels, 2 * channels, 1), nn.GLU(-3)])
@@ -72,7 +81,7 @@ class ResidualNetwork(nn.Module):
         in_shapes: the shape of each parent, ``(channels, height, width)``, all of one size.
         out_shape: the shape of the result: of that size, half or twice as high and wide.
         blocks: how many residual blocks; without any it only joins and resizes.
-        gated, activation, convolution, scale: of the blocks; see :class:`Residual`.
+        gated, activation, convolution, width, scale: of the blocks; see :class:`Residual`.
 
     Shape:
         Parents ``(*particles, batch, *in_shapes[i])`` that broadcast give
@@ -96,6 +105,7 @@ class ResidualNetwork(nn.Module):
         gated: bool = True,
         activation: Callable[[], nn.Module] = nn.ELU,
         convolution: Convolution = nn.Conv2d,
+        width: int | None = None,
         scale: float = 1.0,
     ) -> None:
         super().__init__()
@@ -125,10 +135,10 @@ class ResidualNetwork(nn.Module):
                 f"ResidualNetwork halves a size, doubles it or leaves it, but {tuple(at)} to "
                 f"{tuple(to)} is none of these; go there in steps."
             )
-        for _ in range(blocks):
-            self.layers.append(
-                Residual(channels, activation, gated=gated, convolution=convolution, scale=scale)
-            )
+        block = partial(
+            Residual, channels, activation, gated=gated, convolution=convolution, width=width
+        )
+        self.layers.extend([block(scale=scale) for _ in range(blocks)])
 
     def forward(self, *maps: Tensor) -> Tensor:
         """The features, shape ``(*particles, batch, *out_shape)``."""

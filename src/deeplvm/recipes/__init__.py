@@ -29,8 +29,14 @@ from deeplvm.recipes.flow_posteriors import (
 )
 from deeplvm.recipes.gaussian_process import variational_gaussian_process
 from deeplvm.recipes.hamiltonian import hamiltonian_vae
-from deeplvm.recipes.hierarchies import convolutional_ladder_vae
+from deeplvm.recipes.hierarchies import deep_latent_gaussian_model, ladder_vae
 from deeplvm.recipes.importance_weighted import iwae
+from deeplvm.recipes.latent_maps import (
+    biva,
+    convolutional_ladder_vae,
+    resnet_iaf_vae,
+    very_deep_vae,
+)
 from deeplvm.recipes.linear import factor_analysis
 from deeplvm.recipes.missing import miwae, not_miwae
 from deeplvm.recipes.multimodal import multimodal_vae
@@ -49,7 +55,12 @@ from deeplvm.recipes.topics import nvdm, prod_lda
 PUBLISHED = (
     "vae",
     "convolutional_vae",
+    "deep_latent_gaussian_model",
+    "ladder_vae",
     "convolutional_ladder_vae",
+    "resnet_iaf_vae",
+    "biva",
+    "very_deep_vae",
     "full_covariance_vae",
     "iwae",
     "miwae",
@@ -97,9 +108,11 @@ __all__ = [
     "auxiliary_vae",
     "beta_tc_vae",
     "beta_vae",
+    "biva",
     "conditional_vae",
     "convolutional_ladder_vae",
     "convolutional_vae",
+    "deep_latent_gaussian_model",
     "describe",
     "draw",
     "factor_analysis",
@@ -113,6 +126,7 @@ __all__ = [
     "householder_flow_vae",
     "inverse_autoregressive_flow_vae",
     "iwae",
+    "ladder_vae",
     "m1",
     "m1_m2",
     "miwae",
@@ -125,6 +139,7 @@ __all__ = [
     "prod_lda",
     "published",
     "renyi_vae",
+    "resnet_iaf_vae",
     "scvi",
     "semi_supervised_vae",
     "sigmoid_belief_network",
@@ -136,4 +151,5 @@ __all__ = [
     "vae",
     "variational_fair_autoencoder",
     "variational_gaussian_process",
+    "very_deep_vae",
 ]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Adam, Adamax, AdamW
 
 from deeplvm.parallel.steps import Part
@@ -61,6 +62,8 @@ class Graph:
         plain = type(step.optimizer) in _SECOND and not any(
             [g.get("amsgrad") or g.get("maximize") for g in step.optimizer.param_groups]
         )
+        # running statistics would change inside a function that is differentiated
+        plain = plain and not any([isinstance(m, _BatchNorm) for m in step.model.modules()])
         # parameters that no module here has cannot be handed over by name
         known = {p for each in (step.model, *step.beside) for p in each.parameters()}
         named = known.issuperset(step.parameters)
