@@ -197,6 +197,17 @@ def test_pictures(deeplvm: Run, image_run: Path) -> None:
     assert deeplvm("sample", image_run, "-n", 9, "-o", "samples.png").code == 0
     assert deeplvm("sample", image_run, "--no-mean", "-n", 9, "-o", "draws.png").code == 0
     assert deeplvm("reconstruct", image_run, "-n", 8, "-o", "pairs.png").code == 0
+    lossy = deeplvm("reconstruct", image_run, "-n", 8, "-o", "lossy.npz", "--depth", "all")
+    assert "depth 0: 0.00 nats a row" in lossy.err
+    assert {"x_depth_0", "x_depth_1", "x_original"} == set(np.load("lossy.npz"))
+    for words, message in (
+        (("--depth", "2"), "0 to 1 of them can be kept, not 2"),
+        (("--depth", "most"), "whole numbers from 0 on, or all; found 'most'"),
+        (("--rest", "draw"), "--rest is of the latents that --depth leaves out"),
+    ):
+        refused = deeplvm("reconstruct", image_run, "-o", "lossy.png", *words)
+        assert refused.code == 2
+        assert message in refused.err
     assert Path("samples.png").read_bytes() != Path("draws.png").read_bytes()
     for name in ("samples.png", "pairs.png"):
         with Image.open(name) as picture:

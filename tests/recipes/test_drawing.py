@@ -45,10 +45,10 @@ def test_one_step_without_attention_is_the_plain_vae(digits: Data) -> None:
     canvas = torch.zeros(1, 1, 8, 8)
 
     def decode(z: Tensor) -> Tensor:
-        return p["c"](p["s"](z, zeros), canvas)
+        return p["c"](p["h"](p["s"](z, zeros)), canvas)
 
     def encode(x: Tensor) -> Tensor:
-        return q["e"](q["r"](x, canvas, zeros), zeros)
+        return q["e"](q["r"](x, canvas, zeros[:, :6]), zeros)
 
     plain = LatentVariableModel(
         Joint({"z": StandardNormal(3), "x | z": Once(p["x"], decode)}),
@@ -74,7 +74,7 @@ def test_divergences_of_steps_add_up(digits: Data, *, attention: bool) -> None:
     ]
     assert len(steps) == 3
     torch.testing.assert_close(evidence.kl("z"), sum(steps).expand(2, 5))
-    assert model.common == {"s", "c"}
+    assert model.common == {"s", "h", "c"}
 
 
 def test_drawing_on_is_drawing_more(digits: Data) -> None:
@@ -84,7 +84,7 @@ def test_drawing_on_is_drawing_more(digits: Data) -> None:
     canvas, state = torch.zeros(1, 1, 8, 8), torch.zeros(1, 12)
     for t in range(3):
         state = model.p["s"](trace["z"].value[:, t], state)
-        canvas = model.p["c"](state, canvas)
+        canvas = model.p["c"](model.p["h"](state), canvas)
         torch.testing.assert_close(trace["c"].value[:, t], canvas)
     torch.testing.assert_close(trace["x"].distribution.mean, model.p["x"](canvas).mean)
 

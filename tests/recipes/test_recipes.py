@@ -125,6 +125,7 @@ SMALL: dict[str, tuple[str, dict[str, Any]]] = {
     "not_miwae": ("not_miwae", {"latent": 2, "hidden": (8, 6)}),
     "factor_analysis": ("factor_analysis", {"latent": 2}),
     "draw": ("draw", {"steps": 2, "latent": 2, "hidden": 6, "read": 2, "write": 3}),
+    "convolutional_draw": ("convolutional_draw", {"steps": 2, "latent": 1, "hidden": 3}),
     "draw, without attention": (
         "draw",
         {"steps": 2, "latent": 2, "hidden": 6, "attention": False},
@@ -178,6 +179,7 @@ VIMCO = Suited(ScoreFunction(LeaveOneOut()))  # for latents without a reparamete
 # These trace what others trace: the objective of the recipe is tried with each of them.
 TRACED_ELSEWHERE = (
     "draw, without attention",
+    "convolutional_draw",
     "m1_m2",
     "auxiliary_semi_supervised_vae",
     "skip_semi_supervised_vae",

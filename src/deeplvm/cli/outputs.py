@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -123,6 +124,43 @@ def reconstructed(
         for what in ("original/", "mean/")
     ]
     return both[0], both[1]
+
+
+def lossy(
+    model: LatentVariableModel,
+    data: Data,
+    rows: NamedRows,
+    depths: Sequence[int] | None,
+    rest: Literal["mean", "draw"],
+    *,
+    seed: int,
+) -> tuple[dict[str, Tensor], dict[int, dict[str, Tensor]], dict[int, Tensor]]:
+    """Originals; by depth the means of x where only so many latents are kept, and their nats."""
+    from deeplvm.inference import lossy_reconstructions
+
+    def measure(given: Tensors, missing: Names, noise: RowNoise) -> Tensors:
+        found = {f"original//{n}": given[n] for n in data.variables if n in given}
+        draw = noise.of(Sampled())
+        for each in lossy_reconstructions(
+            model, given, depths, rest=rest, default=draw, missing=missing
+        ):
+            found[f"nats/{each.depth}/"] = each.nats
+            for name in [n for n in data.variables if n in given and n in each.trace]:
+                found[f"mean/{each.depth}/{name}"] = _centre_of(each.trace[name].distribution)
+        return found
+
+    originals: dict[str, Tensor] = {}
+    means: dict[int, dict[str, Tensor]] = {}
+    nats: dict[int, Tensor] = {}
+    for key, value in _measured(model, rows, measure, seed).items():
+        what, depth, name = key.split("/")
+        if what == "original":
+            originals[name] = value
+        elif what == "nats":
+            nats[int(depth)] = value
+        else:
+            means.setdefault(int(depth), {})[name] = value
+    return originals, means, nats
 
 
 def differences(
@@ -402,7 +440,7 @@ def given(
     """Values of a model as the user's own: columns in their types, labels by their names.
 
     Args:
-        values: By name; ``x_original`` are rows as they were.
+        values: By name; ``x_original`` are rows as they were, ``x_depth_2`` lossy ones.
         description: Of the data.
         rows: The rows that were filled in: what is there comes back exactly.
         mean: Whether they are means, not draws.
@@ -412,13 +450,13 @@ def given(
     """
     found: dict[str, Any] = {}
     for name, value in values.items():
-        plain = name.removesuffix("_original")
+        plain = re.sub(r"_(original|depth_\d+)$", "", name)
         variable = description.variables.get(plain)
         if variable is None:
             label = description.label if name == "y" else None
             found |= {name: value} if label is None else label.restored(value, exact=True)
             continue
-        original = name != plain
+        original = name.endswith("_original") and name != plain
         columns = variable.restored(value, exact=original, mean=mean and not original)
         if rows is not None:  # filled in: what is there stays as it is
             exact = rows.exact(plain)

@@ -400,6 +400,8 @@ def reconstruct(
     escape_formulas: Escape = False,
     rows: Annotated[Number, Parameter(name=("--rows", "-n"))] = 32,
     between: tuple[str, str] | None = None,
+    depth: Annotated[tuple[str, ...] | None, Parameter(consume_multiple=True)] = None,
+    rest: Literal["mean", "draw"] = "mean",
     split: SplitOption = None,
     seed: Seed = 0,
     precision: Precision = "float32",
@@ -415,6 +417,10 @@ def reconstruct(
         rows: How many, from the first on.
         between: Two labels: instead of rows, a table of how the rates of the rows of the first
             differ from those of the second, column by column, with errors.
+        depth: Lossy compression: how many layers of latents, or steps of a recurrence, say
+            something of the row, the others being what p makes of these: 0 1 4, or all, each in
+            a column of the picture.
+        rest: What stands for the other latents, p's mean or a draw from p.
         seed: Of the draws of z from q(z | x).
     """
     import torch
@@ -440,6 +446,11 @@ def reconstruct(
     opened = open_run(run, trust=trust)
     refuse_overwriting(output, opened.config.data, data)
     _only_images(opened, output, picture=picture)
+    if depth is not None and (between is not None or copied is not None):
+        other = "--between" if between is not None else f"-o {output}"
+        raise ValueError(f"--depth makes a picture, or a table of the means; {other} is neither.")
+    if depth is None and rest != "mean":
+        raise ValueError("--rest is of the latents that --depth leaves out; say --depth too.")
     model = _precise(opened.model.to(place(device)), precision)
     source = opened.read(data)
     chosen = _chosen(source, split)
@@ -453,6 +464,9 @@ def reconstruct(
         note(f"{output}: {copied} with the layer deeplvm")
         return
     passed = source[chosen][:rows]
+    if depth is not None:
+        _lossy(opened, model, source, passed, output, depth, rest, seed, escape_formulas)
+        return
     originals, means = reconstructed(model, source, passed, seed=seed)
     image = opened.description.picture
     if picture and image is not None:
@@ -465,6 +479,49 @@ def reconstruct(
     _save(output, means, opened.description, mean=True, escape=escape_formulas)
     if opened.description.left:
         note(f"without the columns that the model left out: {', '.join(opened.description.left)}")
+
+
+def _lossy(
+    opened: Any,
+    model: Any,
+    source: Any,
+    passed: Any,
+    output: Path,
+    depth: tuple[str, ...],
+    rest: Literal["mean", "draw"],
+    seed: int,
+    escape: bool,
+) -> None:
+    """Reconstructions at each depth: a column of the picture, or an array of the .npz."""
+    import torch
+
+    from deeplvm.cli.outputs import PICTURES, lossy
+
+    if wrong := [word for word in depth if word != "all" and not word.isdecimal()]:
+        raise ValueError(f"--depth takes whole numbers from 0 on, or all; found {wrong[0]!r}.")
+    if not depth:
+        raise ValueError("--depth needs to be told how many layers are kept: 0 1 4, say, or all.")
+    depths = None if "all" in depth else sorted({int(word) for word in depth})
+    ending, image = output.suffix.lower(), opened.description.picture
+    if ending not in (*PICTURES, ".npz") and (depths is None or len(depths) > 1):
+        raise ValueError(
+            f"A table holds the means of one depth; give --depth one number, or write all to "
+            f"{output.with_suffix('.npz')}."
+        )
+    originals, means, nats = lossy(model, source, passed, depths, rest, seed=seed)
+    for each, cost in nats.items():
+        note(f"depth {each}: {float(cost.mean()):.2f} nats a row")
+    if ending in PICTURES:
+        columns = [originals[image.name].nan_to_num(0.0), *[m[image.name] for m in means.values()]]
+        pictures = torch.stack(columns, 1).flatten(0, 1)
+        _save(output, {image.name: pictures}, opened.description, columns=len(columns))
+        return
+    (values,) = means.values() if len(means) == 1 else ({},)
+    if len(means) > 1:
+        values = {f"{n}_depth_{d}": v for d, found in means.items() for n, v in found.items()}
+    if ending == ".npz":
+        values |= {f"{name}_original": passed.exact(name) for name in originals}
+    _save(output, values, opened.description, mean=True, escape=escape)
 
 
 def score(

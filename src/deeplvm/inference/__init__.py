@@ -2,6 +2,7 @@
 
 from deeplvm.inference.classes import ClassProbabilities, class_probabilities
 from deeplvm.inference.completion import Completed, complete
+from deeplvm.inference.compression import Lossy, lossy_reconstructions
 from deeplvm.inference.diagnostics import (
     bulk_effective_size,
     pareto_k,
@@ -18,6 +19,7 @@ __all__ = [
     "ClassProbabilities",
     "Completed",
     "Imputation",
+    "Lossy",
     "PosteriorDraws",
     "Refined",
     "SemiAmortised",
@@ -27,6 +29,7 @@ __all__ = [
     "embed",
     "impute",
     "localised",
+    "lossy_reconstructions",
     "pareto_k",
     "rank_normalised_split_rhat",
     "refine",

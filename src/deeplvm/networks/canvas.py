@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from deeplvm.networks.attention import GaussianAttention
 from deeplvm.networks.broadcasting import join
+from deeplvm.networks.features import out_shape_of
 
 
 class Last(nn.Module):
@@ -76,6 +77,23 @@ class Left(nn.Module):
         return join((x, left), 2 * x.shape[-3], left, "Left", 3)
 
 
+class Added(nn.Module):
+    r"""A canvas that a network adds to, :math:`c_t = c_{t-1} + f(h_t)`: a node ``"c | h, c[-1]"``.
+
+    Args:
+        network: f, from maps or vectors to a canvas; it says its ``out_shape``.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.out_shape = out_shape_of(network)
+
+    def forward(self, features: Tensor, canvas: Tensor) -> Tensor:
+        """The canvas with what is added, shape ``(*particles, batch, *canvas)``."""
+        return canvas + self.network(features)
+
+
 class Read(nn.Module):
     r"""What a step of DRAW reads: the picture and what is left of it, whole or through a window.
 
@@ -86,8 +104,7 @@ class Read(nn.Module):
         filters: Side of the glimpse; ``None`` reads all.
 
     Shape:
-        x, the canvas and the decoder's state, of which the output is the first half, give
-        ``(*particles, batch, out_features)``.
+        x, the canvas and the decoder's output give ``(*particles, batch, out_features)``.
     """
 
     def __init__(
@@ -100,9 +117,9 @@ class Read(nn.Module):
         pixels = math.prod(size) if filters is None else filters**2
         self.out_features = 2 * channels * pixels + hidden
 
-    def forward(self, x: Tensor, canvas: Tensor, state: Tensor) -> Tensor:
+    def forward(self, x: Tensor, canvas: Tensor, hidden: Tensor) -> Tensor:
         """Pixels, and the decoder's output."""
-        hidden, seen = state.chunk(2, -1)[0], self.left(x, canvas)
+        seen = self.left(x, canvas)
         if self.window is not None:
             seen = self.window(hidden).read(seen)
         return join((seen.flatten(-3), hidden), self.out_features, hidden, "Read")
@@ -117,7 +134,7 @@ class Write(nn.Module):
         filters: Side of the patch; ``None`` writes all.
 
     Shape:
-        The decoder's state and the canvas before give the canvas.
+        The decoder's output and the canvas before give the canvas.
     """
 
     def __init__(self, hidden: int, shape: Sequence[int], filters: int | None) -> None:
@@ -128,9 +145,8 @@ class Write(nn.Module):
         self.patch = (channels, *(size if filters is None else (filters, filters)))
         self.layer = nn.Linear(hidden, math.prod(self.patch))
 
-    def forward(self, state: Tensor, canvas: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, canvas: Tensor) -> Tensor:
         """The canvas with what is added."""
-        hidden = state.chunk(2, -1)[0]
         added = self.layer(hidden).unflatten(-1, self.patch)
         return canvas + (added if self.window is None else self.window(hidden).write(added))
 

@@ -20,7 +20,7 @@ from deeplvm.recipes.conditional import conditional_vae
 from deeplvm.recipes.convolutional import convolutional_vae
 from deeplvm.recipes.counts import scvi
 from deeplvm.recipes.discrete import gumbel_softmax_vae, helmholtz_machine, sigmoid_belief_network
-from deeplvm.recipes.drawing import draw
+from deeplvm.recipes.drawing import convolutional_draw, draw
 from deeplvm.recipes.flow_posteriors import (
     householder_flow_vae,
     inverse_autoregressive_flow_vae,
@@ -83,6 +83,7 @@ PUBLISHED = (
     "helmholtz_machine",
     "gumbel_softmax_vae",
     "draw",
+    "convolutional_draw",
     "m1",
     "semi_supervised_vae",
     "m1_m2",
@@ -110,6 +111,7 @@ __all__ = [
     "beta_vae",
     "biva",
     "conditional_vae",
+    "convolutional_draw",
     "convolutional_ladder_vae",
     "convolutional_vae",
     "deep_latent_gaussian_model",

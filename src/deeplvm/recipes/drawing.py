@@ -7,15 +7,22 @@ from functools import partial
 import torch
 from torch import nn
 
-from deeplvm.conditionals import StandardNormal
+from deeplvm.conditionals import Gaussian, StandardNormal
 from deeplvm.conditionals.posteriors import posterior_of
 from deeplvm.core.joint import Joint
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.data import likelihood_of
 from deeplvm.data.records import Data, Description
 from deeplvm.data.variable import Variable
-from deeplvm.networks import LSTM, Features, Output
-from deeplvm.networks.canvas import Canvas, Last, Read, Write
+from deeplvm.networks import (
+    LSTM,
+    ConvolutionalLSTM,
+    DepthToSpace,
+    Features,
+    Output,
+    SpaceToDepth,
+)
+from deeplvm.networks.canvas import Added, Canvas, Last, Left, Read, Write
 from deeplvm.objectives import elbo
 from deeplvm.recipes.catalogue import RecipeError, trained_with
 from deeplvm.recipes.plain import at_least_one, image_of
@@ -73,26 +80,95 @@ def draw(
     x = image_of(data, "draw")
     likelihood = _with_mean(likelihood_of(x, Canvas(x.shape)), x, "draw")
     look = Read(likelihood, x.shape, hidden, grids[0])
+    out = Features(Output(), hidden)
     paint = {
         "s | z, s[-1]": LSTM(latent, hidden),
-        "c | s, c[-1]": Write(hidden, x.shape, grids[1]),
+        "h | s": out,
+        "c | h, c[-1]": Write(hidden, x.shape, grids[1]),
     }
     start = {"s": 2 * hidden, "c": x.shape}
     p = Recurrent({"z": StandardNormal(latent), **paint}, start=start, repeats=steps)
     q = Recurrent(
         {
-            "r | x, c[-1], s[-1]": look,
+            "r | x, c[-1], h[-1]": look,
             "e | r, e[-1]": LSTM(look.out_features, hidden),
-            "z | e": posterior_of(posterior, latent, Features(Output(), hidden)),
+            "z | e": posterior_of(posterior, latent, out),
             **paint,
         },
-        start={**start, "e": 2 * hidden},
+        start={**start, "e": 2 * hidden, "h": hidden},
         outside=["x"],
         repeats=steps,
     )
     return LatentVariableModel(
-        Joint({"z, s, c": p, "l | c": Last(x.shape), "x | l": likelihood}),
-        Joint({"r, e, z, s, c | x": q}),
+        Joint({"z, s, h, c": p, "l | c": Last(x.shape), "x | l": likelihood}),
+        Joint({"r, e, z, s, h, c | x": q}),
+    )
+
+
+# The divergence in closed form is the paper's.
+@trained_with(objective=partial(elbo, form="analytic"))
+def convolutional_draw(
+    data: Data | Description,
+    *,
+    steps: int = 6,
+    latent: int = 4,
+    hidden: int = 24,
+    posterior: str = "gaussian",
+) -> LatentVariableModel:
+    r"""A canvas that convolutions add to in steps, each of its own prior: lossy compression.
+
+    .. math:: p(x, z_{1:T}) = p(x | c_T) \prod_t p(z_t | h_{t-1}), \qquad
+              h_t = \mathrm{ConvLSTM}(z_t, h_{t-1}), \quad c_t = c_{t-1} + f(h_t)
+
+    Latents and states are maps of a quarter of the height and width. What the first steps say of
+    a picture, and what p makes of the rest, is ``deeplvm reconstruct --depth``.
+
+    Towards Conceptual Compression (Gregor et al., 2016), https://arxiv.org/abs/1604.08772
+
+    Args:
+        data: Images; their kind decides the likelihood.
+        steps: How often the canvas is added to.
+        latent: Channels of z in each step.
+        hidden: Channels of both LSTMs.
+        posterior: Family of each step's q(z | x), by its name, with options in parentheses if
+            any: ``"iaf(transforms=2)"``; :func:`~deeplvm.conditionals.posteriors.known` has them
+            all.
+
+    Raises:
+        RecipeError: If the data are not images, or their likelihood has no mean.
+    """
+    at_least_one(steps=steps, latent=latent, hidden=hidden)
+    x = image_of(data, "convolutional_draw")
+    likelihood = _with_mean(likelihood_of(x, Canvas(x.shape)), x, "convolutional_draw")
+    channels, height, width = x.shape
+    half_way = SpaceToDepth((2 * channels, height, width), hidden)
+    down = SpaceToDepth(half_way.out_shape, hidden)
+    size = down.out_shape[1:]
+    up = [DepthToSpace(hidden, half_way.out_shape), nn.ELU(), DepthToSpace(hidden, x.shape)]
+    out = Features(Output(3), down.out_shape)
+    paint = {
+        "s | z, s[-1]": ConvolutionalLSTM(latent, hidden, size),
+        "h | s": out,
+        "c | h, c[-1]": Added(Features(nn.Sequential(*up), x.shape)),
+    }
+    start = {"s": (2 * hidden, *size), "h": down.out_shape, "c": x.shape}
+    prior = Gaussian((latent, *size), Features(nn.Identity(), down.out_shape))
+    p = Recurrent({"z | h[-1]": prior, **paint}, start=start, repeats=steps)
+    q = Recurrent(
+        {
+            "d | x, c[-1]": Left(likelihood),
+            "r | d": Features(nn.Sequential(half_way, nn.ELU(), down, nn.ELU()), down.out_shape),
+            "e | r, h[-1], e[-1]": ConvolutionalLSTM(2 * hidden, hidden, size),
+            "z | e": posterior_of(posterior, (latent, *size), out),
+            **paint,
+        },
+        start={**start, "e": (2 * hidden, *size)},
+        outside=["x"],
+        repeats=steps,
+    )
+    return LatentVariableModel(
+        Joint({"z, s, h, c": p, "l | c": Last(x.shape), "x | l": likelihood}),
+        Joint({"d, r, e, z, s, h, c | x": q}),
     )
 
 

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
 
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.distributions.centre import centre, has_centre, typical
 from deeplvm.evaluation.latents.latent_use import flat
 from deeplvm.evaluation.latents.posterior_means import is_discrete
-from deeplvm.gradients import Drawn
+from deeplvm.inference.compression import AtCentre
 from deeplvm.inference.rows import Rows, rows_of
 from deeplvm.randomness import evaluating
 
@@ -28,19 +27,6 @@ STEPS = 11
 _FEW = 500  # rows; with fewer a scatter shows little
 _DRAWS = 32  # for a mean that has no closed form
 _REACH = 2.5  # standard deviations to each side: 98.8 % of a normal
-
-
-@dataclass(frozen=True)
-class AtCentre:
-    """A draw that is none: the mean of the distribution, of a category the most probable value."""
-
-    def __call__(
-        self, name: str, distribution: Distribution, batch_shape: tuple[int, ...], batch_dims: int
-    ) -> Drawn:
-        value = typical(distribution)
-        own = tuple(distribution.batch_shape)
-        target = (*batch_shape, *own[batch_dims:], *distribution.event_shape)
-        return Drawn(value.expand(target), value.new_zeros(batch_shape), batch_shape, 0.0)
 
 
 @dataclass(frozen=True)
