@@ -131,11 +131,11 @@ def finish(
 
 
 def _save_samples(run: Run, model: LatentVariableModel, count: int = 64) -> None:
-    """Write ``samples.png``: the means of p(x | z) at draws of z from its prior."""
+    """Write ``samples.png``: means of p(x | z), or draws where none is known, at draws of z."""
     from deeplvm.cli.outputs import sampled, save_pictures
 
     image = run.description.picture
-    values = sampled(model, run.description, count, seed=0, mean=True)
+    values = sampled(model, run.description, count, seed=0, mean=None)
     if image is not None and image.name in values:
         save_pictures(run.folder / "samples.png", values[image.name], image)
 

@@ -23,7 +23,7 @@ from deeplvm.cli.parallel import Terminated, by_first, data_of, together
 from deeplvm.files import fits, write_atomically
 from deeplvm.parallel.processes import ProcessesError, processes
 from deeplvm.recipes import Recipe, describe, find, name_of, published, training_of
-from deeplvm.recipes.catalogue import refuse_to_run
+from deeplvm.recipes.catalogue import loading_of, refuse_to_run
 from deeplvm.registry import amiss, meant, why
 from deeplvm.runs.run import NOT_STORED, Config, Run, RunError, build, claim, create_run
 from deeplvm.training import Callback
@@ -99,7 +99,9 @@ def parts_of(recipe: Recipe) -> dict[str, dict[str, Option]]:
 
     training = unfolded(fit)
     return {
-        "data_options": options_of(load, skip=NOT_STORED["data_options"]),
+        "data_options": options_of(
+            load, skip=NOT_STORED["data_options"], defaults=loading_of(recipe)
+        ),
         "recipe_options": options_of(recipe),
         "training": options_of(
             training, skip=NOT_STORED["training"], defaults=training_of(recipe)

@@ -116,7 +116,7 @@ def help_alone(words: Sequence[str]) -> App | None:
     if found is None:
         return None
     parts = {
-        "data_options": _options(kept["data_options"], {}),
+        "data_options": _options(kept["data_options"], found["data"]),
         "recipe_options": _options(found["options"], {}),
         "training": _options(kept["training"], found["training"]),
     }
@@ -154,14 +154,24 @@ def current() -> str:
     base = parts_of(published()[DEFAULT_RECIPE])
     for table in ("data_options", "training"):
         kept[table] = [_kept(each) for each in base[table].values()]
-    plain = {row[0]: row[2] for row in kept["training"]}
+    plain = {
+        table: {row[0]: row[2] for row in kept[table]} for table in ("data_options", "training")
+    }
     for name, recipe in published().items():
         parts = parts_of(recipe)
-        own = {each.name: _kept(each)[2] for each in parts["training"].values()}
+        own = {
+            table: {each: _kept(option)[2] for each, option in parts[table].items()}
+            for table in plain
+        }
+        changed = {
+            table: {key: value for key, value in found.items() if value != plain[table][key]}
+            for table, found in own.items()
+        }
         kept["recipes"][name] = {
             "about": about_recipe(describe(name, recipe)),
             "options": [_kept(each) for each in parts["recipe_options"].values()],
-            "training": {key: value for key, value in own.items() if value != plain[key]},
+            "data": changed["data_options"],
+            "training": changed["training"],
         }
     return json.dumps(kept, indent=0, ensure_ascii=False) + "\n"
 

@@ -14,7 +14,7 @@ from torch.distributions import Distribution
 from deeplvm.core.draws import Sampled
 from deeplvm.core.joint import Factored
 from deeplvm.core.values import NamedRows
-from deeplvm.distributions.centre import centre
+from deeplvm.distributions.centre import centre, has_centre
 from deeplvm.inference.rows import Measure, Names, Tensors, for_rows
 from deeplvm.randomness import RowNoise, drawing
 
@@ -40,11 +40,11 @@ def sampled(
     rows: int,
     *,
     seed: int,
-    mean: bool,
+    mean: bool | None,
     label: str | None = None,
     masks: Sequence[str] = (),
 ) -> dict[str, Tensor]:
-    """Draws of the variables: of p(x | z), or its mean, at draws of z.
+    """Draws of the variables: of p(x | z), or its mean (``None``: if known), at draws of z.
 
     A model of x given a label gets the labels in turn, or the one label named; one of x and its
     label draws it, or has the one named. They are returned as ``y``. With ``masks``, names of p
@@ -87,7 +87,9 @@ def sampled(
         names += ["y"] if "y" in model.p.names and description.classes else []
         values = {
             name: _centre_of(site.distribution)
-            if mean and name != "y" and site.distribution is not None
+            if name != "y"
+            and site.distribution is not None
+            and (has_centre(site.distribution) if mean is None else mean)
             else site.value
             for name in names
             for site in (trace[name],)

@@ -276,7 +276,7 @@ def sample(
         rows: How many.
         seed: The same seed gives the same draws.
         mean: The mean of p(x | z) at each draw of z, without the noise of x; by default so in
-            pictures, and not in tables.
+            pictures, where it is known (of a flow it is not), and not in tables.
         label: For a model of x given a label: this label alone, instead of all in turn.
         given: Columns that are known, in the words of the file: "age=40,job=nurse"; the others
             are drawn given these.
@@ -323,7 +323,7 @@ def sample(
         opened.description,
         rows,
         seed=seed,
-        mean=picture if mean is None else mean,
+        mean=None if picture and mean is None else bool(mean),
         label=label,
         masks=[f"{name}_observed" for name in opened.description.variables if holes],
     )

@@ -6,6 +6,7 @@ from deeplvm.conditionals.collapse import BatchNormalisedGaussian, CommittedGaus
 from deeplvm.conditionals.columns import Columns
 from deeplvm.conditionals.concrete import BinaryConcrete, Concrete
 from deeplvm.conditionals.counts import Multinomial, NegativeBinomial, Poisson
+from deeplvm.conditionals.dequantization import Dequantized, RoundedDown
 from deeplvm.conditionals.discrete import (
     Bernoulli,
     Categorical,
@@ -40,6 +41,7 @@ __all__ = [
     "CommittedGaussian",
     "Concrete",
     "ContinuousBernoulli",
+    "Dequantized",
     "Dirichlet",
     "DiscretizedLogistic",
     "DiscretizedLogisticMixture",
@@ -62,6 +64,7 @@ __all__ = [
     "Poisson",
     "PrecisionWeighted",
     "ProductOfExperts",
+    "RoundedDown",
     "SelfMasking",
     "Spiked",
     "StandardNormal",

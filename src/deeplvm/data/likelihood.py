@@ -304,9 +304,12 @@ def choose(
         options: Those of :func:`~deeplvm.data.load`.
         name: What an array is called in the model.
     """
-    dequantize = options["dequantize"] is not None
     likelihood = options["likelihood"]
     train, everything = seen["train"], Summary.joined(seen.values())
+    dequantize = options["dequantize"] == "uniform"
+    if options["dequantize"] == "auto":
+        of_rest = likelihood == "auto" or LIKELIHOODS[likelihood].density
+        dequantize = of_rest and not options["binarize"] and _is_whole(facts, everything)
     _refuse_silent(train, source, facts.columns)
     if any([LIKELIHOODS[each].joint for each in facts.likelihoods.values()]):
         likelihood = _for_all(facts, source)
@@ -364,6 +367,17 @@ def choose(
     if dequantize and not any(choice.dequantize for choice in choices):
         raise DataError(f"{source}: no column holds whole numbers to dequantize; leave it out.")
     return _merged(choices)
+
+
+def _is_whole(facts: Facts, everything: Summary) -> bool:
+    """Whether all values are whole numbers, or whole levels of a grey, and not 0 and 1 alone."""
+    if facts.columns is not None:
+        low, high = float(everything.low.min()), float(everything.high.max())
+        plain = not facts.categories and not facts.likelihoods
+        return plain and bool(everything.whole.all()) and (low < 0 or high > 1)
+    image, levels = facts.image, facts.levels
+    look = _look(everything, "x", image=image, table=False, kind=None, levels=levels)
+    return look.kind in ("levels", "counts") and look.whole
 
 
 def _for_all(facts: Facts, source: str) -> str:

@@ -54,7 +54,7 @@ def load(
     *,
     likelihood: LikelihoodName = "auto",
     binarize: Literal["static", "dynamic"] | None = None,
-    dequantize: Literal["uniform"] | None = None,
+    dequantize: Literal["uniform", "auto"] | None = None,
     label: str | None = None,
     layer: str | None = None,
     drop: Sequence[str] = (),
@@ -88,7 +88,8 @@ def load(
         binarize: Draw grey values as 0 or 1: "static" once, "dynamic" anew at each visit of a
             training row (validation and test rows are drawn once in both).
         dequantize: "uniform" adds U[0, 1) noise to whole numbers, anew at each visit of a training
-            row; densities are then lower bounds of probabilities.
+            row; densities are then lower bounds of probabilities. "auto" does so where all values
+            are whole numbers that are not only 0 and 1, for models that are densities.
         label: Column of a table that holds the labels; of cells, one of ``obs``.
         layer: Which of the layers of cells; by default their X.
         drop: Columns to leave out.
@@ -611,7 +612,7 @@ def _not_there(source: str, path: Path) -> str:
 def _check_options(options: Mapping[str, Any]) -> None:
     for name, allowed in (
         ("binarize", ("static", "dynamic")),
-        ("dequantize", ("uniform",)),
+        ("dequantize", ("uniform", "auto")),
         ("likelihood", LikelihoodName.__args__),  # type: ignore[attr-defined]
     ):
         value = options[name]
@@ -619,7 +620,7 @@ def _check_options(options: Mapping[str, Any]) -> None:
             close = difflib.get_close_matches(str(value), allowed, n=1)
             hint = f"did you mean {close[0]}?" if close else f"choose {', '.join(allowed)}."
             raise DataError(f"--{name} {value}: {hint}")
-    if options["binarize"] and options["dequantize"]:
+    if options["binarize"] and options["dequantize"] == "uniform":
         raise DataError("--binarize makes 0 and 1, which --dequantize has no use for; choose one.")
     if options["binarize"] and options["likelihood"] not in ("auto", "bernoulli"):
         raise DataError(

@@ -254,7 +254,7 @@ class Variable:
 
     def _settled(self, values: Any) -> Any:
         if self.dequantized:
-            return np.floor(values.astype(np.float64) * self.divisor)
+            return self._below(values.astype(np.float64) * self.divisor)
         if self.levels is not None and (self.is_whole or self.categories is not None):
             return values.round().clip(0, self.levels - 1).astype(np.float64)
         if self.is_whole:
@@ -265,12 +265,17 @@ class Variable:
             return values.astype(np.float64).round(self.digits[0]) + 0.0  # no -0.0
         return _shortest(values).astype(np.float64)
 
+    def _below(self, values: Any) -> Any:
+        """The whole numbers below values, those that there are where they have levels."""
+        whole = np.floor(values)
+        return whole if self.levels is None else whole.clip(0, self.levels - 1)
+
     def _restored(self, values: Any, *, exact: bool, keep: bool) -> Any:
         """Values of one type; ``keep`` leaves fractions where there are whole numbers."""
         kind, missing = self.types[0] if self.types else "", np.isnan(values)
         if self.dequantized and not exact:
             values = (_shortest(values) if keep else values.astype(np.float64)) * self.divisor
-            values = values - 0.5 if keep else np.floor(values)
+            values = values - 0.5 if keep else self._below(values)
         if self.categories is not None:
             last = len(self.categories) - 1
             codes = np.where(missing, last + 1, np.nan_to_num(values).round().clip(0, last))

@@ -10,6 +10,7 @@ from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.trace import Site
 from deeplvm.core.values import NamedRows
 from deeplvm.distributions.centre import centre
+from deeplvm.distributions.transformed import TransformedDraw
 from deeplvm.inference.rows import Names, Tensors, for_rows
 from deeplvm.randomness import RowNoise
 
@@ -25,7 +26,8 @@ def embed(
     With ``scales`` also their standard deviations, ``z_sd``. A latent whose posterior depends on
     another latent has the mean given a draw of that one; one without a distribution of its own
     (moved by leapfrog steps, or unrolled) is a draw. A flow, whose mean has no closed form, has
-    that of some draws.
+    that of some draws. Where nothing is latent and x itself is a flow, what a row is embedded in
+    is the noise that the flow makes it of, ``x_noise``.
     """
 
     def measure(given: Tensors, missing: Names, noise: RowNoise) -> Tensors:
@@ -35,6 +37,11 @@ def embed(
             if site.drawn:
                 told = _moments(name, site, noise, scales=scales)
                 found |= {each: value.expand(site.value.shape) for each, value in told.items()}
+        if not model.q.names:
+            scored = model.evidence(given, missing=missing).p
+            for name, site in scored.items():
+                if isinstance(site.distribution, TransformedDraw):
+                    found[f"{name}_noise"] = site.distribution.noise_of(site.value)[0]
         if not found:
             raise ValueError("The model draws no latents, so there is nothing to embed in.")
         return found

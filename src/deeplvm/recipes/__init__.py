@@ -31,6 +31,7 @@ from deeplvm.recipes.gaussian_process import variational_gaussian_process
 from deeplvm.recipes.hamiltonian import hamiltonian_vae
 from deeplvm.recipes.hierarchies import deep_latent_gaussian_model, ladder_vae
 from deeplvm.recipes.importance_weighted import iwae
+from deeplvm.recipes.invertible import glow, nice, real_nvp
 from deeplvm.recipes.latent_maps import (
     biva,
     convolutional_ladder_vae,
@@ -97,6 +98,9 @@ PUBLISHED = (
     "mixture_model",
     "gaussian_mixture",
     "autoregressive_table",
+    "nice",
+    "real_nvp",
+    "glow",
 )
 
 __all__ = [
@@ -121,6 +125,7 @@ __all__ = [
     "find",
     "full_covariance_vae",
     "gaussian_mixture",
+    "glow",
     "gumbel_softmax_vae",
     "hamiltonian_vae",
     "helmholtz_machine",
@@ -135,11 +140,13 @@ __all__ = [
     "mixture_model",
     "multimodal_vae",
     "name_of",
+    "nice",
     "normalizing_flow_vae",
     "not_miwae",
     "nvdm",
     "prod_lda",
     "published",
+    "real_nvp",
     "renyi_vae",
     "resnet_iaf_vae",
     "scvi",

@@ -77,6 +77,24 @@ def trained_with(**training: Any) -> Callable[[F], F]:
     return attach
 
 
+def loaded_with(**options: Any) -> Callable[[F], F]:
+    """Attach to a recipe options of :func:`~deeplvm.data.load`, the defaults of a fit with it.
+
+    What the user says goes before them; a recipe takes data without them too, or says why not.
+    """
+
+    def attach(recipe: F) -> F:
+        recipe.loading = options  # type: ignore[attr-defined]
+        return recipe
+
+    return attach
+
+
+def loading_of(recipe: Recipe) -> dict[str, Any]:
+    """The options of loading data that a recipe brings."""
+    return dict(getattr(recipe, "loading", {}))
+
+
 def training_of(recipe: Recipe) -> dict[str, Any]:
     """The training options that a recipe brings; none for a function that says nothing.
 
