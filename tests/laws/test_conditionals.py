@@ -62,7 +62,7 @@ from deeplvm.conditionals.flows import (
 )
 from deeplvm.conditionals.vamp import Aggregated
 from deeplvm.distributions import LowRankPrecisionNormal
-from deeplvm.networks import MLP, ConvolutionalDecoder
+from deeplvm.networks import MADE, MLP, NADE, ConvolutionalDecoder
 
 BATCH, PARTICLES = 3, 4
 Make = Callable[[tuple[int, ...], nn.Module | None], nn.Module]
@@ -407,6 +407,17 @@ MEMBERS: dict[str, Member] = {
     "Autoregressive, categories": Member(
         lambda s, n: Autoregressive(Categorical(4, shape=s), n, width=12, orders=2).eval(),
         4,
+        moments=False,
+    ),
+    "Autoregressive, MADE": Member(
+        lambda s, n: Autoregressive(Bernoulli(s), n, causal=MADE, hidden=(8,)),
+        2,
+        moments=False,
+    ),
+    "Autoregressive, NADE": Member(
+        lambda s, n: Autoregressive(OneHot(s[-1], shape=s[:-1]), n, causal=NADE, hidden=8),
+        shape=(3, 4),
+        domain="one-hot",
         moments=False,
     ),
     "Spiked": Member(lambda s, n: Spiked(s, n, knots=KNOTS)),

@@ -10,10 +10,10 @@ from torch import Size, Tensor, nn
 from torch.distributions import Distribution, constraints
 
 from deeplvm.conditionals.columns import Columns
-from deeplvm.conditionals.heads import Head, Network, at_least, shown
+from deeplvm.conditionals.heads import Head, Network, shown
 from deeplvm.conditionals.local import corrected, heads_of
 from deeplvm.core.trace import score
-from deeplvm.networks.causal import AnyOrder, Causal
+from deeplvm.networks.causal import AnyOrder, Causal, listed
 from deeplvm.networks.features import out_shape_of
 from deeplvm.networks.masked import MaskedNetwork
 
@@ -96,7 +96,6 @@ class Autoregressive(nn.Module):
         self.conditional = conditional
         self.event_shape = Size(getattr(conditional, "event_shape", ()))
         self.heads, element, inputs, outputs = _layout(conditional, self.event_shape.numel())
-        at_least(orders, 1, "Autoregressive", "orders")
         if orders > 1 and any_order is False:
             raise ValueError(
                 f"Autoregressive in one order has orders=1, found {orders}; more are for "
@@ -118,20 +117,17 @@ class Autoregressive(nn.Module):
                 f"{type(self.masked).__name__} serves {len(served)} fixed "
                 f"{'order' if len(served) == 1 else 'orders'}, so Autoregressive expects "
                 f"any_order=False and orders=1, found any_order={any_order} and orders={orders}; "
-                f"a MaskedNetwork serves any."
+                f"a MaskedNetwork serves any, and others may take more orders themselves: "
+                f"causal=partial(MADE, orders=4)."
             )
-        elements = int(element.max()) + 1
-        keys = torch.arange(float(elements)).repeat(orders, 1)
-        for index in range(1, orders):  # the same in every model
-            shuffled = torch.randperm(elements, generator=torch.Generator().manual_seed(index))
-            keys[index] = shuffled.to(keys.dtype)
-        if served is not None:
-            if served.shape[1:] != (elements,):
-                raise ValueError(
-                    f"{type(self.masked).__name__} has orders of {tuple(served.shape[1:])} places,"
-                    f" expected one for each of the {elements} elements."
-                )
-            keys = served.to(keys.dtype)
+        if served is None:
+            served = listed(element, orders, "Autoregressive")
+        elif served.shape[1:] != (int(element.max()) + 1,):
+            raise ValueError(
+                f"{type(self.masked).__name__} has orders of {tuple(served.shape[1:])} places, "
+                f"expected one for each of the {int(element.max()) + 1} elements."
+            )
+        keys = served.to(torch.get_default_dtype())
         self.register_buffer("keys", keys, persistent=False)
         self.register_buffer("element", element, persistent=False)
 
@@ -160,7 +156,7 @@ class Autoregressive(nn.Module):
 
     def embed(self, value: Tensor) -> Tensor:
         """The value as other networks see it, as the conditional shows it."""
-        return shown(self.conditional, value)
+        return shown(self.conditional, value).to(self.heads[0].dtype)
 
     def orders(self) -> Tensor:
         """By what elements are sorted, a row an order, shape ``(orders, elements)``."""
@@ -192,7 +188,8 @@ class Autoregressive(nn.Module):
     def _seen(self, value: Tensor) -> Tensor:
         """The value as networks see it, zeros where it is missing, ``(*lead, inputs)``."""
         lead = value.shape[: value.dim() - len(self.event_shape)]
-        return self.embed(value).reshape(*lead, -1).to(self.heads[0].dtype).nan_to_num(0.0)
+        seen = self.embed(value)
+        return seen.reshape(*lead, seen.shape[len(lead) :].numel()).nan_to_num(0.0)
 
     def _given(self, raw: Tensor) -> Distribution:
         """The conditional with the network's outputs added to its parameters."""
@@ -203,7 +200,7 @@ class Autoregressive(nn.Module):
     def of_elements(self, flags: Tensor) -> Tensor:
         """Whether any number of an element has its flag, ``(*lead, elements)``."""
         lead = flags.shape[: flags.dim() - len(self.event_shape)]
-        flat, elements = flags.reshape(*lead, -1), self.keys.shape[-1]
+        flat, elements = flags.reshape(*lead, self.event_shape.numel()), self.keys.shape[-1]
         if flat.shape[-1] == elements:
             return flat
         found = flat.new_zeros((*lead, elements), dtype=torch.uint8)

@@ -7,6 +7,7 @@ from deeplvm.networks.attention import (
     filter_bank,
     placed,
 )
+from deeplvm.networks.autoregressive import MADE, NADE
 from deeplvm.networks.broadcasting import fold_particles, join
 from deeplvm.networks.causal import CausalNetwork, Stepwise
 from deeplvm.networks.causal_attention import CausalAttention
@@ -30,7 +31,9 @@ from deeplvm.networks.start import WeightNormalisedConvolution
 __all__ = [
     "GRU",
     "LSTM",
+    "MADE",
     "MLP",
+    "NADE",
     "AttentionPool",
     "BatchNorm",
     "CausalAttention",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+import torch
 from torch import Size, Tensor
 
 #: From what is seen and a place to the outputs, of which only those of the element at that place
@@ -88,3 +89,19 @@ class Stepwise(CausalNetwork, Protocol):
 
 #: Makes a causal network of a layout; see :class:`CausalNetwork`.
 Causal = Callable[..., CausalNetwork]
+
+
+def listed(outputs: Tensor, orders: int, owner: str) -> Tensor:
+    """The places of the elements in each order, ``(orders, elements)``, the same in every model.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if orders < 1:
+        raise ValueError(f"{owner} expects orders of at least 1, found {orders}.")
+    elements = int(outputs.max()) + 1
+    shuffled = [
+        torch.randperm(elements, generator=torch.Generator().manual_seed(index))
+        for index in range(1, orders)
+    ]
+    return torch.stack([torch.arange(elements), *shuffled])

@@ -14,9 +14,10 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d, linear
+from torch.nn.functional import conv2d
 
 from deeplvm.networks.broadcasting import fold_particles
+from deeplvm.networks.masked import MaskedLinear, start_uniform
 
 # The last layer starts with weights so much smaller, so that a step starts near the identity.
 SMALL = 0.01
@@ -25,75 +26,6 @@ SMALL = 0.01
 def in_place_elu() -> nn.Module:
     """The activation of the papers, written over its argument, which nothing else reads."""
     return nn.ELU(inplace=True)
-
-
-class MaskedLinear(nn.Module):
-    r"""A linear layer some of whose weights are not there, :math:`y = (M \odot W) x + b`.
-
-    The rows of a large layer are cut into bands, each with the columns that its part of the mask
-    has something in and no others: of a triangular mask a quarter of the products is never
-    computed.
-
-    Args:
-        mask: M, shape ``(out, in)``, true where a weight is.
-        beside: how many further inputs a unit has, elsewhere; for the size of first weights.
-        bias: whether there is a b.
-
-    Shape:
-        ``(*leading, in)`` gives ``(*leading, out)``.
-    """
-
-    # smaller products (below 256 x 256) and more bands cost as much in calls as they save
-    large, bands = 2**16, 2
-
-    def __init__(self, mask: Tensor, *, beside: int = 0, bias: bool = True) -> None:
-        super().__init__()
-        self.bias = nn.Parameter(torch.zeros(len(mask))) if bias else None
-        self.weights = nn.ParameterList()
-        self.columns: list[tuple[int, int]] = []
-        rows = mask.chunk(self.bands if mask.numel() >= self.large else 1)
-        self.sizes = [len(band) for band in rows]
-        for band, part in enumerate(rows):
-            found = part.any(0).nonzero().flatten().tolist() or [0]
-            first, last = found[0], found[-1] + 1
-            own = part[:, first:last]
-            weight = nn.Parameter(torch.empty(own.shape))
-            start_uniform(weight, own, beside)
-            self.columns.append((first, last))
-            self.weights.append(weight)
-            kept = None if bool(own.all()) else own.to(weight.dtype)
-            self.register_buffer(f"mask_{band}", kept, persistent=False)
-
-    def forward(
-        self, x: Tensor, plus: Tensor | None = None, weights: Sequence[Tensor] | None = None
-    ) -> Tensor:
-        """The layer's units; ``plus`` is added to them, ``weights`` are of :meth:`masked`."""
-        weights = self.masked() if weights is None else weights
-        biases = (
-            [None] * len(self.sizes) if self.bias is None else list(self.bias.split(self.sizes))
-        )
-        if len(biases) == 1 and plus is not None and x.dim() == 2 == plus.dim():
-            first, last = self.columns[0]
-            total = torch.addmm(plus, x[:, first:last], weights[0].t())
-            return total if biases[0] is None else total + biases[0]
-        parts = [
-            linear(x[..., first:last], weights[band], biases[band])
-            for band, (first, last) in enumerate(self.columns)
-        ]
-        units = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
-        return units if plus is None else units + plus
-
-    def masked(self) -> list[Tensor]:
-        r""":math:`M \odot W`, band by band."""
-        masks = [getattr(self, f"mask_{band}") for band in range(len(self.sizes))]
-        pairs = zip(self.weights, masks, strict=True)
-        return [weight if mask is None else weight * mask for weight, mask in pairs]
-
-    @torch.no_grad()
-    def shrink(self, factor: float) -> None:
-        """Multiply all weights."""
-        for weight in self.weights:
-            weight.mul_(factor)
 
 
 class Perceptron(nn.Module):
@@ -322,12 +254,3 @@ def spread(width: int, features: int, context: int) -> Tensor:
     """
     least = -1 if context or features == 1 else 0
     return least + torch.arange(width) * (features - 1 - least) // width
-
-
-@torch.no_grad()
-def start_uniform(weight: Tensor, mask: Tensor, beside: int) -> None:
-    """Uniform weights, bounded by one over the root of how many of them a unit has."""
-    many = mask.flatten(1).sum(1) + beside
-    bound = many.clamp(min=1).to(weight.dtype).rsqrt()
-    nn.init.uniform_(weight, -1.0, 1.0)
-    weight.mul_(bound.reshape(-1, *[1] * (weight.dim() - 1)))
