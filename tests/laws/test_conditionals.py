@@ -39,6 +39,8 @@ from deeplvm.conditionals import (
     Ordinal,
     Poisson,
     PrecisionWeighted,
+    Resampled,
+    RestrictedBoltzmannMachine,
     Spiked,
     StandardNormal,
     StudentT,
@@ -419,6 +421,15 @@ MEMBERS: dict[str, Member] = {
         shape=(3, 4),
         domain="one-hot",
         moments=False,
+    ),
+    "Resampled": Member(
+        lambda s, _: Resampled(s, hidden=(6,), truncation=4).eval(),
+        shape=(2,),
+        network=None,
+        moments=False,
+    ),
+    "RestrictedBoltzmannMachine": Member(
+        lambda s, _: RestrictedBoltzmannMachine(s, hidden=4), 2, network=None, moments=False
     ),
     "Spiked": Member(lambda s, n: Spiked(s, n, knots=KNOTS)),
     "Spiked, truncated": Member(

@@ -1,6 +1,7 @@
 """Conditionals: maps from parents to a distribution, each a factor of a joint."""
 
 from deeplvm.conditionals.autoregressive import Autoregressive
+from deeplvm.conditionals.boltzmann import RestrictedBoltzmannMachine
 from deeplvm.conditionals.classes import LatentClasses
 from deeplvm.conditionals.collapse import BatchNormalisedGaussian, CommittedGaussian
 from deeplvm.conditionals.columns import Columns
@@ -24,6 +25,7 @@ from deeplvm.conditionals.mixture import GaussianMixture, Mixture, Stratified
 from deeplvm.conditionals.multivariate import FullCovarianceGaussian, LowRankGaussian
 from deeplvm.conditionals.products import PrecisionWeighted, ProductOfExperts
 from deeplvm.conditionals.real import Gamma, Laplace, StudentT
+from deeplvm.conditionals.resampled import Resampled
 from deeplvm.conditionals.simplex import Dirichlet
 from deeplvm.conditionals.sphere import UniformSphere, VonMisesFisher
 from deeplvm.conditionals.spiked import Spiked
@@ -64,6 +66,8 @@ __all__ = [
     "Poisson",
     "PrecisionWeighted",
     "ProductOfExperts",
+    "Resampled",
+    "RestrictedBoltzmannMachine",
     "RoundedDown",
     "SelfMasking",
     "Spiked",

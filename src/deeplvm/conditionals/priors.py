@@ -7,10 +7,18 @@ from typing import Annotated, Literal
 
 from torch import nn
 
-from deeplvm.conditionals import Gaussian, GaussianMixture, StandardNormal, posteriors
-from deeplvm.conditionals.autoregressive import Autoregressive
+from deeplvm.conditionals import (
+    Autoregressive,
+    Bernoulli,
+    Gaussian,
+    GaussianMixture,
+    Resampled,
+    RestrictedBoltzmannMachine,
+    StandardNormal,
+    posteriors,
+)
 from deeplvm.conditionals.vamp import Aggregated, VampPrior
-from deeplvm.registry import Bounds, Count, call_of
+from deeplvm.registry import Bounds, Count, Size, call_of
 
 Shape = int | Sequence[int]
 
@@ -65,21 +73,59 @@ def vamp(
     return VampPrior(of, components=components, learned=inputs == "learned")
 
 
-def autoregressive(
+def resampled(
     shape: Shape,
     _: object = None,
+    *,
+    hidden: tuple[Size, ...] = (100, 100),
+    truncation: Annotated[int, Bounds(1, 10_000)] = 100,
+    samples: Annotated[int, Bounds(2, 1_000_000)] = 1024,
+) -> Resampled:
+    """A standard normal, of whose draws a network accepts some.
+
+    Args:
+        shape: Of z.
+        hidden: Widths of the network's hidden layers.
+        truncation: The draw that is taken if none before it was accepted.
+        samples: Draws that estimate the share accepted, in a step of training.
+    """
+    return Resampled(shape, hidden=hidden, truncation=truncation, samples=samples)
+
+
+def bernoulli(shape: Shape, _: object = None) -> Bernoulli:
+    """Independent binary units, whose probabilities are learned."""
+    return Bernoulli(shape)
+
+
+def boltzmann(
+    shape: Shape, _: object = None, *, hidden: Annotated[int, Bounds(1, 65_536)] = 200
+) -> RestrictedBoltzmannMachine:
+    """A restricted Boltzmann machine of binary units.
+
+    Args:
+        shape: Of z.
+        hidden: How many hidden units.
+    """
+    return RestrictedBoltzmannMachine(shape, hidden=hidden)
+
+
+def autoregressive(
+    shape: Shape,
+    elements: nn.Module | None = None,
     *,
     width: Annotated[int, Bounds(1, 65_536)] = 128,
     blocks: Count = 1,
 ) -> Autoregressive:
-    """Each element a Gaussian given those before it; scored in one pass, drawn in one each.
+    """Each element given those before it; scored in one pass, drawn in one each.
 
     Args:
         shape: Of z.
+        elements: A conditional of independent elements without a network; Gaussian by default.
         width: Units of each layer of the masked network.
         blocks: Its residual blocks, of two layers each.
     """
-    return Autoregressive(Gaussian(shape), width=width, blocks=blocks, any_order=False)
+    elements = Gaussian(shape) if elements is None else elements
+    return Autoregressive(elements, width=width, blocks=blocks, any_order=False)
 
 
 _OWN: dict[str, Callable[..., nn.Module]] = {
@@ -88,7 +134,11 @@ _OWN: dict[str, Callable[..., nn.Module]] = {
     "mixture": mixture,
     "vamp": vamp,
     "autoregressive": autoregressive,
+    "resampled": resampled,
+    "bernoulli": bernoulli,
+    "boltzmann": boltzmann,
 }
+_BINARY = ("bernoulli", "boltzmann", "autoregressive")
 
 
 def known() -> dict[str, Callable[..., nn.Module]]:
@@ -97,7 +147,11 @@ def known() -> dict[str, Callable[..., nn.Module]]:
 
 
 def prior_of(
-    choice: str | Callable[..., nn.Module], shape: Shape, of: Aggregated | None = None
+    choice: str | Callable[..., nn.Module],
+    shape: Shape,
+    of: Aggregated | None = None,
+    *,
+    binary: bool = False,
 ) -> nn.Module:
     """A conditional without parents from its name, or a call written as text.
 
@@ -106,9 +160,10 @@ def prior_of(
             :mod:`~deeplvm.conditionals.posteriors`, or any function of a shape.
         shape: The event shape, such as the dimensions of z.
         of: The posterior of the same latent, for priors that are made of it.
+        binary: Whether z are binary units, and not real numbers.
 
     Raises:
-        ValueError: There is none of that name, or it has no such option.
+        ValueError: There is none of that name, it has no such option, or it is of other values.
 
     >>> prior_of("mixture(components=3)", 2).components
     3
@@ -119,4 +174,15 @@ def prior_of(
     if not isinstance(choice, str):
         return choice(shape)
     call = call_of(choice, "prior")
+    name = next(name for name, each in known().items() if each is call.function)
+    real = [each for each in known() if each not in ("bernoulli", "boltzmann")]
+    fitting = _BINARY if binary else real
+    if name not in fitting:
+        others, kinds = ", ".join(fitting), ("real numbers", "binary units")
+        raise ValueError(
+            f"the prior {name} is of {kinds[not binary]}, and these latents are {kinds[binary]}; "
+            f"take one of {others}."
+        )
+    if call.function is autoregressive and binary:
+        return call(shape, Bernoulli(shape))
     return call(shape, of if call.function is vamp else None)

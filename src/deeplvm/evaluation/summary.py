@@ -34,7 +34,7 @@ from deeplvm.likelihood.annealing import sandwich
 from deeplvm.likelihood.bits_per_dimension import bits_per_dimension, count_elements
 from deeplvm.likelihood.convergence import convergence, steps_to
 from deeplvm.likelihood.importance import ImportanceEstimate, importance_sampling
-from deeplvm.results import Record, digest_of, finite, mean_of, shown_plain
+from deeplvm.results import Estimate, Record, digest_of, finite, mean_of, shown_plain
 
 if TYPE_CHECKING:
     pass
@@ -49,7 +49,11 @@ LITTLE = 0.5
 """Nats; a latent that costs less can say no more about a row."""
 _CLASS_PARTICLES = 50
 # Entries of evaluation.json that are there only where they were asked for, or have a meaning.
-_ASKED = ("gaps", "annealing", "sandwich", "synthetic", "classification", "topics")
+_ASKED = (
+    "gaps", "annealing", "sandwich", "synthetic", "classification", "topics", "normalisers",
+)  # fmt: skip
+# Nats by which all likelihoods may be off alike, below which it changes no conclusion.
+_OFF = 0.1
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,8 @@ class Evaluation(Record):
             :class:`~deeplvm.evaluation.Classification`.
         topics: Of a model of topics: the words of each, how well they go together in these rows,
             and the perplexity of words in their order; see :class:`~deeplvm.evaluation.Topics`.
+        normalisers: Of densities of p that are known up to a factor, its logarithm as it was
+            estimated: an error of it moves the likelihood of all rows alike.
     """
 
     data: dict[str, Any]
@@ -146,6 +152,7 @@ class Evaluation(Record):
     synthetic: dict[str, Any] | None = None
     classification: dict[str, Any] | None = None
     topics: dict[str, Any] | None = None
+    normalisers: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The object of ``evaluation.json``, without what was not asked for."""
@@ -191,6 +198,9 @@ class Evaluation(Record):
             rows.append(("ELBO", _value(self.elbo), bound))
             term = "E_q log p of the data given the latents"
             rows.append(("reconstruction", _value(self.reconstruction), term))
+        for name, log_z in (self.normalisers or {}).items():
+            meaning = f"normaliser of p({name}), estimated: its error moves all log p alike"
+            rows.append((f"log Z({name})", _value(log_z), meaning))
         rows += [_annealing_row(self.annealing)] if self.annealing else []
         rows += [_sandwich_row(self.sandwich)] if self.sandwich else []
         rows += gaps_table(self.gaps) if self.gaps else []
@@ -331,6 +341,12 @@ def evaluate(
     if rows.rows >= FEWEST_ROWS:
         own = {name: each for name, each in use.items() if name not in rows.names}
         warnings += collapse_warnings(read_by_p(model, own))
+    log_z = _normalisers(model)
+    warnings += [
+        f"log Z of {name} is known to {found.stderr:.2f} nats: all log p may be off by as much."
+        for name, found in log_z.items()
+        if found.stderr > _OFF
+    ]
     return Evaluation(
         data=_data(rows, estimate, model),
         elbo=mean_of(estimate.elbo),
@@ -358,7 +374,15 @@ def evaluate(
         synthetic=None if drawn is None else drawn.to_dict(),
         classification=_classes(model, rows, particles, draw, seed),
         topics=of_topics(model, rows.source, estimate),
+        normalisers={name: found.to_dict() for name, found in log_z.items()} or None,
     )
+
+
+def _normalisers(model: LatentVariableModel) -> dict[str, Estimate]:
+    """Of what p gives a density up to a factor: its logarithm, by name."""
+    owners: dict[str, Any] = {name: owner_of(model.p, name) for name in model.p.names}
+    each = {name: getattr(owner, "normaliser", None) for name, owner in owners.items()}
+    return {name: found.estimate for name, found in each.items() if found is not None}
 
 
 def _training_rows(rows: Rows) -> NamedRows:

@@ -97,6 +97,17 @@ def of_p(model: LatentVariableModel) -> list[nn.Parameter]:
 
 
 def of_q(model: LatentVariableModel) -> list[nn.Parameter]:
-    """The parameters of the inference model that are not p's as well."""
-    generative = set(model.p.parameters())
-    return [parameter for parameter in model.q.parameters() if parameter not in generative]
+    """The parameters of the inference model that are not p's as well.
+
+    Raises:
+        ValueError: If there are some, and all of them are p's too.
+    """
+    generative, inference = set(model.p.parameters()), list(model.q.parameters())
+    own = [parameter for parameter in inference if parameter not in generative]
+    if inference and not own:
+        raise ValueError(
+            f"All parameters of {model.q} are p's as well, as under a prior that is made of the "
+            f"posterior (vamp), so no phase moves q alone; train p and q together, or take "
+            f"another prior."
+        )
+    return own

@@ -7,6 +7,7 @@ from functools import partial
 from torch import nn
 
 from deeplvm.conditionals import Bernoulli, OneHot
+from deeplvm.conditionals.priors import prior_of
 from deeplvm.core.joint import Joint
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.data import likelihood_of
@@ -20,7 +21,7 @@ from deeplvm.recipes.plain import at_least_one, observed, seen
 
 @trained_with(estimator=nvil, learning_rate=3e-4, averaging=0.0)
 def sigmoid_belief_network(
-    data: Data | Description, *, units: tuple[int, ...] = (200,)
+    data: Data | Description, *, units: tuple[int, ...] = (200,), prior: str = "bernoulli"
 ) -> LatentVariableModel:
     r"""Layers of binary units, each a logistic regression on the layer above.
 
@@ -37,6 +38,8 @@ def sigmoid_belief_network(
     Args:
         data: What is modelled; its kind decides the likelihood.
         units: Number of units of each layer, from x upwards.
+        prior: Family of p of the highest layer, by its name, with options in parentheses if any:
+            ``"bernoulli"``, ``"autoregressive"``, ``"boltzmann(hidden=200)"``.
     """
     at_least_one(units=units)
     x = observed(data)
@@ -45,7 +48,7 @@ def sigmoid_belief_network(
     def linear(features: int | tuple[int, ...]) -> MLP:
         return MLP(features, initialization=glorot)  # no hidden layer: the head is the map
 
-    p: dict[str, nn.Module] = {names[-1]: Bernoulli(units[-1])}
+    p: dict[str, nn.Module] = {names[-1]: prior_of(prior, units[-1], binary=True)}
     q: dict[str, nn.Module] = {}
     for layer, name in enumerate(names):
         below = "x" if layer == 0 else names[layer - 1]
@@ -63,7 +66,7 @@ def sigmoid_belief_network(
 
 @trained_with(phases="wake_sleep", measure="elbo", averaging=0.0)
 def helmholtz_machine(
-    data: Data | Description, *, units: tuple[int, ...] = (100, 30)
+    data: Data | Description, *, units: tuple[int, ...] = (100, 30), prior: str = "bernoulli"
 ) -> LatentVariableModel:
     """A sigmoid belief network that learns awake to explain and asleep to recognise.
 
@@ -74,8 +77,10 @@ def helmholtz_machine(
     Args:
         data: What is modelled; its kind decides the likelihood.
         units: Number of units of each layer, from x upwards.
+        prior: Family of p of the highest layer, by its name, with options in parentheses if any:
+            ``"bernoulli"``, ``"autoregressive"``, ``"boltzmann(hidden=200)"``.
     """
-    return sigmoid_belief_network(data, units=units)
+    return sigmoid_belief_network(data, units=units, prior=prior)
 
 
 # The divergence in closed form and the annealing are the paper's.
