@@ -137,6 +137,23 @@ SMALL: dict[str, tuple[str, dict[str, Any]]] = {
         {"transforms": 2, "hidden": (4,), "scales": 1, "noise": "variational"},
     ),
     "glow": ("glow", {"transforms": 1, "hidden": (4,), "scales": 1}),
+    "pixel_cnn": ("pixel_cnn", {"width": 4, "blocks": 1}),
+    "gated_pixel_cnn": ("gated_pixel_cnn", {"width": 4, "layers": 2}),
+    "pixel_cnn_pp": ("pixel_cnn_pp", {"width": 4, "blocks": 1, "levels": 2}),
+    "pixel_rnn": ("pixel_rnn", {"width": 4, "layers": 1}),
+    "image_transformer": ("image_transformer", {"width": 4, "blocks": 1}),
+    "locally_masked_pixel_cnn": (
+        "locally_masked_pixel_cnn",
+        {"width": 4, "blocks": 1, "curves": 2},
+    ),
+    "pixel_vae": (
+        "pixel_vae",
+        {"latent": 2, "channels": (4,), "features": 8, "width": 4, "layers": 2},
+    ),
+    "variational_lossy_autoencoder": (
+        "variational_lossy_autoencoder",
+        {"latent": 2, "channels": (4,), "features": 8, "width": 4, "blocks": 1},
+    ),
     "factor_analysis, one noise": ("factor_analysis", {"latent": 2, "noise": "global"}),
 }
 
@@ -209,6 +226,12 @@ TRACED_ELSEWHERE = (
     "iwae, one layer",
     "normalizing_flow_vae, radial",
     "householder_flow_vae",
+    "pixel_cnn",
+    "gated_pixel_cnn",
+    "pixel_cnn_pp",
+    "pixel_rnn",
+    "image_transformer",
+    "variational_lossy_autoencoder",
 )
 
 

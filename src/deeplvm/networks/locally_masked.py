@@ -91,8 +91,8 @@ class LocallyMaskedPixelCNN(Pixelwise):
         self, image: Tensor, context: Tensor | None, order: Tensor, place: Place | None
     ) -> Tensor:
         """The outputs of every pixel, or of that at a place."""
-        curve = (self.curves == order).flatten(1).all(1).to(torch.uint8).argmax()
-        masks, which = self.masks[curve], self.which[curve]
+        curve = (self.curves == order).flatten(1).all(1).to(torch.uint8).argmax(0, keepdim=True)
+        masks, which = self.masks[curve].squeeze(0), self.which[curve].squeeze(0)
         hidden = self.first(image, masks, which, place)
         # the first layer's are wider, and leave out the pixel itself
         masks = masks[:, 2:-2, 2:-2].clone()

@@ -122,7 +122,8 @@ class GatedPixelCNN(Pixelwise):
         self.layers = nn.ModuleList()
         for depth in range(layers):
             reads, reach = (stack, (kernel // 2 + 1, kernel)) if depth else (self.reads, window)
-            self.layers.append(_Layer(reads, stack, reach, self.channels, first=not depth))
+            ends = {"first": depth == 0, "last": depth == layers - 1}
+            self.layers.append(_Layer(reads, stack, reach, self.channels, **ends))
         self.last = Answer(stack, self)
 
     def maps(
@@ -149,7 +150,14 @@ class _Layer(nn.Module):
     """One layer of both stacks."""
 
     def __init__(
-        self, reads: Tensor, stack: Tensor, reach: tuple[int, int], context: int, *, first: bool
+        self,
+        reads: Tensor,
+        stack: Tensor,
+        reach: tuple[int, int],
+        context: int,
+        *,
+        first: bool,
+        last: bool,
     ) -> None:
         super().__init__()
         rows, columns = reach
@@ -165,7 +173,7 @@ class _Layer(nn.Module):
         self.across = nn.Conv2d(width, width, 1)
         self.beside = over(reads, twice, (1, columns), strict=first)
         self.out = within(stack, stack)
-        self.above_context = Conditioning(context, width)
+        self.above_context = Conditioning(0 if last else context, width)  # which nothing reads
         self.beside_context = Conditioning(context, width)
 
     def from_above(

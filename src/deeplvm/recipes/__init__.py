@@ -41,6 +41,16 @@ from deeplvm.recipes.latent_maps import (
 from deeplvm.recipes.linear import factor_analysis
 from deeplvm.recipes.missing import miwae, not_miwae
 from deeplvm.recipes.multimodal import multimodal_vae
+from deeplvm.recipes.pixels import (
+    gated_pixel_cnn,
+    image_transformer,
+    locally_masked_pixel_cnn,
+    pixel_cnn,
+    pixel_cnn_pp,
+    pixel_rnn,
+    pixel_vae,
+    variational_lossy_autoencoder,
+)
 from deeplvm.recipes.plain import beta_tc_vae, beta_vae, full_covariance_vae, renyi_vae, vae
 from deeplvm.recipes.semi_supervised import (
     auxiliary_semi_supervised_vae,
@@ -101,6 +111,14 @@ PUBLISHED = (
     "nice",
     "real_nvp",
     "glow",
+    "pixel_cnn",
+    "gated_pixel_cnn",
+    "pixel_cnn_pp",
+    "pixel_rnn",
+    "image_transformer",
+    "locally_masked_pixel_cnn",
+    "pixel_vae",
+    "variational_lossy_autoencoder",
 )
 
 __all__ = [
@@ -124,6 +142,7 @@ __all__ = [
     "factor_analysis",
     "find",
     "full_covariance_vae",
+    "gated_pixel_cnn",
     "gaussian_mixture",
     "glow",
     "gumbel_softmax_vae",
@@ -131,9 +150,11 @@ __all__ = [
     "helmholtz_machine",
     "hierarchical_variational_vae",
     "householder_flow_vae",
+    "image_transformer",
     "inverse_autoregressive_flow_vae",
     "iwae",
     "ladder_vae",
+    "locally_masked_pixel_cnn",
     "m1",
     "m1_m2",
     "miwae",
@@ -144,6 +165,10 @@ __all__ = [
     "normalizing_flow_vae",
     "not_miwae",
     "nvdm",
+    "pixel_cnn",
+    "pixel_cnn_pp",
+    "pixel_rnn",
+    "pixel_vae",
     "prod_lda",
     "published",
     "real_nvp",
@@ -160,5 +185,6 @@ __all__ = [
     "vae",
     "variational_fair_autoencoder",
     "variational_gaussian_process",
+    "variational_lossy_autoencoder",
     "very_deep_vae",
 ]
