@@ -723,25 +723,51 @@ def test_a_permutation_of_the_batch_commutes(member: Member) -> None:
     torch.testing.assert_close(permuted, distribution.log_prob(value)[order])
 
 
-@members(accept=lambda m: m.traced)
-def test_one_graph(member: Member) -> None:
-    """The forward pass, the score and the draw trace without a break."""
-    module = member.build()
-    parents = member.parents(particles=False)
+def traced_and_not(
+    member: Member, dtype: torch.dtype, *, bfloat16: bool
+) -> list[tuple[Tensor, ...]]:
+    """Score, draw and the density of the draw, traced and as they are."""
+    module = member.build().to(dtype)
+    parents = member.parents(particles=False, dtype=dtype)
     _, value = member.draw(module, parents)
 
     def step(x: Tensor, *given: Tensor) -> tuple[Tensor, ...]:
-        distribution = module(*given).expand(torch.Size((2, BATCH)))
-        log_prob = distribution.log_prob(x)
-        if hasattr(distribution, "rsample_and_log_prob"):
-            return log_prob, *distribution.rsample_and_log_prob()
-        draw = distribution.rsample() if distribution.has_rsample else distribution.sample()
-        return log_prob, draw, distribution.log_prob(draw)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+            distribution = module(*given).expand(torch.Size((2, BATCH)))
+            log_prob = distribution.log_prob(x)
+            if hasattr(distribution, "rsample_and_log_prob"):
+                return log_prob, *distribution.rsample_and_log_prob()
+            draw = distribution.rsample() if distribution.has_rsample else distribution.sample()
+            return log_prob, draw, distribution.log_prob(draw)
 
     torch._dynamo.reset()  # each member is its own graph: together they would exceed the cache
-    traced = torch.compile(step, fullgraph=True, backend="eager")(value, *parents)
-    torch.testing.assert_close(traced[0], step(value, *parents)[0])
+    compiled = torch.compile(step, fullgraph=True, backend="eager")
+    found = []
+    for each in (compiled, step):
+        torch.manual_seed(3)
+        found.append(each(value.detach(), *parents))
+    return found
+
+
+@members(accept=lambda m: m.traced)
+def test_one_graph(member: Member) -> None:
+    """The forward pass, the score and the draw trace without a break, under autocast too.
+
+    What has a network is traced once, with that in bfloat16; see below for what asks for it.
+    """
+    bfloat16 = member.network is not None
+    traced, plain = traced_and_not(
+        member, torch.float32 if bfloat16 else torch.float64, bfloat16=bfloat16
+    )
+    torch.testing.assert_close(traced[0], plain[0])
     assert traced[1].shape == (2, BATCH, *member.shape)
+
+
+@members(accept=lambda m: m.traced and m.network is not None and correlated(m.build()))
+def test_products_of_matrices_are_one_graph_in_full_precision(member: Member) -> None:
+    """These are computed otherwise where autocast is on."""
+    traced, plain = traced_and_not(member, torch.float64, bfloat16=False)
+    torch.testing.assert_close(traced, plain)
 
 
 @members()
@@ -773,21 +799,6 @@ def test_densities_stay_in_float32_under_autocast(member: Member) -> None:
         assert gradients
         assert all([grad.dtype == torch.float32 for grad in gradients])
         assert all([grad.isfinite().all() for grad in gradients])
-
-
-@members(accept=lambda m: m.traced and m.network is not None)
-def test_one_graph_under_autocast(member: Member) -> None:
-    module = member.build().float()
-    parents = member.parents(particles=False, dtype=torch.float32)
-    _, value = member.draw(module, parents)
-
-    def step(x: Tensor, *given: Tensor) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16):
-            return module(*given).log_prob(x)
-
-    torch._dynamo.reset()
-    traced = torch.compile(step, fullgraph=True, backend="eager")(value.detach(), *parents)
-    torch.testing.assert_close(traced, step(value.detach(), *parents))
 
 
 @members()

@@ -225,10 +225,20 @@ def test_kl_weight_is_taken_by_every_objective(case: Case, objective: Objective)
         assert torch.allclose(objective(evidence.temper(0.0)), reconstruction)
 
 
-@pytest.mark.parametrize("particles", [None, 5])
-@every_case
-def test_traces_as_one_graph(case: Case, particles: int | None) -> None:
-    """`torch.compile(fullgraph=True)` of a step with every objective gives what eager gives."""
+@pytest.mark.parametrize(
+    "name, particles",
+    [
+        ("diagonal", None), ("diagonal", 5), ("full covariance", None),
+        ("two layers, top-down", 5), ("two layers, bottom-up", 5), ("enumerated label", None),
+        ("enumerated label", 5), ("no latents", None),
+    ],
+)  # fmt: skip
+def test_traces_as_one_graph(name: str, particles: int | None) -> None:
+    """`torch.compile(fullgraph=True)` of a step with every objective gives what eager gives.
+
+    Whether there are several particles matters to what is drawn and to what is enumerated.
+    """
+    case = CASES[name]
     model = case.model()
     x = torch.ones(ROWS, 4)
     names = [name for name in OBJECTIVES if has(case, name) and name not in WITH_STATE]
