@@ -130,6 +130,7 @@ SMALL: dict[str, tuple[str, dict[str, Any]]] = {
         "draw",
         {"steps": 2, "latent": 2, "hidden": 6, "attention": False},
     ),
+    "diffusion": ("diffusion", {"channels": (4, 4), "measured": 2, "draws": 3}),
     "nice": ("nice", {"transforms": 2, "hidden": (8,)}),
     "real_nvp": ("real_nvp", {"transforms": 1, "hidden": (4,), "scales": 2}),
     "real_nvp, learned noise": (

@@ -112,10 +112,13 @@ def finish(
 ) -> None:
     """Evaluate a trained model, draw samples, write the report, and say where everything is."""
     if evaluate:
+        from deeplvm.objectives.bounds import of_one_particle
+
         splits: tuple[Split, ...] = ("test", "valid", "train")
         split = next(each for each in splits if data.rows(each))
         draws = particles or min(MOST, max(FEWEST, DRAWS // data.rows(split)))
-        note(f"evaluating on {data.rows(split)} {split} rows, {draws} draws each")
+        each = "their bound alone" if of_one_particle(model) else f"{draws} draws each"
+        note(f"evaluating on {data.rows(split)} {split} rows, {each}")
         again = asked_before(run)
         if again:
             note(f"and again, as evaluation.json has it: {', '.join(again)}; takes minutes")

@@ -340,7 +340,9 @@ def evaluate(
     warnings = likelihood_warnings(estimate)
     if rows.rows >= FEWEST_ROWS:
         own = {name: each for name, each in use.items() if name not in rows.names}
-        warnings += collapse_warnings(read_by_p(model, own))
+        # what q is told to be carries what it was told to
+        free = {n: u for n, u in own.items() if not getattr(owner_of(model.q, n), "fixed", False)}
+        warnings += collapse_warnings(read_by_p(model, free))
     log_z = _normalisers(model)
     warnings += [
         f"log Z of {name} is known to {found.stderr:.2f} nats: all log p may be off by as much."

@@ -25,6 +25,7 @@ from deeplvm.core.model import LatentVariableModel
 from deeplvm.devices import keep_freed_memory
 from deeplvm.gradients import Draw, Enumerated
 from deeplvm.inference.rows import Rows, noise_of
+from deeplvm.objectives.bounds import of_one_particle
 from deeplvm.randomness import RowNoise
 
 BLOCK = 16
@@ -90,13 +91,14 @@ def plan(
         sizes = [b - a for a, b in zip(sizes, _look(model, rows, draw, 2)[1], strict=True)]
     values = [site.value for site in evidence.p.values() if isinstance(site.value, Tensor)]
     sizes += [*[value.numel() for value in values], math.prod(evidence.batch_shape)]
-    wanted = 1 if exact else particles
+    once = exact or of_one_particle(model)
+    wanted = 1 if once else particles
     most = _NUMBERS_ON_CPU if rows.device.type == "cpu" else _NUMBERS_ELSEWHERE
     numbers = max(sizes)
-    each = numbers * (1 if exact else BLOCK)
+    each = numbers * (1 if once else BLOCK)
     size = batch_size or _even(rows.rows, max(1, min(_MOST_ROWS, most // each)))
     step = chunk or max(BLOCK, most // (size * numbers) // BLOCK * BLOCK)
-    step = 1 if exact else min(-(-step // BLOCK), -(-wanted // BLOCK)) * BLOCK
+    step = 1 if once else min(-(-step // BLOCK), -(-wanted // BLOCK)) * BLOCK
     observed = tuple(
         [n for n in (*evidence.observed, *evidence.drawn_in) if n not in evidence.shared]
     )

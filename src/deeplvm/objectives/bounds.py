@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from deeplvm.core.evidence import Evidence, density
 
@@ -55,6 +55,15 @@ def iwae(evidence: Evidence) -> Tensor:
         sampled ELBO for one. A lower bound on ``log p(x)`` in expectation.
     """
     return evidence.log_expectation_exp(evidence.log_weight)
+
+
+def of_one_particle(model: nn.Module) -> bool:
+    """Whether only the ELBO of a model is a bound: its terms are sums of which some are drawn.
+
+    A conditional says so by ``one_particle``. The exponential of such a sum has not the
+    expectation that importance weights need.
+    """
+    return any([getattr(each, "one_particle", False) for each in model.modules()])
 
 
 def renyi(evidence: Evidence, alpha: float = 0.5) -> Tensor:

@@ -19,6 +19,7 @@ from deeplvm.recipes.catalogue import (
 from deeplvm.recipes.conditional import conditional_vae
 from deeplvm.recipes.convolutional import convolutional_vae
 from deeplvm.recipes.counts import scvi
+from deeplvm.recipes.diffusion import diffusion
 from deeplvm.recipes.discrete import gumbel_softmax_vae, helmholtz_machine, sigmoid_belief_network
 from deeplvm.recipes.drawing import convolutional_draw, draw
 from deeplvm.recipes.flow_posteriors import (
@@ -119,6 +120,7 @@ PUBLISHED = (
     "locally_masked_pixel_cnn",
     "pixel_vae",
     "variational_lossy_autoencoder",
+    "diffusion",
 )
 
 __all__ = [
@@ -138,6 +140,7 @@ __all__ = [
     "convolutional_vae",
     "deep_latent_gaussian_model",
     "describe",
+    "diffusion",
     "draw",
     "factor_analysis",
     "find",

@@ -24,6 +24,7 @@ from deeplvm.files import alone
 from deeplvm.gradients import Draw
 from deeplvm.gradients.named import draws_of, estimator_of
 from deeplvm.objectives import elbo
+from deeplvm.objectives.bounds import of_one_particle
 from deeplvm.parallel.processes import apart, processes
 from deeplvm.parallel.steps import Part, Together
 from deeplvm.randomness import own_randomness, seed_of
@@ -203,6 +204,11 @@ def fit(
         optimization.weight_decay, optimization.schedule, particles, (draw := draws_of(draw)), way,
     )  # fmt: skip
     listed = completed(phases, plain, model)
+    if of_one_particle(model) and any([(each.particles or 1) > 1 for each in listed]):
+        raise ValueError(
+            "Of this model only the bound of one particle is one, as the terms of its chain are "
+            "drawn; leave out particles (a recipe such as diffusion takes more times a row)."
+        )
     if isinstance(data, Streams):
         data.refuse([phase.stream or phase.evidence or phase.update for phase in listed])
     if way is not None and not any([asks(phase, model) for phase in listed]):
