@@ -82,6 +82,9 @@ KINDS = {
     "estimator": Kind("deeplvm.gradients.named", "an estimator", "nvil(hidden=(200,))"),
     "objective": Kind("deeplvm.objectives", "an objective", "free_bits(minimum=0.5)"),
     "phases": Kind("deeplvm.learning.programs", "a list of phases", "aggressive(repeats=5)"),
+    "likelihood": Kind(
+        "deeplvm.data.likelihood_table", "a likelihood", "gaussian(scale='global')"
+    ),
     "kl_weight": Kind("deeplvm.training.schedules", "a schedule", "linear(10)"),
     "posterior": Kind("deeplvm.conditionals.posteriors", "a posterior", "iaf(transforms=4)"),
     "prior": Kind("deeplvm.conditionals.priors", "a prior", "vamp(components=500)"),
@@ -204,8 +207,12 @@ def call_of(text: str, kind: str) -> Call:
     deeplvm.registry.SpellingError: kl_weight 'linear(-10)': epochs must be a number above 0, ...
     """
     functions, what = known(kind), KINDS[kind]
+    spelled, parenthesis, options = text.strip().partition("(")
+    if spelled.strip() in functions:  # names with hyphens are none of Python's
+        functions = {name.replace("-", "_"): each for name, each in functions.items()}
+        spelled = spelled.replace("-", "_")
     try:
-        tree = ast.parse(text.strip(), mode="eval").body
+        tree = ast.parse(f"{spelled}{parenthesis}{options}", mode="eval").body
         call = tree if isinstance(tree, ast.Call) else None
         name = call.func if call else tree
         if not isinstance(name, ast.Name) or name.id not in functions:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import get_args
 
@@ -148,6 +149,7 @@ def test_only_holes_are_refused() -> None:
 OF = {
     "bernoulli": BINARY,
     "discretized-logistic": PIXELS,
+    "discretized-logistic-mixture": PIXELS,
     "categorical": COUNTS,
     "ordinal": COUNTS,
     "poisson": COUNTS,
@@ -182,6 +184,79 @@ def test_a_row_of_the_table_is_all_there_is_of_a_likelihood(name: str) -> None:
     unsuited = NEGATIVE if row.density or name == "mixture" else REALS
     with pytest.raises(DataError, match="--likelihood"):
         choose_likelihood(unsuited, likelihood=name)  # type: ignore[arg-type]
+
+
+def images(channels: int = 3, levels: int = 256) -> np.ndarray:
+    return rng.integers(0, levels, (40, channels, 4, 4)).astype(np.uint8 if levels < 257 else int)
+
+
+@pytest.mark.parametrize("scale, numbers", [("'global'", 1), (0.5, 1), ("'dimension'", 48)])
+def test_where_the_scale_of_a_gaussian_of_pixels_comes_from(scale: str, numbers: int) -> None:
+    """Of an image one scale is one number, in the units of its pixels; stored, it comes back."""
+    likelihood = f"gaussian(scale={scale})"
+    x = load(images(), likelihood=likelihood, dequantize="uniform").variables["x"]
+    again = type(x).from_dict(json.loads(json.dumps(x.to_dict())))
+    assert str(again).endswith(likelihood)
+    assert likelihood_of(again, MLP(2, 4))(torch.zeros(5, 2)).scale.unique().numel() == numbers
+
+
+def test_options_of_a_likelihood_reach_its_conditional() -> None:
+    pixels = load(images(), likelihood="discretized-logistic-mixture(components=3)")
+    x = likelihood_of(pixels)
+    assert (x.components, x.coupled, x.levels) == (3, True, 256)
+    own = likelihood_of(pixels, None, "discretized-logistic(scale='dimension')")
+    assert own.scale.raw.shape == (3, 4, 4)
+    table = load(
+        {"a": REALS[:, 0], "b": REALS[:, 1], "c": COUNTS[:50, 0]},
+        likelihood="gaussian(scale='global')",
+        schema={"b": {"likelihood": "gaussian(scale=0.5)"}, "c": {"likelihood": "poisson"}},
+    )
+    a, b, c = table.variables["x"].parts
+    assert a.likelihood_options == {"scale": "global"}
+    assert b.likelihood_options == {"scale": 0.5}
+    assert c.likelihood_options == {}
+    groups = [each for each in likelihood_of(table).groups if hasattr(each, "scale")]
+    assert sorted([str(each.scale.source) for each in groups]) == ["0.5", "global"]
+
+
+@pytest.mark.parametrize(
+    "likelihood, message",
+    [
+        ("gaussian(scale='pixel')", "scale must be one of 'network', 'dimension', 'global' or a"),
+        ("gaussian(scale=-1)", "number above 0, not -1"),
+        ("gaussian(components=3)", "components is no option of gaussian, which has scale, minimu"),
+        ("discretized-logistic-mixture(components=0)", "components must be a whole number, from"),
+        ("poisson(scale=1)", "scale is no option of poisson, which has none"),
+        ("discretized-logistic-mixtur", r"did you mean discretized-logistic-mixture\?"),
+        ("gaussian(scale=)", "is not a likelihood"),
+    ],
+)
+def test_options_that_a_likelihood_has_not_are_refused(likelihood: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        load(REALS, likelihood=likelihood)
+
+
+def test_pixels_as_categories_are_numbers_to_networks_and_uniform_at_first() -> None:
+    """8.00 bits a pixel of 256 levels, from the end of the file to the number."""
+    data = load(images(), likelihood="categorical")
+    x = data.variables["x"]
+    assert (x.kind, x.levels, x.features) == ("levels", 256, x.elements)
+    assert _bits(data) == pytest.approx(8.0, abs=1e-6)
+    p = likelihood_of(x, MLP(2, 4))
+    assert p.embed(torch.tensor([0.0, 255.0])).tolist() == [-1.0, 1.0]
+    distribution = p(torch.zeros(5, 2))
+    every = torch.arange(256.0)
+    torch.testing.assert_close(distribution.mean, (distribution.base_dist.probs * every).sum(-1))
+
+
+def test_many_levels_have_an_eighth_of_a_level_for_the_least_scale() -> None:
+    """12 bits have finer levels than 8; 16 bits are refused for what has a number a level."""
+    data = load(images(1, 4096), likelihood="discretized-logistic")
+    x = likelihood_of(data)
+    assert x.scale.minimum * (x.levels - 1) / 2 == pytest.approx(0.1275, rel=0.05)
+    for name in ("discretized-logistic", "discretized-logistic-mixture", "categorical"):
+        with pytest.raises(DataError, match="dequantize uniform"):
+            load(images(1, 65536), likelihood=name)
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,8 @@ class Categorical(nn.Module):
             if left out.
         features: how many learned numbers other networks see of a category, for vocabularies: a
             row of a table is looked up, and no one-hot vector made; ``None`` for one-hot vectors.
+        ordered: whether they are levels, as of a pixel: these have a mean, and other networks see
+            them scaled to [-1, 1].
 
     Other networks see the value one-hot or by its row of the table, a missing one (NaN) as zeros.
 
@@ -86,9 +88,11 @@ class Categorical(nn.Module):
         *,
         probabilities: Tensor | None = None,
         features: int | None = None,
+        ordered: bool = False,
     ) -> None:
         super().__init__()
         self.event_shape = event_shape_of(shape, "Categorical")
+        self.ordered = ordered
         self.classes = at_least(classes, 1, "Categorical", "classes")
         self.head = Head(network, self.event_shape, classes, "Categorical")
         if probabilities is not None:
@@ -103,14 +107,18 @@ class Categorical(nn.Module):
 
     def forward(self, *parents: Tensor) -> Independent:
         logits = self.head(*parents).movedim(-1 - len(self.event_shape), -1)
-        elements = torch.distributions.Categorical(logits=logits, validate_args=False)
+        family = distributions.Ordinal if self.ordered else torch.distributions.Categorical
+        elements = family(logits=logits, validate_args=False)
         return Independent(elements, len(self.event_shape), validate_args=False)
 
     def embed(self, value: Tensor) -> Tensor:
         """One-hot vectors or rows of the table, ``(*particles, batch, *event, classes)``.
 
-        Zeros for what is missing. The last axis has ``features`` numbers where there is a table.
+        Zeros for what is missing. The last axis has ``features`` numbers where there is a table;
+        there is none of ordered levels, which are scaled to [-1, 1].
         """
+        if self.ordered:
+            return scaled_level(value.to(self.levels.dtype), max(self.classes, 2))
         if self.table is None:
             return one_hot(value, self.levels)
         if not value.is_floating_point():
@@ -230,6 +238,11 @@ def one_hot(value: Tensor, levels: Tensor) -> Tensor:
     return (value.unsqueeze(-1) == levels).to(levels.dtype)
 
 
+def _least_scale(levels: int) -> float:
+    """Of a logistic in units of [-1, 1]: an eighth of a level, of few levels 1e-3."""
+    return 1e-3 if levels <= 256 else 0.255 / (levels - 1)
+
+
 class DiscretizedLogistic(Elementwise):
     r"""Independent levels 0 .. n-1 of a rounded logistic variable; a probability of each level.
 
@@ -240,7 +253,8 @@ class DiscretizedLogistic(Elementwise):
         levels: n; values are the integers 0 .. n-1 in any dtype.
         scale: where the scale comes from: ``"network"``, ``"dimension"``, ``"global"`` or the
             number itself, in units of [-1, 1].
-        minimum_scale: the lower bound of a learned scale; 1e-3 is an eighth of an 8-bit level.
+        minimum_scale: the lower bound of a learned scale; by default 1e-3, an eighth of an 8-bit
+            level, and an eighth of a level where there are more.
 
     Improving Variational Inference with Inverse Autoregressive Flow (Kingma et al., 2016),
     https://arxiv.org/abs/1606.04934
@@ -259,11 +273,13 @@ class DiscretizedLogistic(Elementwise):
         *,
         levels: int = 256,
         scale: str | float = "network",
-        minimum_scale: float = 1e-3,
+        minimum_scale: float | None = None,
     ) -> None:
+        at_least(levels, 2, type(self).__name__, "levels")
+        least = _least_scale(levels) if minimum_scale is None else minimum_scale
         # a quarter of the half range at first: every level is then possible, none improbable
-        super().__init__(shape, network, scale=(scale, minimum_scale, 0.25))
-        self.levels = at_least(levels, 2, type(self).__name__, "levels")
+        super().__init__(shape, network, scale=(scale, least, 0.25))
+        self.levels = levels
 
     def distribution(self, loc: Tensor, scale: Tensor) -> Distribution:
         return self.independent(distributions.DiscretizedLogistic(loc, scale, self.levels))
@@ -288,7 +304,7 @@ class DiscretizedLogisticMixture(nn.Module):
         components: how many logistics.
         levels: n; values are the integers 0 .. n-1 in any dtype.
         coupled: whether channels of a pixel follow from each other; of one channel the same.
-        minimum_scale: the lower bound of a scale, in units of [-1, 1].
+        minimum_scale: the lower bound of a scale; see :class:`DiscretizedLogistic`.
 
     Other networks see the levels scaled to [-1, 1].
 
@@ -313,7 +329,7 @@ class DiscretizedLogisticMixture(nn.Module):
         components: int = 5,
         levels: int = 256,
         coupled: bool = False,
-        minimum_scale: float = 1e-3,
+        minimum_scale: float | None = None,
     ) -> None:
         super().__init__()
         owner = type(self).__name__
@@ -324,7 +340,7 @@ class DiscretizedLogisticMixture(nn.Module):
             raise ValueError(f"{owner}, coupled, expects a shape whose first axis is channels.")
         self.coupled = coupled and self.event_shape[0] > 1
         channels = self.event_shape[0] if self.coupled else 1
-        self.minimum_scale = minimum_scale
+        self.minimum_scale = _least_scale(levels) if minimum_scale is None else minimum_scale
         each = (1, channels, channels, channels * (channels - 1) // 2)
         self.sizes = [components * size for size in each]
         pixels = self.event_shape[1:] if self.coupled else self.event_shape

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Size, Tensor, nn
@@ -12,12 +13,15 @@ from torch.nn.functional import softplus
 from deeplvm.core.joint import view_of
 from deeplvm.networks.broadcasting import fold_particles, join
 from deeplvm.networks.features import out_shape_of
+from deeplvm.registry import Positive
 
 # An event shape as it is written, a map of the parents to features (none: free parameters), and
 # the mean and standard deviation of the data.
 Shape = int | Sequence[int]
 Network = nn.Module | None
 MeanAndStd = tuple[Tensor | float, Tensor | float]
+# Where a positive parameter comes from: see :class:`Scale`.
+Source = Literal["network", "dimension", "global"] | Positive
 
 
 def event_shape_of(shape: Shape, owner: str) -> Size:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from shlex import quote
 from typing import Any, cast
@@ -14,11 +14,11 @@ import torch
 from torch import nn
 
 from deeplvm.conditionals.columns import Columns
-from deeplvm.data.likelihood_table import LIKELIHOODS, USUAL, Likelihood, Range
+from deeplvm.data.likelihood_table import LIKELIHOODS, USUAL, Likelihood, Range, spelled
 from deeplvm.data.readers.source import Array, Facts
 from deeplvm.data.records import Data, Description, Split
 from deeplvm.data.statistics import MOST_KNOTS, Summary, bounds_of, gain_of_mixture, repeated
-from deeplvm.data.variable import CODED, DataError, Kind, LikelihoodName, Variable, listed
+from deeplvm.data.variable import CODED, DataError, Kind, Variable, listed
 
 # A variance this many times the mean is too much for a Poisson even before the latents explain
 # some of it: 1 is exact for a Poisson, and latents only add.
@@ -49,6 +49,7 @@ class Choice:
         dequantize: Whether uniform noise is to be added to whole numbers.
         divisor: What the dequantized values are divided by.
         why: Of a column, why this likelihood, in a few words, where its values decided.
+        options: Of the likelihood, as they were written.
     """
 
     kind: Kind
@@ -59,13 +60,14 @@ class Choice:
     dequantize: bool = False
     divisor: float = 1.0
     why: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def choose_likelihood(
     values: Array | Summary,
     *,
     what: str = "x",
-    likelihood: LikelihoodName = "auto",
+    likelihood: str = "auto",
     dequantize: bool = False,
     image: bool = False,
     table: bool = False,
@@ -77,7 +79,7 @@ def choose_likelihood(
     Args:
         values: Numbers of shape ``(rows, *event)``, NaN is a hole; or their summary.
         what: What the error and the reason call them.
-        likelihood: ``"auto"``, or a name to be checked.
+        likelihood: ``"auto"``, or a name to be checked, with options in parentheses if any.
         dequantize: Whether uniform noise may be added to whole numbers.
         image: Whether the values are pixels.
         table: Whether they are a column of a table: reals in [0, 1] are then proportions, not
@@ -100,8 +102,12 @@ def choose_likelihood(
     """
     seen = values if isinstance(values, Summary) else Summary.of(values)
     look = _look(seen, what, image=image, table=table, kind=kind, levels=levels)
+    likelihood, options = spelled(likelihood)
     if likelihood != "auto":
-        return _check(look, what, likelihood, dequantize=dequantize)
+        found = _check(look, what, likelihood, dequantize=dequantize)
+        coded = found.likelihood == "categorical" and image and look.kind == "levels"
+        # of pixels categories are levels all the same, which networks see as numbers
+        return replace(found, options=options, kind="levels" if coded else found.kind)
     if dequantize and look.kind != "binary":
         if not look.whole:
             raise DataError(_NO_ROUNDING.format(what))
@@ -242,7 +248,8 @@ def _check(look: Range, what: str, likelihood: str, *, dequantize: bool) -> Choi
         levels = 2 if row.kind == "binary" else None
     elif levels is None or levels > LARGEST_COUNT:
         raise DataError(
-            f"{what}: {title} needs few levels, found {found}; use --likelihood negative-binomial."
+            f"{what}: {title} needs few levels, found {found}; use --likelihood negative-binomial "
+            f"for counts, gaussian with --dequantize uniform for pixels."
         )
     else:
         levels = max(levels, 2)
@@ -304,6 +311,28 @@ def choose(
         options: Those of :func:`~deeplvm.data.load`.
         name: What an array is called in the model.
     """
+    asked = spelled(options["likelihood"])
+    own = {column: spelled(text) for column, text in facts.likelihoods.items()}
+    facts = replace(facts, likelihoods={column: name for column, (name, _) in own.items()})
+    found = _choose(facts, seen, sample, source, {**options, "likelihood": asked[0]}, name)
+    columns = facts.columns if len(found) == len(facts.columns or ()) else ()
+    each = [own.get(column, asked) for column in columns or ()] or [asked]
+    choices = [
+        replace(choice, options=written) if choice.likelihood == likelihood else choice
+        for choice, (likelihood, written) in zip(found, each, strict=True)
+    ]
+    return choices if len(choices) == 1 else _merged(choices)
+
+
+def _choose(
+    facts: Facts,
+    seen: Mapping[Split, Summary],
+    sample: Array,
+    source: str,
+    options: Mapping[str, Any],
+    name: str,
+) -> list[Choice]:
+    """Of likelihoods by their names alone."""
     likelihood = options["likelihood"]
     train, everything = seen["train"], Summary.joined(seen.values())
     dequantize = options["dequantize"] == "uniform"
@@ -344,7 +373,7 @@ def choose(
             suits = suits and declared in ("whole", "date", None)
             suits = suits and bool(values.whole.all())
             look = choose_likelihood(
-                values, what=what, likelihood=cast("LikelihoodName", own), dequantize=suits,
+                values, what=what, likelihood=own, dequantize=suits,
                 table=True, kind=kind,
             )  # fmt: skip
             choices.append(replace(look, kind="date") if kind == "date" else look)
@@ -366,7 +395,7 @@ def choose(
         choices.append(plain(values, what=what, dequantize=noisy, kind=kind))
     if dequantize and not any(choice.dequantize for choice in choices):
         raise DataError(f"{source}: no column holds whole numbers to dequantize; leave it out.")
-    return _merged(choices)
+    return choices
 
 
 def _is_whole(facts: Facts, everything: Summary) -> bool:
@@ -462,7 +491,7 @@ def all_counts(facts: Facts, options: Mapping[str, Any]) -> bool:
 
 def one_for_all(facts: Facts, options: Mapping[str, Any]) -> bool:
     """Whether a likelihood of whole numbers was asked for, for all columns: those of pixels."""
-    asked = LIKELIHOODS.get(options["likelihood"])
+    asked = LIKELIHOODS.get(spelled(options["likelihood"])[0])
     plain = not facts.categories and not facts.likelihoods
     return asked is not None and not (asked.density or asked.whole) and plain
 
@@ -483,7 +512,7 @@ def _coded(what: str, names: Sequence[str], likelihood: str) -> Choice:
 def _merged(choices: list[Choice]) -> list[Choice]:
     """One choice where all columns are alike."""
     first = choices[0]
-    same = {(each.kind, each.likelihood, each.dequantize) for each in choices}
+    same = {(c.kind, c.likelihood, c.dequantize, repr(c.options)) for c in choices}
     if len(same) > 1 or first.kind not in ("binary", "counts", "real"):
         return choices
     alike = f"all {len(choices)} columns alike. " if len(choices) > 1 else ""
@@ -523,8 +552,9 @@ def likelihood_of(
     Args:
         variable: The variable; of data or a description the one that they have.
         network: From the parents to features, as for every conditional.
-        likelihood: Another likelihood for values of this kind (``"laplace"`` for reals, say);
-            ``None`` or ``"auto"`` takes the one chosen when the data were loaded.
+        likelihood: Another likelihood for values of this kind (``"laplace"`` for reals, say, or
+            ``"gaussian(scale='global')"``); ``None`` or ``"auto"`` takes the one chosen when the
+            data were loaded, with its options.
         components: How many logistics the mixture of a column has, under ``"mixture"``; by default
             four, and two of few rows, whose columns have fewer knots than 33.
 
@@ -549,7 +579,9 @@ def likelihood_of(
                 f"likelihood of its own: likelihood_of(data.variables[name], network)."
             )
         (variable,) = variable.variables.values()
-    variable = alike(variable, likelihood) or variable
+    if likelihood not in (None, "auto"):
+        likelihood, options = spelled(likelihood)
+        variable = replace(alike(variable, likelihood) or variable, likelihood_options=options)
     if likelihood in (None, "auto"):
         likelihood = variable.likelihood
     allowed = [row.name for row in LIKELIHOODS.values() if variable.kind in row.kinds] or [
@@ -567,13 +599,19 @@ def likelihood_of(
             f"{likelihood}), which checks the values, or use {' or '.join(allowed)}."
         )
     if not variable.parts and likelihood != "mixture":
-        return LIKELIHOODS[likelihood].conditional(variable)(network=network)
+        return LIKELIHOODS[likelihood].of(variable)(network=network)
     groups = []
     for places, group in _groups(replace(variable, likelihood=likelihood)):
-        made = LIKELIHOODS[group.likelihood].conditional(group)
+        made = LIKELIHOODS[group.likelihood].of(group)
         if group.likelihood == "mixture" and group.knots is not None:
+            asked = group.likelihood_options.get("components")
+            if asked and components:
+                raise DataError(
+                    f"mixture(components={asked}): this model says itself how many components the "
+                    f"mixture of a column has, {components}; leave that out."
+                )
             many = group.knots.shape[-1] >= MOST_KNOTS
-            made = partial(made, components=components or (4 if many else 2))
+            made = partial(made, components=components or asked or (4 if many else 2))
         groups.append((tuple(places), made))
     return Columns(groups, network)
 
@@ -587,7 +625,7 @@ def alike(variable: Variable, likelihood: str | None) -> Variable | None:
     (kind,) = kinds
     if likelihood not in LIKELIHOODS or kind not in LIKELIHOODS[likelihood].kinds or kind in CODED:
         return None
-    return replace(variable, kind=kind, likelihood=likelihood, parts=())
+    return replace(variable, kind=kind, likelihood=likelihood, parts=(), likelihood_options={})
 
 
 def columns_of(variable: Variable) -> tuple[Variable, ...]:
@@ -611,6 +649,7 @@ def _groups(variable: Variable) -> list[tuple[list[int], Variable]]:
         alike = ""
         if part.likelihood == "mixture" and part.knots is not None:
             alike = f"{part.kind}, {len(part.atoms[0])}, {part.scores is None}, {len(part.knots)}"
+        alike += repr(part.likelihood_options)
         places.setdefault((part.likelihood, levels, alike), []).append(place)
     groups = []
     for (likelihood, levels, _), chosen in places.items():
@@ -633,6 +672,7 @@ def _groups(variable: Variable) -> list[tuple[list[int], Variable]]:
             bounds=sum([part.bounds or ((None, None),) for part in parts], ()),
             atoms=sum([part.atoms for part in parts], ()),
             shares=sum([part.shares for part in parts], ()),
+            likelihood_options=parts[0].likelihood_options,
         )
         groups.append((chosen, together))
     return groups

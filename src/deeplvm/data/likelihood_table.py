@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from deeplvm import conditionals
-from deeplvm.data.variable import Kind, Variable
+from deeplvm.conditionals.heads import Source
+from deeplvm.data.variable import DataError, Kind, Variable
 from deeplvm.distributions.spiked import PiecewiseLinear
+from deeplvm.registry import Count, Positive, SpellingError, call_of
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,8 @@ class Likelihood:
         heavier: A likelihood for the same values with heavier tails.
         whole: What whole numbers are under it, where that is another kind: a probability each.
         joint: Whether it is of all columns of a row together.
+        options: What may be written in parentheses, ``"gaussian(scale='global')"``, each with its
+            type: arguments of the conditional.
     """
 
     name: str
@@ -68,6 +75,14 @@ class Likelihood:
     heavier: str = ""
     whole: Kind | None = None
     joint: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def of(self, variable: Variable) -> Callable[..., nn.Module]:
+        """The conditional of a variable, with its options, all but its network."""
+        return partial(self.conditional(variable), **variable.likelihood_options)
+
+
+_SCALE = {"scale": Source, "minimum_scale": Positive}
 
 
 def _mean(head: Callable[..., nn.Module]) -> Callable[[Variable], Callable[..., nn.Module]]:
@@ -75,7 +90,15 @@ def _mean(head: Callable[..., nn.Module]) -> Callable[[Variable], Callable[..., 
 
 
 def _units(head: Callable[..., nn.Module]) -> Callable[[Variable], Callable[..., nn.Module]]:
-    return lambda v: partial(head, v.shape, units=(v.mean, v.std))
+    return lambda v: partial(head, v.shape, units=(v.mean, _unit(v)))
+
+
+def _unit(v: Variable) -> Tensor:
+    """The standard deviation of each element; of an image under one scale that of all pixels."""
+    source = v.likelihood_options.get("scale", "network")
+    if not v.is_image or source in ("network", "dimension"):
+        return v.std
+    return (v.std.square().mean() + v.mean.var(correction=0)).sqrt().expand_as(v.std)
 
 
 def _smoothed(v: Variable) -> Tensor | None:
@@ -137,10 +160,16 @@ _ROWS = (
     Likelihood("discretized-logistic", "levels",
                lambda v: partial(
                    conditionals.DiscretizedLogistic, v.shape, levels=v.levels or 256),
-               ("levels",), "discretized-logistic", _COUNTED, lambda look: look.counted),
+               ("levels",), "discretized-logistic", _COUNTED, lambda look: look.counted,
+               options=_SCALE),
+    Likelihood("discretized-logistic-mixture", "levels",
+               lambda v: partial(conditionals.DiscretizedLogisticMixture, v.shape,
+                                 levels=v.levels or 256, coupled=v.is_image),
+               ("levels",), "discretized-logistic-mixture", _COUNTED, lambda look: look.counted,
+               options={"components": Count, "coupled": bool, "minimum_scale": Positive}),
     Likelihood("categorical", "category",
                lambda v: partial(conditionals.Categorical, v.levels or 2, shape=v.shape,
-                                 probabilities=_smoothed(v)),
+                                 probabilities=_smoothed(v), ordered=v.kind == "levels"),
                ("levels", "category", "ordinal"), "categorical",
                _COUNTED, lambda look: look.counted and look.step == 1),
     Likelihood("ordinal", "ordinal",
@@ -151,7 +180,8 @@ _ROWS = (
                _COUNTED, lambda look: look.counted and look.step == 1,
                heavier="negative-binomial"),
     Likelihood("negative-binomial", "counts", _mean(conditionals.NegativeBinomial), ("counts",),
-               "negative-binomial", _COUNTED, lambda look: look.counted and look.step == 1),
+               "negative-binomial", _COUNTED, lambda look: look.counted and look.step == 1,
+               options={"dispersion": Source}),
     Likelihood("zero-inflated-poisson", "counts",
                _mean(partial(conditionals.Poisson, zero_inflated=True)), ("counts",),
                "zero-inflated-poisson", _COUNTED, lambda look: look.counted and look.step == 1,
@@ -159,17 +189,17 @@ _ROWS = (
     Likelihood("zero-inflated-negative-binomial", "counts",
                _mean(partial(conditionals.NegativeBinomial, zero_inflated=True)), ("counts",),
                "zero-inflated-negative-binomial", _COUNTED,
-               lambda look: look.counted and look.step == 1),
+               lambda look: look.counted and look.step == 1, options={"dispersion": Source}),
     Likelihood("multinomial", "counts",
                lambda v: partial(conditionals.Multinomial, v.shape, mean=v.mean,
                                  total=max(1, round(float(v.mean.nansum())))), ("counts",),
                "multinomial", _COUNTED, lambda look: look.counted and look.step == 1, joint=True),
     Likelihood("gaussian", "real", _units(conditionals.Gaussian), ("real", "date"), "a Gaussian",
-               density=True, in_units=True, heavier="student-t"),
+               density=True, in_units=True, heavier="student-t", options=_SCALE),
     Likelihood("laplace", "real", _units(conditionals.Laplace), ("real", "date"), "a Laplace",
-               density=True, in_units=True, heavier="student-t"),
+               density=True, in_units=True, heavier="student-t", options=_SCALE),
     Likelihood("student-t", "real", _units(conditionals.StudentT), ("real", "date"), "a Student-t",
-               density=True, in_units=True),
+               density=True, in_units=True, options={**_SCALE, "df": Source}),
     Likelihood("continuous-bernoulli", "unit",
                lambda v: partial(conditionals.ContinuousBernoulli, v.shape), ("unit",),
                "a continuous Bernoulli", "reals in [0, 1]",
@@ -180,10 +210,10 @@ _ROWS = (
                density=True, least_whole=math.inf),
     Likelihood("gamma", "real", lambda v: partial(conditionals.Gamma, v.shape, unit=v.mean), (),
                "a gamma", "positive reals", lambda look: look.minimum > 0,
-               density=True, least_whole=1),
+               density=True, least_whole=1, options={"concentration": Source}),
     Likelihood("mixture", "real", _spiked, ("real", "date", "counts"), "a mixture",
                f"reals, or {_COUNTED}", lambda look: look.counted or not look.whole,
-               whole="counts"),
+               whole="counts", options={"components": Count}),
 )
 # fmt: on
 LIKELIHOODS: Mapping[str, Likelihood] = {row.name: row for row in _ROWS}
@@ -193,3 +223,45 @@ USUAL = {
     "counts": "negative-binomial", "real": "gaussian", "category": "categorical",
     "ordinal": "ordinal", "date": "gaussian",
 }  # fmt: skip
+
+
+def known() -> dict[str, Callable[..., dict[str, Any]]]:
+    """A function of each likelihood's options, which returns them; for ``"auto"`` of none."""
+    options = {"auto": {}, **{name: row.options for name, row in LIKELIHOODS.items()}}
+    return {name: _taking(name, each) for name, each in options.items()}
+
+
+def _taking(name: str, options: Mapping[str, Any]) -> Callable[..., dict[str, Any]]:
+    def taken(**given: Any) -> dict[str, Any]:
+        return given
+
+    each = [
+        inspect.Parameter(option, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=hint)
+        for option, hint in options.items()
+    ]
+    taken.__name__ = name
+    taken.__signature__ = inspect.Signature(each)  # type: ignore[attr-defined]
+    return taken
+
+
+def spelled(text: str) -> tuple[str, dict[str, Any]]:
+    """The name of a likelihood and its options, as they are written.
+
+    Raises:
+        DataError: There is none of that name, or it has no such option.
+
+    >>> spelled("gaussian(scale='global')")
+    ('gaussian', {'scale': 'global'})
+    >>> spelled("poisson(scale='global')")
+    Traceback (most recent call last):
+    deeplvm.data.variable.DataError: likelihood "poisson(scale='global')": ...
+    """
+    name, names = str(text).partition("(")[0].strip(), ["auto", *LIKELIHOODS]
+    if name not in names:
+        close = difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(names)}."
+        raise DataError(f"there is no likelihood {name!r}; {hint}")
+    try:
+        return name, call_of(text, "likelihood")()
+    except SpellingError as error:
+        raise DataError(str(error)) from error

@@ -14,6 +14,7 @@ import torch
 
 from deeplvm.data.assembly import assembled, columns_kept, listing, noise_seed, with_noise
 from deeplvm.data.catalogue import NAMED, close_names, read_named
+from deeplvm.data.likelihood_table import spelled
 from deeplvm.data.names import columns_by_name, completed, only, parted
 from deeplvm.data.preparation import choices_of
 from deeplvm.data.readers.arrays import (
@@ -41,7 +42,7 @@ from deeplvm.data.sparse import compressed, is_sparse
 from deeplvm.data.split import divide, limited
 from deeplvm.data.stream import Stream
 from deeplvm.data.transform import Reader, label_type
-from deeplvm.data.variable import DataError, LikelihoodName
+from deeplvm.data.variable import DataError
 from deeplvm.files import memory
 
 Streaming = bool | Literal["auto"]
@@ -52,7 +53,7 @@ _KINDS = ("uint8", "int16", "int32", "int64", "float32")
 def load(
     source: Any,
     *,
-    likelihood: LikelihoodName = "auto",
+    likelihood: str = "auto",
     binarize: Literal["static", "dynamic"] | None = None,
     dequantize: Literal["uniform", "auto"] | None = None,
     label: str | None = None,
@@ -84,7 +85,8 @@ def load(
 
     Args:
         source: Name of a data set, path of a file or a folder, or the rows themselves.
-        likelihood: Distribution of the values; "auto" looks at them and says what it chose.
+        likelihood: Distribution of the values, by its name, with options in parentheses if any;
+            "auto" looks at them and says what it chose.
         binarize: Draw grey values as 0 or 1: "static" once, "dynamic" anew at each visit of a
             training row (validation and test rows are drawn once in both).
         dequantize: "uniform" adds U[0, 1) noise to whole numbers, anew at each visit of a training
@@ -613,13 +615,16 @@ def _check_options(options: Mapping[str, Any]) -> None:
     for name, allowed in (
         ("binarize", ("static", "dynamic")),
         ("dequantize", ("uniform", "auto")),
-        ("likelihood", LikelihoodName.__args__),  # type: ignore[attr-defined]
     ):
         value = options[name]
         if value is not None and value not in allowed:
             close = difflib.get_close_matches(str(value), allowed, n=1)
             hint = f"did you mean {close[0]}?" if close else f"choose {', '.join(allowed)}."
             raise DataError(f"--{name} {value}: {hint}")
+    try:
+        spelled(options["likelihood"])
+    except DataError as error:
+        raise DataError(f"--likelihood: {error}") from error
     if options["binarize"] and options["dequantize"] == "uniform":
         raise DataError("--binarize makes 0 and 1, which --dequantize has no use for; choose one.")
     if options["binarize"] and options["likelihood"] not in ("auto", "bernoulli"):

@@ -142,7 +142,17 @@ def choices_of(variable: Variable) -> list[Choice]:
     """The choices that made a variable, for reading another file in the same way."""
     parts = variable.parts or (variable,)
     return [
-        Choice(p.kind, p.likelihood, "", p.levels, p.step, p.dequantized, p.divisor) for p in parts
+        Choice(
+            p.kind,
+            p.likelihood,
+            "",
+            p.levels,
+            p.step,
+            p.dequantized,
+            p.divisor,
+            options=p.likelihood_options,
+        )
+        for p in parts
     ]
 
 
@@ -323,6 +333,7 @@ def variable_of(
                 shape=(),
                 kind=choice.kind,
                 likelihood=choice.likelihood,
+                likelihood_options=choice.options,
                 mean=mean[place],
                 std=std[place],
                 minimum=float(everything.low[place]),
@@ -347,6 +358,7 @@ def variable_of(
         shape=train.shape,
         kind="mixed" if parts else first.kind,
         likelihood="columns" if parts else first.likelihood,
+        likelihood_options={} if parts else first.options,
         mean=mean,
         std=std,
         minimum=float(everything.low.min()),

@@ -13,8 +13,9 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from deeplvm.data.likelihood_table import spelled
 from deeplvm.data.records import Description
-from deeplvm.data.variable import DataError, LikelihoodName, Variable, listed
+from deeplvm.data.variable import DataError, Variable, listed
 from deeplvm.files import read_whole
 
 ColumnType = Literal[
@@ -95,10 +96,11 @@ def _rule(where: str, column: str, said: Any) -> Rule:
     kind, likelihood = said.get("type", ""), said.get("likelihood", "")
     if kind not in ("", *_TYPES):
         raise DataError(f"{where}: {column}: {_no_such(str(kind), _TYPES, 'type')}")
-    if likelihood not in ("", *get_args(LikelihoodName)):
-        names = get_args(LikelihoodName)
-        raise DataError(f"{where}: {column}: {_no_such(str(likelihood), names, 'likelihood')}")
-    likelihood = "" if likelihood == "auto" else likelihood
+    try:
+        named = spelled(likelihood)[0] if likelihood else ""
+    except DataError as error:
+        raise DataError(f"{where}: {column}: {error}") from error
+    likelihood = "" if named == "auto" else likelihood
     for key in ("missing", "levels"):
         good = isinstance(said.get(key, ()), Sequence) and not isinstance(said.get(key), str)
         if not good or not all([isinstance(each, str) for each in said.get(key, ())]):
@@ -117,13 +119,13 @@ def _rule(where: str, column: str, said: Any) -> Rule:
         raise DataError(f"{where}: {column}: type = {kind!r} has no likelihood; leave it out.")
     missing = tuple(said["missing"]) if "missing" in said else None
     bounds = _bounds(where, column, said.get("bounds", ()))
-    if bounds and (kind not in ("", "real", "counts") or likelihood not in ("", "mixture")):
+    if bounds and (kind not in ("", "real", "counts") or named not in ("", "auto", "mixture")):
         raise DataError(
             f"{where}: {column}: bounds are those of type = 'real' or 'counts' under likelihood = "
             f"'mixture'."
         )
     if bounds:
-        kind, likelihood = kind or "real", "mixture"
+        kind, likelihood = kind or "real", likelihood or "mixture"
     return Rule(kind, likelihood, missing, tuple(said.get("levels", ())), bounds)
 
 

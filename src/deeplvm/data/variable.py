@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import numpy as np
@@ -24,6 +24,7 @@ LikelihoodName = Literal[
     "bernoulli",
     "continuous-bernoulli",
     "discretized-logistic",
+    "discretized-logistic-mixture",
     "gaussian",
     "laplace",
     "student-t",
@@ -62,6 +63,7 @@ class Variable:
             (codes of unordered categories), ``"ordinal"`` (codes of ordered ones), ``"date"``
             (days since ``origin``) or ``"mixed"`` (columns of several kinds).
         likelihood: The name of the likelihood chosen; ``"columns"`` for a mixed table.
+        likelihood_options: What was written with it in parentheses, by name.
         levels: How many values an element can take; ``None`` where there is no such number.
         step: One unit of the stored values in the file's own units: 1/255 where reals that are
             multiples of 1/255 were recovered as 8-bit levels, otherwise 1.
@@ -122,6 +124,7 @@ class Variable:
     types: tuple[str, ...] = ()
     digits: tuple[int | None, ...] = ()
     origin: float = 0.0
+    likelihood_options: Mapping[str, str | bool | float] = field(default_factory=dict)
 
     @property
     def repeated(self) -> tuple[tuple[float, ...], ...]:
@@ -170,7 +173,7 @@ class Variable:
             return sum(part.features for part in self.parts)
         if self.likelihood == "mixture":  # a score and, one-hot, which atom it is
             return self.elements + sum(map(len, self.atoms))
-        coded = self.likelihood in ("categorical", "ordinal")
+        coded = self.likelihood in ("categorical", "ordinal") and self.kind != "levels"
         return self.elements * (self.levels or 1 if coded else 1)
 
     def quantile(self, level: float) -> float:
@@ -336,7 +339,9 @@ class Variable:
             what += f" ({self.levels} values)"
         if self.missing:
             what += ", some missing"
-        return f"{what}; likelihood {self.likelihood}"
+        options = ", ".join([f"{n}={each!r}" for n, each in self.likelihood_options.items()])
+        options = f"({options})" if options else ""
+        return f"{what}; likelihood {self.likelihood}{options}"
 
 
 def _shortest(values: Any) -> Any:

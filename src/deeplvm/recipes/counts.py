@@ -69,7 +69,7 @@ def scvi(
     batch = ", c" if batches else ""
     shared: dict[str, Any] = {"c | y": Indicator(classes)} if batches else {}
     units = (float(x.mean.sum().clamp_min(1.0).log()), 1.0)
-    counts = LIKELIHOODS[x.likelihood].conditional(x)(
+    counts = LIKELIHOODS[x.likelihood].of(x)(
         network=MLP(latent + classes, *hidden[::-1]), total="parent" if latent_size else total
     )
     p = shared | {"z": prior_of(prior, latent)}
