@@ -173,9 +173,7 @@ class CoupledLogisticMixture(Distribution):
         each = self._each(value, observed).logsumexp(self._axis)
         gaps = self._gaps(observed)
         found = gaps.any(self._axis).expand(each.shape)
-        if torch.compiler.is_compiling():  # a graph does not look at what is missing
-            return self._whole(torch.where(found, torch.nan, each))
-        if bool(found.any()):
+        if bool(found.any()):  # no graph goes through here: there is none with missing values
             at, (value, observed, gaps) = self._at(found, value, observed, gaps)
             total = at._of_levels(value, observed, gaps).logsumexp(0)
             each = each.masked_scatter(found, total)
@@ -314,11 +312,13 @@ class CoupledLogisticMixture(Distribution):
         observed = ~known.isnan()
         gaps = self._gaps(observed)
         found = gaps.any(self._axis)
+        # a number of each pixel, also of those without a gap: a row's do not depend on the others
+        uniform = torch.rand(found.shape, dtype=self.loc.dtype, device=self.loc.device)
         if not bool(found.any()):
             return known
         at, (value, seen, missing) = self._at(found, known.nan_to_num(), observed, gaps)
-        table = at._of_levels(value, seen, missing)
-        level = _component(table, 0).squeeze(0).to(known)
+        below = at._of_levels(value, seen, missing).softmax(0).cumsum(0)
+        level = (below < uniform[found] * below[-1]).sum(0).to(known)
         drawn = torch.zeros(found.shape).to(known).masked_scatter(found, level)
         return torch.where(gaps, drawn.unsqueeze(self._axis), known)
 

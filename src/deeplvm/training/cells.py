@@ -22,7 +22,7 @@ def hidden(
     r"""Rows of which elements are missing (NaN) that were not, at random.
 
     A row draws its own share :math:`r \sim U(0, s)`, and each of its elements is hidden with
-    probability r: so masks of all sizes occur. What is left has the right bound, as elements that
+    probability r, of an image each pixel, all channels together: so masks of all sizes occur. What is left has the right bound, as elements that
     are missing completely at random have; q is no part of what is modelled.
 
     Args:
@@ -37,9 +37,18 @@ def hidden(
         at = value.device if generator is None else generator.device
         options: dict[str, Any] = {"generator": generator, "dtype": value.dtype, "device": at}
         most = share * torch.rand((len(value), *[1] * (value.dim() - 1)), **options)
-        hide = (torch.rand(value.shape, **options) < most).to(value.device)
+        hide = (torch.rand(_cells(value), **options) < most).to(value.device)
         found[name] = torch.where(hide, torch.nan, value)
     return found
+
+
+def _cells(value: Tensor) -> tuple[int, ...]:
+    """The shape of what is hidden by itself: elements, and of an image the pixels.
+
+    A model of which channels depend on each other says little of some without the others.
+    """
+    image = value.dim() == 4  # (rows, channels, height, width)
+    return (len(value), 1, *value.shape[2:]) if image else tuple(value.shape)
 
 
 def some_hidden(
@@ -100,7 +109,7 @@ def predicted(
     .. math:: \log \frac{\sum_k w_k\, p(x_h | z_k)}{\sum_k w_k}, \quad
               w_k = \frac{p(x_r, z_k)}{q(z_k | x_r)}
 
-    A fifth of the observed elements is hidden. It tells how well a model fills in, which its
+    A fifth of the observed elements, or pixels, is hidden. It tells how well a model fills in, which its
     bound does not: an encoder can forget what holes mean while the bound of complete rows rises.
 
     MIWAE: Deep Generative Modelling and Imputation of Incomplete Data Sets (Mattei & Frellsen,
@@ -119,7 +128,8 @@ def predicted(
     rest = dict(batch)
     for name in names:
         value = batch[name]
-        rest[name] = torch.where(torch.rand_like(value) < SHARE, torch.nan, value)
+        chosen = torch.rand(_cells(value), dtype=value.dtype, device=value.device) < SHARE
+        rest[name] = torch.where(chosen, torch.nan, value)
     missing = missing.union(names)
     evidence = model.evidence(rest, particles=PARTICLES, missing=missing, **options)
     log_weight = (evidence.log_measure + evidence.own_log_weight).expand(evidence.batch_shape)
