@@ -246,7 +246,9 @@ def test_pixels_as_categories_are_numbers_to_networks_and_uniform_at_first() -> 
     assert p.embed(torch.tensor([0.0, 255.0])).tolist() == [-1.0, 1.0]
     distribution = p(torch.zeros(5, 2))
     every = torch.arange(256.0)
-    torch.testing.assert_close(distribution.mean, (distribution.base_dist.probs * every).sum(-1))
+    torch.testing.assert_close(
+        distribution.mean, (distribution.base_dist.logits.softmax(-1) * every).sum(-1)
+    )
 
 
 def test_many_levels_have_an_eighth_of_a_level_for_the_least_scale() -> None:

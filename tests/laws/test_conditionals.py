@@ -281,6 +281,7 @@ MEMBERS: dict[str, Member] = {
     "Categorical, image from a map": Member(
         lambda s, n: Categorical(4, n, s), 4, shape=(1, 3, 5), network="map", traced=False
     ),
+    "Categorical, levels": Member(lambda s, n: Categorical(4, n, s, ordered=True), 4),
     "OneHot": Member(lambda s, n: OneHot(4, n, s[:-1]), shape=(4,), domain="one-hot"),
     "OneHot, several": Member(lambda s, n: OneHot(4, n, s[:-1]), shape=(3, 4), domain="one-hot"),
     "Ordinal": Member(lambda s, n: Ordinal(5, n, s), 5, traced=False),

@@ -107,8 +107,10 @@ class Categorical(nn.Module):
 
     def forward(self, *parents: Tensor) -> Independent:
         logits = self.head(*parents).movedim(-1 - len(self.event_shape), -1)
-        family = distributions.Ordinal if self.ordered else torch.distributions.Categorical
-        elements = family(logits=logits, validate_args=False)
+        if self.ordered:
+            levels = distributions.LevelCategorical(logits)
+            return Independent(levels, len(self.event_shape), validate_args=False)
+        elements = torch.distributions.Categorical(logits=logits, validate_args=False)
         return Independent(elements, len(self.event_shape), validate_args=False)
 
     def embed(self, value: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from deeplvm.distributions.diagonal_normal import DiagonalNormal
 from deeplvm.distributions.discrete import (
     Bernoulli,
     DiscretizedLogistic,
+    LevelCategorical,
     OneHotCategorical,
     Ordinal,
     cumulative_logits,
@@ -40,6 +41,7 @@ __all__ = [
     "DiscretizedLogisticMixture",
     "FullCovarianceNormal",
     "Gamma",
+    "LevelCategorical",
     "Logistic",
     "LowRankNormal",
     "LowRankPrecisionNormal",

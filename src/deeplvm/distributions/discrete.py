@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Size, Tensor, distributions
@@ -195,6 +195,93 @@ def nearest_level(scaled: Tensor, levels: int) -> Tensor:
     """The level that is nearest to a number in units of [-1, 1]."""
     top = levels - 1
     return ((scaled + 1) * (0.5 * top)).round().clamp(0, top)
+
+
+class LevelCategorical(Distribution):
+    r"""Levels 0 .. n-1 with a probability each, :math:`p(x = k) = \mathrm{softmax}(\eta)_k`.
+
+    As torch's Categorical, but levels have a mean, and the logits are kept as they are: of images
+    of 256 levels they are the largest tensor there is, and a second one is made only where a
+    gradient needs it. Moments and draws go through some of the elements at a time.
+
+    Args:
+        logits: :math:`\eta`, shape ``(*batch, n)``.
+
+    Examples:
+        >>> import math
+        >>> pixel = LevelCategorical(torch.zeros(256))
+        >>> pixel.mean, pixel.log_prob(torch.tensor(3)) / math.log(2.0)
+        (tensor(127.5000), tensor(-8.))
+    """
+
+    arg_constraints = {}  # noqa: RUF012 - torch's own form
+    has_enumerate_support = True
+
+    def __init__(self, logits: Tensor) -> None:
+        self.logits = logits
+        super().__init__(logits.shape[:-1], validate_args=False)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return constraints.integer_interval(0, self.logits.shape[-1] - 1)
+
+    def expand(self, batch_shape: Sequence[int], _instance: object = None) -> LevelCategorical:
+        return LevelCategorical(self.logits.expand(*batch_shape, -1))
+
+    @property
+    def mean(self) -> Tensor:
+        return self._of_some(lambda p, levels: p @ levels)
+
+    @property
+    def variance(self) -> Tensor:
+        return self._of_some(
+            lambda p, levels: (p * (levels - (p @ levels).unsqueeze(-1)).square()).sum(-1)
+        )
+
+    @property
+    def mode(self) -> Tensor:
+        return self.logits.argmax(-1).to(self.logits.dtype)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        shape = torch.broadcast_shapes(value.shape, self.batch_shape)
+        index = value.long().expand(shape).unsqueeze(-1)
+        logits = self.logits.expand(*shape, self.logits.shape[-1])
+        return logits.gather(-1, index).squeeze(-1) - self.logits.logsumexp(-1)
+
+    def enumerate_support(self, expand: bool = True) -> Tensor:  # noqa: FBT001, FBT002
+        dtype, device = self.logits.dtype, self.logits.device
+        values = torch.arange(self.logits.shape[-1], dtype=dtype, device=device)
+        values = values.reshape(-1, *[1 for _ in self.batch_shape])
+        return values.expand(-1, *self.batch_shape) if expand else values
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        with torch.no_grad():
+            shape = self._extended_shape(Size(sample_shape))
+            uniform = torch.rand(shape, dtype=self.logits.dtype, device=self.logits.device)
+
+            def drawn(p: Tensor, _: Tensor, u: Tensor) -> Tensor:
+                below = p.cumsum(-1)
+                return (below < (u * below[..., -1]).unsqueeze(-1)).sum(-1).to(p)
+
+            return self._of_some(drawn, uniform)
+
+    def _of_some(self, what: Callable[..., Tensor], *beside: Tensor) -> Tensor:
+        """What is said of probabilities, and of tensors beside them, part by part."""
+        levels = self.enumerate_support(expand=False).flatten()
+        shape = torch.broadcast_shapes(self.batch_shape, *[each.shape for each in beside])
+        if not shape:
+            return what(self.logits.softmax(-1), levels, *beside)
+        logits = self.logits.expand(*shape, len(levels))
+        rows = max(1, _AT_ONCE * len(logits) // max(1, logits.numel()))
+        parts = [each.expand(shape).split(rows) for each in beside]
+        found = [
+            what(each.softmax(-1), levels, *some)
+            for each, *some in zip(logits.split(rows), *parts, strict=True)
+        ]
+        return torch.cat(found)
+
+
+_AT_ONCE = 2**22  # probabilities
 
 
 class Ordinal(distributions.Categorical):

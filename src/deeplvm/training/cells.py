@@ -22,8 +22,9 @@ def hidden(
     r"""Rows of which elements are missing (NaN) that were not, at random.
 
     A row draws its own share :math:`r \sim U(0, s)`, and each of its elements is hidden with
-    probability r, of an image each pixel, all channels together: so masks of all sizes occur. What is left has the right bound, as elements that
-    are missing completely at random have; q is no part of what is modelled.
+    probability r (of an image each pixel, with all its channels): so masks of all sizes occur.
+    What is left has the right bound, as elements that are missing completely at random have; q is
+    no part of what is modelled.
 
     Args:
         batch: Values by name.
@@ -109,8 +110,9 @@ def predicted(
     .. math:: \log \frac{\sum_k w_k\, p(x_h | z_k)}{\sum_k w_k}, \quad
               w_k = \frac{p(x_r, z_k)}{q(z_k | x_r)}
 
-    A fifth of the observed elements, or pixels, is hidden. It tells how well a model fills in, which its
-    bound does not: an encoder can forget what holes mean while the bound of complete rows rises.
+    A fifth of the observed elements is hidden, of images of the pixels. It tells how well a model
+    fills in, which its bound does not: an encoder can forget what holes mean while the bound of
+    complete rows rises.
 
     MIWAE: Deep Generative Modelling and Imputation of Incomplete Data Sets (Mattei & Frellsen,
     2019), https://arxiv.org/abs/1812.02633
