@@ -36,6 +36,7 @@ BLOCK = 16
 _NUMBERS_ON_CPU = 2**20
 _NUMBERS_ELSEWHERE = 2**25
 _MOST_ROWS = 512
+_NUMBERS_AT_MOST = 2**26
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,14 @@ class Chunks:
         noise = noise_of(self.model, given, "trial", self.rows.device)
         for evidence, _ in trial(given, noise):
             yield evidence
+
+
+def rows_at_once(
+    model: LatentVariableModel, rows: Rows, particles: int, draw: Mapping[str, Draw] | None
+) -> int:
+    """Of how many rows the largest tensor of so many particles takes some hundred megabytes."""
+    _, sizes = _look(model, rows, draw, 1)
+    return max(1, _NUMBERS_AT_MOST // (particles * max(sizes, default=1)))
 
 
 def _even(rows: int, most: int) -> int:

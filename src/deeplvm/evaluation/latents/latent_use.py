@@ -20,6 +20,7 @@ from deeplvm.core.values import NamedRows
 from deeplvm.evaluation.latents.posterior_means import full, mean_values
 from deeplvm.gradients import Draw
 from deeplvm.inference.rows import Rows, redrawn, rows_of
+from deeplvm.likelihood.chunks import rows_at_once
 from deeplvm.randomness import evaluating
 from deeplvm.results import Record, number, stderr_of
 
@@ -142,7 +143,9 @@ def latent_use(
     rows = rows_of(model, data, omit=redrawn(draw))
     tallies: dict[str, _Sums] = {}
     with evaluating(model, seed):
-        for _, given in rows.each(_BATCH):
+        size = min(_BATCH, rows_at_once(model, rows, particles, draw))
+    with evaluating(model, seed):
+        for _, given in rows.each(size):
             evidence = model.evidence(
                 given, particles=particles, draw=draw, missing=rows.missing, rows=rows.data_rows
             )
