@@ -14,11 +14,22 @@ from deeplvm.data import DataError, datasets, load
 from deeplvm.data.catalogue import NAMED
 
 HERE = {item.name for item in datasets() if item.found is not None}
-INSIDE = ("digits", "sprites", "shapes3d", "iris", "wine", "breast-cancer", "diabetes")
+INSIDE = (
+    "digits",
+    "multi-digits",
+    "sprites",
+    "shapes3d",
+    "iris",
+    "wine",
+    "breast-cancer",
+    "diabetes",
+)
 SIZES = {
     "digits": ((1, 8, 8), (1437, 180, 180), "discretized-logistic"),
     "sprites": ((1, 64, 64), (320, 40, 40), "bernoulli"),
     "shapes3d": ((3, 64, 64), (320, 40, 40), "discretized-logistic"),
+    "multi-digits": ((1, 20, 20), (320, 40, 40), "discretized-logistic"),
+    "multi-mnist": ((1, 50, 50), (320, 40, 40), "discretized-logistic"),
     "mnist": ((1, 28, 28), (50_000, 10_000, 10_000), "discretized-logistic"),
     "binarized-mnist": ((1, 28, 28), (50_000, 10_000, 10_000), "bernoulli"),
     "fashion-mnist": ((1, 28, 28), (50_000, 10_000, 10_000), "discretized-logistic"),

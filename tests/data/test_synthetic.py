@@ -10,6 +10,7 @@ import torch
 
 from deeplvm.data.synthetic import shapes as rooms
 from deeplvm.data.synthetic.factors import Factors, tabulated
+from deeplvm.data.synthetic.scenes import scattered
 from deeplvm.data.synthetic.shapes import shapes3d
 from deeplvm.data.synthetic.sprites import AXES, HALF_SIDE, HEART, sprites
 
@@ -164,3 +165,16 @@ def test_rays_meet_the_solids_where_marching_does(kind: int) -> None:
         normal[both].norm(dim=1), torch.ones(int(both.sum())).double(), atol=1e-6
     )
     assert ((normal * ray).sum(1)[both] < 1e-6).all()  # it faces the eye
+
+
+def test_scenes_hold_as_many_whole_objects_as_they_say() -> None:
+    """Their ink adds up, as none covers another where there is room."""
+    ink = np.random.default_rng(1).integers(0, 9, (5, 3, 4)).astype(np.uint8)
+    pictures, counts = scattered(ink, 60, 12, 2, np.random.default_rng(0))
+    assert pictures.shape == (60, 1, 12, 12)
+    assert pictures.dtype == np.uint8
+    assert set(counts) == {0, 1, 2}
+    totals = ink.sum((1, 2))
+    sums = {0: {0}, 1: set(totals), 2: {a + b for a in totals for b in totals}}
+    for picture, count in zip(pictures, counts, strict=True):
+        assert picture.sum() in sums[int(count)]

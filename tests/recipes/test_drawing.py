@@ -11,7 +11,11 @@ from torch.distributions import Normal, kl_divergence
 
 from deeplvm import Joint, LatentVariableModel, elbo, recipes
 from deeplvm.conditionals import StandardNormal
+from deeplvm.core.draws import Enumerated, Held, Sampled
 from deeplvm.data import Data, load
+from deeplvm.evaluation import evaluate, object_counts
+from deeplvm.gradients.score_function import LeaveOneOut, ScoreFunction
+from deeplvm.inference.compression import AtCentre
 from deeplvm.recipes import RecipeError
 from deeplvm.runs.run import build
 
@@ -99,3 +103,71 @@ def test_bad_windows_and_sizes_are_refused(digits: Data) -> None:
             recipes.draw(digits, **options)
     with pytest.raises(RecipeError, match=r"draw models images of numbers.*take the recipe vae"):
         recipes.draw(load("iris"))
+
+
+AIR: dict[str, Any] = {"steps": 2, "latent": 2, "hidden": 6, "window": 4}
+
+
+def test_objects_that_are_not_there_cost_nothing_and_show_nothing(digits: Data) -> None:
+    model = build(recipes.attend_infer_repeat, digits, AIR, 0)
+    x, none = batch(digits), torch.zeros(5, 2, 1)
+    with torch.no_grad():
+        evidence = model.evidence({"x": x}, draw={"present": Held(none)}, default=Sampled())
+    assert not evidence.terms["where"].any()
+    assert not evidence.terms["what"].any()
+    assert not evidence.p["c"].value.any()
+    first = torch.tensor([[1.0], [0.0]]).expand(5, 2, 1)
+    with torch.no_grad():
+        one = model.evidence({"x": x}, draw={"present": Held(first)}, default=Sampled())
+    torch.testing.assert_close(one.p["c"].value[:, 0], one.p["c"].value[:, 1])
+    assert one.p["c"].value.any()
+
+
+def test_an_object_never_follows_none(digits: Data) -> None:
+    trace = build(recipes.attend_infer_repeat, digits, {**AIR, "steps": 4}, 0).sample(200)
+    there = trace["present"].value.squeeze(-1)
+    assert (there[:, 1:] <= there[:, :-1]).all()
+    assert set(there.sum(-1).tolist()) == {0.0, 1.0, 2.0, 3.0, 4.0}
+
+
+def test_the_gradient_of_presences_is_that_of_enumeration(digits: Data) -> None:
+    """Each of the largest derivatives within 5 standard errors, so 1 in 10,000 seeds fails."""
+    model = build(recipes.attend_infer_repeat, digits, AIR, 0)
+    weights = [p for n, p in model.named_parameters() if n.startswith("q") and "present" in n]
+    assert weights
+    x = {"x": batch(digits, 2)}
+
+    def gradient(particles: int, way: Any) -> Tensor:
+        ways = {"present": way, "where": AtCentre(), "what": AtCentre()}  # no other noise
+        value, _ = model.estimate(elbo, x, particles=particles, draw=ways)
+        found = torch.autograd.grad(value.sum(), weights)
+        return torch.cat([each.flatten() for each in found])
+
+    exact = gradient(1, Enumerated())
+    torch.manual_seed(0)
+    drawn = torch.stack([gradient(50, ScoreFunction(LeaveOneOut())) for _ in range(60)])
+    error = drawn.std(0) / 60**0.5
+    largest = exact.abs().topk(5).indices
+    assert (exact[largest].abs() > 0).all()
+    assert ((drawn.mean(0) - exact)[largest].abs() < 5 * error[largest]).all()
+
+
+def test_objects_are_counted_against_the_label() -> None:
+    data = load("multi-digits", limit=40)
+    model = build(recipes.attend_infer_repeat, data, {**AIR, "steps": 2}, 0)
+    head = model.q["present"].conditional.head.layer
+    with torch.no_grad():
+        head.weight.zero_()
+        for always, count in ((40.0, 2), (-40.0, 0)):
+            head.bias.fill_(always)
+            assert (object_counts(model, data.valid) == count).all()
+            found = evaluate(model, data.valid, particles=2).objects
+            share = float((data.valid["y"][:] == count).double().mean())
+            assert found is not None
+            assert found["accuracy"]["value"] == pytest.approx(share)
+            assert found["by_count"][str(count)] == 1.0
+    assert (
+        evaluate(recipes.vae(data, latent=2, hidden=(4,)), data.valid, particles=2).objects is None
+    )
+    with pytest.raises(ValueError, match="No latent of the model says whether an object is there"):
+        object_counts(recipes.vae(data, latent=2, hidden=(4,)), data.valid)

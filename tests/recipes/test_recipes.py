@@ -126,6 +126,10 @@ SMALL: dict[str, tuple[str, dict[str, Any]]] = {
     "factor_analysis": ("factor_analysis", {"latent": 2}),
     "draw": ("draw", {"steps": 2, "latent": 2, "hidden": 6, "read": 2, "write": 3}),
     "convolutional_draw": ("convolutional_draw", {"steps": 2, "latent": 1, "hidden": 3}),
+    "attend_infer_repeat": (
+        "attend_infer_repeat",
+        {"steps": 2, "latent": 2, "hidden": 6, "window": 4},
+    ),
     "draw, without attention": (
         "draw",
         {"steps": 2, "latent": 2, "hidden": 6, "attention": False},
@@ -207,6 +211,7 @@ TRACED_ELSEWHERE = (
     "real_nvp",
     "draw, without attention",
     "convolutional_draw",
+    "attend_infer_repeat",
     "m1_m2",
     "auxiliary_semi_supervised_vae",
     "skip_semi_supervised_vae",

@@ -23,6 +23,7 @@ from deeplvm.conditionals.local import Local
 from deeplvm.conditionals.masks import SelfMasking, WithMask
 from deeplvm.conditionals.mixture import GaussianMixture, Mixture, Stratified
 from deeplvm.conditionals.multivariate import FullCovarianceGaussian, LowRankGaussian
+from deeplvm.conditionals.present import IfPresent, Presence
 from deeplvm.conditionals.products import PrecisionWeighted, ProductOfExperts
 from deeplvm.conditionals.real import Gamma, Laplace, StudentT
 from deeplvm.conditionals.resampled import Resampled
@@ -53,6 +54,7 @@ __all__ = [
     "GaussianMixture",
     "GaussianProcess",
     "Hamiltonian",
+    "IfPresent",
     "Laplace",
     "LatentClasses",
     "Local",
@@ -65,6 +67,7 @@ __all__ = [
     "Ordinal",
     "Poisson",
     "PrecisionWeighted",
+    "Presence",
     "ProductOfExperts",
     "Resampled",
     "RestrictedBoltzmannMachine",

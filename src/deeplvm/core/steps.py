@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Size, Tensor
 from torch.distributions import Distribution, Independent, kl_divergence, register_kl
-from torch.distributions.utils import lazy_property
 
 from deeplvm.core.evidence import elementwise
 from deeplvm.core.trace import conditioned
@@ -208,10 +207,9 @@ def _together(steps: Sequence[Distribution], at: int) -> Distribution:
     whole = first.__new__(type(first))
     kept = {name for step in steps for name in vars(step)}
     for name in kept:
-        values: list[Any] = [vars(step).get(name) for step in steps]
-        lazy = isinstance(getattr(type(first), name, None), lazy_property)
-        if lazy and not all([name in vars(step) for step in steps]):
-            continue  # computed again where it is asked for
+        if not all([name in vars(step) for step in steps]):
+            continue  # a lazy property, computed again where it is asked for
+        values: list[Any] = [vars(step)[name] for step in steps]
         one = values[0]
         if name == "_batch_shape":
             value: Any = Size((*shape[:at], len(steps), *shape[at:]))

@@ -48,6 +48,7 @@ class NamedSet:
         without_files: Where a set that needs no files comes from.
         classes: Names of its labels.
         shape: Rows and columns that a table must have.
+        of: The set of whose rows its own are made, from whose files.
     """
 
     name: str
@@ -62,6 +63,7 @@ class NamedSet:
     without_files: str = ""
     classes: Sequence[str] = ()
     shape: Sequence[int] = ()
+    of: str = ""
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ def datasets() -> tuple[DatasetInfo, ...]:
             licence=item.licence,
             origin=item.origin,
             found=_found(item),
-            downloadable=bool(item.sha256),
+            downloadable=bool(_stored(item).sha256),
         )
         for item in NAMED.values()
     )
@@ -111,9 +113,10 @@ def read_named(name: str) -> Held:
             should be.
     """
     item = NAMED[name]
-    paths = _locate(item)
+    stored = _stored(item)
+    paths = _locate(stored)
     read: Callable[[NamedSet, tuple[Path, ...]], Held] = globals()[f"_{item.read}"]
-    return read(item, _fetch(item) if paths is None else paths)
+    return read(item, _fetch(stored) if paths is None else paths)
 
 
 def close_names(source: str) -> list[str]:
@@ -133,7 +136,13 @@ def _cache() -> Path:
     return Path(pooch.os_cache("deeplvm"))
 
 
+def _stored(item: NamedSet) -> NamedSet:
+    """The set whose files it takes."""
+    return NAMED[item.of] if item.of else item
+
+
 def _found(item: NamedSet) -> str | None:
+    item = _stored(item)
     if not item.files:
         return item.without_files
     paths = _locate(item)
@@ -276,6 +285,28 @@ def _drawn(item: NamedSet, _: tuple[Path, ...]) -> Held:
         Facts(item.name, (factors.values or {})["shape"], image=True),
         {"all": factors.draw(values).numpy()},
         {"all": values[:, factors.number("shape")].numpy()},
+    )
+
+
+def _scattered(item: NamedSet, _: tuple[Path, ...]) -> Held:
+    """Scenes of none to two of another set's pictures, labelled by their number."""
+    from deeplvm.data.synthetic.scenes import scattered
+
+    generator, held = np.random.default_rng(0), read_named(item.of)
+    pictures, side = held.values[:, 0], 50
+    ends = np.cumsum([len(held.parts[split]) for split in SPLITS if split in held.parts])[:-1]
+    if item.of == "digits":  # which has no split: a picture of its own must not be in several
+        pictures, side, ends = generator.permutation(pictures), 20, np.array([1_437, 1_617])
+    parts = dict(zip(SPLITS, np.split(pictures, ends), strict=True))
+    rows = {"train": 8 * _DRAWN_ROWS // 10, "valid": _DRAWN_ROWS // 10, "test": _DRAWN_ROWS // 10}
+    made = {
+        split: scattered(each, rows[split], side, 2, generator) for split, each in parts.items()
+    }
+    words = f"each of its own pictures of {item.of}: {', '.join(map(str, rows.values()))} rows"
+    return Held(
+        Facts(item.name, ("0", "1", "2"), levels=held.facts.levels, image=True, split=words),
+        {split: scenes for split, (scenes, _) in made.items()},
+        {split: counts for split, (_, counts) in made.items()},
     )
 
 

@@ -15,6 +15,7 @@ from deeplvm.evaluation.bound.gradient_variance import (
 from deeplvm.evaluation.bound.rate_distortion import RateDistortion, rate_distortion
 from deeplvm.evaluation.bound.surgery import ElboSurgery, elbo_surgery
 from deeplvm.evaluation.count_rates import DifferentialRates, denoised, differential_rates
+from deeplvm.evaluation.counting import ObjectCounts, counting, object_counts
 from deeplvm.evaluation.disentanglement.scores import Disentanglement, disentanglement
 from deeplvm.evaluation.latents.aggregate import (
     AggregateAgainstPrior,
@@ -71,6 +72,7 @@ __all__ = [
     "ManifoldEstimate",
     "Memorisation",
     "MutualInformation",
+    "ObjectCounts",
     "OutOfDistribution",
     "Perplexity",
     "PredictiveChecks",
@@ -83,6 +85,7 @@ __all__ = [
     "aggregate_against_prior",
     "calibration",
     "classification",
+    "counting",
     "denoised",
     "differential_rates",
     "disentanglement",
@@ -98,6 +101,7 @@ __all__ = [
     "manifold_estimate",
     "memorisation",
     "mutual_information",
+    "object_counts",
     "out_of_distribution",
     "perplexity",
     "predictive_checks",

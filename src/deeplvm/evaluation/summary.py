@@ -16,6 +16,7 @@ from deeplvm.core.joint import owner_of
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.values import NamedRows
 from deeplvm.evaluation.bound.gaps import gaps_table, inference_gaps
+from deeplvm.evaluation.counting import counting
 from deeplvm.evaluation.latents.latent_use import (
     ACTIVE,
     LatentUse,
@@ -51,6 +52,7 @@ _CLASS_PARTICLES = 50
 # Entries of evaluation.json that are there only where they were asked for, or have a meaning.
 _ASKED = (
     "gaps", "annealing", "sandwich", "synthetic", "classification", "topics", "normalisers",
+    "objects",
 )  # fmt: skip
 # Nats by which all likelihoods may be off alike, below which it changes no conclusion.
 _OFF = 0.1
@@ -132,6 +134,8 @@ class Evaluation(Record):
             and the perplexity of words in their order; see :class:`~deeplvm.evaluation.Topics`.
         normalisers: Of densities of p that are known up to a factor, its logarithm as it was
             estimated: an error of it moves the likelihood of all rows alike.
+        objects: Of a model of objects, on rows whose label is a number: how often q finds as
+            many; see :class:`~deeplvm.evaluation.ObjectCounts`.
     """
 
     data: dict[str, Any]
@@ -153,6 +157,7 @@ class Evaluation(Record):
     classification: dict[str, Any] | None = None
     topics: dict[str, Any] | None = None
     normalisers: dict[str, Any] | None = None
+    objects: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The object of ``evaluation.json``, without what was not asked for."""
@@ -206,6 +211,7 @@ class Evaluation(Record):
         rows += gaps_table(self.gaps) if self.gaps else []
         rows += _classifier_rows(self.classification) if self.classification else []
         rows += _topics_rows(self.topics) if self.topics else []
+        rows += _objects_rows(self.objects) if self.objects else []
         for name, divergence in self.kl.items():
             use, active = self.latents[name], self.active_units[name]
             meaning, of = "what the latents of a row say beyond the prior", use["dimensions"]
@@ -377,6 +383,7 @@ def evaluate(
         classification=_classes(model, rows, particles, draw, seed),
         topics=of_topics(model, rows.source, estimate),
         normalisers={name: found.to_dict() for name, found in log_z.items()} or None,
+        objects=_objects(model, rows, seed),
     )
 
 
@@ -414,6 +421,12 @@ def _classes(
         return None
     few = min(particles, _CLASS_PARTICLES)
     return classification(model, rows.source, particles=few, draw=draw, seed=seed).to_dict()
+
+
+def _objects(model: LatentVariableModel, rows: Rows, seed: int) -> dict[str, Any] | None:
+    """How often as many objects are found as the label says, where the model counts some."""
+    counted = counting(model, rows.source, seed=seed) if rows.description else None
+    return None if counted is None else counted.to_dict()
 
 
 @contextlib.contextmanager
@@ -550,6 +563,12 @@ def _classifier_rows(plain: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         of = f"% of {rows} with another label; {how}, {one['if_calibrated']:.3f} if calibrated"
         found.append((f"error of {name}", _value(percent), of))
     return found
+
+
+def _objects_rows(plain: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    each = ", ".join([f"of {n} {share:.3f}" for n, share in plain["by_count"].items()])
+    of = f"rows in which as many objects are found as there are: {each}"
+    return [("count of objects", _value(plain["accuracy"]), of)]
 
 
 def _topics_rows(plain: Mapping[str, Any]) -> list[tuple[str, str, str]]:

@@ -21,7 +21,7 @@ from deeplvm.recipes.convolutional import convolutional_vae
 from deeplvm.recipes.counts import scvi
 from deeplvm.recipes.diffusion import diffusion
 from deeplvm.recipes.discrete import gumbel_softmax_vae, helmholtz_machine, sigmoid_belief_network
-from deeplvm.recipes.drawing import convolutional_draw, draw
+from deeplvm.recipes.drawing import attend_infer_repeat, convolutional_draw, draw
 from deeplvm.recipes.flow_posteriors import (
     householder_flow_vae,
     inverse_autoregressive_flow_vae,
@@ -96,6 +96,7 @@ PUBLISHED = (
     "gumbel_softmax_vae",
     "draw",
     "convolutional_draw",
+    "attend_infer_repeat",
     "m1",
     "semi_supervised_vae",
     "m1_m2",
@@ -128,6 +129,7 @@ __all__ = [
     "Entry",
     "Recipe",
     "RecipeError",
+    "attend_infer_repeat",
     "autoregressive_table",
     "auxiliary_semi_supervised_vae",
     "auxiliary_vae",

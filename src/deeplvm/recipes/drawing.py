@@ -7,15 +7,17 @@ from functools import partial
 import torch
 from torch import nn
 
-from deeplvm.conditionals import Gaussian, StandardNormal
+from deeplvm.conditionals import Bernoulli, Gaussian, IfPresent, Presence, StandardNormal
 from deeplvm.conditionals.posteriors import posterior_of
 from deeplvm.core.joint import Joint
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.data import likelihood_of
 from deeplvm.data.records import Data, Description
 from deeplvm.data.variable import Variable
+from deeplvm.gradients.named import nvil
 from deeplvm.networks import (
     LSTM,
+    MLP,
     ConvolutionalLSTM,
     DepthToSpace,
     Features,
@@ -23,6 +25,7 @@ from deeplvm.networks import (
     SpaceToDepth,
 )
 from deeplvm.networks.canvas import Added, Canvas, Last, Left, Read, Write
+from deeplvm.networks.objects import Cut, Paste, Placement
 from deeplvm.objectives import elbo
 from deeplvm.recipes.catalogue import RecipeError, trained_with
 from deeplvm.recipes.plain import at_least_one, image_of
@@ -169,6 +172,87 @@ def convolutional_draw(
     return LatentVariableModel(
         Joint({"z, s, h, c": p, "l | c": Last(x.shape), "x | l": likelihood}),
         Joint({"d, r, e, z, s, h, c | x": q}),
+    )
+
+
+# The estimator of the presences is the paper's.
+@trained_with(estimator=nvil, learning_rate=3e-4, averaging=0.0)
+def attend_infer_repeat(
+    data: Data | Description,
+    *,
+    steps: int = 3,
+    latent: int = 20,
+    hidden: int = 200,
+    window: int = 16,
+    share: float = 0.5,
+) -> LatentVariableModel:
+    r"""Objects one after another, each there or not, somewhere, of some look; they are counted.
+
+    .. math:: p(x, n, w, y) = p(x | c_T) \prod_t p(n_t | n_{t-1})\, N(w_t; 0, I)\, N(y_t; 0, I),
+              \qquad c_t = c_{t-1} + n_t\, T_{w_t}(f(y_t))
+
+    q looks at x and at what the canvas lacks of it, says whether one more object is there, where,
+    and what the window shows there. Of pictures whose label is a number, such as ``multi-mnist``,
+    ``evaluate`` says how often the objects are as many.
+
+    Attend, Infer, Repeat: Fast Scene Understanding with Generative Models (Eslami et al., 2016),
+    https://arxiv.org/abs/1603.08575
+
+    Args:
+        data: Images; their kind decides the likelihood.
+        steps: The most objects that a picture can have.
+        latent: Dimensions of y, what is said of an object's look.
+        hidden: Width of the networks and of the LSTM.
+        window: Side of an object's window, in pixels of its own.
+        share: Which share of a side of the picture an object takes, in the mean.
+
+    Raises:
+        RecipeError: If the data are not images, or their likelihood has no mean.
+    """
+    at_least_one(steps=steps, latent=latent, hidden=hidden, window=window)
+    if not 0 < share <= 1:
+        raise RecipeError(
+            f"share is of a side of the picture, above 0 and at most 1, not {share}."
+        )
+    x = image_of(data, "attend_infer_repeat")
+    likelihood = _with_mean(likelihood_of(x, Canvas(x.shape)), x, "attend_infer_repeat")
+    placement, out = Placement(share), Features(Output(), hidden)
+    cut = Cut(x.shape[0], window, placement)
+    paste = {
+        "c | present, where, what, c[-1]": Paste(x.shape, window, latent, (hidden,), placement)
+    }
+    start = {"present": torch.ones(1), "c": x.shape}
+    p = Recurrent(
+        {
+            "present | present[-1]": Presence(Bernoulli(1)),
+            "where": StandardNormal(3),
+            "what": StandardNormal(latent),
+            **paste,
+        },
+        start=start,
+        repeats=steps,
+    )
+    q = Recurrent(
+        {
+            "d | x, c[-1]": Left(likelihood),
+            "f | d": MLP((2 * x.shape[0], *x.shape[1:]), hidden),
+            "s | f, s[-1]": LSTM(hidden, hidden),
+            "h | s": out,
+            "present | present[-1], h": Presence(Bernoulli(1, Features(nn.Identity(), hidden))),
+            "where | present, h": IfPresent(Gaussian(3, Features(nn.Identity(), hidden))),
+            "g | x, where": cut,
+            "what | present, g, h": IfPresent(
+                Gaussian(latent, MLP(cut.out_features + hidden, hidden))
+            ),
+            **paste,
+        },
+        start={**start, "s": 2 * hidden},
+        outside=["x"],
+        repeats=steps,
+    )
+    return LatentVariableModel(
+        Joint({"present, where, what, c": p, "l | c": Last(x.shape), "x | l": likelihood}),
+        Joint({"d, f, s, h, present, where, g, what, c | x": q}),
     )
 
 
