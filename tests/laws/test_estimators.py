@@ -32,7 +32,7 @@ from deeplvm import (
     free_bits,
     iwae,
 )
-from deeplvm.conditionals import Bernoulli, Gaussian, OneHot, StandardNormal
+from deeplvm.conditionals import Autoregressive, Bernoulli, Gaussian, OneHot, StandardNormal
 from deeplvm.core.draws import Drawn, Held
 from deeplvm.core.evidence import Evidence
 from deeplvm.core.trace import Trace
@@ -44,7 +44,7 @@ from deeplvm.gradients.path_derivatives import DoublyReparameterised, StickingTh
 from deeplvm.gradients.rebar import Rebar, relax
 from deeplvm.gradients.regression import RegressedScore
 from deeplvm.gradients.score_function import Learned, LeaveOneOut, RunningMean, ScoreFunction
-from deeplvm.networks import MLP, Features
+from deeplvm.networks import MADE, MLP, Features
 from deeplvm.objectives import renyi
 
 ROWS, ROUNDS = 2000, 20
@@ -462,6 +462,27 @@ def test_it_is_so_with_computed_names_and_nested_joints(member: Member, case: st
 
 # These want one distribution of all that is drawn, and no step that reads the one before.
 ALL_AT_ONCE = {"MuProp", "REBAR", "RELAX", "regressed score"}
+
+
+def one_after_another() -> LatentVariableModel:
+    """Binary latents each of which depends on those before it, in p and in q; x too."""
+    layer = partial(Autoregressive, causal=MADE, hidden=())
+    p = Joint({"h": layer(Bernoulli(2)), "x | h": layer(Bernoulli(3), MLP(2, 4))})
+    return steeper(LatentVariableModel(p, Joint({"h | x": layer(Bernoulli(2), MLP(3, 4))})))
+
+
+@every_kind
+def test_it_is_so_with_elements_one_after_another(member: Member) -> None:
+    """Through the density of the whole value; estimators that want independent ones say so."""
+    torch.manual_seed(0)
+    case, particles = Case(one_after_another, {"h": bits(2)}), member.particles[-1]
+    model, name = case.model(), next(k for k, each in ESTIMATORS.items() if each is member)
+    if name in ALL_AT_ONCE:
+        with pytest.raises(ValueError, match="ScoreFunction"):
+            model.estimate(elbo, case.given, particles=particles, default=Suited(member.make()))
+        return
+    way = prepared(member, model, case.given, particles)
+    check_the_mean(model, case, iwae if particles else elbo, particles, default=way)
 
 
 @pytest.mark.parametrize("case", list(REPEATED))

@@ -138,7 +138,8 @@ def _save_samples(run: Run, model: LatentVariableModel, count: int = 64) -> None
     from deeplvm.cli.outputs import sampled, save_pictures
 
     image = run.description.picture
-    values = sampled(model, run.description, count, seed=0, mean=None)
+    with waiting(f"drawing {count} rows"):
+        values = sampled(model, run.description, count, seed=0, mean=None)
     if image is not None and image.name in values:
         save_pictures(run.folder / "samples.png", values[image.name], image)
 

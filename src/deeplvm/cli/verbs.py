@@ -20,6 +20,7 @@ from deeplvm.cli.console import (
     show,
     tell,
     time_left,
+    waiting,
     write_report,
 )
 from deeplvm.cli.options import Particles, whole
@@ -318,15 +319,16 @@ def sample(
         for warning in (*warnings, *impossible(values, opened.description)):
             note(f"warning: {warning}")
         return
-    values = sampled(
-        model,
-        opened.description,
-        rows,
-        seed=seed,
-        mean=None if picture and mean is None else bool(mean),
-        label=label,
-        masks=[f"{name}_observed" for name in opened.description.variables if holes],
-    )
+    with waiting(f"drawing {rows:,} rows"):  # elements one after another take their time
+        values = sampled(
+            model,
+            opened.description,
+            rows,
+            seed=seed,
+            mean=None if picture and mean is None else bool(mean),
+            label=label,
+            masks=[f"{name}_observed" for name in opened.description.variables if holes],
+        )
     if holes:
         values = _with_holes(values, opened.data, rows, seed)
     _save(output, values, opened.description, mean=bool(mean), escape=escape_formulas)

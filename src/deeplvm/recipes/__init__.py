@@ -4,6 +4,7 @@ A recipe is any function ``(data, *, typed options) -> LatentVariableModel``; it
 the data are (``data.variables``, ``data.classes``), so a finished run is rebuilt without its data.
 """
 
+from deeplvm.recipes.autoregressive import darn, made, nade
 from deeplvm.recipes.auxiliary import auxiliary_vae, hierarchical_variational_vae
 from deeplvm.recipes.catalogue import (
     Entry,
@@ -67,6 +68,7 @@ from deeplvm.recipes.topics import nvdm, prod_lda
 PUBLISHED = (
     "vae",
     "convolutional_vae",
+    "darn",
     "deep_latent_gaussian_model",
     "ladder_vae",
     "convolutional_ladder_vae",
@@ -110,6 +112,9 @@ PUBLISHED = (
     "mixture_model",
     "gaussian_mixture",
     "autoregressive_table",
+    "made",
+    "nade",
+    "darn",
     "nice",
     "real_nvp",
     "glow",
@@ -140,6 +145,7 @@ __all__ = [
     "convolutional_draw",
     "convolutional_ladder_vae",
     "convolutional_vae",
+    "darn",
     "deep_latent_gaussian_model",
     "describe",
     "diffusion",
@@ -162,9 +168,11 @@ __all__ = [
     "locally_masked_pixel_cnn",
     "m1",
     "m1_m2",
+    "made",
     "miwae",
     "mixture_model",
     "multimodal_vae",
+    "nade",
     "name_of",
     "nice",
     "normalizing_flow_vae",

@@ -15,13 +15,18 @@ from deeplvm.data.records import Data, Description
 from deeplvm.gradients.named import gumbel_softmax, nvil
 from deeplvm.networks import MLP, glorot
 from deeplvm.objectives import elbo
+from deeplvm.recipes.autoregressive import logistic
 from deeplvm.recipes.catalogue import trained_with
 from deeplvm.recipes.plain import at_least_one, observed, seen
 
 
 @trained_with(estimator=nvil, learning_rate=3e-4, averaging=0.0)
 def sigmoid_belief_network(
-    data: Data | Description, *, units: tuple[int, ...] = (200,), prior: str = "bernoulli"
+    data: Data | Description,
+    *,
+    units: tuple[int, ...] = (200,),
+    prior: str | None = None,
+    autoregressive: bool = False,
 ) -> LatentVariableModel:
     r"""Layers of binary units, each a logistic regression on the layer above.
 
@@ -39,7 +44,10 @@ def sigmoid_belief_network(
         data: What is modelled; its kind decides the likelihood.
         units: Number of units of each layer, from x upwards.
         prior: Family of p of the highest layer, by its name, with options in parentheses if any:
-            ``"bernoulli"``, ``"autoregressive"``, ``"boltzmann(hidden=200)"``.
+            ``"bernoulli"``, ``"autoregressive"``, ``"boltzmann(hidden=200)"``; by default as the
+            other layers.
+        autoregressive: Whether the units of a layer, in p and q, also depend on those before them
+            (fDARN); a draw is then one step a unit.
     """
     at_least_one(units=units)
     x = observed(data)
@@ -48,17 +56,20 @@ def sigmoid_belief_network(
     def linear(features: int | tuple[int, ...]) -> MLP:
         return MLP(features, initialization=glorot)  # no hidden layer: the head is the map
 
-    p: dict[str, nn.Module] = {names[-1]: prior_of(prior, units[-1], binary=True)}
+    def layer_of(count: int, network: nn.Module | None = None) -> nn.Module:
+        return logistic(count, network) if autoregressive else Bernoulli(count, network)
+
+    highest = layer_of(units[-1]) if prior is None else prior_of(prior, units[-1], binary=True)
+    p: dict[str, nn.Module] = {names[-1]: highest}
     q: dict[str, nn.Module] = {}
     for layer, name in enumerate(names):
         below = "x" if layer == 0 else names[layer - 1]
-        likelihood = (
+        p[f"{below} | {name}"] = (
             likelihood_of(x, linear(units[0]))
             if layer == 0
-            else Bernoulli(units[layer - 1], linear(units[layer]))
+            else layer_of(units[layer - 1], linear(units[layer]))
         )
-        p[f"{below} | {name}"] = likelihood
-        q[f"{name} | {below}"] = Bernoulli(
+        q[f"{name} | {below}"] = layer_of(
             units[layer], linear(seen(x) if layer == 0 else units[layer - 1])
         )
     return LatentVariableModel(Joint(p), Joint(q))
