@@ -61,9 +61,9 @@ def test_measured_it_is_a_function_of_the_parameters_alone() -> None:
     first = prior().log_z
     assert torch.equal(prior().log_z, first)
     assert torch.equal(torch.get_rng_state(), state)
-    (gradient,) = torch.autograd.grad(first, prior.head.layer.bias)
+    (gradient,) = torch.autograd.grad(first, [prior.head.layer.bias])  # type: ignore[list-item]
     with torch.no_grad():
-        prior.head.layer.bias.add_(1e-4)
+        prior.head.layer.bias.add_(1e-4)  # type: ignore[union-attr]
     assert (prior().log_z - first).item() == pytest.approx(1e-4 * gradient.item(), rel=1e-3)
     prior.train()
     assert not torch.equal(prior().log_z, prior().log_z)
@@ -83,4 +83,4 @@ def test_an_evaluation_says_how_well_z_is_known() -> None:
 @pytest.mark.parametrize("options", [{"truncation": 0}, {"samples": 1}])
 def test_bad_options_are_refused(options: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="Resampled expects"):
-        Resampled(2, **options)
+        Resampled(2, **options)  # type: ignore[arg-type]

@@ -193,12 +193,12 @@ def test_an_autoregressive_prior_is_an_inverse_autoregressive_posterior() -> Non
     torch.manual_seed(0)
     encoder, decoder = Gaussian(4, MLP(6, 8)), Bernoulli(6, MLP(4, 8))
     iaf = InverseAutoregressiveFlow(4, encoder.head.network, hidden=(8,), context=0)
-    prior = Flow(4, None, [Inverted(each) for each in reversed(iaf.transforms)], minimum_scale=0)
+    prior = Flow(4, None, [Inverted(each) for each in reversed(iaf.transforms)], minimum_scale=0)  # type: ignore[arg-type]
     with torch.no_grad():
         for each in [*iaf.parameters(), *encoder.parameters()]:
             each.add_(0.3 * torch.randn_like(each))
         own, raw = iaf.head.layer, encoder.head.layer
-        own.weight[:8].copy_(raw.weight), own.bias[:8].copy_(raw.bias)
+        own.weight[:8].copy_(raw.weight), own.bias[:8].copy_(raw.bias)  # type: ignore[arg-type]
         prior.head.free.zero_()  # N(0, I) before the steps
     torch.testing.assert_close(prior().scale, torch.ones(4))
     flow = LatentVariableModel(
@@ -207,7 +207,7 @@ def test_an_autoregressive_prior_is_an_inverse_autoregressive_posterior() -> Non
     inverse = LatentVariableModel(
         Joint({"u": StandardNormal(4), "x | u": Pushed(prior, decoder)}), Joint({"u | x": iaf})
     ).double()
-    x = torch.ones(5, 6).double().bernoulli(torch.tensor(0.5))
+    x = torch.ones(5, 6).double().bernoulli(0.5)
     bounds = []
     for model in (flow, inverse):
         torch.manual_seed(1)

@@ -33,8 +33,9 @@ class RestrictedBoltzmannMachine(nn.Module):
       and its value follows their importance weights from step to step;
     * a draw is 200 sweeps from one of these chains.
 
-    A Connectionist Learning Procedure (Hinton, 1989), with: Training restricted Boltzmann
-    machines using approximations to the likelihood gradient (Tieleman, 2008),
+    Training Products of Experts by Minimizing Contrastive Divergence (Hinton, 2002),
+    https://doi.org/10.1162/089976602760128018, with: Training restricted Boltzmann machines using
+    approximations to the likelihood gradient (Tieleman, 2008),
     https://doi.org/10.1145/1390156.1390290; On the quantitative analysis of deep belief networks
     (Salakhutdinov & Murray, 2008), https://doi.org/10.1145/1390156.1390266; On Tracking The
     Partition Function (Desjardins et al., 2011)
@@ -198,7 +199,9 @@ class BoltzmannDistribution(Distribution):
         values = values.reshape(-1, *[1] * len(self.batch_shape), *self.event_shape)
         return values.expand(-1, *self.batch_shape, *self.event_shape) if expand else values
 
-    def expand(self, batch_shape: Size, _instance: object = None) -> BoltzmannDistribution:
+    def expand(
+        self, batch_shape: Sequence[int], _instance: object = None
+    ) -> BoltzmannDistribution:
         return BoltzmannDistribution(self.owner, self.log_z, Size(batch_shape))
 
     def log_prob(self, value: Tensor) -> Tensor:

@@ -134,7 +134,7 @@ class ResampledNormal(Distribution):
     def support(self) -> constraints.Constraint:  # type: ignore[override]
         return constraints.independent(constraints.real, len(self.event_shape))
 
-    def expand(self, batch_shape: Size, _instance: object = None) -> ResampledNormal:
+    def expand(self, batch_shape: Sequence[int], _instance: object = None) -> ResampledNormal:
         return ResampledNormal(self.owner, self.log_z, Size(batch_shape))
 
     @property

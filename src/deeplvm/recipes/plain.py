@@ -199,7 +199,11 @@ def aggregated(posterior: nn.Module, row: nn.Module, data: Data | Description) -
 
     bounds = None
     if x.kind in ("binary", "levels", "unit") and seen(x) == x.shape:
-        bounds = tuple([read(torch.full((1, *x.shape), e))[0] for e in (x.minimum, x.maximum)])
+        low, high = (
+            read(torch.full((1, *x.shape), x.minimum)),
+            torch.full((1, *x.shape), x.maximum),
+        )
+        bounds = (low[0], read(high)[0])
     return Aggregated(posterior, mean, bounds, rows)
 
 
