@@ -99,11 +99,14 @@ def sampled(
 
 def reconstructed(
     model: LatentVariableModel, data: Data, rows: NamedRows, *, seed: int
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+) -> tuple[dict[str, Tensor], dict[str, Tensor], set[str]]:
     """Originals, and the means of p(x | z) at one draw of z from q(z | x), by name.
 
+    Of the names that are returned last no mean is known (pixels that follow from each other):
+    these values are draws.
+
     Raises:
-        ValueError: If there are no latents, or a likelihood has no mean that is known.
+        ValueError: If there are no latents.
     """
     if not model.q.names:
         raise ValueError(
@@ -111,13 +114,17 @@ def reconstructed(
             "sample), or fill in missing values (deeplvm impute)."
         )
 
+    drawn: set[str] = set()
+
     def measure(given: Tensors, missing: Names, noise: RowNoise) -> Tensors:
         trace = model.reconstruct(given, default=noise.of(Sampled()), missing=missing)
         found: dict[str, Tensor] = {}
         for name in [each for each in data.variables if each in given]:
-            if name in trace and trace[name].distribution is not None:
+            if name in trace and (site := trace[name]).distribution is not None:
                 found[f"original/{name}"] = given[name]
-                found[f"mean/{name}"] = _centre_of(trace[name].distribution)
+                if not (known := has_centre(site.distribution)):
+                    drawn.add(name)
+                found[f"mean/{name}"] = centre(site.distribution) if known else site.value
         return found
 
     found = _measured(model, rows, measure, seed)
@@ -125,7 +132,7 @@ def reconstructed(
         {name.removeprefix(what): each for name, each in found.items() if name.startswith(what)}
         for what in ("original/", "mean/")
     ]
-    return both[0], both[1]
+    return both[0], both[1], drawn
 
 
 def lossy(
@@ -309,7 +316,7 @@ def save_expression(
 
     def parts() -> Iterator[tuple[Any, Any]]:
         for start in range(0, rows.rows, _ROWS):
-            _, means = reconstructed(model, data, rows[start : start + _ROWS], seed=seed)
+            _, means, _ = reconstructed(model, data, rows[start : start + _ROWS], seed=seed)
             yield columns, means["x"].numpy()
 
     write_cells(source, output, layers={"deeplvm": parts()})

@@ -469,7 +469,9 @@ def reconstruct(
     if depth is not None:
         _lossy(opened, model, source, passed, output, depth, rest, seed, escape_formulas)
         return
-    originals, means = reconstructed(model, source, passed, seed=seed)
+    originals, means, drawn = reconstructed(model, source, passed, seed=seed)
+    if drawn:
+        note(f"{', '.join(sorted(drawn))}: draws from p(x | z), which has no mean that is known")
     image = opened.description.picture
     if picture and image is not None:
         pair = originals[image.name].nan_to_num(0.0), means[image.name]

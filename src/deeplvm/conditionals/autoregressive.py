@@ -154,6 +154,11 @@ class Autoregressive(nn.Module):
             return AnyOrderDistribution(self, context, batch, self.orders())
         return AutoregressiveDistribution(self, context, batch, self.orders())
 
+    @property
+    def draw_steps(self) -> int:
+        """How many steps a draw takes, one after another."""
+        return self.keys.shape[-1]
+
     def embed(self, value: Tensor) -> Tensor:
         """The value as other networks see it, as the conditional shows it."""
         return shown(self.conditional, value).to(self.heads[0].dtype)

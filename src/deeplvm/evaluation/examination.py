@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from deeplvm.conditionals.columns import Columns
@@ -299,10 +299,27 @@ class Examination:
             **self._drawn,
         )  # fmt: skip
 
+    @property
+    def draw_steps(self) -> int:
+        """How many steps a draw of p takes at most: elements may follow from each other."""
+        parts = self.model.p.modules() if isinstance(self.model.p, nn.Module) else ()
+        return max([getattr(part, "draw_steps", 1) for part in parts], default=1)
+
+    def drawable(self, rows: int) -> int:
+        """So many rows, or as many as are drawn in some minutes where a draw is long."""
+        return min(rows, max(100, 200_000 // self.draw_steps))
+
     @_measured("predictive checks")
     def checks(self) -> PredictiveChecks:
         """Statistics of held-out rows against those of draws of p(x)."""
-        rows, replicates = self.rows(self.unseen, self.effort.rows), self.effort.replicates
+        steps = self.draw_steps
+        replicates = min(self.effort.replicates, max(6_400, self.effort.replicates) // steps)
+        if replicates < 19 <= self.effort.replicates:
+            raise CannotMeasure(
+                f"Elements are drawn one after another, in {steps} steps, and a check takes 40 "
+                f"data sets of draws or more; predictive_checks(model, rows) has the time."
+            )
+        rows = self.rows(self.unseen, self.effort.rows)
         return predictive_checks(self.model, rows, replicates=replicates, seed=self.seed)
 
     @_measured("calibration")
@@ -361,14 +378,14 @@ class Examination:
     @_measured("sample quality")
     def quality(self) -> SampleQuality:
         """Draws against training rows, in features of a network that is trained for it."""
-        test, most = self.data[self.unseen], 2 * self.effort.rows
+        test, most = self.data[self.unseen], self.drawable(2 * self.effort.rows)
         return sample_quality(self.model, self.data.train, test, most=most, seed=self.seed)
 
     @_measured("memorisation")
     def copying(self) -> Memorisation:
         """How near draws lie to training rows, in the values themselves."""
         train = self.first("train", SEARCHED)
-        fresh = self.first(self.unseen, 4 * self.effort.rows)
+        fresh = self.first(self.unseen, self.drawable(4 * self.effort.rows))
         drawn = {
             each.name: draws(self.model, len(fresh[each.name]), train, each.name, seed=self.seed)
             for each in self.scored

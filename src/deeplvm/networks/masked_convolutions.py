@@ -247,7 +247,7 @@ class Pixelwise(nn.Module, ABC):
         return (positions[: math.prod(self.size)] // self.groups).reshape(self.size)
 
     def _flat(self, maps: Tensor, lead: Size) -> Tensor:
-        return maps.flatten(1)[:, self.scatter].reshape(*lead, -1)
+        return maps.flatten(1)[:, self.scatter].reshape(*lead, len(self.scatter))
 
 
 class Answer(nn.Module):

@@ -69,7 +69,7 @@ def repeated_rows(seen: Examination) -> Verdict | None:
     by_chance = 0.0
     if bool((held.nan_to_num() == held.nan_to_num().round()).all()):
         # whole numbers meet by chance: as often as new draws do, or training rows each other
-        by_chance = _found(_drawn(seen, len(held)).to(train), train)
+        by_chance = _found(_drawn(seen, seen.drawable(len(held))).to(train), train)
         if len(train) > 2 * len(held):
             some, train = train[: len(held)], train[len(held) :]
             by_chance = max(by_chance, _found(some, train))
