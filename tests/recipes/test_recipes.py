@@ -55,6 +55,7 @@ SMALL: dict[str, tuple[str, dict[str, Any]]] = {
         {"latent": (4, 2), "hidden": (8, 6), "inference": "bottom_up", "batch_norm": False},
     ),
     "deep_latent_gaussian_model": ("deep_latent_gaussian_model", {"latent": 2, "hidden": 8}),
+    "vae, given the label": ("vae", {"latent": 2, "hidden": (8, 6), "given_label": True}),
     "iwae, one layer": ("iwae", {"latent": 2, "hidden": 8}),
     "iwae, two layers": ("iwae", {"latent": 2, "hidden": 8, "layers": 2}),
     "conditional_vae": ("conditional_vae", {"latent": 2, "hidden": (8,)}),

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
-
 from deeplvm.conditionals.posteriors import posterior_of
 from deeplvm.conditionals.priors import prior_of
 from deeplvm.core.joint import Joint
@@ -12,21 +9,8 @@ from deeplvm.core.model import LatentVariableModel
 from deeplvm.data import likelihood_of
 from deeplvm.data.records import Data, Description
 from deeplvm.networks import MLP
-from deeplvm.recipes.plain import at_least_one, labels_of, observed, seen
-
-
-class Indicator(nn.Module):
-    """Labels 0 .. classes-1, shape ``(batch,)``, as one-hot rows ``(batch, classes)``."""
-
-    def __init__(self, classes: int) -> None:
-        super().__init__()
-        # floating, not saved: it carries the dtype and the device that the model was moved to
-        self.register_buffer("labels", torch.arange(float(classes)), persistent=False)
-
-    def forward(self, label: Tensor) -> Tensor:
-        """One where the label is, zero elsewhere."""
-        labels: Tensor = self.labels  # type: ignore[assignment]
-        return (label.unsqueeze(-1) == labels).to(labels.dtype)
+from deeplvm.recipes.labelled import Indicator, labels_of
+from deeplvm.recipes.plain import at_least_one, observed, seen
 
 
 def conditional_vae(

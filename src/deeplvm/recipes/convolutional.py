@@ -9,9 +9,11 @@ from deeplvm.core.model import LatentVariableModel
 from deeplvm.data import likelihood_of
 from deeplvm.data.records import Data, Description
 from deeplvm.networks import ConvolutionalDecoder, ConvolutionalEncoder
+from deeplvm.recipes.labelled import given_label
 from deeplvm.recipes.plain import aggregated, at_least_one, image_of
 
 
+@given_label
 def convolutional_vae(
     data: Data | Description,
     *,

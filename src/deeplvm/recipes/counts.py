@@ -12,8 +12,8 @@ from deeplvm.data.likelihood_table import LIKELIHOODS
 from deeplvm.data.records import Data, Description
 from deeplvm.networks import MLP
 from deeplvm.recipes.catalogue import RecipeError, trained_with
-from deeplvm.recipes.conditional import Indicator
-from deeplvm.recipes.plain import at_least_one, labels_of, of_one_likelihood, seen
+from deeplvm.recipes.labelled import Indicator, labels_of
+from deeplvm.recipes.plain import at_least_one, of_one_likelihood, seen
 
 
 @trained_with(learning_rate=1e-3, batch_size=128)

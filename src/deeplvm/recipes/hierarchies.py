@@ -16,6 +16,7 @@ from deeplvm.data.records import Data, Description
 from deeplvm.distributions import LowRankPrecisionNormal
 from deeplvm.networks import MLP, BatchNorm
 from deeplvm.recipes.catalogue import RecipeError, trained_with
+from deeplvm.recipes.labelled import given_label
 from deeplvm.recipes.plain import at_least_one, observed, seen
 from deeplvm.training.schedules import linear
 
@@ -98,6 +99,7 @@ def _listed(*names: str) -> str:
 
 # The paper's warm-up takes 200 of its 2,000 epochs.
 @trained_with(kl_weight=linear(50), averaging=0.0)
+@given_label
 def ladder_vae(
     data: Data | Description,
     *,
@@ -159,6 +161,7 @@ def ladder_vae(
 _leaky = partial(nn.LeakyReLU, 0.1)
 
 
+@given_label
 def deep_latent_gaussian_model(
     data: Data | Description,
     *,

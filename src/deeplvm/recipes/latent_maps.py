@@ -25,6 +25,7 @@ from deeplvm.networks.residual import Convolution, MapShape, half
 from deeplvm.objectives import free_bits
 from deeplvm.recipes.catalogue import trained_with
 from deeplvm.recipes.hierarchies import Inference, hierarchy
+from deeplvm.recipes.labelled import given_label
 from deeplvm.recipes.plain import at_least_one, image_of
 from deeplvm.training.schedules import linear
 
@@ -37,6 +38,7 @@ from deeplvm.training.schedules import linear
     schedule="cosine",
     averaging=0.999,
 )
+@given_label
 def convolutional_ladder_vae(
     data: Data | Description,
     *,
@@ -94,6 +96,7 @@ def convolutional_ladder_vae(
     learning_rate=2e-3,
     averaging=0.999,
 )
+@given_label
 def resnet_iaf_vae(
     data: Data | Description,
     *,
@@ -160,6 +163,7 @@ def resnet_iaf_vae(
     kl_weight=linear(5, start=0.01),
     averaging=0.999,
 )
+@given_label
 def biva(
     data: Data | Description,
     *,
@@ -220,6 +224,7 @@ def biva(
     skip=5000.0,
     averaging=0.999,
 )
+@given_label
 def very_deep_vae(
     data: Data | Description,
     *,

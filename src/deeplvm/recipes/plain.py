@@ -22,9 +22,11 @@ from deeplvm.data.records import Data, Description
 from deeplvm.data.variable import CODED, Variable
 from deeplvm.networks import MLP
 from deeplvm.recipes.catalogue import RecipeError, trained_with
+from deeplvm.recipes.labelled import given_label
 
 
 # Averaged weights cost nothing and are about a nat better on digits.
+@given_label
 def vae(
     data: Data | Description,
     *,
@@ -50,6 +52,7 @@ def vae(
     return one_latent(data, made, latent=latent, hidden=hidden, prior=prior)
 
 
+@given_label
 def full_covariance_vae(
     data: Data | Description,
     *,
@@ -257,36 +260,6 @@ def of_one_likelihood(data: Data | Description, likelihood: str) -> Variable:
     asked = data.options.get("likelihood", "auto") != "auto"
     asked = asked or any([rule.get("likelihood") for rule in rules])
     return x if asked else alike(x, likelihood) or x
-
-
-def labels_of(
-    data: Data | Description, recipe: str, models: str, *, everywhere: bool = False
-) -> int:
-    """How many labels there are, for a recipe that models what it says with them.
-
-    Raises:
-        RecipeError: If there are none, no training row has one, or one is missing ``everywhere``
-            it is needed.
-    """
-    if not data.classes:
-        raise RecipeError(
-            f"{recipe} models {models}, but {data.name} has no labels; for a table name the "
-            f"column that holds them with --label, or take the recipe vae."
-        )
-    about = data if isinstance(data, Description) else data.description
-    none = about.unlabelled.get("train", 0)
-    if everywhere and about.unlabelled:
-        raise RecipeError(
-            f"{recipe} models {models}, but {sum(about.unlabelled.values()):,} rows of "
-            f"{data.name} have no label; take the recipe semi_supervised_vae, which needs few, or "
-            f"leave those rows out."
-        )
-    if none and none == about.rows["train"]:
-        raise RecipeError(
-            f"{recipe} models {models}, but no training row of {data.name} has a label; --split "
-            f"the rows otherwise, or take the recipe vae."
-        )
-    return len(data.classes)
 
 
 def seen(variable: Variable) -> tuple[int, ...]:

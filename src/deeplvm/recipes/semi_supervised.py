@@ -17,7 +17,8 @@ from deeplvm.networks import MLP
 from deeplvm.objectives import elbo, fair_elbo, semi_supervised_elbo
 from deeplvm.recipes.catalogue import trained_with
 from deeplvm.recipes.conditional import conditional_vae
-from deeplvm.recipes.plain import at_least_one, labels_of, observed, seen
+from deeplvm.recipes.labelled import labels_of
+from deeplvm.recipes.plain import at_least_one, observed, seen
 from deeplvm.training.schedules import linear
 
 # Of a batch half have a label, if few have: else most batches would have none.

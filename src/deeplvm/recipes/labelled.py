@@ -1,0 +1,168 @@
+"""Any recipe with latents given a label: each conditional reads it too."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from deeplvm.conditionals.heads import shown
+from deeplvm.core.joint import Joint, is_joint
+from deeplvm.core.model import LatentVariableModel
+from deeplvm.data.records import Data, Description
+from deeplvm.networks.features import out_shape_of
+from deeplvm.recipes.catalogue import RecipeError
+
+F = TypeVar("F", bound=Callable[..., Any])
+_SAYS = """
+        given_label: Model x given its label, p(x | y): the label moves what each conditional of p
+            and q reads, by a learned vector of each class."""
+
+
+class Indicator(nn.Module):
+    """Labels 0 .. classes-1, shape ``(batch,)``, as one-hot rows ``(batch, classes)``."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        # floating, not saved: it carries the dtype and the device that the model was moved to
+        self.register_buffer("labels", torch.arange(float(classes)), persistent=False)
+
+    def forward(self, label: Tensor) -> Tensor:
+        """One where the label is, zero elsewhere."""
+        labels: Tensor = self.labels  # type: ignore[assignment]
+        return (label.unsqueeze(-1) == labels).to(labels.dtype)
+
+
+class GivenLabel(nn.Module):
+    r"""A conditional :math:`p(x | a + e_y, b, \dots)`: a label moves its first parent a.
+
+    To a network whose first layer is linear that is a bias of each class, as if the label were
+    read beside a, in the space of a. The last parent is the label, one-hot.
+
+    Args:
+        conditional: Reads the parents.
+        classes: How many labels there are.
+        shape: Of what is seen of the first parent.
+    """
+
+    def __init__(self, conditional: nn.Module, classes: int, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.conditional, self.shape = conditional, shape
+        self.move = nn.Linear(classes, torch.Size(shape).numel(), bias=False)
+        nn.init.normal_(self.move.weight, std=0.1)
+        for name in ("event_shape", "out_shape", "accepts_missing", "embed"):
+            if hasattr(conditional, name):  # a joint asks whether there is one
+                setattr(self, name, getattr(conditional, name))
+
+    def forward(self, *parents: Tensor) -> Any:
+        """What the conditional says given the parents and then the label, ``(batch, classes)``."""
+        first, *others, label = parents
+        return self.conditional(first + self.move(label).unflatten(-1, self.shape), *others)
+
+
+def labels_of(
+    data: Data | Description, recipe: str, models: str, *, everywhere: bool = False
+) -> int:
+    """How many labels there are, for a recipe that models what it says with them.
+
+    Raises:
+        RecipeError: If there are none, no training row has one, or one is missing ``everywhere``
+            it is needed.
+    """
+    if not data.classes:
+        raise RecipeError(
+            f"{recipe} models {models}, but {data.name} has no labels; for a table name the "
+            f"column that holds them with --label, or take the recipe vae."
+        )
+    about = data if isinstance(data, Description) else data.description
+    none = about.unlabelled.get("train", 0)
+    if everywhere and about.unlabelled:
+        raise RecipeError(
+            f"{recipe} models {models}, but {sum(about.unlabelled.values()):,} rows of "
+            f"{data.name} have no label; take the recipe semi_supervised_vae, which needs few, or "
+            f"leave those rows out."
+        )
+    if none and none == about.rows["train"]:
+        raise RecipeError(
+            f"{recipe} models {models}, but no training row of {data.name} has a label; --split "
+            f"the rows otherwise, or take the recipe vae."
+        )
+    return len(data.classes)
+
+
+def given_label(recipe: F) -> F:
+    """A recipe with an option of that name, under which its model is one of x given its label.
+
+    Every name of p and q that has parents gets the label as one more, ``"x | z"`` becomes
+    ``"x | z, c"``; names without parents, such as a prior, are as they were. The label is an
+    input of the model, never scored, as that of ``conditional_vae``.
+    """
+
+    @functools.wraps(recipe)
+    def made(data: Any, *, given_label: bool = False, **options: Any) -> LatentVariableModel:
+        model = recipe(data, **options)
+        if not given_label:
+            return model
+        name = recipe.__name__
+        classes = labels_of(data, name, "x given its label", everywhere=True)
+        return _labelled(model, classes, name)
+
+    option = inspect.Parameter(
+        "given_label", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=bool
+    )
+    signature = inspect.signature(recipe)
+    made.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[*signature.parameters.values(), option]
+    )
+    head, mark, tail = (recipe.__doc__ or "").partition("\n\n    Raises:")
+    made.__doc__ = f"{head.rstrip()}{_SAYS}{mark or chr(10)}{tail if mark else '    '}"
+    return made  # type: ignore[return-value]
+
+
+def _labelled(model: LatentVariableModel, classes: int, recipe: str) -> LatentVariableModel:
+    """The same model, of which each conditional with parents reads the label too."""
+    joints = (model.p, model.q)
+    steps = any([not isinstance(joint, Joint) or joint.shared for joint in joints]) or any(
+        [is_joint(joint.conditional(f.names[0])) for joint in joints for f in joint.order]
+    )
+    if steps or not any([factor.parents for factor in model.p.order]):
+        why = "goes in steps" if steps else "draws x from nothing that a label could move"
+        raise RecipeError(
+            f"{recipe} cannot be given the label: its model {why}; take conditional_vae, or vae "
+            f"or convolutional_vae with --given-label."
+        )
+    made: dict[int, nn.Module] = {}  # a module that both have stays one
+
+    def reading(joint: Joint) -> Joint:
+        found: dict[str, nn.Module] = {"c | y": label}
+        for factor in joint.order:
+            own = joint.conditional(factor.names[0])
+            written = factor.key.removesuffix("|").rstrip()
+            if not factor.parents:
+                found[written] = own
+                continue
+            if id(own) not in made:
+                made[id(own)] = GivenLabel(
+                    own, classes, _seen_shape(model, factor.parents[0].name)
+                )
+            found[f"{written}, c"] = made[id(own)]
+        return Joint(found)
+
+    label = Indicator(classes)
+    return LatentVariableModel(reading(model.p), reading(model.q))
+
+
+def _seen_shape(model: LatentVariableModel, name: str) -> tuple[int, ...]:
+    """The event shape in which networks see a name."""
+    joint = model.p if name in model.p.names else model.q
+    owner = joint.conditional(name)
+    event = getattr(owner, "event_shape", None)
+    if event is None:
+        event = out_shape_of(owner)
+    if event is None:
+        raise RecipeError(f"{name!r} does not say its shape, so that no label can move it.")
+    return tuple(shown(owner, torch.zeros(1, *event)).shape[1:])

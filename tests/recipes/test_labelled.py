@@ -1,0 +1,60 @@
+"""Recipes given a label: any hierarchy with it, and refusals where it can move nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from deeplvm import recipes
+from deeplvm.data import Data, load
+from deeplvm.objectives import elbo
+from deeplvm.recipes import RecipeError
+
+
+@pytest.fixture(scope="module")
+def digits() -> Data:
+    return load("digits")
+
+
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("vae", {"latent": 2, "hidden": (8,)}),
+        ("convolutional_vae", {"latent": 2, "channels": (4,), "features": 8}),
+        ("ladder_vae", {}),
+        ("convolutional_ladder_vae", {}),
+    ],
+)
+def test_every_conditional_with_parents_reads_the_label(
+    digits: Data, name: str, options: dict[str, Any]
+) -> None:
+    """Another label is another density; each class learns; shared modules are shared still."""
+    plain, model = [
+        getattr(recipes, name)(digits, given_label=given, **options) for given in (False, True)
+    ]
+    assert str(model.p).startswith("p(c | y)")
+    assert [f"{f}, c" if f.parents else str(f) for f in plain.p.order] == [
+        str(f) for f in model.p.order if f.names != ("c",)
+    ]
+    both = [n for n in plain.p.names if n in plain.q.names and plain.p[n] is plain.q[n]]
+    assert all([model.p[n] is model.q[n] for n in both])
+    rows = digits.batch("train", slice(0, 20))
+    found = []
+    for labels in (rows["y"], (rows["y"] + 1) % 10):
+        torch.manual_seed(0)
+        bound = elbo(model.evidence({"x": rows["x"], "y": labels}))
+        bound.mean().backward()
+        found.append(bound.detach())
+    assert (found[0] != found[1]).all()
+    moves = [p.grad for n, p in model.named_parameters() if n.endswith("move.weight")]
+    assert moves
+    assert all([g is not None and g.any(0).all() for g in moves])  # a column a class
+
+
+def test_what_a_label_cannot_move_is_refused(digits: Data) -> None:
+    with pytest.raises(RecipeError, match="have no label"):
+        recipes.vae(load("digits", keep_labels=1), given_label=True)
+    with pytest.raises(RecipeError, match="has no labels"):
+        recipes.vae(load(torch.rand(30, 4)), given_label=True)
