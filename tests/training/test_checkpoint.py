@@ -146,6 +146,7 @@ KILLS = """
 import os, random, signal, sys, time
 sys.path.insert(0, {tests!r})
 import torch
+import torch._dynamo  # which every optimiser imports: once, before the forks
 torch.set_num_threads(1)
 torch.set_default_dtype(torch.float64)
 from training_models import gaussian_rows, linear_gaussian
