@@ -145,11 +145,14 @@ class Evenly(Distribution):
 
     @property
     def mean(self) -> Tensor:
-        raise NotImplementedError
+        """The middle of each part."""
+        part = torch.arange(self.count, dtype=self.like.dtype, device=self.like.device)
+        return ((part + 0.5) / self.count).expand(self._extended_shape())
 
     @property
-    def mode(self) -> Tensor:
-        raise NotImplementedError
+    def variance(self) -> Tensor:
+        """As of continuous time."""
+        return self.like.new_full(self._extended_shape(), 1 / (12 * self.count**2))
 
     def rsample(self, sample_shape: Size = _NONE) -> Tensor:
         shape = self._extended_shape(sample_shape)

@@ -282,7 +282,8 @@ class Enough:
 
     Attributes:
         particles: How many to take.
-        error: What their draws would add to the mean over rows, bias included, nats.
+        error: What their draws would add to the mean over rows, bias included, nats; NaN where
+            only the bound of one particle is one.
         target: What that was to be below, nats.
         seconds: What the estimate of all rows would take.
         most: The budget: no more particles than that were considered.
@@ -299,6 +300,8 @@ class Enough:
     def __str__(self) -> str:
         if self.exact:
             return f"exact log-likelihoods: nothing is drawn; about {self.seconds:.0f} s"
+        if math.isnan(self.error):
+            return f"the bound of one particle, the only one there is; about {self.seconds:.0f} s"
         short = "" if self.error <= self.target else ", the most that the budget allows"
         return (
             f"{self.particles:,} particles{short}: their draws add about {self.error:.2g} nats to "
@@ -356,6 +359,8 @@ def enough_particles(
     )
     seconds = (time.perf_counter() - began) / (pilot * len(index)) * every.rows
     target = tolerance or share * float(found.log_px.std()) / math.sqrt(every.rows)
+    if found.particles == 1 and not found.exact:
+        return Enough(1, math.nan, target, pilot * seconds, most)
     if found.exact or not math.isfinite(target):
         seconds = seconds if found.exact else pilot * seconds
         return Enough(1 if found.exact else pilot, 0.0, target, seconds, most, found.exact)

@@ -47,10 +47,10 @@ def diffusion(
     at_least_one(steps=1 if steps is None else steps)
     x = of_one_likelihood(data, "gaussian")
     if x.parts or x.missing or x.likelihood not in _KINDS:
-        why = "some of them are missing" if x.missing else f"x is {x}"
+        why = "some elements are missing" if x.missing else f"there is {x}"
         raise RecipeError(
             f"diffusion models 0 and 1, levels or reals, all of them observed, by a likelihood of "
-            f"its own, but of {data.name} {why}; take the recipe vae, or autoregressive_table."
+            f"its own, but in {data.name} {why}; take the recipe vae, or autoregressive_table."
         )
     top = {"binary": 2, "levels": x.levels}.get(x.kind)
     units = (x.mean, x.std) if top is None else (torch.tensor(0.5 * (top - 1)),) * 2

@@ -114,6 +114,8 @@ def glow(
 
     def make(shape: tuple[int, ...], **base: Any) -> Flow:
         most = most_scales(shape, 4) - 1 if len(shape) == 3 else 0
+        if (scales or 0) > (possible := most_scales(shape, 32) - 1 if len(shape) == 3 else 0):
+            raise ValueError(f"it can be squeezed {possible} times, found scales={scales}.")
         if len(shape) == 3 and not (scales or most) and shape[0] == 1:
             raise ValueError(
                 f"a grey image of {shape[1]} by {shape[2]} pixels has one channel and cannot be "
@@ -170,6 +172,8 @@ def _numbers(data: Data | Description, recipe: str) -> Variable:
     """What is modelled, if a density of it has a meaning."""
     x = of_one_likelihood(data, "gaussian")
     asked = data.options.get("likelihood", "auto")
+    if asked not in ("auto", "gaussian"):
+        raise RecipeError(f"{recipe} is a likelihood itself; leave out --likelihood {asked}.")
     if x.kind == "binary":
         raise RecipeError(
             f"{recipe} is a density of continuous values, and x of {data.name} is 0 and 1, of "
@@ -179,7 +183,7 @@ def _numbers(data: Data | Description, recipe: str) -> Variable:
         )
     if x.parts or x.kind not in ("levels", "counts", "real", "unit", "date"):
         raise RecipeError(
-            f"{recipe} is of numbers of one kind, but x of {data.name} is {x}; take the recipe "
+            f"{recipe} is of numbers of one kind, and {data.name} has {x}; take the recipe "
             f"autoregressive_table for columns of several kinds."
         )
     if x.missing:
@@ -187,8 +191,6 @@ def _numbers(data: Data | Description, recipe: str) -> Variable:
             f"{recipe} needs every element of a row, and some of {data.name} are missing; fill "
             f"them in first (deeplvm impute), or take the recipe autoregressive_table."
         )
-    if asked not in ("auto", "gaussian"):
-        raise RecipeError(f"{recipe} is a likelihood itself; leave out --likelihood {asked}.")
     if math.prod(x.shape) < 2:
         raise RecipeError(f"{recipe} couples elements with each other, but {x} has one alone.")
     return x
