@@ -251,7 +251,7 @@ class Unrolled:
             sites | dict(more or {}),
             (*shape, self.count),
             draw={name: _draw_inside(way) for name, way in (draw or {}).items()},
-            default=self.default,
+            default=None if self.default is None else _draw_inside(self.default),
             missing=self.missing,
             ready={name: self.inside(site, name) for name, site in self.ready.items()},
             previous=self.shifted | dict(previous or {}),

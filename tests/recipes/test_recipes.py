@@ -138,6 +138,12 @@ SMALL: dict[str, tuple[str, dict[str, Any]]] = {
         "attend_infer_repeat",
         {"steps": 2, "latent": 2, "hidden": 6, "window": 4},
     ),
+    "neural_statistician": ("neural_statistician", {"context": 2, "latent": 2, "hidden": (6,)}),
+    "one_shot_generalisation": ("one_shot_generalisation", {"latent": 2, "hidden": (6,)}),
+    "one_shot_generalisation, attended": (
+        "one_shot_generalisation",
+        {"latent": 2, "hidden": (6,), "context": "attended"},
+    ),
     "draw, without attention": (
         "draw",
         {"steps": 2, "latent": 2, "hidden": 6, "attention": False},
@@ -198,14 +204,20 @@ def views() -> Data:
     )
 
 
+@pytest.fixture(scope="module")
+def sets() -> Data:
+    return load("digits", members=3, limit=10)
+
+
 @pytest.fixture(params=SMALL)
 def small(
-    request: Any, digits: Data, table: Data, words: Data, views: Data
+    request: Any, digits: Data, table: Data, words: Data, views: Data, sets: Data
 ) -> tuple[LatentVariableModel, Data]:
     """A small model of a recipe, and data for it."""
     name, options = SMALL[request.param]
     others = dict.fromkeys(("factor_analysis", "gaussian_mixture", "not_miwae"), table)
     others |= dict.fromkeys(("prod_lda", "nvdm", "scvi"), words)
+    others |= dict.fromkeys(("neural_statistician", "one_shot_generalisation"), sets)
     data = others.get(name, views if name == "multimodal_vae" else digits)
     return build(find(name), data, options, 0), data
 
@@ -220,6 +232,8 @@ TRACED_ELSEWHERE = (
     "draw, without attention",
     "convolutional_draw",
     "attend_infer_repeat",
+    "one_shot_generalisation",
+    "one_shot_generalisation, attended",
     "m1_m2",
     "auxiliary_semi_supervised_vae",
     "skip_semi_supervised_vae",

@@ -408,13 +408,16 @@ def save_pictures(
     Args:
         path: Where; written whole or not at all.
         images: Values in the data's own units, shape ``(rows, channels, height, width)``; of other
-            than one or three channels the first is shown.
+            than one or three channels the first is shown. Members of a set, an axis more, stand
+            side by side.
         variable: What they are: the range that black to white stands for.
         columns: Images in a row of the grid; a square if left out.
     """
     from deeplvm.files import write_atomically
     from deeplvm.report.figures.images import grid_png
 
+    if images.dim() == 5:
+        images = images.movedim(1, -2).flatten(-2)
     shown = images if images.shape[1] in (1, 3) else images[:, :1]
     values = shown.detach().cpu().double().numpy()
     grid = grid_png(values, columns=columns, variable=variable, side=_SIDE, opaque=True)

@@ -214,7 +214,9 @@ def _made(
                 f"these columns only (--most-variable)."
             )
         reader, facts, seen = _narrowed_to(reader, facts, seen, columns)
-    reader, facts, seen, told = _laid_out(reader, facts, seen, grey=look.grey)
+    told: tuple[str, ...] = ()
+    if options["members"] is None:  # those of sets have their axes already
+        reader, facts, seen, told = _laid_out(reader, facts, seen, grey=look.grey)
     notes += [*told, *([look.holes] if look.holes else [])]
     shape = seen["test"].shape
     if trained is not None:

@@ -38,6 +38,7 @@ from deeplvm.data.readers.source import Facts, Held, Source, codes_of, room
 from deeplvm.data.readers.tables import Frames, Table, groups_of
 from deeplvm.data.records import SPLITS, Data, Description
 from deeplvm.data.schema import agreed, rules_of, written
+from deeplvm.data.sets import as_sets
 from deeplvm.data.sparse import compressed, is_sparse
 from deeplvm.data.split import divide, limited
 from deeplvm.data.stream import Stream
@@ -68,6 +69,7 @@ def load(
     image_size: int | None = None,
     most_variable: int | None = None,
     keep_labels: int | None = None,
+    members: int | None = None,
     limit: int | None = None,
     stream: Streaming = "auto",
     like: Description | Mapping[str, Any] | None = None,
@@ -111,6 +113,8 @@ def load(
         image_size: Crop each image to its middle square and scale it to this many pixels a side.
         keep_labels: Leave only so many training rows their label, as many of each class as of any
             other or one less, drawn by the seed; the others are then without one.
+        members: Make each row a set of so many rows with the same label, for models of sets; the
+            label is then the set's.
         most_variable: Keep only so many columns of counts, those whose variance is largest
             compared with their mean in the training rows.
         limit: Use at most so many rows of each split.
@@ -150,6 +154,7 @@ def load(
         "image_size": image_size,
         "most_variable": most_variable,
         "keep_labels": keep_labels,
+        "members": members,
         "limit": limit,
         "stream": False,
     }
@@ -181,6 +186,8 @@ def load(
     else:
         found = _opened(path, name, asked, known, stream)
         options["stream"] = not all([isinstance(each, Held) for each in found.values()])
+    if options["members"] is not None:
+        found = as_sets(found, options["members"], options["seed"], name)
     return assembled(completed(found, name, known), name, options, known)
 
 
@@ -632,7 +639,7 @@ def _check_options(options: Mapping[str, Any]) -> None:
             f"--binarize makes 0 and 1, whose likelihood is bernoulli, not "
             f"{options['likelihood']}; leave out one of the two."
         )
-    for name in ("limit", "most_variable", "keep_labels"):
+    for name in ("limit", "most_variable", "keep_labels", "members"):
         if options[name] is not None and options[name] < 1:
             flag = name.replace("_", "-")
             raise DataError(f"--{flag} {options[name]}: at least 1 is needed.")

@@ -116,8 +116,9 @@ class Description:
 
     @property
     def picture(self) -> Variable | None:
-        """The first variable of which a row is an image."""
-        return next((each for each in self.variables.values() if each.is_image), None)
+        """The first variable of which a row is an image, or a set of images."""
+        dims = (3, 4) if self.options.get("members") else (3,)
+        return next((e for e in self.variables.values() if len(e.shape) in dims), None)
 
     @property
     def label(self) -> Variable | None:

@@ -62,6 +62,7 @@ from deeplvm.recipes.semi_supervised import (
     skip_semi_supervised_vae,
     variational_fair_autoencoder,
 )
+from deeplvm.recipes.sets import neural_statistician, one_shot_generalisation
 from deeplvm.recipes.tables import autoregressive_table, gaussian_mixture, mixture_model, table_vae
 from deeplvm.recipes.topics import nvdm, prod_lda
 
@@ -99,6 +100,8 @@ PUBLISHED = (
     "draw",
     "convolutional_draw",
     "attend_infer_repeat",
+    "neural_statistician",
+    "one_shot_generalisation",
     "m1",
     "semi_supervised_vae",
     "m1_m2",
@@ -174,10 +177,12 @@ __all__ = [
     "multimodal_vae",
     "nade",
     "name_of",
+    "neural_statistician",
     "nice",
     "normalizing_flow_vae",
     "not_miwae",
     "nvdm",
+    "one_shot_generalisation",
     "pixel_cnn",
     "pixel_cnn_pp",
     "pixel_rnn",
