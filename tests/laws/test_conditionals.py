@@ -34,6 +34,7 @@ from deeplvm.conditionals import (
     Laplace,
     LowRankGaussian,
     Mixture,
+    MixtureDensity,
     NegativeBinomial,
     OneHot,
     Ordinal,
@@ -250,6 +251,7 @@ MEMBERS: dict[str, Member] = {
         moments=False,
         traced=False,
     ),
+    "MixtureDensity": Member(lambda s, n: MixtureDensity(s, n, components=3)),
     "Mixture, free weights": flow(
         lambda s, n: Mixture([Gaussian(s, n), Gaussian(s, MLP(5, 3, activation=nn.Tanh))])
     ),

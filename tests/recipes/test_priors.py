@@ -23,7 +23,9 @@ from deeplvm.data.records import Description
 from deeplvm.evaluation import elbo_surgery
 from deeplvm.evaluation.latents.pairwise import scores_of
 from deeplvm.gradients import Enumerated
+from deeplvm.learning.wake_sleep import wake_sleep
 from deeplvm.networks import MLP
+from deeplvm.training import fit
 from deeplvm.training.checkpoint import load_model_into, save_model
 
 SMALL: dict[str, Any] = {"latent": 3, "hidden": (8,)}
@@ -54,7 +56,7 @@ def first_rows(model: LatentVariableModel, data: Data, number: int = 5) -> dict[
 REAL = [name for name in known() if name not in ("bernoulli", "boltzmann")]
 
 
-@pytest.mark.parametrize("name", REAL)
+@pytest.mark.parametrize("name", [*REAL, "autoregressive(width=8, components=3)"])
 def test_a_recipe_takes_it(name: str, digits: Data) -> None:
     """The bound is finite, every parameter gets a gradient, and rows can be drawn."""
     torch.manual_seed(0)
@@ -244,9 +246,18 @@ def test_what_there_is_not_is_said(text: str, said: str, digits: Data) -> None:
         recipes.vae(digits, prior=text, **SMALL)
 
 
+def test_phases_that_move_q_alone_are_refused(digits: Data) -> None:
+    """All of q is p's too; each phase that follows the gradient of both goes on."""
+    model = recipes.vae(digits, prior="vamp(components=3)", **SMALL)
+    with pytest.raises(ValueError, match=r"parameters of q\(z \| x\) are p's as well"):
+        fit(model, digits, epochs=1, phases=wake_sleep(model), batch_size=10)
+
+
 def test_a_prior_of_other_values_is_refused(digits: Data) -> None:
     with pytest.raises(ValueError, match="boltzmann is of binary units, and these latents are re"):
         recipes.vae(digits, prior="boltzmann", **SMALL)
+    with pytest.raises(ValueError, match="components of an autoregressive prior are of real"):
+        recipes.sigmoid_belief_network(digits, prior="autoregressive(components=2)")
     with pytest.raises(ValueError, match="take one of bernoulli, boltzmann, autoregressive"):
         recipes.sigmoid_belief_network(digits, prior="maf")
 

@@ -21,7 +21,7 @@ from deeplvm.conditionals.gaussian_process import GaussianProcess
 from deeplvm.conditionals.hamiltonian import Hamiltonian
 from deeplvm.conditionals.local import Local
 from deeplvm.conditionals.masks import SelfMasking, WithMask
-from deeplvm.conditionals.mixture import GaussianMixture, Mixture, Stratified
+from deeplvm.conditionals.mixture import GaussianMixture, Mixture, MixtureDensity, Stratified
 from deeplvm.conditionals.multivariate import FullCovarianceGaussian, LowRankGaussian
 from deeplvm.conditionals.present import IfPresent, Presence
 from deeplvm.conditionals.products import PrecisionWeighted, ProductOfExperts
@@ -61,6 +61,7 @@ __all__ = [
     "LowRankGaussian",
     "MeanField",
     "Mixture",
+    "MixtureDensity",
     "Multinomial",
     "NegativeBinomial",
     "OneHot",

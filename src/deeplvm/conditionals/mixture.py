@@ -7,7 +7,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Size, Tensor, nn
-from torch.distributions import Distribution
+from torch.distributions import (
+    Categorical,
+    Distribution,
+    Independent,
+    MixtureSameFamily,
+    Normal,
+)
 
 from deeplvm.conditionals.heads import (
     Head,
@@ -90,6 +96,58 @@ class GaussianMixture(nn.Module):
     def embed(self, value: Tensor) -> Tensor:
         """The value as other networks see it: standardised where it has units."""
         return standardised(self.units, value)
+
+
+class MixtureDensity(nn.Module):
+    r"""Independent elements, each a mixture of Gaussians of its own.
+
+    .. math:: p(x) = \prod_i \sum_k w_{ik}\, N(x_i; \mu_{ik}, \sigma_{ik}^2)
+
+    Elements of :class:`~deeplvm.conditionals.Autoregressive` that may have several modes. It has
+    no reparameterised draw.
+
+    Args:
+        shape: the event shape.
+        network: maps the parents to features; ``None`` for free parameters.
+        components: how many Gaussians an element.
+        minimum_scale: the lower bound of a standard deviation.
+
+    Shape:
+        Parents of leading shape ``(*particles, batch)`` give that batch shape, event ``shape``.
+
+    Mixture Density Networks (Bishop, 1994), https://publications.aston.ac.uk/id/eprint/373/
+
+    Examples:
+        >>> MixtureDensity(3, components=2)().log_prob(torch.zeros(5, 3)).shape
+        torch.Size([5])
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        network: Network = None,
+        *,
+        components: int = 2,
+        minimum_scale: float = 1e-3,
+    ) -> None:
+        super().__init__()
+        owner = "MixtureDensity"
+        self.event_shape = event_shape_of(shape, owner)
+        self.components = at_least(components, 1, owner, "components")
+        self.minimum_scale = minimum_scale
+        self.head = Head(network, self.event_shape, 3 * components, owner)
+        # apart from each other: components that start alike would stay alike
+        for index in range(components):
+            self.head.start_at(2.0 * (index + 0.5) / components - 1.0, components + index)
+
+    def forward(self, *parents: Tensor) -> Independent:
+        raw = self.head(*parents)
+        dims = len(self.event_shape)
+        logits, loc, scale = raw.movedim(-1 - dims, -1).chunk(3, -1)
+        each = Normal(loc, positive(scale, self.minimum_scale), validate_args=False)
+        weights = Categorical(logits=logits, validate_args=False)
+        elements = MixtureSameFamily(weights, each, validate_args=False)
+        return Independent(elements, dims, validate_args=False)
 
 
 class Mixture(nn.Module):

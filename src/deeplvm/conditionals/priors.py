@@ -12,6 +12,7 @@ from deeplvm.conditionals import (
     Bernoulli,
     Gaussian,
     GaussianMixture,
+    MixtureDensity,
     Resampled,
     RestrictedBoltzmannMachine,
     StandardNormal,
@@ -115,16 +116,28 @@ def autoregressive(
     *,
     width: Annotated[int, Bounds(1, 65_536)] = 128,
     blocks: Count = 1,
+    components: Annotated[int, Bounds(1, 1_000)] = 1,
 ) -> Autoregressive:
     """Each element given those before it; scored in one pass, drawn in one each.
 
     Args:
         shape: Of z.
-        elements: A conditional of independent elements without a network; Gaussian by default.
+        elements: A conditional of independent elements without a network; Gaussian by default,
+            or of several ``components`` a mixture of Gaussians.
         width: Units of each layer of the masked network.
         blocks: Its residual blocks, of two layers each.
+        components: Gaussians of each element, where it is a real number.
+
+    Raises:
+        ValueError: Several components are asked for of units that are no real numbers.
     """
-    elements = Gaussian(shape) if elements is None else elements
+    if elements is None:
+        mixed = components > 1
+        elements = MixtureDensity(shape, components=components) if mixed else Gaussian(shape)
+    elif components > 1:
+        raise ValueError(
+            "components of an autoregressive prior are of real numbers; leave it out."
+        )
     return Autoregressive(elements, width=width, blocks=blocks, any_order=False)
 
 
