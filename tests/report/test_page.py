@@ -303,6 +303,19 @@ def test_two_latent_dimensions_have_a_plane() -> None:
     assert "The plane of the latent" in page
 
 
+def test_the_plane_of_a_latent_is_where_its_prior_is() -> None:
+    """A learned prior that has moved: the middle of the plane is its own."""
+    prior = Gaussian(2, scale=0.1)
+    prior.head.start_at(torch.tensor([5.0, -3.0]))
+    decoder = Gaussian((1, 8, 8), MLP(2), scale=1.0)
+    model = LatentVariableModel(
+        Joint({"z": prior, "x | z": decoder}), Joint({"z | x": Gaussian(2, MLP((1, 8, 8)))})
+    )
+    plane = Material(model, load("digits")).manifold("z", 5)
+    middle = decoder(torch.tensor([[5.0, -3.0]])).mean.detach()
+    assert torch.allclose(plane[12], middle[0], atol=0.05)
+
+
 def test_a_likelihood_without_a_mean_is_shown_by_draws() -> None:
     """As a flow has none: the page says that its pictures are draws."""
 

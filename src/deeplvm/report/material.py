@@ -12,8 +12,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from deeplvm.conditionals import StandardNormal
+from deeplvm.core.draws import Sampled
+from deeplvm.core.joint import owner_of
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.distributions.centre import centre, has_centre, typical
+from deeplvm.evaluation.latents.aggregate import prior_of
 from deeplvm.evaluation.latents.latent_use import flat
 from deeplvm.evaluation.latents.posterior_means import is_discrete
 from deeplvm.inference.compression import AtCentre
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
 STEPS = 11
 _FEW = 500  # rows; with fewer a scatter shows little
 _DRAWS = 32  # for a mean that has no closed form
+_PRIOR = 4_000  # draws, by which its quantiles are known to a hundredth
 _REACH = 2.5  # standard deviations to each side: 98.8 % of a normal
 
 
@@ -190,12 +195,20 @@ class Material:
     def manifold(self, name: str, side: int) -> Tensor:
         """Means of x over the plane of a latent of two dimensions, ``(side * side, *event)``.
 
-        In each direction the steps are equal in the probability of a standard normal.
+        In each direction the steps are equal in the probability of the prior, by draws where it is
+        no standard normal.
         """
         with self._drawing():
             _, means, _ = self._posterior(self.first(1))
-            steps = torch.special.ndtri(torch.linspace(0.02, 0.98, side, dtype=torch.float64))
-            plane = torch.cartesian_prod(-steps, steps).flip(1).to(means[name])
+            levels = torch.linspace(0.02, 0.98, side, dtype=torch.float64)
+            steps = torch.special.ndtri(levels)[:, None].expand(-1, 2)
+            if not isinstance(owner_of(self.model.p, name), StandardNormal):
+                prior = prior_of(self.model, [name])
+                given = {n: v for n, v in self.conditions(_PRIOR).items() if n in prior.inputs}
+                drawn = prior(given, (_PRIOR,), default=Sampled())[name].value
+                steps = drawn.flatten(1).double().cpu().quantile(levels, 0)
+            across, up = steps.unbind(1)
+            plane = torch.cartesian_prod(up.flip(0), across).flip(1).to(means[name])
             given = self.conditions(len(plane)) | {name: plane.view(-1, *means[name].shape[1:])}
             site = self.model.p(given, (len(plane),), default=AtCentre())[self.name]
             return site.value.cpu().clone()
