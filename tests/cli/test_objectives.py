@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from deeplvm import objectives
+from deeplvm.cli.options import written
 from deeplvm.registry import known, meant
 from deeplvm.training.measure import name_of
 
@@ -75,3 +77,19 @@ def test_fit_with_one(deeplvm: Callable[..., Any], csv: Path) -> None:
     assert outcome.code == 0, outcome.err
     (record,) = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
     assert record["train"]["renyi"] >= record["train"]["elbo"]
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        objectives.SoftFreeBits({"z": 5.0}),
+        objectives.SoftFreeBits({"z": 5.0, "w": [1.0, 2.0]}, tolerance=0.1),
+        objectives.GrowingCapacity(capacity=3.0),
+        objectives.Constrained(most=2.0),
+    ],
+)
+def test_an_objective_that_a_recipe_brings_is_written_as_it_is_read(objective: Any) -> None:
+    again = meant("objective", written(objective))
+    assert type(again) is type(objective)
+    assert written(again) == written(objective)
+    torch.testing.assert_close(again.state_dict(), objective.state_dict())

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from cyclopts import Group, Parameter, Token, convert
 from docstring_parser import parse
 
-from deeplvm.registry import KINDS, Bounds, choices, hint_of, why
+from deeplvm.registry import KINDS, Bounds, choices, hint_of, in_snake_case, why
 
 # What can be written as one word.
 _WORDS = (int, float, str, bool, Path)
@@ -133,6 +133,11 @@ def written(default: Any) -> Any:
     if isinstance(default, functools.partial):
         options = ", ".join([f"{key}={value!r}" for key, value in default.keywords.items()])
         return f"{default.func.__name__}({options})"
+    if hasattr(default, "named_buffers"):  # an objective with a state, by what it was made with
+        parameters = inspect.signature(type(default)).parameters.values()
+        made = {each.name: (getattr(default, each.name), each.default) for each in parameters}
+        said = [f"{key}={value!r}" for key, (value, usual) in made.items() if value != usual]
+        return f"{in_snake_case(type(default).__name__)}({', '.join(said)})"
     if isinstance(default, list):
         return tuple(default)
     is_word = default is None or isinstance(default, (*_WORDS, tuple))

@@ -107,7 +107,7 @@ class SoftFreeBits(nn.Module):
         super().__init__()
         if not targets:
             raise ValueError("SoftFreeBits expects a target by name, as in {'z': 3.0} nats.")
-        self.names = tuple(targets)
+        self.targets, self.names = dict(targets), tuple(targets)
         self.tolerance, self.largest = tolerance, largest
         for name, target in targets.items():
             value = torch.as_tensor(target, dtype=torch.get_default_dtype())
