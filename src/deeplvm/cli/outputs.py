@@ -16,6 +16,7 @@ from deeplvm.core.joint import Factored
 from deeplvm.core.values import NamedRows
 from deeplvm.distributions.centre import centre, has_centre
 from deeplvm.inference.rows import Measure, Names, Tensors, for_rows
+from deeplvm.inference.temperature import sample_at
 from deeplvm.randomness import RowNoise, drawing
 
 if TYPE_CHECKING:
@@ -43,12 +44,15 @@ def sampled(
     mean: bool | None,
     label: str | None = None,
     masks: Sequence[str] = (),
+    temperature: float = 1.0,
+    likelihood_temperature: float = 1.0,
 ) -> dict[str, Tensor]:
     """Draws of the variables: of p(x | z), or its mean (``None``: if known), at draws of z.
 
     A model of x given a label gets the labels in turn, or the one label named; one of x and its
     label draws it, or has the one named. They are returned as ``y``. With ``masks``, names of p
-    that say which values are there, those are drawn too.
+    that say which values are there, those are drawn too. Temperatures are those of
+    :func:`~deeplvm.inference.sample_at`.
 
     Raises:
         ValueError: If the model has inputs other than a label, or there is no such label.
@@ -82,7 +86,10 @@ def sampled(
         turns = torch.tensor(list(numbers), device=device)
         given["y"] = turns[torch.arange(rows, device=device) % len(turns)]
     with drawing(seed):
-        trace = model.sample(rows, given)
+        trace = sample_at(
+            model, rows, given, temperature=temperature,
+            likelihood_temperature=likelihood_temperature,
+        )  # fmt: skip
         names = [name for name in (*description.variables, *masks) if name in trace]
         names += ["y"] if "y" in model.p.names and description.classes else []
         values = {

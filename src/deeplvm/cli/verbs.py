@@ -26,7 +26,7 @@ from deeplvm.cli.console import (
 from deeplvm.cli.options import Particles, whole
 from deeplvm.cli.parallel import by_first, data_of, model_of, together
 from deeplvm.parallel.processes import processes
-from deeplvm.registry import Bounds
+from deeplvm.registry import Bounds, Positive
 
 Folder = Annotated[Path, Parameter(help="A RUN folder, which deeplvm fit made.")]
 Model = Annotated[
@@ -265,6 +265,8 @@ def sample(
     label: str | None = None,
     given: str | None = None,
     holes: bool = False,
+    temperature: Positive = 1.0,
+    likelihood_temperature: Positive | None = None,
     device: Device = "auto",
     trust: Trust = False,
 ) -> None:
@@ -283,6 +285,10 @@ def sample(
             are drawn given these.
         holes: Leave values out where a training row, chosen at random, has none; or as the model
             says, if it is one of what is missing.
+        temperature: Of every layer of latents: their standard deviations are multiplied by it, of
+            a flow its noise, logits of discrete ones divided; below 1 draws are more alike.
+        likelihood_temperature: Of the draw of x given the latents, in the same way; pictures are
+            then draws and not means.
     """
     from deeplvm.cli.outputs import (
         PICTURES,
@@ -305,6 +311,16 @@ def sample(
     if holes and (picture or mean or given is not None):
         other = f"-o {output}" if picture else "--mean" if mean else "--given"
         raise ValueError(f"--holes is of rows of a table that are drawn whole; {other} is not.")
+    if likelihood_temperature is not None and mean:
+        raise ValueError(
+            "--mean writes means of p(x | z), which are not drawn, so that they have no "
+            "--likelihood-temperature; leave out one of the two."
+        )
+    if given is not None and not temperature == (likelihood_temperature or 1.0) == 1.0:
+        raise ValueError(
+            "--given draws what is not known from its posterior, which has no temperature; leave "
+            "it out."
+        )
     if given is not None:
         from deeplvm.cli.missing import sampled_given
 
@@ -325,9 +341,13 @@ def sample(
             opened.description,
             rows,
             seed=seed,
-            mean=None if picture and mean is None else bool(mean),
+            mean=None
+            if picture and mean is None and likelihood_temperature is None
+            else bool(mean),
             label=label,
             masks=[f"{name}_observed" for name in opened.description.variables if holes],
+            temperature=temperature,
+            likelihood_temperature=likelihood_temperature or 1.0,
         )
     if holes:
         values = _with_holes(values, opened.data, rows, seed)

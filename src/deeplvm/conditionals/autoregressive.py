@@ -13,6 +13,7 @@ from deeplvm.conditionals.columns import Columns
 from deeplvm.conditionals.heads import Head, Network, shown
 from deeplvm.conditionals.local import corrected, heads_of
 from deeplvm.core.trace import score
+from deeplvm.distributions.temperature import tempered
 from deeplvm.networks.causal import AnyOrder, Causal, listed
 from deeplvm.networks.features import out_shape_of
 from deeplvm.networks.masked import MaskedNetwork
@@ -244,6 +245,7 @@ class AutoregressiveDistribution(Distribution):
 
     arg_constraints = {}  # noqa: RUF012 - torch's own form
     has_rsample = False
+    temperature = 1.0  # of each element's draw
 
     def __init__(
         self, owner: Autoregressive, context: Tensor | None, batch_shape: Size, orders: Tensor
@@ -324,7 +326,7 @@ class AutoregressiveDistribution(Distribution):
         with torch.no_grad():
             given = owner.steps(self._lead(value), positions, context)
             for place in range(first, owner.keys.shape[-1]):
-                drawn = given(value, place).sample()
+                drawn = tempered(given(value, place), self.temperature).sample()
                 here = owner.of_values(positions == place)
                 here = here if later is None else here & later
                 value = torch.where(here, drawn.to(value.dtype), value)

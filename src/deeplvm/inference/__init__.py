@@ -14,6 +14,7 @@ from deeplvm.inference.imputation import Imputation, impute
 from deeplvm.inference.posterior import PosteriorDraws, sample_posterior
 from deeplvm.inference.refinement import Refined, localised, refine
 from deeplvm.inference.semi_amortised import SemiAmortised
+from deeplvm.inference.temperature import Tempered, sample_at
 
 __all__ = [
     "ClassProbabilities",
@@ -23,6 +24,7 @@ __all__ = [
     "PosteriorDraws",
     "Refined",
     "SemiAmortised",
+    "Tempered",
     "bulk_effective_size",
     "class_probabilities",
     "complete",
@@ -33,6 +35,7 @@ __all__ = [
     "pareto_k",
     "rank_normalised_split_rhat",
     "refine",
+    "sample_at",
     "sample_posterior",
     "tail_effective_size",
 ]
