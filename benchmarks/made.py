@@ -54,7 +54,7 @@ RUNS = {
     "static": Run(
         "one layer of 500 units with direct connections, one order", 10, -91.2,
         model={"hidden": (500,)},
-        training={"epochs": 150, "batch_size": 100, "weight_decay": 0.05},
+        training={"epochs": 150, "batch_size": 100, "weight_decay": 0.02},
     ),
     "dynamic": Run(
         "one layer of 8,000 units with direct connections, one order", 60, -85.2,

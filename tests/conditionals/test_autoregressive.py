@@ -16,8 +16,10 @@ from deeplvm.conditionals import (
     Bernoulli,
     Categorical,
     Columns,
+    Dirichlet,
     FullCovarianceGaussian,
     Gaussian,
+    Multinomial,
     NegativeBinomial,
     OneHot,
     Ordinal,
@@ -229,7 +231,13 @@ def test_it_learns_what_a_product_cannot() -> None:
 
 @pytest.mark.parametrize(
     "conditional",
-    [lambda: StandardNormal(3), lambda: FullCovarianceGaussian(2), lambda: Gaussian(2, MLP(3, 4))],
+    [
+        lambda: StandardNormal(3),
+        lambda: FullCovarianceGaussian(2),
+        lambda: Gaussian(2, MLP(3, 4)),
+        lambda: Multinomial(3, total=5),  # its elements share a constant
+        lambda: Dirichlet(3),
+    ],
 )
 def test_what_is_not_a_conditional_of_free_elements_is_refused(conditional: object) -> None:
     with pytest.raises(ValueError, match="independent elements depend on each other"):

@@ -12,7 +12,7 @@ from torch.distributions import Distribution, constraints
 from deeplvm.conditionals.columns import Columns
 from deeplvm.conditionals.heads import Head, Network, shown
 from deeplvm.conditionals.local import corrected, heads_of
-from deeplvm.core.trace import score
+from deeplvm.core.trace import base_of, score
 from deeplvm.distributions.temperature import tempered
 from deeplvm.networks.causal import AnyOrder, Causal, listed
 from deeplvm.networks.features import out_shape_of
@@ -424,6 +424,8 @@ def _layout(conditional: nn.Module, numbers: int) -> tuple[list[Head], Tensor, T
             len(own) != 1
             or own[0].network is not None
             or own[0].event_shape.numel() != len(places.unique())
+            # numbers that share a constant, as those of a simplex, unless they are one element
+            or (base_of(part()).event_shape and not hasattr(part, "element"))
         ):
             raise ValueError(
                 f"Autoregressive makes independent elements depend on each other: it expects a "

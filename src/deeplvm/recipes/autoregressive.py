@@ -34,18 +34,19 @@ def made(
     MADE: Masked Autoencoder for Distribution Estimation (Germain et al., 2015),
     https://arxiv.org/abs/1502.03509
 
-    Without hidden layers (``--hidden ()``) it is a fully visible sigmoid belief network. Data with
+    Without hidden layers (``--hidden 0``) it is a fully visible sigmoid belief network. Data with
     holes are for autoregressive_table, which serves any order.
 
     Args:
         data: What is modelled; its kind decides the likelihood.
-        hidden: Widths of the hidden layers.
+        hidden: Widths of the hidden layers; 0 alone for none.
         direct: Whether outputs read inputs directly too.
         orders: Trained in turn and averaged where rows are measured; the first is the data's.
     """
+    hidden = () if tuple(hidden) == (0,) else hidden
     at_least_one(hidden=hidden, orders=orders)
     if not hidden and not direct:
-        raise RecipeError("made without hidden layers reads nothing; take --direct.")
+        raise RecipeError("made without hidden layers reads nothing; leave out --no-direct.")
     return one_after_another(data, partial(MADE, hidden=hidden, direct=direct, orders=orders))
 
 
