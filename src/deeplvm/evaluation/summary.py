@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -485,31 +485,63 @@ def likelihood_warnings(estimate: ImportanceEstimate) -> list[str]:
 
 
 def collapse_warnings(use: Mapping[str, LatentUse]) -> list[str]:
-    """Which latents carry nothing about a row, in words."""
+    """Which latents carry nothing about a row, in words; many of a kind in one sentence."""
+    kinds: dict[Callable[[list[LatentUse]], str], list[LatentUse]] = {}
+    for latent in use.values():
+        active, of = latent.active_units, latent.dimensions
+        if latent.collapsed:
+            kinds.setdefault(_costly if latent.kl >= LITTLE else _dead, []).append(latent)
+        elif active is not None and 2 * active <= of > 1:
+            kinds.setdefault(_partly, []).append(latent)
     found = []
-    for name, latent in use.items():
-        if latent.collapsed and latent.kl >= LITTLE:
-            found.append(
-                f"In none of the {latent.dimensions} dimensions of {name} does the posterior mean "
-                f"vary over the data by more than {ACTIVE:g}, and yet it costs {latent.kl:.1f} "
-                f"nats: each says very little, or the posterior is the same for all rows and not "
-                f"the prior. Train longer, or try a smaller {name}."
-            )
-        elif latent.collapsed:
-            found.append(
-                f"{name} has collapsed: in none of its {latent.dimensions} dimensions does the "
-                f"posterior mean vary over the data by more than {ACTIVE:g}, so the model ignores "
-                f"it. Try free bits, a slower rise of the KL weight, or a weaker likelihood "
-                f"network."
-            )
-        elif latent.active_units is not None and 2 * latent.active_units <= latent.dimensions > 1:
-            found.append(
-                f"Only {latent.active_units} of the {latent.dimensions} dimensions of {name} are "
-                f"active; the others stay at the prior. If the held-out bound has settled, a "
-                f"smaller {name} would do as well; if more should be used, try free bits, a "
-                f"slower rise of the KL weight, or longer training."
-            )
+    for said, latents in kinds.items():
+        few = len(latents) <= _FEW_LATENTS
+        found += [said([each]) for each in latents] if few else [said(latents)]
     return found
+
+
+_FEW_LATENTS = 3  # of which each has a sentence of its own
+
+
+def _names(latents: list[LatentUse]) -> str:
+    *others, last = [each.name for each in latents]
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def _dimensions(latents: list[LatentUse]) -> int:
+    return sum([each.dimensions for each in latents])
+
+
+def _costly(latents: list[LatentUse]) -> str:
+    one, names, cost = len(latents) == 1, _names(latents), sum([each.kl for each in latents])
+    return (
+        f"In none of the {_dimensions(latents)} dimensions of {names} does "
+        f"the posterior mean vary over the data by more than {ACTIVE:g}, and yet "
+        f"{'it costs' if one else 'they cost'} {cost:.1f} nats: each says very little, or the "
+        f"posterior is the same for all rows and not the prior. Train longer, or try "
+        f"{f'a smaller {names}' if one else 'fewer or smaller ones'}."
+    )
+
+
+def _dead(latents: list[LatentUse]) -> str:
+    one = len(latents) == 1
+    return (
+        f"{_names(latents)} {'has' if one else 'have'} collapsed: in none of "
+        f"{'its' if one else 'their'} {_dimensions(latents)} dimensions does the posterior mean "
+        f"vary over the data by more than {ACTIVE:g}, so the model ignores "
+        f"{'it' if one else 'them'}. Try free bits, a slower rise of the KL weight, or a weaker "
+        f"likelihood network."
+    )
+
+
+def _partly(latents: list[LatentUse]) -> str:
+    names, active = _names(latents), sum([each.active_units or 0 for each in latents])
+    return (
+        f"Only {active} of the {_dimensions(latents)} dimensions of {names} are "
+        f"active; the others stay at the prior. If the held-out bound has settled, "
+        f"{f'a smaller {names}' if len(latents) == 1 else 'smaller ones'} would do as well; if "
+        f"more should be used, try free bits, a slower rise of the KL weight, or longer training."
+    )
 
 
 def _rows_warning(rows: int) -> list[str]:

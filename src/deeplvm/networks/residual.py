@@ -69,7 +69,7 @@ class Residual(nn.Module):
 class ResidualNetwork(nn.Module):
     r"""Maps of one size joined, brought to the size of the result, and sent through blocks.
 
-    .. math:: h_0 = r\bigl(m_1 + \textstyle\sum_{i > 1} W_i m_i\bigr), \qquad
+    .. math:: h_0 = r\bigl(m_1 + s \textstyle\sum_{i > 1} W_i m_i\bigr), \qquad
               h_k = h_{k-1} + s\, f_k(h_{k-1})
 
     The first map is carried on as it is, where it has as many channels as the result, so that a
@@ -81,7 +81,9 @@ class ResidualNetwork(nn.Module):
         in_shapes: the shape of each parent, ``(channels, height, width)``, all of one size.
         out_shape: the shape of the result: of that size, half or twice as high and wide.
         blocks: how many residual blocks; without any it only joins and resizes.
-        gated, activation, convolution, width, scale: of the blocks; see :class:`Residual`.
+        gated, activation, convolution, width: of the blocks; see :class:`Residual`.
+        scale: s, of the blocks and of what joins; one over the root of the depth for a deep stack,
+            whose variance would grow from network to network.
 
     Shape:
         Parents ``(*particles, batch, *in_shapes[i])`` that broadcast give
@@ -111,6 +113,7 @@ class ResidualNetwork(nn.Module):
         super().__init__()
         self.in_shapes = [tuple(shape) for shape in in_shapes]
         self.out_shape = tuple(out_shape)
+        self.scale = scale
         channels, *to = self.out_shape
         sizes = {shape[1:] for shape in self.in_shapes}
         if len(sizes) != 1:
@@ -140,6 +143,17 @@ class ResidualNetwork(nn.Module):
         )
         self.layers.extend([block(scale=scale) for _ in range(blocks)])
 
+    @staticmethod
+    @torch.no_grad()
+    def initialization(head: nn.Linear | nn.Conv2d) -> None:
+        """A conditional's map to its own parameters starts near zero.
+
+        So latents start near a standard normal in q and in p alike, however deep the path.
+        """
+        head.weight.mul_(0.1)
+        if head.bias is not None:
+            nn.init.zeros_(head.bias)
+
     def forward(self, *maps: Tensor) -> Tensor:
         """The features, shape ``(*particles, batch, *out_shape)``."""
         found = [tuple(each.shape[-3:]) for each in maps]
@@ -149,7 +163,7 @@ class ResidualNetwork(nn.Module):
             )
         features = _last(self.joined[0], maps[0])
         for layer, each in zip(self.joined[1:], maps[1:], strict=True):
-            features = features + _last(layer, each)
+            features = torch.add(features, _last(layer, each), alpha=self.scale)
         return _last(self.layers, features) if len(self.layers) else features
 
 

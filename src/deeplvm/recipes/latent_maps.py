@@ -34,8 +34,9 @@ from deeplvm.training.schedules import linear
 @trained_with(
     objective=partial(free_bits, minimum=0.5),
     optimizer="adamax",
-    learning_rate=3e-3,
+    learning_rate=5e-3,
     schedule="cosine",
+    clip=200.0,
     averaging=0.999,
 )
 @given_label
@@ -79,7 +80,7 @@ def convolutional_ladder_vae(
             entrance(x.shape, network([at[0]], at[0])),
             *[network([at[n], z[n]][: 1 + drawn], at[n + 1]) for n in range(layers - 1)],
         ],
-        down=descent(network, at, z),
+        down=descent(partial(network, scale=layers**-0.5), at, z),
         priors=[*[Gaussian(z[n], same(at[n])) for n in range(layers - 1)], Gaussian(z[-1])],
         posteriors=[
             Gaussian(z[n], network([at[n]] * (1 + (merged and n + 1 < layers)), at[n], blocks=1))
@@ -201,7 +202,7 @@ def biva(
             entrance(x.shape, network([at[0]], at[0])),
             *[network([at[n], z[n]], at[n + 1]) for n in below],
         ],
-        down=descent(network, at, z, second=True),
+        down=descent(partial(network, scale=layers**-0.5), at, z, second=True),
         priors=[*[Gaussian(z[n], same(at[n])) for n in below], Gaussian(z[-1])],
         posteriors=[
             *[Gaussian(z[n], network([at[n], at[n]], at[n])) for n in below],
@@ -213,15 +214,15 @@ def biva(
     )
 
 
-# The weight of the divergence starts near zero, the weights are averaged, and a step whose
-# gradient is out of all proportion is left out, as in all code for very deep ones.
+# The weight of the divergence starts near zero, weights are averaged, long gradients shortened
+# and those out of all proportion left out, as in all code for very deep ones.
 @trained_with(
     optimizer="adamax",
     learning_rate=2e-3,
     schedule="cosine",
-    kl_weight=linear(5, start=1e-4),
+    kl_weight=linear(5, start=0.01),
     clip=200.0,
-    skip=5000.0,
+    skip=1e6,
     averaging=0.999,
 )
 @given_label
@@ -238,10 +239,10 @@ def very_deep_vae(
     Very Deep VAEs Generalize Autoregressive Models and Can Outperform Them on Images (Child,
     2021), https://arxiv.org/abs/2011.10650
 
-    Blocks of two narrow convolutions between 1x1 ones, each scaled down by the depth; the layers
-    of a size read one map of the encoder. Scales are softplus functions, which stay finite where
-    exponentials overflow: Efficient-VDVAE: Less is more (Hazami et al., 2022),
-    https://arxiv.org/abs/2203.13751
+    Blocks of two narrow convolutions between 1x1 ones, on the way down scaled by one over the root
+    of the depth; the layers of a size read one map of the encoder. Scales are softplus functions,
+    which stay finite where exponentials overflow: Efficient-VDVAE: Less is more (Hazami et al.,
+    2022), https://arxiv.org/abs/2203.13751
 
     Args:
         data: Images; their kind decides the likelihood.
@@ -255,9 +256,7 @@ def very_deep_vae(
     """
     at_least_one(layers=layers, latent=latent, channels=channels, width=width)
     x = image_of(data, "very_deep_vae")
-    network = partial(
-        ResidualNetwork, gated=False, activation=nn.SiLU, width=width, scale=layers**-0.5
-    )
+    network = partial(ResidualNetwork, gated=False, activation=nn.SiLU, width=width)
     at, z = sizes(x.shape, layers, channels), sizes(x.shape, layers, latent)
     stages = list(dict.fromkeys(at))
     return hierarchy(
@@ -266,7 +265,7 @@ def very_deep_vae(
             entrance(x.shape, network([at[0]], at[0], blocks=2)),
             *[network([a], b, blocks=2) for a, b in pairwise(stages)],
         ],
-        down=descent(network, at, z),
+        down=descent(partial(network, scale=layers**-0.5), at, z),
         priors=[
             *[Gaussian(z[n], network([at[n]], at[n])) for n in range(layers - 1)],
             Gaussian(z[-1]),

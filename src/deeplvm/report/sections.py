@@ -435,8 +435,17 @@ def _manifold(subject: Subject) -> Iterator[Section]:
 
 
 def _latents(subject: Subject) -> Iterator[Section]:
-    shown = []
+    shown, most_used = [], sorted(subject.use, key=lambda n: -subject.use[n]["kl"])[:_LATENTS]
+    if len(subject.use) > _LATENTS:
+        alive = [bool(use["active_units"]) for use in subject.use.values()]
+        bars = latents.dimension_bars(
+            "", [use["kl"] for use in subject.use.values()], alive, "KL, nats", [*subject.use]
+        )
+        caption = f"The divergence of each of {len(subject.use)} latents; grey ones are not "
+        shown.append((bars, caption + f"active. Below, the {_LATENTS} with the largest."))
     for name, use in subject.use.items():
+        if name not in most_used:
+            continue
         variance = flat(use["variance_of_posterior_mean"] or [])
         if len(variance) < 2:
             continue
@@ -509,6 +518,7 @@ _PARTS: dict[str, Callable[[Subject], Iterator[Section]]] = {
     "The latent space": _space,
     "Diagnosis": _diagnosed,
 }
+_LATENTS = 6  # that have a figure of their own
 # Those that show one variable.
 _OF_A_NAME = (_columns, _samples, _odd_cells, _reconstructions, _traversals, _manifold)
 

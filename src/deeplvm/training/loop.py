@@ -552,6 +552,12 @@ class Loop:
         record["learning_rate"] = float(step.optimizer.param_groups[0]["lr"])
         if step.skip is not None:
             record["skipped"] = sum([each.skipped for each in dict.fromkeys(self.program)])
+            before = state.history[-1].get("skipped", 0) if state.history else 0
+            if record["skipped"] - before == state.position * len(self.program):
+                self.progress.say(
+                    f"no step of epoch {state.epoch + 1} was taken: every gradient is longer than "
+                    f"skip={step.skip:g}, or not finite; raise it, or use clip instead"
+                )
         if state.position < self.per_epoch:  # the time was over
             record["part"] = round(state.position / self.per_epoch, 4)
         record |= self._timings(measuring)

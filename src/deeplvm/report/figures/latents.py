@@ -251,10 +251,19 @@ def factor_matrix_figure(
         return svg(figure, f"factors-{name}-{what}", f"{what} of {name} with each factor")
 
 
-def dimension_bars(name: str, values: ArrayLike, active: Sequence[bool], what: str) -> Markup:
-    """A bar for each dimension of a latent, most used first; those not active in grey."""
+def dimension_bars(
+    name: str,
+    values: ArrayLike,
+    active: Sequence[bool],
+    what: str,
+    names: Sequence[str] | None = None,
+) -> Markup:
+    """A bar for each dimension of a latent, most used first; those not active in grey.
+
+    With ``names`` the bars are latents, in their own order.
+    """
     heights = np.asarray(values, dtype=float)
-    order = np.argsort(-heights, kind="stable")[:64]
+    order = np.arange(len(heights)) if names else np.argsort(-heights, kind="stable")[:64]
     width = min(7.4, max(2.4, 1.2 + 0.2 * len(order)))
     with new_figure(width, 2.4) as (figure, axes):
         colours = [FIRST if active[i] else MUTED for i in order]
@@ -263,13 +272,15 @@ def dimension_bars(name: str, values: ArrayLike, active: Sequence[bool], what: s
             bar.set_alpha(1.0 if active[i] else 0.5)
         step = 1 if len(order) <= 32 else 4
         places = range(0, len(order), step)
-        axes.set_xticks(list(places), [str(order[i]) for i in places])
+        titles = names or [str(i) for i in range(len(heights))]
+        axes.set_xticks(list(places), [titles[order[i]] for i in places])
         axes.set_xlim(-0.7, len(order) - 0.3)
-        axes.set_xlabel(f"dimension of {name}, most used first")
+        axes.set_xlabel("latent" if names else f"dimension of {name}, most used first")
         axes.set_ylabel(what)
         grid_lines(axes)
         more = f" (64 of {len(heights)})" if len(heights) > 64 else ""
-        return svg(figure, f"bars-{name}", f"{what} of each dimension of {name}{more}")
+        alt = "each latent" if names else f"each dimension of {name}{more}"
+        return svg(figure, f"bars-{name}", f"{what} of {alt}")
 
 
 def latent_map(
