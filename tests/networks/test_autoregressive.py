@@ -1,4 +1,4 @@
-"""Masked autoencoders and running sums: exact zeros, sums to one, passes and steps counted."""
+"""Masked autoencoders, running sums: exact zeros, sums to one, passes and steps (R4.3, TB6)."""
 
 from __future__ import annotations
 
