@@ -130,10 +130,12 @@ def test_other_recipes_take_it(digits: Data) -> None:
                 digits, widths=(6,), prior="vamp(components=3)", **SMALL
             ),
             recipes.beta_vae(digits, prior="vamp(components=3)", **SMALL),
+            recipes.m1(digits, prior="vamp(components=3)", **SMALL),
         ],
         "maf": [
             recipes.iwae(digits, layers=2, latent=2, hidden=8, prior="maf"),
             recipes.conditional_vae(digits, prior="maf", **SMALL),
+            recipes.semi_supervised_vae(digits, prior="maf", **SMALL),
             recipes.auxiliary_vae(digits, auxiliary=2, prior="maf", **SMALL),
             recipes.hamiltonian_vae(digits, prior="maf", **SMALL),
             recipes.miwae(digits, prior="maf", **SMALL),

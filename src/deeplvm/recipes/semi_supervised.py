@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from deeplvm.conditionals import Categorical, Gaussian, StandardNormal
 from deeplvm.conditionals.posteriors import posterior_of
+from deeplvm.conditionals.priors import prior_of
 from deeplvm.core.draws import Enumerated
 from deeplvm.core.joint import Joint
 from deeplvm.core.model import LatentVariableModel
@@ -18,7 +19,7 @@ from deeplvm.objectives import elbo, fair_elbo, semi_supervised_elbo
 from deeplvm.recipes.catalogue import trained_with
 from deeplvm.recipes.conditional import conditional_vae
 from deeplvm.recipes.labelled import labels_of
-from deeplvm.recipes.plain import at_least_one, observed, seen
+from deeplvm.recipes.plain import aggregated, at_least_one, observed, seen
 from deeplvm.training.schedules import linear
 
 # Of a batch half have a label, if few have: else most batches would have none.
@@ -34,6 +35,7 @@ def semi_supervised_vae(
     latent: int = 16,
     hidden: tuple[int, ...] = (256, 256),
     posterior: str = "gaussian",
+    prior: str = "gaussian",
 ) -> LatentVariableModel:
     """Model M2: a label and a code that is independent of it, the label summed out where missing.
 
@@ -47,6 +49,9 @@ def semi_supervised_vae(
             reverse.
         posterior: Family of q(z | x, y), by its name, with options in parentheses if any:
             ``"iaf(transforms=4)"``; :func:`~deeplvm.conditionals.posteriors.known` has them all.
+        prior: Family of p(z), by its name, with options in parentheses if any:
+            ``"mixture(components=50)"``; :func:`~deeplvm.conditionals.priors.known` has them all,
+            and those made of a q(z | x) alone are not for this recipe.
 
     Raises:
         RecipeError: If the data have no labels.
@@ -58,7 +63,7 @@ def semi_supervised_vae(
         Joint(
             {
                 "y": Categorical(classes),
-                "z": StandardNormal(latent),
+                "z": prior_of(prior, latent),
                 "x | y, z": likelihood_of(x, MLP(classes + latent, *hidden[::-1])),
             }
         ),
@@ -88,7 +93,11 @@ class Detached(nn.Module):
 
 @_with_few_labels(objective=elbo, kl_weight=linear(20))
 def m1(
-    data: Data | Description, *, latent: int = 50, hidden: tuple[int, ...] = (600, 600)
+    data: Data | Description,
+    *,
+    latent: int = 50,
+    hidden: tuple[int, ...] = (600, 600),
+    prior: str = "gaussian",
 ) -> LatentVariableModel:
     """Model M1: a variational autoencoder, and a classifier of its codes, which learns from few.
 
@@ -100,6 +109,8 @@ def m1(
         data: What is modelled, with labels; NaN where one is missing.
         latent: Dimensions of z.
         hidden: Widths of the hidden layers of q, from x to z; those of p in reverse.
+        prior: Family of p(z), by its name, with options in parentheses if any:
+            ``"vamp(components=500)"``; :func:`~deeplvm.conditionals.priors.known` has them all.
 
     Raises:
         RecipeError: If the data have no labels.
@@ -107,18 +118,20 @@ def m1(
     at_least_one(latent=latent, hidden=hidden)
     classes, x = labels_of(data, "m1", "x and its label"), observed(data)
     codes, classifier = Detached(latent), Categorical(classes, MLP(latent))
+    row = likelihood_of(x, MLP(latent, *hidden[::-1]))
+    q = Gaussian(latent, MLP(seen(x), *hidden))
     return LatentVariableModel(
         Joint(
             {
-                "z": StandardNormal(latent),
-                "x | z": likelihood_of(x, MLP(latent, *hidden[::-1])),
+                "z": prior_of(prior, latent, aggregated(q, row, data)),
+                "x | z": row,
                 "f | z": codes,
                 "y | f": classifier,
             }
         ),
         Joint(
             {
-                "z | x": Gaussian(latent, MLP(seen(x), *hidden)),
+                "z | x": q,
                 "f | z": codes,
                 "y | f": classifier,  # p's own: a label that is missing costs nothing
             }

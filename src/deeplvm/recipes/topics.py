@@ -7,13 +7,14 @@ import math
 from torch import Tensor, nn
 
 from deeplvm.conditionals import BatchNormalisedGaussian, Gaussian, Multinomial, StandardNormal
+from deeplvm.conditionals.priors import prior_of
 from deeplvm.core.joint import Joint
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.data.records import Data, Description
 from deeplvm.data.variable import Variable
 from deeplvm.networks import MLP
 from deeplvm.recipes.catalogue import RecipeError, trained_with
-from deeplvm.recipes.plain import at_least_one, of_one_likelihood, seen
+from deeplvm.recipes.plain import aggregated, at_least_one, of_one_likelihood, seen
 
 
 class Shares(nn.Module):
@@ -73,7 +74,11 @@ def prod_lda(
 
 @trained_with(learning_rate=1e-3, batch_size=64)
 def nvdm(
-    data: Data | Description, *, latent: int = 50, hidden: tuple[int, ...] = (500,)
+    data: Data | Description,
+    *,
+    latent: int = 50,
+    hidden: tuple[int, ...] = (500,),
+    prior: str = "gaussian",
 ) -> LatentVariableModel:
     r"""Neural variational document model: words from a log-linear map of a Gaussian.
 
@@ -87,16 +92,17 @@ def nvdm(
         data: Counts, a column a word.
         latent: Dimensions of z.
         hidden: Widths of the hidden layers of q.
+        prior: Family of p(z), by its name, with options in parentheses if any:
+            ``"vamp(components=500)"``; :func:`~deeplvm.conditionals.priors.known` has them all.
 
     Raises:
         RecipeError: If the data are no vectors of counts.
     """
     at_least_one(latent=latent, hidden=hidden)
     x, words = _words(data, "nvdm", latent)
-    return LatentVariableModel(
-        Joint({"z": StandardNormal(latent), "x | z": words}),
-        Joint({"z | x": Gaussian(latent, MLP(seen(x), *hidden))}),
-    )
+    q = Gaussian(latent, MLP(seen(x), *hidden))
+    p = Joint({"z": prior_of(prior, latent, aggregated(q, words, data)), "x | z": words})
+    return LatentVariableModel(p, Joint({"z | x": q}))
 
 
 def _words(data: Data | Description, recipe: str, latent: int) -> tuple[Variable, Multinomial]:
