@@ -9,11 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from deeplvm.conditionals import Autoregressive, Bernoulli, DiscretizedLogisticMixture
+from deeplvm import Joint, LatentVariableModel, elbo
+from deeplvm.conditionals import Autoregressive, Bernoulli, DiscretizedLogisticMixture, Gaussian
 from deeplvm.networks import (
     MLP,
     CausalAttention,
     ConvolutionalDecoder,
+    Features,
     GatedPixelCNN,
     LocallyMaskedPixelCNN,
     PixelCNN,
@@ -111,3 +113,17 @@ def test_draws_of_coupled_channels_are_those_of_the_density() -> None:
     expected = given.log_prob(values).exp()
     # a chi-square of 15 degrees of freedom is above 37.7 once in a thousand seeds
     assert (4000 * (shares - expected).square() / expected).sum() < 37.7
+
+
+def test_a_prior_over_latent_maps() -> None:
+    prior = pixels("gated", Gaussian((2, 3, 3)))
+    p = Joint({"z": prior, "x | z": Bernoulli((1, 3, 3), Features(nn.Flatten(-3), 18))})
+    q = Joint({"z | x": Gaussian((2, 3, 3), Features(nn.Flatten(-3), 9))})
+    model = LatentVariableModel(p, q)
+    x = torch.ones(4, 1, 3, 3)
+    evidence = model.evidence({"x": x}, particles=2)
+    assert evidence.terms["z"].shape == (2, 4)
+    elbo(evidence).mean().backward()
+    assert all(bool(each.grad.any()) for each in q.parameters())  # through the prior too
+    assert all(each.grad is not None for each in prior.parameters())
+    assert model.sample(3)["z"].value.shape == (3, 2, 3, 3)

@@ -65,7 +65,7 @@ from deeplvm.conditionals.flows import (
 )
 from deeplvm.conditionals.vamp import Aggregated
 from deeplvm.distributions import LowRankPrecisionNormal
-from deeplvm.networks import MADE, MLP, NADE, ConvolutionalDecoder
+from deeplvm.networks import MADE, MLP, NADE, ConvolutionalDecoder, GatedPixelCNN
 
 BATCH, PARTICLES = 3, 4
 Make = Callable[[tuple[int, ...], nn.Module | None], nn.Module]
@@ -417,6 +417,14 @@ MEMBERS: dict[str, Member] = {
     "Autoregressive, MADE": Member(
         lambda s, n: Autoregressive(Bernoulli(s), n, causal=MADE, hidden=(8,)),
         2,
+        moments=False,
+    ),
+    "Autoregressive, pixels": Member(
+        lambda s, n: Autoregressive(
+            Bernoulli(s), n, causal=GatedPixelCNN, shape=s, width=4, layers=2
+        ),
+        2,
+        shape=(2, 2, 3),
         moments=False,
     ),
     "Autoregressive, NADE": Member(

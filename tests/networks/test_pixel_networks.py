@@ -25,6 +25,7 @@ NETWORKS = {
     "row-lstm": partial(RowLSTM, width=6),
     "attention": partial(CausalAttention, width=8, blocks=2, heads=2),
     "locally-masked": partial(LocallyMaskedPixelCNN, width=6, blocks=1),
+    "one-curve": partial(LocallyMaskedPixelCNN, width=6, blocks=1, curves=1),
 }
 # shape, features of a number, whether an element is a whole pixel, shape of the context
 LAYOUTS = {

@@ -59,14 +59,29 @@ def test_what_is_no_image_is_refused(tmp_path: Path) -> None:
         recipes.image_transformer(digits, width=5)
 
 
-def test_likelihoods_that_are_asked_for_are_taken() -> None:
-    options = {"limit": 30}
-    assert (
-        "Mixture" in type(recipes.pixel_cnn(load("digits", **options)).p["x"].conditional).__name__
-    )
-    asked = load("digits", likelihood="discretized-logistic", **options)
-    assert type(recipes.pixel_cnn(asked).p["x"].conditional).__name__ == "DiscretizedLogistic"
-    assert "x" in recipes.pixel_vae(asked).p.names
+@pytest.mark.parametrize(
+    "asked, made",
+    [
+        ("auto", "DiscretizedLogisticMixture"),
+        ("discretized-logistic", "DiscretizedLogistic"),
+        ("categorical", "Categorical"),
+    ],
+)
+def test_a_likelihood_that_is_asked_for_is_taken(asked: str, made: str) -> None:
+    data = load("digits", likelihood=asked, limit=30)
+    model = recipes.gated_pixel_cnn(data, **PIXELS["gated_pixel_cnn"])
+    assert type(model.p["x"].conditional).__name__ == made
+    rows = {"x": data.batch("train", slice(3))["x"]}
+    assert torch.isfinite(model.evidence(rows).log_weight).all()
+
+
+def test_missing_pixels_are_refused_in_words() -> None:
+    data = load("digits", limit=30)
+    x = data.batch("train", slice(3))["x"].clone()
+    x[0, 0, 3, 3] = torch.nan
+    model = recipes.gated_pixel_cnn(data, **PIXELS["gated_pixel_cnn"])
+    with pytest.raises(ValueError, match="missing"):
+        model.evidence({"x": x})
 
 
 def test_reconstructions_of_pixels_that_follow_from_each_other_are_draws() -> None:

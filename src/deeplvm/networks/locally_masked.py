@@ -76,6 +76,7 @@ class LocallyMaskedPixelCNN(Pixelwise):
             "which": torch.stack([which for _, which in found]),
         }.items():
             self.register_buffer(name, buffer, persistent=False)
+        self.path = order[0].flatten().argsort().tolist() if curves == 1 else None
         self.first = _Convolution(len(self.reads), width, first)
         self.blocks = nn.ModuleList()
         for _ in range(blocks):

@@ -191,6 +191,8 @@ class Pixelwise(nn.Module, ABC):
         }.items():
             self.register_buffer(buffer, value, persistent=False)
         self.groups = groups
+        # the pixels in order, where there is one order: so a graph need not look it up
+        self.path: list[int] | None = list(range(pixels))
 
     @abstractmethod
     def maps(
@@ -219,7 +221,7 @@ class Pixelwise(nn.Module, ABC):
         """A draw that computes at each pixel what is new there, and keeps it."""
         memory: dict[object, Any] = {}
         context, order = self._context(context, lead), self._order(positions)
-        pixels = order.flatten().argsort().tolist()
+        pixels = self.path or order.flatten().argsort().tolist()
 
         def step(seen: Tensor, place: int) -> Tensor:
             row, column = divmod(pixels[place // self.groups], self.size[1])

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from deeplvm.conditionals import Autoregressive, DiscretizedLogisticMixture
+from deeplvm.conditionals import Autoregressive
 from deeplvm.conditionals.posteriors import posterior_of
 from deeplvm.conditionals.priors import prior_of
 from deeplvm.core.joint import Joint
@@ -297,9 +297,8 @@ def _pixels(
             f"{recipe} models images, (channels, height, width), but x of {data.name} is {x}; of "
             f"a table take autoregressive_table."
         )
-    elements = likelihood_of(x)
-    if x.kind == "levels" and data.options.get("likelihood", "auto") == "auto":
-        elements = DiscretizedLogisticMixture(x.shape, levels=x.levels or 256, coupled=True)
+    chosen = x.kind == "levels" and data.options.get("likelihood", "auto") == "auto"
+    elements = likelihood_of(x, likelihood="discretized-logistic-mixture" if chosen else None)
     try:
         return Autoregressive(elements, network, causal=partial(causal, shape=x.shape))
     except ValueError as error:
