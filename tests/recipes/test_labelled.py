@@ -23,7 +23,7 @@ def digits() -> Data:
     [
         ("vae", {"latent": 2, "hidden": (8,)}),
         ("convolutional_vae", {"latent": 2, "channels": (4,), "features": 8}),
-        ("ladder_vae", {}),
+        ("ladder_vae", {"latent": (2, 2), "hidden": (8, 8)}),
         ("convolutional_ladder_vae", {}),
     ],
 )
@@ -53,7 +53,24 @@ def test_every_conditional_with_parents_reads_the_label(
     assert all([g is not None and g.any(0).all() for g in moves])  # a column a class
 
 
-def test_what_a_label_cannot_move_is_refused(digits: Data) -> None:
+@pytest.mark.parametrize(
+    "name, options", [("gated_pixel_cnn", {"width": 4, "layers": 2}), ("made", {"hidden": (8,)})]
+)
+def test_elements_one_after_another_each_read_the_label(name: str, options: dict) -> None:
+    """What a draw is scored by is what it was drawn from, of the label as well."""
+    model = getattr(recipes, name)(load("digits", limit=60), given_label=True, **options).eval()
+    assert str(model.p) == "p(c | y) p(x | c)"
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    site = model.sample(4, {"y": torch.arange(4)})["x"]
+    own = model.evidence({"x": site.value, "y": torch.arange(4)}).log_weight
+    torch.testing.assert_close(own, site.log_prob)
+    other = model.evidence({"x": site.value, "y": torch.arange(1, 5)}).log_weight
+    assert (own != other).all()
+
+
+def test_what_a_label_cannot_move_is_refused() -> None:
     with pytest.raises(RecipeError, match="have no label"):
         recipes.vae(load("digits", keep_labels=1), given_label=True)
     with pytest.raises(RecipeError, match="has no labels"):

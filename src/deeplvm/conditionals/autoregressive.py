@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -103,6 +104,9 @@ class Autoregressive(nn.Module):
                 f"any_order=True."
             )
         self.network = network
+        self._again = partial(
+            type(self), causal=causal, orders=orders, any_order=any_order, **options
+        )
         shape = () if network is None else out_shape_of(network)
         if shape is None:
             raise ValueError(
@@ -154,6 +158,10 @@ class Autoregressive(nn.Module):
         if self.masked.orders is None:
             return AnyOrderDistribution(self, context, batch, self.orders())
         return AutoregressiveDistribution(self, context, batch, self.orders())
+
+    def given(self, network: nn.Module) -> Autoregressive:
+        """The same of parents that a network reads, with weights of its own."""
+        return self._again(self.conditional, network)
 
     @property
     def draw_steps(self) -> int:

@@ -16,12 +16,14 @@ from deeplvm.gradients.named import nvil
 from deeplvm.networks import MADE, MLP, NADE, glorot
 from deeplvm.networks.causal import Causal
 from deeplvm.recipes.catalogue import RecipeError, trained_with
+from deeplvm.recipes.labelled import given_label
 from deeplvm.recipes.plain import at_least_one, observed, seen
 from deeplvm.recipes.tables import typed
 
 
 # It overfits before it has converged: the held-out rows end it.
 @trained_with(batch_size=100, learning_rate=1e-3, epochs=100, patience=10, averaging=0.999)
+@given_label
 def made(
     data: Data | Description,
     *,
@@ -51,6 +53,7 @@ def made(
 
 
 @trained_with(batch_size=100, learning_rate=1e-3, epochs=50, patience=10, averaging=0.999)
+@given_label
 def nade(data: Data | Description, *, hidden: int = 200, orders: int = 1) -> LatentVariableModel:
     """Neural autoregressive distribution estimator: one running sum; an exact likelihood.
 

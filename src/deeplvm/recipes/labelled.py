@@ -5,19 +5,20 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from deeplvm.conditionals.autoregressive import Autoregressive
 from deeplvm.conditionals.heads import shown
 from deeplvm.core.joint import Joint, is_joint
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.data.records import Data, Description
-from deeplvm.networks.features import out_shape_of
+from deeplvm.networks.features import Features, out_shape_of
 from deeplvm.recipes.catalogue import RecipeError
 
-F = TypeVar("F", bound=Callable[..., Any])
+Made = Callable[..., LatentVariableModel]
 _SAYS = """
         given_label: Model x given its label, p(x | y): the label moves what each conditional of p
             and q reads, by a learned vector of each class."""
@@ -94,12 +95,16 @@ def labels_of(
     return len(data.classes)
 
 
-def given_label(recipe: F) -> F:
+def given_label(recipe: Made) -> Made:
     """A recipe with an option of that name, under which its model is one of x given its label.
 
     Every name of p and q that has parents gets the label as one more, ``"x | z"`` becomes
-    ``"x | z, c"``; names without parents, such as a prior, are as they were. The label is an
-    input of the model, never scored, as that of ``conditional_vae``.
+    ``"x | z, c"``; names without parents, such as a prior, are as they were, but for elements one
+    after another, each of which then reads the label. The label is an input of the model, never
+    scored, as that of ``conditional_vae``.
+
+    A label that each element reads: Conditional Image Generation with PixelCNN Decoders (van den
+    Oord et al., 2016), https://arxiv.org/abs/1606.05328
     """
 
     @functools.wraps(recipe)
@@ -120,7 +125,7 @@ def given_label(recipe: F) -> F:
     )
     head, mark, tail = (recipe.__doc__ or "").partition("\n\n    Raises:")
     made.__doc__ = f"{head.rstrip()}{_SAYS}{mark or chr(10)}{tail if mark else '    '}"
-    return made  # type: ignore[return-value]
+    return made
 
 
 def _labelled(model: LatentVariableModel, classes: int, recipe: str) -> LatentVariableModel:
@@ -129,7 +134,7 @@ def _labelled(model: LatentVariableModel, classes: int, recipe: str) -> LatentVa
     steps = any([not isinstance(joint, Joint) or joint.shared for joint in joints]) or any(
         [is_joint(joint.conditional(f.names[0])) for joint in joints for f in joint.order]
     )
-    if steps or not any([factor.parents for factor in model.p.order]):
+    if steps or not any([f.parents or _in_turn(model.p, f) for f in model.p.order]):
         why = "goes in steps" if steps else "draws x from nothing that a label could move"
         raise RecipeError(
             f"{recipe} cannot be given the label: its model {why}; take conditional_vae, or vae "
@@ -140,8 +145,11 @@ def _labelled(model: LatentVariableModel, classes: int, recipe: str) -> LatentVa
     def reading(joint: Joint) -> Joint:
         found: dict[str, nn.Module] = {"c | y": label}
         for factor in joint.order:
-            own = joint.conditional(factor.names[0])
+            own: Any = joint.conditional(factor.names[0])
             written = factor.key.removesuffix("|").rstrip()
+            if _in_turn(joint, factor):
+                found[f"{written} | c"] = own.given(Features(nn.Identity(), classes))
+                continue
             if not factor.parents:
                 found[written] = own
                 continue
@@ -154,6 +162,12 @@ def _labelled(model: LatentVariableModel, classes: int, recipe: str) -> LatentVa
 
     label = Indicator(classes)
     return LatentVariableModel(reading(model.p), reading(model.q))
+
+
+def _in_turn(joint: Joint, factor: Any) -> bool:
+    """Whether it is of elements one after another, without parents."""
+    own = joint.conditional(factor.names[0])
+    return isinstance(own, Autoregressive) and own.network is None
 
 
 def _seen_shape(model: LatentVariableModel, name: str) -> tuple[int, ...]:

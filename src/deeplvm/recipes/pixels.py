@@ -26,6 +26,7 @@ from deeplvm.networks import (
 )
 from deeplvm.objectives import SoftFreeBits
 from deeplvm.recipes.catalogue import RecipeError, trained_with
+from deeplvm.recipes.labelled import given_label
 from deeplvm.recipes.plain import aggregated, at_least_one, image_of, observed
 
 # Pixels share all weights, so that small batches already say much.
@@ -33,6 +34,7 @@ SMALL_BATCHES: dict[str, Any] = {"batch_size": 50, "learning_rate": 2e-3}
 
 
 @trained_with(**SMALL_BATCHES)
+@given_label
 def pixel_cnn(
     data: Data | Description,
     *,
@@ -61,6 +63,7 @@ def pixel_cnn(
 
 
 @trained_with(**SMALL_BATCHES)
+@given_label
 def gated_pixel_cnn(
     data: Data | Description,
     *,
@@ -87,6 +90,7 @@ def gated_pixel_cnn(
 
 
 @trained_with(**SMALL_BATCHES)
+@given_label
 def pixel_cnn_pp(
     data: Data | Description, *, width: int = 16, blocks: int = 2, levels: int = 3
 ) -> LatentVariableModel:
@@ -107,6 +111,7 @@ def pixel_cnn_pp(
 
 
 @trained_with(**SMALL_BATCHES)
+@given_label
 def pixel_rnn(
     data: Data | Description,
     *,
@@ -134,6 +139,7 @@ def pixel_rnn(
 
 
 @trained_with(**SMALL_BATCHES)
+@given_label
 def image_transformer(
     data: Data | Description, *, width: int = 32, blocks: int = 4, heads: int = 2
 ) -> LatentVariableModel:
@@ -155,6 +161,7 @@ def image_transformer(
 
 
 @trained_with(**SMALL_BATCHES)
+@given_label
 def locally_masked_pixel_cnn(
     data: Data | Description,
     *,
@@ -182,6 +189,7 @@ def locally_masked_pixel_cnn(
 
 
 @trained_with(**SMALL_BATCHES)
+@given_label
 def pixel_vae(
     data: Data | Description,
     *,
@@ -221,6 +229,7 @@ def pixel_vae(
 
 
 @trained_with(**SMALL_BATCHES, objective=SoftFreeBits({"z": 5.0}))
+@given_label
 def variational_lossy_autoencoder(
     data: Data | Description,
     *,
