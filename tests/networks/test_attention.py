@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from deeplvm.networks import (
     GRU,
@@ -96,7 +97,7 @@ def test_gradients_of_windows_by_finite_differences() -> None:
     assert torch.autograd.gradcheck(glimpse, (image, torch.randn(2, 3, requires_grad=True)))
 
 
-CELLS: list[tuple[Callable[[], nn.Module], tuple[int, ...]]] = [
+CELLS: list[tuple[Callable[[], Any], tuple[int, ...]]] = [
     (lambda: GRU(3, 4), ()),
     (lambda: LSTM(3, 4), ()),
     (lambda: ConvolutionalGRU(3, 4, (5, 6)), (5, 6)),
@@ -106,7 +107,7 @@ CELLS: list[tuple[Callable[[], nn.Module], tuple[int, ...]]] = [
 
 @pytest.mark.parametrize("build, size", CELLS, ids=["gru", "lstm", "conv gru", "conv lstm"])
 def test_cells_join_inputs_of_unequal_leading_shapes(
-    build: Callable[[], nn.Module], size: tuple[int, ...]
+    build: Callable[[], Any], size: tuple[int, ...]
 ) -> None:
     cell = build()
     x, z = torch.randn(7, 2, *size), torch.randn(2, 7, 1, *size)

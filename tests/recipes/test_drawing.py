@@ -93,12 +93,29 @@ def test_drawing_on_is_drawing_more(digits: Data) -> None:
     torch.testing.assert_close(trace["x"].distribution.mean, model.p["x"](canvas).mean)
 
 
+def test_a_step_of_training_is_one_graph(digits: Data) -> None:
+    """Of one step, as each is traced anew."""
+    model = build(recipes.draw, digits, {**SMALL, "steps": 1, "read": 2, "write": 2}, 0)
+    x = batch(digits)
+
+    def step(x: Tensor) -> Tensor:
+        return elbo(model.evidence({"x": x}, missing=()), "analytic").mean()
+
+    torch.manual_seed(0)
+    expected = step(x)
+    torch.compiler.reset()
+    torch.manual_seed(0)
+    traced = torch.compile(step, fullgraph=True, backend="eager")(x)
+    torch.testing.assert_close(traced, expected)
+
+
 def test_bad_windows_and_sizes_are_refused(digits: Data) -> None:
-    for options, words in (
+    bad: list[tuple[dict[str, Any], str]] = [
         ({"attention": False, "read": 4}, "read is the side of a window"),
         ({"write": -1}, "write must be at least 1, found -1"),
         ({"steps": 0}, "steps must be at least 1, found 0"),
-    ):
+    ]
+    for options, words in bad:
         with pytest.raises(RecipeError, match=words):
             recipes.draw(digits, **options)
     with pytest.raises(RecipeError, match=r"draw models images of numbers.*take the recipe vae"):

@@ -151,7 +151,10 @@ def lossy(
     *,
     seed: int,
 ) -> tuple[dict[str, Tensor], dict[int, dict[str, Tensor]], dict[int, Tensor]]:
-    """Originals; by depth the means of x where only so many latents are kept, and their nats."""
+    """Originals; by depth the means of x where only so many latents are kept, and their nats.
+
+    Where no mean is known these are draws.
+    """
     from deeplvm.inference import lossy_reconstructions
 
     def measure(given: Tensors, missing: Names, noise: RowNoise) -> Tensors:
@@ -162,7 +165,11 @@ def lossy(
         ):
             found[f"nats/{each.depth}/"] = each.nats
             for name in [n for n in data.variables if n in given and n in each.trace]:
-                found[f"mean/{each.depth}/{name}"] = _centre_of(each.trace[name].distribution)
+                site = each.trace[name]
+                known = site.distribution is not None and has_centre(site.distribution)
+                found[f"mean/{each.depth}/{name}"] = (
+                    centre(site.distribution) if known else site.value
+                )
         return found
 
     originals: dict[str, Tensor] = {}

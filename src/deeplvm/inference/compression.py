@@ -120,7 +120,7 @@ def _layers(model: LatentVariableModel, evidence: Evidence) -> list[list[_Part]]
     for name in model.p.names:
         if name not in evidence.latents:
             continue
-        repeated = next(iter(getattr(model.p, "repetitions", lambda _: ())(name)), None)
+        repeated: Any = next(iter(getattr(model.p, "repetitions", lambda _: ())(name)), None)
         if not getattr(repeated, "remembered", ()):  # members of a plate have no order
             layers.append([(name, None)])
             continue

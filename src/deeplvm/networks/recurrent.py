@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -202,9 +203,8 @@ class ConvolutionalGRU(_Cell):
 
     def step(self, given: Tensor, before: Tensor) -> Tensor:
         """The next state."""
-        channels, padding = self.channels, self.layer.padding
-        weights, biases = self.layer.weight, self.layer.bias
-        two = 2 * channels
+        padding, two = self.layer.padding, 2 * self.channels
+        weights, biases = self.layer.weight, cast("Tensor", self.layer.bias)
         gates = conv2d(
             torch.cat([given, before], -3), weights[:two], biases[:two], padding=padding
         )
