@@ -47,6 +47,14 @@ def test_draws_have_their_probabilities(sides: tuple[int, int]) -> None:
     assert ((found - exact).abs() < 5 * (exact * (1 - exact) / 20_000).sqrt() + 1e-9).all()
 
 
+def test_z_is_known_from_the_start() -> None:
+    """By the chains, before anything is annealed."""
+    torch.manual_seed(0)
+    made = RestrictedBoltzmannMachine(20, hidden=13).double()
+    assert made.normaliser is not None
+    assert made().log_z.item() == pytest.approx(made._log_sum().item(), abs=0.05)
+
+
 def test_annealing_finds_z() -> None:
     """Against the sum, within 5 of its standard errors, whatever the global seed."""
     exact, annealed = machine(9, 8)(), machine(9, 8, summed=False)

@@ -74,7 +74,9 @@ class RestrictedBoltzmannMachine(nn.Module):
             self.register_buffer("chains", torch.rand(chains, units).round())
             # what the chains weighed under the parameters that moved them last
             self.register_buffer("before", self.log_weight(self.chains).detach())
-            self.normaliser.settle([*self.parameters()], self._annealed)
+            # the chains are fair coins yet, by whose weights Z of the first parameters is known
+            first = log_mean_exp(self.before)[0] + units * math.log(2)
+            self.normaliser.value.copy_(first)
 
     def forward(self) -> BoltzmannDistribution:
         """The distribution, batch shape ``()``."""
