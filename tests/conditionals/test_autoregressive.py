@@ -27,6 +27,7 @@ from deeplvm.conditionals import (
     StandardNormal,
 )
 from deeplvm.core.trace import score
+from deeplvm.distributions.temperature import tempered
 from deeplvm.networks import MLP, Features, MaskedNetwork
 from deeplvm.networks.causal import Step
 
@@ -348,3 +349,13 @@ def test_what_is_drawn_in_training_is_scored_in_its_order() -> None:
     torch.testing.assert_close(one.log_prob(ROWS).exp().sum(), torch.ones(()))
     assert torch.equal(one.log_prob(ROWS), one.log_prob(ROWS))
     assert torch.equal(one.expand(Size((2,))).orders, one.orders)
+
+
+def test_a_temperature_stays_with_what_is_made_of_it() -> None:
+    for model in (Autoregressive(finite(), width=12), Autoregressive(Bernoulli(3), causal=Sums)):
+        cold = tempered(model(), 0.5)
+        assert cold.expand(Size((2,))).temperature == 0.5
+        if hasattr(cold, "conditioned"):
+            known = cold.conditioned(ROWS[0], torch.tensor([True, False, False]))
+            assert known.expand(Size((2,))).temperature == 0.5
+            assert known.expand(Size((2,))).known is known.known

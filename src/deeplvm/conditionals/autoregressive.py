@@ -270,7 +270,9 @@ class AutoregressiveDistribution(Distribution):
         self, batch_shape: Sequence[int], _instance: object = None
     ) -> AutoregressiveDistribution:
         shape = Size(batch_shape)
-        return type(self)(self.owner, self._expanded(shape), shape, self.orders)
+        made = type(self)(self.owner, self._expanded(shape), shape, self.orders)
+        made.temperature = self.temperature
+        return made
 
     def _expanded(self, batch_shape: Size) -> Tensor | None:
         context = self.context
@@ -362,15 +364,18 @@ class AnyOrderDistribution(AutoregressiveDistribution):
         self.known = known
 
     def expand(self, batch_shape: Sequence[int], _instance: object = None) -> AnyOrderDistribution:
-        shape = Size(batch_shape)
-        context = self._expanded(shape)
-        return AnyOrderDistribution(self.owner, context, shape, self.orders, self.known)
+        made = super().expand(batch_shape)
+        assert isinstance(made, AnyOrderDistribution)
+        made.known = self.known
+        return made
 
     def conditioned(self, value: Tensor, observed: Tensor) -> AnyOrderDistribution:
         """That of the elements that are not observed, given those that are."""
         known = torch.where(observed, value, torch.nan)
         shape = torch.broadcast_shapes(self.batch_shape, self._lead(known))
-        return AnyOrderDistribution(self.owner, self.context, shape, self.orders, known)
+        made = AnyOrderDistribution(self.owner, self.context, shape, self.orders, known)
+        made.temperature = self.temperature
+        return made
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The log-density of a value, shape ``(*sample, *batch)``, nats."""
