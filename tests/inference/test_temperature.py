@@ -116,4 +116,7 @@ def test_what_has_no_temperature_is_refused() -> None:
     alone = LatentVariableModel(Joint({"x": DiscretizedLogistic(3)}))
     with pytest.raises(ValueError, match=r"has no latents .* likelihood_temperature"):
         sample_at(alone, 2, temperature=0.5)
+    labelled = recipes.made(load("digits", limit=60), hidden=(4,), given_label=True)
+    with pytest.raises(ValueError, match="has no latents"):  # its label is none
+        sample_at(labelled, given={"y": torch.arange(2)}, temperature=0.5)
     assert sample_at(alone, 2, likelihood_temperature=0.5)["x"].value.shape == (2, 3)

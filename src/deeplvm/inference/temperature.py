@@ -75,11 +75,6 @@ def sample_at(
         True
     """
     latents = [name for name in model.p.names if name in model.q.names]
-    if temperature != 1 and not latents:
-        raise ValueError(
-            "The model has no latents whose temperature could be another; that of what it draws "
-            "is likelihood_temperature (--likelihood-temperature)."
-        )
     given = given or {}
     shape = (len(next(iter(given.values()))) if rows is None else rows,)
     ways = {
@@ -87,4 +82,10 @@ def sample_at(
         for name in model.p.names
         if name not in given
     }
-    return model.p(given, shape, draw=ways, default=Sampled())
+    trace = model.p(given, shape, draw=ways, default=Sampled())
+    if temperature != 1 and not any([trace[name].drawn for name in latents]):
+        raise ValueError(
+            "The model has no latents whose temperature could be another; that of what it draws "
+            "is likelihood_temperature (--likelihood-temperature)."
+        )
+    return trace
