@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from deeplvm import Joint, LatentVariableModel, elbo
-from deeplvm.conditionals import StandardNormal
+from deeplvm.conditionals import Gaussian, StandardNormal
 from deeplvm.conditionals.diffusion import (
     Denoising,
     Diffused,
@@ -38,7 +38,8 @@ def test_the_optimal_reverse_of_a_gaussian_chain_is_exact() -> None:
     """By names: every weight is log p(x), whatever is drawn, to 1e-12."""
     rates = [0.1, 0.3, 0.6, 0.9]
     variances = [SPREAD**2]  # of z_t, and of x
-    q, p = {}, {}
+    q: dict[str, nn.Module] = {}
+    p: dict[str, nn.Module] = {}
     for t, rate in enumerate(rates, start=1):
         name, before = f"z{t}", f"z{t - 1}" if t > 1 else "x"
         q[f"{name} | {before}"] = DiffusionStep(1, rate)
@@ -46,12 +47,7 @@ def test_the_optimal_reverse_of_a_gaussian_chain_is_exact() -> None:
         variances.append((1 - rate) * own + rate)
         gain = math.sqrt(1 - rate) * own / variances[-1]
         p[f"{before} | {name}"] = Linear(gain, own * rate / variances[-1])
-    p[f"z{len(rates)}"] = Linear(0.0, variances[-1])
-    last = nn.Module()
-    last.event_shape = torch.Size((1,))
-    scale = torch.tensor([math.sqrt(variances[-1])])
-    last.forward = lambda: DiagonalNormal(torch.zeros(1), scale, 1)  # type: ignore[method-assign]
-    p[f"z{len(rates)}"] = last
+    p[f"z{len(rates)}"] = Gaussian(1, scale=math.sqrt(variances[-1]))
     model = LatentVariableModel(Joint(p), Joint(q))
     x = torch.randn(5, 1)
     evidence = model.evidence({"x": x}, particles=7)
@@ -74,7 +70,7 @@ class Best(nn.Module):
         return noise.sqrt() * z / (signal * SPREAD**2 + noise)
 
 
-def chain(steps: int | None, network: nn.Module | None = None, **options: float) -> tuple:
+def chain(steps: int | None, network: nn.Module | None = None, **options: int) -> tuple:
     schedule = Schedule(-8.0, 8.0, pieces=8)
     with torch.no_grad():
         torch.manual_seed(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -91,7 +92,7 @@ def test_what_a_row_is_embedded_in_is_its_noise(grey: np.ndarray) -> None:
 
 
 def test_what_is_refused(grey: np.ndarray) -> None:
-    def load_(values: np.ndarray, **options: str) -> Data:
+    def load_(values: np.ndarray, **options: Any) -> Data:
         return load({"x": values}, **options)
 
     rows, rng = grey.reshape(40, 16), np.random.default_rng(0)

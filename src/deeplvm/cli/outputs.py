@@ -13,6 +13,7 @@ from torch.distributions import Distribution
 
 from deeplvm.core.draws import Sampled
 from deeplvm.core.joint import Factored
+from deeplvm.core.trace import Site
 from deeplvm.core.values import NamedRows
 from deeplvm.distributions.centre import centre, has_centre
 from deeplvm.inference.rows import Measure, Names, Tensors, for_rows
@@ -92,16 +93,16 @@ def sampled(
         )  # fmt: skip
         names = [name for name in (*description.variables, *masks) if name in trace]
         names += ["y"] if "y" in model.p.names and description.classes else []
-        values = {
-            name: _centre_of(site.distribution)
-            if name != "y"
-            and site.distribution is not None
-            and (has_centre(site.distribution) if mean is None else mean)
-            else site.value
-            for name in names
-            for site in (trace[name],)
-        }
+        values = {name: _told(trace[name], mean=False if name == "y" else mean) for name in names}
     return {name: value.cpu() for name, value in {**values, **given}.items()}
+
+
+def _told(site: Site, *, mean: bool | None) -> Tensor:
+    """The value of a name, or its mean (``None``: if known)."""
+    own = site.distribution
+    if own is None or not (has_centre(own) if mean is None else mean):
+        return site.value
+    return _centre_of(own)
 
 
 def reconstructed(

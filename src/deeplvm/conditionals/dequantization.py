@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Size, Tensor, nn
 from torch.distributions import Distribution, constraints
@@ -74,9 +76,10 @@ class Rounded(Distribution):
 
     @property
     def support(self) -> constraints.Constraint:  # type: ignore[override]
-        return constraints.independent(constraints.integer, self.event_dims)
+        base = constraints.real if self.noisy else constraints.nonnegative_integer
+        return constraints.independent(base, self.event_dims)
 
-    def expand(self, batch_shape: Size, _instance: object = None) -> Rounded:
+    def expand(self, batch_shape: Any, _instance: object = None) -> Rounded:
         value = self.value.expand(Size(batch_shape) + self.event_shape)
         return Rounded(value, self.event_dims, self.levels, noisy=self.noisy)
 
@@ -93,7 +96,7 @@ class Rounded(Distribution):
     def variance(self) -> Tensor:
         return torch.full_like(self.value, 1 / 12 if self.noisy else 0.0)
 
-    def sample(self, sample_shape: Size = _NONE) -> Tensor:
+    def sample(self, sample_shape: Any = _NONE) -> Tensor:
         whole = self.mode.expand(self._extended_shape(sample_shape))
         return whole + torch.rand_like(whole) if self.noisy else whole
 
@@ -178,7 +181,7 @@ class Cell(Distribution):
     def support(self) -> constraints.Constraint:  # type: ignore[override]
         return constraints.independent(constraints.real, self.event_dims)
 
-    def expand(self, batch_shape: Size, _instance: object = None) -> Cell:
+    def expand(self, batch_shape: Any, _instance: object = None) -> Cell:
         shape = Size(batch_shape)
         noise = None if self.noise is None else self.noise.expand(shape)
         return Cell(self.low, noise, self.event_dims, shape)
@@ -189,10 +192,10 @@ class Cell(Distribution):
             raise NotImplementedError
         return (self.low + 0.5).expand(self.batch_shape + self.event_shape)
 
-    def rsample(self, sample_shape: Size = _NONE) -> Tensor:
+    def rsample(self, sample_shape: Any = _NONE) -> Tensor:
         return self.rsample_and_log_prob(sample_shape)[0]
 
-    def rsample_and_log_prob(self, sample_shape: Size = _NONE) -> tuple[Tensor, Tensor]:
+    def rsample_and_log_prob(self, sample_shape: Any = _NONE) -> tuple[Tensor, Tensor]:
         """A draw and its log-density, nats."""
         if self.noise is None:
             shape = self._extended_shape(sample_shape)

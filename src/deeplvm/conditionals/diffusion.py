@@ -140,7 +140,7 @@ class Evenly(Distribution):
     def support(self) -> constraints.Constraint:  # type: ignore[override]
         return constraints.independent(constraints.unit_interval, 1)
 
-    def expand(self, batch_shape: Size, _instance: object = None) -> Evenly:
+    def expand(self, batch_shape: Any, _instance: object = None) -> Evenly:
         return Evenly(self.count, self.steps, self.like, Size(batch_shape))
 
     @property
@@ -154,7 +154,7 @@ class Evenly(Distribution):
         """As of continuous time."""
         return self.like.new_full(self._extended_shape(), 1 / (12 * self.count**2))
 
-    def rsample(self, sample_shape: Size = _NONE) -> Tensor:
+    def rsample(self, sample_shape: Any = _NONE) -> Tensor:
         shape = self._extended_shape(sample_shape)
         unit = torch.rand(shape, dtype=self.like.dtype, device=self.like.device)
         part = torch.arange(self.count, dtype=self.like.dtype, device=self.like.device)

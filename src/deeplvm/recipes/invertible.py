@@ -77,9 +77,11 @@ def real_nvp(
     at_least_one(transforms=transforms, hidden=hidden, scales=scales or 1)
 
     def make(shape: tuple[int, ...], **base: Any) -> Flow:
-        most = most_scales(shape, 3) if len(shape) == 3 else 1
+        # of a few columns normalisations make steps that go too far
+        image = len(shape) == 3
+        most = most_scales(shape, 3) if image else 1
         return RealNVP(
-            shape, transforms=transforms, hidden=hidden, scales=scales or most, normalised=True,
+            shape, transforms=transforms, hidden=hidden, scales=scales or most, normalised=image,
             **base,
         )  # fmt: skip
 
