@@ -19,6 +19,7 @@ from deeplvm.conditionals.diffusion import (
     Undiffused,
 )
 from deeplvm.distributions import DiagonalNormal
+from deeplvm.inference.temperature import sample_at
 
 SPREAD = 0.7  # of the data, a normal
 
@@ -183,6 +184,7 @@ def test_draws_of_the_optimal_reverse_are_the_data() -> None:
     torch.manual_seed(0)
     draws = model.sample(4000)["x"].value
     assert abs(float(draws.std()) / SPREAD - 1) < 5 / 8000**0.5 + 0.02
+    assert sample_at(model, 500, temperature=0.3)["z0"].value.std() < 0.5 * SPREAD
 
 
 @torch.no_grad()

@@ -32,6 +32,7 @@ from deeplvm.conditionals.heads import (
     optional_units,
     standardised,
 )
+from deeplvm.core.draws import Draw, Sampled
 from deeplvm.core.trace import Site, Trace
 from deeplvm.distributions import DiagonalNormal, DiscretizedLogistic
 
@@ -278,9 +279,15 @@ class Denoising(nn.Module):
         return 0.5 * self.steps * torch.expm1(gamma - before) * wrong
 
     def forward(
-        self, given: Mapping[str, Any], batch_shape: tuple[int, ...] | None = None, **_: Any
+        self,
+        given: Mapping[str, Any],
+        batch_shape: tuple[int, ...] | None = None,
+        *,
+        draw: Mapping[str, Draw] | None = None,
+        default: Draw | None = None,
+        **_: Any,
     ) -> Trace:
-        """Score the chain that q drew, or draw one.
+        """Score the chain that q drew, or draw one, each of its steps as ``z0`` is to be drawn.
 
         Raises:
             ValueError: If the chain is not as q drew it.
@@ -288,7 +295,8 @@ class Denoising(nn.Module):
         end = given[END]
         shape = batch_shape or tuple(end.value.shape[: end.batch_dims])
         if CHAIN not in given:
-            return self._drawn(given, end.value, shape)
+            way = (draw or {}).get(START, default) or Sampled()
+            return self._drawn(given, end.value, shape, way)
         z, t, start = (given[name] for name in (CHAIN, PLACES, START))
         made = z.distribution
         if made is None or not isinstance(z.log_prob, Tensor):
@@ -304,7 +312,9 @@ class Denoising(nn.Module):
             shape,
         )
 
-    def _drawn(self, given: Mapping[str, Any], z: Tensor, shape: tuple[int, ...]) -> Trace:
+    def _drawn(
+        self, given: Mapping[str, Any], z: Tensor, shape: tuple[int, ...], way: Draw
+    ) -> Trace:
         """A chain from its end to its start."""
         count = self.steps or self.draws
         dims = len(self.shape)
@@ -317,7 +327,8 @@ class Denoising(nn.Module):
             share = -torch.expm1(after - gamma)
             mean = z - share * gamma.sigmoid().sqrt() * self.noise(z, gamma.expand(shape))
             mean = mean * ((-after).sigmoid() / (-gamma).sigmoid()).sqrt()
-            z = mean + (after.sigmoid() * share).sqrt() * torch.randn_like(z)
+            step = DiagonalNormal(mean, (after.sigmoid() * share).sqrt(), dims)
+            z = way(START, step, shape, len(shape)).value
         nothing, many = z.new_zeros(shape), len(shape)
         places = t[-2].expand(*shape, 1)
         start = given[START].value if START in given else z
