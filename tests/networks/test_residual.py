@@ -85,7 +85,7 @@ def weight_normalised() -> ResidualNetwork:
 def seen_by(network: nn.Module, x: Tensor) -> list[Tensor]:
     found: list[Tensor] = []
     layers = [m for m in network.modules() if isinstance(m, WeightNormalisedConvolution)]
-    hooks = [m.register_forward_hook(lambda *told: found.append(told[-1])) for m in layers]
+    hooks = [m.register_forward_hook(lambda _, __, made: found.append(made)) for m in layers]
     network(x)
     for hook in hooks:
         hook.remove()

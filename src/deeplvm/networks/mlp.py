@@ -116,7 +116,7 @@ class BatchNorm(nn.BatchNorm1d):
         tensor(True)
     """
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, features: Tensor) -> Tensor:  # type: ignore[override]
         """The same shape as ``features``."""
         rows = features.reshape(-1, features.shape[-1])
         if len(rows) > 1:

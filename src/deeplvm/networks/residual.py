@@ -200,7 +200,7 @@ class SpaceToDepth(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Features of the image, ``(*particles, batch, *out_shape)``."""
         image = as_image(image, self.in_shape, "SpaceToDepth")
-        return _last(self._halved, image.to(self.layer.weight.dtype))
+        return _last(self._halved, image.to(next(self.layer.parameters()).dtype))
 
     def _halved(self, image: Tensor) -> Tensor:
         _, height, width = self.in_shape

@@ -33,7 +33,8 @@ class StartsFromData(Protocol):
 def waiting(*modules: nn.Module) -> list[StartsFromData]:
     """The layers in some modules that have not started."""
     found = {id(each): each for module in modules for each in module.modules()}
-    return [e for e in found.values() if isinstance(e, StartsFromData) and not e.started]
+    layers = [e for e in found.values() if isinstance(e, StartsFromData)]  # type: ignore[misc]
+    return [each for each in layers if not each.started]
 
 
 @contextmanager
@@ -86,7 +87,7 @@ class WeightNormalisedConvolution(nn.Conv2d):
         """Whether length and bias are no longer 1 and 0."""
         return bool((self.gain != 1).any() or self.shift.any())
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, features: Tensor) -> Tensor:  # type: ignore[override]
         """As of ``nn.Conv2d``."""
         direction = self.weight / self.weight.flatten(1).norm(dim=1).reshape(-1, 1, 1, 1)
         if self.watching:
