@@ -262,6 +262,7 @@ TRACED_ELSEWHERE = (
     "pixel_cnn_pp",
     "pixel_rnn",
     "image_transformer",
+    "pixel_vae",
     "variational_lossy_autoencoder",
     "renyi_vae",
     "beta_tc_vae",
