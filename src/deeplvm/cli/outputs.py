@@ -128,11 +128,11 @@ def reconstructed(
         trace = model.reconstruct(given, default=noise.of(Sampled()), missing=missing)
         found: dict[str, Tensor] = {}
         for name in [each for each in data.variables if each in given]:
-            if name in trace and (site := trace[name]).distribution is not None:
+            if name in trace and (own := trace[name].distribution) is not None:
                 found[f"original/{name}"] = given[name]
-                if not (known := has_centre(site.distribution)):
+                if not (known := has_centre(own)):
                     drawn.add(name)
-                found[f"mean/{name}"] = centre(site.distribution) if known else site.value
+                found[f"mean/{name}"] = centre(own) if known else trace[name].value
         return found
 
     found = _measured(model, rows, measure, seed)
@@ -167,10 +167,9 @@ def lossy(
             found[f"nats/{each.depth}/"] = each.nats
             for name in [n for n in data.variables if n in given and n in each.trace]:
                 site = each.trace[name]
-                known = site.distribution is not None and has_centre(site.distribution)
-                found[f"mean/{each.depth}/{name}"] = (
-                    centre(site.distribution) if known else site.value
-                )
+                own = site.distribution
+                value = centre(own) if own is not None and has_centre(own) else site.value
+                found[f"mean/{each.depth}/{name}"] = value
         return found
 
     originals: dict[str, Tensor] = {}
