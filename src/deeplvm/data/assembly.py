@@ -226,8 +226,8 @@ def _made(
     stored, everything = seen, Summary.joined(seen.values())
     scale: float | None = None
     if everything.count.any() or trained is None:
-        scale, told = binarization(facts, everything, source, options, trained)
-        notes += told
+        scale, drawn = binarization(facts, everything, source, options, trained)
+        notes += drawn
     if scale is not None:  # the draws will be 0 and 1 in every element
         facts, seen = replace(facts, levels=None), {e: _binary(s) for e, s in seen.items()}
     some = places["train"].rows(_some(places["train"]).numpy())

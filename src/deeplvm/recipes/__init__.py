@@ -22,7 +22,6 @@ from deeplvm.recipes.convolutional import convolutional_vae
 from deeplvm.recipes.counts import scvi
 from deeplvm.recipes.diffusion import diffusion
 from deeplvm.recipes.discrete import gumbel_softmax_vae, helmholtz_machine, sigmoid_belief_network
-from deeplvm.recipes.drawing import attend_infer_repeat, convolutional_draw, draw
 from deeplvm.recipes.flow_posteriors import (
     householder_flow_vae,
     inverse_autoregressive_flow_vae,
@@ -54,6 +53,7 @@ from deeplvm.recipes.pixels import (
     variational_lossy_autoencoder,
 )
 from deeplvm.recipes.plain import beta_tc_vae, beta_vae, full_covariance_vae, renyi_vae, vae
+from deeplvm.recipes.recurrent_images import attend_infer_repeat, convolutional_draw, draw
 from deeplvm.recipes.semi_supervised import (
     auxiliary_semi_supervised_vae,
     m1,

@@ -263,7 +263,8 @@ def dimension_bars(
     With ``names`` the bars are latents, in their own order.
     """
     heights = np.asarray(values, dtype=float)
-    order = np.arange(len(heights)) if names else np.argsort(-heights, kind="stable")[:64]
+    ranked = np.argsort(-heights, kind="stable")[:64].tolist()
+    order = list(range(len(heights))) if names else ranked
     width = min(7.4, max(2.4, 1.2 + 0.2 * len(order)))
     with new_figure(width, 2.4) as (figure, axes):
         colours = [FIRST if active[i] else MUTED for i in order]
