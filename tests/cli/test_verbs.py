@@ -292,6 +292,7 @@ def test_report(deeplvm: Run, table_run: Path, copy_of: Callable[[Path], Path]) 
 
 def test_recipes_and_datasets(deeplvm: Run) -> None:
     recipes = deeplvm("recipes").out
+    assert "Counts of words or genes:" in recipes
     assert "iwae" in recipes
     assert "(Burda et al., 2016), https://arxiv.org/abs/1509.00519" in recipes
     assert "digits" in deeplvm("datasets").out

@@ -168,11 +168,15 @@ def test_every_command_has_its_page() -> None:
     assert all(callable(getattr(verbs, page)) for page in pages)
 
 
-def test_the_readme_names_every_recipe() -> None:
+def test_the_readme_names_every_recipe_in_its_group() -> None:
     from deeplvm.recipes import PUBLISHED
 
-    table = (ROOT / "README.md").read_text(encoding="utf-8").partition("| recipe |")[2]
-    assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == set(PUBLISHED)
+    section = (ROOT / "README.md").read_text(encoding="utf-8").partition("\n## Recipes\n")[2]
+    groups = section.partition("\n## ")[0].split("\n### ")[1:]
+    named = {g.partition("\n")[0]: re.findall(r"^\| `(\w+)` \|", g, re.MULTILINE) for g in groups}
+    assert named == {group: list(names) for group, names in PUBLISHED.items()}
+    names = [name for group in PUBLISHED.values() for name in group]
+    assert len(names) == len(set(names))
 
 
 def test_the_readme_gives_the_reason_for_every_dependency() -> None:

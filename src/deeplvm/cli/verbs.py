@@ -805,16 +805,17 @@ def report(run: Folder, /, *, trust: Trust = False) -> None:
 
 def recipes() -> None:
     """List the recipes: name, paper, year, what it is."""
-    from deeplvm.recipes import describe, published
+    from deeplvm.recipes import PUBLISHED, describe, published
 
-    entries = [describe(name, recipe) for name, recipe in published().items()]
-    width = max([len(entry.name) for entry in entries])
-    for entry in entries:
-        tell(f"{entry.name.ljust(width)}  {entry.summary}")
-        tell(f"{' ' * width}  {entry.title} ({entry.authors}, {entry.year}), {entry.link}")
-    tell(
-        "\nOptions: deeplvm fit --recipe NAME --help. Your own function: package.module:function."
-    )
+    entries = {name: describe(name, recipe) for name, recipe in published().items()}
+    width = max([len(name) for name in entries])
+    for group, names in PUBLISHED.items():
+        tell(f"{group}:\n")
+        for entry in [entries[name] for name in names]:
+            tell(f"{entry.name.ljust(width)}  {entry.summary}")
+            tell(f"{' ' * width}  {entry.title} ({entry.authors}, {entry.year}), {entry.link}")
+        tell("")
+    tell("Options: deeplvm fit --recipe NAME --help. Your own function: package.module:function.")
 
 
 def datasets() -> None:

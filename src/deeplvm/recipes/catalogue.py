@@ -105,9 +105,10 @@ def training_of(recipe: Recipe) -> dict[str, Any]:
 
 
 def published() -> dict[str, Recipe]:
-    """The recipes of this package, by name."""
+    """The recipes of this package, by name, in the order of their groups."""
     module = importlib.import_module("deeplvm.recipes")
-    return {name: getattr(module, name) for name in module.PUBLISHED}
+    groups: dict[str, tuple[str, ...]] = module.PUBLISHED
+    return {name: getattr(module, name) for group in groups.values() for name in group}
 
 
 def describe(name: str, recipe: Recipe) -> Entry:

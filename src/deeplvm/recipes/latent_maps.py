@@ -110,11 +110,12 @@ def resnet_iaf_vae(
 ) -> LatentVariableModel:
     """Residual networks with layers of latent maps, whose posteriors are bent autoregressively.
 
-    Improving Variational Inference with Inverse Autoregressive Flow (Kingma et al., 2016, appendix
-    C), https://arxiv.org/abs/1606.04934
+    Improving Variational Inference with Inverse Autoregressive Flow (Kingma et al., 2016),
+    https://arxiv.org/abs/1606.04934
 
-    Weight norm that starts from data, ELU, and inference in both directions: up without a draw,
-    then down along p's own path. Ungated pre-activation blocks of two convolutions.
+    Their appendix C: weight norm that starts from data, ELU, and inference in both directions: up
+    without a draw, then down along p's own path. Ungated blocks of two convolutions, each after
+    its activation.
 
     Args:
         data: Images; their kind decides the likelihood: of 8-bit ones discretised logistic.
