@@ -66,8 +66,9 @@ def test_it_is_run_where_somebody_says_so(end: Any, run: Path) -> None:
     Path("numpy.py").write_text("raise SystemExit('beside the data')\n")
     words = (run.parent / "run/config.toml", "--no-evaluate", "--out")
     edit(run / "config.toml", 'recipe = "vae"', 'recipe = "own_recipe:model"')
-    edit(run / "config.toml", "hidden = [\n    4,\n]\n", "")
-    edit(run / "config.toml", 'posterior = "gaussian"\n', "")
+    head, _, tail = (run / "config.toml").read_text().partition("[recipe_options]")
+    options = f"[recipe_options]\nlatent = 2\n\n[training]{tail.partition('[training]')[2]}"
+    (run / "config.toml").write_text(head + options)
     assert end("fit", "--config", words[0], "--no-evaluate", "--out", "a")[0] == 2
     assert not Path("a").exists()
     assert end("fit", "--config", *words, "a", "--trust")[0] == 0
