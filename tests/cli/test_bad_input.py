@@ -61,8 +61,8 @@ USAGE: dict[str, tuple[tuple[str, ...], str]] = {
     "no such module": (("fit", "digits", "--recipe", "no_such:thing"), "no module 'no_such'"),
     "no such function": (("fit", "digits", "--recipe", "math:thing"), "no function 'thing'"),
     "option of another recipe": (
-        ("fit", "digits", "--layers", "2"),
-        "--layers belongs to the recipe 'iwae', not to 'vae'",
+        ("fit", "digits", "--points", "2"),
+        "--points belongs to the recipe 'variational_gaussian_process', not to 'vae'",
     ),
     "no such option": (("fit", "digits", "--epoch", "2"), "--epochs"),
     "text for a number": (("fit", "digits", "--epochs", "many"), "many"),
@@ -114,7 +114,7 @@ def test_configuration_files(deeplvm: Run) -> None:
         "format = 99": "newer",
         'data = "digits"\n[training]\nepoch = 3': "epoch",
         'data = "digits"\n[training]\nepochs = "many"': "many",
-        'data = "digits"\n[recipe_options]\nlayers = 2': "--layers belongs to the recipe 'iwae'",
+        'data = "digits"\n[recipe_options]\npoints = 2': "--points belongs to the recipe",
     }
     for text, expected in cases.items():
         Path("options.toml").write_text(text)

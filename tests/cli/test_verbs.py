@@ -39,7 +39,7 @@ def test_fit_leaves_a_whole_run_folder(table_run: Path) -> None:
     assert config["recipe"] == "vae"
     assert config["training"]["epochs"] == 2
     options = {"latent": 2, "hidden": [8], "posterior": "gaussian", "prior": "gaussian"}
-    assert config["recipe_options"] == options
+    assert config["recipe_options"] == {**options, "given_label": False}
     assert config["data_options"]["label"] == "kind"
     metrics = [json.loads(line) for line in (table_run / "metrics.jsonl").read_text().splitlines()]
     assert [record["epoch"] for record in metrics] == [1, 2]

@@ -232,56 +232,47 @@ def _jackknife_pairs(pairs: Tensor) -> float:
 
 
 def classifier_test(
-    first: Tensor, second: Tensor, classifier: Any, *, folds: int = FOLDS, seed: int = 0
+    first: Tensor, second: Tensor, classifier: Any, *, seed: int = 0
 ) -> ClassifierTest:
     r"""Cross-validated accuracy and AUC of a scikit-learn classifier on two equal samples.
 
     The standard errors are those of independent predictions times
-    :math:`\sqrt{1 + k\, n_\text{test} / n_\text{train}}`, 1.5 with k = 5 folds, whose classifiers
+    :math:`\sqrt{1 + k\, n_\text{test} / n_\text{train}} = 1.5`: the classifiers of k = 5 folds
     share most of their training. Inference for the Generalization Error (Nadeau & Bengio, 2003),
     https://doi.org/10.1023/A:1024068626366
-
-    Two folds are a third of the work of five, or less: the first one's classifier, which learned
-    from half of either sample, has the p-value too.
     """
     from sklearn.model_selection import StratifiedKFold
 
     x: Any = torch.cat([first, second]).numpy()
     y: Any = np.repeat([1, 0], [len(first), len(second)])
-    split = StratifiedKFold(folds, shuffle=True, random_state=seed)
-    right, areas, variances, p = 0, [], [], None
-    for train, test in split.split(x, y):
+    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
+    right, areas, variances = 0, [], []
+    for train, test in folds.split(x, y):
         score = _scores(classifier, x, y, train, test)
-        if folds == 2 and p is None:
-            p = _by_chance(score, y[test])
         right += int(((score > 0.5) == y[test]).sum())
         area, error = delong(score[y[test] == 0], score[y[test] == 1])
         areas.append(area)
         variances.append(error**2)
     accuracy = right / len(y)
-    common = math.sqrt(1.0 + folds / (folds - 1))
+    common = math.sqrt(1.0 + FOLDS / (FOLDS - 1))
     return ClassifierTest(
         accuracy,
         common * math.sqrt(accuracy * (1 - accuracy) / len(y)),
-        _held_out(classifier, x, y, seed) if p is None else p,
+        _held_out(classifier, x, y, seed),
         float(np.mean(areas)),
-        common * math.sqrt(sum(variances)) / folds,
+        common * math.sqrt(sum(variances)) / FOLDS,
     )
 
 
 def _held_out(classifier: Any, x: Array, y: Array, seed: int) -> float:
     """P-value of a classifier trained on half of either sample, by the other halves."""
+    from scipy.stats import binom
+
     n = len(y) // 2
     order = np.random.default_rng(seed).permutation(n)
     train, test = (np.concatenate([part, part + n]) for part in np.array_split(order, 2))
-    return _by_chance(_scores(classifier, x, y, train, test), y[test])
-
-
-def _by_chance(score: Array, truth: Array) -> float:
-    """P-value of as many right guesses of rows that were not learned from."""
-    from scipy.stats import binom
-
-    return float(binom.sf(((score > 0.5) == truth).sum() - 1, len(truth), 0.5))
+    right = ((_scores(classifier, x, y, train, test) > 0.5) == y[test]).sum()
+    return float(binom.sf(right - 1, len(test), 0.5))
 
 
 def _scores(classifier: Any, x: Array, y: Array, train: Array, test: Array) -> Array:

@@ -74,7 +74,7 @@ class DatasetShift(Record):
             distribution functions, or the shares of missing cells), the worst first.
         auc: How well a forest of trees tells which set a row is of, cross-validated; one half if
             they are alike. It sees what no column shows by itself, such as a correlation.
-        p: P-value of a forest that learned from half of the rows, on the other half.
+        p: P-value of another forest, on rows that it did not learn from.
         rows: How many of each set.
     """
 
@@ -134,7 +134,7 @@ def dataset_shift(
     columns.sort(key=lambda each: (-each.statistic, each.p))
     count = min(len(one), len(other), _MOST_ROWS)
     ours, theirs = _features(one[:count], other[:count])
-    found = classifier_test(ours, theirs, _forest(seed), folds=2, seed=seed)
+    found = classifier_test(ours, theirs, _forest(seed), seed=seed)
     return DatasetShift(
         tuple(columns), Estimate(found.auc, found.auc_stderr), found.p, (len(one), len(other))
     )
