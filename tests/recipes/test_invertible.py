@@ -12,7 +12,7 @@ import torch
 from deeplvm import LatentVariableModel, evaluate, load, recipes
 from deeplvm.conditionals.flows import Logit
 from deeplvm.core.joint import Joint
-from deeplvm.data import Data
+from deeplvm.data import Data, DataError
 from deeplvm.inference import embed
 from deeplvm.recipes import RecipeError
 
@@ -104,6 +104,12 @@ def test_what_is_refused(grey: np.ndarray) -> None:
     holes[0, 0] = np.nan
     with pytest.raises(RecipeError, match="needs every element of a row"):
         recipes.real_nvp(load_(holes))
+    constant = rng.uniform(0.2, 0.8, size=(60, 3))
+    constant[:, 1] = 0.3
+    with pytest.raises(RecipeError, match="1 elements of memory are constant"):
+        recipes.real_nvp(load_(constant))
+    with pytest.raises(DataError, match="is constant in the training rows"):
+        load_(constant + 5.0, likelihood="gaussian")  # whose mean is rounded
     with pytest.raises(RecipeError, match="has one alone"):
         recipes.real_nvp(load_(rng.normal(size=(40, 1))))
     with pytest.raises(RecipeError, match="leave out --likelihood student-t"):

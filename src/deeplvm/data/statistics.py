@@ -100,7 +100,9 @@ class Summary:
     @property
     def variance(self) -> Array:
         """Mean squared deviation of each element; NaN where all its values are missing."""
-        return np.where(self.count > 0, self._squares / np.maximum(self.count, 1), np.nan)
+        mean = self._squares / np.maximum(self.count, 1)
+        # of a constant, the rounding of its mean would be left
+        return np.where(self.count > 0, np.where(self.low == self.high, 0.0, mean), np.nan)
 
     @property
     def std(self) -> Array:

@@ -193,6 +193,11 @@ def _numbers(data: Data | Description, recipe: str) -> Variable:
             f"{recipe} needs every element of a row, and some of {data.name} are missing; fill "
             f"them in first (deeplvm impute), or take the recipe autoregressive_table."
         )
+    if not (x.is_whole or x.dequantized) and (constant := int((x.std <= 0).sum())):
+        raise RecipeError(
+            f"{recipe} is a density, and {constant} elements of {data.name} are constant in the "
+            f"training rows: it would grow without bound; leave them out, or take the recipe vae."
+        )
     if math.prod(x.shape) < 2:
         raise RecipeError(f"{recipe} couples elements with each other, but {x} has one alone.")
     return x
