@@ -66,6 +66,7 @@ class Rounded(Distribution):
 
     arg_constraints = {}  # noqa: RUF012 - torch's own form
     has_rsample = False
+    in_cells = True  # chains of v ask: its density is 1 or 0
 
     def __init__(
         self, value: Tensor, event_dims: int, levels: int | None = None, *, noisy: bool = False

@@ -52,7 +52,8 @@ class LatentSpace:
 
     Raises:
         ValueError: If the values of a discrete latent cannot be listed, or a latent is shared by
-            all rows or has no density of its own.
+            all rows or has no density of its own; or what is given has no density but where the
+            latents lie in its cell.
     """
 
     def __init__(
@@ -73,7 +74,11 @@ class LatentSpace:
         self.summed: dict[str, Draw] = {}
         start = 0
         _refuse_shared(model, self.given)
-        for name, site in self._drawn(1).items():
+        trace = self._trace(1)
+        for name, site in trace.items():
+            if not site.drawn:
+                _refuse_cells(name, site)
+                continue
             support = _support(name, site)
             if support.is_discrete:
                 self.summed[name] = (draw or {}).get(name, Enumerated())
@@ -180,12 +185,14 @@ class LatentSpace:
         return torch.cat(parts, -1)
 
     def _drawn(self, particles: int, noise: Noise | None = None) -> dict[str, Site]:
+        return {name: site for name, site in self._trace(particles, noise).items() if site.drawn}
+
+    def _trace(self, particles: int, noise: Noise | None = None) -> Trace:
         # what is given stays: a latent may have observed parents
-        trace = self.model.p(
+        return self.model.p(
             self._for(self.model.p), (particles, self.rows), missing=self.missing,
             default=(noise or self.noise).of(Sampled()),
         )  # fmt: skip
-        return {name: site for name, site in trace.items() if site.drawn}
 
     def _scored(self, joint: Any, latents: Mapping[str, Site], free: Tensor) -> Trace:
         return joint(
@@ -195,6 +202,15 @@ class LatentSpace:
 
     def _for(self, joint: Any) -> dict[str, Site]:
         return {n: s for n, s in self.given.items() if n in joint.names or n in joint.inputs}
+
+
+def _refuse_cells(name: str, site: Site) -> None:
+    """No gradient leads into a cell, and outside of it there is nothing to anneal."""
+    if site.distribution is not None and getattr(base_of(site.distribution), "in_cells", False):
+        raise ValueError(
+            f"{name!r} is possible only where the latents lie in its cell, into which no chain "
+            f"finds its way; use importance sampling."
+        )
 
 
 def _support(name: str, site: Site) -> Any:
