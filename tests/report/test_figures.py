@@ -270,6 +270,11 @@ def test_every_figure_stands_in_a_page(name: str) -> None:
         assert draw(json.loads(json.dumps(found.to_dict()))) == figure
 
 
+def test_ticks_say_values_and_not_differences_from_an_offset() -> None:
+    close = [{**CURVE[0], "particles": 1 + i, "value": -156.03 + 0.01 * i} for i in range(3)]
+    assert "−156.0250<" in likelihood.particle_curve(close)
+
+
 def test_nothing_global_is_changed() -> None:
     before = dict(mpl.rcParams)
     likelihood.particle_curve(CURVE)

@@ -26,6 +26,7 @@ from deeplvm.recipes import (
     full_covariance_vae,
     iwae,
     mixture_model,
+    nade,
     nvdm,
     semi_supervised_vae,
     vae,
@@ -337,3 +338,14 @@ def test_a_likelihood_without_a_mean_is_shown_by_draws() -> None:
     page = report(model, data)
     assert "a draw from p(x | z), which has no known mean" in page
     assert "the mean of p(x | z)" not in page
+
+
+def test_the_page_of_a_model_without_latents_speaks_of_none() -> None:
+    data = load("digits", binarize="static", limit=100)
+    model = nade(data, hidden=2)
+    drawn = Material(model, data).samples(8, mean=True)
+    assert len(drawn.flatten(1).unique(dim=0)) == 8  # equal draws of 64 near-fair bits: never
+    page = report(model, data)
+    assert "Drawn from the model: a draw from p(x), which has no known mean." in page
+    assert "p(x | z)" not in page
+    assert "p(z)" not in page

@@ -117,8 +117,10 @@ def finish(
         splits: tuple[Split, ...] = ("test", "valid", "train")
         split = next(each for each in splits if data.rows(each))
         draws = particles or min(MOST, max(FEWEST, DRAWS // data.rows(split)))
-        each = "their bound alone" if of_one_particle(model) else f"{draws} draws each"
-        note(f"evaluating on {data.rows(split)} {split} rows, {each}")
+        each = ", their bound alone" if of_one_particle(model) else f", {draws} draws each"
+        noise = any([variable.dequantized for variable in data.variables.values()])
+        each = each if model.q.names or noise else ""
+        note(f"evaluating on {data.rows(split)} {split} rows{each}")
         again = asked_before(run)
         if again:
             note(f"and again, as evaluation.json has it: {', '.join(again)}; takes minutes")

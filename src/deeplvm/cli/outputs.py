@@ -119,7 +119,7 @@ def reconstructed(
     if not model.q.names:
         raise ValueError(
             "The model draws no latents, so rows pass through nothing: draw new ones (deeplvm "
-            "sample), or fill in missing values (deeplvm impute)."
+            "sample), or, where it takes missing values, fill these in (deeplvm impute)."
         )
 
     drawn: set[str] = set()

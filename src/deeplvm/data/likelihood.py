@@ -116,7 +116,8 @@ def choose_likelihood(
         return Choice("binary", "bernoulli", f"{what}: values are 0 and 1: bernoulli.", 2)
     if look.kind == "levels":
         top = f"0..{look.levels - 1 if look.levels else ''}"
-        reason = f"{what}: whole levels {top}: discretized-logistic. If they are counts: "
+        mixed = ", of which recipes of pixels take a mixture" if image else ""
+        reason = f"{what}: whole levels {top}: discretized-logistic{mixed}. If they are counts: "
         reason += "--likelihood negative-binomial."
         if look.step != 1.0:
             reason = (

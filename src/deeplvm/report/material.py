@@ -135,19 +135,19 @@ class Material:
         """Draws of x, or the means of p(x | z) at draws of z, shape ``(count, *event)``."""
         with self._drawing():
             site = self.model.sample(count, self.conditions(count))[self.name]
-            if mean and site.distribution is not None:
-                return typical(site.distribution).expand(site.value.shape).cpu().clone()
+            # a draw in place of a mean that is not known is each row's own
+            if mean and site.distribution is not None and has_centre(site.distribution):
+                return centre(site.distribution).expand(site.value.shape).cpu().clone()
             return site.value.cpu().clone()
 
     @cached_property
     def pictured(self) -> str:
-        """What stands for p(x | z) in a picture."""
+        """What stands for p(x | z) in a picture; p(x) where there are no latents."""
+        of = "p(x | z)" if self.model.q.names else "p(x)"
         with self._drawing():
             site = self.model.sample(1, self.conditions(1))[self.name]
         known = site.distribution is None or has_centre(site.distribution)
-        return (
-            "the mean of p(x | z)" if known else "a draw from p(x | z), which has no known mean,"
-        )
+        return f"the mean of {of}" if known else f"a draw from {of}, which has no known mean,"
 
     def reconstructions(self, count: int) -> tuple[Tensor, Tensor]:
         """Rows, and the means of p(x | z) at one draw of z from q(z | x)."""

@@ -210,7 +210,8 @@ def _samples(subject: Subject) -> Iterator[Section]:
         drawn = material.samples(across * down, mean=True)
         real = material.first(across * down)[material.name].cpu()
         rows = f"Data, {SPLITS[material.split]} rows, drawn at random, to compare."
-        means = f"Drawn from the model: {material.pictured} at draws of z from p(z)."
+        at = " at draws of z from p(z)" if material.model.q.names else ""
+        means = f"Drawn from the model: {material.pictured}{at}".rstrip(",") + "."
         form: dict[str, Any] = {"columns": across, "variable": variable, "width": _WIDTH // 2}
         pair = [
             (images.image_grid(drawn.numpy(), "Samples of the model", **form), means),

@@ -48,6 +48,7 @@ _STYLE: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": False,
+    "axes.formatter.useoffset": False,  # ticks say the values themselves
     "grid.color": RULE,
     "grid.linewidth": 0.6,
     "axes.axisbelow": True,
