@@ -13,7 +13,6 @@ from deeplvm import recipes
 from deeplvm.cli.outputs import reconstructed
 from deeplvm.data import load
 from deeplvm.evaluation import evaluate
-from deeplvm.evaluation.examination import CannotMeasure, Effort, Examination
 from deeplvm.recipes import RecipeError
 
 PIXELS = {
@@ -95,14 +94,3 @@ def test_reconstructions_of_pixels_that_follow_from_each_other_are_draws() -> No
     torch.testing.assert_close(values["x"], values["x"].round())
     again = reconstructed(model, data, rows[:2], seed=0)[1]["x"]
     torch.testing.assert_close(again, values["x"][:2])
-
-
-def test_checks_draw_as_many_data_sets_as_there_is_time_for(tmp_path: Path) -> None:
-    np.save(tmp_path / "bits.npy", np.random.default_rng(0).integers(0, 2, (40, 25, 25)))
-    data = load(tmp_path / "bits.npy")
-    model = recipes.pixel_rnn(data, width=2, layers=1)
-    seen = Examination(model, data, "test", effort=Effort(rows=4))
-    assert seen.draw_steps == 625
-    assert seen.drawable(1000) == 320
-    with pytest.raises(CannotMeasure, match="one after another, in 625 steps"):
-        _ = seen.checks

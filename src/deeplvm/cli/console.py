@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # Draws in all that an evaluation at the end of a fit may take, and how few or many a row.
 DRAWS, FEWEST, MOST = 1_000_000, 100, 5_000
+_SECONDS, _SHARE = 60.0, 0.1  # it may take so long, or that much of the time of training
+_USE = 32  # draws a row by which the use of latents is measured beside
 
 
 def note(text: str) -> None:
@@ -32,14 +34,15 @@ def note(text: str) -> None:
 
 
 @contextlib.contextmanager
-def waiting(what: str) -> Iterator[None]:
-    """Say what takes longer than a second, and every ten seconds that it goes on."""
+def waiting(what: str, *, said: bool = False) -> Iterator[None]:
+    """Say what takes longer than a second, unless it was, and every ten that it goes on."""
     done = threading.Event()
 
     def speak() -> None:
         seconds = 1
         while not done.wait(seconds if seconds == 1 else 10):
-            note(what if seconds == 1 else f"{what}: {seconds} s")
+            if seconds > 1 or not said:
+                note(what if seconds == 1 else f"{what}: {seconds} s")
             seconds = seconds - seconds % 10 + 10
 
     thread = threading.Thread(target=speak, daemon=True)
@@ -117,14 +120,19 @@ def finish(
         splits: tuple[Split, ...] = ("test", "valid", "train")
         split = next(each for each in splits if data.rows(each))
         draws = particles or min(MOST, max(FEWEST, DRAWS // data.rows(split)))
+        rows = data.rows(split)
+        if particles is None:
+            rows, draws = _in_time(run, model, data, split, draws)
         each = ", their bound alone" if of_one_particle(model) else f", {draws} draws each"
         noise = any([variable.dequantized for variable in data.variables.values()])
         each = each if model.q.names or noise else ""
-        note(f"evaluating on {data.rows(split)} {split} rows{each}")
+        note(f"evaluating on {rows} {split} rows{each}")
         again = asked_before(run)
         if again:
             note(f"and again, as evaluation.json has it: {', '.join(again)}; takes minutes")
-        evaluation = evaluate_into(run, model, data, split=split, particles=draws, **again)
+        evaluation = evaluate_into(
+            run, model, data, split=split, particles=draws, most=rows, **again
+        )
         if not processes().first:
             return
         if data.description.picture is not None:
@@ -133,6 +141,30 @@ def finish(
         show(evaluation, json=json)
     if not json and processes().first:
         tell(_where(run))
+
+
+def _in_time(
+    run: Run, model: LatentVariableModel, data: Data, split: Split, draws: int
+) -> tuple[int, int]:
+    """Rows and draws a row that take a small part of the time of training, or a minute."""
+    from deeplvm.inference.rows import at_random
+    from deeplvm.likelihood.pilot import affordable, spoken
+    from deeplvm.runs.sidecars import read_metrics
+
+    trained = sum(
+        [each.get("seconds", 0.0) for each in read_metrics(run.folder / "metrics.jsonl")]
+    )
+    seconds, draw = max(_SECONDS, _SHARE * trained), run.measured(data) or None
+    some = at_random(data[split], 1_000)
+    scale = data.rows(split) / min(1_000, data.rows(split))
+    found = affordable(model, some, draws, seconds / scale, beside=_USE, draw=draw)
+    rows, fewer = processes().from_first((round(scale * found[0]), found[1]))
+    if (rows, fewer) != (data.rows(split), draws):
+        note(
+            f"all {data.rows(split):,} rows with {draws:,} draws each would take more than "
+            f"{spoken(seconds)}; deeplvm evaluate {run.folder} has the time"
+        )
+    return rows, fewer
 
 
 def _save_samples(run: Run, model: LatentVariableModel, count: int = 64) -> None:
@@ -153,19 +185,30 @@ def evaluate_into(
     *,
     split: Split,
     particles: int,
+    most: int | None = None,
     seed: int = 0,
     **options: Any,
 ) -> Evaluation:
     """Evaluate, with the work shared among the processes, and write ``evaluation.json``.
 
-    ``options`` are those of :func:`deeplvm.evaluation.evaluate`.
+    ``most`` is of how many rows, chosen at random, if not of all. ``options`` are those of
+    :func:`deeplvm.evaluation.evaluate`.
     """
+    from dataclasses import replace
+
     from deeplvm.evaluation import evaluate
     from deeplvm.files import write_atomically
+    from deeplvm.inference.rows import at_random
 
     options["draw"] = run.measured(data) or None
-    rows = data[split]
+    rows = data[split] if most is None else at_random(data[split], most, seed)
     evaluation = evaluate(model, rows, particles=particles, seed=seed, **options)
+    if most is not None and most < data.rows(split):
+        few = (
+            f"Measured on {most:,} of {data.rows(split):,} {split} rows, chosen at random, to be "
+            f"done in time; deeplvm evaluate RUN measures all."
+        )
+        evaluation = replace(evaluation, warnings=[few, *evaluation.warnings])
     if processes().first:
         write_atomically(run.folder / "evaluation.json", evaluation.to_json().encode())
     return evaluation
@@ -194,7 +237,7 @@ def write_report(run: Run) -> None:
     from deeplvm.report import write_report
 
     note("writing the report")
-    with apart():
+    with apart(), waiting("writing the report", said=True):
         write_report(run)
 
 

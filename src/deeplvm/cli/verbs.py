@@ -330,7 +330,8 @@ def sample(
                 f"{other} does not go with --given, which draws rows of a table; leave it out"
                 f"{', and name the label in --given' if label is not None else ''}."
             )
-        values, known, warnings = sampled_given(opened, model, given, rows, seed)
+        with waiting(f"drawing {rows:,} rows"):
+            values, known, warnings = sampled_given(opened, model, given, rows, seed)
         _save(output, values, opened.description, rows=known, escape=escape_formulas)
         for warning in (*warnings, *impossible(values, opened.description)):
             note(f"warning: {warning}")
@@ -745,6 +746,7 @@ def diagnose(
     particles: Particles = 500,
     temperatures: Number = 100,
     split: SplitOption = None,
+    minutes: Positive = 2.0,
     quick: bool = False,
     seed: Seed = 0,
     device: Device = "auto",
@@ -756,9 +758,11 @@ def diagnose(
     Writes RUN/diagnosis.json and RUN/figures, and the report with both.
 
     Args:
-        rows: How many of each split are looked at, chosen at random.
-        particles: Draws a row for likelihoods.
-        temperatures: Of annealing, which likelihoods are held against.
+        rows: How many of each split are looked at, chosen at random; at most.
+        particles: Draws a row for likelihoods, at most.
+        temperatures: Of annealing, which likelihoods are held against, at most.
+        minutes: For all of it, about: what would take longer is measured with fewer rows and
+            draws, or left out, and either is said.
         split: Which rows training did not see; test if there are any.
         quick: Look for faults only; leave what is measured for the figures alone.
         seed: The same seed gives the same words.
@@ -781,7 +785,7 @@ def diagnose(
         settings={**opened.config.recipe_options, **opened.config.training},
         draw=opened.measured(data) or None,
         split=split,
-        effort=Effort(rows=rows, particles=particles, temperatures=temperatures),
+        effort=Effort(rows=rows, particles=particles, temperatures=temperatures, minutes=minutes),
         everything=not quick,
         seed=seed,
         progress=lambda what: note(f"  {what[0].lower()}{what[1:]}"),

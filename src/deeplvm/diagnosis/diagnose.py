@@ -40,6 +40,11 @@ class Diagnosis:
     examination: Examination
 
     @property
+    def fewer(self) -> Mapping[str, str]:
+        """What was measured with fewer rows or draws than were asked for, for want of time."""
+        return self.examination.fewer
+
+    @property
     def healthy(self) -> bool:
         """Whether no fault was found."""
         return not self.verdicts
@@ -73,6 +78,7 @@ class Diagnosis:
             "verdicts": [verdict.to_dict() for verdict in self.verdicts],
             "looked_for_in_vain": list(self.sound),
             "impossible": dict(self.impossible),
+            "fewer": dict(self.fewer),
             "measured": plain,
         }
 
@@ -93,6 +99,9 @@ class Diagnosis:
             for why in dict.fromkeys(self.impossible.values()):
                 lines += [f"   {name}" for name, each in self.impossible.items() if each == why]
                 lines.append(f"      {why}")
+        if self.fewer:
+            lines += ["", "Measured with less, for want of time:"]
+            lines += [f"   {name}: {how}" for name, how in self.fewer.items()]
         return "\n".join(lines)
 
     def __str__(self) -> str:
@@ -131,7 +140,8 @@ def diagnose(
         draw: How a latent is drawn where the bound and the likelihood are measured, as for
             :func:`~deeplvm.evaluation.evaluate`.
         split: The rows that training did not see; test if there are any.
-        effort: How many rows, chosen at random, and draws are spent.
+        effort: How many rows, chosen at random, and draws are spent, and how many minutes: what
+            takes longer is measured with less, or left out, which is said.
         rules: Which faults are looked for.
         everything: Whether what no rule needs is measured too, for the figures: mutual
             information, rate and distortion, the aggregate posterior, probes, sample quality.
@@ -160,7 +170,10 @@ def diagnose(
     # the first rows of a file need not be like the others
     held_out = dict.fromkeys(("valid", "test"), 4 * effort.rows)
     some = data.sampled({"train": SEARCHED, **held_out}, seed)  # type: ignore[dict-item]
-    seen = Examination(model, some, chosen, metrics, settings or {}, effort, seed, draw)
+    known = settings or {}
+    seen = Examination(
+        model, some, chosen, metrics, known, effort, seed, draw, everything=everything
+    )
     verdicts: list[Verdict] = []
     sound: list[str] = []
     not_asked: dict[str, str] = {}

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution
 
 from deeplvm.conditionals.columns import Columns
@@ -37,8 +39,10 @@ from deeplvm.evaluation.samples.quality import SampleQuality, draws, sample_qual
 from deeplvm.evaluation.summary import FEWEST_ROWS
 from deeplvm.gradients import Draw
 from deeplvm.inference.rows import Rows, rows_of
+from deeplvm.likelihood.chunks import Plan, plan
 from deeplvm.likelihood.convergence import Convergence, convergence, steps_to
 from deeplvm.likelihood.importance import ImportanceEstimate, importance_sampling
+from deeplvm.likelihood.pilot import level, seconds_a_particle, seconds_each, spoken
 from deeplvm.randomness import evaluating
 
 if TYPE_CHECKING:
@@ -55,7 +59,7 @@ class CannotMeasure(ValueError):
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is spent on each measurement.
+    """How much is spent on each measurement, at most.
 
     Attributes:
         rows: Of each split, chosen at random, for likelihoods and latents.
@@ -65,6 +69,9 @@ class Effort:
         temperatures: Of annealing.
         annealed_particles: Of annealing, a row.
         replicates: Data sets that are drawn for predictive checks.
+        minutes: For all together, by a pilot that is timed: what would take more is measured with
+            fewer rows and draws, and what takes too long even so is left out; either is said.
+            As long as it takes if ``None``.
     """
 
     rows: int = 500
@@ -74,6 +81,69 @@ class Effort:
     temperatures: int = 100
     annealed_particles: int = 8
     replicates: int = 200
+    minutes: float | None = 2.0
+
+
+Unit = Literal["particle", "draw", "pair"]
+_STEPS, _STEP_PARTICLES = 300, 16  # of the refinement of q
+_LEAPFROG = 5
+_GRADIENT = 3  # passes that a gradient takes
+_HOLES = 1_000  # draws
+_REFERENCES = 20  # data sets that predictive checks draw beside the replicates
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a measurement takes.
+
+    Attributes:
+        unit: A particle of a row through q and p, a row drawn from p, or the density of one row's
+            latents under the posterior of another.
+        count: How many of them.
+        least: What of the effort may be less, and down to what, in this order.
+        beside: Whether no rule needs it.
+    """
+
+    unit: Unit
+    count: Callable[[Effort], float]
+    least: tuple[tuple[str, int], ...]
+    beside: bool = False
+
+
+def _gaps(effort: Effort) -> float:
+    steps = _STEPS * _STEP_PARTICLES * _GRADIENT
+    return 2 * effort.gap_rows * (steps + 2 * effort.particles)
+
+
+def _walk(effort: Effort) -> float:
+    walks = effort.annealed_rows * effort.annealed_particles
+    return 1.5 * walks * effort.temperatures * _LEAPFROG * _GRADIENT
+
+
+_ROWS = (("rows", 100), ("rows", 25))
+_DRAWS = (("particles", 100), *_ROWS[:1], ("particles", 10), *_ROWS[1:])
+_WALK = (("temperatures", 30), ("annealed_particles", 4), ("annealed_rows", 10))
+WORK: Mapping[str, Work] = {
+    "log p(x)": Work("particle", lambda e: 2 * e.rows * e.particles, _DRAWS),
+    "use of latents": Work("particle", lambda e: 32 * e.rows, _ROWS),
+    "inference gaps": Work("particle", _gaps, (("particles", 100), ("gap_rows", 10))),
+    "convergence": Work(
+        "particle", lambda e: _walk(e) + e.annealed_rows * e.particles, (*_DRAWS[:1], *_WALK)
+    ),
+    "calibration": Work("particle", lambda e: 2 * e.rows * e.particles, _DRAWS),
+    "rate and distortion": Work("particle", _walk, _WALK, beside=True),
+    "aggregate posterior": Work("particle", lambda e: e.rows, _ROWS, beside=True),
+    "probes": Work("particle", lambda e: 5 * e.rows, _ROWS, beside=True),
+    "repeated rows": Work("draw", lambda e: e.rows, _ROWS),
+    "predictive checks": Work(
+        "draw", lambda e: e.rows * (e.replicates + _REFERENCES), (*_ROWS, ("replicates", 199))
+    ),
+    "memorisation": Work("draw", lambda e: 4 * e.rows, _ROWS),
+    "sample quality": Work("draw", lambda e: 2 * e.rows, _ROWS, beside=True),
+    "holes": Work("pair", lambda e: 2 * _HOLES * 4 * e.rows, _ROWS),
+    "surgery of the bound": Work("pair", lambda e: (2 * e.rows) ** 2, _ROWS),
+}
+"""Measurements that may take long, by the names under which they are kept."""
 
 
 class _Measured(Generic[T]):
@@ -105,6 +175,9 @@ class Examination:
         seed: Of every draw.
         draw: How a latent is drawn where the bound and the likelihood are measured.
         impossible: What could not be measured, and why.
+        everything: Whether what no rule needs is to be measured too, and needs time.
+        clock: Seconds, by which :attr:`Effort.minutes` are told.
+        fewer: What was measured with fewer rows or draws than the effort says, and how few.
     """
 
     model: LatentVariableModel
@@ -116,7 +189,15 @@ class Examination:
     seed: int = 0
     draw: Mapping[str, Draw] | None = None
     impossible: dict[str, str] = field(default_factory=dict)
+    everything: bool = True
+    clock: Callable[[], float] = time.perf_counter
+    fewer: dict[str, str] = field(default_factory=dict)
     _kept: dict[str, Any] = field(default_factory=dict)
+    _efforts: dict[str, Effort] = field(default_factory=dict)
+    _units: dict[Unit, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.began = self.clock()
 
     def once(self, what: str, measure: Callable[[], T]) -> T:
         """A measurement, made once.
@@ -133,6 +214,89 @@ class Examination:
                 self.impossible[what] = " ".join(str(error).split())
                 raise CannotMeasure(self.impossible[what]) from error
         return self._kept[what]
+
+    def within(self, name: str) -> Effort:
+        """The effort of a measurement, or as much less as there is time for.
+
+        Raises:
+            CannotMeasure: If there is no time for the least that is worth having.
+        """
+        if self.effort.minutes is None or name in self._efforts:
+            return self._efforts.get(name, self.effort)
+        seconds = 60 * self.effort.minutes
+        left = seconds - (self.clock() - self.began)
+        costs = {each: self._seconds(each, self.effort) for each in self._waiting()}
+        allowed, effort = level(costs.values(), left), self.effort
+        for knob, least in WORK[name].least:
+            if (over := self._seconds(name, effort) / max(allowed, 1e-9)) > 1:
+                now = getattr(effort, knob)
+                effort = replace(effort, **{knob: max(min(least, now), int(now / over))})
+        whole = math.ceil((seconds - left + sum(costs.values())) / 60)
+        has_time = f"--minutes {whole:,} (Effort(minutes={whole})) has the time for all"
+        if (least := self._seconds(name, effort)) > allowed:
+            raise CannotMeasure(
+                f"It would take {spoken(least)} at the least, and of "
+                f"{self.effort.minutes:g} minutes {spoken(allowed)} are left for it: {has_time}."
+            )
+        if effort != self.effort:
+            changed = [
+                f"{getattr(effort, knob):,} {knob.replace('_', ' ')} of {now:,}"
+                for knob, now in vars(self.effort).items()
+                if getattr(effort, knob) != now
+            ]
+            self.fewer[name] = f"{', '.join(changed)}; {has_time}"
+        self._efforts[name] = effort
+        return effort
+
+    def _waiting(self) -> list[str]:
+        """What there is to measure yet, and may be."""
+        done = {*self._kept, *self.impossible, *self._efforts}
+        return [n for n, w in WORK.items() if n not in done and (self.everything or not w.beside)]
+
+    def _seconds(self, name: str, effort: Effort) -> float:
+        """What a measurement takes, about."""
+        work = WORK[name]
+        if work.unit not in self._units:
+            all_of_it = sum([w.count(self.effort) for w in WORK.values() if w.unit == work.unit])
+            small = 60 * (self.effort.minutes or 0.0) / (4 * all_of_it)
+            try:
+                self._units[work.unit] = _PILOTS[work.unit](self, small)
+            except (ValueError, KeyError, NotImplementedError):  # it is said where it is measured
+                self._units[work.unit] = 0.0
+        return self._units[work.unit] * work.count(replace(effort, particles=self._draws(effort)))
+
+    def _draws(self, effort: Effort) -> int:
+        """One particle where nothing is drawn, or the bound is of one."""
+        try:
+            return min(effort.particles, self._planned.particles)
+        except (ValueError, KeyError, NotImplementedError):  # it is said where it is measured
+            return effort.particles
+
+    @cached_property
+    def _planned(self) -> Plan:
+        rows = self.batches(self.held_out)
+        with evaluating(self.model, self.seed):
+            return plan(self.model, rows, self.effort.particles, draw=self.draw)
+
+    def _a_particle(self, small: float) -> float:
+        rows, told = self.batches(self.held_out), {"small": small, "clock": self.clock}
+        return seconds_a_particle(self.model, rows, self._planned, self.draw, **told)  # type: ignore[arg-type]
+
+    def _a_draw(self, small: float) -> float:
+        train, name = self.first("train", 1_000), self.scored[0].name
+        return seconds_each(
+            lambda count: draws(self.model, count, train, name, seed=self.seed),
+            small=small, clock=self.clock,
+        )  # fmt: skip
+
+    def _a_pair(self, small: float) -> float:
+        few = 100
+        return seconds_each(
+            lambda count: holes(
+                self.model, self.rows("train", 2 * count), draws=few, seed=self.seed
+            ),
+            small=4 * few * small, clock=self.clock,
+        ) / (4 * few)  # fmt: skip
 
     @property
     def measured(self) -> Mapping[str, Any]:
@@ -257,19 +421,21 @@ class Examination:
 
     def estimate(self, split: Split) -> ImportanceEstimate:
         """Likelihood and bound of the first rows of a split."""
-        return self.once(
-            f"log p(x) of {split} rows",
-            lambda: importance_sampling(
-                self.model, self.first(split), self.effort.particles, **self._drawn
-            ),
-        )
+
+        def measure() -> ImportanceEstimate:
+            effort = self.within("log p(x)")  # the same for all splits, which are compared
+            rows = self.first(split, effort.rows)
+            return importance_sampling(self.model, rows, effort.particles, **self._drawn)
+
+        return self.once(f"log p(x) of {split} rows", measure)
 
     @_measured("use of latents")
     def use(self) -> Mapping[str, LatentUse]:
         """What each latent is used for, on unseen rows, of those that p reads."""
         if not isinstance(self.model.p, Factored):
             raise CannotMeasure("The parents of a name are not known for this kind of p.")
-        found = latent_use(self.model, self.first(self.unseen), **self._drawn)
+        rows = self.first(self.unseen, self.within("use of latents").rows)
+        found = latent_use(self.model, rows, **self._drawn)
         return read_by_p(self.model, found)
 
     @_measured("inference gaps")
@@ -277,9 +443,10 @@ class Examination:
         """What the bound loses on training rows and on held-out rows, and to what."""
         if self.effort.gap_rows < 2:
             raise CannotMeasure("One row has no error to compare with: look at more.")
-        rows = [self.rows(split, self.effort.gap_rows) for split in ("train", self.unseen)]
+        splits, effort = ("train", self.unseen), self.within("inference gaps")
+        rows = [self.rows(split, effort.gap_rows) for split in splits]  # type: ignore[arg-type]
         return generalisation_gap(
-            self.model, *rows, particles=self.effort.particles, **self._drawn
+            self.model, *rows, particles=effort.particles, steps=_STEPS, **self._drawn
         )
 
     @property
@@ -290,76 +457,70 @@ class Examination:
     @_measured("convergence")
     def convergence(self) -> Convergence:
         """Importance sampling beside annealing from q, on a few held-out rows."""
-        effort = self.effort
-        rows = self.first(self.unseen, effort.annealed_rows)
+        unseen, effort = self.unseen, self.within("convergence")
+        rows = self.first(unseen, effort.annealed_rows)
         numbers = steps_to(effort.particles), steps_to(effort.temperatures)
         particles = effort.annealed_particles
         return convergence(
-            self.model, rows, *numbers, annealed_particles=particles, steps=5, start="posterior",
+            self.model, rows, *numbers, annealed_particles=particles, steps=_LEAPFROG,
+            start="posterior",
             **self._drawn,
         )  # fmt: skip
 
-    @property
-    def draw_steps(self) -> int:
-        """How many steps a draw of p takes at most: elements may follow from each other."""
-        parts = self.model.p.modules() if isinstance(self.model.p, nn.Module) else ()
-        return max([getattr(part, "draw_steps", 1) for part in parts], default=1)
-
-    def drawable(self, rows: int) -> int:
-        """So many rows, or as many as are drawn in some minutes where a draw is long."""
-        return min(rows, max(100, 200_000 // self.draw_steps))
+    def drawable(self, name: str, times: int = 1) -> int:
+        """As many draws for a measurement as rows, or as there is time for."""
+        return times * self.within(name).rows
 
     @_measured("predictive checks")
     def checks(self) -> PredictiveChecks:
         """Statistics of held-out rows against those of draws of p(x)."""
-        steps = self.draw_steps
-        replicates = min(self.effort.replicates, max(6_400, self.effort.replicates) // steps)
-        if replicates < 19 <= self.effort.replicates:
-            raise CannotMeasure(
-                f"Elements are drawn one after another, in {steps} steps, and a check takes 40 "
-                f"data sets of draws or more; predictive_checks(model, rows) has the time."
-            )
-        rows = self.rows(self.unseen, self.effort.rows)
+        unseen, effort = self.unseen, self.within("predictive checks")
+        rows, replicates = self.rows(unseen, effort.rows), effort.replicates
         return predictive_checks(self.model, rows, replicates=replicates, seed=self.seed)
 
     @_measured("calibration")
     def calibration(self) -> Calibration:
         """Predictions of values that were hidden, on held-out rows."""
-        rows, particles = self.rows(self.unseen, self.effort.rows), self.effort.particles
-        return calibration(self.model, rows, particles=particles, seed=self.seed)
+        unseen, effort = self.unseen, self.within("calibration")
+        rows = self.rows(unseen, effort.rows)
+        return calibration(self.model, rows, particles=effort.particles, seed=self.seed)
 
     @_measured("holes")
     def holes(self) -> Holes:
         """Prior and aggregate posterior, each scored where the other draws."""
-        return holes(self.model, self.rows("train", 4 * self.effort.rows), seed=self.seed)
+        rows = self.rows("train", 4 * self.within("holes").rows)
+        return holes(self.model, rows, draws=_HOLES, seed=self.seed)
 
     @_measured("surgery of the bound")
     def surgery(self) -> ElboSurgery:
         """The averaged divergence, split into mutual information and marginal divergence."""
-        return elbo_surgery(self.model, self.rows("train", 2 * self.effort.rows), **self._drawn)
+        rows = self.rows("train", 2 * self.within("surgery of the bound").rows)
+        return elbo_surgery(self.model, rows, **self._drawn)
 
     @_measured("rate and distortion")
     def rate_distortion(self) -> RateDistortion:
         """Rate and distortion of q, and the curve below which no q is."""
-        effort = self.effort
+        unseen, effort = self.unseen, self.within("rate and distortion")
         return rate_distortion(
             self.model,
-            self.first(self.unseen, effort.annealed_rows),
+            self.first(unseen, effort.annealed_rows),
             particles=effort.annealed_particles,
             temperatures=effort.temperatures,
+            steps=_LEAPFROG,
             **self._drawn,
         )
 
     @_measured("aggregate posterior")
     def aggregate(self) -> AggregateAgainstPrior:
         """Whether q(z) of all rows is the prior: two-sample tests."""
-        rows = self.rows(self.unseen, self.effort.rows)
+        rows = self.rows(self.unseen, self.within("aggregate posterior").rows)
         return aggregate_against_prior(self.model, rows, seed=self.seed)
 
     @_measured("probes")
     def probes(self) -> Probes:
         """How well labels are read from the latents."""
-        test, most = self.rows(self.unseen, self.effort.rows), 4 * self.effort.rows
+        effort = self.within("probes")
+        test, most = self.rows(self.unseen, effort.rows), 4 * effort.rows
         return probes(self.model, self.data.train, test, most=most, seed=self.seed)
 
     @property
@@ -378,14 +539,14 @@ class Examination:
     @_measured("sample quality")
     def quality(self) -> SampleQuality:
         """Draws against training rows, in features of a network that is trained for it."""
-        test, most = self.data[self.unseen], self.drawable(2 * self.effort.rows)
+        test, most = self.data[self.unseen], self.drawable("sample quality", 2)
         return sample_quality(self.model, self.data.train, test, most=most, seed=self.seed)
 
     @_measured("memorisation")
     def copying(self) -> Memorisation:
         """How near draws lie to training rows, in the values themselves."""
         train = self.first("train", SEARCHED)
-        fresh = self.first(self.unseen, self.drawable(4 * self.effort.rows))
+        fresh = self.first(self.unseen, self.drawable("memorisation", 4))
         drawn = {
             each.name: draws(self.model, len(fresh[each.name]), train, each.name, seed=self.seed)
             for each in self.scored
@@ -458,6 +619,13 @@ class Examination:
             names = [columns[i] if columns else f"{name}[{i}]" for i in where.tolist()]
             parts.append((listed(names), group, part))
         return parts
+
+
+_PILOTS: Mapping[Unit, Callable[[Examination, float], float]] = {
+    "particle": Examination._a_particle,
+    "draw": Examination._a_draw,
+    "pair": Examination._a_pair,
+}
 
 
 def listed(names: Any, most: int = 5) -> str:

@@ -27,6 +27,7 @@ from deeplvm.inference.rows import (
 )
 from deeplvm.likelihood.chunks import Chunks, plan
 from deeplvm.likelihood.compiled import Compile, choose
+from deeplvm.likelihood.pilot import affordable
 from deeplvm.parallel.processes import processes
 from deeplvm.randomness import RowNoise, evaluating, seed_of
 from deeplvm.results import Estimate, Record, RowEstimate, shown_mean, stderr_of
@@ -276,6 +277,9 @@ def _shared_stderr(sums: list[Tensor], rows: int, particles: int) -> float | Non
     return stderr_of(group.sum(mine) / rows)
 
 
+_PILOT_SECONDS = 30.0
+
+
 @dataclass(frozen=True)
 class Enough:
     """How many particles an importance estimate of some rows needs, by a pilot.
@@ -336,8 +340,8 @@ def enough_particles(
         tolerance: The error that is small enough, nats; a share of the standard error over rows
             if left out.
         share: That share.
-        rows: Of the pilot.
-        pilot: K.
+        rows: Of the pilot, which has fewer where these would take more than half a minute.
+        pilot: K, as well.
         most: The budget: particles at most.
         draw: As for :func:`importance_sampling`.
         seed: Of the pilot, whose draws are not those of the estimate.
@@ -350,7 +354,10 @@ def enough_particles(
         raise ValueError(f"tolerance is above 0 nats, found {tolerance}.")
     every = rows_of(model, data, omit=redrawn(draw))
     generator = torch.Generator().manual_seed(seed)
-    index = torch.randperm(every.rows, generator=generator)[:rows].sort().values
+    index = torch.randperm(every.rows, generator=generator)[:rows]
+    some = replace(every, source=every[index], rows=len(index))
+    few, pilot = affordable(model, some, pilot, _PILOT_SECONDS, draw=draw)
+    index = index[:few].sort().values
     some = replace(every, source=every[index], rows=len(index))
     importance_sampling(model, some, 16, draw=draw, compile=False)  # so that the clock is right
     began = time.perf_counter()

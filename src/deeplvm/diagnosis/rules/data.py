@@ -69,7 +69,7 @@ def repeated_rows(seen: Examination) -> Verdict | None:
     by_chance = 0.0
     if bool((held.nan_to_num() == held.nan_to_num().round()).all()):
         # whole numbers meet by chance: as often as new draws do, or training rows each other
-        by_chance = _found(_drawn(seen, seen.drawable(len(held))).to(train), train)
+        by_chance = _found(_drawn(seen, len(held)).to(train), train)
         if len(train) > 2 * len(held):
             some, train = train[: len(held)], train[len(held) :]
             by_chance = max(by_chance, _found(some, train))
@@ -94,6 +94,7 @@ def _found(rows: Tensor, train: Tensor) -> float:
 
 def _drawn(seen: Examination, count: int) -> Tensor:
     try:
+        count = min(count, seen.drawable("repeated rows"))
         train, names = seen.first("train", SEARCHED), [each.name for each in seen.scored]
         each = [draws(seen.model, count, train, name, seed=seen.seed).flatten(1) for name in names]
         return torch.cat(each, 1).contiguous()
