@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Size, Tensor
-from torch.distributions import Distribution, biject_to
+from torch.distributions import Distribution, biject_to, constraints
 
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.trace import Site, Trace, base_of
@@ -232,12 +232,21 @@ def _support(name: str, site: Site) -> Any:
 
 def _bijection(name: str, support: Any) -> Any:
     try:
-        return biject_to(support)
+        return biject_to(_plain(support))
     except NotImplementedError:
         raise ValueError(
             f"{name!r} lives on {support}, which is not the image of a space of free numbers in "
             f"which chains could move; use importance sampling."
         ) from None
+
+
+def _plain(support: Any) -> Any:
+    """The support of a mixture is that of its components; torch has no bijection to its own."""
+    if isinstance(support, constraints.independent):
+        base = _plain(support.base_constraint)
+        return constraints.independent(base, support.reinterpreted_batch_ndims)
+    mixed = type(support).__name__ == "MixtureSameFamilyConstraint"
+    return _plain(support.base_constraint) if mixed else support
 
 
 def _over_values(log_prob: Tensor, trace: Trace) -> Tensor:
