@@ -6,12 +6,13 @@ import contextlib
 
 import pytest
 import torch
-from tests.diagnosis.patients import linear, loadings, rows_of
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from deeplvm import Joint, LatentVariableModel
 from deeplvm.diagnosis import CannotMeasure, Effort, Examination
+
+from .patients import linear, loadings, rows_of
 
 
 class _Slow(nn.Module):
