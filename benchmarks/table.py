@@ -41,6 +41,7 @@ def tables(folder: Path) -> str:
         "annealing": _annealing,
         "posteriors": _posteriors,
         "discrete": _discrete,
+        "images": _images,
     }
     texts = []
     for name, maker in makers.items():
@@ -350,6 +351,31 @@ def _discrete(result: dict[str, Any]) -> Iterator[str]:
                 )
             )
     yield from _rows(("model", "estimator", "bound", "of several draws", "published"), rows)
+
+
+def _images(result: dict[str, Any]) -> Iterator[str]:
+    yield "## Models of images\n"
+    yield (
+        "MNIST after the minutes given, by `benchmarks/images.py`; log p(x) of test rows in nats, "
+        "exactly or by importance sampling, and how many are asked for. Static, dynamic and grey "
+        "do not compare."
+    )
+    yield ""
+    rows = []
+    for name, run in result["runs"].items():
+        found, settings = run["test"]["log_px"], run["settings"]
+        how = "exact" if found["exact"] else f"{found['particles']:,} particles"
+        rows.append(
+            (
+                f"`{name}`: {run['what']}",
+                settings["data"],
+                f"{settings['minutes']:g}",
+                f"{run['epochs']}",
+                f"{found['value']:.2f} ± {found['stderr']:.2f}, {how}",
+                "" if run["target"] is None else f"{run['target']}",
+            )
+        )
+    yield from _rows(("model", "MNIST", "minutes", "epochs", "log p(x)", "asked"), rows)
 
 
 def _annealing(result: dict[str, Any]) -> Iterator[str]:
