@@ -17,6 +17,7 @@ copyright = "the deeplvm authors, Apache-2.0"  # noqa: A001
 version = release = __version__
 
 extensions = [
+    "decorated",
     "mathml",
     "myst_parser",
     "sphinx.ext.autodoc",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,8 @@ from torch.nn.functional import affine_grid, grid_sample
 from deeplvm.networks.broadcasting import fold_particles
 
 
-class Window(NamedTuple):
+@dataclass(frozen=True)
+class Window:
     """A grid of N x N Gaussian filters over a picture of height A and width B.
 
     Attributes:
