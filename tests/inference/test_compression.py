@@ -10,7 +10,7 @@ from deeplvm.conditionals import Bernoulli, Gaussian, StandardNormal
 from deeplvm.core.draws import Sampled
 from deeplvm.inference import lossy_reconstructions
 from deeplvm.networks import GRU, MLP
-from deeplvm.networks.canvas import Last
+from deeplvm.networks.canvas import LastStep
 
 
 def hierarchy() -> LatentVariableModel:
@@ -38,7 +38,7 @@ def recurrent(*, discrete: bool = False) -> LatentVariableModel:
                 outside=["a"],
                 repeats=3,
             ),
-            "l | h": Last((4,)),
+            "l | h": LastStep((4,)),
             "x | l": Bernoulli(3, MLP(4, 4)),
         }
     )

@@ -18,7 +18,7 @@ from deeplvm.networks import (
     SpaceToDepth,
     WeightNormalisedConvolution,
 )
-from deeplvm.networks.start import starting, waiting
+from deeplvm.networks.data_dependent_initialisation import starting, waiting
 from deeplvm.training import Optimization, fit
 
 

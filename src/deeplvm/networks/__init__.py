@@ -12,6 +12,7 @@ from deeplvm.networks.broadcasting import fold_particles, join
 from deeplvm.networks.causal import CausalNetwork, Stepwise
 from deeplvm.networks.causal_attention import CausalAttention
 from deeplvm.networks.convolutional import ConvolutionalDecoder, ConvolutionalEncoder
+from deeplvm.networks.data_dependent_initialisation import WeightNormalisedConvolution
 from deeplvm.networks.features import Features, out_shape_of
 from deeplvm.networks.local_reparameterisation import (
     LocallyReparameterisedLinear,
@@ -26,7 +27,6 @@ from deeplvm.networks.residual import DepthToSpace, Residual, ResidualNetwork, S
 from deeplvm.networks.row_lstm import RowLSTM
 from deeplvm.networks.sets import AttentionPool, MeanPool, Memory
 from deeplvm.networks.shifted_convolutions import ShiftedPixelCNN
-from deeplvm.networks.start import WeightNormalisedConvolution
 
 __all__ = [
     "GRU",

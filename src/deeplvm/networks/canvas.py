@@ -13,7 +13,7 @@ from deeplvm.networks.broadcasting import join
 from deeplvm.networks.features import out_shape_of
 
 
-class Last(nn.Module):
+class LastStep(nn.Module):
     """The last step of a name of a Recurrent, as a node ``"l | c"``.
 
     Args:
@@ -54,7 +54,7 @@ class Canvas(nn.Module):
         return canvas
 
 
-class Left(nn.Module):
+class ErrorImage(nn.Module):
     r"""A picture beside what a canvas lacks of it, :math:`(x, x - E[x | c])`.
 
     Args:
@@ -74,10 +74,10 @@ class Left(nn.Module):
         mean = self.likelihood(canvas).mean
         embed = getattr(self.likelihood, "embed", None)
         left = x - (mean if embed is None else embed(mean))
-        return join((x, left), 2 * x.shape[-3], left, "Left", 3)
+        return join((x, left), 2 * x.shape[-3], left, "ErrorImage", 3)
 
 
-class Added(nn.Module):
+class AddToCanvas(nn.Module):
     r"""A canvas that a network adds to, :math:`c_t = c_{t-1} + f(h_t)`: a node ``"c | h, c[-1]"``.
 
     Args:
@@ -112,7 +112,7 @@ class Read(nn.Module):
     ) -> None:
         super().__init__()
         channels, *size = shape
-        self.left = Left(likelihood)
+        self.left = ErrorImage(likelihood)
         self.window = _window(hidden, size, filters)
         pixels = math.prod(size) if filters is None else filters**2
         self.out_features = 2 * channels * pixels + hidden

@@ -24,7 +24,7 @@ from deeplvm.networks import (
     Output,
     SpaceToDepth,
 )
-from deeplvm.networks.canvas import Added, Canvas, Last, Left, Read, Write
+from deeplvm.networks.canvas import AddToCanvas, Canvas, ErrorImage, LastStep, Read, Write
 from deeplvm.networks.objects import Cut, Paste, Placement
 from deeplvm.objectives import elbo
 from deeplvm.recipes.catalogue import RecipeError, trained_with
@@ -103,7 +103,7 @@ def draw(
         repeats=steps,
     )
     return LatentVariableModel(
-        Joint({"z, s, h, c": p, "l | c": Last(x.shape), "x | l": likelihood}),
+        Joint({"z, s, h, c": p, "l | c": LastStep(x.shape), "x | l": likelihood}),
         Joint({"r, e, z, s, h, c | x": q}),
     )
 
@@ -152,14 +152,14 @@ def convolutional_draw(
     paint = {
         "s | z, s[-1]": ConvolutionalLSTM(latent, hidden, size),
         "h | s": out,
-        "c | h, c[-1]": Added(Features(nn.Sequential(*up), x.shape)),
+        "c | h, c[-1]": AddToCanvas(Features(nn.Sequential(*up), x.shape)),
     }
     start = {"s": (2 * hidden, *size), "h": down.out_shape, "c": x.shape}
     prior = Gaussian((latent, *size), Features(nn.Identity(), down.out_shape))
     p = Recurrent({"z | h[-1]": prior, **paint}, start=start, repeats=steps)
     q = Recurrent(
         {
-            "d | x, c[-1]": Left(likelihood),
+            "d | x, c[-1]": ErrorImage(likelihood),
             "r | d": Features(nn.Sequential(half_way, nn.ELU(), down, nn.ELU()), down.out_shape),
             "e | r, h[-1], e[-1]": ConvolutionalLSTM(2 * hidden, hidden, size),
             "z | e": posterior_of(posterior, (latent, *size), out),
@@ -170,7 +170,7 @@ def convolutional_draw(
         repeats=steps,
     )
     return LatentVariableModel(
-        Joint({"z, s, h, c": p, "l | c": Last(x.shape), "x | l": likelihood}),
+        Joint({"z, s, h, c": p, "l | c": LastStep(x.shape), "x | l": likelihood}),
         Joint({"d, r, e, z, s, h, c | x": q}),
     )
 
@@ -234,7 +234,7 @@ def attend_infer_repeat(
     )
     q = Recurrent(
         {
-            "d | x, c[-1]": Left(likelihood),
+            "d | x, c[-1]": ErrorImage(likelihood),
             "f | d": MLP((2 * x.shape[0], *x.shape[1:]), hidden),
             "s | f, s[-1]": LSTM(hidden, hidden),
             "h | s": out,
@@ -251,7 +251,7 @@ def attend_infer_repeat(
         repeats=steps,
     )
     return LatentVariableModel(
-        Joint({"present, where, what, c": p, "l | c": Last(x.shape), "x | l": likelihood}),
+        Joint({"present, where, what, c": p, "l | c": LastStep(x.shape), "x | l": likelihood}),
         Joint({"d, f, s, h, present, where, g, what, c | x": q}),
     )
 

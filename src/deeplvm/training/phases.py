@@ -14,7 +14,7 @@ from deeplvm import registry
 from deeplvm.core.draws import Draw, Learner, Suited, said
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.gradients.named import draws_of, estimator_of
-from deeplvm.networks.start import starting, waiting
+from deeplvm.networks.data_dependent_initialisation import starting, waiting
 from deeplvm.training.batches import AnyBatches
 from deeplvm.training.graph import Compile
 from deeplvm.training.options import OptimizerChoice, check

@@ -7,7 +7,7 @@ from torch import Size, Tensor, nn
 
 from deeplvm.conditionals.flows.flow import Flow, Transform
 from deeplvm.conditionals.heads import Shape, event_shape_of
-from deeplvm.networks.start import starting
+from deeplvm.networks.data_dependent_initialisation import starting
 
 
 class ActivationNormalisation(Transform):
