@@ -190,7 +190,7 @@ class Examination:
     draw: Mapping[str, Draw] | None = None
     impossible: dict[str, str] = field(default_factory=dict)
     everything: bool = True
-    clock: Callable[[], float] = time.perf_counter
+    clock: Callable[[], float] = field(default_factory=lambda: time.perf_counter)
     fewer: dict[str, str] = field(default_factory=dict)
     _kept: dict[str, Any] = field(default_factory=dict)
     _efforts: dict[str, Effort] = field(default_factory=dict)
