@@ -15,7 +15,7 @@ PACKAGE = Path(deeplvm.__file__).parent
 FLOORS = (
     ("results",),
     ("core",),
-    ("randomness", "files", "registry", "devices", "parallel"),
+    ("randomness", "files", "registry", "devices", "parallel", "grammar"),
     ("unrolled",),
     ("recurrent",),
     ("distributions",),

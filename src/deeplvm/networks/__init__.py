@@ -13,6 +13,7 @@ from deeplvm.networks.causal import CausalNetwork, Stepwise
 from deeplvm.networks.causal_attention import CausalAttention
 from deeplvm.networks.convolutional import ConvolutionalDecoder, ConvolutionalEncoder
 from deeplvm.networks.data_dependent_initialisation import WeightNormalisedConvolution
+from deeplvm.networks.derivations import Derivations
 from deeplvm.networks.features import Features, out_shape_of
 from deeplvm.networks.local_reparameterisation import (
     LocallyReparameterisedLinear,
@@ -43,6 +44,7 @@ __all__ = [
     "ConvolutionalGRU",
     "ConvolutionalLSTM",
     "DepthToSpace",
+    "Derivations",
     "Features",
     "GatedPixelCNN",
     "GaussianAttention",
