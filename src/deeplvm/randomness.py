@@ -77,6 +77,8 @@ class RowNoise:
         keys: One integer a row, shape ``(rows,)``, where the model draws.
         shared: Names that are drawn once for all rows; their numbers depend on no row.
         start: Number of the first particle.
+        steps: Whether rows have steps, of which those that a row lacks change no numbers of the
+            others.
 
     Examples:
         >>> noise = RowNoise("0", torch.tensor([7, 8, 9]))
@@ -87,22 +89,29 @@ class RowNoise:
     """
 
     def __init__(
-        self, seed: str, keys: Tensor, shared: frozenset[str] = frozenset(), start: int = 0
+        self,
+        seed: str,
+        keys: Tensor,
+        shared: frozenset[str] = frozenset(),
+        start: int = 0,
+        *,
+        steps: bool = False,
     ) -> None:
         self.seed, self.keys, self.shared, self.start = seed, keys, shared, start
+        self.steps = steps
         self.visits: dict[str, int] = {}
 
     def apart(self, what: object) -> RowNoise:
         """Other numbers for the same rows, which do not depend on how many were taken before."""
-        return RowNoise(f"{self.seed}/{what}", self.keys, self.shared)
+        return RowNoise(f"{self.seed}/{what}", self.keys, self.shared, steps=self.steps)
 
     def at(self, start: int) -> RowNoise:
         """The same numbers again, from another particle on."""
-        return RowNoise(self.seed, self.keys, self.shared, start)
+        return RowNoise(self.seed, self.keys, self.shared, start, steps=self.steps)
 
     def take(self, rows: Tensor) -> RowNoise:
         """Those of some of the rows, by their numbers."""
-        return RowNoise(self.seed, self.keys[rows], self.shared, self.start)
+        return RowNoise(self.seed, self.keys[rows], self.shared, self.start, steps=self.steps)
 
     def draws(self, names: Iterable[str], draw: Mapping[str, Draw] | None) -> dict[str, Draw]:
         """How each name is drawn, with the numbers of the rows, and what is chosen beside."""
@@ -272,7 +281,9 @@ class _Dealt(TorchDispatchMode):
 
     def _bits(self, first: Tensor, particle: Tensor, elements: int, stream: int = 0) -> Tensor:
         """64 random bits each, shape ``(first, particles, rows, elements)``."""
-        place = (first[:, None] + particle).unsqueeze(-1) * elements
+        # of steps an element's number is its own, however many come after it
+        apart = _FIRST if self.noise.steps else elements
+        place = (first[:, None] + particle).unsqueeze(-1) * apart
         place = place + torch.arange(elements, device=particle.device)
         keys = self._keys(stream)
         return _mixed(place.mul_(_GOLDEN).unsqueeze(2) + keys[:, None], own=True)
@@ -299,10 +310,10 @@ class _Dealt(TorchDispatchMode):
         }
         out = torch.empty_like(next(iter(each_of.values())))
         generator = torch.Generator(self.noise.keys.device)
-        keys = self._keys(0).tolist()
+        keys, size = self._keys(0).tolist(), 1 if self.noise.steps else _BLOCK
         for first in range(len(out)):
-            for begin in range(0, particles, _BLOCK):
-                block = slice(begin, begin + _BLOCK)
+            for begin in range(0, particles, size):
+                block = slice(begin, begin + size)
                 for row, key in enumerate(keys):
                     digest = hashlib.blake2b(
                         f"{key}/{first}/{start + begin}".encode(), digest_size=7

@@ -39,7 +39,7 @@ from deeplvm.likelihood import (
     quadrature_likelihood,
     sequential_monte_carlo,
 )
-from deeplvm.networks import MLP
+from deeplvm.networks import GRU, MLP
 
 ROWS = 7
 
@@ -205,3 +205,68 @@ def test_a_draw_in_which_no_row_is_seen_is_refused() -> None:
 
 def close(one: Tensor, other: Tensor, tolerance: float = 1e-9) -> bool:
     return one.shape == other.shape and bool((one - other).abs().max() < tolerance)
+
+
+def variational_recurrent() -> LatentVariableModel:
+    shared = GRU(5, 4)
+    p = Recurrent(
+        {
+            "z | h[-1]": Gaussian(2, MLP(4)),
+            "x | z, h[-1]": Gaussian(3, MLP(6)),
+            "h | x, z, h[-1]": shared,
+        },
+        start={"h": 4},
+        length="n",
+    )
+    q = Recurrent(
+        {"z | x, h[-1]": Gaussian(2, MLP(7)), "h | x, z, h[-1]": shared},
+        start={"h": 4},
+        length="n",
+    )
+    return LatentVariableModel(p, q)
+
+
+def deep_markov(latent: Callable[..., nn.Module] = Gaussian) -> LatentVariableModel:
+    p = Recurrent(
+        {"z | z[-1]": latent(2, MLP(2)), "x | z": Gaussian(3, MLP(2))}, start={"z": 2}, length="n"
+    )
+    back = Recurrent({"a | x, a[+1]": GRU(3, 4)}, start={"a": 4}, length="n")
+    steps = Recurrent({"z | z[-1], a": latent(2, MLP(6))}, start={"z": 2}, length="n")
+    return LatentVariableModel(p, Joint({"a | x": back, "z | a": steps}))
+
+
+SEQUENCES: dict[str, Callable[[], LatentVariableModel]] = {
+    "variational recurrent": variational_recurrent,
+    "deep Markov": deep_markov,
+    "deep Markov of gammas": lambda: deep_markov(Gamma),
+    "no latents": lambda: LatentVariableModel(
+        Recurrent({"x | x[-1]": Gaussian(3, MLP(3))}, start={"x": 3}, length="n")
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", SEQUENCES)
+def test_padding_changes_no_sequence(kind: str) -> None:
+    """What lies beyond the end of a row, and how much, says nothing, and draws nothing."""
+    model, lengths = made(SEQUENCES[kind]), torch.tensor([6, 2, 4, 1, 6])
+    values = torch.randn(5, 6, 3, dtype=torch.float64)
+
+    def padded(order: list[int], steps: int) -> dict[str, Tensor]:
+        x = torch.full((len(order), steps, 3), 7.0, dtype=torch.float64)
+        for place, row in enumerate(order):
+            x[place, : lengths[row]] = values[row, : lengths[row]]
+        return {"x": x, "n": lengths[order]}
+
+    some = [3, 1, 2]
+    estimates: dict[str, Callable[[dict[str, Tensor]], Tensor]] = {
+        "importance": lambda rows: importance_sampling(model, rows, 20).log_px,
+        "filter": lambda rows: particle_filter(model, rows, 20, proposal="prior").predictive,
+    }
+    if kind != "no latents":
+        estimates["filter from q"] = lambda rows: particle_filter(model, rows, 20).predictive
+        estimates["means"] = lambda rows: embed(model, rows)["z"]
+    for estimate in estimates.values():
+        whole, part = estimate(padded([0, 1, 2, 3, 4], 6)), estimate(padded(some, 9))
+        if part.dim() > 1:
+            whole, part = whole[:, :4], part[:, :4]
+        assert close(part, whole[some])

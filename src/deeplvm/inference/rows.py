@@ -18,7 +18,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
@@ -30,6 +30,7 @@ from deeplvm.core.values import NamedRows, Values, has_nan
 from deeplvm.inference.latent_space import LatentSpace
 from deeplvm.parallel.processes import processes
 from deeplvm.randomness import RowNoise, evaluating, seed_all
+from deeplvm.recurrent import Repeated
 
 if TYPE_CHECKING:
     from deeplvm.data.records import Description, Selection
@@ -58,6 +59,8 @@ class Rows:
         device: Where the model is.
         dtype: The model's floating type.
         values: What a row of a name's values is.
+        lengths: The name of the length of each name whose values are steps, of which those beyond
+            it say nothing.
         common: Whether all rows have the same noise, and not each its own.
     """
 
@@ -69,6 +72,7 @@ class Rows:
     device: torch.device
     dtype: torch.dtype
     values: Mapping[str, Values]
+    lengths: Mapping[str, str] = field(default_factory=dict)
     common: bool = False
 
     @property
@@ -174,8 +178,31 @@ def rows_of(
         torch.zeros(()),
     )
     whole, common = (known.data_rows or rows, known.common) if known else (rows, False)
-    holes, place = frozenset(missing), (like.device, like.dtype)
-    return Rows(source, names, holes, rows, whole, *place, values, common)
+    holes, place, lengths = frozenset(missing), (like.device, like.dtype), lengths_of(model)
+    return Rows(source, names, holes, rows, whole, *place, values, lengths, common)
+
+
+def lengths_of(model: LatentVariableModel) -> dict[str, str]:
+    """The name of the length of each name whose values are steps, in a model of sequences."""
+    found: dict[str, str] = {}
+    for each in model.modules():
+        if isinstance(each, Repeated) and (length := each.length):
+            steps = {*each.names, *each.inputs} - {length, *each.outside}
+            found |= dict.fromkeys(sorted(steps), length)
+    return found
+
+
+def unsaid(given: Mapping[str, Tensor], name: str, lengths: Mapping[str, str]) -> Tensor:
+    """Which elements of a name say nothing: missing ones, and those of steps beyond a row's end.
+
+    Shape ``(rows, elements)``.
+    """
+    value, steps = given[name], given.get(lengths.get(name, ""))
+    holes = value.isnan().reshape(len(value), -1)
+    if steps is None or value.dim() < 2:
+        return holes
+    beyond = torch.arange(value.shape[1], device=value.device) >= steps.reshape(-1, 1)
+    return holes | beyond.repeat_interleave(value[0, 0].numel(), 1)
 
 
 def for_rows(
@@ -224,10 +251,10 @@ def for_rows(
             given = rows[slice(first, first + batch_size)]
             if rows.common:
                 keys = torch.zeros(model.rows(given), dtype=torch.int64, device=rows.device)
-                noise = RowNoise(str(seed), keys, model.shared)
+                noise = RowNoise(str(seed), keys, model.shared, steps=bool(rows.lengths))
             else:
                 noise = noise_of(model, given, seed, rows.device, seen)
-            kinds = _apart(model, given, rows.missing) if apart else None
+            kinds = _apart(model, given, rows) if apart else None
             part = _each(kinds, measure, noise) if kinds else measure(given, rows.missing, noise)
             count = len(next(iter(part.values())))
             part["row"] = torch.arange(first, first + count)
@@ -237,14 +264,27 @@ def for_rows(
             if any([bool(_broken(part[name]).any()) for name in finite if name in part]):
                 break  # once a batch: a look waits for the device
     keys = [*parts[0]] if parts else []
+    widest = {k: max([len(part[k][0]) for part in parts]) for k in keys if parts[0][k].dim() > 1}
+    most = {k: torch.tensor([width]) for k, width in widest.items()}
+    most = {k: int(width.max()) for k, width in group.gather(most).items()}
     # each lets its parts go: otherwise everything would be in memory twice
-    mine = {key: torch.cat([part.pop(key) for part in parts]) for key in keys}
+    mine = {
+        key: torch.cat([_wider(part.pop(key), most.get(key)) for part in parts]) for key in keys
+    }
     joined = group.gather(mine)
     row = joined.pop("row")
     for name in finite:
         if name in joined:
             _refuse_broken(name, joined, row)
     return joined
+
+
+def _wider(values: Tensor, steps: int | None) -> Tensor:
+    """With zeros beyond the steps, where another batch has longer rows."""
+    if steps is None or values.shape[1] == steps:
+        return values
+    more = values.new_zeros(len(values), steps - values.shape[1], *values.shape[2:])
+    return torch.cat([values, more], 1)
 
 
 class _Pattern(NamedTuple):
@@ -261,14 +301,13 @@ class _Pattern(NamedTuple):
     missing: frozenset[str]
 
 
-def _apart(
-    model: LatentVariableModel, given: dict[str, Tensor], missing: frozenset[str]
-) -> list[_Pattern]:
+def _apart(model: LatentVariableModel, given: dict[str, Tensor], whole: Rows) -> list[_Pattern]:
     """Rows by which of the names that p reads are missing in them, as a whole."""
+    missing = whole.missing
     names = [name for name in sorted(missing) if model.reads(name) and name in model.p.names]
     if not names:
         return []
-    absent = torch.stack([given[n].isnan().reshape(len(given[n]), -1).all(1) for n in names], 1)
+    absent = torch.stack([unsaid(given, name, whole.lengths).all(1) for name in names], 1)
     patterns, which = absent.unique(dim=0, return_inverse=True)
     kinds = []
     for number, pattern in enumerate(patterns.tolist()):
@@ -313,13 +352,16 @@ def noise_of(
         again = f"{digest}/{seen[digest]}".encode()
         keys.append(_digest(again) if seen[digest] else digest)
         seen[digest] += 1
-    return RowNoise(str(seed), torch.tensor(keys, device=device), model.shared)
+    own = torch.tensor(keys, device=device)
+    return RowNoise(str(seed), own, model.shared, steps=bool(lengths_of(model)))
 
 
 def _digests(model: LatentVariableModel, given: Mapping[str, Any]) -> list[int]:
     # what only q reads (features, the row's number of a refined q) is no part of what is modelled
     names = [name for name in given if name in model.p.names or name in model.p.inputs]
-    parts = [_bytes_of(given[name], model.values(name)) for name in sorted(names or given)]
+    lengths = lengths_of(model)
+    steps = {name: given.get(lengths.get(name, "")) for name in names or given}
+    parts = [_bytes_of(given[n], model.values(n), each) for n, each in sorted(steps.items())]
     return [_digest(b"|".join(row)) for row in zip(*parts, strict=True)]
 
 
@@ -327,11 +369,14 @@ def _digest(text: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big", signed=True)
 
 
-def _bytes_of(value: Any, values: Values) -> list[bytes]:
-    """What a name's value says of each row."""
+def _bytes_of(value: Any, values: Values, steps: Tensor | None = None) -> list[bytes]:
+    """What a name's value says of each row, up to so many steps."""
     if isinstance(value, Tensor):
         value = value if value.layout == torch.strided else value.to_dense()
-        return [row.tobytes() for row in value.detach().cpu().contiguous().numpy()]
+        rows = value.detach().cpu().contiguous().numpy()
+        if steps is None:
+            return [row.tobytes() for row in rows]
+        return [row[:n].tobytes() for row, n in zip(rows, steps.long().tolist(), strict=True)]
     each = [values.take(value, slice(row, row + 1)) for row in range(values.count(value))]
     return [b"|".join(_tensors_of(row, values)) for row in each]
 
@@ -411,7 +456,7 @@ def latent_dimensions(model: LatentVariableModel, source: NamedRows | Rows) -> i
     sizes = {}
     with evaluation_of(model, 0):
         for _, given in rows.each(_LOOKED_AT) if any(map(model.reads, rows.missing)) else ():
-            for kind in _apart(model, given, rows.missing):
+            for kind in _apart(model, given, rows):
                 what = tuple(kind.given)
                 if what not in sizes:
                     one = {n: model.values(n).take(v, slice(0, 1)) for n, v in kind.given.items()}

@@ -24,6 +24,7 @@ from deeplvm.inference.rows import (
     for_rows,
     redrawn,
     rows_of,
+    unsaid,
 )
 from deeplvm.likelihood.chunks import Chunks, plan
 from deeplvm.likelihood.compiled import Compile, choose
@@ -228,7 +229,7 @@ def importance_sampling(
             if evidence.shared:
                 weights.append(totals.last)
         found = totals.result(exact=planned.exact)
-        if (nothing := _nothing_observed(model, given, missing)) is not None:
+        if (nothing := _nothing_observed(model, given, missing, rows.lengths)) is not None:
             for name in found:
                 if name.startswith(("log_px", "curve/")):  # the probability of nothing is 1
                     found[name] = torch.where(nothing, 0.0, found[name])
@@ -258,13 +259,16 @@ def importance_sampling(
 
 
 def _nothing_observed(
-    model: LatentVariableModel, given: Mapping[str, Tensor], missing: frozenset[str]
+    model: LatentVariableModel,
+    given: Mapping[str, Tensor],
+    missing: frozenset[str],
+    lengths: Mapping[str, str],
 ) -> Tensor | None:
     """The rows in which every element that p scores is missing; ``None`` where none can be."""
     scored = [name for name in given if name in model.p.names]
     if not scored or not missing.issuperset(scored) or model.explains_holes:
         return None
-    empty = [given[name].isnan().reshape(len(given[name]), -1).all(1) for name in scored]
+    empty = [unsaid(given, name, lengths).all(1) for name in scored]
     return torch.stack(empty).all(0)
 
 

@@ -80,9 +80,9 @@ def particle_filter(
     p is a Recurrent, or a Joint with one Recurrent whose other names come before it: latents of
     the whole sequence are drawn first and stay with their particle, so that they have ever fewer
     values, and ``ess`` falls. q is of the same form; what it computes of the whole of x (a
-    backward network) is computed first. Weights look back only: a q that looks ahead draws
-    latents for the future, and resampling may throw them away before it comes; compare
-    ``resample_below=0``, which is importance sampling.
+    backward network, or another Recurrent before its last one) is computed first. Weights look
+    back only: a q that looks ahead draws latents for the future, and resampling may throw them
+    away before it comes; compare ``resample_below=0``, which is importance sampling.
 
     Novel Approach to Nonlinear/Non-Gaussian Bayesian State Estimation (Gordon, Salmond & Smith,
     1993), https://doi.org/10.1049/ip-f-2.1993.0015; with a learned q Filtering Variational
@@ -101,8 +101,8 @@ def particle_filter(
         batch_size: Rows at a time; chosen by the number of particles if left out.
 
     Raises:
-        ValueError: If p or q has no Recurrent, more than one, or a name that reads the finished
-            sequence; or an argument is out of its range.
+        ValueError: If p or q has no Recurrent, p more than one, or either a name that reads the
+            finished sequence; or an argument is out of its range.
 
     Examples:
         >>> from deeplvm.conditionals import Gaussian
@@ -145,6 +145,8 @@ def _parted(joint: Any) -> _Parts:
     factors = joint.order if isinstance(joint, Joint) else []
     modules = {factor: joint.conditional(factor.names[0]) for factor in factors}
     found = [module for module in modules.values() if isinstance(module, Recurrent)]
+    if symbol == "q" and len(found) > 1:  # what reads x backwards, say, is computed first
+        found = [module for module in found if not module.backwards][-1:] or found
     if len(found) != 1:
         raise ValueError(
             f"A particle filter goes through the steps of one Recurrent, and {symbol} has "
