@@ -73,6 +73,15 @@ class Repeated(nn.Module):
             )
         #: Whether the last step is computed first.
         self.backwards = ways == {True}
+        #: Names computed by networks over all steps (:class:`~deeplvm.networks.OverSteps`).
+        self.over_steps = frozenset(
+            [n for n in self.step.names if hasattr(self.step.conditional(n), "next_step")]
+        )
+        if self.backwards and self.over_steps:
+            raise NotationError(
+                f"{self} runs backwards, and a network over its steps forwards; let it read what "
+                f"a Recurrent of its own computes."
+            )
         if end and (len(end) > 1 or self.end not in self.step or not length or self.backwards):
             raise NotationError(
                 f"end={{...}} says which value of one name ends a row of a Recurrent that runs "
@@ -245,7 +254,10 @@ class Recurrent(Repeated):
     https://arxiv.org/abs/1506.02216, is one example.
 
     Where all that is remembered is given or already computed (scoring p after drawing from q), all
-    steps are evaluated at once; otherwise a step costs one evaluation of each conditional.
+    steps are evaluated at once; otherwise a step costs one evaluation of each conditional. A
+    network over all steps (:class:`~deeplvm.networks.OverSteps`) has a memory of its own:
+    ``"h | x[-1], z": DilatedConvolutions(...)`` reads x of all earlier steps, in one pass where x
+    is given.
 
     >>> from deeplvm.conditionals import Gaussian
     >>> from deeplvm.networks import MLP

@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import constraints
 
 from deeplvm.core.draws import Draw, Enumerated, Held, PartlyGiven, Sampled
 from deeplvm.core.evidence import density
-from deeplvm.core.joint import Parent, as_site, batch_shape_of, monte_carlo, view_of
+from deeplvm.core.joint import Joint, Parent, as_site, batch_shape_of, monte_carlo, view_of
 from deeplvm.core.steps import Masked, Steps
 from deeplvm.core.trace import Site, Trace
 from deeplvm.randomness import RowDraw
@@ -70,6 +71,8 @@ class Unrolled:
         self.past: dict[int, Mapping[str, Site]] = {}
         #: Of what is known of all steps: as it is read, one step before, say.
         self.shifted = self.shift_all()
+        #: The networks over all steps, as they are where a step follows another, by name.
+        self.remembering: dict[str, _Remembering] = {}
 
     def _padded(self, site: Site) -> Site:
         """With a value that may occur beyond the lengths, whatever stands there.
@@ -257,6 +260,20 @@ class Unrolled:
             previous=self.shifted | dict(previous or {}),
         )
 
+    @cached_property
+    def one(self) -> Joint:
+        """The joint of one step, whose networks over all steps remember those before it."""
+        step = self.joint.step
+        self.remembering = {
+            name: _Remembering(step.conditional(name)) for name in self.joint.over_steps
+        }
+        factors = {f.key.removesuffix(" |"): f.names[0] for f in step.order}
+        modules = {key: step.conditional(name) for key, name in factors.items()}
+        known = {k: self.remembering.get(n, modules[k]) for k, n in factors.items()}
+        one = Joint(known, steps=True)
+        one.symbol = step.symbol
+        return one
+
     def step_by_step(self, draw: Mapping[str, Draw] | None = None) -> Trace:
         """One repetition after another, each with what it remembers.
 
@@ -307,7 +324,8 @@ class Unrolled:
             name: site if name in joint.outside else _at(site, t)
             for name, site in self.sites.items()
         }
-        trace = joint.step(
+        step = self.one if joint.over_steps else joint.step
+        trace = step(
             now | dict(more or {}),
             before,
             draw={name: _draw_at(way, t, axis) for name, way in (draw or {}).items()},
@@ -359,6 +377,8 @@ class Unrolled:
         """Put other particles in the place of all that was drawn so far."""
         self.past = {t: {n: of(site) for n, site in s.items()} for t, s in self.past.items()}
         self.sites |= {name: of(self.sites[name]) for name in self.joint.outside}
+        for network in self.remembering.values():
+            network.change(of)
 
     def outside(self, site: Site) -> Site:
         """A site as the rest of the model sees it: masked by length, summed over repetitions."""
@@ -376,6 +396,28 @@ class Unrolled:
         return replace(
             site, distribution=distribution, log_prob=log_prob, batch_dims=site.batch_dims - 1
         )
+
+
+class _Remembering(nn.Module):
+    """A network over all steps, called for one step after another."""
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        self.network, self.lead = network, torch.Size()
+        self.memory: dict[str, Tensor] = {}
+
+    def forward(self, *parents: Tensor) -> Tensor:
+        """What it puts out at the step that comes next."""
+        before = len(self.lead)
+        self.lead = torch.broadcast_shapes(self.lead, *[each.shape[:-1] for each in parents])
+        for name, value in self.memory.items():
+            self.memory[name] = value.expand(*self.lead, *value.shape[before:])
+        return self.network.next_step(self.memory, *parents)
+
+    def change(self, of: Callable[[Site], Site]) -> None:
+        """Let each particle remember what another one does."""
+        for name, value in self.memory.items():
+            self.memory[name] = of(Site(value, batch_dims=len(self.lead))).value
 
 
 def sum_out(walk: Unrolled, names: Sequence[str], most: int) -> Trace:

@@ -9,11 +9,12 @@ from deeplvm.networks.attention import (
 )
 from deeplvm.networks.autoregressive import MADE, NADE
 from deeplvm.networks.broadcasting import fold_particles, join
-from deeplvm.networks.causal import CausalNetwork, Stepwise
+from deeplvm.networks.causal import CausalNetwork, OverSteps, Stepwise
 from deeplvm.networks.causal_attention import CausalAttention
 from deeplvm.networks.convolutional import ConvolutionalDecoder, ConvolutionalEncoder
 from deeplvm.networks.data_dependent_initialisation import WeightNormalisedConvolution
 from deeplvm.networks.derivations import Derivations
+from deeplvm.networks.dilated import DilatedConvolutions
 from deeplvm.networks.features import Features, out_shape_of
 from deeplvm.networks.local_reparameterisation import (
     LocallyReparameterisedLinear,
@@ -45,6 +46,7 @@ __all__ = [
     "ConvolutionalLSTM",
     "DepthToSpace",
     "Derivations",
+    "DilatedConvolutions",
     "Features",
     "GatedPixelCNN",
     "GaussianAttention",
@@ -54,6 +56,7 @@ __all__ = [
     "MeanPool",
     "Memory",
     "Output",
+    "OverSteps",
     "PixelCNN",
     "Residual",
     "ResidualNetwork",

@@ -87,6 +87,32 @@ class Stepwise(CausalNetwork, Protocol):
         ...
 
 
+class OverSteps(Protocol):
+    r"""A network of all steps of a sequence, ``"h | x[-1], z"`` of a :class:`Recurrent`.
+
+    What it puts out at a step follows from its parents at that step and those before. So where
+    all steps are known they are one pass, and a draw is one step after another, with a memory.
+    """
+
+    def __call__(self, *parents: Tensor) -> Tensor:
+        """The outputs of all steps, ``(*lead, steps, features)``.
+
+        Args:
+            parents: Each ``(*lead, steps, features)``, or of one step where it is the same in all;
+                leading dimensions broadcast.
+        """
+        ...
+
+    def next_step(self, memory: dict[str, Tensor], /, *parents: Tensor) -> Tensor:
+        """The outputs of the next step, ``(*lead, features)``.
+
+        Args:
+            memory: What it needs of the steps before, each ``(*lead, ...)``; empty at the first.
+            parents: Of that step, each ``(*lead, features)``.
+        """
+        ...
+
+
 #: Makes a causal network of a layout; see :class:`CausalNetwork`.
 Causal = Callable[..., CausalNetwork]
 
