@@ -11,6 +11,7 @@ from deeplvm import recipes
 from deeplvm.data import Data, load
 from deeplvm.objectives import elbo
 from deeplvm.recipes import RecipeError
+from deeplvm.recipes.catalogue import loading_of
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +24,7 @@ def digits() -> Data:
     [
         ("vae", {"latent": 2, "hidden": (8,)}),
         ("convolutional_vae", {"latent": 2, "channels": (4,), "features": 8}),
+        ("iwae", {"latent": 2, "hidden": 8}),
         ("ladder_vae", {"latent": (2, 2), "hidden": (8, 8)}),
         ("convolutional_ladder_vae", {}),
     ],
@@ -54,11 +56,20 @@ def test_every_conditional_with_parents_reads_the_label(
 
 
 @pytest.mark.parametrize(
-    "name, options", [("gated_pixel_cnn", {"width": 4, "layers": 2}), ("made", {"hidden": (8,)})]
+    "name, options",
+    [
+        ("gated_pixel_cnn", {"width": 4, "layers": 2}),
+        ("made", {"hidden": (8,)}),
+        ("nice", {"transforms": 2, "hidden": (8,)}),
+        ("real_nvp", {"transforms": 2, "hidden": (8,)}),
+        ("glow", {"transforms": 2, "hidden": (8,)}),
+    ],
 )
-def test_elements_one_after_another_each_read_the_label(name: str, options: dict) -> None:
+def test_elements_one_after_another_and_flows_read_the_label(name: str, options: dict) -> None:
     """What a draw is scored by is what it was drawn from, of the label as well."""
-    model = getattr(recipes, name)(load("digits", limit=60), given_label=True, **options).eval()
+    recipe = getattr(recipes, name)
+    data = load("digits", limit=60, **(loading_of(recipe) or {}))
+    model = recipe(data, given_label=True, **options).double().eval()
     assert str(model.p) == "p(c | y) p(x | c)"
     with torch.no_grad():
         for parameter in model.parameters():
@@ -75,3 +86,6 @@ def test_what_a_label_cannot_move_is_refused() -> None:
         recipes.vae(load("digits", keep_labels=1), given_label=True)
     with pytest.raises(RecipeError, match="has no labels"):
         recipes.vae(load(torch.rand(30, 4)), given_label=True)
+    noisy = load("digits", limit=60, dequantize="auto")
+    with pytest.raises(RecipeError, match="leave out --noise variational"):
+        recipes.glow(noisy, given_label=True, noise="variational")

@@ -56,6 +56,8 @@ def test_what_is_no_image_is_refused(tmp_path: Path) -> None:
         recipes.pixel_rnn(digits, kernel=2)
     with pytest.raises(RecipeError, match="width=5 and heads=2"):
         recipes.image_transformer(digits, width=5)
+    with pytest.raises(RecipeError, match=r"8 by 8 pixels has at most 4 sizes, .*levels=5"):
+        recipes.pixel_cnn_pp(digits, levels=5)
 
 
 @pytest.mark.parametrize(

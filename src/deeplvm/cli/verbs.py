@@ -497,7 +497,7 @@ def reconstruct(
     if picture and image is not None:
         pair = originals[image.name].nan_to_num(0.0), means[image.name]
         pairs = torch.stack(pair, 1).flatten(0, 1)
-        _save(output, {image.name: pairs}, opened.description, columns=8)
+        _save(output, {image.name: pairs}, opened.description, columns=min(8, len(pairs)))
         return
     if output.suffix.lower() == ".npz":
         means |= {f"{name}_original": passed.exact(name) for name in originals}

@@ -52,6 +52,11 @@ class ShiftedPixelCNN(Pixelwise):
         levels: int = 3,
     ) -> None:
         super().__init__(inputs, outputs, shape, context)
+        if levels > (most := 1 + (max(shape[-2:]) - 1).bit_length()):
+            raise ValueError(
+                f"an image of {shape[-2]} by {shape[-1]} pixels has at most {most} sizes, each "
+                f"half the one before, found levels={levels}."
+            )
         fan_in = len(self.reads)
         self.above = MaskedConvolution(fan_in, width, rows=(-2, -1), columns=(-1, 1))
         self.row_above = MaskedConvolution(fan_in, width, rows=(-1, -1), columns=(-1, 1))

@@ -16,11 +16,13 @@ from deeplvm.data import likelihood_of
 from deeplvm.data.records import Data, Description
 from deeplvm.networks import MLP, glorot
 from deeplvm.recipes.catalogue import trained_with
+from deeplvm.recipes.labelled import given_label
 from deeplvm.recipes.plain import aggregated, at_least_one, observed, seen
 
 
 # The paper trains with 1, 5 and 50 particles; 5 is what a CPU bears.
 @trained_with(objective=objectives.iwae, particles=5)
+@given_label
 def iwae(
     data: Data | Description,
     *,

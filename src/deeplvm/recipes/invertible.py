@@ -16,6 +16,7 @@ from deeplvm.data.records import Data, Description
 from deeplvm.data.variable import Variable
 from deeplvm.networks import MLP, ConvolutionalEncoder
 from deeplvm.recipes.catalogue import RecipeError, loaded_with, trained_with
+from deeplvm.recipes.labelled import given_label
 from deeplvm.recipes.plain import at_least_one, of_one_likelihood
 
 Noise = Literal["uniform", "variational"]
@@ -23,6 +24,7 @@ Noise = Literal["uniform", "variational"]
 
 @loaded_with(dequantize="auto")
 @trained_with(learning_rate=1e-3)
+@given_label
 def nice(
     data: Data | Description,
     *,
@@ -53,6 +55,7 @@ def nice(
 
 @loaded_with(dequantize="auto")
 @trained_with(learning_rate=1e-3)
+@given_label
 def real_nvp(
     data: Data | Description,
     *,
@@ -90,6 +93,7 @@ def real_nvp(
 
 @loaded_with(dequantize="auto")
 @trained_with(learning_rate=1e-3)
+@given_label
 def glow(
     data: Data | Description,
     *,

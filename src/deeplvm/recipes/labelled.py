@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from deeplvm.conditionals.autoregressive import Autoregressive
+from deeplvm.conditionals.dequantization import RoundedDown
+from deeplvm.conditionals.flows import Flow
 from deeplvm.conditionals.heads import shown
 from deeplvm.core.joint import Joint, is_joint
 from deeplvm.core.model import LatentVariableModel
@@ -100,11 +102,14 @@ def given_label(recipe: Made) -> Made:
 
     Every name of p and q that has parents gets the label as one more, ``"x | z"`` becomes
     ``"x | z, c"``; names without parents, such as a prior, are as they were, but for elements one
-    after another, each of which then reads the label. The label is an input of the model, never
-    scored, as that of ``conditional_vae``.
+    after another, each of which then reads the label, and for a flow of x, which then starts from
+    a draw of each class. The label is an input of the model, never scored, as that of
+    ``conditional_vae``.
 
     A label that each element reads: Conditional Image Generation with PixelCNN Decoders (van den
-    Oord et al., 2016), https://arxiv.org/abs/1606.05328
+    Oord et al., 2016), https://arxiv.org/abs/1606.05328; a first draw of each class: Glow:
+    Generative Flow with Invertible 1x1 Convolutions (Kingma & Dhariwal, 2018),
+    https://arxiv.org/abs/1807.03039
     """
 
     @functools.wraps(recipe)
@@ -131,10 +136,16 @@ def given_label(recipe: Made) -> Made:
 def _labelled(model: LatentVariableModel, classes: int, recipe: str) -> LatentVariableModel:
     """The same model, of which each conditional with parents reads the label too."""
     joints = (model.p, model.q)
+    owners = [joint.conditional(f.names[0]) for joint in joints for f in joint.order]
     steps = any([not isinstance(joint, Joint) or joint.shared for joint in joints]) or any(
-        [is_joint(joint.conditional(f.names[0])) for joint in joints for f in joint.order]
+        [is_joint(owner) for owner in owners]
     )
-    if steps or not any([f.parents or _in_turn(model.p, f) for f in model.p.order]):
+    if any([isinstance(owner, RoundedDown) for owner in owners]):
+        raise RecipeError(
+            f"{recipe} is given the label where the noise of whole numbers is uniform; leave out "
+            f"--noise variational, and --dequantize."
+        )
+    if steps or not any([f.parents or _bends(model, f) for f in model.p.order]):
         why = "goes in steps" if steps else "draws x from nothing that a label could move"
         raise RecipeError(
             f"{recipe} cannot be given the label: its model {why}; take conditional_vae, or vae "
@@ -147,7 +158,7 @@ def _labelled(model: LatentVariableModel, classes: int, recipe: str) -> LatentVa
         for factor in joint.order:
             own: Any = joint.conditional(factor.names[0])
             written = factor.key.removesuffix("|").rstrip()
-            if _in_turn(joint, factor):
+            if joint is model.p and _bends(model, factor):
                 found[f"{written} | c"] = own.given(Features(nn.Identity(), classes))
                 continue
             if not factor.parents:
@@ -164,9 +175,11 @@ def _labelled(model: LatentVariableModel, classes: int, recipe: str) -> LatentVa
     return LatentVariableModel(reading(model.p), reading(model.q))
 
 
-def _in_turn(joint: Joint, factor: Any) -> bool:
-    """Whether it is of elements one after another, without parents."""
-    own = joint.conditional(factor.names[0])
+def _bends(model: LatentVariableModel, factor: Any) -> bool:
+    """Whether p has it without parents, and a label can move it: elements in turn, a flow of x."""
+    own = model.p.conditional(factor.names[0])
+    if isinstance(own, Flow):
+        return own.head.network is None and not set(factor.names) & set(model.q.names)
     return isinstance(own, Autoregressive) and own.network is None
 
 

@@ -249,12 +249,21 @@ class Progress:
         seconds: That it may take at most.
         bound: What is shown of the metrics, ``"elbo"``.
         quiet: Whether nothing is shown.
+        exact: Whether the bound is log p(x) itself, since there is nothing to infer.
     """
 
     def __init__(
-        self, epochs: int, done: int, bound: str, *, quiet: bool, seconds: float = math.inf
+        self,
+        epochs: int,
+        done: int,
+        bound: str,
+        *,
+        quiet: bool,
+        seconds: float = math.inf,
+        exact: bool = False,
     ) -> None:
         self.epochs, self.bound, self.done = epochs, bound, done
+        self.called = "log p(x)" if exact and bound == "elbo" else bound
         self.first, self.seconds = done, seconds
         self.shows = not quiet
         self.bar: Any = None
@@ -302,7 +311,7 @@ class Progress:
         self.done = record["epoch"]
         if not self.shows:
             return
-        shown = f"{self.bound} {record['train'][self.bound]:.2f}"
+        shown = f"{self.called} {record['train'][self.bound]:.2f}"
         if "valid" in record:
             shown += f"  held out {record['valid'][self.bound]:.2f}{' (best)' if best else ''}"
         if self.bar is not None:

@@ -324,7 +324,7 @@ def fit(
         files.write_metrics(state.history)
         progress = Progress(
             epochs, state.epoch, ranking.name, quiet=quiet or not first,
-            seconds=stopping.seconds - state.spent,
+            seconds=stopping.seconds - state.spent, exact=not model.q.names,
         )  # fmt: skip
         signals = stack.enter_context(Signals())
         measure = Measurement(

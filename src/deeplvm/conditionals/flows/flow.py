@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, Self, TypedDict
 
 import torch
 from torch import Size, Tensor, nn
@@ -208,6 +209,16 @@ class Flow(nn.Module):
             bound.append(Bound(self._to_units, self._from_units, context))
         dims = len(self.event_shape)
         return TransformedDraw(loc, scale, bound, dims, noise=self.noise)
+
+    def given(self, network: nn.Module) -> Self:
+        """The same transforms after a first draw whose location and scale a network puts out.
+
+        Of a flow without parents, with weights of its own: that of classes in Glow, for one.
+        """
+        made = copy.deepcopy(self)
+        made.head = Head(network, Size((sum(self.sizes), 1)), 1, type(self).__name__)
+        made._start()
+        return made
 
     def _contexts(self, own: Sequence[Tensor], context: Tensor) -> list[Tensor]:
         """What each transform reads: its own raw parameters, and the shared context after them."""
