@@ -321,7 +321,7 @@ class Unrolled:
         joint, axis = self.joint, len(self.shape)
         before = self.here
         now = {
-            name: site if name in joint.outside else _at(site, t)
+            name: site if name in joint.outside else at_step(site, t)
             for name, site in self.sites.items()
         }
         step = self.one if joint.over_steps else joint.step
@@ -331,7 +331,8 @@ class Unrolled:
             draw={name: _draw_at(way, t, axis) for name, way in (draw or {}).items()},
             default=self.default,
             missing=self.missing,
-            ready={name: _at(site, t) for name, site in self.ready.items()} | dict(ready or {}),
+            ready={name: at_step(site, t) for name, site in self.ready.items()}
+            | dict(ready or {}),
             previous={parent: self._read(parent, t) for parent in joint.remembered},
         )
         if trace.batch_shape != before:  # every value counts, of those that count at all
@@ -358,7 +359,7 @@ class Unrolled:
         """A value of another step, as step ``t`` reads it."""
         if parent in self.shifted:
             site = self.shifted[parent]
-            return _at(replace(site, batch_dims=site.batch_dims - 1), t)
+            return at_step(replace(site, batch_dims=site.batch_dims - 1), t)
         first, there = self.joint.first(parent.name, self.shape), t + parent.lag
         if not 0 <= there < self.count:
             return first
@@ -502,7 +503,7 @@ def _unsqueeze(value: Any, at: int) -> Any:
     return value.unsqueeze(at) if isinstance(value, Tensor) else value
 
 
-def _at(site: Site, t: int) -> Site:
+def at_step(site: Site, t: int) -> Site:
     """The site of one step."""
     return site.changed(lambda each: each.select(site.batch_dims, t))
 

@@ -14,6 +14,7 @@ from deeplvm.likelihood.exact import (
     exact_likelihood,
     exact_posterior,
 )
+from deeplvm.likelihood.forecast import Forecast, forecast
 from deeplvm.likelihood.harmonic import FittedMixture, HarmonicEstimate, harmonic_likelihood
 from deeplvm.likelihood.importance import (
     CurvePoint,
@@ -46,6 +47,7 @@ __all__ = [
     "ExactPosterior",
     "FilterEstimate",
     "FittedMixture",
+    "Forecast",
     "HarmonicEstimate",
     "ImportanceEstimate",
     "QuadratureEstimate",
@@ -60,6 +62,7 @@ __all__ = [
     "enough_particles",
     "exact_likelihood",
     "exact_posterior",
+    "forecast",
     "harmonic_likelihood",
     "importance_sampling",
     "particle_filter",

@@ -2,10 +2,10 @@ r"""Particle filter: :math:`\log p(x_{1:T})` of sequences, step by step with res
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from deeplvm.randomness import RowNoise
 from deeplvm.recurrent import Recurrent
 from deeplvm.unrolled import Unrolled
 
+Proposal = Literal["auto", "prior", "posterior"]
 _NUMBERS = 2**14  # particles of all rows together that go through a step at once
 
 
@@ -61,7 +62,7 @@ def particle_filter(
     data: NamedRows | Rows,
     particles: int = 1_000,
     *,
-    proposal: Literal["prior", "posterior"] = "posterior",
+    proposal: Proposal = "posterior",
     resample_below: float = 0.5,
     batch_size: int | None = None,
     seed: int = 0,
@@ -96,7 +97,8 @@ def particle_filter(
             missing; lengths and other inputs too.
         particles: K.
         proposal: ``"posterior"`` draws from q (a guided filter), ``"prior"`` from p (the bootstrap
-            filter), which needs nothing of q.
+            filter), which needs nothing of q; ``"auto"`` from q where that goes through the steps
+            as p does.
         resample_below: Share of effective particles below which a row is resampled; 0 never.
         batch_size: Rows at a time; chosen by the number of particles if left out.
 
@@ -116,19 +118,18 @@ def particle_filter(
         torch.Size([4, 6])
     """
     at_least(1, particles=particles)
-    if proposal not in ("prior", "posterior"):
-        raise ValueError(f"proposal is 'prior' or 'posterior', not {proposal!r}.")
-    p = _parted(model.p)
-    q = _parted(model.q) if proposal == "posterior" else None
+    begin, drawn_by = filter_of(model, proposal)
 
     def evaluate(given: Tensors, missing: Names, noise: RowNoise) -> Tensors:
-        return _filtered(model, p, q, given, missing, particles, resample_below, noise)
+        walk = begin(given, missing, particles, noise)
+        each = [walk.take(t, resample_below) for t in range(walk.target.count)]
+        return {**walk.population.result(), "predictive": torch.stack(each, 1)}
 
     joined = for_rows(
         model, data, evaluate, seed=seed, apart=True,
         batch_size=max(1, _NUMBERS // particles) if batch_size is None else batch_size,
     )  # fmt: skip
-    return FilterEstimate(**joined, particles=particles, proposal=proposal)
+    return FilterEstimate(**joined, particles=particles, proposal=drawn_by)
 
 
 class _Parts(NamedTuple):
@@ -138,7 +139,8 @@ class _Parts(NamedTuple):
     recurrent: Recurrent
 
 
-def _parted(joint: Any) -> _Parts:
+def parted(joint: Any) -> _Parts:
+    """A joint as what comes before the one Recurrent whose steps are filtered, and that."""
     symbol = joint.symbol
     if isinstance(joint, Recurrent):
         joint = Joint({f"{', '.join(joint.names)}": joint})
@@ -182,55 +184,89 @@ def _parted(joint: Any) -> _Parts:
     return _Parts(Joint({str(factor): each for factor, each in others.items()}), found[0])
 
 
-def _filtered(
-    model: LatentVariableModel,
-    p: _Parts,
-    q: _Parts | None,
-    given: Mapping[str, Tensor],
-    missing: frozenset[str],
-    particles: int,
-    resample_below: float,
-    noise: RowNoise,
-) -> dict[str, Tensor]:
-    """Quantities of each row, ``(rows, ...)``."""
-    some = next(iter(given.values()))
-    shape = (particles, len(some))
-    # what comes before the steps, and its weights
-    known: dict[str, Any] = dict(given)
-    log_weight = torch.zeros(shape, dtype=torch.float64, device=some.device)
-    drawn = noise.of(Sampled())
-    guide, ready = None, {}
-    if q is not None:
-        first = _before(q, known, shape, missing, {}, drawn)
-        guide = _walk(q, {**known, **first}, shape, missing, drawn)
-        ready = {name: first[name] for name in model.common if name in first}
-        known |= {name: site for name, site in first.items() if site.drawn}
-        log_weight = log_weight - _total(first, drawn=True)
-    first = _before(p, known, shape, missing, ready, drawn)
-    log_weight = log_weight + _total(first, drawn=False)
-    default = drawn if guide is None else _UNEXPLAINED
-    target = _walk(p, {**known, **first}, shape, missing, default)
+class _Filter:
+    """Particles of some rows on their way through the steps.
 
-    population = Population(*shape, device=log_weight.device)
-    predictive = []
-    for t in range(target.count):
-        latents, ready = {}, {}
-        if guide is not None:
-            trace = guide.take(t)
+    Args:
+        model, p, q, given, missing, noise: Of the rows.
+        particles: K.
+    """
+
+    def __init__(
+        self,
+        model: LatentVariableModel,
+        p: _Parts,
+        q: _Parts | None,
+        given: Mapping[str, Tensor],
+        missing: frozenset[str],
+        particles: int,
+        noise: RowNoise,
+    ) -> None:
+        some = next(iter(given.values()))
+        shape = (particles, len(some))
+        self.model, self.noise = model, noise
+        # what comes before the steps, and its weights
+        known: dict[str, Any] = dict(given)
+        self.log_weight = torch.zeros(shape, dtype=torch.float64, device=some.device)
+        drawn = noise.of(Sampled())
+        self.guide, ready = None, {}
+        if q is not None:
+            first = _before(q, known, shape, missing, {}, drawn)
+            self.guide = _walk(q, {**known, **first}, shape, missing, drawn)
+            ready = {name: first[name] for name in model.common if name in first}
+            known |= {name: site for name, site in first.items() if site.drawn}
+            self.log_weight = self.log_weight - _total(first, drawn=True)
+        first = _before(p, known, shape, missing, ready, drawn)
+        self.log_weight = self.log_weight + _total(first, drawn=False)
+        default = drawn if self.guide is None else _UNEXPLAINED
+        self.target = _walk(p, {**known, **first}, shape, missing, default)
+        self.population = Population(*shape, device=some.device)
+
+    def take(self, t: int, resample_below: float) -> Tensor:
+        """One step; returns its predictive log-density, shape ``(rows,)``."""
+        log_weight, latents, ready = self.log_weight, {}, {}
+        if self.guide is not None:
+            trace = self.guide.take(t)
             latents = {name: site for name, site in trace.items() if site.drawn}
-            ready = {name: trace[name] for name in model.common if name in trace}
+            ready = {name: trace[name] for name in self.model.common if name in trace}
             log_weight = log_weight - _total(trace, drawn=True)
-        trace = target.take(t, more=latents, ready=ready)
+        trace = self.target.take(t, more=latents, ready=ready)
         log_weight = log_weight + _total(trace, drawn=False)
-        if target.mask is not None:
-            log_weight = torch.where(target.mask[:, t], log_weight, 0.0)
-        predictive.append(population.weigh(log_weight))
-        index = population.resample(resample_below, noise)
-        for walker in (target, guide):
+        if self.target.mask is not None:
+            log_weight = torch.where(self.target.mask[:, t], log_weight, 0.0)
+        predictive = self.population.weigh(log_weight)
+        index = self.population.resample(resample_below, self.noise)
+        for walker in (self.target, self.guide):
             if walker is not None:
-                walker.change(partial(_taken, index=index))
-        log_weight = torch.zeros_like(log_weight)
-    return {**population.result(), "predictive": torch.stack(predictive, 1)}
+                walker.change(partial(taken, index=index))
+        self.log_weight = torch.zeros_like(log_weight)
+        return predictive
+
+
+Begin = Callable[[Tensors, Names, int, RowNoise], _Filter]
+
+
+def filter_of(model: LatentVariableModel, proposal: Proposal) -> tuple[Begin, str]:
+    """A filter of given rows, names that have holes, so many particles and noise; what draws them.
+
+    Raises:
+        ValueError: As :func:`particle_filter`.
+    """
+    if proposal not in get_args(Proposal):
+        raise ValueError(f"proposal is 'auto', 'prior' or 'posterior', not {proposal!r}.")
+    p, q = parted(model.p), None
+    if proposal == "posterior" or (proposal == "auto" and _goes(model)):
+        q = parted(model.q)
+    return partial(_Filter, model, p, q), "prior" if q is None else "posterior"
+
+
+def _goes(model: LatentVariableModel) -> bool:
+    """Whether q goes through the steps as p does."""
+    try:
+        parted(model.q)
+    except ValueError:
+        return False
+    return True
 
 
 def _walk(
@@ -274,7 +310,7 @@ def _total(trace: Trace, *, drawn: bool) -> Tensor:
     return total
 
 
-def _taken(site: Site, index: Tensor) -> Site:
+def taken(site: Site, index: Tensor) -> Site:
     """A site of which each particle has another's value; what has no particles stays."""
     if site.batch_dims < 2:
         return site
