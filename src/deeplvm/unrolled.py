@@ -14,7 +14,15 @@ from torch.distributions import constraints
 
 from deeplvm.core.draws import Draw, Enumerated, Held, PartlyGiven, Sampled
 from deeplvm.core.evidence import density
-from deeplvm.core.joint import Joint, Parent, as_site, batch_shape_of, monte_carlo, view_of
+from deeplvm.core.joint import (
+    Joint,
+    Parent,
+    accepts_missing,
+    as_site,
+    batch_shape_of,
+    monte_carlo,
+    view_of,
+)
 from deeplvm.core.steps import Masked, Steps
 from deeplvm.core.trace import Site, Trace
 from deeplvm.randomness import RowDraw
@@ -405,12 +413,15 @@ class _Remembering(nn.Module):
     def __init__(self, network: Any) -> None:
         super().__init__()
         self.network, self.lead = network, torch.Size()
+        self.accepts_missing = accepts_missing(network)
         self.memory: dict[str, Tensor] = {}
 
     def forward(self, *parents: Tensor) -> Tensor:
         """What it puts out at the step that comes next."""
         before = len(self.lead)
-        self.lead = torch.broadcast_shapes(self.lead, *[each.shape[:-1] for each in parents])
+        # one that reads values as they are reads numbers, and not their features
+        shapes = [p.shape if self.accepts_missing else p.shape[:-1] for p in parents]
+        self.lead = torch.broadcast_shapes(self.lead, *shapes)
         for name, value in self.memory.items():
             self.memory[name] = value.expand(*self.lead, *value.shape[before:])
         return self.network.next_step(self.memory, *parents)

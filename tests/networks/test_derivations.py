@@ -32,13 +32,18 @@ def by_a_stack(allowed: Derivations, tokens: list[int]) -> Tensor:
     return torch.stack(masks)
 
 
-def draws(allowed: Derivations, rows: int, steps: int) -> Tensor:
-    """Derivations drawn a token at a time, each allowed one as probable as another."""
-    tokens = torch.zeros(rows, 0, dtype=torch.long)
+def masks(allowed: Derivations, tokens: Tensor) -> Tensor:
+    """What is allowed at each step, in one pass."""
+    return allowed(torch.nn.functional.pad(tokens, (1, -1), value=-1))
+
+
+def draws(allowed: Derivations, rows: int, steps: int) -> tuple[Tensor, Tensor]:
+    """Derivations drawn a token at a time, each allowed one as probable as another; masks."""
+    tokens, memory, seen = [torch.full((rows,), -1)], dict[str, Tensor](), []
     for _ in range(steps):
-        weights = allowed.next(tokens).double()
-        tokens = torch.cat([tokens, torch.multinomial(weights, 1)], 1)
-    return tokens
+        seen.append(allowed.next_step(memory, tokens[-1]))
+        tokens.append(torch.multinomial(seen[-1].double(), 1).squeeze(-1))
+    return torch.stack(tokens[1:], 1), torch.stack(seen, 1)
 
 
 @pytest.mark.parametrize("longest", [None, 15])
@@ -46,18 +51,15 @@ def draws(allowed: Derivations, rows: int, steps: int) -> Tensor:
 def test_masks_are_those_of_a_stack(rules: str, longest: int | None) -> None:
     torch.manual_seed(0)
     allowed = Derivations(Grammar(rules), longest=longest)
-    tokens = draws(allowed, 40, 20)
-    assert torch.equal(
-        allowed(tokens), torch.stack([by_a_stack(allowed, t) for t in tokens.tolist()])
-    )
-    for step in range(20):
-        assert torch.equal(allowed.next(tokens[:, :step]), allowed(tokens)[:, step])
+    tokens, seen = draws(allowed, 40, 20)
+    assert torch.equal(seen, masks(allowed, tokens))
+    assert torch.equal(seen, torch.stack([by_a_stack(allowed, t) for t in tokens.tolist()]))
 
 
 def test_every_draw_is_a_string_of_the_grammar() -> None:
     torch.manual_seed(0)
     grammar = Grammar(EXPRESSIONS)
-    tokens = draws(Derivations(grammar, longest=30), 200, 31)
+    tokens, _ = draws(Derivations(grammar, longest=30), 200, 31)
     assert (tokens[:, -1] == 0).all()
     for row in tokens.tolist():
         derivation = [token - 2 for token in row[: row.index(0)]]
@@ -75,7 +77,7 @@ def test_probabilities_of_all_strings_sum_to_one() -> None:
         seen = torch.nn.functional.one_hot(tokens, allowed.tokens).double().cumsum(1)
         before = torch.nn.functional.pad(seen, (0, 0, 1, -1))
         logits = torch.einsum("bti,tij->btj", before, weights[: tokens.shape[1]]) + weights[0, 0]
-        logits = logits.masked_fill(~allowed(tokens), -math.inf)
+        logits = logits.masked_fill(~masks(allowed, tokens), -math.inf)
         return logits.log_softmax(-1).gather(-1, tokens[..., None]).sum((-1, -2))
 
     each = torch.arange(2, allowed.tokens)

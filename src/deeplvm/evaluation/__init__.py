@@ -26,6 +26,7 @@ from deeplvm.evaluation.latents.latent_use import LatentUse, latent_use
 from deeplvm.evaluation.latents.mutual_information import MutualInformation, mutual_information
 from deeplvm.evaluation.latents.prior_holes import Holes, holes
 from deeplvm.evaluation.latents.probes import Probes, probes
+from deeplvm.evaluation.molecules import Generated, generated
 from deeplvm.evaluation.predictive.calibration import Calibration, calibration
 from deeplvm.evaluation.predictive.checks import Check, PredictiveChecks, predictive_checks
 from deeplvm.evaluation.predictive.classification import Classification, classification
@@ -63,6 +64,7 @@ __all__ = [
     "FeatureMap",
     "FrechetEstimate",
     "GeneralisationGap",
+    "Generated",
     "GradientNoise",
     "GradientVariance",
     "Holes",
@@ -94,6 +96,7 @@ __all__ = [
     "features_of",
     "frechet_distance",
     "generalisation_gap",
+    "generated",
     "holes",
     "inference_gaps",
     "kernel_distance",

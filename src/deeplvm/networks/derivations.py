@@ -12,6 +12,9 @@ from deeplvm.grammar import Grammar
 class Derivations(nn.Module):
     r"""Which tokens may come next, given those before: a mask that depends on nothing learned.
 
+    A deterministic node ``"m | x[-1]"`` of a :class:`~deeplvm.Recurrent`, whose start of x stands
+    for nothing (−1); a :class:`~deeplvm.networks.OverSteps`.
+
     Tokens are the end (0), an unknown one (1, never allowed), and from 2 on the productions of a
     grammar. A derivation replaces the first nonterminal that is left, so only productions of that
     one are allowed; where none is left, only the end is. With a categorical of logits
@@ -33,7 +36,7 @@ class Derivations(nn.Module):
 
     >>> grammar = Grammar("S -> S '+' T | T    T -> 'x' | '1'")
     >>> allowed = Derivations(grammar, longest=4)
-    >>> allowed(torch.tensor([2, 3, 4, 5, 0])).int()  # S, S, T, T, and the end
+    >>> allowed(torch.tensor([-1, 2, 3, 4, 5])).int()  # nothing yet; then S, S, T, T
     tensor([[0, 0, 1, 1, 0, 0],
             [0, 0, 0, 1, 0, 0],
             [0, 0, 0, 0, 1, 1],
@@ -41,6 +44,7 @@ class Derivations(nn.Module):
             [1, 0, 0, 0, 0, 0]], dtype=torch.int32)
     """
 
+    accepts_missing = True  # tokens as they are, not as their conditional shows them
     left: Tensor
     below: Tensor
     adds: Tensor
@@ -78,13 +82,29 @@ class Derivations(nn.Module):
         """How many there are: the productions, the end, and the unknown one."""
         return len(self.left)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """What is allowed at each step of ``(*batch, steps)``: ``(*batch, steps, tokens)``."""
-        return self._allowed(tokens.long(), slice(None, -1))
+    @property
+    def out_shape(self) -> tuple[int, ...]:
+        """Of a mask."""
+        return (self.tokens,)
 
-    def next(self, tokens: Tensor) -> Tensor:
-        """What is allowed after some steps, ``(*batch, tokens)``."""
-        return self._allowed(tokens.long(), slice(-1, None)).squeeze(-2)
+    def forward(self, before: Tensor) -> Tensor:
+        """What is allowed at each step, ``(*lead, steps, tokens)``.
+
+        Args:
+            before: The token before each step, ``(*lead, steps)``, whatever stands at the first.
+        """
+        return self._allowed(self._known(before)[..., 1:], slice(None))
+
+    def next_step(self, memory: dict[str, Tensor], /, before: Tensor) -> Tensor:
+        """What is allowed at the next step, ``(*lead, tokens)``; all tokens are remembered."""
+        token = self._known(before).unsqueeze(-1)
+        known = [memory["tokens"], token] if memory else [token[..., :0]]
+        memory["tokens"] = torch.cat(known, -1)
+        return self._allowed(memory["tokens"], slice(-1, None)).squeeze(-2)
+
+    def _known(self, tokens: Tensor) -> Tensor:
+        """Whole numbers, 0 for what stands for nothing (−1, NaN): it leaves all as it is."""
+        return torch.nan_to_num(tokens, nan=0.0).long().clamp(min=0)
 
     def _allowed(self, tokens: Tensor, steps: slice) -> Tensor:
         heights = pad(self.adds[tokens].cumsum(-1), (1, 0), value=0) + 1  # before each, after all
