@@ -14,9 +14,10 @@ from torch.distributions import Distribution, Independent, MultivariateNormal, N
 from deeplvm.conditionals import Bernoulli, Beta, Categorical, Gaussian, StandardNormal
 from deeplvm.core.joint import Joint, NotationError
 from deeplvm.core.model import LatentVariableModel
+from deeplvm.core.trace import Site
 from deeplvm.gradients import Enumerated, Sampled
 from deeplvm.likelihood import annealed_importance_sampling
-from deeplvm.networks import GRU, MLP, Features
+from deeplvm.networks import GRU, LSTM, MLP, Features
 from deeplvm.objectives import elbo
 from deeplvm.recurrent import Plate, Recurrent
 
@@ -458,6 +459,35 @@ def test_backwards_in_time_is_forwards_on_the_reversed_rows(lengths: bool) -> No
         one = ahead({"x": x[reverse].flip(1), "z": z[0][reverse].flip(1)})
         assert torch.allclose(one["z"].log_prob, drawn["z"].log_prob[0, row : row + 1], atol=1e-12)
         assert torch.allclose(one["a"].value.flip(1), drawn["a"].value[reverse], atol=1e-12)
+
+
+@pytest.mark.parametrize("lag", [-1, 1])
+@pytest.mark.parametrize("cell", [GRU(3 + 2, 4), LSTM(3 + 2, 2)], ids=["GRU", "LSTM"])
+def test_a_cell_computes_all_steps_in_one_call(cell: nn.Module, lag: int) -> None:
+    """What it is given are steps and particles; each row begins at a state of its own."""
+    torch.manual_seed(0)
+    cell = cell.double()
+    calls = [0]
+    hook = cell.register_forward_hook(lambda *_: calls.__setitem__(0, calls[0] + 1))
+    joint = Recurrent(
+        {f"a | x, c, a[{lag:+d}]": cell, "y | a": Gaussian(2, MLP(4))},
+        start={"a": "s"}, outside=["c"], length="n",
+    )  # fmt: skip
+    assert set(joint.inputs) == {"x", "c", "s", "n"}
+    assert "s" in [parent.name for parent in joint.parents("a")]
+    x, y, n = torch.randn(3, 5, 3), torch.randn(3, 5, 2), torch.tensor([5, 3, 1])
+    c, s = torch.randn(6, 3, 2), torch.randn(3, 4)
+    model = Joint({"c": StandardNormal(2), "a, y | x, c, s, n": joint})
+    given = {"x": x, "y": y, "n": n, "c": Site(c, batch_dims=2), "s": s}
+    trace = model(given, (6, 3))
+    assert calls == [1]
+    hook.remove()
+    for row, steps in enumerate(n.tolist()):
+        state = s[row].expand(6, 4)
+        for t in range(steps) if lag < 0 else range(steps)[::-1]:
+            state = cell(x[row, t].expand(6, 3), c[:, row], state)
+            assert torch.allclose(trace["a"].value[:, row, t], state, atol=1e-12)
+        assert not trace["a"].value[:, row, steps:].any()
 
 
 def test_both_directions_at_once_are_refused() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from deeplvm.core.joint import Joint, NotationError, Parent, is_joint, view_of
 from deeplvm.core.trace import Site, Trace
 from deeplvm.unrolled import Unrolled, sum_out
 
-Start = int | tuple[int, ...] | Tensor
+Start = int | tuple[int, ...] | Tensor | str
 
 
 class Repeated(nn.Module):
@@ -65,6 +65,9 @@ class Repeated(nn.Module):
         #: What is read of other steps.
         self.remembered: tuple[Parent, ...] = tuple(dict.fromkeys(lagged))
         self.start: dict[str, Start] = dict(start or {})
+        begins = [each for each in self.start.values() if isinstance(each, str)]
+        self.inputs = tuple(dict.fromkeys([*self.inputs, *begins]))
+        self.outside = tuple(dict.fromkeys([*self.outside, *begins]))
         ways = {parent.lag > 0 for parent in self.remembered if parent.name in self.step}
         if len(ways) > 1:
             raise NotationError(
@@ -88,6 +91,8 @@ class Repeated(nn.Module):
                 f"forwards, and length='...' how the number of steps is called, as in "
                 f"end={{'w': 1}}, length='n'; found end={dict(end)}, length={length!r} in {self}."
             )
+        #: States that a cell computes for all steps at once, where its inputs are known.
+        self.states: frozenset[Parent] = frozenset(self._states())
         if unknown := set(self.outside) - set(self.inputs):
             raise NotationError(
                 f"{sorted(unknown)} are said to come from outside, but nothing reads them."
@@ -136,7 +141,9 @@ class Repeated(nn.Module):
             replace(parent, start=self._started(parent.name)) if parent.lag else parent
             for parent in self.step.parents(name)
         ]
-        return (*read, *([Parent(self.length)] if self.length else []))
+        begin = [self.start.get(parent.name) for parent in read if parent.lag]
+        begins = [Parent(each) for each in dict.fromkeys(begin) if isinstance(each, str)]
+        return (*read, *begins, *([Parent(self.length)] if self.length else []))
 
     def repetitions(self, name: str) -> tuple[Any, ...]:
         """This joint, and those within in which the name repeats again."""
@@ -146,6 +153,17 @@ class Repeated(nn.Module):
         """Whether the step that lies so far away was drawn before a step, or without regard."""
         own = [parent.lag for parent in self.remembered if parent.name in self.step]
         return not own or (lag > 0) == self.backwards
+
+    def _states(self) -> Iterator[Parent]:
+        """What nobody but the cell that computes it remembers, and that one of the step before."""
+        for factor in self.step.order:
+            own = factor.parents[-1:]
+            cell = hasattr(self.step.conditional(factor.names[0]), "scan")
+            if cell and own and own[0].name in factor.names and abs(own[0].lag) == 1:
+                readers = [f for f in self.step.order for p in f.parents if p.lag and p == own[0]]
+                lags = {p for p in self.remembered if p.name == own[0].name}
+                if readers == [factor] and len(lags) == 1:
+                    yield own[0]
 
     def _started(self, name: str) -> Hashable:
         start = self.start.get(name)  # of a lag of a joint within, that joint says it
@@ -243,7 +261,8 @@ class Recurrent(Repeated):
     after: a joint that reads its own names after a step runs backwards in time, from the last step
     (of each row, with ``length``) to the first. Names that are given from elsewhere can be read
     in both directions. ``start`` says what stands where there is no such step: a size (zeros), a
-    tensor, or a parameter, as networks see it; an integer tensor is a value, such as a token.
+    tensor, or a parameter, as networks see it; an integer tensor is a value, such as a token; a
+    text is the name of a value from outside, one a row, such as a state computed of a latent.
 
     ``end={"w": 1}`` lets the model say itself where a row ends: the first step in which w is 1 is
     the last that counts, and the number of steps is a name that it computes, called by
@@ -254,8 +273,10 @@ class Recurrent(Repeated):
     https://arxiv.org/abs/1506.02216, is one example.
 
     Where all that is remembered is given or already computed (scoring p after drawing from q), all
-    steps are evaluated at once; otherwise a step costs one evaluation of each conditional. A
-    network over all steps (:class:`~deeplvm.networks.OverSteps`) has a memory of its own:
+    steps are evaluated at once; otherwise a step costs one evaluation of each conditional. The
+    state of a cell that nothing else reads one step before, as in ``{"h | x[-1], h[-1]": GRU(...),
+    "x | h": ...}``, is computed for all steps in one call, where its inputs are known. A network
+    over all steps (:class:`~deeplvm.networks.OverSteps`) has a memory of its own:
     ``"h | x[-1], z": DilatedConvolutions(...)`` reads x of all earlier steps, in one pass where x
     is given.
 

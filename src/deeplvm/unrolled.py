@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,47 @@ if TYPE_CHECKING:
 
 _LONGEST = 10_000  # steps of a row that nothing but its own end limits
 _PATHS = 4_096  # each is a particle of every row
+
+
+@dataclass(frozen=True, eq=False)
+class FirstState:
+    """What a cell finds in the place of its state, where it is to compute all steps at once.
+
+    Attributes:
+        value: The state before the first step, shape ``(*particles, batch, state)``.
+        mask: Which steps count, ``(*particles, batch, steps)``; none where all do.
+        backwards: Whether the last step of each row is computed first.
+    """
+
+    value: Tensor
+    mask: Tensor | None
+    backwards: bool
+
+    def unfold(self, scan: Callable[[Tensor, Tensor], Tensor], given: Tensor) -> Tensor:
+        """All states, ``(*particles, batch, steps, state)``.
+
+        Args:
+            scan: From inputs ``(rows, steps, features)`` and states before them ``(rows,
+                state)`` to all states, forwards.
+            given: Inputs of shape ``(*particles, batch, steps, features)``.
+        """
+        lead, (count, features) = given.shape[:-2], given.shape[-2:]
+        lead = torch.broadcast_shapes(lead, self.value.shape[:-1])
+        given = given.expand(*lead, count, features)
+        if self.backwards:
+            given = self._turned(given)
+        first = self.value.expand(*lead, self.value.shape[-1])
+        states = scan(given.reshape(-1, count, features), first.reshape(-1, first.shape[-1]))
+        states = states.reshape(*lead, count, states.shape[-1])
+        return self._turned(states) if self.backwards else states
+
+    def _turned(self, values: Tensor) -> Tensor:
+        """The steps of each row that count in the opposite order; those beyond stay."""
+        if self.mask is None:
+            return values.flip(-2)
+        places = torch.arange(self.mask.shape[-1], device=values.device)
+        places = torch.where(self.mask, self.mask.sum(-1, keepdim=True) - 1 - places, places)
+        return values.gather(-2, places.unsqueeze(-1).expand(values.shape))
 
 
 class Unrolled:
@@ -72,7 +113,7 @@ class Unrolled:
         if self.mask is not None:
             for name, site in sites.items():
                 if name not in joint.outside and isinstance(site.value, Tensor):
-                    sites[name] = self._padded(site)
+                    sites[name] = self._padded(site, name)
             self.missing = missing - {n for n, site in sites.items() if not site.holes}
         #: The batch shape and log-measure so far, with the values that steps enumerated.
         self.here, self.log_measure = self.shape, monte_carlo(self.shape)
@@ -82,7 +123,7 @@ class Unrolled:
         #: The networks over all steps, as they are where a step follows another, by name.
         self.remembering: dict[str, _Remembering] = {}
 
-    def _padded(self, site: Site) -> Site:
+    def _padded(self, site: Site, name: str) -> Site:
         """With a value that may occur beyond the lengths, whatever stands there.
 
         It counts for nothing, but the gradient of a density outside its support is no number.
@@ -90,9 +131,15 @@ class Unrolled:
         mask, dims = self.mask, site.batch_dims
         if mask is None:
             return site
+        # what its own conditional takes for nothing, or what stands there in a longer row
+        nothing = (
+            getattr(self.joint.step[name], "padding", None) if name in self.joint.step else None
+        )
         longest = mask.sum(-1).reshape(-1, mask.shape[-2])[0].argmax().unsqueeze(0)
 
         def pad(value: Tensor) -> Tensor:
+            if nothing is not None:
+                return _where(mask, value, torch.full_like(value, nothing), dims + 1)
             one = value.select(dims, 0).index_select(dims - 1, longest).unsqueeze(dims)
             return _where(mask, value, one, dims + 1)
 
@@ -135,7 +182,9 @@ class Unrolled:
     @property
     def known(self) -> bool:
         """Whether nothing that is remembered is yet to come, so that steps need no order."""
-        return len(self.shifted) == len(self.joint.remembered) and not self.open
+        states = self.joint.states
+        read = self.joint.remembered
+        return not self.open and all([each in self.shifted or each in states for each in read])
 
     @property
     def open(self) -> bool:
@@ -155,6 +204,11 @@ class Unrolled:
         value = (here if self.joint.last else ~here).to(like.dtype).reshape(*here.shape, *shape)
         self.implied = True
         return {name: Site(value, batch_dims=self.length.batch_dims)}
+
+    def first(self, name: str) -> Site:
+        """What stands for a name where there is no step before (or after)."""
+        start = self.joint.start[name]
+        return self.sites[start] if isinstance(start, str) else self.joint.first(name, self.shape)
 
     def _count(self) -> int:
         joint, lengths = self.joint, self.length
@@ -187,7 +241,7 @@ class Unrolled:
 
     def _shift(self, parent: Parent, site: Site) -> Site:
         """What is read of other steps, for every step: the start, where there is none."""
-        first = self.joint.first(parent.name, self.shape)
+        first = self.first(parent.name)
         axis, count, lag = site.batch_dims, site.value.shape[site.batch_dims], parent.lag
 
         def shift(start: Tensor, values: Tensor) -> Tensor:
@@ -195,7 +249,9 @@ class Unrolled:
             if event != values.shape[axis + 1 :]:  # a start for networks, and no value
                 event, start = values.shape[axis + 1 :], torch.zeros_like(values.select(axis, 0))
             else:
-                start = start[(0,) * first.batch_dims].expand(*lead, *event).to(values.dtype)
+                if not isinstance(self.joint.start[parent.name], str):  # the same in all rows
+                    start = start[(0,) * first.batch_dims]
+                start = start.expand(*lead, *event).to(values.dtype)
             padding = [start.unsqueeze(axis)] * abs(lag)
             both = [*padding, values] if lag < 0 else [values, *padding]
             moved = torch.cat(both, axis).narrow(axis, max(lag, 0), count)
@@ -224,7 +280,14 @@ class Unrolled:
 
     def at_once(self, draw: Mapping[str, Draw] | None = None) -> Trace:
         """All repetitions in one evaluation, possible when nothing remembered is unknown."""
-        trace = self.all_steps(self.shape, draw=draw)
+        states = {
+            parent: replace(first, value=state, batch_dims=first.batch_dims + 1)
+            for parent in self.joint.remembered
+            if parent not in self.shifted
+            for first in (self.first(parent.name),)
+            for state in (FirstState(first.value, self.mask, self.joint.backwards),)
+        }
+        trace = self.all_steps(self.shape, draw=draw, previous=states)
         if trace.batch_shape != (*self.shape, self.count):
             raise ValueError(
                 f"Values inside {self.joint} cannot be enumerated; draw them another way."
@@ -368,7 +431,7 @@ class Unrolled:
         if parent in self.shifted:
             site = self.shifted[parent]
             return at_step(replace(site, batch_dims=site.batch_dims - 1), t)
-        first, there = self.joint.first(parent.name, self.shape), t + parent.lag
+        first, there = self.first(parent.name), t + parent.lag
         if not 0 <= there < self.count:
             return first
         site = self.past[there][parent.name]
@@ -464,6 +527,11 @@ def sum_out(walk: Unrolled, names: Sequence[str], most: int) -> Trace:
             f"The values of {name!r} cannot be summed over in {joint}, as {', '.join(hidden)} "
             f"would have to be followed with them; add '{name} | ...' to q and draw it there."
         )
+    if any([isinstance(joint.start[parent.name], str) for parent in own]):
+        raise ValueError(
+            f"The values of {name!r} can be summed over where they start alike in all rows, and "
+            f"start={{...}} says that {joint.start[name]!r} is their start; give a tensor there."
+        )
     if unknown:  # states that follow from what is given, whatever the variable is
         trace = walk.step_by_step({name: Sampled()})
         walk.ready |= {n: trace[n] for n in unknown}
@@ -479,7 +547,7 @@ def sum_out(walk: Unrolled, names: Sequence[str], most: int) -> Trace:
     begins = walk.begins()
     previous = {}
     for parent in own:
-        first = joint.first(name, shape)
+        first = walk.first(name)
         start = first.features[(0,) * first.batch_dims]
         before = seen.reshape(1, count, *ones, *seen.shape[1:])
         before = _where(~begins, before, start, dims)

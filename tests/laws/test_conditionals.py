@@ -45,6 +45,7 @@ from deeplvm.conditionals import (
     Spiked,
     StandardNormal,
     StudentT,
+    Tokens,
     UniformSphere,
     VampPrior,
     VonMisesFisher,
@@ -63,8 +64,10 @@ from deeplvm.conditionals.flows import (
     RealNVP,
     SylvesterFlow,
 )
+from deeplvm.conditionals.heads import shown
 from deeplvm.conditionals.vamp import Aggregated
 from deeplvm.distributions import LowRankPrecisionNormal
+from deeplvm.distributions.tokens import TokenCategorical
 from deeplvm.networks import MADE, MLP, NADE, ConvolutionalDecoder, GatedPixelCNN
 
 BATCH, PARTICLES = 3, 4
@@ -284,6 +287,8 @@ MEMBERS: dict[str, Member] = {
         lambda s, n: Categorical(4, n, s), 4, shape=(1, 3, 5), network="map", traced=False
     ),
     "Categorical, levels": Member(lambda s, n: Categorical(4, n, s, ordered=True), 4),
+    "Tokens": Member(lambda s, n: Tokens(4, n), 4, shape=()),
+    "Tokens, free": Member(lambda s, n: Tokens(4), 4, shape=(), network=None, traced=False),
     "OneHot": Member(lambda s, n: OneHot(4, n, s[:-1]), shape=(4,), domain="one-hot"),
     "OneHot, several": Member(lambda s, n: OneHot(4, n, s[:-1]), shape=(3, 4), domain="one-hot"),
     "Ordinal": Member(lambda s, n: Ordinal(5, n, s), 5, traced=False),
@@ -668,11 +673,10 @@ def test_draws_have_the_mean_and_the_variance(member: Member) -> None:
     torch.manual_seed(4)
     draws = distribution.sample((20000,)).double()
     base = elements(distribution) if member.domain == "one-hot" else distribution
-    if isinstance(base, torch.distributions.Independent) and isinstance(
-        base.base_dist, torch.distributions.Categorical
-    ):
+    base = elements(base) if isinstance(base, torch.distributions.Independent) else base
+    if isinstance(base, torch.distributions.Categorical | TokenCategorical):
         one_hot = nn.functional.one_hot(draws.long()).double()
-        mean, variance = base.base_dist.probs, one_hot.var(0)
+        mean, variance = base.logits.exp(), one_hot.var(0)
         draws = one_hot
     else:
         mean, variance = distribution.mean, distribution.variance
@@ -693,7 +697,8 @@ def test_every_parameter_gets_a_gradient(member: Member) -> None:
     if not list(module.parameters()):
         assert isinstance(module, StandardNormal | UniformSphere)
         return
-    log_prob.backward()
+    seen = shown(module, value)  # by a table of its own, perhaps
+    (log_prob + seen.sum() if seen.requires_grad else log_prob).backward()
     used = {name: p for name, p in module.named_parameters() if p.numel()}
     assert not [name for name, p in used.items() if p.grad is None or not p.grad.any()]
 

@@ -30,6 +30,7 @@ from deeplvm.conditionals.resampled import Resampled
 from deeplvm.conditionals.simplex import Dirichlet
 from deeplvm.conditionals.sphere import UniformSphere, VonMisesFisher
 from deeplvm.conditionals.spiked import Spiked
+from deeplvm.conditionals.tokens import Tokens
 from deeplvm.conditionals.unit_interval import Beta, ContinuousBernoulli
 from deeplvm.conditionals.vamp import VampPrior
 
@@ -78,6 +79,7 @@ __all__ = [
     "StandardNormal",
     "Stratified",
     "StudentT",
+    "Tokens",
     "UniformSphere",
     "VampPrior",
     "VonMisesFisher",

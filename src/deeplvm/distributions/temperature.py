@@ -20,6 +20,7 @@ from deeplvm.distributions.discrete import (
 from deeplvm.distributions.mixture import NormalMixture
 from deeplvm.distributions.pixels import CoupledLogisticMixture, DiscretizedLogisticMixture
 from deeplvm.distributions.real import Logistic, StudentT
+from deeplvm.distributions.tokens import TokenCategorical
 from deeplvm.distributions.transformed import TransformedDraw
 
 
@@ -100,4 +101,5 @@ _CHANGES: tuple[tuple[Any, Callable[[Any, float], Distribution]], ...] = (
     ((DiscretizedLogisticMixture, CoupledLogisticMixture, NormalMixture), _mixture),
     (_SCALED, lambda d, t: _with(d, scale=t * d.scale)),
     (_BY_LOGITS, _logits),
+    (TokenCategorical, lambda d, t: type(d)(d.features / t, d.weight, d.bias / t)),
 )

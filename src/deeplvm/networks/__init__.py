@@ -29,6 +29,7 @@ from deeplvm.networks.residual import DepthToSpace, Residual, ResidualNetwork, S
 from deeplvm.networks.row_lstm import RowLSTM
 from deeplvm.networks.sets import AttentionPool, MeanPool, Memory
 from deeplvm.networks.shifted_convolutions import ShiftedPixelCNN
+from deeplvm.networks.text import WordDropout
 
 __all__ = [
     "GRU",
@@ -68,6 +69,7 @@ __all__ = [
     "Stepwise",
     "WeightNormalisedConvolution",
     "Window",
+    "WordDropout",
     "filter_bank",
     "fold_particles",
     "glorot",

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d
+from torch.nn.functional import conv2d, linear
 
 from deeplvm.networks.broadcasting import join
+from deeplvm.unrolled import FirstState
+
+_PLAIN: dict[str, Any] = {  # one layer in one direction, rows first
+    "has_biases": True, "num_layers": 1, "dropout": 0.0, "train": False, "bidirectional": False,
+    "batch_first": True,
+}  # fmt: skip
 
 
 class _Cell(nn.Module):
     """A deterministic node ``"h | x, z, h[-1]"``: the last parent is the state, the rest joined.
+
+    Where the inputs of all steps are known, and it has a ``scan``, a Recurrent asks it for all
+    states at once: the last parent is then a :class:`~deeplvm.unrolled.FirstState`.
 
     Args:
         width: of the joined input, or its channels.
@@ -38,6 +47,8 @@ class _Cell(nn.Module):
             )
         state = parents[-1]
         given = join(parents[:-1], self.width, next(self.parameters()), owner, dims)
+        if isinstance(state, FirstState):
+            return state.unfold(self.scan, given)  # type: ignore[attr-defined]
         leading = torch.broadcast_shapes(given.shape[:-dims], state.shape[:-dims])
         rows = torch.Size(leading).numel()  # cells want one batch dimension
         both = [
@@ -78,6 +89,12 @@ class GRU(_Cell):
     def step(self, given: Tensor, before: Tensor) -> Tensor:
         """The next state."""
         return self.cell(given, before)
+
+    def scan(self, given: Tensor, first: Tensor) -> Tensor:
+        """All states, ``(rows, steps, hidden)``, from all inputs and the state before them."""
+        cell = self.cell
+        weights = [cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh]
+        return torch.gru(given, first[None], weights, **_PLAIN)[0]
 
 
 class LSTM(_Cell):
@@ -120,6 +137,18 @@ class LSTM(_Cell):
     def step(self, given: Tensor, before: Tensor) -> Tensor:
         """The next state."""
         return torch.cat(self.cell(given, before.chunk(2, -1)), -1)
+
+    def scan(self, given: Tensor, first: Tensor) -> Tensor:
+        """All states, ``(rows, steps, 2 * hidden)``, from all inputs and the state before them."""
+        cell, (hidden, memory) = self.cell, first.chunk(2, -1)
+        states = []
+        # of the inputs in one product; torch.lstm would keep the last memory alone
+        for each in linear(given, cell.weight_ih, cell.bias_ih + cell.bias_hh).unbind(1):
+            i, f, g, o = (each + linear(hidden, cell.weight_hh)).chunk(4, -1)
+            memory = f.sigmoid() * memory + i.sigmoid() * g.tanh()
+            hidden = o.sigmoid() * memory.tanh()
+            states.append(torch.cat([hidden, memory], -1))
+        return torch.stack(states, 1)
 
 
 class ConvolutionalLSTM(_Cell):
