@@ -29,6 +29,7 @@ from deeplvm.conditionals import (
     DiscretizedLogisticMixture,
     FullCovarianceGaussian,
     Gamma,
+    GatedTransition,
     Gaussian,
     GaussianMixture,
     Laplace,
@@ -41,6 +42,7 @@ from deeplvm.conditionals import (
     Poisson,
     PrecisionWeighted,
     Resampled,
+    ResidualGaussian,
     RestrictedBoltzmannMachine,
     Spiked,
     StandardNormal,
@@ -201,6 +203,13 @@ MEMBERS: dict[str, Member] = {
         lambda s, n: PrecisionWeighted(
             Gaussian(s, MLP(2, 4, activation=nn.Tanh)), Gaussian(s, MLP(3, 4, activation=nn.Tanh))
         ),
+        twin=normal,
+    ),
+    "GatedTransition": Member(
+        lambda s, _: GatedTransition(s[0], 4, inputs=5 - s[0]), twin=normal, shape=(2,)
+    ),
+    "ResidualGaussian": Member(
+        lambda s, n: ResidualGaussian(Gaussian(s, MLP(2, 4, activation=nn.Tanh)), n or MLP(5)),
         twin=normal,
     ),
     "FullCovarianceGaussian": Member(FullCovarianceGaussian),

@@ -20,7 +20,7 @@ from deeplvm.conditionals.gaussian import Gaussian, MeanField, StandardNormal
 from deeplvm.conditionals.gaussian_process import GaussianProcess
 from deeplvm.conditionals.hamiltonian import Hamiltonian
 from deeplvm.conditionals.local import Local
-from deeplvm.conditionals.masks import SelfMasking, WithMask
+from deeplvm.conditionals.masks import SelfMasking, ValueAndMask, WithMask
 from deeplvm.conditionals.mixture import GaussianMixture, Mixture, MixtureDensity, Stratified
 from deeplvm.conditionals.multivariate import FullCovarianceGaussian, LowRankGaussian
 from deeplvm.conditionals.present import IfPresent, Presence
@@ -31,6 +31,7 @@ from deeplvm.conditionals.simplex import Dirichlet
 from deeplvm.conditionals.sphere import UniformSphere, VonMisesFisher
 from deeplvm.conditionals.spiked import Spiked
 from deeplvm.conditionals.tokens import Tokens
+from deeplvm.conditionals.transitions import GatedTransition, ResidualGaussian
 from deeplvm.conditionals.unit_interval import Beta, ContinuousBernoulli
 from deeplvm.conditionals.vamp import VampPrior
 
@@ -51,6 +52,7 @@ __all__ = [
     "DiscretizedLogisticMixture",
     "FullCovarianceGaussian",
     "Gamma",
+    "GatedTransition",
     "Gaussian",
     "GaussianMixture",
     "GaussianProcess",
@@ -72,6 +74,7 @@ __all__ = [
     "Presence",
     "ProductOfExperts",
     "Resampled",
+    "ResidualGaussian",
     "RestrictedBoltzmannMachine",
     "RoundedDown",
     "SelfMasking",
@@ -81,6 +84,7 @@ __all__ = [
     "StudentT",
     "Tokens",
     "UniformSphere",
+    "ValueAndMask",
     "VampPrior",
     "VonMisesFisher",
     "WithMask",

@@ -12,6 +12,44 @@ from deeplvm.conditionals.heads import MeanAndStd, Shape, Units, event_shape_of
 from deeplvm.distributions import Bernoulli
 
 
+class ValueAndMask(nn.Module):
+    """A deterministic node ``"f | x"``: the features of a value, and which elements are there.
+
+    Where an element is missing its features are zero, as some values' are too. A joint that reads
+    this node and not x itself has a density of what is observed, given which elements are, also
+    where what comes after depends on what is missing (``"h | f, h[-1]"``).
+
+    Args:
+        shape: Event shape of the parent, which is flattened.
+        view: From the parent to its features, where it is not read as it is: ``embed`` of the
+            conditional that owns it in p.
+        mask: Whether the mask is put beside the features.
+
+    Examples:
+        >>> ValueAndMask(2)(torch.tensor([[3.0, torch.nan]]))
+        tensor([[3., 0., 1., 0.]])
+    """
+
+    accepts_missing = True
+
+    def __init__(
+        self, shape: Shape, view: Callable[[Tensor], Tensor] | None = None, *, mask: bool = True
+    ) -> None:
+        super().__init__()
+        self.view, self.mask = view, mask
+        self._dims = len(event_shape_of(shape, "ValueAndMask"))
+
+    def forward(self, value: Tensor) -> Tensor:
+        """Of a value, NaN where missing, ``(*particles, batch, *shape)``, one vector each."""
+        lead = value.dim() - self._dims
+        features = value if self.view is None else self.view(value)
+        features = torch.nan_to_num(features, nan=0.0).flatten(lead)
+        if not self.mask:
+            return features
+        there = (~value.isnan()).to(features).flatten(lead)
+        return torch.cat([features, there], -1)
+
+
 class WithMask(nn.Module):
     """A conditional that reads beside a value which of its elements are missing.
 
@@ -19,9 +57,7 @@ class WithMask(nn.Module):
 
     Args:
         conditional: Reads features and mask side by side, one vector.
-        shape: Event shape of the parent.
-        view: From the parent to its features, where it is not read as it is: ``embed`` of the
-            conditional that owns it in p.
+        shape, view: As of :class:`ValueAndMask`.
 
     Examples:
         >>> from deeplvm.conditionals import Gaussian
@@ -36,17 +72,12 @@ class WithMask(nn.Module):
         self, conditional: nn.Module, shape: Shape, view: Callable[[Tensor], Tensor] | None = None
     ) -> None:
         super().__init__()
-        self.conditional, self.view = conditional, view
+        self.conditional, self.seen = conditional, ValueAndMask(shape, view)
         self.event_shape = conditional.event_shape
-        self._dims = len(event_shape_of(shape, "WithMask"))
 
     def forward(self, value: Tensor) -> Independent:
         """The distribution given a value, NaN where missing, ``(*particles, batch, *shape)``."""
-        lead = value.dim() - self._dims
-        features = value if self.view is None else self.view(value)
-        features = torch.nan_to_num(features, nan=0.0).flatten(lead)
-        there = (~value.isnan()).to(features).flatten(lead)
-        return self.conditional(torch.cat([features, there], -1))
+        return self.conditional(self.seen(value))
 
 
 class SelfMasking(nn.Module):

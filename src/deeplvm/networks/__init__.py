@@ -27,6 +27,7 @@ from deeplvm.networks.pixel_cnn import GatedPixelCNN, PixelCNN
 from deeplvm.networks.recurrent import GRU, LSTM, ConvolutionalGRU, ConvolutionalLSTM, Output
 from deeplvm.networks.residual import DepthToSpace, Residual, ResidualNetwork, SpaceToDepth
 from deeplvm.networks.row_lstm import RowLSTM
+from deeplvm.networks.sequences import Combiner, SequenceEncoder
 from deeplvm.networks.sets import AttentionPool, MeanPool, Memory
 from deeplvm.networks.shifted_convolutions import ShiftedPixelCNN
 from deeplvm.networks.text import WordDropout
@@ -41,6 +42,7 @@ __all__ = [
     "BatchNorm",
     "CausalAttention",
     "CausalNetwork",
+    "Combiner",
     "ConvolutionalDecoder",
     "ConvolutionalEncoder",
     "ConvolutionalGRU",
@@ -62,6 +64,7 @@ __all__ = [
     "Residual",
     "ResidualNetwork",
     "RowLSTM",
+    "SequenceEncoder",
     "ShiftedPixelCNN",
     "SkipMLP",
     "SpaceToDepth",

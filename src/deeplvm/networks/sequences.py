@@ -1,0 +1,135 @@
+"""Networks over whole sequences: one pass forwards, backwards or both, and what joins them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from deeplvm.networks.broadcasting import join
+
+Direction = Literal["forward", "backward", "both"]
+
+
+class SequenceEncoder(nn.Module):
+    r"""A gated recurrent unit over all steps of a sequence in one pass, a code for each step.
+
+    .. math:: \overrightarrow{h}_t = \mathrm{GRU}(x_t, \overrightarrow{h}_{t-1}), \qquad
+              \overleftarrow{h}_t = \mathrm{GRU}(x_t, \overleftarrow{h}_{t+1})
+
+    A node such as ``"a | x, n"`` outside of any repetition. With the lengths as last parent the
+    backward pass begins at the end of each row, so that what lies beyond changes no code, and the
+    codes beyond are zero.
+
+    Args:
+        in_features: Width of the joined sequences.
+        hidden: Width of the code of each direction.
+        direction: ``"forward"`` (a code knows the steps so far), ``"backward"`` (this step and
+            those to come) or ``"both"``, the two side by side.
+        lengths: Whether the last parent is the number of steps of each row.
+
+    Shape:
+        Sequences ``(*particles, batch, T, features_i)`` and lengths ``(batch,)`` give
+        ``(*particles, batch, T, out_features)``, out_features twice ``hidden`` of both directions.
+
+    Bidirectional Recurrent Neural Networks (Schuster & Paliwal, 1997),
+    https://doi.org/10.1109/78.650093
+
+    Examples:
+        >>> encoder = SequenceEncoder(3, 4)
+        >>> encoder(torch.zeros(5, 7, 3), torch.tensor([7, 2, 1, 3, 7])).shape
+        torch.Size([5, 7, 8])
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden: int,
+        *,
+        direction: Direction = "both",
+        lengths: bool = True,
+    ) -> None:
+        super().__init__()
+        if direction not in ("forward", "backward", "both"):
+            raise ValueError(f"direction is 'forward', 'backward' or 'both', not {direction!r}.")
+        self.in_features, self.hidden, self.lengths = in_features, hidden, lengths
+        self.direction = direction
+        ways = ("forward", "backward") if direction == "both" else (direction,)
+        self.passes = nn.ModuleDict({f"{way}s": nn.GRUCell(in_features, hidden) for way in ways})
+        self.out_features = hidden * len(ways)
+
+    def forward(self, *parents: Tensor) -> Tensor:
+        """The codes of all steps."""
+        count = parents[-1] if self.lengths else None
+        sequences = parents[:-1] if self.lengths else parents
+        like = next(self.parameters())
+        joined = join(sequences, self.in_features, like, "SequenceEncoder")
+        *lead, steps, _ = joined.shape
+        rows = joined.reshape(-1, steps, self.in_features)
+        at = torch.arange(steps, device=rows.device)
+        if count is None:
+            mirrored = at.flip(0).expand(len(rows), steps)
+        else:
+            count = count.expand(lead).reshape(-1, 1)
+            mirrored = (count - 1 - at) % steps  # each row's own steps in reverse, then the rest
+        codes = [
+            _mirror(_over(cell, _mirror(rows, mirrored)), mirrored)
+            if name == "backwards"
+            else _over(cell, rows)
+            for name, cell in self.passes.items()
+        ]
+        code = torch.cat(codes, -1)
+        if count is not None:
+            code = torch.where((at < count).unsqueeze(-1), code, torch.zeros_like(code))
+        return code.reshape(*lead, steps, self.out_features)
+
+
+def _over(cell: Any, rows: Tensor) -> Tensor:
+    """A GRU cell over all steps ``(rows, T, features)``, from a state of zeros."""
+    # the function, as torch.compile does not trace the module nn.GRU
+    start = rows.new_zeros(1, len(rows), cell.hidden_size)
+    weights = [cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh]
+    weights = [each.to(rows.dtype) for each in weights]
+    biases, layers, dropout, train, bidirectional, batch_first = True, 1, 0.0, True, False, True
+    return torch.gru(
+        rows, start, weights, biases, layers, dropout, train, bidirectional, batch_first
+    )[0]
+
+
+def _mirror(rows: Tensor, index: Tensor) -> Tensor:
+    return rows.gather(1, index.unsqueeze(-1).expand(rows.shape))
+
+
+class Combiner(nn.Module):
+    r"""A state and codes of the data, :math:`h_t = (\tanh(W z_{t-1} + b) + \sum_i a_i)/n`.
+
+    Features of :math:`q(z_t | z_{t-1}, x)`, for a :class:`SequenceEncoder` of one direction or of
+    both; n counts the codes and the state.
+
+    Args:
+        latent: Width of :math:`z_{t-1}`.
+        hidden: Width of each code, and of the result.
+        codes: How many codes come side by side, 2 of both directions.
+
+    Shape:
+        ``(*particles, batch, latent)`` and ``(*particles, batch, codes * hidden)`` give
+        ``(*particles, batch, hidden)``.
+
+    Structured Inference Networks for Nonlinear State Space Models (Krishnan et al., 2017),
+    https://arxiv.org/abs/1609.09869
+
+    Examples:
+        >>> Combiner(2, 4, codes=2)(torch.zeros(5, 8, 2), torch.zeros(8, 8)).shape
+        torch.Size([5, 8, 4])
+    """
+
+    def __init__(self, latent: int, hidden: int, *, codes: int = 1) -> None:
+        super().__init__()
+        self.state = nn.Linear(latent, hidden)
+        self.codes, self.out_features = codes, hidden
+
+    def forward(self, before: Tensor, codes: Tensor) -> Tensor:
+        """The features of a step."""
+        each = codes.unflatten(-1, (self.codes, self.out_features)).sum(-2)
+        return (self.state(before).tanh() + each) / (self.codes + 1)
