@@ -42,6 +42,8 @@ SIZES = {
     "hivae-letter": ((17,), (16_000, 2_000, 2_000), "columns"),
     "hivae-spam": ((58,), (3_681, 460, 460), "columns"),
     "20newsgroups": ((3_072,), (11_214, 100, 7_531), "negative-binomial"),
+    "jsb": ((88,), (229, 76, 77), "bernoulli"),
+    "nottingham": ((88,), (694, 173, 170), "bernoulli"),
     "pbmc3k": ((1_000,), (2_160, 270, 270), "negative-binomial"),
     "iris": ((4,), (120, 15, 15), "columns"),
     "wine": ((13,), (142, 18, 18), "columns"),
@@ -72,7 +74,8 @@ def test_named_set(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert data.variables["x"].likelihood == likelihood
     assert data.name == name
     batch = data.batch("train", slice(64))
-    assert batch["x"].shape == (64, *shape)
+    steps = batch["x"].shape[1:2] if data.description.steps else ()
+    assert batch["x"].shape == (64, *steps, *shape)
     if not data.missing:
         assert torch.isfinite(batch["x"]).all()
     if data.classes is not None:

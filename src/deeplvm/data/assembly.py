@@ -19,9 +19,11 @@ from deeplvm.data.preparation import (
     warnings_of,
     without_use,
 )
+from deeplvm.data.ragged import LENGTH, RaggedColumn
 from deeplvm.data.readers.images import GREY, laid_out, layout_notes, layout_of
 from deeplvm.data.readers.source import Facts, Held, Places, Source, recoded
 from deeplvm.data.records import SPLITS, Batch, Data, Description, Renewal, Selection, Split
+from deeplvm.data.sequences import Sequences, quantiles
 from deeplvm.data.sparse import SparseColumn
 from deeplvm.data.split import divide, kept_elements, limited, select_columns, with_few_labels
 from deeplvm.data.statistics import Summary
@@ -47,14 +49,17 @@ def assembled(
     views: Mapping[str, Source], source: str, options: Mapping[str, Any], known: Description | None
 ) -> Data:
     """Split the rows, look at each name, choose, and put them side by side."""
-    on_disk = not all([isinstance(each, Held) for each in views.values()])
     lead = next(
         (n for n, each in views.items() if each.facts.classes is not None), next(iter(views))
     )
-    seed, limit = options["seed"], options["limit"]
-    whole, split = divide(views[lead], options, known)
-    places = {each: limited(views[lead], part, limit, seed) for each, part in whole.items()}
-    labelled, notes = views[lead], []
+    first, seed, limit = views[lead], options["seed"], options["limit"]
+    sequences = first if isinstance(first, Sequences) else None
+    labelled: Source = first if sequences is None else sequences.rows
+    views = {n: each.steps if isinstance(each, Sequences) else each for n, each in views.items()}
+    on_disk = not all([isinstance(each, Held) for each in views.values()])
+    whole, split = divide(labelled, options, known)
+    rows = {each: limited(labelled, part, limit, seed) for each, part in whole.items()}
+    places, notes = rows, list[str]()
     if options["keep_labels"] is not None and known is None:
         labelled = with_few_labels(labelled, places["train"], options["keep_labels"], seed)
         notes.append(
@@ -62,13 +67,18 @@ def assembled(
         )
     if limit is not None:
         notes.append(f"at most {limit} rows of each split, as asked for: a trial, not a result.")
+    if sequences is not None:
+        notes.append(sequences.note(rows))
+        whole = {each: sequences.steps_of(part) for each, part in whole.items()}
+        places = {each: sequences.steps_of(part) for each, part in rows.items()}
     made, alone = dict[str, _Made](), len(views) == 1
     for name, found in views.items():
         what = source if alone else f"{source}, {name}"
         made[name] = _made(
-            labelled if name == lead else found, name, what, options, known, whole=whole,
-            places=places, seed=noise_seed(seed, made), labels=name == lead, on_disk=on_disk,
-            alone=alone, kept=columns_kept(views, name, what, options),
+            labelled if name == lead and not sequences else found, name, what, options, known,
+            whole=whole, places=places, seed=noise_seed(seed, made),
+            labels=name == lead and not sequences, on_disk=on_disk, alone=alone,
+            kept=columns_kept(views, name, what, options),
         )  # fmt: skip
     common = [note for each in made.values() for note in each.said]
     own = [
@@ -77,32 +87,50 @@ def assembled(
         for note in each.notes
     ]
     readers = {name: each.reader for name, each in made.items()}
-    facts = made[lead].facts
+    facts, unlabelled = made[lead].facts, made[lead].unlabelled
+    of_rows: Mapping[Split, Batch] = {}
+    if sequences is not None:
+        of_rows, classes, unlabelled = _of_rows(sequences, labelled, rows, source, known)
+        facts = replace(facts, classes=classes)
+    length = LENGTH if sequences else None
     description = Description(
         name=facts.name,
         source=options["source"],
         options=options,
-        variables={name: each.variable for name, each in made.items()},
+        variables={n: replace(each.variable, length=length) for n, each in made.items()},
         classes=facts.classes,
         split=split,
         notes=(*dict.fromkeys(common), *notes, *own),
-        rows={each: len(places[each]) for each in SPLITS},
+        rows={each: len(rows[each]) for each in SPLITS},
         left={column: why for each in made.values() for column, why in each.facts.left.items()},
-        unlabelled=made[lead].unlabelled,
+        unlabelled=unlabelled,
+        steps={each: len(places[each]) for each in SPLITS} if sequences else {},
+        lengths=quantiles(of_rows["train"][LENGTH]) if sequences else (),
     )
     renewed = known is None and options["binarize"] != "static"
     if not on_disk:
         owners = {name: name for name in made} | ({"y": lead} if readers[lead].labels else {})
+
+        def laid(column: Any, part: Split) -> Any:
+            return RaggedColumn.of(column, of_rows[part][LENGTH]) if sequences else column
+
         train, valid, test = (
             Selection(
-                {name: made[owner].rows[part][name] for name, owner in owners.items()},
+                {n: laid(made[owner].rows[part][n], part) for n, owner in owners.items()}
+                | of_rows.get(part, {}),
                 unrounded={
-                    n: c for m in made.values() for n, c in m.unrounded.get(part, {}).items()
+                    n: laid(column, part)
+                    for each in made.values()
+                    for n, column in each.unrounded.get(part, {}).items()
                 },
             )
             for part in SPLITS
         )
-        noise = {name: each.noise for name, each in made.items() if each.noise and renewed}
+        noise = {
+            name: replace(each.noise, source=laid(each.noise.source, "train"))
+            for name, each in made.items()
+            if each.noise and renewed
+        }
         return Data(description, train, valid, test, noise)
     digest = f"{' '.join([each.digest for each in made.values()])} {split} {limit} {seed}"
     form = {
@@ -117,6 +145,26 @@ def assembled(
         stream={"files": listing(views), "form": form},
     )
     return Stream.over(readers, places, description, renewed=renewed)
+
+
+def _of_rows(
+    sequences: Sequences,
+    labelled: Source,
+    places: Mapping[Split, Places],
+    source: str,
+    known: Description | None,
+) -> tuple[dict[Split, Batch], tuple[str, ...] | None, dict[str, int]]:
+    """Lengths and labels of sequences by split, the labels' names, and how many have none."""
+    reader, facts = _recoded(Reader(labelled, name=LENGTH), labelled.facts, known)
+    look = Look.at(reader, places)
+    reader, facts, unlabelled = _with_labels(reader, facts, look, source, known)
+    found: dict[Split, Batch] = {}
+    for split, part in places.items():
+        found[split] = {LENGTH: sequences.lengths(part)}
+        _, codes = reader.stored(part.all())
+        if codes is not None and reader.labels is not None:
+            found[split]["y"] = torch.from_numpy(reader.labelled(codes)).to(reader.labels)
+    return found, facts.classes, unlabelled
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,10 +234,8 @@ def _made(
         noisy = trained.dequantized or trained.grey is not None
         found = found.dense() if noisy or len(trained.shape) != 1 else found
     reader = Reader(found, name=name, kept=kept, seed=seed)
-    if labels and known is not None and known.classes and facts.classes is not None:
-        codes = recoded(facts.classes, known.classes)
-        if codes is not None and facts.classes != known.classes:
-            reader, facts = replace(reader, codes=codes), replace(facts, classes=known.classes)
+    if labels:
+        reader, facts = _recoded(reader, facts, known)
     look = Look.at(reader, places)
     unlabelled: dict[str, int] = {}
     if labels:
@@ -266,6 +312,16 @@ def _made(
     return _Made(
         variable, reader, facts, said, notes, rows, noise, unrounded, unlabelled, look.digest
     )
+
+
+def _recoded(reader: Reader, facts: Facts, known: Description | None) -> tuple[Reader, Facts]:
+    """Labels by the codes that the training data have for them."""
+    if known is None or not known.classes or facts.classes in (None, known.classes):
+        return reader, facts
+    codes = recoded(facts.classes, known.classes)
+    if codes is None:
+        return reader, facts
+    return replace(reader, codes=codes), replace(facts, classes=known.classes)
 
 
 def _with_labels(

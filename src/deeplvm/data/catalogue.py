@@ -21,6 +21,7 @@ import numpy as np
 from deeplvm.data.readers.arrays import read_arrays, read_idx
 from deeplvm.data.readers.source import Array, Facts, Held
 from deeplvm.data.records import SPLITS
+from deeplvm.data.sequences import Sequences, folded
 from deeplvm.data.sparse import compressed
 from deeplvm.data.variable import DataError
 
@@ -105,7 +106,7 @@ def datasets() -> tuple[DatasetInfo, ...]:
     )
 
 
-def read_named(name: str) -> Held:
+def read_named(name: str) -> Held | Sequences:
     """The arrays of a named set; downloads it if it is not on this machine.
 
     Raises:
@@ -115,7 +116,7 @@ def read_named(name: str) -> Held:
     item = NAMED[name]
     stored = _stored(item)
     paths = _locate(stored)
-    read: Callable[[NamedSet, tuple[Path, ...]], Held] = globals()[f"_{item.read}"]
+    read: Callable[[NamedSet, tuple[Path, ...]], Held | Sequences] = globals()[f"_{item.read}"]
     return read(item, _fetch(stored) if paths is None else paths)
 
 
@@ -441,6 +442,18 @@ def _newsgroups(item: NamedSet, paths: tuple[Path, ...]) -> Held:
     words = "the set's own: 11,214 / 100 / 7,531 documents"
     kinds = dict.fromkeys(columns, "counts")
     return Held(Facts(item.name, columns=columns, kinds=kinds, split=words), values)
+
+
+def _polyphonic(item: NamedSet, paths: tuple[Path, ...]) -> Sequences:
+    """Pieces of music: which of the 88 keys of a piano sound in each step."""
+    arrays = _arrays(paths[0], tuple([f"{s}{end}" for s in SPLITS for end in ("", "_len")]))
+    lengths = {split: arrays[f"{split}_len"] for split in SPLITS}
+    keys = {split: np.unpackbits(arrays[split], axis=1, count=88) for split in SPLITS}
+    pieces, many = item.rows.split(" / "), tuple([len(each) for each in lengths.values()])
+    _expect(paths[0], "pieces", np.zeros(many), tuple(map(int, pieces)))
+    words = f"the set's own: {item.rows} pieces"
+    steps = Held(Facts(item.name, split=words), keys)
+    return folded({"x": steps}, lengths, {}, str(paths[0]))["x"]
 
 
 def _pbmc3k(item: NamedSet, paths: tuple[Path, ...]) -> Held:

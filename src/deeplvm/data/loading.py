@@ -17,6 +17,7 @@ from deeplvm.data.catalogue import NAMED, close_names, read_named
 from deeplvm.data.likelihood_table import spelled
 from deeplvm.data.names import columns_by_name, completed, only, parted
 from deeplvm.data.preparation import choices_of
+from deeplvm.data.ragged import INPUTS
 from deeplvm.data.readers.arrays import (
     VALUE_KEYS,
     as_matrix,
@@ -38,6 +39,7 @@ from deeplvm.data.readers.source import Facts, Held, Source, codes_of, room
 from deeplvm.data.readers.tables import Frames, Table, groups_of
 from deeplvm.data.records import SPLITS, Data, Description
 from deeplvm.data.schema import agreed, rules_of, written
+from deeplvm.data.sequences import folded, is_listed, is_ragged, spread
 from deeplvm.data.sets import as_sets
 from deeplvm.data.sparse import compressed, is_sparse
 from deeplvm.data.split import divide, limited
@@ -72,6 +74,7 @@ def load(
     members: int | None = None,
     limit: int | None = None,
     stream: Streaming = "auto",
+    lengths: Any = None,
     like: Description | Mapping[str, Any] | None = None,
 ) -> Data:
     """Load a named data set, a file or arrays, look at them, and choose a likelihood.
@@ -80,8 +83,8 @@ def load(
     folder of images, of ``.npy`` or of ``.parquet`` files. Named sets:
     :func:`~deeplvm.data.datasets`.
     From memory: an array or tensor of shape ``(rows, *event)``, a sparse matrix of scipy, a data
-    frame, an AnnData object, a mapping of arrays called as in an ``.npz`` (``x``, ``y``;
-    ``x_train``, …), of columns, or of splits.
+    frame, an AnnData object, a list of arrays of unequal length (a sequence each), a mapping of
+    arrays called as in an ``.npz`` (``x``, ``y``; ``x_train``, …), of columns, or of splits.
     Nothing is standardised: likelihoods are in the data's own units. Sparse matrices stay sparse:
     rows are written out a batch at a time.
 
@@ -121,6 +124,9 @@ def load(
         stream: Leave the rows on disk and read them as they are visited: .npy, .parquet, folders
             of these or of images; "auto" does so where they would take more than a third of the
             memory.
+        lengths: Of sequences in memory, how many steps each row has, shape ``(rows,)``: the values
+            are then all steps, one row after another, or rows padded to one length. A list of
+            arrays of unequal length needs none: each is a row.
         like: Description of the data of a finished run: read this source in the same way, with
             the same columns, categories, levels and likelihood. A source without a split of its
             own is then all test rows. The options above it except ``limit`` and ``stream`` are the
@@ -170,6 +176,8 @@ def load(
             if name not in ("source", "limit", "stream")
         }
     _check_options(options)
+    if lengths is not None and path is not None:
+        raise DataError(f"{name}: lengths are those of sequences in memory; leave them out.")
     # the names of other data are those of the run, whichever way they are given
     asked = options if known is None else {**options, "group": {}}
     cells = is_cells(source) or (name not in NAMED and name.lower().endswith(CELLS))
@@ -182,7 +190,10 @@ def load(
         if stream is True:
             what = "what is in memory" if path is None else f"{name}: a named data set"
             raise DataError(f"{what} is not streamed; leave out --stream.")
-        found = _in_memory(source, asked, known) if path is None else _named(name, asked, known)
+        if path is None:
+            found = _in_memory(source, asked, known, lengths)
+        else:
+            found = _named(name, asked, known)
     else:
         found = _opened(path, name, asked, known, stream)
         options["stream"] = not all([isinstance(each, Held) for each in found.values()])
@@ -395,15 +406,20 @@ def _held_table(
 
 
 def _in_memory(
-    source: Any, options: Mapping[str, Any], known: Description | None
+    source: Any, options: Mapping[str, Any], known: Description | None, lengths: Any = None
 ) -> dict[str, Source]:
-    """The rows of arrays, tensors, data frames or cells, by name."""
+    """The rows of arrays, tensors, data frames, cells or sequences, by name."""
     if is_cells(source):
         return {"x": _cells(source, "memory", options, known)}
     parts = dict(source) if isinstance(source, Mapping) else {"all": source}
-    parts = {key: _as_frame_or_array(value) for key, value in parts.items()}
+    ragged = lengths is not None or any([is_ragged(value) for value in parts.values()])
+    ragged |= known is not None and bool(known.steps)
+    parts = {
+        key: value if ragged and is_listed(value) else _as_frame_or_array(value)
+        for key, value in parts.items()
+    }
     if "all" not in parts and not set(parts) <= set(SPLITS):
-        return _of_arrays(parts, "memory", "memory", options, known)
+        return _of_arrays(parts, "memory", "memory", options, known, lengths)
     split = f"{' / '.join(parts)} as they were given" if "train" in parts else ""
     if all(isinstance(each, pd.DataFrame) for each in parts.values()):
         table = _frames(Facts("memory", split=split), parts, "memory", known)
@@ -411,7 +427,7 @@ def _in_memory(
     if "all" not in parts and "train" not in parts:
         raise DataError("memory: splits without training rows; add 'train'.")
     arrays = {"x" if each == "all" else f"x_{each}": value for each, value in parts.items()}
-    return _of_arrays(arrays, "memory", "memory", options, known)
+    return _of_arrays(arrays, "memory", "memory", options, known, lengths)
 
 
 def _cells(source: Any, what: str, options: Mapping[str, Any], known: Description | None) -> Held:
@@ -431,8 +447,15 @@ def _of_arrays(
     what: str,
     options: Mapping[str, Any],
     known: Description | None,
+    lengths: Any = None,
 ) -> dict[str, Source]:
     """The rows of named arrays and tables: each a name, or all of them the columns of a table."""
+    steps, of_rows, labels = spread(arrays, lengths, what)
+    if of_rows:
+        parts = parts_of(steps)
+        if INPUTS in parts and not {*VALUE_KEYS}.isdisjoint(parts):
+            options = {**options, "group": {INPUTS: (INPUTS,), **options["group"]}}
+        return {**folded(_of_arrays(steps, name, what, options, known), of_rows, labels, what)}
     if (matrix := as_matrix(arrays, what)) is not None:
         _refuse_table_options(what, options)
         return {"x": held({"all": matrix}, name, what)}

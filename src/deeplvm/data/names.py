@@ -13,6 +13,7 @@ from deeplvm.data.readers.columns import refuse_absent
 from deeplvm.data.readers.source import Facts, Held, Source
 from deeplvm.data.readers.tables import TableRows
 from deeplvm.data.records import Description
+from deeplvm.data.sequences import Sequences
 from deeplvm.data.variable import DataError, Variable, listed
 
 Groups = Mapping[str, tuple[str, ...]]
@@ -123,6 +124,14 @@ def completed(
         )
     if known is None:
         return dict(views)
+    for name, each in views.items():
+        trained = known.variables.get(name)
+        if trained is not None and (trained.length is None) == isinstance(each, Sequences):
+            was, here = ("sequences", "no sequence") if trained.length else ("rows", "a sequence")
+            raise DataError(
+                f"{source}: the model was fitted to {was}, but a row of {name} is {here} here; "
+                f"give data of the form to which it was fitted."
+            )
     if strange := [name for name in views if name not in known.variables]:
         raise DataError(
             f"{source}: the model was fitted to {listed(list(known.variables))}, and there is "
@@ -135,8 +144,10 @@ def completed(
     }
 
 
-def _absent(variable: Variable, other: Source) -> Held:
+def _absent(variable: Variable, other: Source) -> Source:
     """Rows of which one name is missing."""
+    if isinstance(other, Sequences):
+        return replace(other, steps=_absent(variable, other.steps))
     facts = Facts(
         other.facts.name, columns=variable.columns, image=variable.is_image,
         notes=(f"{variable.name} is not here: it is missing in all rows.",),

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Protocol, Self, overload
 import torch
 from torch import Tensor
 
+from deeplvm.data.ragged import RaggedColumn, stored
 from deeplvm.data.variable import (
     DataError,
     Variable,
@@ -87,6 +88,9 @@ class Description:
             is NaN.
         stream: Of data that are streamed, what saves a second look at all rows: the size and time
             of change of each file, and the form in which the rows rest.
+        steps: Where rows are sequences, the number of steps of each split.
+        lengths: And the quantiles of the lengths of the training rows, at the levels 0, 1/32, ...,
+            1.
     """
 
     name: str
@@ -101,6 +105,13 @@ class Description:
     left: Mapping[str, str] = field(default_factory=dict)
     unlabelled: Mapping[str, Annotated[int, Bounds(0)]] = field(default_factory=dict)
     stream: Mapping[str, Any] = field(default_factory=dict)
+    steps: Mapping[str, Annotated[int, Bounds(0)]] = field(default_factory=dict)
+    lengths: tuple[Annotated[int, Bounds(1)], ...] = ()
+
+    @property
+    def whole(self) -> frozenset[str]:
+        """Names whose values are whole numbers in a batch: the lengths of sequences."""
+        return frozenset([v.length for v in self.variables.values() if v.length is not None])
 
     @property
     def missing(self) -> frozenset[str]:
@@ -154,6 +165,7 @@ class Description:
             "left": dict(self.left),
             **({"unlabelled": dict(self.unlabelled)} if self.unlabelled else {}),
             **({"stream": dict(self.stream)} if self.stream else {}),
+            **({"steps": dict(self.steps), "lengths": list(self.lengths)} if self.steps else {}),
         }
 
     @classmethod
@@ -169,6 +181,7 @@ class Description:
         }
         values["classes"] = None if values["classes"] is None else tuple(values["classes"])
         values["notes"] = tuple(values["notes"])
+        values["lengths"] = tuple(values.get("lengths", ()))
         return cls(**values)
 
     def __str__(self) -> str:
@@ -176,7 +189,9 @@ class Description:
 
     def _table(self) -> list[tuple[str, str]]:
         counts = ", ".join(f"{split} {number:,}" for split, number in self.rows.items())
+        steps = ", ".join(f"{split} {number:,}" for split, number in self.steps.items())
         table = [("data", self.name), ("source", self.source), ("rows", counts)]
+        table += [("steps", steps)] if steps else []
         table += [("split", self.split)]
         table += [("variable", str(variable)) for variable in self.variables.values()]
         if self.classes is not None:
@@ -320,11 +335,13 @@ class Selection(Mapping[str, Any]):
     ) -> Batch:
         """Some of these rows, widened to a floating type; labels are int64."""
         at = _indices(self[index]._at)
-        wanted = self.columns if names is None else names
-        return {name: _wide(name, _take(self.columns[name], at), dtype) for name in wanted}
+        wanted, known = self.columns if names is None else names, self.description
+        whole = known.whole if known else frozenset()
+        return {n: _wide(n, _take(self.columns[n], at), whole, dtype) for n in wanted}
 
 
 def _digest_into(digest: Any, column: Column) -> None:
+    column = stored(column)
     for start in range(0, len(column), _SOME_ROWS):  # sparse rows are wide here alone
         some = column[start : start + _SOME_ROWS]
         digest.update(some.detach().cpu().contiguous().numpy().data)
@@ -467,8 +484,10 @@ class Data:
             if generator is not None and name in renewed:
                 renewal = renewed[name]
                 batch[name] = renewal.draw(_take(renewal.source, index), generator)
+                if isinstance(column, RaggedColumn):  # no noise beyond the end
+                    batch[name] = column.cut(batch[name], index)
                 continue
-            batch[name] = _wide(name, _take(column, index))
+            batch[name] = _wide(name, _take(column, index), self.description.whole)
         return batch
 
     def sampled(self, most: int | Mapping[Split, int], seed: int = 0) -> Self:
@@ -493,11 +512,13 @@ class Data:
             columns = self[split]
             order = torch.randperm(columns.rows, generator=generator)[:count]
             chosen[split] = Selection(
-                {
-                    name: _take(column, order.to(getattr(column, "device", "cpu")))
-                    for name, column in columns.items()
+                {name: _some(column, order) for name, column in columns.items()},
+                unrounded={
+                    name: _some(each, order)
+                    if isinstance(each, RaggedColumn) and columns.index is None
+                    else columns[order].exact(name)
+                    for name, each in columns.unrounded.items()
                 },
-                unrounded={name: columns[order].exact(name) for name in columns.unrounded},
             )
         return dataclasses.replace(self, **chosen, renewals={})
 
@@ -535,7 +556,7 @@ class Data:
         """How many values, and labels, are missing (NaN) in the rows of a split."""
         count = 0
         for name in self.missing:
-            column = self[split][name]
+            column = stored(self[split][name])
             for start in range(0, len(column), _SOME_ROWS):
                 count += int(column[start : start + _SOME_ROWS].isnan().sum())
         return count
@@ -576,10 +597,19 @@ def _take(column: Column, index: slice | Tensor) -> Tensor:
     return column[index]
 
 
-def _wide(name: str, values: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+def _some(column: Column, order: Tensor) -> Column:
+    """Some rows by their numbers, in memory."""
+    if isinstance(column, RaggedColumn):
+        return column.at(order)
+    return _take(column, order.to(getattr(column, "device", "cpu")))
+
+
+def _wide(
+    name: str, values: Tensor, whole: Collection[str], dtype: torch.dtype | None = None
+) -> Tensor:
     # labels of which some are missing (NaN) rest as reals
-    label = name == "y" and not values.is_floating_point()
-    return values.to(torch.int64 if label else dtype or torch.get_default_dtype())
+    code = name in whole or (name == "y" and not values.is_floating_point())
+    return values.to(torch.int64 if code else dtype or torch.get_default_dtype())
 
 
 def _indices(index: range | Tensor) -> slice | Tensor:

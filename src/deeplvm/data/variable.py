@@ -97,6 +97,8 @@ class Variable:
             where these have no end, or are no reals.
         origin: The day, counted from 1970, from which the dates of a column are counted: the first
             where all lie within a few weeks, so that single precision has their seconds.
+        length: Where a row is a sequence, the name of its number of steps; all else is then said
+            of one step, as of a table whose rows are steps.
     """
 
     name: str
@@ -125,6 +127,7 @@ class Variable:
     digits: tuple[int | None, ...] = ()
     origin: float = 0.0
     likelihood_options: Mapping[str, str | bool | float] = field(default_factory=dict)
+    length: str | None = None
 
     @property
     def repeated(self) -> tuple[tuple[float, ...], ...]:
@@ -334,7 +337,8 @@ class Variable:
 
     def __str__(self) -> str:
         shape = "×".join(str(size) for size in self.shape) or "a number"
-        what = f"{self.name}: {shape}, {_KIND_WORDS[self.kind]}"
+        row = "" if self.length is None else "sequences of "
+        what = f"{self.name}: {row}{shape}, {_KIND_WORDS[self.kind]}"
         if self.levels is not None and self.kind in CODED:
             what += f" ({self.levels} values)"
         if self.missing:

@@ -111,6 +111,11 @@ def published() -> dict[str, Recipe]:
     return {name: getattr(module, name) for group in groups.values() for name in group}
 
 
+def of_group(title: str) -> tuple[str, ...]:
+    """Names of the published recipes of a group; none where there is no such group."""
+    return importlib.import_module("deeplvm.recipes").PUBLISHED.get(title, ())
+
+
 def describe(name: str, recipe: Recipe) -> Entry:
     """What a recipe's docstring says of it."""
     text = inspect.getdoc(recipe) or ""

@@ -9,7 +9,7 @@ from deeplvm.data import likelihood_of
 from deeplvm.data.records import Data, Description
 from deeplvm.networks import MLP
 from deeplvm.recipes.catalogue import RecipeError, trained_with
-from deeplvm.recipes.plain import at_least_one, seen
+from deeplvm.recipes.plain import at_least_one, refuse_sequences, seen
 
 
 # An expert that never stood alone would not know what to say of z by itself.
@@ -36,6 +36,7 @@ def multimodal_vae(
         RecipeError: If the data have one name alone, or one that is the latent's.
     """
     at_least_one(latent=latent, hidden=hidden)
+    refuse_sequences(data, "multimodal_vae")
     names = tuple(data.variables)
     if len(names) < 2 or "z" in names:
         why = (

@@ -18,10 +18,11 @@ from deeplvm.core.joint import Joint
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.data import likelihood_of
 from deeplvm.data.likelihood import alike
+from deeplvm.data.ragged import INPUTS
 from deeplvm.data.records import Data, Description
 from deeplvm.data.variable import CODED, Variable
 from deeplvm.networks import MLP
-from deeplvm.recipes.catalogue import RecipeError, trained_with
+from deeplvm.recipes.catalogue import RecipeError, of_group, trained_with
 from deeplvm.recipes.labelled import given_label
 
 
@@ -212,6 +213,7 @@ def aggregated(posterior: nn.Module, row: nn.Module, data: Data | Description) -
 
 def observed(data: Data | Description) -> Variable:
     """The variable that is modelled, ``"x"``, where it is the only one."""
+    refuse_sequences(data, "This recipe")
     if [*data.variables] != ["x"]:
         names = list(data.variables)
         raise RecipeError(
@@ -220,6 +222,36 @@ def observed(data: Data | Description) -> Variable:
             + ("; multimodal_vae models several." if len(names) > 1 else ".")
         )
     return data.variables["x"]
+
+
+def refuse_sequences(data: Data | Description, recipe: str) -> None:
+    """Refuse data of which a row is a sequence, for a recipe of single rows."""
+    if any([variable.length is not None for variable in data.variables.values()]):
+        raise RecipeError(
+            f"{recipe} models single rows, but a row of {data.name} is a sequence; take a recipe "
+            f"of sequences ({', '.join(of_group('Sequences')) or 'one of your own'})."
+        )
+
+
+def sequence_of(data: Data | Description, recipe: str) -> Variable:
+    """``"x"``, for a recipe of sequences; what is known of every step is ``"u"``.
+
+    Its shape, kind and likelihood are those of one step; its length is called by ``x.length``.
+    """
+    names = [name for name in data.variables if name != INPUTS]
+    if names != ["x"]:
+        raise RecipeError(
+            f"{recipe} models one sequence, 'x', but {data.name} has "
+            f"{' and '.join(names) or 'none'}; put what is modelled into one name, and what is "
+            f"known of every step into {INPUTS} (--inputs)."
+        )
+    x = data.variables["x"]
+    if x.length is None:
+        raise RecipeError(
+            f"{recipe} models sequences, but a row of {data.name} is none ({x}); take the recipe "
+            f"vae, or say which rows are a sequence."
+        )
+    return x
 
 
 def image_of(data: Data | Description, recipe: str) -> Variable:

@@ -40,7 +40,7 @@ FORMAT = 1
 
 # What a run decides itself, and no file may.
 NOT_STORED: dict[str, tuple[str, ...]] = {
-    "data_options": ("source", "like"),
+    "data_options": ("source", "lengths", "like"),
     "recipe_options": (),
     "training": (
         "model", "data", "valid", "draw", "log_prior", "missing", "folder", "resume", "callbacks",

@@ -217,6 +217,12 @@ class Batches:
         """Training rows that may be measured."""
         return self.rows("train")
 
+    @property
+    def varies(self) -> bool:
+        """Whether batches differ in shape: their rows are sequences of different lengths."""
+        lengths = getattr(getattr(self.source, "description", None), "lengths", ())
+        return len(set(lengths)) > 1
+
     def share_given(self, split: TrainingSplit, name: str) -> float:
         """The share of the rows of a split in which a name is given; 1 if it has no rows."""
         if name not in self.missing or not self.rows(split):
@@ -445,6 +451,11 @@ class StreamBatches:
     def measured_rows(self) -> int:
         """Training rows that may be measured."""
         return self.measured.rows("train")
+
+    @property
+    def varies(self) -> bool:
+        """Whether batches of any stream differ in shape."""
+        return any([each.varies for each in self.batches.values()])
 
     def share_given(self, split: TrainingSplit, name: str) -> float:
         """Each stream is a mean over its own rows."""

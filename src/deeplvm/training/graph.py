@@ -201,6 +201,7 @@ def choose(
     left: int,
     budget: float,
     seconds: float = math.inf,
+    varies: bool = False,
     say: Callable[[str], None],
 ) -> Compilation:
     """Compile the steps, or not; they are ready for the first batch afterwards.
@@ -217,6 +218,7 @@ def choose(
         left: Batches still to come.
         seconds: That training may still take.
         budget: Seconds that compiling may take before ``"auto"`` gives it up.
+        varies: Whether batches differ in shape, each of which would be compiled by itself.
         say: Told before a long wait.
 
     Raises:
@@ -224,6 +226,11 @@ def choose(
     """
     if wanted is False or (wanted == "auto" and left < _FEWEST):
         return Compilation(compiled=False)
+    if varies:
+        why = "rows are sequences of different lengths, each of which would be compiled by itself"
+        if wanted is True:
+            raise ValueError(f"The step cannot be compiled: {why}; leave out compile.")
+        return Compilation(compiled=False, reason=f"not compiled: {why}")
     device = steps[0].parameters[0].device
 
     def once() -> None:

@@ -608,6 +608,7 @@ class Loop:
                     left=round((self.epochs - done) * self.per_epoch),
                     budget=self.machine.compile_budget,
                     seconds=self.stopping.seconds - self.state.spent,
+                    varies=self.batches.varies,
                     say=self.progress.say,
                 )
             self.progress.say(choice.reason)

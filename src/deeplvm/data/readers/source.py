@@ -77,16 +77,13 @@ class Places:
         ranges: First row and row after the last, of each range, increasing.
     """
 
-    def __init__(self, ranges: Sequence[tuple[int, int]]) -> None:
-        joined: list[list[int]] = []
-        for begin, end in ranges:
-            if joined and joined[-1][1] == begin:
-                joined[-1][1] = end
-            elif end > begin:
-                joined.append([begin, end])
-        self._begins = np.array([begin for begin, _ in joined], np.int64)
-        sizes = np.array([end - begin for begin, end in joined], np.int64)
-        self._ends = self._begins + sizes
+    def __init__(self, ranges: Sequence[tuple[int, int]] | Array) -> None:
+        pairs = np.asarray(ranges, np.int64).reshape(-1, 2)
+        begins, ends = pairs[pairs[:, 1] > pairs[:, 0]].T
+        apart = begins[1:] != ends[:-1]  # the others go on where the one before ends
+        self._begins = begins[np.append(True, apart)[: len(begins)]]
+        self._ends = ends[np.append(apart, True)[: len(ends)]]
+        sizes = self._ends - self._begins
         self._sums = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
 
     def __len__(self) -> int:
@@ -241,8 +238,14 @@ class Held:
         found.shape = found.values.shape[1:]
         return found
 
+    def told(self, where: Callable[[int], str]) -> Held:
+        """The same rows, with other words for their places."""
+        found = copy.copy(self)
+        found._where = where
+        return found
+
     def labelled(
-        self, codes: Array, classes: tuple[str, ...] | None, notes: tuple[str, ...] = ()
+        self, codes: Array | None, classes: tuple[str, ...] | None, notes: tuple[str, ...] = ()
     ) -> Held:
         """The same rows, with other labels."""
         found = copy.copy(self)
