@@ -11,6 +11,13 @@ from deeplvm.inference.diagnostics import (
 )
 from deeplvm.inference.embedding import embed
 from deeplvm.inference.imputation import Imputation, impute
+from deeplvm.inference.latent_search import (
+    Climbed,
+    climb,
+    expected_improvement,
+    improve,
+    predicted,
+)
 from deeplvm.inference.posterior import PosteriorDraws, sample_posterior
 from deeplvm.inference.refinement import Refined, localised, refine
 from deeplvm.inference.semi_amortised import SemiAmortised
@@ -18,6 +25,7 @@ from deeplvm.inference.temperature import Tempered, sample_at
 
 __all__ = [
     "ClassProbabilities",
+    "Climbed",
     "Completed",
     "Imputation",
     "Lossy",
@@ -27,12 +35,16 @@ __all__ = [
     "Tempered",
     "bulk_effective_size",
     "class_probabilities",
+    "climb",
     "complete",
     "embed",
+    "expected_improvement",
+    "improve",
     "impute",
     "localised",
     "lossy_reconstructions",
     "pareto_k",
+    "predicted",
     "rank_normalised_split_rhat",
     "refine",
     "sample_at",

@@ -1,0 +1,77 @@
+"""A property is raised in latent space: exactly where it is linear, and towards a known best."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from deeplvm import Joint, LatentVariableModel
+from deeplvm.conditionals import Gaussian, StandardNormal
+from deeplvm.inference.latent_search import climb, expected_improvement, improve, predicted
+from deeplvm.networks import MLP
+
+SLOPE = torch.tensor([1.0, -2.0, 0.5])
+BEST = torch.tensor([0.8, -0.5])
+
+
+def with_property() -> LatentVariableModel:
+    p = Joint(
+        {
+            "z": StandardNormal(3),
+            "y | z": Gaussian(1, nn.Linear(3, 1), scale=1.0),
+            "x | z": Gaussian(4, MLP(3, 8)),
+        }
+    )
+    return LatentVariableModel(p, Joint({"z | x": Gaussian(3, MLP(4, 8))}))
+
+
+def planted(codes: Tensor) -> Tensor:
+    return -(codes - BEST).square().sum(1)
+
+
+def test_the_gradient_leads_to_the_known_best() -> None:
+    """Of a linear property under a standard normal: the slope over the weight."""
+    model = with_property().double()
+    head = model.p["y"].head
+    with torch.no_grad():
+        head.network.weight.copy_(SLOPE)
+        head.layer.weight.fill_(1)
+    start = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    climbed = climb(predicted(model, "y"), start, weight=2.0, steps=500, learning_rate=0.1)
+    assert torch.allclose(climbed.codes, SLOPE.double().expand(5, 3) / 2, atol=1e-3)
+    assert climbed.to_dict()["after"]["value"] > climbed.to_dict()["before"]["value"]
+
+
+def test_a_planted_property_rises_in_every_row() -> None:
+    start = torch.randn(20, 2, generator=torch.Generator().manual_seed(1))
+    climbed = climb(planted, start, weight=0.0, steps=400)
+    assert bool((climbed.after > climbed.before).all())
+    assert torch.allclose(climbed.codes, BEST.expand(20, 2), atol=1e-2)
+
+
+def test_proposals_come_near_to_the_planted_best() -> None:
+    known = torch.randn(12, 2, generator=torch.Generator().manual_seed(2))
+    codes, values = improve(planted, known, planted(known), rounds=2, number=4, candidates=500)
+    assert codes.shape == (20, 2)
+    assert torch.equal(codes[:12], known)
+    assert values[12:].max() > planted(known).max() / 4  # a quarter of the loss that was best
+    again = expected_improvement(known, planted(known), number=4, candidates=500)
+    assert torch.equal(again, codes[12:16])
+
+
+def test_what_cannot_be_measured_counts_as_the_worst() -> None:
+    known = torch.randn(12, 2, generator=torch.Generator().manual_seed(2))
+    values = planted(known)
+    values[3] = torch.nan
+    _, found = improve(planted, known, values, rounds=1, number=2, candidates=100)
+    assert bool(found[3].isnan())
+    assert bool(found[12:].isfinite().all())
+    with pytest.raises(ValueError, match="property is a number, found 11 of 12"):
+        expected_improvement(known, values)
+
+
+@pytest.mark.parametrize("name, match", [("w", "'w' is not in p"), ("z", "reads nothing")])
+def test_a_property_that_does_not_follow_from_z(name: str, match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        predicted(with_property(), name)
