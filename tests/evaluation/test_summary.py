@@ -9,7 +9,7 @@ import math
 import pytest
 import torch
 
-from deeplvm import Enumerated, Joint, LatentVariableModel
+from deeplvm import Enumerated, Joint, LatentVariableModel, Recurrent
 from deeplvm.conditionals import Bernoulli, Categorical, Gaussian, StandardNormal
 from deeplvm.data import load
 from deeplvm.evaluation import Annealing, Evaluation, evaluate
@@ -138,3 +138,23 @@ def test_bits_count_observed_elements_only() -> None:
     half = evaluate(model, {"x": x})
     whole = evaluate(model, {"x": full})
     assert half.bits_per_dim == pytest.approx(whole.bits_per_dim)
+
+
+def test_nats_a_step_are_those_of_all_steps() -> None:
+    """A ratio of sums, whose error is that of the residuals of the rows."""
+    step = Recurrent({"x": Gaussian(1, scale=1.0)}, start={}, length="n")
+    n = torch.tensor([4, 1, 3])
+    x = torch.randn(3, 4, 1, generator=torch.Generator().manual_seed(0))
+    found = evaluate(LatentVariableModel(step), {"x": x, "n": n})
+    each = torch.distributions.Normal(0.0, 1.0).log_prob(x[..., 0])
+    rows = torch.where(torch.arange(4) < n[:, None], each, 0.0).sum(1)
+    told = found.log_px_a_step
+    assert told is not None
+    mean = float(rows.sum()) / 8
+    assert told["value"] == pytest.approx(mean, rel=1e-5)
+    assert told["stderr"] == pytest.approx(
+        float((rows - mean * n).std()) * math.sqrt(3) / 8, rel=0.2
+    )
+    assert told["steps"] == 8
+    assert "nats a step" in str(found)
+    assert Evaluation.from_dict(found.to_dict()) == found

@@ -52,7 +52,7 @@ _CLASS_PARTICLES = 50
 # Entries of evaluation.json that are there only where they were asked for, or have a meaning.
 _ASKED = (
     "gaps", "annealing", "sandwich", "synthetic", "classification", "topics", "normalisers",
-    "objects",
+    "objects", "log_px_a_step",
 )  # fmt: skip
 # Nats by which all likelihoods may be off alike, below which it changes no conclusion.
 _OFF = 0.1
@@ -136,6 +136,8 @@ class Evaluation(Record):
             estimated: an error of it moves the likelihood of all rows alike.
         objects: Of a model of objects, on rows whose label is a number: how often q finds as
             many; see :class:`~deeplvm.evaluation.ObjectCounts`.
+        log_px_a_step: Of sequences, ``log_px`` of all rows over all their ``steps``: ``value`` and
+            ``stderr`` over rows; where steps are tokens, the ``perplexity`` too.
     """
 
     data: dict[str, Any]
@@ -158,6 +160,7 @@ class Evaluation(Record):
     topics: dict[str, Any] | None = None
     normalisers: dict[str, Any] | None = None
     objects: dict[str, Any] | None = None
+    log_px_a_step: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The object of ``evaluation.json``, without what was not asked for."""
@@ -198,6 +201,7 @@ class Evaluation(Record):
         of = ", ".join(observed) + (f" | {', '.join(conditions)}" if conditions else "")
         found = self.log_px
         rows = [(f"log p({of})", _value(found), _log_px_meaning(found))]
+        rows += _step_rows(self.log_px_a_step) if self.log_px_a_step else []
         if not found["exact"]:
             bound = "evidence lower bound: log p less what the inference model loses"
             rows.append(("ELBO", _value(self.elbo), bound))
@@ -384,7 +388,25 @@ def evaluate(
         topics=of_topics(model, rows.source, estimate),
         normalisers={name: found.to_dict() for name, found in log_z.items()} or None,
         objects=_objects(model, rows, seed),
+        log_px_a_step=_a_step(rows, estimate),
     )
+
+
+def _a_step(rows: Rows, estimate: ImportanceEstimate) -> dict[str, Any] | None:
+    """Nats of all steps over their number: a ratio of sums, its error by the delta method."""
+    names = [name for name in estimate.observed if rows.lengths.get(name) in rows.names]
+    if not names:
+        return None
+    steps = torch.cat([each[rows.lengths[names[0]]].cpu() for _, each in rows.each(4096)]).double()
+    log_px = estimate.log_px.cpu().double()
+    value = log_px.sum() / steps.sum()
+    off = (log_px - value * steps).square().sum() * rows.rows / max(rows.rows - 1, 1)
+    stderr = off.sqrt() / steps.sum() if rows.rows > 1 else torch.tensor(math.nan)
+    found = {"value": finite(float(value)), "stderr": finite(float(stderr))}
+    known = {} if rows.description is None else rows.description.variables
+    tokens = all([name in known and str(known[name].kind) == "token" for name in names])
+    told = {"steps": int(steps.sum())}
+    return found | told | ({"perplexity": finite(float((-value).exp()))} if tokens else {})
 
 
 def _normalisers(model: LatentVariableModel) -> dict[str, Estimate]:
@@ -611,6 +633,16 @@ def _topics_rows(plain: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         ("coherence", _value(plain["coherence"]), of),
         ("diversity", f"{plain['diversity']:.2f}", "share of different words among the first 25"),
     ]
+
+
+def _step_rows(plain: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    of = f"the same over all {plain['steps']:,} steps of the rows"
+    found = [("nats a step", _value(plain), of)]
+    if (value := plain.get("perplexity")) is not None:
+        relative = None if plain["stderr"] is None else value * plain["stderr"]
+        each = "so many tokens are as hard to choose from, the end among them; lower is better"
+        found.append(("perplexity", _value({"value": value, "stderr": relative}), each))
+    return found
 
 
 def _annealing_row(plain: Mapping[str, Any]) -> tuple[str, str, str]:

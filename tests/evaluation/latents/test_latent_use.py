@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
-from deeplvm import Enumerated, Joint, LatentVariableModel
+from deeplvm import Enumerated, Joint, LatentVariableModel, Recurrent
 from deeplvm.conditionals import Bernoulli, Categorical, Gaussian, StandardNormal
 from deeplvm.evaluation import latent_use
 from deeplvm.evaluation.summary import collapse_warnings
@@ -97,3 +97,21 @@ def test_no_latents() -> None:
     assert (
         latent_use(LatentVariableModel(Joint({"x": Bernoulli(4)})), {"x": torch.ones(3, 4)}) == {}
     )
+
+
+def test_the_steps_of_sequences_are_pooled() -> None:
+    """Of a latent of each step its dimensions are told, over the steps that rows have."""
+    fixed, still = Fixed(), StandardNormal(2)
+    p = Recurrent({"z": still, "x | z": Gaussian(1, MLP(2))}, start={}, length="n")
+    model = LatentVariableModel(p, Recurrent({"z | x": fixed}, start={}, length="n"))
+    n, x = torch.tensor([3, 1, 2]), torch.randn(3, 3, 1)
+    x[torch.arange(3) >= n[:, None]] = 7.0
+    use = latent_use(model, {"x": x, "n": n})["z"]
+    steps = x[torch.arange(3) < n[:, None]][:, 0]
+    assert use.shape == (2,)
+    assert use.variance is not None
+    assert use.variance.tolist() == pytest.approx([float(steps.var()), 0.0], abs=1e-6)
+    each = 0.5 * (steps**2 + 0.25 - 1 - math.log(0.25))
+    assert use.kl == pytest.approx(float(each.sum()) / 3, rel=1e-5)
+    assert use.kl_by_dimension is not None
+    assert use.kl_by_dimension.tolist() == pytest.approx([use.kl, 0.0], rel=1e-5, abs=1e-6)

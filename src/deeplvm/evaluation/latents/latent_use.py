@@ -15,6 +15,7 @@ from torch import Tensor
 from deeplvm.core.evidence import Evidence
 from deeplvm.core.joint import Factored
 from deeplvm.core.model import LatentVariableModel
+from deeplvm.core.steps import Masked
 from deeplvm.core.trace import Site
 from deeplvm.core.values import NamedRows
 from deeplvm.evaluation.latents.posterior_means import full, mean_values
@@ -42,16 +43,17 @@ class LatentUse(
     Attributes:
         name: Its name.
         shape: Its shape in one row, ``(*right, *event)``; a discrete one as networks see it
-            (one-hot).
+            (one-hot). Of steps up to a length, that in one step.
         kl: :math:`E_x KL(q(z|x) \| p(z))`, mean over rows, nats; of a latent shared by all rows,
             1/N of the data's.
         kl_stderr: Standard error over rows.
         closed_form: Whether ``kl`` is the closed form, averaged over draws of its parents; a mean
             of sampled terms otherwise.
-        kl_by_dimension: Mean over rows of each dimension's divergence, shape ``shape``; ``None``
-            where the distributions do not factorise over dimensions, or no closed form is known.
-        variance: :math:`A_u = Var_x(E_q[u | x])`, shape ``shape``; ``None`` for a latent shared by
-            all rows, which has no rows to vary over.
+        kl_by_dimension: Mean over rows of each dimension's divergence, over all steps of a row,
+            shape ``shape``; ``None`` where the distributions do not factorise over dimensions, or
+            no closed form is known.
+        variance: :math:`A_u = Var_x(E_q[u | x])`, over rows, or all steps of all rows, shape
+            ``shape``; ``None`` for a latent shared by all rows, which has no rows to vary over.
     """
 
     name: str
@@ -173,16 +175,18 @@ class _Sums:
         self.squares: Tensor | float = 0.0  # sum of squared deviations from it
         self.noise: Tensor | float = 0.0  # sum over rows of the variance of the estimated mean
         self.rows = 0
+        self.units = 0  # rows, or steps of rows, over which means vary
         self.shape: tuple[int, ...] = ()
 
     def add(self, evidence: Evidence, name: str) -> None:
         site = evidence.q[name]
-        batch = evidence.batch_shape[-1]
+        batch, steps = evidence.batch_shape[-1], _steps_of(site)
         each, self.closed_form = evidence.kl(name), evidence.has_closed_kl(name)
         self.kl.append(_expectation(evidence, each, 0).double().cpu().clone())
         by_dimension = _by_dimension(evidence, name)
         if by_dimension is not None:
             here = _expectation(evidence, by_dimension, site.value.dim() - site.batch_dims)
+            here = here if steps is None else here.sum(1)
             before = 0.0 if self.by_dimension is None else self.by_dimension
             self.by_dimension = before + here.double().sum(0).cpu().clone()
         if name in evidence.shared:
@@ -191,28 +195,38 @@ class _Sums:
             return
         means, noise = _posterior_mean(evidence, site)
         means, noise = means.double().cpu(), noise.double().cpu()
-        self.shape = tuple(means.shape[1:])
+        if steps is not None:
+            means, noise = means[steps], noise[steps]
+        self.shape, units = tuple(means.shape[1:]), len(means)
         # Chan, Golub and LeVeque's update of a mean and its squares by a batch
         mean = means.mean(0)
         squares = (means - mean).square().sum(0)
         if self.mean is None:
             self.mean, self.squares = mean.clone(), squares.clone()
         else:
-            gap, total = mean - self.mean, self.rows + batch
-            self.squares = self.squares + squares + gap.square() * (self.rows * batch / total)
-            self.mean = self.mean + gap * (batch / total)
+            gap, total = mean - self.mean, self.units + units
+            self.squares = self.squares + squares + gap.square() * (self.units * units / total)
+            self.mean = self.mean + gap * (units / total)
         self.noise = self.noise + noise.sum(0)
-        self.rows += batch
+        self.rows, self.units = self.rows + batch, self.units + units
 
     def result(self, name: str) -> LatentUse:
         kl = torch.cat(self.kl)
         variance = None
         if self.mean is not None:
-            spread = torch.as_tensor(self.squares) / max(self.rows - 1, 1)
-            variance = (spread - torch.as_tensor(self.noise) / self.rows).clamp(min=0.0).clone()
+            spread = torch.as_tensor(self.squares) / max(self.units - 1, 1)
+            variance = (spread - torch.as_tensor(self.noise) / self.units).clamp(min=0.0).clone()
         by_dimension = None if self.by_dimension is None else self.by_dimension / self.rows
         mean, error = float(kl.mean()), stderr_of(kl)
         return LatentUse(name, self.shape, mean, error, self.closed_form, by_dimension, variance)
+
+
+def _steps_of(site: Site) -> Tensor | None:
+    """Which steps of each row count, ``(batch, steps)``, where rows have a length."""
+    if not isinstance(site.distribution, Masked):
+        return None
+    mask = site.distribution.mask.cpu()
+    return mask.reshape(-1, *mask.shape[-2:])[0]
 
 
 def _expectation(evidence: Evidence, values: Tensor, event: int) -> Tensor:
