@@ -7,9 +7,10 @@ from functools import partial
 
 import pytest
 import torch
+from torch import nn
 
 from deeplvm import Evidence, Joint, LatentVariableModel
-from deeplvm.conditionals import Bernoulli, Gamma, Gaussian, StandardNormal
+from deeplvm.conditionals import Bernoulli, Gamma, Gaussian, LogDensity, StandardNormal
 from deeplvm.core.draws import is_estimator
 from deeplvm.gradients import Suited, named
 from deeplvm.gradients.credit import Objective
@@ -28,7 +29,14 @@ OPTIONS = {
 }
 # These weigh the rows of a batch together, or read values or distributions: a draw that needs a
 # credit cannot be told what it is worth to its row.
-NOT_ROW_BY_ROW = {"beta_tc_elbo", "fair_elbo", "free_bits", "growing_capacity", "info_vae"}
+NOT_ROW_BY_ROW = {
+    "auxiliary_elbo",
+    "beta_tc_elbo",
+    "fair_elbo",
+    "free_bits",
+    "growing_capacity",
+    "info_vae",
+}
 # These take the divergence in closed form, of which no score can be left out.
 CLOSED = {"constrained", "soft_free_bits"}
 REFUSED = {
@@ -43,18 +51,23 @@ def objective_of(name: str) -> Objective:
     return function(**options) if isinstance(function, type) else partial(function, **options)
 
 
+def beside() -> dict[str, nn.Module]:
+    """What p computes for auxiliary_elbo."""
+    return {"a | z, x": LogDensity(Bernoulli(4, MLP(2, 5)))}
+
+
 def discrete() -> LatentVariableModel:
-    p = Joint({"z": Bernoulli(2), "x | z": Bernoulli(4, MLP(2, 5))})
+    p = Joint({"z": Bernoulli(2), "x | z": Bernoulli(4, MLP(2, 5)), **beside()})
     return LatentVariableModel(p, Joint({"z | x": Bernoulli(2, MLP(4, 5))}))
 
 
 def continuous() -> LatentVariableModel:
-    p = Joint({"z": StandardNormal(2), "x | z": Bernoulli(4, MLP(2, 5))})
+    p = Joint({"z": StandardNormal(2), "x | z": Bernoulli(4, MLP(2, 5)), **beside()})
     return LatentVariableModel(p, Joint({"z | x": Gaussian(2, MLP(4, 5))}))
 
 
 def positive() -> LatentVariableModel:
-    p = Joint({"z": Gamma(2), "x | z": Bernoulli(4, MLP(2, 5))})
+    p = Joint({"z": Gamma(2), "x | z": Bernoulli(4, MLP(2, 5)), **beside()})
     return LatentVariableModel(p, Joint({"z | x": Gamma(2, MLP(4, 5))}))
 
 

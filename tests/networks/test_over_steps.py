@@ -14,10 +14,17 @@ from deeplvm import Joint, LatentVariableModel, Recurrent
 from deeplvm.conditionals import Bernoulli, Categorical, Gaussian, StandardNormal
 from deeplvm.core.joint import NotationError
 from deeplvm.likelihood import particle_filter
-from deeplvm.networks import GRU, MLP, DilatedConvolutions
+from deeplvm.networks import (
+    GRU,
+    MLP,
+    ConvolutionalSequenceEncoder,
+    DilatedConvolutions,
+    SequenceDeconvolutions,
+)
 
 NETWORKS: dict[str, Callable[[int], Any]] = {
     "dilated": lambda width: DilatedConvolutions(width, 8, dilations=(1, 3)),
+    "deconvolutions": lambda width: SequenceDeconvolutions(2, 7, (4, 4), 8),
     "dilated, kernel 2": lambda width: DilatedConvolutions(width, 8, dilations=(2,), kernel=2),
 }
 
@@ -70,6 +77,23 @@ class TotalOverSteps(Total):
     def next_step(self, memory: dict[str, Tensor], x: Tensor) -> Tensor:
         memory["sum"] = memory.get("sum", 0) + x
         return memory["sum"]
+
+
+def test_deconvolutions_read_nothing_of_the_steps() -> None:
+    network = SequenceDeconvolutions(2, 7, (4, 4), 3)
+    steps, z = torch.randn(1, 9, 3), torch.randn(1, 1, 2)
+    assert not bool(jacobian(lambda x: network(x, z), steps).any())
+    slope = jacobian(lambda z: network(steps, z)[0, :, 0], z).flatten(1)
+    assert network.longest == 8
+    assert bool((slope[:8] != 0).any(1).all())
+    assert not bool(slope[8].any())
+
+
+def test_a_text_is_read_to_its_end() -> None:
+    network = ConvolutionalSequenceEncoder(3, 8, (4,), 2)
+    x, n = torch.randn(5, 10, 3), torch.tensor([4, 10, 1, 8, 9])
+    slope = jacobian(lambda x: network(x, n).sum(0)[0], x).ne(0).any(-1)
+    torch.testing.assert_close(slope, torch.arange(10) < n.clamp(max=8)[:, None])
 
 
 def test_particles_that_are_resampled_take_their_memory_along() -> None:

@@ -20,6 +20,7 @@ from deeplvm.conditionals.gaussian import Gaussian, MeanField, StandardNormal
 from deeplvm.conditionals.gaussian_process import GaussianProcess
 from deeplvm.conditionals.hamiltonian import Hamiltonian
 from deeplvm.conditionals.local import Local
+from deeplvm.conditionals.log_density import BagOfWords, LogDensity
 from deeplvm.conditionals.masks import SelfMasking, ValueAndMask, WithMask
 from deeplvm.conditionals.mixture import GaussianMixture, Mixture, MixtureDensity, Stratified
 from deeplvm.conditionals.multivariate import FullCovarianceGaussian, LowRankGaussian
@@ -37,6 +38,7 @@ from deeplvm.conditionals.vamp import VampPrior
 
 __all__ = [
     "Autoregressive",
+    "BagOfWords",
     "BatchNormalisedGaussian",
     "Bernoulli",
     "Beta",
@@ -61,6 +63,7 @@ __all__ = [
     "Laplace",
     "LatentClasses",
     "Local",
+    "LogDensity",
     "LowRankGaussian",
     "MeanField",
     "Mixture",

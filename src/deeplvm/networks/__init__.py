@@ -14,7 +14,6 @@ from deeplvm.networks.causal_attention import CausalAttention
 from deeplvm.networks.convolutional import ConvolutionalDecoder, ConvolutionalEncoder
 from deeplvm.networks.data_dependent_initialisation import WeightNormalisedConvolution
 from deeplvm.networks.derivations import Derivations
-from deeplvm.networks.dilated import DilatedConvolutions
 from deeplvm.networks.features import Features, out_shape_of
 from deeplvm.networks.local_reparameterisation import (
     LocallyReparameterisedLinear,
@@ -27,6 +26,11 @@ from deeplvm.networks.pixel_cnn import GatedPixelCNN, PixelCNN
 from deeplvm.networks.recurrent import GRU, LSTM, ConvolutionalGRU, ConvolutionalLSTM, Output
 from deeplvm.networks.residual import DepthToSpace, Residual, ResidualNetwork, SpaceToDepth
 from deeplvm.networks.row_lstm import RowLSTM
+from deeplvm.networks.sequence_convolutions import (
+    ConvolutionalSequenceEncoder,
+    DilatedConvolutions,
+    SequenceDeconvolutions,
+)
 from deeplvm.networks.sequences import Combiner, SequenceEncoder
 from deeplvm.networks.sets import AttentionPool, MeanPool, Memory
 from deeplvm.networks.shifted_convolutions import ShiftedPixelCNN
@@ -47,6 +51,7 @@ __all__ = [
     "ConvolutionalEncoder",
     "ConvolutionalGRU",
     "ConvolutionalLSTM",
+    "ConvolutionalSequenceEncoder",
     "DepthToSpace",
     "Derivations",
     "DilatedConvolutions",
@@ -64,6 +69,7 @@ __all__ = [
     "Residual",
     "ResidualNetwork",
     "RowLSTM",
+    "SequenceDeconvolutions",
     "SequenceEncoder",
     "ShiftedPixelCNN",
     "SkipMLP",

@@ -6,6 +6,7 @@ steps (a multiplier, a running mean) is a module whose ``forward`` is the object
 remembers changes in training mode only.
 """
 
+from deeplvm.objectives.auxiliary import auxiliary_elbo
 from deeplvm.objectives.beta import GrowingCapacity, beta_elbo
 from deeplvm.objectives.bounds import Form, alpha_energy, elbo, iwae, renyi, vr_max
 from deeplvm.objectives.classification import semi_supervised_elbo
@@ -23,6 +24,7 @@ __all__ = [
     "GrowingCapacity",
     "SoftFreeBits",
     "alpha_energy",
+    "auxiliary_elbo",
     "beta_elbo",
     "beta_tc_elbo",
     "divergence_parts",
