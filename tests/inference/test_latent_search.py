@@ -11,8 +11,8 @@ from deeplvm.conditionals import Gaussian, StandardNormal
 from deeplvm.inference.latent_search import climb, expected_improvement, improve, predicted
 from deeplvm.networks import MLP
 
-SLOPE = torch.tensor([1.0, -2.0, 0.5])
-BEST = torch.tensor([0.8, -0.5])
+SLOPE = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+BEST = torch.tensor([0.8, -0.5], dtype=torch.float64)
 
 
 def with_property() -> LatentVariableModel:
@@ -39,7 +39,7 @@ def test_the_gradient_leads_to_the_known_best() -> None:
         head.layer.weight.fill_(1)
     start = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     climbed = climb(predicted(model, "y"), start, weight=2.0, steps=500, learning_rate=0.1)
-    assert torch.allclose(climbed.codes, SLOPE.double().expand(5, 3) / 2, atol=1e-3)
+    assert torch.allclose(climbed.codes, SLOPE.expand(5, 3) / 2, atol=1e-3)
     assert climbed.to_dict()["after"]["value"] > climbed.to_dict()["before"]["value"]
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from torch import Tensor
 
+from deeplvm import Joint, LatentVariableModel, Recurrent
+from deeplvm.conditionals import Tokens
+from deeplvm.distributions.temperature import tempered
+from deeplvm.distributions.tokens import TokenCategorical
 from deeplvm.grammar import EXPRESSIONS, Grammar
-from deeplvm.networks import Derivations
+from deeplvm.networks import GRU, Derivations, Features
 
 TINY = Grammar("S -> S '+' T | T    T -> 'x' | '(' S ')' | '1'")
 
@@ -56,42 +58,54 @@ def test_masks_are_those_of_a_stack(rules: str, longest: int | None) -> None:
     assert torch.equal(seen, torch.stack([by_a_stack(allowed, t) for t in tokens.tolist()]))
 
 
-def test_every_draw_is_a_string_of_the_grammar() -> None:
+def decoder(grammar: Grammar, longest: int) -> LatentVariableModel:
+    """A recurrent decoder of productions, with random weights."""
     torch.manual_seed(0)
+    tokens = len(grammar) + 2
+    steps = Recurrent(
+        {
+            "m | x[-1]": Derivations(grammar, longest=longest),
+            "h | x[-1], h[-1]": GRU(4, 8),
+            "x | h, m": Tokens(tokens, Features(torch.nn.Identity(), 8), features=4, masked=True),
+        },
+        start={"x": torch.tensor(-1), "h": 8},
+        length="n",
+        end={"x": 0},
+    )
+    with torch.no_grad():
+        for weight in steps.parameters():
+            weight.copy_(torch.randn_like(weight))
+    return LatentVariableModel(Joint({"m, h, x, n": steps}))
+
+
+def test_every_draw_is_a_string_of_the_grammar() -> None:
     grammar = Grammar(EXPRESSIONS)
-    tokens, _ = draws(Derivations(grammar, longest=30), 200, 31)
-    assert (tokens[:, -1] == 0).all()
-    for row in tokens.tolist():
-        derivation = [token - 2 for token in row[: row.index(0)]]
+    model = decoder(grammar, longest=30)
+    drawn = model.sample(200)
+    scored = model.evidence({"x": drawn["x"].value}).log_weight
+    assert torch.allclose(scored, drawn.log_prob, rtol=1e-10)  # one pass, and steps
+    assert drawn["n"].value.max() <= 31
+    for row, length in zip(drawn["x"].value.tolist(), drawn["n"].value.tolist(), strict=True):
+        derivation = [token - 2 for token in row[: length - 1]]
+        assert row[length - 1] == 0
         assert grammar.parse(grammar.text(derivation)) == derivation
 
 
+@torch.no_grad()
 def test_probabilities_of_all_strings_sum_to_one() -> None:
-    """Under any logits that read what came before; all else has probability exactly 0."""
-    torch.manual_seed(0)
+    """And all that is no string of so many productions has probability exactly 0."""
     longest = 6
-    allowed = Derivations(TINY, longest=longest)
-    weights = torch.randn(longest + 1, allowed.tokens, allowed.tokens, dtype=torch.float64)
-
-    def log_prob(tokens: Tensor) -> Tensor:
-        seen = torch.nn.functional.one_hot(tokens, allowed.tokens).double().cumsum(1)
-        before = torch.nn.functional.pad(seen, (0, 0, 1, -1))
-        logits = torch.einsum("bti,tij->btj", before, weights[: tokens.shape[1]]) + weights[0, 0]
-        logits = logits.masked_fill(~masks(allowed, tokens), -math.inf)
-        return logits.log_softmax(-1).gather(-1, tokens[..., None]).sum((-1, -2))
-
-    each = torch.arange(2, allowed.tokens)
-    total, strings = torch.zeros((), dtype=torch.float64), 0
-    for size in range(1, longest + 1):  # all sequences of that many productions
-        tokens = torch.nn.functional.pad(
-            torch.cartesian_prod(*[each] * size).reshape(-1, size), (0, 1)
-        )
-        probability = log_prob(tokens).exp()
+    model = decoder(TINY, longest)
+    each, total, strings = torch.arange(2, len(TINY) + 2), 0.0, 0
+    for size in range(1, longest + 1):  # all sequences of that many productions, and the end
+        tokens = torch.cartesian_prod(*[each] * size).reshape(-1, size)
+        tokens = torch.nn.functional.pad(tokens, (0, 1))
+        probability = model.evidence({"x": tokens}).log_weight.exp()
         parsed = torch.tensor([_parses(row[:-1]) for row in tokens.tolist()])
         assert torch.equal(probability > 0, parsed)
-        total, strings = total + probability.sum(), strings + int(parsed.sum())
+        total, strings = total + probability.sum().item(), strings + int(parsed.sum())
     assert strings == 30  # counted by hand: 2 of 2 productions, 6 of 4, 22 of 6
-    assert total.item() == pytest.approx(1, abs=1e-12)
+    assert total == pytest.approx(1, abs=1e-12)
 
 
 def _parses(tokens: list[int]) -> bool:
@@ -105,3 +119,12 @@ def _parses(tokens: list[int]) -> bool:
 def test_no_derivation_shorter_than_the_shortest() -> None:
     with pytest.raises(ValueError, match=r"shortest derivation .* 2 productions, found longest=1"):
         Derivations(TINY, longest=1)
+
+
+def test_a_temperature_keeps_what_is_forbidden_so() -> None:
+    allowed = torch.tensor([[True, False, True]])
+    token = TokenCategorical(torch.ones(1, 1), torch.eye(3)[:, :1], torch.zeros(3), allowed)
+    hot = tempered(token, 5.0)
+    assert isinstance(hot, TokenCategorical)
+    assert hot.logits.exp()[0, 1] == 0
+    assert hot.logits[0, 0] - hot.logits[0, 2] == pytest.approx(0.2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution, Independent
@@ -23,6 +25,8 @@ class Tokens(nn.Module):
         features: how many learned numbers other networks see of a token.
         probabilities: of each token, positive, shape ``(vocabulary,)``: where zero features start;
             uniform if left out.
+        masked: whether the last parent says which tokens are possible, as
+            :class:`~deeplvm.networks.Derivations` does, and all others have probability 0.
 
     Shape:
         Parents of leading shape ``(*particles, batch)`` give that batch shape and the event
@@ -47,8 +51,10 @@ class Tokens(nn.Module):
         *,
         features: int = 64,
         probabilities: Tensor | None = None,
+        masked: bool = False,
     ) -> None:
         super().__init__()
+        self.masked = masked
         self.vocabulary = at_least(vocabulary, 2, "Tokens", "vocabulary")
         self.head = Head(network, self.event_shape, vocabulary, "Tokens")
         self.table = nn.Embedding(vocabulary, at_least(features, 1, "Tokens", "features"))
@@ -60,11 +66,19 @@ class Tokens(nn.Module):
 
     def forward(self, *parents: Tensor) -> Distribution:
         """The distribution of a token given parents of shapes ``(*particles, batch, ...)``."""
-        head = self.head
+        head, allowed = self.head, None
+        if self.masked:
+            *read, allowed = parents
+            parents = tuple(read)
         if head.network is None or head.correction is not None or not parents:
-            free = Categorical(logits=head(*parents), validate_args=False)
+            logits = head(*parents)
+            if allowed is not None:
+                logits = logits.masked_fill(~allowed, -math.inf)
+            free = Categorical(logits=logits, validate_args=False)
             return Independent(free, 0, validate_args=False)
-        return TokenCategorical(head.network(*parents), head.layer.weight, head.layer.bias)
+        return TokenCategorical(
+            head.network(*parents), head.layer.weight, head.layer.bias, allowed
+        )
 
     def embed(self, value: Tensor) -> Tensor:
         """Rows of the table, ``(*particles, batch, features)``; zeros of −1 and NaN."""

@@ -101,5 +101,5 @@ _CHANGES: tuple[tuple[Any, Callable[[Any, float], Distribution]], ...] = (
     ((DiscretizedLogisticMixture, CoupledLogisticMixture, NormalMixture), _mixture),
     (_SCALED, lambda d, t: _with(d, scale=t * d.scale)),
     (_BY_LOGITS, _logits),
-    (TokenCategorical, lambda d, t: type(d)(d.features / t, d.weight, d.bias / t)),
+    (TokenCategorical, lambda d, t: type(d)(d.features / t, d.weight, d.bias / t, d.allowed)),
 )

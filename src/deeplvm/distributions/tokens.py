@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -22,6 +23,8 @@ class TokenCategorical(Distribution):
         features: h, shape ``(*particles, batch, features)``.
         weight: W, shape ``(vocabulary, features)``.
         bias: b, shape ``(vocabulary,)``.
+        allowed: which tokens are possible, ``(*particles, batch, vocabulary)``; all others have
+            probability exactly 0.
 
     Examples:
         >>> token = TokenCategorical(torch.zeros(5, 3), torch.zeros(4, 3), torch.zeros(4))
@@ -32,8 +35,10 @@ class TokenCategorical(Distribution):
     arg_constraints = {}  # noqa: RUF012 - torch's own form
     has_enumerate_support = True
 
-    def __init__(self, features: Tensor, weight: Tensor, bias: Tensor) -> None:
-        self.features, self.weight, self.bias = features, weight, bias
+    def __init__(
+        self, features: Tensor, weight: Tensor, bias: Tensor, allowed: Tensor | None = None
+    ) -> None:
+        self.features, self.weight, self.bias, self.allowed = features, weight, bias, allowed
         self._dense: Categorical | None = None
         super().__init__(features.shape[:-1], validate_args=False)
 
@@ -43,14 +48,20 @@ class TokenCategorical(Distribution):
         return constraints.integer_interval(0, len(self.weight) - 1)
 
     def expand(self, batch_shape: Sequence[int], _instance: object = None) -> TokenCategorical:
-        features = self.features.expand(*batch_shape, self.features.shape[-1])
-        return type(self)(features, self.weight, self.bias)
+        features, allowed = self._expanded(Size(batch_shape))
+        return type(self)(features, self.weight, self.bias, allowed)
+
+    def _expanded(self, lead: Size) -> tuple[Tensor, Tensor | None]:
+        """The features, and what is allowed, of more leading dimensions."""
+        features = self.features.expand(*lead, self.features.shape[-1])
+        return features, None if self.allowed is None else self.allowed.expand(*lead, -1)
 
     @property
     def dense(self) -> Categorical:
         """The same with all logits, shape ``(*particles, batch, vocabulary)``."""
         if self._dense is None:
-            self._dense = Categorical(logits=self._linear(self.features), validate_args=False)
+            logits = self._linear(self.features, self.allowed)
+            self._dense = Categorical(logits=logits, validate_args=False)
         return self._dense
 
     @property
@@ -75,22 +86,26 @@ class TokenCategorical(Distribution):
         """The log-probability of tokens, 0 of −1; shape ``(*sample, *batch)``, nats."""
         lead = torch.broadcast_shapes(value.shape, self.batch_shape)
         token = value.expand(lead).reshape(-1)
-        features = self.features.expand(*lead, self.features.shape[-1])
+        features, allowed = self._expanded(lead)
         features = features.reshape(len(token), -1)
+        allowed = None if allowed is None else allowed.reshape(len(token), -1)
         known = token >= 0
         if torch.compiler.is_compiling():  # a graph knows no number of tokens
-            each = self._scored(features, token.clamp(min=0))
+            each = self._scored(features, token.clamp(min=0), allowed)
             return torch.where(known, each, torch.zeros_like(each)).reshape(lead)
         at = known.nonzero()[:, 0]
-        features, counted = features.index_select(0, at), token.index_select(0, at)
-        size = len(at) if torch.is_grad_enabled() else max(1, _LOGITS // len(self.weight))
-        parts = zip(features.split(max(1, size)), counted.split(max(1, size)), strict=True)
-        each = torch.cat([self._scored(*part) for part in parts])
+        size = len(at) if torch.is_grad_enabled() else _LOGITS // len(self.weight)
+        parts = [
+            self._scored(features[some], token[some], None if allowed is None else allowed[some])
+            for some in at.split(max(1, size))
+        ]
+        each = torch.cat(parts)
         return each.new_zeros(len(token)).index_copy(0, at, each).reshape(lead)
 
-    def _scored(self, features: Tensor, token: Tensor) -> Tensor:
-        return -cross_entropy(self._linear(features), token.long(), reduction="none")
+    def _scored(self, features: Tensor, token: Tensor, allowed: Tensor | None) -> Tensor:
+        return -cross_entropy(self._linear(features, allowed), token.long(), reduction="none")
 
-    def _linear(self, features: Tensor) -> Tensor:
+    def _linear(self, features: Tensor, allowed: Tensor | None) -> Tensor:
         # under autocast networks compute in bfloat16; densities do not
-        return linear(features, self.weight, self.bias).to(self.weight.dtype)
+        logits = linear(features, self.weight, self.bias).to(self.weight.dtype)
+        return logits if allowed is None else logits.masked_fill(~allowed, -math.inf)
