@@ -450,15 +450,15 @@ def _of_arrays(
     lengths: Any = None,
 ) -> dict[str, Source]:
     """The rows of named arrays and tables: each a name, or all of them the columns of a table."""
+    if (matrix := as_matrix(arrays, what)) is not None:
+        _refuse_table_options(what, options)
+        return {"x": held({"all": matrix}, name, what)}
     steps, of_rows, labels = spread(arrays, lengths, what)
     if of_rows:
         parts = parts_of(steps)
         if INPUTS in parts and not {*VALUE_KEYS}.isdisjoint(parts):
             options = {**options, "group": {INPUTS: (INPUTS,), **options["group"]}}
         return {**folded(_of_arrays(steps, name, what, options, known), of_rows, labels, what)}
-    if (matrix := as_matrix(arrays, what)) is not None:
-        _refuse_table_options(what, options)
-        return {"x": held({"all": matrix}, name, what)}
     if options["image_size"] is not None:
         raise DataError(f"{what}: --image-size is for files of images only.")
     parts = parts_of(arrays)
