@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from deeplvm.core.draws import Draw, Enumerated, Summed
 from deeplvm.core.joint import Joint, NotationError, Parent, is_joint, view_of
 from deeplvm.core.trace import Site, Trace
-from deeplvm.unrolled import Unrolled, sum_out
+from deeplvm.sums import sum_out
+from deeplvm.unrolled import Unrolled
 
 Start = int | tuple[int, ...] | Tensor | str
 

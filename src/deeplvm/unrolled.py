@@ -1,9 +1,9 @@
-"""A repeated joint laid out step by step, or all steps at once; discrete values summed over."""
+"""A repeated joint laid out step by step, or all steps at once."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from deeplvm.core.draws import Draw, Enumerated, Held, PartlyGiven, Sampled
-from deeplvm.core.evidence import density
+from deeplvm.core.draws import Draw, Held, PartlyGiven
 from deeplvm.core.joint import (
     Joint,
     Parent,
@@ -139,9 +138,9 @@ class Unrolled:
 
         def pad(value: Tensor) -> Tensor:
             if nothing is not None:
-                return _where(mask, value, torch.full_like(value, nothing), dims + 1)
+                return where_true(mask, value, torch.full_like(value, nothing), dims + 1)
             one = value.select(dims, 0).index_select(dims - 1, longest).unsqueeze(dims)
-            return _where(mask, value, one, dims + 1)
+            return where_true(mask, value, one, dims + 1)
 
         site = site.changed(pad)
         return replace(site, holes=site.holes and bool(torch.isnan(site.value).any()))
@@ -154,6 +153,12 @@ class Unrolled:
             if (site := self.ready.get(parent.name) or self.sites.get(parent.name))
         }
 
+    def ends(self) -> Tensor | None:
+        """Which step of each row is its last on the way; none where it is that of all."""
+        if self.mask is None or self.joint.backwards:
+            return None
+        return self.mask & ~torch.nn.functional.pad(self.mask, (0, 1))[..., 1:]
+
     def begins(self) -> Tensor:
         """Which step of each row is its first on the way, broadcastable to ``(batch, steps)``."""
         if self.mask is None or not self.joint.backwards:
@@ -161,23 +166,31 @@ class Unrolled:
             return steps == self.order[0]
         return self.mask & ~torch.nn.functional.pad(self.mask, (0, 1))[..., 1:]
 
-    def recursion(self, log_prob: Tensor, count: int, *, memory: bool) -> Tensor:
-        """Of ``(values, values before, *particles, batch, steps)`` the sum over all paths."""
+    def recursion(
+        self, log_prob: Tensor, count: int, *, memory: bool
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Of ``(values, values before, *particles, batch, steps)`` the sum over all paths.
+
+        And that over all paths up to each value of each step, ``(values, *particles, batch)``.
+        """
         ones = [1] * len(self.shape)
         whole = torch.broadcast_shapes(log_prob.shape, (count, count, *ones, self.count))
         log_prob = log_prob.expand(whole)
         begins = self.begins()
         so_far = torch.full_like(log_prob[:, 0, ..., 0], -math.log(count))
         total = torch.zeros_like(so_far[0])
+        messages = {}
         for t in self.order:
             counted = torch.ones_like(begins[..., t]) if self.mask is None else self.mask[..., t]
-            fresh = log_prob[:, 0, ..., t]
+            fresh = messages[t] = log_prob[:, 0, ..., t]
             if not memory:
                 total = total + torch.where(counted, fresh.logsumexp(0), 0.0)
                 continue
             moved = (log_prob[..., t] + so_far).logsumexp(1)
             so_far = torch.where(counted, torch.where(begins[..., t], fresh, moved), so_far)
-        return so_far.logsumexp(0) if memory else total
+            messages[t] = so_far
+        whole = so_far.logsumexp(0) if memory else total
+        return whole, [messages[t] for t in range(self.count)]
 
     @property
     def known(self) -> bool:
@@ -258,7 +271,7 @@ class Unrolled:
             if lag < 0 or self.mask is None:
                 return moved
             there = torch.nn.functional.pad(self.mask, (0, lag))[..., lag:]
-            return _where(there, moved, start.unsqueeze(axis), axis + 1)
+            return where_true(there, moved, start.unsqueeze(axis), axis + 1)
 
         value, features = shift(first.value, site.value), site.features
         if isinstance(features, Tensor):
@@ -441,8 +454,8 @@ class Unrolled:
         same = first.value.shape[first.batch_dims :] == site.value.shape[dims:]
         return replace(
             site,
-            value=_where(mask, site.value, first.value if same else None, dims),
-            seen=_where(mask, site.features, first.features, dims),
+            value=where_true(mask, site.value, first.value if same else None, dims),
+            seen=where_true(mask, site.features, first.features, dims),
         )
 
     def change(self, of: Callable[[Site], Site]) -> None:
@@ -462,7 +475,7 @@ class Unrolled:
                 mask = self.mask.reshape(*self.mask.shape, *[1] * len(_inner(site)))
                 distribution = Masked(distribution, mask, str(self.joint.length))
             mask, dims = self.mask, site.batch_dims
-            site = site.changed(lambda each: _where(mask, each, None, dims))
+            site = site.changed(lambda each: where_true(mask, each, None, dims))
         if log_prob is not None:
             log_prob = log_prob.sum(-1)
         return replace(
@@ -493,89 +506,6 @@ class _Remembering(nn.Module):
         """Let each particle remember what another one does."""
         for name, value in self.memory.items():
             self.memory[name] = of(Site(value, batch_dims=len(self.lead))).value
-
-
-def sum_out(walk: Unrolled, names: Sequence[str], most: int) -> Trace:
-    r"""The trace of what is given, with a discrete variable of every step summed over.
-
-    A variable that reads itself one step before makes a hidden Markov model, summed by
-
-    .. math:: \alpha_t(k) = \sum_j \alpha_{t-1}(j)\, p(k | j)\, p(x_t | k, j)
-
-    in logarithms, at a cost that grows with the square of the number of values and linearly with
-    the steps; one without memory is summed in each step. The term of a name that is given is the
-    logarithm of the density of its sequence given those of the names before it.
-
-    A Maximization Technique Occurring in the Statistical Analysis of Probabilistic Functions of
-    Markov Chains (Baum, Petrie, Soules & Weiss, 1970), https://doi.org/10.1214/aoms/1177697196
-
-    Raises:
-        ValueError: If another name that is remembered depends on the variable, there are several
-            such variables, or not all others are given.
-    """
-    joint, name, shape = walk.joint, names[0], walk.shape
-    own = [parent for parent in joint.remembered if parent.name == name]
-    reached, found = set(), {name}
-    while found - reached:
-        reached |= found
-        read = [f for f in joint.step.order if {p.name for p in f.parents} & reached]
-        found = {each for factor in read for each in factor.names}
-    unknown = {p.name for p in joint.remembered if p not in walk.shifted} - {name}
-    hidden = sorted(unknown & reached) or [str(p) for p in own if abs(p.lag) > 1] or names[1:]
-    if hidden:
-        raise ValueError(
-            f"The values of {name!r} cannot be summed over in {joint}, as {', '.join(hidden)} "
-            f"would have to be followed with them; add '{name} | ...' to q and draw it there."
-        )
-    if any([isinstance(joint.start[parent.name], str) for parent in own]):
-        raise ValueError(
-            f"The values of {name!r} can be summed over where they start alike in all rows, and "
-            f"start={{...}} says that {joint.start[name]!r} is their start; give a tensor there."
-        )
-    if unknown:  # states that follow from what is given, whatever the variable is
-        trace = walk.step_by_step({name: Sampled()})
-        walk.ready |= {n: trace[n] for n in unknown}
-        walk.shifted = walk.shift_all()
-    with torch.no_grad():
-        one = walk.take(walk.order[0], draw={name: Sampled()})[name].distribution
-    if one is None:
-        raise ValueError(f"{name!r} is computed, not random: there is nothing to sum over.")
-    values = Enumerated(most).values(name, one)  # (S, *event)
-    count, ones, dims = len(values), [1] * (len(shape) + 1), len(shape) + 3
-    view = view_of(joint.step[name])
-    seen = values if view is None else view(values)
-    begins = walk.begins()
-    previous = {}
-    for parent in own:
-        first = walk.first(name)
-        start = first.features[(0,) * first.batch_dims]
-        before = seen.reshape(1, count, *ones, *seen.shape[1:])
-        before = _where(~begins, before, start, dims)
-        previous[parent] = Site(
-            values.reshape(1, count, *ones, *values.shape[1:]), batch_dims=dims, seen=before
-        )
-    now = Site(values.reshape(count, 1, *ones, *values.shape[1:]), batch_dims=dims, view=view)
-    trace = walk.all_steps((count, count, *shape), more={name: now}, previous=previous)
-    if drawn := [n for n, site in trace.items() if site.drawn]:
-        raise ValueError(
-            f"The values of {name!r} can be summed over where all others are given; give "
-            f"{', '.join(drawn)}."
-        )
-    total, below = density(trace[name]), torch.zeros(())
-    sites = {}
-    for each, site in trace.items():
-        if site.log_prob is not None and each != name:
-            total = total + site.log_prob  # (S, S, *particles, batch, steps)
-            whole = walk.recursion(total, count, memory=bool(own))
-            given = replace(walk.sites[each], distribution=None, log_prob=None, drawn=False)
-            given = walk.outside(walk.inside(given, each))
-            sites[each] = replace(given, log_prob=whole - below)
-            below = whole
-        elif each in reached:
-            sites[each] = Site(None, batch_dims=len(shape))
-        else:
-            sites[each] = walk.outside(site)
-    return walk.trace(sites)
 
 
 def _unsqueeze(value: Any, at: int) -> Any:
@@ -647,7 +577,7 @@ def _stack(sites: list[Site]) -> Site:
     )
 
 
-def _where(mask: Tensor, value: Any, other: Any, batch_dims: int) -> Any:
+def where_true(mask: Tensor, value: Any, other: Any, batch_dims: int) -> Any:
     """A value where the mask is true, and elsewhere another one; zeros, if there is none."""
     if not isinstance(value, Tensor):
         return value

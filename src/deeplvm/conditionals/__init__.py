@@ -19,6 +19,7 @@ from deeplvm.conditionals.discrete import (
 from deeplvm.conditionals.gaussian import Gaussian, MeanField, StandardNormal
 from deeplvm.conditionals.gaussian_process import GaussianProcess
 from deeplvm.conditionals.hamiltonian import Hamiltonian
+from deeplvm.conditionals.linear_gaussian import KalmanSmoother, LinearGaussian
 from deeplvm.conditionals.local import Local
 from deeplvm.conditionals.log_density import BagOfWords, LogDensity
 from deeplvm.conditionals.masks import SelfMasking, ValueAndMask, WithMask
@@ -60,8 +61,10 @@ __all__ = [
     "GaussianProcess",
     "Hamiltonian",
     "IfPresent",
+    "KalmanSmoother",
     "Laplace",
     "LatentClasses",
+    "LinearGaussian",
     "Local",
     "LogDensity",
     "LowRankGaussian",

@@ -62,6 +62,11 @@ class Gaussian(LocationScale):
     def located(self, loc: Tensor, scale: Tensor) -> DiagonalNormal:
         return DiagonalNormal(loc, scale, len(self.event_shape))
 
+    @property
+    def affine(self) -> bool:
+        """Whether its mean is affine in the parents, and its scale the same for all."""
+        return self.head.affine and not self.scale.outputs
+
 
 class MeanField(nn.Module):
     r"""Gaussian of independent elements that reads its parameters, :math:`q(z | \lambda)`.

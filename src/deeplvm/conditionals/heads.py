@@ -13,6 +13,7 @@ from torch.nn.functional import softplus
 from deeplvm.core.joint import view_of
 from deeplvm.networks.broadcasting import fold_particles, join
 from deeplvm.networks.features import out_shape_of
+from deeplvm.networks.mlp import MLP
 from deeplvm.registry import Positive
 
 # An event shape as it is written, a map of the parents to features (none: free parameters), and
@@ -122,6 +123,12 @@ class Head(nn.Module):
             _, height, width = out_shape_of(self.network) or ()
             return (self.layer.out_channels, height, width)
         return (self.layer.out_features,)
+
+    @property
+    def affine(self) -> bool:
+        """Whether it is a linear map of the parents: the network has no hidden layers."""
+        empty = isinstance(self.network, MLP) and len(self.network.layers) == 0
+        return empty and isinstance(self.layer, nn.Linear)
 
     def forward(self, *parents: Tensor) -> Tensor:
         """Raw parameters, shape ``(*particles, batch, outputs, *event)``."""

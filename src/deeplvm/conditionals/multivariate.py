@@ -66,6 +66,11 @@ class Correlated(nn.Module):
         self.free = None if inside else nn.Parameter(torch.zeros(own))
         self.units = optional_units(units, self.event_shape, owner)
 
+    @property
+    def affine(self) -> bool:
+        """Whether its mean is affine in the parents, and its covariance the same for all."""
+        return self.head.affine and self.free is not None
+
     def _split(self, parents: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
         """The mean ``(*particles, batch, *event)``, flat scales, and the rest, all raw numbers."""
         (raw,) = self.head.each(*parents)

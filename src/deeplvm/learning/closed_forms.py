@@ -22,7 +22,6 @@ from deeplvm.conditionals import (
 from deeplvm.conditionals.heads import raw_of
 from deeplvm.core.joint import Joint
 from deeplvm.core.model import LatentVariableModel
-from deeplvm.networks import MLP
 
 _NUMBERS = 2**22  # in the covariances of what is missing, of a batch's components
 
@@ -171,7 +170,7 @@ class LinearGaussian:
             return False
         conditional = q[self.latent]
         parents = [str(parent) for parent in q.parents(self.latent)]
-        linear = isinstance(conditional, FullCovarianceGaussian) and is_linear(conditional.head)
+        linear = isinstance(conditional, FullCovarianceGaussian) and conditional.head.affine
         if not linear or conditional.units is not None or parents != [self.observed]:
             return False
         weight, bias, variance = self.parameters()
@@ -205,7 +204,7 @@ def _linear_in_one(model: LatentVariableModel) -> tuple[str, str, nn.Module | No
     linear = (
         isinstance(likelihood, Gaussian)
         and [str(parent) for parent in p.order[1].parents] == [latent]
-        and is_linear(likelihood.head)
+        and likelihood.head.affine
         and likelihood.head.layer.bias is not None
     )
     return latent, observed, p.conditional(latent) if linear else None, likelihood
@@ -215,13 +214,6 @@ def in_units(likelihood: Gaussian, x: Tensor) -> Tensor:
     """Data in the units of the likelihood, flat, shape ``(rows, D)``, float64."""
     units = likelihood.units
     return (x if units is None else units.standardise(x)).flatten(1).double()
-
-
-def is_linear(head: Any) -> bool:
-    """Whether a head is a linear map of its parent: a network without hidden layers."""
-    network = head.network
-    empty = isinstance(network, MLP) and len(network.layers) == 0
-    return empty and isinstance(head.layer, nn.Linear)
 
 
 @dataclass(frozen=True, eq=False)
