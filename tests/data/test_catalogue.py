@@ -12,6 +12,7 @@ import torch
 
 from deeplvm.data import DataError, datasets, load
 from deeplvm.data.catalogue import NAMED
+from deeplvm.data.graphs import GraphData
 
 HERE = {item.name for item in datasets() if item.found is not None}
 INSIDE = (
@@ -60,8 +61,21 @@ def needs(name: str) -> object:
     return pytest.param(name, marks=marks, id=name)
 
 
+GRAPHS = {"cora": (2_708, 5_278, 1_433), "citeseer": (3_327, 4_552, 3_703)}
+
+
 def test_every_set_has_its_expectation() -> None:
-    assert set(SIZES) == set(NAMED)
+    assert {*SIZES, *GRAPHS} == set(NAMED)
+
+
+@pytest.mark.parametrize("name", [needs(name) for name in GRAPHS])
+def test_named_graph(name: str) -> None:
+    data = load(name)
+    assert isinstance(data, GraphData)
+    whole = data.graph
+    assert (whole.nodes, len(whole.edges), whole.features.shape[1]) == GRAPHS[name]
+    assert whole.labels is not None
+    assert len(whole.classes or ()) == whole.labels.max() + 1
 
 
 @pytest.mark.parametrize("name", [needs(name) for name in SIZES])

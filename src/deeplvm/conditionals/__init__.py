@@ -18,6 +18,7 @@ from deeplvm.conditionals.discrete import (
 )
 from deeplvm.conditionals.gaussian import Gaussian, MeanField, StandardNormal
 from deeplvm.conditionals.gaussian_process import GaussianProcess
+from deeplvm.conditionals.graph import InnerProduct
 from deeplvm.conditionals.hamiltonian import Hamiltonian
 from deeplvm.conditionals.linear_gaussian import KalmanSmoother, LinearGaussian
 from deeplvm.conditionals.local import Local
@@ -61,6 +62,7 @@ __all__ = [
     "GaussianProcess",
     "Hamiltonian",
     "IfPresent",
+    "InnerProduct",
     "KalmanSmoother",
     "Laplace",
     "LatentClasses",

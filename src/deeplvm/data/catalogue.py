@@ -11,7 +11,7 @@ import difflib
 import os
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from deeplvm.data.readers.arrays import read_arrays, read_idx
+from deeplvm.data.readers.graphs import Graph, of_arrays
 from deeplvm.data.readers.source import Array, Facts, Held
 from deeplvm.data.records import SPLITS
 from deeplvm.data.sequences import Sequences, folded
@@ -29,6 +30,7 @@ SEARCH_VARIABLE = "DEEPLVM_DATA"
 DEBIAN_FOLDER = Path("/usr/share/datasets")  # where the packages `dataset-*` put their files
 
 _DRAWN_ROWS = 20_000
+GRAPH = "graph"  # what named.toml calls the way in which a graph is read
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class NamedSet:
         sha256: Their checksums by name; empty where none is to be downloaded.
         without_files: Where a set that needs no files comes from.
         classes: Names of its labels.
-        shape: Rows and columns that a table must have.
+        shape: Rows and columns that a table must have; nodes and edges of a graph.
         of: The set of whose rows its own are made, from whose files.
     """
 
@@ -114,10 +116,34 @@ def read_named(name: str) -> Held | Sequences:
             should be.
     """
     item = NAMED[name]
+    read: Callable[[NamedSet, tuple[Path, ...]], Held | Sequences] = globals()[f"_{item.read}"]
+    return read(item, files_of(item))
+
+
+def files_of(item: NamedSet) -> tuple[Path, ...]:
+    """The files of a named set; downloads them if they are not on this machine.
+
+    Raises:
+        DataError: If they are neither here nor to be downloaded.
+    """
     stored = _stored(item)
     paths = _locate(stored)
-    read: Callable[[NamedSet, tuple[Path, ...]], Held | Sequences] = globals()[f"_{item.read}"]
-    return read(item, _fetch(stored) if paths is None else paths)
+    return _fetch(stored) if paths is None else paths
+
+
+def named_graph(name: str) -> Graph | None:
+    """The graph of a named set; none where the set is no graph.
+
+    Raises:
+        DataError: If its file is not here, or not what it should be.
+    """
+    item = NAMED.get(name)
+    if item is None or item.read != GRAPH:
+        return None
+    (path,) = files_of(item)
+    graph = of_arrays(read_arrays(path), item.name, str(path))
+    _expect(path, "nodes and edges", np.empty((graph.nodes, len(graph.edges))), tuple(item.shape))
+    return replace(graph, classes=tuple(item.classes))
 
 
 def close_names(source: str) -> list[str]:

@@ -580,6 +580,11 @@ def likelihood_of(
                 f"likelihood of its own: likelihood_of(data.variables[name], network)."
             )
         (variable,) = variable.variables.values()
+    if variable.kind == "graph":
+        raise DataError(
+            f"{variable.name} is a graph, whose edges this model does not know; take the recipe "
+            f"variational_graph_autoencoder."
+        )
     if likelihood not in (None, "auto"):
         likelihood, options = spelled(likelihood)
         variable = replace(alike(variable, likelihood) or variable, likelihood_options=options)

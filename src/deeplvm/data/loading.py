@@ -13,7 +13,8 @@ import pandas as pd
 import torch
 
 from deeplvm.data.assembly import assembled, columns_kept, listing, noise_seed, with_noise
-from deeplvm.data.catalogue import NAMED, close_names, read_named
+from deeplvm.data.catalogue import NAMED, close_names, named_graph, read_named
+from deeplvm.data.graphs import graph_data
 from deeplvm.data.likelihood_table import spelled
 from deeplvm.data.names import columns_by_name, completed, only, parted
 from deeplvm.data.preparation import choices_of
@@ -33,6 +34,7 @@ from deeplvm.data.readers.columns import open_table, refuse_absent
 from deeplvm.data.readers.counts import ENDING as CELLS
 from deeplvm.data.readers.counts import held_cells, is_cells, read_cells
 from deeplvm.data.readers.delimited import read_delimited, refuse_duplicates
+from deeplvm.data.readers.graphs import is_graph, read_graph
 from deeplvm.data.readers.images import ENDINGS, Layout, lost_links, stacked
 from deeplvm.data.readers.shards import ParquetFiles, PictureColumn, open_files, pictures_of
 from deeplvm.data.readers.source import Facts, Held, Source, codes_of, room
@@ -72,6 +74,7 @@ def load(
     most_variable: int | None = None,
     keep_labels: int | None = None,
     members: int | None = None,
+    graph: bool = False,
     limit: int | None = None,
     stream: Streaming = "auto",
     lengths: Any = None,
@@ -118,6 +121,10 @@ def load(
             other or one less, drawn by the seed; the others are then without one.
         members: Make each row a set of so many rows with the same label, for models of sets; the
             label is then the set's.
+        graph: Read a graph, which is one row: a list of edges (two columns, names or numbers of
+            nodes), an ``.npz`` (``edges``, features ``x``, labels ``y``, ``num_nodes``) or a
+            sparse matrix. ``split`` is then of edges, 0.85 0.05 0.1 by default. Named graphs,
+            those of networkx and a Data of PyTorch Geometric are read so anyway.
         most_variable: Keep only so many columns of counts, those whose variance is largest
             compared with their mean in the training rows.
         limit: Use at most so many rows of each split.
@@ -161,6 +168,7 @@ def load(
         "most_variable": most_variable,
         "keep_labels": keep_labels,
         "members": members,
+        "graph": graph,
         "limit": limit,
         "stream": False,
     }
@@ -178,6 +186,17 @@ def load(
     _check_options(options)
     if lengths is not None and path is not None:
         raise DataError(f"{name}: lengths are those of sequences in memory; leave them out.")
+    named = named_graph(name)
+    if options["graph"] or named is not None or is_graph(source):
+        _refuse_options_of_rows(
+            name, {**options, "stream": stream, "lengths": lengths is not None}
+        )
+        options |= {"graph": True}
+        whole = named or read_graph(
+            path if path is not None else source, name, header=options["header"],
+            drop=options["drop"],
+        )  # fmt: skip
+        return graph_data(whole, options, known)
     # the names of other data are those of the run, whichever way they are given
     asked = options if known is None else {**options, "group": {}}
     cells = is_cells(source) or (name not in NAMED and name.lower().endswith(CELLS))
@@ -624,6 +643,18 @@ def _refuse_table_options(
         raise DataError(f"{source}: --{name}{said} does not apply: {reason}.")
     if named and options["image_size"] is not None:
         raise DataError(f"{source}: --image-size is for folders of images only.")
+
+
+def _refuse_options_of_rows(source: str, options: Mapping[str, Any]) -> None:
+    """A graph is one row, whose split is of edges."""
+    theirs = ("source", "split", "seed", "graph", "header", "drop")
+    usual = {"likelihood": ("auto", "bernoulli"), "stream": ("auto", False)}
+    for name, value in options.items():
+        if name not in theirs and value and value not in usual.get(name, ()):
+            raise DataError(
+                f"{source}: --{name.replace('_', '-')} is of rows of values, and this is a graph, "
+                f"which is one row; leave it out."
+            )
 
 
 def _not_there(source: str, path: Path) -> str:

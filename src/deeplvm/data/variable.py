@@ -17,7 +17,7 @@ from deeplvm.files import fits
 from deeplvm.registry import Bounds, Positive, Size, suits
 
 Kind = Literal[
-    "binary", "levels", "unit", "counts", "real", "category", "ordinal", "date", "mixed"
+    "binary", "levels", "unit", "counts", "real", "category", "ordinal", "date", "mixed", "graph"
 ]
 LikelihoodName = Literal[
     "auto",
@@ -61,7 +61,8 @@ class Variable:
         kind: ``"binary"`` (0 or 1), ``"levels"`` (whole numbers 0 .. levels-1, such as 8-bit
             pixels), ``"unit"`` (grey reals in [0, 1]), ``"counts"``, ``"real"``, ``"category"``
             (codes of unordered categories), ``"ordinal"`` (codes of ordered ones), ``"date"``
-            (days since ``origin``) or ``"mixed"`` (columns of several kinds).
+            (days since ``origin``), ``"mixed"`` (columns of several kinds) or ``"graph"`` (which
+            pairs of ``levels`` nodes, called as ``categories``, are an edge).
         likelihood: The name of the likelihood chosen; ``"columns"`` for a mixed table.
         likelihood_options: What was written with it in parentheses, by name.
         levels: How many values an element can take; ``None`` where there is no such number.
@@ -337,6 +338,7 @@ class Variable:
 
     def __str__(self) -> str:
         shape = "×".join(str(size) for size in self.shape) or "a number"
+        shape = f"{self.levels:,} nodes" if self.kind == "graph" else shape
         row = "" if self.length is None else "sequences of "
         what = f"{self.name}: {row}{shape}, {_KIND_WORDS[self.kind]}"
         if self.levels is not None and self.kind in CODED:
@@ -431,6 +433,7 @@ _KIND_WORDS: dict[str, str] = {
     "ordinal": "ordered categories",
     "date": "dates",
     "mixed": "columns of several kinds",
+    "graph": "edges of a graph",
 }
 
 

@@ -17,6 +17,7 @@ from deeplvm.distributions.discrete import (
     cumulative_logits,
 )
 from deeplvm.distributions.divergences import remember
+from deeplvm.distributions.graph import InnerProductGraph
 from deeplvm.distributions.mixture import Mixture, NormalMixture
 from deeplvm.distributions.multivariate_normal import (
     FullCovarianceNormal,
@@ -41,6 +42,7 @@ __all__ = [
     "DiscretizedLogisticMixture",
     "FullCovarianceNormal",
     "Gamma",
+    "InnerProductGraph",
     "LevelCategorical",
     "Logistic",
     "LowRankNormal",

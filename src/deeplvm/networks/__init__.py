@@ -15,6 +15,7 @@ from deeplvm.networks.convolutional import ConvolutionalDecoder, ConvolutionalEn
 from deeplvm.networks.data_dependent_initialisation import WeightNormalisedConvolution
 from deeplvm.networks.derivations import Derivations
 from deeplvm.networks.features import Features, out_shape_of
+from deeplvm.networks.graph_convolution import GraphConvolutions, normalised_adjacency
 from deeplvm.networks.local_reparameterisation import (
     LocallyReparameterisedLinear,
     weights_divergence,
@@ -58,6 +59,7 @@ __all__ = [
     "Features",
     "GatedPixelCNN",
     "GaussianAttention",
+    "GraphConvolutions",
     "LocallyMaskedPixelCNN",
     "LocallyReparameterisedLinear",
     "MaskedNetwork",
@@ -83,6 +85,7 @@ __all__ = [
     "fold_particles",
     "glorot",
     "join",
+    "normalised_adjacency",
     "out_shape_of",
     "placed",
     "weights_divergence",

@@ -7,6 +7,7 @@ remembers changes in training mode only.
 """
 
 from deeplvm.objectives.auxiliary import auxiliary_elbo
+from deeplvm.objectives.balanced import balanced_elbo
 from deeplvm.objectives.beta import GrowingCapacity, beta_elbo
 from deeplvm.objectives.bounds import Form, alpha_energy, elbo, iwae, renyi, vr_max
 from deeplvm.objectives.classification import semi_supervised_elbo
@@ -25,6 +26,7 @@ __all__ = [
     "SoftFreeBits",
     "alpha_energy",
     "auxiliary_elbo",
+    "balanced_elbo",
     "beta_elbo",
     "beta_tc_elbo",
     "divergence_parts",

@@ -29,6 +29,7 @@ from deeplvm.recipes.flow_posteriors import (
     sylvester_vae,
 )
 from deeplvm.recipes.gaussian_process import variational_gaussian_process
+from deeplvm.recipes.graphs import graph_autoencoder, variational_graph_autoencoder
 from deeplvm.recipes.hamiltonian import hamiltonian_vae
 from deeplvm.recipes.hierarchies import deep_latent_gaussian_model, ladder_vae
 from deeplvm.recipes.importance_weighted import iwae
@@ -113,6 +114,7 @@ PUBLISHED = {
         "variational_fair_autoencoder",
     ),
     "Sets": ("neural_statistician", "one_shot_generalisation"),
+    "Graphs and molecules": ("variational_graph_autoencoder", "graph_autoencoder"),
     "Discrete latents": (
         "sigmoid_belief_network",
         "darn",
@@ -160,6 +162,7 @@ __all__ = [
     "gated_pixel_cnn",
     "gaussian_mixture",
     "glow",
+    "graph_autoencoder",
     "gumbel_softmax_vae",
     "hamiltonian_vae",
     "helmholtz_machine",
@@ -204,6 +207,7 @@ __all__ = [
     "vae",
     "variational_fair_autoencoder",
     "variational_gaussian_process",
+    "variational_graph_autoencoder",
     "variational_lossy_autoencoder",
     "very_deep_vae",
 ]

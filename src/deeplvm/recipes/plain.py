@@ -214,6 +214,11 @@ def aggregated(posterior: nn.Module, row: nn.Module, data: Data | Description) -
 def observed(data: Data | Description) -> Variable:
     """The variable that is modelled, ``"x"``, where it is the only one."""
     refuse_sequences(data, "This recipe")
+    if data.options.get("graph"):
+        raise RecipeError(
+            f"This recipe models rows of values, and {data.name} is a graph; take "
+            f"variational_graph_autoencoder or graph_autoencoder."
+        )
     if [*data.variables] != ["x"]:
         names = list(data.variables)
         raise RecipeError(

@@ -77,7 +77,7 @@ def non_finite(
         return NonFiniteError(text.format(at=at, epoch=epoch), name, epoch, rows, split)
 
     for name, value in batch.items():
-        if not (isinstance(value, Tensor) and value.is_floating_point()):
+        if not (isinstance(value, Tensor) and value.is_floating_point()) or value.is_sparse:
             continue
         wrong = torch.isinf(value) if name in missing else ~torch.isfinite(value)
         bad = wrong.flatten(1).any(1) if value.dim() > 1 else wrong

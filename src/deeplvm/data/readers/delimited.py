@@ -45,7 +45,7 @@ class Delimited:
     notes: tuple[str, ...]
 
 
-def read_delimited(path: Path, *, header: bool | None = None) -> Delimited:
+def read_delimited(path: Path, *, header: bool | None = None, comments: bool = False) -> Delimited:
     """Cells between commas, semicolons, tabs, bars or blanks; a header or none; gzipped or not.
 
     The first line names the columns if none of its cells is a number, if it counts 0, 1, 2, ...,
@@ -54,6 +54,7 @@ def read_delimited(path: Path, *, header: bool | None = None) -> Delimited:
     Args:
         path: Of the file, UTF-8.
         header: Whether the first line names the columns, where that is known.
+        comments: Whether lines that begin with # or % are left out.
 
     Raises:
         DataError: If the file is empty, ragged, not text, names a column twice, or does not fit
@@ -63,6 +64,8 @@ def read_delimited(path: Path, *, header: bool | None = None) -> Delimited:
     from pyarrow import csv as arrow_csv
 
     content = _read_text(path)
+    if comments:
+        content = re.sub(rb"(?m)^[ \t]*[#%].*(\n|\Z)", b"", content)
     if not content.strip():
         raise DataError(f"{path}: the file is empty.")
     delimiter, below = _delimiter_of(content)
