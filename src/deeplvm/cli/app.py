@@ -20,6 +20,7 @@ from pathlib import Path
 from cyclopts import App, CycloptsError
 
 from deeplvm.cli import verbs
+from deeplvm.cli.compare import compare
 from deeplvm.cli.console import tell
 from deeplvm.cli.options import checked
 from deeplvm.cli.parallel import (
@@ -145,7 +146,7 @@ def application(words: Sequence[str]) -> App:
     else:
         app.command(verbs.fit, name="fit")
     for verb in (
-        verbs.resume, verbs.evaluate, verbs.diagnose, verbs.sample, verbs.embed,
+        verbs.resume, verbs.evaluate, compare, verbs.diagnose, verbs.sample, verbs.embed,
         verbs.reconstruct, verbs.score, verbs.impute, verbs.report, verbs.recipes, verbs.datasets,
     ):  # fmt: skip
         app.command(checked(verb))

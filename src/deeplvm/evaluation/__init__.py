@@ -14,6 +14,7 @@ from deeplvm.evaluation.bound.gradient_variance import (
 )
 from deeplvm.evaluation.bound.rate_distortion import RateDistortion, rate_distortion
 from deeplvm.evaluation.bound.surgery import ElboSurgery, elbo_surgery
+from deeplvm.evaluation.comparison import Comparison, Difference, compare, difference
 from deeplvm.evaluation.count_rates import DifferentialRates, denoised, differential_rates
 from deeplvm.evaluation.counting import ObjectCounts, counting, object_counts
 from deeplvm.evaluation.disentanglement.scores import Disentanglement, disentanglement
@@ -56,7 +57,9 @@ __all__ = [
     "Calibration",
     "Check",
     "Classification",
+    "Comparison",
     "Detection",
+    "Difference",
     "DifferentialRates",
     "Disentanglement",
     "ElboSurgery",
@@ -87,8 +90,10 @@ __all__ = [
     "aggregate_against_prior",
     "calibration",
     "classification",
+    "compare",
     "counting",
     "denoised",
+    "difference",
     "differential_rates",
     "disentanglement",
     "elbo_surgery",

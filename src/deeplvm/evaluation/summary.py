@@ -360,7 +360,7 @@ def evaluate(
         if found.stderr > _OFF
     ]
     return Evaluation(
-        data=_data(rows, estimate, model),
+        data=scored_rows(rows, estimate, model),
         elbo=mean_of(estimate.elbo),
         log_px=estimate.to_dict(),
         bits_per_dim=finite(bits.value),
@@ -575,7 +575,9 @@ def _rows_warning(rows: int) -> list[str]:
     return [few] if rows < 30 else []
 
 
-def _data(rows: Rows, estimate: ImportanceEstimate, model: LatentVariableModel) -> dict[str, Any]:
+def scored_rows(
+    rows: Rows, estimate: ImportanceEstimate, model: LatentVariableModel
+) -> dict[str, Any]:
     """Everything that a reported likelihood must carry."""
     known, owners = rows.description, {n: owner_of(model.p, n) for n in estimate.observed}
     # densities of counts given each row's own total

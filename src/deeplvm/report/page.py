@@ -12,12 +12,14 @@ from markupsafe import Markup
 
 from deeplvm.data.variable import listed
 from deeplvm.evaluation.latents.latent_use import carrying
+from deeplvm.report.figures.comparison import comparison_figure
 from deeplvm.report.sections import SPLITS, Subject, curve_warnings, minus, sections
 from deeplvm.results import digest_of, html_table, shown_plain
 
 if TYPE_CHECKING:
     from deeplvm.core.model import LatentVariableModel
     from deeplvm.data.records import Data, Split
+    from deeplvm.evaluation.comparison import Comparison
     from deeplvm.evaluation.summary import Evaluation
     from deeplvm.runs.run import Run
 
@@ -73,6 +75,14 @@ def report(
         settings=settings or {},
         splits=SPLITS,
     )
+
+
+def comparison_page(found: Comparison) -> str:
+    """A self-contained page: models on the same rows, a figure, and what differs."""
+    header, differing = found.differing()
+    page = _environment().get_template("comparison.html")
+    figure = comparison_figure(found)
+    return page.render(found=found, figure=figure, header=header, differing=differing)
 
 
 def _of_another_model(
