@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from deeplvm.data.synthetic import shapes as rooms
+from deeplvm.data.synthetic.expressions import expressions
 from deeplvm.data.synthetic.factors import Factors, tabulated
 from deeplvm.data.synthetic.scenes import scattered
 from deeplvm.data.synthetic.shapes import shapes3d
 from deeplvm.data.synthetic.sprites import AXES, HALF_SIDE, HEART, sprites
+from deeplvm.grammar import EXPRESSIONS, Grammar
 
 GRID = Factors(("a", "b"), (3, 4), (2,), lambda v: v.double())
 
@@ -178,3 +180,11 @@ def test_scenes_hold_as_many_whole_objects_as_they_say() -> None:
     sums = {0: {0}, 1: set(totals), 2: {a + b for a in totals for b in totals}}
     for picture, count in zip(pictures, counts, strict=True):
         assert picture.sum() in sums[int(count)]
+
+
+def test_expressions_differ_are_short_and_of_the_grammar() -> None:
+    grammar, found = Grammar(EXPRESSIONS), expressions(200, longest=9)
+    assert len({*found}) == 200
+    assert max([len(grammar.parse(text)) for text in found]) <= 9
+    with pytest.raises(ValueError, match=r"at most 2 productions gave 4 different strings"):
+        expressions(5, longest=2)
