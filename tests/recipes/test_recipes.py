@@ -82,6 +82,12 @@ SMALL: dict[str, tuple[str, dict[str, Any]]] = {
         "inverse_autoregressive_flow_vae",
         {"latent": 2, "hidden": (8, 6), "widths": (6,)},
     ),
+    "sentence_vae": ("sentence_vae", {"latent": 2, "features": 3, "hidden": 4, "keep": 0.5}),
+    "sentence_vae, all words": (
+        "sentence_vae",
+        {"latent": 2, "features": 3, "hidden": 4, "keep": 1.0, "cell": "gru"},
+    ),
+    "recurrent_language_model": ("recurrent_language_model", {"features": 3, "hidden": 4}),
     "sylvester_vae": ("sylvester_vae", {"latent": 3, "hidden": (8, 6), "transforms": 1}),
     "householder_flow_vae": (
         "householder_flow_vae",
@@ -209,14 +215,21 @@ def sets() -> Data:
     return load("digits", members=3, limit=10)
 
 
+@pytest.fixture(scope="module")
+def texts() -> Data:
+    rng = np.random.default_rng(0)
+    return load([" ".join(rng.choice([*"abcd"], rng.integers(1, 5))) for _ in range(60)])
+
+
 @pytest.fixture(params=SMALL)
 def small(
-    request: Any, digits: Data, table: Data, words: Data, views: Data, sets: Data
+    request: Any, digits: Data, table: Data, words: Data, views: Data, sets: Data, texts: Data
 ) -> tuple[LatentVariableModel, Data]:
     """A small model of a recipe, and data for it."""
     name, options = SMALL[request.param]
     others = dict.fromkeys(("factor_analysis", "gaussian_mixture", "not_miwae"), table)
     others |= dict.fromkeys(("prod_lda", "nvdm", "scvi"), words)
+    others |= dict.fromkeys(("sentence_vae", "recurrent_language_model"), texts)
     others |= dict.fromkeys(("neural_statistician", "one_shot_generalisation"), sets)
     data = others.get(name, views if name == "multimodal_vae" else digits)
     return build(find(name), data, options, 0), data
@@ -327,9 +340,8 @@ def test_the_training_step_is_one_graph(
     name = request.node.callspec.params["small"]
     own = training_of(find(SMALL[name][0])).get("objective", elbo)
     model.to(torch.float32 if bfloat16 else torch.float64)
-    given = {
-        name: value.to(next(model.parameters()).dtype) for name, value in rows(model, data).items()
-    }
+    kind = next(model.parameters()).dtype
+    given = {n: v if n == "n" else v.to(kind) for n, v in rows(model, data).items()}
     objectives = [filled_in(own, 100), iwae, partial(elbo, form="analytic")]
     credited = not all([site.distribution.has_rsample for site in latents(model, given)])
     if not credited:
@@ -381,7 +393,9 @@ def test_printing_shows_the_factorisation(small: tuple[LatentVariableModel, Data
 def test_samples_have_the_shape_of_the_data(small: tuple[LatentVariableModel, Data]) -> None:
     model, data = small
     given = {"y": torch.zeros(5, dtype=torch.int64)} if "y" in model.names else {}
-    assert model.sample(5, given)["x"].value.shape == (5, *data.variables["x"].shape)
+    drawn, x = model.sample(5, given)["x"].value, data.variables["x"]
+    steps = () if x.length is None else drawn.shape[1:2]
+    assert drawn.shape == (5, *steps, *x.shape)
 
 
 def test_published_recipes_cite_their_paper_and_document_their_options() -> None:

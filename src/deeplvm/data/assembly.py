@@ -265,9 +265,10 @@ def _made(
         reader, facts, seen, told = _laid_out(reader, facts, seen, grey=look.grey)
     notes += [*told, *([look.holes] if look.holes else [])]
     shape = seen["test"].shape
-    if trained is not None:
-        refuse_other_shape(shape, source, trained)
-        shape = trained.shape
+    if trained is not None or facts.vocabulary is not None:
+        if trained is not None:
+            refuse_other_shape(shape, source, trained)
+        shape = () if trained is None else trained.shape
         seen = {e: part.changed(lambda v: v.reshape(-1, *shape)) for e, part in seen.items()}
     stored, everything = seen, Summary.joined(seen.values())
     scale: float | None = None

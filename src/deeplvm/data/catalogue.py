@@ -21,6 +21,7 @@ import numpy as np
 from deeplvm.data.readers.arrays import read_arrays, read_idx
 from deeplvm.data.readers.graphs import Graph, of_arrays
 from deeplvm.data.readers.source import Array, Facts, Held
+from deeplvm.data.readers.text import Texts, read_lines
 from deeplvm.data.records import SPLITS
 from deeplvm.data.sequences import Sequences, folded
 from deeplvm.data.sparse import compressed
@@ -108,7 +109,7 @@ def datasets() -> tuple[DatasetInfo, ...]:
     )
 
 
-def read_named(name: str) -> Held | Sequences:
+def read_named(name: str) -> Held | Sequences | Texts:
     """The arrays of a named set; downloads it if it is not on this machine.
 
     Raises:
@@ -116,7 +117,8 @@ def read_named(name: str) -> Held | Sequences:
             should be.
     """
     item = NAMED[name]
-    read: Callable[[NamedSet, tuple[Path, ...]], Held | Sequences] = globals()[f"_{item.read}"]
+    read: Callable[[NamedSet, tuple[Path, ...]], Held | Sequences | Texts]
+    read = globals()[f"_{item.read}"]
     return read(item, files_of(item))
 
 
@@ -468,6 +470,14 @@ def _newsgroups(item: NamedSet, paths: tuple[Path, ...]) -> Held:
     words = "the set's own: 11,214 / 100 / 7,531 documents"
     kinds = dict.fromkeys(columns, "counts")
     return Held(Facts(item.name, columns=columns, kinds=kinds, split=words), values)
+
+
+def _treebank(item: NamedSet, paths: tuple[Path, ...]) -> Texts:
+    """Sentences, a line each, of which rare words are ``<unk>`` and numbers N."""
+    rows = {split: read_lines(path) for split, path in zip(SPLITS, paths, strict=True)}
+    many = tuple(map(int, item.rows.replace(",", "").split(" / ")))
+    _expect(paths[0], "sentences", np.broadcast_to(0, [*map(len, rows.values())]), many)
+    return Texts(Facts(item.name, split=f"the set's own: {item.rows} sentences"), rows)
 
 
 def _polyphonic(item: NamedSet, paths: tuple[Path, ...]) -> Sequences:

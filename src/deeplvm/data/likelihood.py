@@ -312,6 +312,8 @@ def choose(
         options: Those of :func:`~deeplvm.data.load`.
         name: What an array is called in the model.
     """
+    if facts.vocabulary is not None:
+        return [Choice("token", "categorical", "", len(facts.vocabulary))]
     asked = spelled(options["likelihood"])
     own = {column: spelled(text) for column, text in facts.likelihoods.items()}
     facts = replace(facts, likelihoods={column: name for column, (name, _) in own.items()})

@@ -168,9 +168,11 @@ _ROWS = (
                ("levels",), "discretized-logistic-mixture", _COUNTED, lambda look: look.counted,
                options={"components": Count, "coupled": bool, "minimum_scale": Positive}),
     Likelihood("categorical", "category",
-               lambda v: partial(conditionals.Categorical, v.levels or 2, shape=v.shape,
-                                 probabilities=_smoothed(v), ordered=v.kind == "levels"),
-               ("levels", "category", "ordinal"), "categorical",
+               lambda v: partial(conditionals.Tokens, v.levels or 2, probabilities=_smoothed(v))
+               if v.kind == "token"
+               else partial(conditionals.Categorical, v.levels or 2, shape=v.shape,
+                            probabilities=_smoothed(v), ordered=v.kind == "levels"),
+               ("levels", "category", "ordinal", "token"), "categorical",
                _COUNTED, lambda look: look.counted and look.step == 1),
     Likelihood("ordinal", "ordinal",
                lambda v: partial(conditionals.Ordinal, v.levels or 2, shape=v.shape),
@@ -221,7 +223,7 @@ LIKELIHOODS: Mapping[str, Likelihood] = {row.name: row for row in _ROWS}
 USUAL = {
     "binary": "bernoulli", "levels": "discretized-logistic", "unit": "continuous-bernoulli",
     "counts": "negative-binomial", "real": "gaussian", "category": "categorical",
-    "ordinal": "ordinal", "date": "gaussian",
+    "ordinal": "ordinal", "token": "categorical", "date": "gaussian",
 }  # fmt: skip
 
 

@@ -39,6 +39,8 @@ from deeplvm.data.readers.images import ENDINGS, Layout, lost_links, stacked
 from deeplvm.data.readers.shards import ParquetFiles, PictureColumn, open_files, pictures_of
 from deeplvm.data.readers.source import Facts, Held, Source, codes_of, room
 from deeplvm.data.readers.tables import Frames, Table, groups_of
+from deeplvm.data.readers.text import OPTIONS as TEXT_OPTIONS
+from deeplvm.data.readers.text import Texts, texts_in_memory, texts_of_files, tokenised
 from deeplvm.data.records import SPLITS, Data, Description
 from deeplvm.data.schema import agreed, rules_of, written
 from deeplvm.data.sequences import folded, is_listed, is_ragged, spread
@@ -46,6 +48,7 @@ from deeplvm.data.sets import as_sets
 from deeplvm.data.sparse import compressed, is_sparse
 from deeplvm.data.split import divide, limited
 from deeplvm.data.stream import Stream
+from deeplvm.data.tokens import SCHEMES
 from deeplvm.data.transform import Reader, label_type
 from deeplvm.data.variable import DataError
 from deeplvm.files import memory
@@ -76,6 +79,11 @@ def load(
     members: int | None = None,
     graph: bool = False,
     limit: int | None = None,
+    tokens: str | None = None,
+    vocabulary: int | None = None,
+    minimum_count: int | None = None,
+    lower: bool = False,
+    text: str | None = None,
     stream: Streaming = "auto",
     lengths: Any = None,
     like: Description | Mapping[str, Any] | None = None,
@@ -128,6 +136,14 @@ def load(
         most_variable: Keep only so many columns of counts, those whose variance is largest
             compared with their mean in the training rows.
         limit: Use at most so many rows of each split.
+        tokens: Of a text, what its tokens are: "words" between blanks, "characters", "bytes", or
+            the path of a tokenizer.json; by default words, and characters of rows that are one.
+        vocabulary: Of a text, keep only so many tokens, the most frequent of the training rows; of
+            words 10,000 by default. All others are one, <unk>.
+        minimum_count: Of a text, keep only tokens that are so often in the training rows; of words
+            2 by default, so that <unk> is learned too.
+        lower: Read a text in lower case.
+        text: Column of a table that holds a text in each row.
         stream: Leave the rows on disk and read them as they are visited: .npy, .parquet, folders
             of these or of images; "auto" does so where they would take more than a third of the
             memory.
@@ -170,6 +186,11 @@ def load(
         "members": members,
         "graph": graph,
         "limit": limit,
+        "tokens": tokens if tokens is None or tokens in SCHEMES else str(Path(tokens).absolute()),
+        "vocabulary": vocabulary,
+        "minimum_count": minimum_count,
+        "lower": lower,
+        "text": text,
         "stream": False,
     }
     known = Description.from_dict(like) if isinstance(like, Mapping) else like
@@ -216,6 +237,17 @@ def load(
     else:
         found = _opened(path, name, asked, known, stream)
         options["stream"] = not all([isinstance(each, Held) for each in found.values()])
+    texts = [each.facts.tokens for each in found.values() if each.facts.vocabulary is not None]
+    if texts and known is None:
+        options["tokens"] = texts[0]
+    elif known is None and (
+        asked_of_text := [e for e in TEXT_OPTIONS if options[e] and not texts]
+    ):
+        flag = asked_of_text[0].replace("_", "-")
+        raise DataError(
+            f"{name}: --{flag} is for texts: a .txt file, a folder of these, a column of a table "
+            f"named by --text; leave it out."
+        )
     if options["members"] is not None:
         found = as_sets(found, options["members"], options["seed"], name)
     return assembled(completed(found, name, known), name, options, known)
@@ -324,6 +356,10 @@ def _opened(
     if path.is_file() and options["image_size"] is not None and not options["group"]:
         raise DataError(f"{path}: --image-size is for folders of images only.")
     npy = path.is_file() and name.endswith(".npy")
+    if (texts := texts_of_files(path, options, known)) is not None:
+        if stream is True:
+            raise DataError(f"{path}: texts are not streamed; leave out --stream.")
+        return {"x": _tokenised(texts, source, options, known)}
     if npy or path.is_dir() or name.endswith(".parquet"):
         try:
             files = open_files(path, size=options["image_size"])
@@ -369,6 +405,16 @@ def _opened(
         f"{path}: files that end like this are not supported; save it as .npy, .npz, .csv, .tsv, "
         f".parquet, .h5ad or IDX, or give a folder of images."
     )
+
+
+def _tokenised(
+    texts: Texts, source: str, options: Mapping[str, Any], known: Description | None
+) -> Source:
+    """Rows of tokens; what is said of other columns of a table does not apply."""
+    if known is None:
+        table = {**options, "label": None, "header": None} if options["text"] else options
+        _refuse_table_options(source, table)
+    return tokenised(texts, source, options, known)
 
 
 def _rows_of(
@@ -430,6 +476,8 @@ def _in_memory(
     """The rows of arrays, tensors, data frames, cells or sequences, by name."""
     if is_cells(source):
         return {"x": _cells(source, "memory", options, known)}
+    if (texts := texts_in_memory(source, options, known)) is not None:
+        return {"x": _tokenised(texts, "memory", options, known)}
     parts = dict(source) if isinstance(source, Mapping) else {"all": source}
     ragged = lengths is not None or any([is_ragged(value) for value in parts.values()])
     ragged |= known is not None and bool(known.steps)
@@ -584,6 +632,8 @@ def _as_frame_or_array(value: Any) -> Any:
 
 def _named(name: str, options: Mapping[str, Any], known: Description | None) -> dict[str, Source]:
     found = read_named(name)
+    if isinstance(found, Texts):
+        return {"x": _tokenised(found, name, options, known)}
     _refuse_table_options(name, options, named=found.facts)
     if found.facts.columns is None:
         return {"x": found}

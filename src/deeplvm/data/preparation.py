@@ -114,7 +114,7 @@ def chosen(
 def reasons_of(choices: list[Choice], facts: Facts) -> list[str]:
     """One sentence a choice; columns of one choice share it."""
     if len(choices) == 1:
-        return [choices[0].reason]
+        return [choices[0].reason] if choices[0].reason else []
     groups: dict[tuple[str, bool, bool], list[tuple[str, Choice]]] = {}
     for column, choice in zip(facts.columns or (), choices, strict=True):
         group = (choice.likelihood, choice.dequantize, choice.kind in REAL)
@@ -310,7 +310,7 @@ def variable_of(
         DataError: If an element whose likelihood is a density is constant in the training rows.
     """
     train, everything = seen["train"], Summary.joined(seen.values())
-    mean, std = torch.from_numpy(train.mean), torch.from_numpy(train.std)
+    mean, std = torch.as_tensor(train.mean), torch.as_tensor(train.std)  # of one number too
     first = choices[0]
     columns = facts.columns or ()
     knotted = _knotted(facts, choices, train_rows, everything)
@@ -371,10 +371,23 @@ def variable_of(
         parts=parts,
         types=types if any(types) else (),
         digits=digits,
+        categories=facts.vocabulary,
         reason="" if parts else first.why,
         origin=0.0 if parts else sum(facts.origins.values()),
-        **({} if parts else knotted(range(train_rows.shape[-1]))),
+        **(
+            {"shares": (_shares_of_tokens(train_rows, facts.vocabulary),)}
+            if facts.vocabulary is not None
+            else {}
+            if parts
+            else knotted(range(train_rows.shape[-1]))
+        ),
     )
+
+
+def _shares_of_tokens(tokens: Tensor, vocabulary: Sequence[str]) -> tuple[float, ...]:
+    """How often each token is there, in so many digits that rare ones are told apart."""
+    counts = torch.bincount(tokens.flatten().long(), minlength=len(vocabulary))
+    return tuple([round(share, 8) for share in (counts.double() / len(tokens)).tolist()])
 
 
 def _knotted(

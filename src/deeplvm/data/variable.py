@@ -17,7 +17,17 @@ from deeplvm.files import fits
 from deeplvm.registry import Bounds, Positive, Size, suits
 
 Kind = Literal[
-    "binary", "levels", "unit", "counts", "real", "category", "ordinal", "date", "mixed", "graph"
+    "binary",
+    "levels",
+    "unit",
+    "counts",
+    "real",
+    "category",
+    "ordinal",
+    "token",
+    "date",
+    "mixed",
+    "graph",
 ]
 LikelihoodName = Literal[
     "auto",
@@ -40,7 +50,7 @@ LikelihoodName = Literal[
     "mixture",
 ]
 # Kinds whose values are 0 .. levels-1.
-CODED: tuple[Kind, ...] = ("levels", "category", "ordinal")
+CODED: tuple[Kind, ...] = ("levels", "category", "ordinal", "token")
 # Beyond it a float64 no longer holds every level.
 Levels = Annotated[int, Bounds(1, 2**53)]
 
@@ -60,9 +70,10 @@ class Variable:
             too.
         kind: ``"binary"`` (0 or 1), ``"levels"`` (whole numbers 0 .. levels-1, such as 8-bit
             pixels), ``"unit"`` (grey reals in [0, 1]), ``"counts"``, ``"real"``, ``"category"``
-            (codes of unordered categories), ``"ordinal"`` (codes of ordered ones), ``"date"``
-            (days since ``origin``), ``"mixed"`` (columns of several kinds) or ``"graph"`` (which
-            pairs of ``levels`` nodes, called as ``categories``, are an edge).
+            (codes of unordered categories), ``"ordinal"`` (codes of ordered ones), ``"token"`` (of
+            a text, of which 0 is the end and 1 what is not known), ``"date"`` (days since
+            ``origin``), ``"mixed"`` (columns of several kinds) or ``"graph"`` (which pairs of
+            ``levels`` nodes, called as ``categories``, are an edge).
         likelihood: The name of the likelihood chosen; ``"columns"`` for a mixed table.
         likelihood_options: What was written with it in parentheses, by name.
         levels: How many values an element can take; ``None`` where there is no such number.
@@ -337,6 +348,8 @@ class Variable:
         return cls(**values)
 
     def __str__(self) -> str:
+        if self.kind == "token":
+            return f"{self.name}: texts, of a vocabulary of {self.levels:,} tokens"
         shape = "×".join(str(size) for size in self.shape) or "a number"
         shape = f"{self.levels:,} nodes" if self.kind == "graph" else shape
         row = "" if self.length is None else "sequences of "
@@ -431,6 +444,7 @@ _KIND_WORDS: dict[str, str] = {
     "real": "reals",
     "category": "categories",
     "ordinal": "ordered categories",
+    "token": "tokens of a text",
     "date": "dates",
     "mixed": "columns of several kinds",
     "graph": "edges of a graph",

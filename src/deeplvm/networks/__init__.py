@@ -35,7 +35,7 @@ from deeplvm.networks.sequence_convolutions import (
 from deeplvm.networks.sequences import Combiner, SequenceEncoder
 from deeplvm.networks.sets import AttentionPool, MeanPool, Memory
 from deeplvm.networks.shifted_convolutions import ShiftedPixelCNN
-from deeplvm.networks.text import WordDropout
+from deeplvm.networks.text import Ends, WordDropout
 
 __all__ = [
     "GRU",
@@ -56,6 +56,7 @@ __all__ = [
     "DepthToSpace",
     "Derivations",
     "DilatedConvolutions",
+    "Ends",
     "Features",
     "GatedPixelCNN",
     "GaussianAttention",

@@ -48,3 +48,29 @@ class WordDropout(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.out_features}, keep={self.keep:g}"
+
+
+class Ends(nn.Module):
+    """What a :class:`SequenceEncoder` of both directions knows at its ends: one code a row.
+
+    A node ``"f | a, n"``: forwards the code of the last step of each row, backwards that of the
+    first, each of which has read all steps.
+
+    Args:
+        hidden: Width of the code of each direction.
+
+    Shape:
+        Codes ``(*particles, batch, steps, 2 * hidden)`` and lengths ``(batch,)`` give
+        ``(*particles, batch, 2 * hidden)``.
+    """
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.hidden, self.out_features = hidden, 2 * hidden
+
+    def forward(self, codes: Tensor, lengths: Tensor) -> Tensor:
+        """The two codes side by side."""
+        ahead, back = codes.split(self.hidden, -1)
+        last = (lengths.long() - 1).expand(codes.shape[:-2])[..., None, None]
+        last = ahead.gather(-2, last.expand(*last.shape[:-1], self.hidden))
+        return torch.cat([last.squeeze(-2), back[..., 0, :]], -1)

@@ -65,6 +65,7 @@ from deeplvm.recipes.semi_supervised import (
 )
 from deeplvm.recipes.sets import neural_statistician, one_shot_generalisation
 from deeplvm.recipes.tables import autoregressive_table, gaussian_mixture, mixture_model, table_vae
+from deeplvm.recipes.text import recurrent_language_model, sentence_vae
 from deeplvm.recipes.topics import nvdm, prod_lda
 
 # by what the data are or what is asked of them, and in a group what to try first comes first
@@ -113,6 +114,7 @@ PUBLISHED = {
         "skip_semi_supervised_vae",
         "variational_fair_autoencoder",
     ),
+    "Text": ("sentence_vae", "recurrent_language_model"),
     "Sets": ("neural_statistician", "one_shot_generalisation"),
     "Graphs and molecules": ("variational_graph_autoencoder", "graph_autoencoder"),
     "Discrete latents": (
@@ -194,10 +196,12 @@ __all__ = [
     "prod_lda",
     "published",
     "real_nvp",
+    "recurrent_language_model",
     "renyi_vae",
     "resnet_iaf_vae",
     "scvi",
     "semi_supervised_vae",
+    "sentence_vae",
     "sigmoid_belief_network",
     "skip_semi_supervised_vae",
     "sylvester_vae",

@@ -20,7 +20,7 @@ from deeplvm.data import likelihood_of
 from deeplvm.data.likelihood import alike
 from deeplvm.data.ragged import INPUTS
 from deeplvm.data.records import Data, Description
-from deeplvm.data.variable import CODED, Variable
+from deeplvm.data.variable import CODED, Variable, listed
 from deeplvm.networks import MLP
 from deeplvm.recipes.catalogue import RecipeError, of_group, trained_with
 from deeplvm.recipes.labelled import given_label
@@ -255,6 +255,24 @@ def sequence_of(data: Data | Description, recipe: str) -> Variable:
         raise RecipeError(
             f"{recipe} models sequences, but a row of {data.name} is none ({x}); take the recipe "
             f"vae, or say which rows are a sequence."
+        )
+    if x.kind == "token":
+        raise RecipeError(
+            f"{recipe} models sequences of numbers, but {data.name} are texts; take a recipe of "
+            f"texts ({listed(of_group('Text'))})."
+        )
+    return x
+
+
+def text_of(data: Data | Description, recipe: str) -> Variable:
+    """``"x"``, for a recipe of texts: its tokens, as steps of a sequence."""
+    x = data.variables.get("x")
+    if x is None or x.kind != "token" or len(data.variables) > 1:
+        found = listed([str(each) for each in data.variables.values()], 3) or "nothing"
+        others = of_group("Sequences") if x is not None and x.length else ("vae",)
+        raise RecipeError(
+            f"{recipe} models texts, but {data.name} has {found}; give a .txt file, a folder of "
+            f"these or a column of a table (--text), or take the recipe {listed(others, 3)}."
         )
     return x
 

@@ -36,6 +36,8 @@ class Facts:
         origins: The days from which dates are counted that are not counted from 1970.
         left: Columns that are left out because nothing can be learned from them, and why.
         levels: Number of levels that the source itself declares.
+        vocabulary: Names of the tokens 0, 1, ... of a text; ``None`` for other data.
+        tokens: How a text was cut into them.
         image: Whether the source says that these are images.
         coloured: Whether three channels that are equal in all rows are to be one.
         split: The source's own split, in words.
@@ -53,6 +55,8 @@ class Facts:
     origins: Mapping[str, float] = field(default_factory=dict)
     left: Mapping[str, str] = field(default_factory=dict)
     levels: int | None = None
+    vocabulary: tuple[str, ...] | None = None
+    tokens: str = ""
     image: bool = False
     coloured: bool = False
     split: str = ""

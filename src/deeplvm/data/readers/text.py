@@ -1,0 +1,339 @@
+"""Texts -> rows of tokens: a file a line, a folder of files, a column of a table."""
+
+from __future__ import annotations
+
+import codecs
+import lzma
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from deeplvm.data.readers.arrays import labels_of, parts_of
+from deeplvm.data.readers.columns import refuse_absent
+from deeplvm.data.readers.delimited import is_number, read_delimited
+from deeplvm.data.readers.images import ENDINGS as IMAGES
+from deeplvm.data.readers.source import Facts, Held, codes_of
+from deeplvm.data.records import SPLITS, Description
+from deeplvm.data.sequences import Sequences
+from deeplvm.data.split import divide, limited
+from deeplvm.data.tokens import SCHEMES, SPECIAL, UNKNOWN, Vocabulary, scheme_of
+from deeplvm.data.variable import DataError, listed
+from deeplvm.files import fits, gunzip, read_whole
+
+ENDINGS = (".txt", ".txt.gz", ".txt.xz")
+_TABLES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
+#: Options that texts have, and no other data.
+OPTIONS = ("tokens", "vocabulary", "minimum_count", "lower", "text")
+_LOOKED_AT = 20  # lines that tell a text from a table
+_LONG = 20  # times the mean: a row that all others in its batch are padded to
+_OBJECT = 60  # bytes that a line takes beside its characters
+
+
+def is_text(path: Path) -> bool:
+    """Whether a .txt file is lines of text, and no table: not numbers, not cells in columns."""
+    lines = [line for line in _decoded(path).split("\n") if line.strip()][:_LOOKED_AT]
+    if all(
+        [all(map(is_number, line.replace(",", " ").replace(";", " ").split())) for line in lines]
+    ):
+        return False
+    cells = [{line.count(each) for line in lines} for each in ("\t", ";", "|", ",")]
+    return not any([len(each) == 1 and each != {0} for each in cells]) or len(lines) == 1
+
+
+def is_texts(values: Any) -> bool:
+    """Whether this is a list of texts."""
+    listed = isinstance(values, list | tuple | np.ndarray) or hasattr(values, "to_list")
+    return (
+        listed
+        and np.ndim(values) == 1
+        and len(values) > 0
+        and all([isinstance(each, str) or each is None for each in values])
+    )
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a file.
+
+    Raises:
+        DataError: If it is no text in UTF-8, with the line.
+    """
+    lines = [line.removesuffix("\r") for line in _decoded(path).split("\n")]
+    return lines[:-1] if lines and not lines[-1] else lines
+
+
+def files_of(folder: Path) -> list[Path]:
+    """The text files of a folder and of its subfolders, in order."""
+    return sorted([path for path in folder.rglob("*") if path.name.lower().endswith(ENDINGS)])
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Texts as they were read, a row each.
+
+    Attributes:
+        facts: What the source says of them.
+        rows: By part, ``"all"`` where there is no split; what is empty is left out later.
+        labels: One a row, by part.
+        where: The place of a row in words, by its part and number.
+    """
+
+    facts: Facts
+    rows: Mapping[str, Sequence[str | None]]
+    labels: Mapping[str, Sequence[Any]] | None = None
+    where: Callable[[str, int], str] | None = None
+
+
+def read_texts(path: Path) -> Texts:
+    """A file, a line a row; or a folder, a file a row, labelled by the subfolders."""
+    if path.is_file():
+        lines = read_lines(path)
+        facts = Facts(path.name.split(".")[0])
+        return Texts(facts, {"all": lines}, where=lambda _, row: f"{path}, line {row + 1}")
+    paths = files_of(path)
+    texts = [_decoded(each).strip() for each in paths]
+    classes = [each.relative_to(path).parts[0] for each in paths]
+    apart = all([each.parent != path for each in paths]) and len({*classes}) > 1
+    labels = {"all": classes} if apart else None
+    return Texts(Facts(path.name), {"all": texts}, labels, lambda _, row: str(paths[row]))
+
+
+def _decoded(path: Path) -> str:
+    content = read_whole(path, DataError)
+    if content[:2] == b"\x1f\x8b":
+        content = gunzip(content, path, DataError)
+    elif path.name.lower().endswith(".xz"):
+        try:
+            content = lzma.decompress(content)
+        except lzma.LZMAError as problem:
+            raise DataError(f"{path}: the xz file is damaged ({problem}).") from None
+    fits(2 * len(content) + _OBJECT * content.count(b"\n"), f"{path}, as text", DataError)
+    for mark, encoding in ((codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16")):
+        if content.startswith(mark) and len(content) % 2 == 0:
+            return content.decode(encoding)
+    if b"\0" in content:
+        raise DataError(f"{path}: this is a binary file, not text.")
+    content = content.removeprefix(codecs.BOM_UTF8)
+    try:
+        return content.decode()
+    except UnicodeDecodeError as problem:
+        line = content[: problem.start].count(b"\n") + 1
+        raise DataError(
+            f"{path}: line {line} is not UTF-8 text (byte 0x{content[problem.start]:02x}); save "
+            f"the file as UTF-8, as by: iconv -f latin1 -t utf8."
+        ) from None
+
+
+def texts_of_files(
+    path: Path, options: Mapping[str, Any], known: Description | None
+) -> Texts | None:
+    """The texts of a file or a folder, if it holds such."""
+    name, column = path.name.lower(), options["text"]
+    asked = options["tokens"] is not None or any([options[each] for each in OPTIONS[1:-1]])
+    if path.is_dir():
+        others = [".npy", ".parquet", *IMAGES]
+        files = [] if not files_of(path) else [each.suffix.lower() for each in path.rglob("*")]
+        return read_texts(path) if files and (asked or not {*files} & {*others}) else None
+    if name.endswith(ENDINGS):
+        wanted = asked or (options["header"] is None and is_text(path))
+        return read_texts(path) if wanted else None
+    if column is None or not name.endswith(_TABLES):
+        return None
+    if name.endswith(".parquet"):
+        table = pd.read_parquet(path)
+    else:
+        table = read_delimited(path, header=options["header"]).cells.to_pandas()
+    return _text_columns({"all": table}, path.name.split(".")[0], str(path), options, known)
+
+
+def _text_columns(
+    tables: Mapping[str, pd.DataFrame],
+    name: str,
+    what: str,
+    options: Mapping[str, Any],
+    known: Description | None,
+) -> Texts:
+    """A column of texts, and one of labels where that is asked for."""
+    column, label = options["text"], options["label"]
+    names = [str(each) for each in next(iter(tables.values())).columns]
+    if label is not None and known is not None and label not in names:
+        label = None
+    refuse_absent(what, names, [column] if label is None else [column, label])
+    left = [each for each in names if each not in (column, label)]
+    notes = (f"columns that are left out: {listed(left, 5)}.",) if left else ()
+    found = {part: table.rename(columns=str) for part, table in tables.items()}
+    cells = {part: _cells_of(table[column]) for part, table in found.items()}
+    labels = {part: _cells_of(table[label]) for part, table in found.items()} if label else None
+    split = f"{' / '.join(tables)} as they were given" if "train" in tables else ""
+    return Texts(Facts(name, split=split, notes=notes), cells, labels)
+
+
+def _cells_of(column: Any) -> list[str | None]:
+    """The cells of a column as texts, none where one is empty."""
+    return [
+        None if none else str(each) for each, none in zip(column, pd.isna(column), strict=True)
+    ]
+
+
+def texts_in_memory(
+    source: Any, options: Mapping[str, Any], known: Description | None
+) -> Texts | None:
+    """Lists of texts, by split or called x and y; or data frames with a column of them."""
+    parts = dict(source) if isinstance(source, Mapping) else {"all": source}
+    if options["text"] is not None and all([isinstance(e, pd.DataFrame) for e in parts.values()]):
+        return _text_columns(parts, "memory", "memory", options, known)
+    by_split = set(parts) <= {"all", *SPLITS}
+    found = {"x": dict(zip(parts, parts, strict=True))} if by_split else parts_of(parts)
+    if "x" not in found or not all([is_texts(parts[key]) for key in found["x"].values()]):
+        return None
+    rows = {part: [*parts[key]] for part, key in found["x"].items()}
+    labels = {part: [*parts[key]] for part, key in found.get("y", {}).items()} or None
+    split = f"{' / '.join(rows)} as they were given" if "train" in rows else ""
+    return Texts(Facts("memory", split=split), rows, labels)
+
+
+def tokenised(
+    texts: Texts, what: str, options: Mapping[str, Any], known: Description | None
+) -> Sequences:
+    """Rows of tokens, the vocabulary that of the training rows.
+
+    Args:
+        texts: What was read.
+        what: What they are called in a message.
+        options: Those of :func:`~deeplvm.data.load`.
+        known: The training data, where these are others.
+
+    Raises:
+        DataError: If no row has a text, or an option cannot be.
+    """
+    check(options)
+    facts, labels, where = texts.facts, texts.labels, texts.where
+    given = texts.rows
+    kept = {p: [i for i, each in enumerate(e) if each and each.strip()] for p, e in given.items()}
+    rows = {part: [str(given[part][i]) for i in places] for part, places in kept.items()}
+    empty = sum(map(len, given.values())) - sum(map(len, rows.values()))
+    notes = [f"{empty:,} rows without text are left out."] if empty else []
+    if not any(rows.values()):
+        raise DataError(f"{what}: there is no text in it.")
+
+    def place(row: int) -> str:
+        for part, places in kept.items():
+            if row < len(places):
+                return where(part, places[row]) if where else f"{what}, row {places[row] + 1}"
+            row -= len(places)
+        raise IndexError(row)
+
+    held = Held(facts, {p: np.zeros((len(e), 1), np.int64) for p, e in rows.items()}, where=place)
+    if labels is not None:
+        own = {
+            p: np.asarray(["" if e is None else str(e) for e in labels[p]])[kept[p]] for p in rows
+        }
+        codes, classes, said = codes_of(labels_of(own, held, what, "y"), f"{what}, labels")
+        held = held.labelled(np.concatenate([*codes.values()]), classes, said)
+    lines = [text for part in rows.values() for text in part]
+    if known is None:
+        vocabulary, told = _vocabulary(lines, held, options)
+        notes.append(told)
+    else:
+        vocabulary = vocabulary_of(known)
+    codes, lengths = array("i"), list[int]()
+    for text in lines:
+        found = vocabulary.encode(text)
+        codes.extend(found)
+        lengths.append(len(found))
+    tokens, ends = np.frombuffer(codes, np.int32), np.cumsum([len(e) for e in rows.values()])[:-1]
+    by_part = dict(zip(rows, np.split(np.array(lengths, np.int64), ends), strict=True))
+    unknown = float((tokens == UNKNOWN).mean())
+    if unknown:
+        notes.append(f"{100 * unknown:.2g}% of the tokens are {SPECIAL[UNKNOWN]}.")
+    longest, mean = int(np.argmax(lengths)), float(np.mean(lengths))
+    if lengths[longest] > _LONG * mean:
+        notes.append(
+            f"warning: {place(longest)} has {lengths[longest]:,} tokens, "
+            f"{lengths[longest] / mean:.0f} times the mean; rows beside it are padded to it."
+        )
+    facts = replace(
+        facts, vocabulary=vocabulary.names, tokens=vocabulary.scheme,
+        notes=(*facts.notes, *notes),
+    )  # fmt: skip
+    pieces = np.split(tokens[:, None], np.cumsum([int(e.sum()) for e in by_part.values()])[:-1])
+    steps = Held(facts, dict(zip(rows, pieces, strict=True)))
+    made = Sequences.of(steps, by_part, what)
+    whole = made.rows.labelled(held.labels, held.facts.classes).told(place)
+    made = replace(made, rows=whole)
+    return replace(made, steps=steps.told(made.where))
+
+
+def _vocabulary(
+    lines: Sequence[str], rows: Held, options: Mapping[str, Any]
+) -> tuple[Vocabulary, str]:
+    """That of the training rows, and how it came about."""
+    whole, _ = divide(rows, options, None)
+    train = limited(rows, whole["train"], options["limit"], options["seed"]).all()
+    scheme = options["tokens"] or scheme_of([lines[row] for row in train[:1000]])
+    size, least = options["vocabulary"], options["minimum_count"]
+    made = Vocabulary.of(
+        (lines[row] for row in train), scheme, size=size, minimum=least, lower=options["lower"]
+    )
+    if len(made.names) < 3:
+        raise DataError(
+            f"{rows.facts.name}: no token is in the training rows {least or 2} times; lower "
+            f"--minimum-count."
+        )
+    how = {
+        "words": "words, what stands between blanks", "characters": "characters",
+        "bytes": "bytes of UTF-8",
+    }.get(scheme, f"those of {scheme}")  # fmt: skip
+    how += ", in lower case" if options["lower"] else ""
+    return made, (
+        f"tokens are {how} (--tokens); the vocabulary has {len(made.names):,}, with "
+        f"{SPECIAL[0]}, which ends a row and counts, and {SPECIAL[1]}, for all that are no others."
+    )
+
+
+def vocabulary_of(known: Description, name: str = "x") -> Vocabulary:
+    """That of the data of a run.
+
+    Raises:
+        DataError: If they are no texts.
+    """
+    variable, options = known.variables.get(name), known.options
+    scheme = options.get("tokens")
+    if variable is None or variable.categories is None or not scheme:
+        raise DataError(f"{known.name}: the model was fitted to no texts, so it has no words.")
+    return Vocabulary(variable.categories, scheme, bool(options.get("lower")))
+
+
+def check(options: Mapping[str, Any]) -> None:
+    """Refuse options that cannot be of texts."""
+    scheme = options["tokens"]
+    if scheme is not None and scheme not in SCHEMES and not str(scheme).endswith(".json"):
+        raise DataError(
+            f"--tokens {scheme}: choose {', '.join(SCHEMES)}, or the path of a tokenizer.json."
+        )
+    if scheme is not None and scheme not in SCHEMES and not Path(scheme).is_file():
+        raise DataError(f"--tokens {scheme}: there is no such file.")
+    for flag, least in (("vocabulary", 3), ("minimum_count", 1)):
+        value = options[flag]
+        if value is not None and value < least:
+            raise DataError(f"--{flag.replace('_', '-')} {value}: at least {least} is needed.")
+    fixed = [flag for flag in ("vocabulary", "minimum_count") if options[flag] is not None]
+    if fixed and scheme is not None and scheme not in ("words", "characters"):
+        raise DataError(
+            f"--{fixed[0].replace('_', '-')} chooses among words or characters, but the tokens of "
+            f"--tokens {scheme} are given; leave it out."
+        )
+    for flag in ("binarize", "dequantize"):
+        if options[flag] is not None:
+            raise DataError(f"--{flag} is for numbers, and texts have none; leave it out.")
+    if options["likelihood"] not in ("auto", "categorical"):
+        raise DataError(
+            f"--likelihood {options['likelihood']}: tokens of a text are categorical; leave it "
+            f"out."
+        )
+    if options["members"] is not None:
+        raise DataError("--members makes sets of rows, and a text is no member; leave it out.")
