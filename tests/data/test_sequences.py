@@ -71,7 +71,7 @@ def test_what_is_said_of_sequences_is_said_of_their_steps():
     assert torch.allclose(x.mean, steps.mean(0))
     assert torch.allclose(x.std, steps.std(0, correction=0))
     assert str(x) == "x: sequences of 3, reals; likelihood gaussian"
-    assert "a row is a sequence of 1 to 8, 4.58" in load(series(60)).describe()
+    assert "a row is a sequence of 1 to 8 steps, 4.58 on average" in load(series(60)).describe()
     known = Description.from_dict(data.description.to_dict())
     assert known.variables["x"].length == "n"
     assert known.lengths[0] == data.train["n"].min()
@@ -184,7 +184,7 @@ def test_arrays_beside_x_tell_which_steps_are_a_row(tmp_path):
         (lambda: {"x": series(), "u": series(width=1, seed=1)}, {}, "need one length"),
         (lambda: {"x": series(), "u": np.zeros((40, 1))}, {}, "u is no list of sequences"),
         (lambda: {"x": series(), "y": np.zeros(39, int)}, {}, "39 labels for 40 rows"),
-        (lambda: [np.ones((5, 2)), np.zeros((4, 2))], {}, "2 rows cannot be split"),
+        (lambda: [np.ones((5, 2)), np.zeros((4, 2))], {}, "2 sequences cannot be split"),
         (lambda: "digits", {"lengths": [1]}, "lengths are those of sequences in memory"),
         (lambda: series(), {"members": 3}, "makes sets of the rows of one array"),
     ],

@@ -309,6 +309,7 @@ def refuse_large_step(training: Mapping[str, Any], data: Data) -> None:
     """Refuse particles and batches of which one copy of the values is larger than the memory."""
     particles, rows = training.get("particles") or 1, training.get("batch_size") or 1
     elements = sum([each.elements for each in data.variables.values()])
+    elements *= max(data.description.lengths, default=1)  # of the longest sequence
     size = 4.0 * particles * min(rows, data.rows("train")) * elements
     fits(size, f"--particles {particles:,} of --batch-size {rows:,}", RunError)
 

@@ -19,11 +19,11 @@ from deeplvm.data.preparation import (
     warnings_of,
     without_use,
 )
-from deeplvm.data.ragged import LENGTH, RaggedColumn
+from deeplvm.data.ragged import INPUTS, LENGTH, RaggedColumn
 from deeplvm.data.readers.images import GREY, laid_out, layout_notes, layout_of
 from deeplvm.data.readers.source import Facts, Held, Places, Source, recoded
 from deeplvm.data.records import SPLITS, Batch, Data, Description, Renewal, Selection, Split
-from deeplvm.data.sequences import Sequences, quantiles
+from deeplvm.data.sequences import Sequences, quantiles, refuse_unsuited
 from deeplvm.data.sparse import SparseColumn
 from deeplvm.data.split import divide, kept_elements, limited, select_columns, with_few_labels
 from deeplvm.data.statistics import Summary
@@ -37,12 +37,14 @@ from deeplvm.data.transform import (
     label_type,
     smallest_type,
 )
-from deeplvm.data.variable import DataError, Variable
+from deeplvm.data.variable import DataError, Variable, listed
 from deeplvm.randomness import seed_of
 
 # Rows on disk that are looked at for values that are repeated.
 _SAMPLE = 10_000
 _ELEMENTS = 10_000_000  # of sparse rows that are looked at so
+# What is asked of what is modelled, and not of what is given in every step.
+_AS_GIVEN = {"likelihood": "auto", "binarize": None, "dequantize": None}
 
 
 def assembled(
@@ -57,6 +59,8 @@ def assembled(
     labelled: Source = first if sequences is None else sequences.rows
     views = {n: each.steps if isinstance(each, Sequences) else each for n, each in views.items()}
     on_disk = not all([isinstance(each, Held) for each in views.values()])
+    if sequences is not None and known is None:
+        refuse_unsuited(sequences, views, source)
     whole, split = divide(labelled, options, known)
     rows = {each: limited(labelled, part, limit, seed) for each, part in whole.items()}
     places, notes = rows, list[str]()
@@ -74,12 +78,23 @@ def assembled(
     made, alone = dict[str, _Made](), len(views) == 1
     for name, found in views.items():
         what = source if alone else f"{source}, {name}"
+        given = sequences is not None and name == INPUTS
         made[name] = _made(
-            labelled if name == lead and not sequences else found, name, what, options, known,
-            whole=whole, places=places, seed=noise_seed(seed, made),
-            labels=name == lead and not sequences, on_disk=on_disk, alone=alone,
+            labelled if name == lead and not sequences else found, name, what,
+            {**options, **_AS_GIVEN} if given else options, known, whole=whole, places=places,
+            seed=noise_seed(seed, made), labels=name == lead and not sequences,
+            on_disk=on_disk, alone=alone,
             kept=columns_kept(views, name, what, options),
         )  # fmt: skip
+        if given and made[name].variable.missing:
+            raise DataError(
+                f"{what}: {INPUTS} is what is known of every step, and some of it is missing "
+                f"(NaN); fill it in, or leave it among what is modelled."
+            )
+        if given:
+            titles = listed(made[name].variable.titles)
+            words = f"{INPUTS}: given in every step, and not modelled: {titles}."
+            made[name] = replace(made[name], notes=[words])
     common = [note for each in made.values() for note in each.said]
     own = [
         note if alone or note.startswith(f"{name}:") else f"{name}: {note}"

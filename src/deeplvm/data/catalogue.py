@@ -489,7 +489,7 @@ def _polyphonic(item: NamedSet, paths: tuple[Path, ...]) -> Sequences:
     _expect(paths[0], "pieces", np.zeros(many), tuple(map(int, pieces)))
     words = f"the set's own: {item.rows} pieces"
     steps = Held(Facts(item.name, split=words), keys)
-    return folded({"x": steps}, lengths, {}, str(paths[0]))["x"]
+    return folded({"x": steps}, lengths, {}, str(paths[0]))["x"].told()
 
 
 def _pbmc3k(item: NamedSet, paths: tuple[Path, ...]) -> Held:

@@ -36,14 +36,22 @@ from deeplvm.data.readers.counts import held_cells, is_cells, read_cells
 from deeplvm.data.readers.delimited import read_delimited, refuse_duplicates
 from deeplvm.data.readers.graphs import is_graph, read_graph
 from deeplvm.data.readers.images import ENDINGS, Layout, lost_links, stacked
+from deeplvm.data.readers.long_tables import (
+    LINES,
+    as_given,
+    folded_table,
+    folder_of_tables,
+    identifiers,
+    json_lines,
+)
 from deeplvm.data.readers.shards import ParquetFiles, PictureColumn, open_files, pictures_of
-from deeplvm.data.readers.source import Facts, Held, Source, codes_of, room
+from deeplvm.data.readers.source import Array, Facts, Held, Source, codes_of, room
 from deeplvm.data.readers.tables import Frames, Table, groups_of
 from deeplvm.data.readers.text import OPTIONS as TEXT_OPTIONS
 from deeplvm.data.readers.text import Texts, texts_in_memory, texts_of_files, tokenised
 from deeplvm.data.records import SPLITS, Data, Description
 from deeplvm.data.schema import agreed, rules_of, written
-from deeplvm.data.sequences import folded, is_listed, is_ragged, spread
+from deeplvm.data.sequences import Sequences, folded, held_of, is_listed, is_ragged, spread
 from deeplvm.data.sets import as_sets
 from deeplvm.data.sparse import compressed, is_sparse
 from deeplvm.data.split import divide, limited
@@ -71,6 +79,9 @@ def load(
     schema: str | Path | Mapping[str, Any] | None = None,
     header: bool | None = None,
     group: Sequence[str] | Mapping[str, Sequence[str]] = (),
+    sequence: str | None = None,
+    order: str | None = None,
+    inputs: Sequence[str] = (),
     split: tuple[float, float, float] | None = None,
     seed: int = 0,
     image_size: int | None = None,
@@ -91,7 +102,8 @@ def load(
     """Load a named data set, a file or arrays, look at them, and choose a likelihood.
 
     Files: ``.npy``, ``.npz``, ``.csv``, ``.tsv`` (also gzipped), ``.parquet``, ``.h5ad``, IDX; a
-    folder of images, of ``.npy`` or of ``.parquet`` files. Named sets:
+    folder of images, of ``.npy`` or of ``.parquet`` files. Of sequences also ``.jsonl``, a list of
+    steps a line, and a folder of ``.csv`` files. Named sets:
     :func:`~deeplvm.data.datasets`.
     From memory: an array or tensor of shape ``(rows, *event)``, a sparse matrix of scipy, a data
     frame, an AnnData object, a list of arrays of unequal length (a sequence each), a mapping of
@@ -121,6 +133,12 @@ def load(
             also {"x1": ["age", "height"]}. Columns of no group are x. A group of one column of
             paths of image files (from the table's folder on) are those images. Of an .npz, which
             array a name is. By default all columns are x, and so is the array x.
+        sequence: Column of a table that says which rows are a sequence: those with the same cell
+            are its steps. A folder of delimited files has a sequence in each.
+        order: Column of numbers or dates by which the steps of a sequence are ordered; by default
+            as they come. Where they are irregular, the differences are inputs.
+        inputs: Columns that are known in every step, controls say: the name u, given and not
+            modelled.
         split: Fractions of training, validation and test rows, instead of the set's own split or
             0.8 0.1 0.1.
         seed: Seed of the split and of the fixed draws.
@@ -178,6 +196,9 @@ def load(
         "schema": None,
         "header": header,
         "group": columns_by_name(group),
+        "sequence": sequence,
+        "order": order,
+        "inputs": _names(inputs),
         "split": None if split is None else tuple(split),
         "seed": seed,
         "image_size": image_size,
@@ -236,7 +257,8 @@ def load(
             found = _named(name, asked, known)
     else:
         found = _opened(path, name, asked, known, stream)
-        options["stream"] = not all([isinstance(each, Held) for each in found.values()])
+        steps = [each.steps if isinstance(each, Sequences) else each for each in found.values()]
+        options["stream"] = not all([isinstance(each, Held) for each in steps])
     texts = [each.facts.tokens for each in found.values() if each.facts.vocabulary is not None]
     if texts and known is None:
         options["tokens"] = texts[0]
@@ -264,7 +286,8 @@ def reopen(description: Description) -> Stream | None:
     Raises:
         DataError: If a file is damaged.
     """
-    options: dict[str, Any] = {**description.options, "group": {}}
+    new = {"sequence": None, "order": None, "inputs": ()}  # which versions before did not write
+    options: dict[str, Any] = {**new, **description.options, "group": {}}
     form = description.stream.get("form")
     path = Path(str(options.get("source")))
     if not isinstance(form, dict) or not path.exists():
@@ -308,7 +331,8 @@ def reopen(description: Description) -> Stream | None:
 def cells_of_file(source: str, like: Description, known: Collection[str] = ()) -> dict[str, Any]:
     """All columns of a table's file as they are in it, in their order; of other files none.
 
-    Those that a model leaves out (identifiers, free text, labels) are among them.
+    Those that a model leaves out (identifiers, free text, labels) are among them. Of a long table
+    of sequences the rows are in the order of their steps.
 
     Args:
         source: Path of a file, or of a folder of ``.parquet`` files.
@@ -323,6 +347,9 @@ def cells_of_file(source: str, like: Description, known: Collection[str] = ()) -
         if not text.named and text.cells.num_columns != len(names):
             return {}
         cells = text.cells if text.named else text.cells.rename_columns(names)
+        if like.options.get("sequence"):
+            table = _frames(Facts(""), {"all": cells}, str(path), like)
+            cells = cells.take(_rows_by_step(table, like))
         titles = cells.column_names
         return {n: None if n in known else cells.column(n).to_numpy() for n in titles}
     files = open_files(path, size=None) if path.is_dir() or path.suffix == ".parquet" else None
@@ -331,8 +358,19 @@ def cells_of_file(source: str, like: Description, known: Collection[str] = ()) -
     wanted = [column for column in files.types if column not in known]
     parts = groups_of(files, wanted) if wanted else ()
     frames = [table.to_pandas(integer_object_nulls=True) for _, table in parts]
-    whole = pd.concat(frames) if frames else {}
+    whole: Any = pd.concat(frames) if frames else {}
+    if frames and like.options.get("sequence"):
+        whole = whole.iloc[_rows_by_step(files, like)]
     return {n: whole[n].to_numpy() if n in wanted else None for n in files.types}
+
+
+def _rows_by_step(table: Table, like: Description) -> Array:
+    """The rows of a long table as the steps of its sequences come."""
+    sequence, order = like.options["sequence"], like.options["order"]
+    codes, rules = identifiers(table, sequence), rules_of(like.options["schema"])
+    return folded_table(
+        table, codes, order, away=[sequence], rules=rules, differences=None, known=True
+    ).rows
 
 
 # --- where the rows are
@@ -368,6 +406,11 @@ def _opened(
                 raise
             _refuse_table_options(source, options)
             return {"x": read_file(path)}  # also what is stored column by column
+        tables = None if files else folder_of_tables(path, header=options["header"])
+        if tables is not None:
+            if stream is True:
+                raise DataError(f"{path}: a folder of text is not streamed; leave out --stream.")
+            return _of_folder(*tables, options, known)
         if files is None:
             lost = "".join([f"; {each.removesuffix('.')}" for each in lost_links(path, ENDINGS)])
             raise DataError(
@@ -377,7 +420,7 @@ def _opened(
         found = _rows_of(files, path, source, options, known)
         total = sum([room(each) for each in found.values()])
         streamed = total > memory() if stream == "auto" else stream
-        return found if streamed else {name: Held.of(each) for name, each in found.items()}
+        return found if streamed else {name: held_of(each) for name, each in found.items()}
     if stream is True:
         raise DataError(
             f"{path}: only .npy and .parquet files, folders of them and folders of images can be "
@@ -394,6 +437,8 @@ def _opened(
         )
     if name.endswith(CELLS):
         return {"x": _cells(path, str(path), options, known)}
+    if name.endswith(LINES):
+        return _of_lines(path, options, known)
     if name.endswith(".npz"):
         return _of_arrays(read_arrays(path), path.stem, str(path), options, known)
     _refuse_table_options(source, options)
@@ -403,7 +448,7 @@ def _opened(
         raise DataError(f"{path}: this is one image; give the folder that holds the images.")
     raise DataError(
         f"{path}: files that end like this are not supported; save it as .npy, .npz, .csv, .tsv, "
-        f".parquet, .h5ad or IDX, or give a folder of images."
+        f".parquet, .jsonl, .h5ad or IDX, or give a folder of images or of .csv files."
     )
 
 
@@ -429,9 +474,24 @@ def _rows_of(
 
 
 def _table(
-    table: Table, folder: Path, options: Mapping[str, Any], known: Description | None
+    table: Table,
+    folder: Path,
+    options: Mapping[str, Any],
+    known: Description | None,
+    codes: Array | None = None,
 ) -> dict[str, Source]:
-    """The columns of a table by name, and the pictures whose files it names."""
+    """The columns of a table by name, and the pictures whose files it names.
+
+    Args:
+        table: All columns.
+        folder: Where the pictures are.
+        options: Those of :func:`load`.
+        known: The training data, where these are others.
+        codes: Which sequence each row is a step of, where no column says so.
+    """
+    if options["sequence"] is not None or codes is not None:
+        return _steps_of(table, folder, options, known, codes)
+    _refuse_alone(table.origin, options)
     asked = {name: options[name] for name in ("label", "drop", "categories")}
     pictures = pictures_of(table, options["group"], known)
     if options["image_size"] is not None and not pictures:
@@ -450,6 +510,63 @@ def _table(
     return {name: found[name] for name in ("x", *options["group"]) if name in found} | found
 
 
+def _steps_of(
+    table: Table,
+    folder: Path,
+    options: Mapping[str, Any],
+    known: Description | None,
+    codes: Array | None,
+) -> dict[str, Source]:
+    """A long table: rows that share an identifier are the steps of one."""
+    sequence, order = options["sequence"], options["order"]
+    if sequence is not None:
+        codes = identifiers(table, sequence)
+    own = [each for each in (sequence, order) if each is not None]
+    for flag in ("label", "drop", "categories", "inputs"):
+        said = options[flag]
+        for column in (said,) if isinstance(said, str) else said or ():
+            if column in own and known is None:
+                raise DataError(
+                    f"{table.origin}: --{flag} {column}: the column says which rows are a "
+                    f"sequence, or their order; leave out one of the two."
+                )
+    trained = known.variables.get(INPUTS) if known is not None else None
+    past = (trained.columns or ()) if trained is not None else ()
+    found = folded_table(
+        table, codes, order, away=own, rules=rules_of(options["schema"]), known=known is not None,
+        differences=next((each for each in past if each not in table.types), None),
+    )  # fmt: skip
+    inputs = (*options["inputs"], *([found.differences] if found.differences else []))
+    group, schema = dict(options["group"]), options["schema"] or {}
+    if known is None and inputs:
+        if INPUTS in group:
+            raise DataError(
+                f"{table.origin}: --group {INPUTS}: {INPUTS} are what is known of every step "
+                f"(--inputs); choose another name."
+            )
+        group[INPUTS] = inputs
+    rest = {name: rule for name, rule in schema.items() if name not in own}
+    settled = {"sequence": None, "order": None, "inputs": (), "group": group, "schema": rest}
+    steps = _table(found.table, folder, {**options, **settled}, known)
+    if known is None and {*steps} == {INPUTS}:
+        raise DataError(
+            f"{table.origin}: --inputs: every column is known, and none is left to be modelled."
+        )
+    if known is None and INPUTS in steps:
+        steps[INPUTS].facts = as_given(steps[INPUTS].facts)
+    return {**folded(steps, found.lengths, {}, table.origin)}
+
+
+def _refuse_alone(source: str, options: Mapping[str, Any]) -> None:
+    """Refuse what is said of the steps of sequences where there are none."""
+    for flag in ("order", "inputs"):
+        if options[flag]:
+            raise DataError(
+                f"{source}: --{flag} {_text(options[flag])} is of the steps of a sequence; say "
+                f"which column tells the sequences (--sequence), or leave it out."
+            )
+
+
 def _frames(
     facts: Facts,
     frames: Mapping[str, Any],
@@ -464,10 +581,49 @@ def _frames(
 
 
 def _held_table(
-    table: Table, folder: Path, options: Mapping[str, Any], known: Description | None
+    table: Table,
+    folder: Path,
+    options: Mapping[str, Any],
+    known: Description | None,
+    codes: Array | None = None,
 ) -> dict[str, Source]:
-    found = _table(table, folder, options, known)
-    return {name: Held.of(each) for name, each in found.items()}
+    found = _table(table, folder, options, known, codes)
+    return {name: held_of(each) for name, each in found.items()}
+
+
+def _of_folder(
+    table: Frames,
+    codes: Array,
+    labels: Mapping[str, Array] | None,
+    options: Mapping[str, Any],
+    known: Description | None,
+) -> dict[str, Source]:
+    """The sequences of a folder, of which each has a file."""
+    if options["sequence"] is not None:
+        raise DataError(
+            f"{table.origin}: --sequence {options['sequence']}: in a folder each file is a "
+            f"sequence; leave it out, or put all rows into one file."
+        )
+    found = _held_table(table, Path(table.origin), options, known, codes)
+    if labels is None or options["label"] is not None:
+        return found
+    codes_, classes, said = codes_of(labels, table.origin)
+    first = next(iter(found.values()))
+    rows = first.rows.labelled(np.concatenate([*codes_.values()]), classes, said)
+    return {name: replace(each, rows=rows) for name, each in found.items()}
+
+
+def _of_lines(
+    path: Path, options: Mapping[str, Any], known: Description | None
+) -> dict[str, Source]:
+    """JSON lines: a line is a sequence, or, where it has no lists, a row of a table."""
+    found, name = json_lines(path), path.name.split(".")[0]
+    lists = [each for each in found.values() if isinstance(each, list)]
+    if lists:
+        lengths = [len(each) for each in lists[0]]
+        return _of_arrays(found, name, str(path), options, known, lengths)
+    table = _frames(Facts(name), {"all": pd.DataFrame(found)}, path.name, known)
+    return _held_table(table, path.parent, options, known)
 
 
 def _in_memory(
@@ -479,6 +635,12 @@ def _in_memory(
     if (texts := texts_in_memory(source, options, known)) is not None:
         return {"x": _tokenised(texts, "memory", options, known)}
     parts = dict(source) if isinstance(source, Mapping) else {"all": source}
+    whole = parts.get("all")
+    if isinstance(whole, list | tuple) and whole and isinstance(whole[0], pd.DataFrame):
+        frames = {"all": pd.concat(whole, ignore_index=True)}
+        codes = np.repeat(np.arange(len(whole)), [len(each) for each in whole])
+        table = _frames(Facts("memory"), frames, "memory", known)
+        return _held_table(table, Path(), options, known, codes)
     ragged = lengths is not None or any([is_ragged(value) for value in parts.values()])
     ragged |= known is not None and bool(known.steps)
     parts = {
@@ -525,7 +687,8 @@ def _of_arrays(
         parts = parts_of(steps)
         if INPUTS in parts and not {*VALUE_KEYS}.isdisjoint(parts):
             options = {**options, "group": {INPUTS: (INPUTS,), **options["group"]}}
-        return {**folded(_of_arrays(steps, name, what, options, known), of_rows, labels, what)}
+        found = _of_arrays(steps, name, what, options, known)
+        return {n: e.told() for n, e in folded(found, of_rows, labels, what).items()}
     if options["image_size"] is not None:
         raise DataError(f"{what}: --image-size is for files of images only.")
     parts = parts_of(arrays)
@@ -683,6 +846,7 @@ def _refuse_table_options(
     wrong += ["group"] if options["group"] and not (named and named.columns) else []
     wrong += ["schema"] if options["schema"] else []
     wrong += ["header"] if options["header"] is not None else []
+    wrong += [each for each in ("sequence", "order", "inputs") if options[each]]
     for name in wrong:
         reason = (
             "a named set has its own labels"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Self
@@ -14,8 +14,10 @@ from torch import Tensor
 from deeplvm.data.ragged import LENGTH
 from deeplvm.data.readers.arrays import LABEL_KEYS, VALUE_KEYS, labels_of, parts_of
 from deeplvm.data.readers.source import Array, Facts, Held, Places, Source, codes_of
+from deeplvm.data.records import SPLITS
 from deeplvm.data.variable import DataError, listed
 
+_BLOCK = 100_000  # steps that are looked at at a time
 _LENGTHS, _OFFSETS = "lengths", "offsets"  # arrays of an .npz that tell which steps are a row
 
 
@@ -40,12 +42,7 @@ class Sequences:
             DataError: If a row has no step, or there are not as many steps as they say.
         """
         for part, each in lengths.items():
-            if len(none := np.flatnonzero(np.asarray(each) < 1)):
-                of = "" if part == "all" else f" of the {part} rows"
-                raise DataError(
-                    f"{what}: sequence {int(none[0]) + 1}{of} has no steps ({len(none)} such in "
-                    f"all); leave it out, a row has at least one."
-                )
+            refuse_empty(each, what if part == "all" else f"{what}, {part}")
         total = sum([int(np.sum(each)) for each in lengths.values()])
         if total != steps.total:
             raise DataError(
@@ -55,6 +52,11 @@ class Sequences:
         facts = Facts(steps.facts.name, split=steps.facts.split)
         columns = {p: np.asarray(each, np.int64)[:, None] for p, each in lengths.items()}
         return cls(steps, Held(facts, columns))
+
+    def told(self) -> Self:
+        """The same, whose steps are called by the sequence that they are in."""
+        steps = self.steps
+        return replace(self, steps=steps.told(self.where)) if isinstance(steps, Held) else self
 
     def where(self, step: int) -> str:
         """The row of a step, and the number of the step in it, counted from 1."""
@@ -106,8 +108,33 @@ class Sequences:
         """How long the rows are, in words."""
         found = torch.cat([self.lengths(part) for part in parts.values()])
         least, most, mean = int(found.min()), int(found.max()), float(found.double().mean())
-        long = f"{least:,}" if least == most else f"{least:,} to {most:,}, {mean:.3g} on average"
-        return f"a row is a sequence of {long} steps; its length is the name {LENGTH}."
+        long = f"{least:,} steps"
+        if least < most:
+            long = f"{least:,} to {most:,} steps, {mean:.3g} on average"
+        return f"a row is a sequence of {long}; its length is the name {LENGTH}."
+
+
+def refuse_empty(lengths: Array, what: str) -> None:
+    """Refuse sequences without a step."""
+    if len(none := np.flatnonzero(lengths < 1)):
+        raise DataError(
+            f"{what}: sequence {int(none[0]) + 1} has no steps ({len(none)} such in all); leave "
+            f"it out, a row has at least one."
+        )
+
+
+def refuse_unsuited(found: Sequences, names: Collection[str], what: str) -> None:
+    """Refuse sequences too few to be split, and a name that is that of their lengths."""
+    if LENGTH in names:
+        raise DataError(
+            f"{what}: {LENGTH} is the number of steps of a row; choose another name (--group)."
+        )
+    if "train" not in found.parts and (rows := found.total) < len(SPLITS):
+        raise DataError(
+            f"{what}: {rows} sequence{'s' * (rows > 1)} cannot be split into training, validation "
+            f"and test rows; cut {'them' if rows > 1 else 'it'} into pieces that are sequences "
+            f"of their own, three at least."
+        )
 
 
 def quantiles(lengths: Tensor) -> tuple[int, ...]:
@@ -135,17 +162,41 @@ def folded(
     Raises:
         DataError: If lengths or labels do not fit.
     """
-    rows = Sequences.of(next(iter(steps.values())), lengths, what).rows
+    first = next(iter(steps.values()))
+    rows = Sequences.of(first, lengths, what).rows
+    labelled = next((each for each in steps.values() if each.facts.classes is not None), None)
+    if labelled is not None:
+        rows = rows.labelled(_of_all_steps(labelled, rows), labelled.facts.classes)
     for key, each in labels.items():
         codes, classes, said = codes_of(labels_of(each, rows, what, key), f"{what}, {key}")
         rows = rows.labelled(np.concatenate([*codes.values()]), classes, said)
-    found: dict[str, Sequences] = {}
-    for name, each in steps.items():
-        made = Sequences(each, rows)
-        found[name] = (
-            replace(made, steps=each.told(made.where)) if isinstance(each, Held) else made
+    return {name: Sequences(each, rows) for name, each in steps.items()}
+
+
+def held_of(source: Any) -> Held | Sequences:
+    """All rows of a source, read into memory."""
+    if isinstance(source, Sequences):
+        return replace(source, steps=Held.of(source.steps))
+    return Held.of(source)
+
+
+def _of_all_steps(steps: Source, rows: Held) -> Array:
+    """The label of each row, which is that of all its steps.
+
+    Raises:
+        DataError: If steps of a row differ in their label.
+    """
+    counts = rows.values[:, 0]
+    codes = [steps.take(some)[1] for some in Places([(0, steps.total)]).blocks(_BLOCK)]
+    each = np.concatenate([part for part in codes if part is not None])
+    first = each[np.cumsum(counts) - counts]
+    if (other := each != np.repeat(first, counts)).any():
+        raise DataError(
+            f"{steps.where(int(other.argmax()))}: the label is not that of the steps before it in "
+            f"its sequence; a label is of a whole sequence, and what changes in it is a column "
+            f"like others: leave out --label."
         )
-    return found
+    return first
 
 
 def spread(
@@ -255,14 +306,14 @@ def in_a_row(values: Sequence[Any] | Array, lengths: Any, what: str) -> tuple[Ar
     """
     if isinstance(values, list | tuple):
         arrays = [_array(each) for each in values]
-        arrays = [each[:, None] if each.ndim == 1 else each for each in arrays]
+        found = np.array([len(each) for each in arrays], np.int64)
+        refuse_empty(found, what)
         for number, each in enumerate(arrays):
             if each.shape[1:] != arrays[0].shape[1:]:
                 raise DataError(
                     f"{what}: a step of sequence {number + 1} has shape {each.shape[1:]}, but one "
                     f"of the first {arrays[0].shape[1:]}; all steps need one shape."
                 )
-        found = np.array([len(each) for each in arrays], np.int64)
         if lengths is not None and not np.array_equal(_whole(lengths, what), found):
             raise DataError(
                 f"{what}: the lengths are not those of the arrays; leave lengths out, as each "
@@ -271,9 +322,8 @@ def in_a_row(values: Sequence[Any] | Array, lengths: Any, what: str) -> tuple[Ar
         return np.concatenate(arrays), found
     steps, found = _array(values), _whole(lengths, what)
     if int(found.sum()) == len(steps):
-        return (steps[:, None] if steps.ndim == 1 else steps), found
+        return steps, found
     if steps.ndim > 1 and len(found) == len(steps) and found.max(initial=0) <= steps.shape[1]:
-        steps = steps[:, :, None] if steps.ndim == 2 else steps
         return steps[np.arange(steps.shape[1]) < found[:, None]], found
     raise DataError(
         f"{what}: {len(found):,} lengths that sum to {int(found.sum()):,} go with as many steps, "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from shlex import quote
 from typing import Any, Protocol
 
@@ -53,6 +53,7 @@ class Frames:
         frames: Data frames or Arrow tables by part, ``"all"`` where there is no split.
         origin: What it is called in a message.
         names: Names of the columns, where the table has none of its own.
+        where: A row's place in words; by default its number in its part.
 
     Raises:
         DataError: If a column is complex, or two have one name.
@@ -64,10 +65,11 @@ class Frames:
         frames: Mapping[str, Any],
         origin: str,
         names: Sequence[str] | None = None,
+        where: Callable[[int], str] | None = None,
     ) -> None:
         import pyarrow as pa
 
-        self.facts, self.origin = facts, origin
+        self.facts, self.origin, self._where = facts, origin, where
         tables = [
             _arrow_table(origin, each) if isinstance(each, pd.DataFrame) else each
             for each in frames.values()
@@ -102,7 +104,7 @@ class Frames:
 
     def where(self, row: int) -> str:
         """The number of a row."""
-        return row_of_part(self.origin, self.parts, row)
+        return self._where(row) if self._where else row_of_part(self.origin, self.parts, row)
 
 
 def _arrow_table(origin: str, frame: pd.DataFrame) -> Any:
