@@ -50,7 +50,7 @@ def is_texts(values: Any) -> bool:
     listed = isinstance(values, list | tuple | np.ndarray) or hasattr(values, "to_list")
     return (
         listed
-        and np.ndim(values) == 1
+        and getattr(values, "ndim", 1) == 1
         and len(values) > 0
         and all([isinstance(each, str) or each is None for each in values])
     )
