@@ -18,7 +18,7 @@ def encoder(direction: str, **options: bool) -> SequenceEncoder:
 def test_one_pass_equals_a_cell_that_is_unrolled(direction: str) -> None:
     network = encoder(direction)
     cell = GRU(3, 4).double()
-    cell.cell.load_state_dict(network.passes[f"{direction}s"].state_dict())
+    cell.load_state_dict(network.passes[f"{direction}s"].state_dict())
     lag = "-1" if direction == "forward" else "+1"
     unrolled = Recurrent({f"a | x, a[{lag}]": cell}, start={"a": 4}, length="n")
     x, n = torch.randn(5, 6, 3).double(), torch.tensor([6, 1, 3, 5, 2])

@@ -150,6 +150,18 @@ SMALL: dict[str, tuple[str, dict[str, Any]]] = {
         "one_shot_generalisation",
         {"latent": 2, "hidden": (6,), "context": "attended"},
     ),
+    "storn": ("storn", {"latent": 2, "state": 4, "hidden": (5,)}),
+    "vrnn": ("vrnn", {"latent": 2, "state": 4, "hidden": (5,)}),
+    "srnn": ("srnn", {"latent": 2, "state": 4, "hidden": (5,)}),
+    "srnn, filtering": (
+        "srnn",
+        {"latent": 2, "state": 4, "hidden": (5,), "inference": "filtering"},
+    ),
+    "deep_markov_model": ("deep_markov_model", {"latent": 2, "state": 4, "hidden": (5,)}),
+    "deep_markov_model, mean field": (
+        "deep_markov_model",
+        {"latent": 2, "state": 4, "hidden": (5,), "inference": "mean_field"},
+    ),
     "draw, without attention": (
         "draw",
         {"steps": 2, "latent": 2, "hidden": 6, "attention": False},
@@ -219,11 +231,17 @@ def sets() -> Data:
 def texts() -> Data:
     rng = np.random.default_rng(0)
     return load([" ".join(rng.choice([*"abcd"], rng.integers(1, 5))) for _ in range(60)])
+def series() -> Data:
+    """Sequences of unequal length, and an input of each step."""
+    rng = np.random.default_rng(0)
+    steps = [rng.normal(size=(1 + each % 3, 3)) for each in range(30)]
+    return load({"x": steps, "u": [rng.exponential(size=(len(each), 1)) for each in steps]})
 
 
 @pytest.fixture(params=SMALL)
 def small(
     request: Any, digits: Data, table: Data, words: Data, views: Data, sets: Data, texts: Data
+    request: Any, digits: Data, table: Data, words: Data, views: Data, sets: Data, series: Data
 ) -> tuple[LatentVariableModel, Data]:
     """A small model of a recipe, and data for it."""
     name, options = SMALL[request.param]
@@ -231,6 +249,7 @@ def small(
     others |= dict.fromkeys(("prod_lda", "nvdm", "scvi"), words)
     others |= dict.fromkeys(("sentence_vae", "recurrent_language_model"), texts)
     others |= dict.fromkeys(("neural_statistician", "one_shot_generalisation"), sets)
+    others |= dict.fromkeys(("storn", "vrnn", "srnn", "deep_markov_model"), series)
     data = others.get(name, views if name == "multimodal_vae" else digits)
     return build(find(name), data, options, 0), data
 
@@ -240,6 +259,11 @@ VIMCO = Suited(ScoreFunction(LeaveOneOut()))  # for latents without a reparamete
 
 # These trace what others trace: the objective of the recipe is tried with each of them.
 TRACED_ELSEWHERE = (
+    "storn",
+    "vrnn",
+    "srnn",
+    "srnn, filtering",
+    "deep_markov_model, mean field",
     "nice",
     "real_nvp",
     "draw, without attention",
@@ -386,7 +410,7 @@ def test_a_description_is_enough(small: tuple[LatentVariableModel, Data], reques
 
 def test_printing_shows_the_factorisation(small: tuple[LatentVariableModel, Data]) -> None:
     model, _ = small
-    assert str(model).startswith("p(")
+    assert str(model).removeprefix("∏_t ").startswith("p(")
     assert "parameters" in repr(model)
 
 
@@ -396,6 +420,11 @@ def test_samples_have_the_shape_of_the_data(small: tuple[LatentVariableModel, Da
     drawn, x = model.sample(5, given)["x"].value, data.variables["x"]
     steps = () if x.length is None else drawn.shape[1:2]
     assert drawn.shape == (5, *steps, *x.shape)
+    shape = data.variables["x"].shape
+    if data.variables["x"].length:
+        given, shape = data.batch("train", slice(5)), (3, *shape)
+        del given["x"]
+    assert model.sample(5, given)["x"].value.shape == (5, *shape)
 
 
 def test_published_recipes_cite_their_paper_and_document_their_options() -> None:

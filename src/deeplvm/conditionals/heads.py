@@ -300,6 +300,8 @@ class Units(nn.Module):
         """The value in standardised units, same shape."""
         return (value - self.mean) / self.std
 
+    forward = standardise
+
 
 def standardised(units: Units | None, value: Tensor) -> Tensor:
     """The value in standardised units, where there are any; same shape."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from deeplvm.networks.broadcasting import join
+from deeplvm.networks.recurrent import GRU
+from deeplvm.unrolled import FirstState
 
 Direction = Literal["forward", "backward", "both"]
 
@@ -56,7 +58,7 @@ class SequenceEncoder(nn.Module):
         self.in_features, self.hidden, self.lengths = in_features, hidden, lengths
         self.direction = direction
         ways = ("forward", "backward") if direction == "both" else (direction,)
-        self.passes = nn.ModuleDict({f"{way}s": nn.GRUCell(in_features, hidden) for way in ways})
+        self.passes = nn.ModuleDict({f"{way}s": GRU(in_features, hidden) for way in ways})
         self.out_features = hidden * len(ways)
 
     def forward(self, *parents: Tensor) -> Tensor:
@@ -64,41 +66,17 @@ class SequenceEncoder(nn.Module):
         count = parents[-1] if self.lengths else None
         sequences = parents[:-1] if self.lengths else parents
         like = next(self.parameters())
-        joined = join(sequences, self.in_features, like, "SequenceEncoder")
-        *lead, steps, _ = joined.shape
-        rows = joined.reshape(-1, steps, self.in_features)
-        at = torch.arange(steps, device=rows.device)
-        if count is None:
-            mirrored = at.flip(0).expand(len(rows), steps)
-        else:
-            count = count.expand(lead).reshape(-1, 1)
-            mirrored = (count - 1 - at) % steps  # each row's own steps in reverse, then the rest
+        joined = join(sequences, self.in_features, like, "SequenceEncoder").to(like.dtype)
+        start = joined.new_zeros(*joined.shape[:-2], self.hidden)
+        mask = None
+        if count is not None:
+            mask = torch.arange(joined.shape[-2], device=joined.device) < count.unsqueeze(-1)
         codes = [
-            _mirror(_over(cell, _mirror(rows, mirrored)), mirrored)
-            if name == "backwards"
-            else _over(cell, rows)
-            for name, cell in self.passes.items()
+            FirstState(start, mask, way == "backwards").unfold(cell.scan, joined)  # type: ignore[operator]
+            for way, cell in self.passes.items()
         ]
         code = torch.cat(codes, -1)
-        if count is not None:
-            code = torch.where((at < count).unsqueeze(-1), code, torch.zeros_like(code))
-        return code.reshape(*lead, steps, self.out_features)
-
-
-def _over(cell: Any, rows: Tensor) -> Tensor:
-    """A GRU cell over all steps ``(rows, T, features)``, from a state of zeros."""
-    # the function, as torch.compile does not trace the module nn.GRU
-    start = rows.new_zeros(1, len(rows), cell.hidden_size)
-    weights = [cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh]
-    weights = [each.to(rows.dtype) for each in weights]
-    biases, layers, dropout, train, bidirectional, batch_first = True, 1, 0.0, True, False, True
-    return torch.gru(
-        rows, start, weights, biases, layers, dropout, train, bidirectional, batch_first
-    )[0]
-
-
-def _mirror(rows: Tensor, index: Tensor) -> Tensor:
-    return rows.gather(1, index.unsqueeze(-1).expand(rows.shape))
+        return code if mask is None else torch.where(mask.unsqueeze(-1), code, 0.0)
 
 
 class Combiner(nn.Module):

@@ -63,6 +63,7 @@ from deeplvm.recipes.semi_supervised import (
     skip_semi_supervised_vae,
     variational_fair_autoencoder,
 )
+from deeplvm.recipes.sequences import deep_markov_model, srnn, storn, vrnn
 from deeplvm.recipes.sets import neural_statistician, one_shot_generalisation
 from deeplvm.recipes.tables import autoregressive_table, gaussian_mixture, mixture_model, table_vae
 from deeplvm.recipes.text import recurrent_language_model, sentence_vae
@@ -115,6 +116,7 @@ PUBLISHED = {
         "variational_fair_autoencoder",
     ),
     "Text": ("sentence_vae", "recurrent_language_model"),
+    "Sequences": ("deep_markov_model", "srnn", "vrnn", "storn"),
     "Sets": ("neural_statistician", "one_shot_generalisation"),
     "Graphs and molecules": ("variational_graph_autoencoder", "graph_autoencoder"),
     "Discrete latents": (
@@ -155,6 +157,7 @@ __all__ = [
     "convolutional_vae",
     "darn",
     "deep_latent_gaussian_model",
+    "deep_markov_model",
     "describe",
     "diffusion",
     "draw",
@@ -204,6 +207,8 @@ __all__ = [
     "sentence_vae",
     "sigmoid_belief_network",
     "skip_semi_supervised_vae",
+    "srnn",
+    "storn",
     "sylvester_vae",
     "table_vae",
     "trained_with",
@@ -214,4 +219,5 @@ __all__ = [
     "variational_graph_autoencoder",
     "variational_lossy_autoencoder",
     "very_deep_vae",
+    "vrnn",
 ]
