@@ -58,6 +58,7 @@ def test_lines_of_a_file_are_rows_and_the_vocabulary_is_that_of_training(tmp_pat
     data = load(path, seed=1)
     x = data.variables["x"]
     assert (x.kind, x.shape, x.length, x.likelihood) == ("token", (), "n", "categorical")
+    assert data.options["stream"] is False
     assert "a row is a sequence" in str(data.description)
     assert "1 rows without" in str(data)
     vocabulary = vocabulary_of(data.description)
