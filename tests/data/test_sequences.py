@@ -11,6 +11,7 @@ from deeplvm.data.ragged import RaggedColumn
 from deeplvm.networks import GRU, MLP
 from deeplvm.recipes import RecipeError, vae
 from deeplvm.recipes.plain import sequence_of
+from deeplvm.training.batches import batches_of
 from deeplvm.training.options import Machine, Saving
 
 
@@ -146,6 +147,21 @@ def test_training_on_sequences_resumes_exactly(tmp_path):
     whole = trained(tmp_path / "a", 3)
     trained(tmp_path / "b", 1)
     assert torch.equal(whole, trained(tmp_path / "b", 3, resume=True))
+
+
+def test_batches_have_rows_of_similar_length_and_every_row_once():
+    data = load(series(600, most=99))
+    model = recurrent(data.variables["x"], 3)
+    batches = batches_of(model, data, None, None, torch.device("cpu"))
+    epoch = list(batches.order(1, 0, 16))
+    assert sorted(torch.cat(epoch).tolist()) == list(range(480))
+    assert [len(batch) for batch in epoch] == [16] * 30
+    steps = data.train["n"]
+    padded = sum(int(steps[batch].max()) * len(batch) for batch in epoch)
+    assert padded < 1.1 * int(steps.sum())
+    later = list(batches.order(1, 0, 16, first=7))
+    assert all(map(torch.equal, later, epoch[7:]))
+    assert not torch.equal(torch.cat(list(batches.order(2, 0, 16))), torch.cat(epoch))
 
 
 def test_a_compiled_step_of_unequal_sequences_is_refused():

@@ -21,6 +21,7 @@ from deeplvm.training.cells import hidden, hideable, some_hidden
 TrainingSplit = Literal["train", "valid"]
 # The part of a GPU's free memory that data may take; beyond it, batches are brought one by one.
 _MOST_OF_THE_GPU = 0.4
+_TOGETHER = 32  # batches whose rows are sorted by their length
 LABEL = "y"
 
 
@@ -251,8 +252,8 @@ class Batches:
     def order(self, epoch: int, seed: int, batch_size: int, first: int = 0) -> Iterator[Tensor]:
         """The row numbers of each training batch of an epoch, from batch number ``first`` on.
 
-        The source's own order, or one permutation of all rows; either depends on the arguments
-        alone.
+        The source's own order, or one permutation of all rows, of sequences with batches of rows
+        of similar length; it depends on the arguments alone.
         """
         if isinstance(self.source, Ordered):
             return self.source.order(epoch, seed, batch_size, first)
@@ -260,7 +261,15 @@ class Batches:
             return self.balance.order(epoch, seed, batch_size, first, self.place)
         generator = Generator().manual_seed(seed_of(seed, epoch))
         permutation = torch.randperm(self.rows("train"), generator=generator)
+        if self.varies:
+            permutation = alike(permutation, self._lengths, batch_size, generator)
         return iter(permutation.to(self.place).split(batch_size)[first:])
+
+    @property
+    def _lengths(self) -> Tensor:
+        """How many steps each training row has."""
+        (name,) = self.source.description.whole
+        return self.source.train[name].cpu()
 
     def __call__(
         self, split: TrainingSplit, index: Tensor, generator: Generator | None = None
@@ -276,6 +285,24 @@ class Batches:
         if self.hide_names:
             batch = some_hidden(batch, self.hidden, self.hide_names, generator)
         return hidden(batch, self.hidden, self.hide, generator) if self.hide else batch
+
+
+def alike(rows: Tensor, lengths: Tensor, batch_size: int, generator: Generator) -> Tensor:
+    """Row numbers in an order in which a batch has rows of similar length, and so little padding.
+
+    Of so many batches the rows are sorted by length, and these batches come in a random order.
+    Which rows come is as before; the last batch, if it is not full, has the rows that it had.
+
+    >>> rows, lengths = torch.tensor([3, 0, 2, 1, 4]), torch.tensor([9, 1, 8, 2, 5])
+    >>> alike(rows, lengths, 2, Generator().manual_seed(0)).tolist()
+    [1, 3, 2, 0, 4]
+    """
+    full = len(rows) // batch_size * batch_size
+    batches = list[Tensor]()
+    for pool in rows[:full].split(_TOGETHER * batch_size):
+        batches += pool[lengths[pool].argsort(stable=True)].split(batch_size)
+    order = torch.randperm(len(batches), generator=generator).tolist()
+    return torch.cat([*[batches[place] for place in order], rows[full:]])
 
 
 @dataclass(frozen=True, eq=False)
