@@ -131,7 +131,7 @@ class Grammar:
     def shown(self, production: int) -> str:
         """A production as it is written."""
         found = self.productions[production]
-        right = [self.names[s] if isinstance(s, int) else repr(s) for s in found.right]
+        right = [self.names[s] if isinstance(s, int) else _quoted(s) for s in found.right]
         return f"{self.names[found.left]} -> {' '.join(right)}"
 
     def text(self, productions: Iterable[int]) -> str:
@@ -320,6 +320,10 @@ class Grammar:
 
 
 _Item = tuple[int, int, int]
+
+
+def _quoted(terminal: str) -> str:
+    return f'"{terminal}"' if "'" in terminal else f"'{terminal}'"
 
 
 def _read(text: str) -> list[tuple[str, list[tuple[str, bool]]]]:

@@ -88,6 +88,12 @@ SMALL: dict[str, tuple[str, dict[str, Any]]] = {
         {"latent": 2, "features": 3, "hidden": 4, "keep": 1.0, "cell": "gru"},
     ),
     "recurrent_language_model": ("recurrent_language_model", {"features": 3, "hidden": 4}),
+    "smiles_vae": (
+        "smiles_vae",
+        {"latent": 2, "features": 3, "channels": (4,), "hidden": 5, "posterior": "iaf"},
+    ),
+    "grammar_vae": ("grammar_vae", {"latent": 2, "features": 3, "channels": (4,), "hidden": 5}),
+    "selfies_vae": ("selfies_vae", {"latent": 2, "features": 3, "channels": (4,), "hidden": 5}),
     "sylvester_vae": ("sylvester_vae", {"latent": 3, "hidden": (8, 6), "transforms": 1}),
     "householder_flow_vae": (
         "householder_flow_vae",
@@ -241,6 +247,23 @@ def series() -> Data:
     return load({"x": steps, "u": [rng.exponential(size=(len(each), 1)) for each in steps]})
 
 
+@pytest.fixture(scope="module")
+def smiles() -> Data:
+    return load(MOLECULES, tokens="smiles")
+
+
+@pytest.fixture(scope="module")
+def selfies() -> Data:
+    pytest.importorskip("selfies", reason="needs the extra 'molecules'")
+    return load(MOLECULES, tokens="selfies")
+
+
+@pytest.fixture(scope="module")
+def derivations() -> Data:
+    return load(MOLECULES, tokens="smiles-grammar")
+
+
+MOLECULES = 4 * [f"{left}C(={right})c1ccccc1" for left in ("C", "CC", "N", "O") for right in "OSN"]
 # What recipes are tried on, by the name of a fixture; all others on digits.
 TRIED_ON = {
     "table": ("factor_analysis", "gaussian_mixture", "not_miwae"),
@@ -248,6 +271,9 @@ TRIED_ON = {
     "views": ("multimodal_vae",),
     "sets": ("neural_statistician", "one_shot_generalisation"),
     "texts": ("sentence_vae", "recurrent_language_model"),
+    "smiles": ("smiles_vae",),
+    "selfies": ("selfies_vae",),
+    "derivations": ("grammar_vae",),
     "series": ("storn", "vrnn", "srnn", "deep_markov_model"),
 }
 
@@ -271,6 +297,8 @@ TRACED_ELSEWHERE = (
     "srnn",
     "srnn, filtering",
     "deep_markov_model, mean field",
+    "smiles_vae",
+    "selfies_vae",
     "nice",
     "real_nvp",
     "draw, without attention",

@@ -480,6 +480,28 @@ def _treebank(item: NamedSet, paths: tuple[Path, ...]) -> Texts:
     return Texts(Facts(item.name, split=f"the set's own: {item.rows} sentences"), rows)
 
 
+def _zinc(item: NamedSet, paths: tuple[Path, ...]) -> Texts:
+    """Molecules, a line each, in the split of the junction tree autoencoder."""
+    lines, places = read_lines(paths[0]), _arrays(paths[1], ("test", "valid"))
+    _expect(paths[0], "molecules", np.broadcast_to(0, len(lines)), (249_455,))
+    split = np.full(len(lines), "train")
+    for part, chosen in places.items():
+        split[chosen] = part
+    rows = {
+        part: [line.split()[0] for line, own in zip(lines, split, strict=True) if own == part]
+        for part in SPLITS
+    }
+    words = f"that of the junction tree autoencoder (Jin et al., 2018): {item.rows}"
+    return Texts(Facts(item.name, split=words, tokens="smiles"), rows)
+
+
+def _expressions(item: NamedSet, _: tuple[Path, ...]) -> Texts:
+    """Random functions of x; always the same rows."""
+    from deeplvm.data.synthetic.expressions import expressions
+
+    return Texts(Facts(item.name), {"all": expressions(_DRAWN_ROWS)})
+
+
 def _polyphonic(item: NamedSet, paths: tuple[Path, ...]) -> Sequences:
     """Pieces of music: which of the 88 keys of a piano sound in each step."""
     arrays = _arrays(paths[0], tuple([f"{s}{end}" for s in SPLITS for end in ("", "_len")]))

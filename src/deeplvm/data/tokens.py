@@ -6,13 +6,22 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
+from deeplvm.data.molecules import selfies_tokens, smiles_of_selfies, smiles_tokens
 from deeplvm.data.variable import DataError
+from deeplvm.files import read_whole
+from deeplvm.grammar import EXPRESSIONS, SMILES, Grammar, GrammarError
 
 END, UNKNOWN = 0, 1
 SPECIAL = ("<end>", "<unk>")
-SCHEMES = ("words", "characters", "bytes")
+#: What a grammar is called, and its rules; one of somebody's own is a file.
+GRAMMARS = {"smiles-grammar": SMILES, "expression-grammar": EXPRESSIONS}
+SCHEMES = ("words", "characters", "bytes", "smiles", "selfies", *GRAMMARS)
+#: Of which the vocabulary has those that are in the training rows.
+COUNTED = ("words", "characters", "smiles", "selfies")
+GRAMMAR_FILE, TOKENIZER_FILE = ".grammar", ".json"
 MOST_WORDS = 10_000  # kept by default, so that a word has been seen a few times
 _RATE = 2  # how often a word must be there in the training rows, by default
 
@@ -23,8 +32,10 @@ class Vocabulary:
 
     Attributes:
         names: What each token is called: ``"<end>"``, ``"<unk>"``, and the others.
-        scheme: ``"words"`` between blanks, ``"characters"``, ``"bytes"`` of UTF-8, or the path of
-            a ``tokenizer.json``.
+        scheme: ``"words"`` between blanks, ``"characters"``, ``"bytes"`` of UTF-8; of molecules
+            that are written as SMILES their ``"smiles"`` or ``"selfies"``; productions of the
+            ``"smiles-grammar"``, of the ``"expression-grammar"`` or of a file ``.grammar``; or the
+            path of a ``tokenizer.json``.
         lower: Whether texts are in lower case.
 
     >>> words = Vocabulary(("<end>", "<unk>", "a", "rose"), "words")
@@ -58,6 +69,8 @@ class Vocabulary:
         """
         if scheme == "bytes":
             return cls((*SPECIAL, *[f"0x{byte:02x}" for byte in range(256)]), scheme, lower)
+        if is_grammar(scheme):
+            return cls((*SPECIAL, *_rules(scheme)), scheme, lower)
         if scheme not in SCHEMES:
             return cls((*SPECIAL, *_pieces(scheme)), scheme, lower)
         made, counts = cls(SPECIAL, scheme, lower), Counter[str]()
@@ -78,11 +91,19 @@ class Vocabulary:
     def cut(self, text: str) -> Sequence[str]:
         """The pieces of a text, whether they are in the vocabulary or not."""
         text = text.lower() if self.lower else text
-        return text.split() if self.scheme == "words" else text
+        cut = {"words": str.split, "smiles": smiles_tokens, "selfies": selfies_tokens}
+        return cut.get(self.scheme, str)(text)
+
+    @cached_property
+    def grammar(self) -> Grammar:
+        """That whose productions the tokens are."""
+        return Grammar("\n".join(self.names[len(SPECIAL) :]))
 
     def encode(self, text: str) -> list[int]:
         """The tokens of a text, the end among them."""
-        if self.scheme in ("words", "characters"):
+        if is_grammar(self.scheme):
+            return [*[each + len(SPECIAL) for each in self.grammar.parse(text)], END]
+        if self.scheme in COUNTED:
             known = self.index
             return [*[known.get(each, UNKNOWN) for each in self.cut(text)], END]
         text = text.lower() if self.lower else text
@@ -100,9 +121,16 @@ class Vocabulary:
             codes.append(each)
         if self.scheme == "words":
             return " ".join([self.names[each] for each in codes])
-        if self.scheme == "characters":
+        if self.scheme == "selfies":
+            return smiles_of_selfies("".join([self.names[e] for e in codes if e != UNKNOWN]))
+        if self.scheme in ("characters", "smiles"):
             return "".join([self.names[each] if each != UNKNOWN else "\ufffd" for each in codes])
         plain = [each - len(SPECIAL) for each in codes if each >= len(SPECIAL)]
+        if is_grammar(self.scheme):
+            try:
+                return self.grammar.text(plain)
+            except GrammarError:  # tokens that no draw has, such as the most probable of each step
+                return "\ufffd"
         if self.scheme == "bytes":
             return bytes(plain).decode(errors="replace")
         return str(_tokenizer(self.scheme).decode(plain))
@@ -115,6 +143,21 @@ def scheme_of(texts: Iterable[str]) -> str:
     ('words', 'characters')
     """
     return "words" if any([len(text.split()) > 1 for text in texts]) else "characters"
+
+
+def is_grammar(scheme: str) -> bool:
+    """Whether tokens are productions."""
+    return scheme in GRAMMARS or scheme.endswith(GRAMMAR_FILE)
+
+
+def _rules(scheme: str) -> list[str]:
+    """The productions of a grammar, as they are written."""
+    rules = GRAMMARS.get(scheme)
+    try:
+        grammar = Grammar(read_whole(Path(scheme), DataError).decode() if rules is None else rules)
+    except (GrammarError, UnicodeDecodeError) as problem:
+        raise DataError(f"{scheme}: {problem}") from None
+    return [grammar.shown(number) for number in range(len(grammar))]
 
 
 def _tokenizer(path: str) -> Any:

@@ -42,6 +42,7 @@ from deeplvm.recipes.latent_maps import (
 )
 from deeplvm.recipes.linear import factor_analysis
 from deeplvm.recipes.missing import miwae, not_miwae
+from deeplvm.recipes.molecules import grammar_vae, selfies_vae, smiles_vae
 from deeplvm.recipes.multimodal import multimodal_vae
 from deeplvm.recipes.pixels import (
     gated_pixel_cnn,
@@ -118,7 +119,13 @@ PUBLISHED = {
     "Text": ("sentence_vae", "recurrent_language_model"),
     "Sequences": ("deep_markov_model", "srnn", "vrnn", "storn"),
     "Sets": ("neural_statistician", "one_shot_generalisation"),
-    "Graphs and molecules": ("variational_graph_autoencoder", "graph_autoencoder"),
+    "Graphs and molecules": (
+        "variational_graph_autoencoder",
+        "graph_autoencoder",
+        "smiles_vae",
+        "selfies_vae",
+        "grammar_vae",
+    ),
     "Discrete latents": (
         "sigmoid_belief_network",
         "darn",
@@ -167,6 +174,7 @@ __all__ = [
     "gated_pixel_cnn",
     "gaussian_mixture",
     "glow",
+    "grammar_vae",
     "graph_autoencoder",
     "gumbel_softmax_vae",
     "hamiltonian_vae",
@@ -203,10 +211,12 @@ __all__ = [
     "renyi_vae",
     "resnet_iaf_vae",
     "scvi",
+    "selfies_vae",
     "semi_supervised_vae",
     "sentence_vae",
     "sigmoid_belief_network",
     "skip_semi_supervised_vae",
+    "smiles_vae",
     "srnn",
     "storn",
     "sylvester_vae",

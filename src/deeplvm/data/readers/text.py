@@ -21,11 +21,22 @@ from deeplvm.data.readers.source import Facts, Held, codes_of
 from deeplvm.data.records import SPLITS, Description
 from deeplvm.data.sequences import Sequences
 from deeplvm.data.split import divide, limited
-from deeplvm.data.tokens import SCHEMES, SPECIAL, UNKNOWN, Vocabulary, scheme_of
+from deeplvm.data.tokens import (
+    COUNTED,
+    END,
+    GRAMMAR_FILE,
+    SCHEMES,
+    SPECIAL,
+    TOKENIZER_FILE,
+    UNKNOWN,
+    Vocabulary,
+    scheme_of,
+)
 from deeplvm.data.variable import DataError, listed
 from deeplvm.files import fits, gunzip, read_whole
 
-ENDINGS = (".txt", ".txt.gz", ".txt.xz")
+_SMILES = (".smi", ".smi.gz", ".smi.xz")  # a molecule a line, and perhaps its name
+ENDINGS = (".txt", ".txt.gz", ".txt.xz", *_SMILES)
 _TABLES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
 #: Options that texts have, and no other data.
 OPTIONS = ("tokens", "vocabulary", "minimum_count", "lower", "text")
@@ -91,8 +102,10 @@ class Texts:
 def read_texts(path: Path) -> Texts:
     """A file, a line a row; or a folder, a file a row, labelled by the subfolders."""
     if path.is_file():
-        lines = read_lines(path)
-        facts = Facts(path.name.split(".")[0])
+        lines, smiles = read_lines(path), path.name.lower().endswith(_SMILES)
+        if smiles:
+            lines = [(line.split() or [""])[0] for line in lines]
+        facts = Facts(path.name.split(".")[0], tokens="smiles" if smiles else "")
         return Texts(facts, {"all": lines}, where=lambda _, row: f"{path}, line {row + 1}")
     paths = files_of(path)
     texts = [_decoded(each).strip() for each in paths]
@@ -139,7 +152,8 @@ def texts_of_files(
         files = [] if not files_of(path) else [each.suffix.lower() for each in path.rglob("*")]
         return read_texts(path) if files and (asked or not {*files} & {*others}) else None
     if name.endswith(ENDINGS):
-        wanted = asked or (options["header"] is None and is_text(path))
+        wanted = asked or name.endswith(_SMILES)
+        wanted = wanted or (options["header"] is None and is_text(path))
         return read_texts(path) if wanted else None
     if column is None or not name.endswith(_TABLES):
         return None
@@ -212,6 +226,7 @@ def tokenised(
     """
     check(options)
     facts, labels, where = texts.facts, texts.labels, texts.where
+    asked = options["tokens"] or facts.tokens
     given = texts.rows
     kept = {p: [i for i, each in enumerate(e) if each and each.strip()] for p, e in given.items()}
     rows = {part: [str(given[part][i]) for i in places] for part, places in kept.items()}
@@ -236,21 +251,32 @@ def tokenised(
         held = held.labelled(np.concatenate([*codes.values()]), classes, said)
     lines = [text for part in rows.values() for text in part]
     if known is None:
-        vocabulary, told = _vocabulary(lines, held, options)
+        vocabulary, told = _vocabulary(lines, held, {**options, "tokens": asked})
         notes.append(told)
     else:
         vocabulary = vocabulary_of(known)
+    read = set(range(len(lines)))
+    if options["limit"] is not None:  # what is left out is not read
+        each, _ = divide(held, options, known)
+        some = [limited(held, e, options["limit"], options["seed"]).all() for e in each.values()]
+        read = set(np.concatenate(some).tolist())
     codes, lengths = array("i"), list[int]()
-    for text in lines:
-        found = vocabulary.encode(text)
+    for row, text in enumerate(lines):
+        try:
+            found = vocabulary.encode(text) if row in read else [END]
+        except ValueError as problem:
+            raise DataError(
+                f"{place(row)}: {problem} Leave the row out, or take other --tokens."
+            ) from None
         codes.extend(found)
         lengths.append(len(found))
     tokens, ends = np.frombuffer(codes, np.int32), np.cumsum([len(e) for e in rows.values()])[:-1]
     by_part = dict(zip(rows, np.split(np.array(lengths, np.int64), ends), strict=True))
-    unknown = float((tokens == UNKNOWN).mean())
+    known_lengths = [lengths[row] for row in read]
+    unknown = float((tokens == UNKNOWN).sum() / sum(known_lengths))
     if unknown:
         notes.append(f"{100 * unknown:.2g}% of the tokens are {SPECIAL[UNKNOWN]}.")
-    longest, mean = int(np.argmax(lengths)), float(np.mean(lengths))
+    longest, mean = int(np.argmax(lengths)), float(np.mean(known_lengths))
     if lengths[longest] > _LONG * mean:
         notes.append(
             f"warning: {place(longest)} has {lengths[longest]:,} tokens, "
@@ -311,9 +337,11 @@ def vocabulary_of(known: Description, name: str = "x") -> Vocabulary:
 def check(options: Mapping[str, Any]) -> None:
     """Refuse options that cannot be of texts."""
     scheme = options["tokens"]
-    if scheme is not None and scheme not in SCHEMES and not str(scheme).endswith(".json"):
+    files = (TOKENIZER_FILE, GRAMMAR_FILE)
+    if scheme is not None and scheme not in SCHEMES and not str(scheme).endswith(files):
         raise DataError(
-            f"--tokens {scheme}: choose {', '.join(SCHEMES)}, or the path of a tokenizer.json."
+            f"--tokens {scheme}: choose {', '.join(SCHEMES)}, or the path of a tokenizer.json or "
+            f"of rules, in a file {GRAMMAR_FILE}."
         )
     if scheme is not None and scheme not in SCHEMES and not Path(scheme).is_file():
         raise DataError(f"--tokens {scheme}: there is no such file.")
@@ -322,11 +350,13 @@ def check(options: Mapping[str, Any]) -> None:
         if value is not None and value < least:
             raise DataError(f"--{flag.replace('_', '-')} {value}: at least {least} is needed.")
     fixed = [flag for flag in ("vocabulary", "minimum_count") if options[flag] is not None]
-    if fixed and scheme is not None and scheme not in ("words", "characters"):
+    if fixed and scheme is not None and scheme not in COUNTED:
         raise DataError(
             f"--{fixed[0].replace('_', '-')} chooses among words or characters, but the tokens of "
             f"--tokens {scheme} are given; leave it out."
         )
+    if options["lower"] and scheme not in (None, "words", "characters", "bytes"):
+        raise DataError(f"--lower would change what {scheme} says; leave it out.")
     for flag in ("binarize", "dequantize"):
         if options[flag] is not None:
             raise DataError(f"--{flag} is for numbers, and texts have none; leave it out.")
