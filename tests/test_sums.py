@@ -13,10 +13,12 @@ from torch.distributions import MultivariateNormal
 from deeplvm.conditionals import (
     Bernoulli,
     Categorical,
+    ClassPosterior,
     FullCovarianceGaussian,
     Gaussian,
     KalmanSmoother,
     LinearGaussian,
+    MemberPosterior,
     OneHot,
 )
 from deeplvm.core.joint import Joint
@@ -301,3 +303,38 @@ def test_draws_of_states_are_as_frequent_as_they_are_probable() -> None:
     same = probability[pairs[:, 0, 0] == pairs[:, 0, 1]].sum()
     assert torch.isclose(probability.sum(), torch.ones(()))
     assert abs(float(together - same)) < 4 * (0.25 / 4000) ** 0.5
+
+
+def test_a_structured_mixture_of_a_linear_decoder_is_exact() -> None:
+    """Its bound is the density of a mixture of normals, and its classes are responsibilities."""
+    torch.manual_seed(0)
+    kinds, members = moved(Categorical(3)), moved(FullCovarianceGaussian(STATES, MLP(3)))
+    decoder: Any = moved(Gaussian(SEEN, MLP(STATES), scale="dimension"))
+    c, e = decoder.head.layer.weight[:SEEN], decoder.head.layer.bias[:SEEN]
+    variance = decoder(torch.zeros(STATES)).variance
+    precision = c.T / variance
+    covariance = torch.linalg.inv(precision @ c)
+    potential = FullCovarianceGaussian(STATES, MLP(SEEN), covariance="global", minimum_scale=0)
+    with torch.no_grad():
+        layer: Any = potential.head.layer
+        layer.weight.copy_(covariance @ precision)
+        layer.bias.copy_(-covariance @ precision @ e)
+        potential.free.copy_(potential.raw(torch.linalg.cholesky(covariance)))  # type: ignore[union-attr]
+    p = Joint({"k": kinds, "z | k": members, "x | z": decoder})
+    q = {
+        "k | x": ClassPosterior(kinds, members, potential),
+        "z | x, k": MemberPosterior(members, potential),
+    }
+    x = torch.randn(5, SEEN)
+    model = LatentVariableModel(p, Joint(q))
+    evidence = model.evidence({"x": x}, particles=2, draw={"k": Enumerated()})
+    each: Any = members(torch.eye(3))
+    whole = c @ each.covariance_matrix @ c.T + torch.diag(variance)
+    weighted = MultivariateNormal(each.mean @ c.T + e, whole).log_prob(x.unsqueeze(1))
+    weighted = weighted + kinds().log_prob(torch.arange(3))
+    exact = weighted.logsumexp(1)
+    assert torch.allclose(evidence.log_weight, exact.expand(3, 2, -1), atol=1e-9)
+    classes: Any = evidence.q["k"].distribution
+    assert torch.allclose(classes.base_dist.probs, weighted.softmax(1), atol=1e-10)
+    assert evidence.has_closed_kl("k")
+    assert evidence.has_closed_kl("z")

@@ -6,6 +6,7 @@ from deeplvm.conditionals.classes import LatentClasses
 from deeplvm.conditionals.collapse import BatchNormalisedGaussian, CommittedGaussian
 from deeplvm.conditionals.columns import Columns
 from deeplvm.conditionals.concrete import BinaryConcrete, Concrete
+from deeplvm.conditionals.conjugate import ClassPosterior, MemberPosterior
 from deeplvm.conditionals.counts import Multinomial, NegativeBinomial, Poisson
 from deeplvm.conditionals.dequantization import Dequantized, RoundedDown
 from deeplvm.conditionals.discrete import (
@@ -46,6 +47,7 @@ __all__ = [
     "Beta",
     "BinaryConcrete",
     "Categorical",
+    "ClassPosterior",
     "Columns",
     "CommittedGaussian",
     "Concrete",
@@ -71,6 +73,7 @@ __all__ = [
     "LogDensity",
     "LowRankGaussian",
     "MeanField",
+    "MemberPosterior",
     "Mixture",
     "MixtureDensity",
     "Multinomial",

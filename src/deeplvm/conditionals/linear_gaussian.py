@@ -8,12 +8,12 @@ import torch
 from torch import Size, Tensor, nn
 from torch.distributions import Distribution
 
-from deeplvm.conditionals.heads import at_least
+from deeplvm.conditionals.conjugate import potentials_of, whitened
+from deeplvm.conditionals.heads import MeanAndStd, at_least, optional_units, standardised
 from deeplvm.conditionals.multivariate import FullCovarianceGaussian
-from deeplvm.conditionals.products import View, normal_of
+from deeplvm.conditionals.products import View
 from deeplvm.core.steps import Masked
 from deeplvm.distributions.chains import GaussianChain, LinearNormal, conditioned_on
-from deeplvm.distributions.multivariate_normal import MultivariateNormal
 from deeplvm.networks.mlp import MLP
 
 _MEMORY = 0.9  # of a state at first; its stationary variance is one
@@ -32,6 +32,7 @@ class LinearGaussian(nn.Module):
     Args:
         features: d, the dimensions of z.
         inputs: the width of u, parents after z[-1]; none by default.
+        units: mean and standard deviation of u, which is standardised by them.
         minimum_scale: the lower bound of the standard deviation of each step.
 
     Shape:
@@ -51,11 +52,19 @@ class LinearGaussian(nn.Module):
 
     affine = True
 
-    def __init__(self, features: int, inputs: int = 0, *, minimum_scale: float = 1e-3) -> None:
+    def __init__(
+        self,
+        features: int,
+        inputs: int = 0,
+        *,
+        units: MeanAndStd | None = None,
+        minimum_scale: float = 1e-3,
+    ) -> None:
         super().__init__()
         owner = "LinearGaussian"
         at_least(features, 1, owner, "features")
-        at_least(inputs, 0, owner, "inputs")
+        shape = Size((at_least(inputs, 0, owner, "inputs"),))
+        self.units = optional_units(units, shape, owner)
         self.event_shape = Size((features,))
         self.first = FullCovarianceGaussian(features, minimum_scale=minimum_scale)
         self.step = FullCovarianceGaussian(
@@ -79,7 +88,8 @@ class LinearGaussian(nn.Module):
         first = before.isnan().any(-1)
         none, square = first.unsqueeze(-1), first[..., None, None]
         before = torch.where(none, 0.0, before)
-        start, step = self.first(), self.step(torch.zeros_like(before), *inputs)
+        read = [standardised(self.units, each) for each in inputs]
+        start, step = self.first(), self.step(torch.zeros_like(before), *read)
         layer: Any = self.step.head.layer
         gain = torch.where(square, 0.0, layer.weight[:, : self.event_shape[0]])
         offset = torch.where(none, start.loc, step.loc)
@@ -167,7 +177,7 @@ class KalmanSmoother(nn.Module):
         """The posterior, up to the length where there is one."""
         lengths = parents[-1] if self.length else None
         read = parents[self.inputs : -1 if self.length else None]
-        normal, seen = self._potentials(read)
+        normal, seen = potentials_of(self.potential, read, self.views)
         count = normal.batch_shape[-1]
         weight, value = whitened(normal)
         value = torch.where(seen.unsqueeze(-1), value, 0.0)
@@ -178,32 +188,3 @@ class KalmanSmoother(nn.Module):
         steps = torch.arange(1, count + 1, device=value.device)
         path, _ = conditioned_on(chain, weight, value, steps == lengths.unsqueeze(-1))
         return Masked(path, steps <= lengths.unsqueeze(-1), str(self.length))
-
-    def _potentials(self, parents: tuple[Tensor, ...]) -> tuple[Any, Tensor]:
-        """Normals of z, and in which steps something is known of every parent."""
-        shown, seen = [], torch.ones((), dtype=torch.bool)
-        for parent, view in zip(parents, self.views or [None] * len(parents), strict=True):
-            each = parent if view is None else view(parent)
-            shown.append(torch.nan_to_num(each, nan=0.0) if each.is_floating_point() else each)
-            there = ~parent.isnan()
-            lead = each.dim() - 1
-            there = there.flatten(lead).any(-1) if there.dim() > lead else there
-            seen = seen.to(there.device) & there
-        return self.potential(*shown), seen
-
-
-def whitened(normal: Any) -> tuple[Tensor, Tensor]:
-    r"""W and y with :math:`N(z; \mu, \Sigma) \propto \exp(-\tfrac12 |y - W z|^2)`.
-
-    Raises:
-        TypeError: If the distribution is no normal.
-    """
-    if isinstance(normal, MultivariateNormal):
-        root = normal.root()
-        unit = torch.eye(root.shape[-2], dtype=root.dtype, device=root.device)
-        both = torch.cat([unit.expand(*normal.batch_shape, -1, -1), normal.loc.unsqueeze(-1)], -1)
-        root = root.expand(*normal.batch_shape, *root.shape[-2:])
-        solved = torch.linalg.solve_triangular(root, both, upper=False)
-        return solved[..., :-1], solved[..., -1]
-    diagonal = normal_of(normal, "KalmanSmoother", "its potential")
-    return torch.diag_embed(1 / diagonal.scale), diagonal.loc / diagonal.scale

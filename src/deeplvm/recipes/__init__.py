@@ -41,6 +41,7 @@ from deeplvm.recipes.latent_maps import (
     very_deep_vae,
 )
 from deeplvm.recipes.linear import factor_analysis
+from deeplvm.recipes.messages import structured_vae
 from deeplvm.recipes.missing import miwae, not_miwae
 from deeplvm.recipes.molecules import grammar_vae, selfies_vae, smiles_vae
 from deeplvm.recipes.multimodal import multimodal_vae
@@ -117,7 +118,7 @@ PUBLISHED = {
         "variational_fair_autoencoder",
     ),
     "Text": ("sentence_vae", "recurrent_language_model"),
-    "Sequences": ("deep_markov_model", "srnn", "vrnn", "storn"),
+    "Sequences": ("deep_markov_model", "structured_vae", "srnn", "vrnn", "storn"),
     "Sets": ("neural_statistician", "one_shot_generalisation"),
     "Graphs and molecules": (
         "variational_graph_autoencoder",
@@ -219,6 +220,7 @@ __all__ = [
     "smiles_vae",
     "srnn",
     "storn",
+    "structured_vae",
     "sylvester_vae",
     "table_vae",
     "trained_with",
