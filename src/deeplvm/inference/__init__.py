@@ -1,5 +1,6 @@
 """Inference beyond one pass of an encoder: posteriors refined row by row, and chains."""
 
+from deeplvm.inference.beam_search import beam_search
 from deeplvm.inference.classes import ClassProbabilities, class_probabilities
 from deeplvm.inference.completion import Completed, complete
 from deeplvm.inference.compression import Lossy, lossy_reconstructions
@@ -33,6 +34,7 @@ __all__ = [
     "Refined",
     "SemiAmortised",
     "Tempered",
+    "beam_search",
     "bulk_effective_size",
     "class_probabilities",
     "climb",
