@@ -148,18 +148,21 @@ def assembled(
         }
         return Data(description, train, valid, test, noise)
     digest = f"{' '.join([each.digest for each in made.values()])} {split} {limit} {seed}"
+    if sequences is not None:
+        digest += f" {hashlib.sha256(sequences.rows.values.tobytes()).hexdigest()}"
     form = {
         name: {"layout": each.layout, "grey": each.grey, "kind": str(each.kind)}
         for name, each in readers.items()
     }
-    width = sum([each.row_bytes for each in readers.values()])
+    plan = Stream.plan_of(readers, places, of_rows)
+    width = sum([each.row_bytes for each in readers.values()]) * len(places["train"])
     description = replace(
         description,
-        notes=(*description.notes, Stream.plan_of(readers, places).note(width)),
+        notes=(*description.notes, plan.note(width // max(1, plan.rows))),
         fingerprint=hashlib.sha256(digest.encode()).hexdigest(),
         stream={"files": listing(views), "form": form},
     )
-    return Stream.over(readers, places, description, renewed=renewed)
+    return Stream.over(readers, places, description, renewed=renewed, of_rows=of_rows)
 
 
 def _of_rows(

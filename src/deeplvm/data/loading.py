@@ -293,7 +293,7 @@ def reopen(description: Description) -> Stream | None:
     if not isinstance(form, dict) or not path.exists():
         return None
     files = open_files(path, size=options["image_size"])
-    if files is None or form.keys() != description.variables.keys():
+    if description.steps or files is None or form.keys() != description.variables.keys():
         return None
     views = _rows_of(files, path, path.name, options, description)
     first = next(iter(views.values()))
@@ -420,6 +420,15 @@ def _opened(
         found = _rows_of(files, path, source, options, known)
         total = sum([room(each) for each in found.values()])
         streamed = total > memory() if stream == "auto" else stream
+        steps = [each.steps for each in found.values() if isinstance(each, Sequences)]
+        if not all([each.listing for each in steps]):  # which memory holds
+            if stream is True:
+                raise DataError(
+                    f"{path}: sequences are streamed where the steps of each lie together, in "
+                    f"their order; sort the file by {options['sequence']} and the order, or leave "
+                    f"out --stream."
+                )
+            streamed = False
         return found if streamed else {name: held_of(each) for name, each in found.items()}
     if stream is True:
         raise DataError(

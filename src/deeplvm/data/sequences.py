@@ -14,6 +14,7 @@ from torch import Tensor
 from deeplvm.data.ragged import LENGTH
 from deeplvm.data.readers.arrays import LABEL_KEYS, VALUE_KEYS, labels_of, parts_of
 from deeplvm.data.readers.source import Array, Facts, Held, Places, Source, codes_of
+from deeplvm.data.readers.tables import TableRows
 from deeplvm.data.records import SPLITS
 from deeplvm.data.variable import DataError, listed
 
@@ -187,6 +188,8 @@ def _of_all_steps(steps: Source, rows: Held) -> Array:
         DataError: If steps of a row differ in their label.
     """
     counts = rows.values[:, 0]
+    none = np.zeros(0, int)
+    steps = steps.at(none) if isinstance(steps, TableRows) else steps  # their labels alone
     codes = [steps.take(some)[1] for some in Places([(0, steps.total)]).blocks(_BLOCK)]
     each = np.concatenate([part for part in codes if part is not None])
     first = each[np.cumsum(counts) - counts]

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deeplvm.data.ragged import LENGTH, RaggedColumn
 from deeplvm.data.readers.source import Array, Places
 from deeplvm.data.records import SPLITS, Batch, Columns, Data, Description, Selection, Split
 from deeplvm.data.transform import Reader
@@ -100,9 +101,9 @@ class _Batch:
     """The batch that :meth:`Stream.order` gave last: row numbers, and values at rest."""
 
     index: Array = field(default_factory=lambda: np.zeros(0, np.int64))
-    values: Batch = field(default_factory=dict)
+    values: Mapping[str, Any] = field(default_factory=dict)
 
-    def take(self, wanted: Array) -> Batch | None:
+    def take(self, wanted: Array) -> dict[str, Any] | None:
         """Values of the batch, or of the part of it that a process has; else ``None``."""
         if not len(wanted) or not self.values:
             return None
@@ -112,7 +113,20 @@ class _Batch:
         part = slice(int(places[0]), int(places[0]) + len(wanted))
         if not np.array_equal(self.index[part], wanted):
             return None
-        return {name: value[part] for name, value in self.values.items()}
+        return _part(self.values, part)
+
+
+def _part(values: Mapping[str, Any], rows: slice) -> dict[str, Any]:
+    """Some rows of values at rest; of sequences their steps."""
+    return {n: v.at(rows) if isinstance(v, RaggedColumn) else v[rows] for n, v in values.items()}
+
+
+def _joined(first: Any, second: Any) -> Any:
+    """Values at rest of some rows and of others after them."""
+    if not isinstance(first, RaggedColumn):
+        return torch.cat([first, second])
+    lengths = torch.cat([first.lengths, second.lengths])
+    return RaggedColumn.of(torch.cat([first.values, second.values]), lengths)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -130,15 +144,20 @@ class Stream(Data):
     The pool in use and the one being read in a thread are in memory, 128 MiB in all; of parquet
     twice four row groups, if that is more.
 
+    Of sequences a row is read with all its steps, which lie together in the files; a pool has as
+    many rows as would fill it if each had as many steps as they have on average.
+
     Attributes:
         readers: Of the files, by the name of what they read.
-        places: The rows of each split.
+        places: The rows of each split; of sequences their steps.
         plan: Of the order.
+        of_rows: Where rows are sequences: their lengths, and perhaps labels, by split.
     """
 
     readers: Mapping[str, Reader] = field(kw_only=True)
     places: Mapping[Split, Places] = field(kw_only=True)
     plan: Shuffle = field(kw_only=True)
+    of_rows: Mapping[Split, Batch] = field(kw_only=True, default_factory=dict)
     _current: _Batch = field(kw_only=True, default_factory=_Batch)
 
     @classmethod
@@ -149,8 +168,14 @@ class Stream(Data):
         description: Description,
         *,
         renewed: bool = True,
+        of_rows: Mapping[Split, Batch] | None = None,
     ) -> Stream:
         """The stream of rows that are described."""
+        beside = of_rows or {}
+
+        def laid(column: Any, part: Split) -> Any:
+            return RaggedColumn.of(column, beside[part][LENGTH]) if beside else column
+
         columns = {name: (reader, name) for name, reader in readers.items()}
         for reader in readers.values():
             columns |= {} if reader.labels is None else {"y": (reader, "y")}
@@ -160,29 +185,48 @@ class Stream(Data):
         }
         train, valid, test = (
             Selection(
-                {name: StreamColumn(r, places[each], own) for name, (r, own) in columns.items()},
+                {
+                    name: laid(StreamColumn(reader, places[each], own), each)
+                    for name, (reader, own) in columns.items()
+                }
+                | beside.get(each, {}),
                 unrounded={
-                    name: StreamColumn(reader, places[each], name, noisy=False)
+                    name: laid(StreamColumn(reader, places[each], name, noisy=False), each)
                     for name, reader in exact.items()
                 },
             )
             for each in SPLITS
         )
         renewed = renewed and description.options["binarize"] != "static"
-        noise = {name: each.noise for name, each in readers.items() if each.noise is not None}
+        noise = {
+            name: replace(each.noise, source=laid(each.noise.source, "train"))
+            for name, each in readers.items()
+            if each.noise is not None
+        }
         return cls(
             description, train, valid, test, noise if renewed else {}, readers=readers,
-            places=places, plan=cls.plan_of(readers, places),
+            places=places, plan=cls.plan_of(readers, places, beside), of_rows=beside,
         )  # fmt: skip
 
     @staticmethod
-    def plan_of(readers: Mapping[str, Reader], places: Mapping[Split, Places]) -> Shuffle:
+    def plan_of(
+        readers: Mapping[str, Reader],
+        places: Mapping[Split, Places],
+        of_rows: Mapping[Split, Batch] | None = None,
+    ) -> Shuffle:
         """How the training rows will be shuffled: those of a table by its groups of rows."""
         train = places["train"]
         units = [u for r in readers.values() if (u := r.source.units) is not None]
         fewest = min(units, key=len, default=None)
         cuts = None if fewest is None else train.below(np.asarray(fewest))
-        return Shuffle.of(len(train), sum([each.row_bytes for each in readers.values()]), cuts)
+        width = sum([each.row_bytes for each in readers.values()])
+        if not of_rows:
+            return Shuffle.of(len(train), width, cuts)
+        lengths = of_rows["train"][LENGTH].numpy()
+        ends = np.append(0, np.cumsum(lengths))
+        cuts = None if cuts is None else np.searchsorted(ends, cuts)  # where a row begins
+        row_bytes = max(1, width * len(train) // max(1, len(lengths)))
+        return Shuffle.of(len(lengths), row_bytes, cuts)
 
     def order(self, epoch: int, seed: int, batch_size: int, first: int = 0) -> Iterator[Tensor]:
         """The rows of each training batch of an epoch, from batch number ``first`` on.
@@ -205,7 +249,9 @@ class Stream(Data):
         index, values = np.zeros(0, np.int64), {}  # what is left of the pool before
         reading = ThreadPoolExecutor(1, thread_name_prefix="deeplvm-stream")
         try:
-            coming: Future[Batch] | None = reading.submit(self._read, pools.visits(number))
+            coming: Future[dict[str, Any]] | None = reading.submit(
+                self._read, pools.visits(number)
+            )
             while coming is not None:
                 visits, pool = pools.visits(number), coming.result()
                 begin = max(0, done - int(pools.starts[number]))
@@ -215,15 +261,18 @@ class Stream(Data):
                 while begin < len(visits):
                     end = begin + batch_size - len(index)
                     index = np.concatenate([index, visits[begin:end]])
-                    some = {name: value[begin:end] for name, value in pool.items()}
+                    some = _part(pool, slice(begin, end))
                     if values:
-                        some = {name: torch.cat([values[name], some[name]]) for name in some}
+                        some = {name: _joined(values[name], some[name]) for name in some}
                     values, begin = some, end
                     if len(index) == batch_size or (last and end >= len(visits)):
                         current.index, current.values = index, values
                         yield torch.from_numpy(index)
                         index, values = index[:0], {}
-                values = {name: value.clone() for name, value in values.items()}
+                values = {  # of sequences they are copies
+                    name: value.clone() if isinstance(value, Tensor) else value
+                    for name, value in values.items()
+                }
                 current.values = some = {}
                 del pool  # before the one after the next is read
         finally:
@@ -248,6 +297,12 @@ class Stream(Data):
         if rows == "train" and not isinstance(index, slice):
             wanted = torch.as_tensor(index).cpu().numpy()
             values = self._current.take(wanted)
+        if self.of_rows:
+            return (
+                super().batch(rows, index, generator)
+                if values is None
+                else self._padded(wanted, values, generator)
+            )
         if values is None:
             file_rows, values = read(self.readers.values(), self.places[rows], index)
         else:
@@ -271,9 +326,44 @@ class Stream(Data):
         _refuse_device(device)
         return self
 
-    def _read(self, visits: Array) -> Batch:
+    def _padded(
+        self, rows: Array, values: Mapping[str, Any], generator: torch.Generator | None
+    ) -> Batch:
+        """A batch of training rows that are sequences, from their steps at rest."""
+        found: Batch = {name: value.clone() for name, value in values.items() if name == LENGTH}
+        every, wide = slice(None), torch.get_default_dtype()
+        for name, reader in self.readers.items():
+            column = values[name]
+            if generator is not None and name in self.renewals:
+                drawn = self.renewals[name].draw(column[every], generator)
+                found[name] = column.cut(drawn, every)
+                continue
+            if reader.noise is not None:
+                steps = reader.fixed(column.values, self.places["train"].rows(self._steps(rows)))
+                column = replace(column, values=steps)
+            found[name] = column[every].to(wide)
+        return {n: found[n] if n in found else values[n].clone() for n in (*found, *values)}
+
+    def _steps(self, rows: Array) -> Array:
+        """The training steps of some training rows, one row after another."""
+        lengths = self.of_rows["train"][LENGTH].numpy()
+        starts = np.append(0, np.cumsum(lengths))[rows]
+        before = np.cumsum(lengths[rows]) - lengths[rows]
+        return np.arange(int(lengths[rows].sum())) + np.repeat(starts - before, lengths[rows])
+
+    def _read(self, visits: Array) -> dict[str, Any]:
         """Values at rest of the rows of a pool, in the order of the visits."""
         order = np.argsort(visits)
+        if self.of_rows:
+            rows = visits[order]
+            steps = self.places["train"].rows(self._steps(rows))
+            of_rows = {name: each[rows] for name, each in self.of_rows["train"].items()}
+            back = torch.from_numpy(np.argsort(order))
+            found = {
+                name: RaggedColumn.of(each, of_rows[LENGTH]).at(back)
+                for name, each in resting(self.readers.values(), steps).items()
+            }
+            return found | {name: each[back] for name, each in of_rows.items()}
         rows = self.places["train"].rows(visits[order])
         return resting(self.readers.values(), rows, order)
 

@@ -41,10 +41,45 @@ class Folded:
         rows: The rows of the table that was folded, in the order of the steps.
     """
 
-    table: Frames
+    table: Table
     lengths: dict[str, Array]
     differences: str | None
     rows: Array
+
+
+class Together:
+    """A table of files whose rows are steps in their order already, read as they are.
+
+    Args:
+        table: All columns.
+        columns: Those that are read.
+        notes: What was done.
+        more: Further columns of all rows, by name.
+    """
+
+    def __init__(
+        self, table: Table, columns: Sequence[str], notes: Sequence[str], more: Mapping[str, Array]
+    ) -> None:
+        import pyarrow as pa
+
+        self._table, self._more = table, more
+        self.facts = replace(table.facts, notes=tuple(notes))
+        self.origin, self.units = table.origin, table.units
+        self.types = {name: table.types[name] for name in columns}
+        self.types |= dict.fromkeys(more, pa.float64())
+        self.parts, self.total, self.listing = table.parts, table.total, table.listing
+        self.where = table.where
+
+    def read(self, group: int, names: Sequence[str]) -> Any:
+        """Some columns of a group."""
+        import pyarrow as pa
+
+        rows = self._table.read(group, [name for name in names if name not in self._more])
+        here = slice(int(self.units[group]), int(self.units[group + 1]))
+        for name in names:
+            if name in self._more:
+                rows = rows.append_column(name, pa.array(self._more[name][here]))
+        return rows
 
 
 def identifiers(table: Table, column: str) -> Array:
@@ -132,6 +167,9 @@ def folded_table(
             f"steps are irregular in {order!r}: {name!r}, what has passed since the step before, "
             f"is an input of each step."
         )
+    if not isinstance(table, Frames) and (np.diff(moved) > 0).all():
+        together = Together(table, columns, notes, {} if name is None else {name: gap})
+        return Folded(together, lengths, name, moved)
     rows_of = _whole(table, columns)
     frames, at = {}, 0
     for part, rows in parts.items():

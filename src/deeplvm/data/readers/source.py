@@ -272,6 +272,7 @@ class Held:
 
 def room(source: Source) -> float:
     """Bytes that holding all rows of a source takes while they are loaded."""
+    source = getattr(source, "steps", source)
     size = math.prod(source.shape) * source.dtype.itemsize
     return source.total * (WORKING * size + ROW)
 
