@@ -537,6 +537,31 @@ def until(end: str, **options: Any) -> Recurrent:
     )  # fmt: skip
 
 
+def test_rows_that_end_inside_another_repetition() -> None:
+    """Utterances in a dialogue: as long as ``repeats`` says, of which each ends by itself."""
+    turns = Recurrent(
+        {"w, n | c[-1]": until("w", repeats=7), "c | n, c[-1]": Count()}, start={"c": 1}, repeats=4
+    )
+    trace = LatentVariableModel(turns).sample(50)
+    n, w = trace["n"].value, trace["w"].value
+    assert w.shape == (50, 4, 7)
+    assert len(n.unique()) > 2
+    assert torch.equal(trace["c"].value[..., 0], n.cumsum(-1).double())
+    again = LatentVariableModel(turns).evidence({"w": w})
+    torch.testing.assert_close(again.log_weight, trace["w"].log_prob)
+    with pytest.raises(ValueError, match="set repeats=N"):
+        Plate({"w, n": until("w")}, repeats=2)({}, (3,))
+
+
+class Count(nn.Module):
+    """How many there were so far."""
+
+    out_features = 1
+
+    def forward(self, more: Tensor, before: Tensor) -> Tensor:
+        return before + more.unsqueeze(-1)
+
+
 @pytest.mark.parametrize("end", ["stop", "w"])
 def test_a_model_ends_its_rows_itself(end: str) -> None:
     joint = until(end)

@@ -45,6 +45,11 @@ class Repeated(nn.Module):
     ) -> None:
         super().__init__()
         self.step = Joint(factors, steps=True)
+        #: Whether it repeats inside another repetition, whose rows are then of one size.
+        self.within = False
+        for each in self.step.modules():
+            if isinstance(each, Repeated):
+                each.within = True
         self.end: str | None
         self.end, self.last = next(iter((end or {}).items()), (None, 0.0))
         self.names = self.step.names

@@ -239,7 +239,7 @@ class Unrolled:
         longest = [int(lengths.value.max())] if lengths is not None and not counts else []
         count = next(iter(counts.values()), joint.repeats or next(iter(longest), None))
         self.free = not counts
-        if count is None and joint.end:
+        if count is None and joint.end and not joint.within:
             return _LONGEST
         if count is None:
             raise ValueError(
@@ -371,7 +371,7 @@ class Unrolled:
                 last = traces[-1][str(self.joint.end)]
                 here = ~self.joint.ended(last.value, last.batch_dims)
                 goes_on.append(goes_on[-1] & here if goes_on else here)
-                if self.free and not bool(goes_on[-1].any()):
+                if self.free and not self.joint.within and not bool(goes_on[-1].any()):
                     break
         if goes_on:
             if len(goes_on) == _LONGEST and bool(goes_on[-1].any()):

@@ -36,6 +36,7 @@ from deeplvm.networks.sequences import Combiner, SequenceEncoder
 from deeplvm.networks.sets import AttentionPool, MeanPool, Memory
 from deeplvm.networks.shifted_convolutions import ShiftedPixelCNN
 from deeplvm.networks.text import Ends, WordDropout
+from deeplvm.networks.text_encoder import TextEncoder, WordCount
 
 __all__ = [
     "GRU",
@@ -79,8 +80,10 @@ __all__ = [
     "SpaceToDepth",
     "SpatialTransformer",
     "Stepwise",
+    "TextEncoder",
     "WeightNormalisedConvolution",
     "Window",
+    "WordCount",
     "WordDropout",
     "filter_bank",
     "fold_particles",

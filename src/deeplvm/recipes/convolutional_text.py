@@ -1,0 +1,163 @@
+"""Texts by convolutions: a decoder that sees so much, and one that draws a text as a whole."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from deeplvm.conditionals import BagOfWords
+from deeplvm.conditionals.posteriors import posterior_of
+from deeplvm.conditionals.priors import prior_of
+from deeplvm.core.joint import Joint
+from deeplvm.core.model import LatentVariableModel
+from deeplvm.data.records import Data, Description
+from deeplvm.networks import (
+    GRU,
+    MLP,
+    ConvolutionalSequenceEncoder,
+    DilatedConvolutions,
+    Features,
+    SequenceDeconvolutions,
+)
+from deeplvm.objectives import auxiliary_elbo
+from deeplvm.recipes.catalogue import RecipeError, trained_with
+from deeplvm.recipes.plain import at_least_one
+from deeplvm.recipes.words import dropped, reader, text_of
+from deeplvm.recurrent import Recurrent
+from deeplvm.training.schedules import linear
+
+_TRAINED: dict[str, Any] = {
+    "kl_weight": linear(10),
+    "batch_size": 32,
+    "clip": 5.0,
+    "averaging": 0.0,
+}
+
+
+@trained_with(**_TRAINED)
+def dilated_text_vae(
+    data: Data | Description,
+    *,
+    latent: int = 32,
+    features: int = 64,
+    width: int = 128,
+    dilations: tuple[int, ...] = (1, 2, 4),
+    state: int = 64,
+    keep: float = 1.0,
+    posterior: str = "gaussian",
+    prior: str = "gaussian",
+) -> LatentVariableModel:
+    r"""Text given a code, by causal convolutions: their dilations set how many words they see.
+
+    .. math:: p(x, z) = p(z) \prod_t p(x_t | x_{t-R}, \dots, x_{t-1}, z), \qquad
+              R = 1 + 2 \sum_l d_l
+
+    The fewer words a decoder sees, the more it must read from z. Dilations 1, 2, 4 see 15 words
+    (the paper's SCNN), 1, 2, 4, 8, 16 see 63 (MCNN), and these twice 125 (LCNN). q reads the words
+    both ways.
+
+    Improved Variational Autoencoders for Text Modeling using Dilated Convolutions (Yang et al.,
+    2017), https://arxiv.org/abs/1702.08139
+
+    Args:
+        data: Texts.
+        latent: Dimensions of z.
+        features: Width of a word's vector.
+        width: Of the convolutions, even.
+        dilations: Of each layer, whose convolution reads three words so far apart.
+        state: Width of q's recurrent network in each direction.
+        keep: Share of the words that the decoder sees in training; at 0 it never sees one.
+        posterior: Family of q(z | x), by its name, with options in parentheses if any:
+            ``"iaf(transforms=4)"``; :func:`~deeplvm.conditionals.posteriors.known` has them all.
+        prior: Family of p(z), by its name, with options in parentheses if any:
+            ``"mixture(components=50)"``; :func:`~deeplvm.conditionals.priors.known` has them all,
+            and those made of a q(z | x) alone are not for this recipe.
+
+    Raises:
+        RecipeError: If the data are no texts.
+    """
+    at_least_one(latent=latent, features=features, width=width, dilations=dilations, state=state)
+    text = text_of(data, "dilated_text_vae")
+    if width % 2:
+        raise RecipeError(f"width must be even, found {width}.")
+    words = Recurrent(
+        {
+            **dropped(features, keep),
+            "h | v, z": DilatedConvolutions(features + latent, width, dilations=dilations),
+            "x | h": text.word(width, features),
+        },
+        outside=["z"],
+        **text.ends(),
+    )
+    q = posterior_of(posterior, latent, MLP(2 * state))
+    return LatentVariableModel(
+        Joint({"z": prior_of(prior, latent), "v, h, x, n | z": words}),
+        Joint({**reader(features, state), "z | s": q}),
+    )
+
+
+@trained_with(**_TRAINED, objective=partial(auxiliary_elbo, weight=0.2))
+def hybrid_text_vae(
+    data: Data | Description,
+    *,
+    latent: int = 32,
+    features: int = 64,
+    channels: tuple[int, ...] = (128, 256),
+    state: int = 128,
+    longest: int = 64,
+    keep: float = 1.0,
+    posterior: str = "gaussian",
+    prior: str = "gaussian",
+) -> LatentVariableModel:
+    r"""Text drawn as a whole from a code by deconvolutions, and then word by word.
+
+    .. math:: d = \mathrm{deconvolutions}(z), \qquad h_t = \mathrm{GRU}(x_{t-1}, d_t, h_{t-1}),
+              \qquad p(x, z) = p(z) \prod_t p(x_t | h_t)
+
+    The words are also known from :math:`d_t` alone, :math:`r(x_t | d_t)`, whose logarithm times
+    0.2 the objective adds, so that z is used; another weight is ``--objective
+    "auxiliary_elbo(weight=0.5)"``. What is measured is the bound without it.
+
+    A Hybrid Convolutional Variational Autoencoder for Text Generation (Semeniuta et al., 2017),
+    https://arxiv.org/abs/1702.02390
+
+    Args:
+        data: Texts.
+        latent: Dimensions of z.
+        features: Width of a word's vector, and of :math:`d_t`.
+        channels: Of the convolutions of stride 2, from the words inwards.
+        state: Width of the recurrent network.
+        longest: How many words q reads of a text, and :math:`d` is of; later ones are drawn from
+            the words before alone.
+        keep: Share of the words that the recurrent network sees in training; at 0 it never sees
+            one.
+        posterior: Family of q(z | x), by its name, with options in parentheses if any:
+            ``"iaf(transforms=4)"``; :func:`~deeplvm.conditionals.posteriors.known` has them all.
+        prior: Family of p(z), by its name, with options in parentheses if any:
+            ``"mixture(components=50)"``; :func:`~deeplvm.conditionals.priors.known` has them all,
+            and those made of a q(z | x) alone are not for this recipe.
+
+    Raises:
+        RecipeError: If the data are no texts.
+    """
+    at_least_one(latent=latent, features=features, channels=channels, state=state, longest=longest)
+    text = text_of(data, "hybrid_text_vae")
+    words = Recurrent(
+        {
+            **dropped(features, keep),
+            "d | v, z": SequenceDeconvolutions(latent, longest, channels, features),
+            "h | v, d, h[-1]": GRU(2 * features, state),
+            "x | h": text.word(state, features),
+            "a | d, x": BagOfWords(text.vocabulary, Features(nn.Identity(), features)),
+        },
+        outside=["z"],
+        **text.ends(start={"h": state}),
+    )
+    encoder = ConvolutionalSequenceEncoder(features, longest, channels, state)
+    q = posterior_of(posterior, latent, MLP(state))
+    return LatentVariableModel(
+        Joint({"z": prior_of(prior, latent), "v, d, h, x, a, n | z": words}),
+        Joint({"s | x, n": encoder, "z | s": q}),
+    )
