@@ -9,6 +9,7 @@ from deeplvm.learning.bayes import (
     posterior_predictive,
     posteriors,
 )
+from deeplvm.learning.controlled import controlled
 from deeplvm.learning.em import PersistentChains, exact_em, monte_carlo_em, variational_em
 from deeplvm.learning.map import LogPrior, maximum_a_posteriori, named_parameters
 from deeplvm.learning.stacked import stacked
@@ -19,6 +20,7 @@ __all__ = [
     "PersistentChains",
     "PosteriorPredictive",
     "aggressive",
+    "controlled",
     "dream",
     "exact_em",
     "held",

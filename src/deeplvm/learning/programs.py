@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from deeplvm.learning.aggressive import aggressive
+from deeplvm.learning.controlled import controlled
 from deeplvm.learning.em import exact_em, monte_carlo_em, variational_em
 from deeplvm.learning.stacked import stacked
 from deeplvm.learning.wake_sleep import reweighted_wake_sleep, wake_sleep
@@ -15,6 +16,6 @@ def known() -> dict[str, Callable[..., list[Phase]]]:
     """The names that there are."""
     functions = (
         wake_sleep, reweighted_wake_sleep, aggressive, exact_em, variational_em, monte_carlo_em,
-        stacked,
+        stacked, controlled,
     )  # fmt: skip
     return {function.__name__: function for function in functions}

@@ -19,7 +19,7 @@ class TextEncoder(nn.Module):
         vocabulary: how many tokens there are; 0 is the end.
         features: width of a word's vector.
         hidden: width of the network in each direction.
-        pooled: whether the result is one vector, or what is read at each word, zeros beyond the end.
+        pooled: whether the result is one vector, or one a word, zeros beyond the end.
 
     Shape:
         Words ``(*particles, batch, *steps, words)`` give ``(*particles, batch, *steps,

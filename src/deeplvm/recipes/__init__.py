@@ -19,6 +19,7 @@ from deeplvm.recipes.catalogue import (
 )
 from deeplvm.recipes.conditional import conditional_vae
 from deeplvm.recipes.convolutional import convolutional_vae
+from deeplvm.recipes.convolutional_text import dilated_text_vae, hybrid_text_vae
 from deeplvm.recipes.counts import scvi
 from deeplvm.recipes.diffusion import diffusion
 from deeplvm.recipes.discrete import gumbel_softmax_vae, helmholtz_machine, sigmoid_belief_network
@@ -34,6 +35,7 @@ from deeplvm.recipes.hamiltonian import hamiltonian_vae
 from deeplvm.recipes.hierarchies import deep_latent_gaussian_model, ladder_vae
 from deeplvm.recipes.importance_weighted import iwae
 from deeplvm.recipes.invertible import glow, nice, real_nvp
+from deeplvm.recipes.labelled_text import controllable_text_vae, semi_supervised_text
 from deeplvm.recipes.latent_maps import (
     biva,
     convolutional_ladder_vae,
@@ -117,8 +119,15 @@ PUBLISHED = {
         "skip_semi_supervised_vae",
         "variational_fair_autoencoder",
     ),
-    "Text": ("sentence_vae", "recurrent_language_model"),
     "Sequences": ("deep_markov_model", "structured_vae", "srnn", "vrnn", "storn"),
+    "Text": (
+        "sentence_vae",
+        "recurrent_language_model",
+        "dilated_text_vae",
+        "hybrid_text_vae",
+        "semi_supervised_text",
+        "controllable_text_vae",
+    ),
     "Sets": ("neural_statistician", "one_shot_generalisation"),
     "Graphs and molecules": (
         "variational_graph_autoencoder",
@@ -160,6 +169,7 @@ __all__ = [
     "beta_vae",
     "biva",
     "conditional_vae",
+    "controllable_text_vae",
     "convolutional_draw",
     "convolutional_ladder_vae",
     "convolutional_vae",
@@ -168,6 +178,7 @@ __all__ = [
     "deep_markov_model",
     "describe",
     "diffusion",
+    "dilated_text_vae",
     "draw",
     "factor_analysis",
     "find",
@@ -182,6 +193,7 @@ __all__ = [
     "helmholtz_machine",
     "hierarchical_variational_vae",
     "householder_flow_vae",
+    "hybrid_text_vae",
     "image_transformer",
     "inverse_autoregressive_flow_vae",
     "iwae",
@@ -213,6 +225,7 @@ __all__ = [
     "resnet_iaf_vae",
     "scvi",
     "selfies_vae",
+    "semi_supervised_text",
     "semi_supervised_vae",
     "sentence_vae",
     "sigmoid_belief_network",

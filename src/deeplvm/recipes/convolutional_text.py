@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 from torch import nn
 
@@ -12,6 +11,7 @@ from deeplvm.conditionals.posteriors import posterior_of
 from deeplvm.conditionals.priors import prior_of
 from deeplvm.core.joint import Joint
 from deeplvm.core.model import LatentVariableModel
+from deeplvm.data.ragged import LENGTH
 from deeplvm.data.records import Data, Description
 from deeplvm.networks import (
     GRU,
@@ -23,20 +23,13 @@ from deeplvm.networks import (
 )
 from deeplvm.objectives import auxiliary_elbo
 from deeplvm.recipes.catalogue import RecipeError, trained_with
-from deeplvm.recipes.plain import at_least_one
-from deeplvm.recipes.words import dropped, reader, text_of
+from deeplvm.recipes.plain import at_least_one, text_of
+from deeplvm.recipes.words import before, decoded, ended, longest_of, reader
 from deeplvm.recurrent import Recurrent
 from deeplvm.training.schedules import linear
 
-_TRAINED: dict[str, Any] = {
-    "kl_weight": linear(10),
-    "batch_size": 32,
-    "clip": 5.0,
-    "averaging": 0.0,
-}
 
-
-@trained_with(**_TRAINED)
+@trained_with(clip=5.0, kl_weight=linear(10))
 def dilated_text_vae(
     data: Data | Description,
     *,
@@ -44,7 +37,7 @@ def dilated_text_vae(
     features: int = 64,
     width: int = 128,
     dilations: tuple[int, ...] = (1, 2, 4),
-    state: int = 64,
+    hidden: int = 64,
     keep: float = 1.0,
     posterior: str = "gaussian",
     prior: str = "gaussian",
@@ -67,7 +60,7 @@ def dilated_text_vae(
         features: Width of a word's vector.
         width: Of the convolutions, even.
         dilations: Of each layer, whose convolution reads three words so far apart.
-        state: Width of q's recurrent network in each direction.
+        hidden: Width of q's recurrent network in each direction.
         keep: Share of the words that the decoder sees in training; at 0 it never sees one.
         posterior: Family of q(z | x), by its name, with options in parentheses if any:
             ``"iaf(transforms=4)"``; :func:`~deeplvm.conditionals.posteriors.known` has them all.
@@ -78,34 +71,28 @@ def dilated_text_vae(
     Raises:
         RecipeError: If the data are no texts.
     """
-    at_least_one(latent=latent, features=features, width=width, dilations=dilations, state=state)
-    text = text_of(data, "dilated_text_vae")
+    at_least_one(latent=latent, features=features, width=width, dilations=dilations, hidden=hidden)
+    x = text_of(data, "dilated_text_vae")
     if width % 2:
         raise RecipeError(f"width must be even, found {width}.")
-    words = Recurrent(
-        {
-            **dropped(features, keep),
-            "h | v, z": DilatedConvolutions(features + latent, width, dilations=dilations),
-            "x | h": text.word(width, features),
-        },
-        outside=["z"],
-        **text.ends(),
-    )
-    q = posterior_of(posterior, latent, MLP(2 * state))
+    network = DilatedConvolutions(features + latent, width, dilations=dilations)
+    step = decoded(x, network, "z", features=features, width=width, keep=keep)
+    words = Recurrent(step, outside=["z"], **ended(longest_of(data)))
+    code = posterior_of(posterior, latent, MLP(2 * hidden))
     return LatentVariableModel(
-        Joint({"z": prior_of(prior, latent), "v, h, x, n | z": words}),
-        Joint({**reader(features, state), "z | s": q}),
+        Joint({"z": prior_of(prior, latent), f"{', '.join(words.names)} | z": words}),
+        Joint({**reader(features, hidden), "z | s": code}),
     )
 
 
-@trained_with(**_TRAINED, objective=partial(auxiliary_elbo, weight=0.2))
+@trained_with(clip=5.0, kl_weight=linear(10), objective=partial(auxiliary_elbo, weight=0.2))
 def hybrid_text_vae(
     data: Data | Description,
     *,
     latent: int = 32,
     features: int = 64,
     channels: tuple[int, ...] = (128, 256),
-    state: int = 128,
+    hidden: int = 128,
     longest: int = 64,
     keep: float = 1.0,
     posterior: str = "gaussian",
@@ -128,7 +115,7 @@ def hybrid_text_vae(
         latent: Dimensions of z.
         features: Width of a word's vector, and of :math:`d_t`.
         channels: Of the convolutions of stride 2, from the words inwards.
-        state: Width of the recurrent network.
+        hidden: Width of the recurrent network.
         longest: How many words q reads of a text, and :math:`d` is of; later ones are drawn from
             the words before alone.
         keep: Share of the words that the recurrent network sees in training; at 0 it never sees
@@ -142,22 +129,24 @@ def hybrid_text_vae(
     Raises:
         RecipeError: If the data are no texts.
     """
-    at_least_one(latent=latent, features=features, channels=channels, state=state, longest=longest)
-    text = text_of(data, "hybrid_text_vae")
+    at_least_one(
+        latent=latent, features=features, channels=channels, hidden=hidden, longest=longest
+    )
+    x = text_of(data, "hybrid_text_vae")
+    cell = GRU(2 * features, hidden)
+    whole = Features(nn.Identity(), features)
     words = Recurrent(
         {
-            **dropped(features, keep),
-            "d | v, z": SequenceDeconvolutions(latent, longest, channels, features),
-            "h | v, d, h[-1]": GRU(2 * features, state),
-            "x | h": text.word(state, features),
-            "a | d, x": BagOfWords(text.vocabulary, Features(nn.Identity(), features)),
+            **decoded(x, cell, "d, h[-1]", features=features, width=hidden, keep=keep),
+            f"d | {before(keep)}, z": SequenceDeconvolutions(latent, longest, channels, features),
+            "a | d, x": BagOfWords(x.levels or 2, whole),
         },
         outside=["z"],
-        **text.ends(start={"h": state}),
+        **ended(longest_of(data), h=hidden),
     )
-    encoder = ConvolutionalSequenceEncoder(features, longest, channels, state)
-    q = posterior_of(posterior, latent, MLP(state))
+    code = posterior_of(posterior, latent, MLP(hidden))
+    encoder = ConvolutionalSequenceEncoder(features, longest, channels, hidden)
     return LatentVariableModel(
-        Joint({"z": prior_of(prior, latent), "v, d, h, x, a, n | z": words}),
-        Joint({"s | x, n": encoder, "z | s": q}),
+        Joint({"z": prior_of(prior, latent), f"{', '.join(words.names)} | z": words}),
+        Joint({f"s | x, {LENGTH}": encoder, "z | s": code}),
     )

@@ -2,119 +2,87 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from deeplvm.conditionals import BagOfWords, Categorical, Gaussian, Tokens
+from deeplvm.conditionals import BagOfWords, Categorical, Gaussian
 from deeplvm.core.joint import Joint
 from deeplvm.core.model import LatentVariableModel
+from deeplvm.data.ragged import LENGTH
 from deeplvm.data.records import Data, Description
+from deeplvm.data.variable import Variable, listed
 from deeplvm.networks import (
     GRU,
     MLP,
     AttentionPool,
-    Features,
     MeanPool,
     TextEncoder,
     WordCount,
-    WordDropout,
 )
 from deeplvm.objectives import auxiliary_elbo
 from deeplvm.recipes.catalogue import RecipeError, trained_with
 from deeplvm.recipes.labelled import labels_of
 from deeplvm.recipes.plain import at_least_one
+from deeplvm.recipes.words import decoded, ended
 from deeplvm.recurrent import Recurrent
 from deeplvm.training.schedules import linear
 
-_TRAINED: dict[str, Any] = {
-    "kl_weight": linear(10),
-    "batch_size": 16,
-    "clip": 5.0,
-    "averaging": 0.0,
-}
+_TRAINED: dict[str, Any] = {"clip": 5.0, "kl_weight": linear(10), "batch_size": 32}
 
 
-class Turns(NamedTuple):
-    """What a recipe of dialogues needs to know of the data.
-
-    Attributes:
-        vocabulary: How many tokens there are, 0 the end of an utterance.
-        words: How many the longest utterance has.
-        turns: How many utterances the longest training row has.
-    """
-
-    vocabulary: int
-    words: int
-    turns: int
-
-
-def turns_of(data: Data | Description, recipe: str) -> Turns:
-    """The utterances that a recipe models.
+def turns_of(data: Data | Description, recipe: str) -> Variable:
+    """``"x"``, for a recipe of rows that are several texts: its shape is the words of the longest.
 
     Raises:
-        RecipeError: If the data are none.
+        RecipeError: If rows are something else.
     """
-    about = data if isinstance(data, Description) else data.description
     x = data.variables.get("x")
-    if x is None or x.kind != "token" or len(x.shape) != 1 or [*data.variables] != ["x"]:
+    if x is None or x.kind != "token" or len(x.shape) != 1 or len(data.variables) > 1:
+        found = listed([str(each) for each in data.variables.values()], 3) or "nothing"
+        other = "sentence_vae" if x is not None and x.kind == "token" else "vae"
         raise RecipeError(
-            f"{recipe} models rows of several texts each, such as the turns of a dialogue, but x "
-            f"of {data.name} is {x}; give a file of JSON lines, a list of texts a line, or take "
-            f"the recipe {'sentence_vae' if x is not None and x.kind == 'token' else 'vae'}."
+            f"{recipe} models rows of several texts, such as the turns of a dialogue, but "
+            f"{data.name} has {found}; give JSON lines, a list of texts a line, or columns of a "
+            f"table (--text question,answer), or take the recipe {other}."
         )
-    return Turns(x.levels or 2, x.shape[0], max(about.lengths, default=1))
+    return x
+
+
+def _words(
+    x: Variable, latent: int, features: int, state: int, keep: float
+) -> dict[str, nn.Module]:
+    """What is said in a turn."""
+    at_least_one(latent=latent, features=features, state=state)
+    cell = GRU(features + latent + state, state)
+    return decoded(x, cell, "z, c, h[-1]", features=features, width=state, keep=keep)
 
 
 def _dialogue(
-    text: Turns,
-    *,
+    x: Variable,
+    said: dict[str, nn.Module],
     latent: int,
     features: int,
     state: int,
     hidden: tuple[int, ...],
-    keep: float,
-    bag: bool,
 ) -> LatentVariableModel:
-    """Turns one after another, each with a latent, and its words one after another."""
-    if not 0 <= keep <= 1:
-        raise RecipeError(f"keep is a share of the words, 0 to 1, not {keep:g}.")
-    said: dict[str, nn.Module] = {
-        "v | x[-1]": WordDropout(features, keep),
-        "h | v, z, c, h[-1]": GRU(features + latent + state, state),
-        "x | h": Tokens(text.vocabulary, Features(nn.Identity(), state), features=features),
-    }
-    if bag:
-        said["a | z, c, x"] = BagOfWords(text.vocabulary, MLP(latent + state, *hidden))
-    names = [key.split(" ")[0] for key in said]
-    words = Recurrent(
-        said,
-        outside=["z", "c"],
-        start={"x": torch.tensor(0), "h": state},
-        end={"x": 0},
-        length="m",
-        repeats=text.words,
-    )
-    encoder = TextEncoder(text.vocabulary, features, state)
-    history: dict[str, nn.Module] = {
-        "e | x": encoder,
+    """Turns one after another, each with a latent and what is said."""
+    at_least_one(hidden=hidden)
+    words = Recurrent(said, outside=["z", "c"], **ended(x.shape[0], "m", h=state))
+    history = {
+        "e | x": TextEncoder(x.levels or 2, features, state),
         "c | e[-1], c[-1]": GRU(2 * state, state),
     }
+    p = {
+        "z | c": Gaussian(latent, MLP(state, *hidden)),
+        f"{', '.join(words.names)} | z, c": words,
+    }
+    q = {"z | e, c": Gaussian(latent, MLP(3 * state, *hidden))}
     start = {"e": 2 * state, "c": state}
-    p = Recurrent(
-        {
-            **history,
-            "z | c": Gaussian(latent, MLP(state, *hidden)),
-            f"{', '.join(names)}, m | z, c": words,
-        },
-        start=start,
-        length="n",
+    return LatentVariableModel(
+        Recurrent(history | p, start=start, length=LENGTH),
+        Recurrent(history | q, start=start, length=LENGTH),
     )
-    q = Recurrent(
-        {**history, "z | e, c": Gaussian(latent, MLP(3 * state, *hidden))}, start=start, length="n"
-    )
-    return LatentVariableModel(p, q)
 
 
 @trained_with(**_TRAINED)
@@ -149,11 +117,9 @@ def vhred(
     Raises:
         RecipeError: If a row is not several texts.
     """
-    at_least_one(latent=latent, features=features, state=state, hidden=hidden)
-    text = turns_of(data, "vhred")
-    return _dialogue(
-        text, latent=latent, features=features, state=state, hidden=hidden, keep=keep, bag=False
-    )
+    x = turns_of(data, "vhred")
+    said = _words(x, latent, features, state, keep)
+    return _dialogue(x, said, latent, features, state, hidden)
 
 
 @trained_with(**_TRAINED, objective=auxiliary_elbo)
@@ -187,11 +153,10 @@ def dialogue_cvae(
     Raises:
         RecipeError: If a row is not several texts.
     """
-    at_least_one(latent=latent, features=features, state=state, hidden=hidden)
-    text = turns_of(data, "dialogue_cvae")
-    return _dialogue(
-        text, latent=latent, features=features, state=state, hidden=hidden, keep=keep, bag=True
-    )
+    x = turns_of(data, "dialogue_cvae")
+    said = _words(x, latent, features, state, keep)
+    said["a | z, c, x"] = BagOfWords(x.levels or 2, MLP(latent + state, *hidden))
+    return _dialogue(x, said, latent, features, state, hidden)
 
 
 class Turn(nn.Module):
@@ -246,7 +211,8 @@ def answer_selection(
     """
     name = "answer_selection"
     at_least_one(latent=latent, features=features, state=state, hidden=hidden)
-    text = turns_of(data, name)
+    x = turns_of(data, name)
+    vocabulary, words = x.levels or 2, x.shape[0]
     about = data if isinstance(data, Description) else data.description
     if {*about.lengths} != {2}:
         raise RecipeError(
@@ -256,10 +222,10 @@ def answer_selection(
         )
     classes = labels_of(data, name, "the label of a question and an answer")
     read = {
-        "f | x": Turn(0, text.words),
-        "a | x": Turn(1, text.words),
-        "g | f": TextEncoder(text.vocabulary, features, state),
-        "h | a": TextEncoder(text.vocabulary, features, state, pooled=False),
+        "f | x": Turn(0, words),
+        "a | x": Turn(1, words),
+        "g | f": TextEncoder(vocabulary, features, state),
+        "h | a": TextEncoder(vocabulary, features, state, pooled=False),
         "k | a": WordCount(),
     }
     width = 2 * state

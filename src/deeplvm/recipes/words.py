@@ -2,75 +2,79 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
 
-from deeplvm.conditionals import Tokens
+from deeplvm.data.likelihood_table import LIKELIHOODS
+from deeplvm.data.ragged import LENGTH
 from deeplvm.data.records import Data, Description
-from deeplvm.networks import Features, MeanPool, SequenceEncoder, WordDropout
-from deeplvm.recipes.catalogue import RecipeError, of_group
-from deeplvm.recipes.plain import sequence_of
+from deeplvm.data.tokens import END
+from deeplvm.data.variable import Variable
+from deeplvm.networks import Ends, Features, SequenceEncoder, WordDropout
+from deeplvm.recipes.catalogue import RecipeError
 
 
-class Text(NamedTuple):
-    """What a recipe of texts needs to know of the data.
-
-    Attributes:
-        vocabulary: How many tokens there are, 0 the end of a text.
-        longest: How many steps the longest training row has.
-    """
-
-    vocabulary: int
-    longest: int
-
-    def word(self, network: nn.Module | int, features: int) -> Tokens:
-        """A word given features of this width, or of a network of the parents."""
-        if isinstance(network, int):
-            network = Features(nn.Identity(), network)
-        return Tokens(self.vocabulary, network, features=features)
-
-    def ends(self, *, start: dict[str, Any] | None = None, length: str = "n") -> dict[str, Any]:
-        """Options of the Recurrent of its words: where they begin and end, and what is outside."""
-        before: dict[str, Any] = {"x": torch.tensor(0), **(start or {})}
-        return {"start": before, "end": {"x": 0}, "length": length, "repeats": self.longest}
+def longest_of(data: Data | Description) -> int:
+    """How many steps the longest training row has."""
+    about = data if isinstance(data, Description) else data.description
+    return max(about.lengths, default=1)
 
 
-def text_of(data: Data | Description, recipe: str) -> Text:
-    """The text that a recipe models.
+def word_of(x: Variable, width: int, features: int) -> nn.Module:
+    """A word given features of this width, which others see by its row of a table."""
+    of = LIKELIHOODS[x.likelihood].of(replace(x, shape=()))
+    return of(network=Features(nn.Identity(), width), features=features)
+
+
+def decoded(
+    x: Variable,
+    network: nn.Module,
+    parents: str,
+    *,
+    features: int,
+    width: int,
+    keep: float = 1.0,
+) -> dict[str, nn.Module]:
+    """A word given what a network makes of the word before, as far as it is kept, and of others.
+
+    Args:
+        x: The words.
+        network: Makes ``h`` of :func:`before` and of the parents.
+        parents: What it reads beside that.
+        features: Width of a word's vector.
+        width: Of ``h``.
+        keep: Share of the words that are seen in training.
 
     Raises:
-        RecipeError: If the data are no texts.
+        RecipeError: If that is no share.
     """
-    about = data if isinstance(data, Description) else data.description
-    x = data.variables.get("x")
-    if x is None or x.kind != "token" or x.shape:
-        others = "take the recipe vae"
-        if x is not None and x.length is not None:
-            others = f"take a recipe of sequences ({', '.join(of_group('Sequences'))})"
-        raise RecipeError(
-            f"{recipe} models texts, the words of each row one after another, but x of "
-            f"{data.name} is {x}; {others}."
-        )
-    sequence_of(data, recipe)
-    return Text(x.levels or 2, max(about.lengths, default=1))
-
-
-def reader(features: int, state: int, *, words: str = "x") -> dict[str, nn.Module]:
-    """``s``, of twice the width of a state: the mean of a network that reads both ways."""
+    if not 0 <= keep <= 1:
+        raise RecipeError(f"keep is the share of the words that stay, 0 to 1, not {keep:g}.")
+    word, read = before(keep), {"v | x[-1]": WordDropout(features, keep)}
     return {
-        f"r | {words}, n": SequenceEncoder(features, state),
-        "s | r, n": MeanPool(2 * state),
+        **(read if keep < 1 else {}),
+        f"h | {word}, {parents}": network,
+        "x | h": word_of(x, width, features),
     }
 
 
-def dropped(features: int, keep: float) -> dict[str, nn.Module]:
-    """``v``, the word before, as far as it is kept.
+def before(keep: float) -> str:
+    """The word before, as a decoder sees it: itself, where all are kept."""
+    return "v" if keep < 1 else "x[-1]"
 
-    Raises:
-        RecipeError: If the rate is no share.
-    """
-    if not 0 <= keep <= 1:
-        raise RecipeError(f"keep is a share of the words, 0 to 1, not {keep:g}.")
-    return {"v | x[-1]": WordDropout(features, keep)}
+
+def ended(longest: int, length: str = LENGTH, **start: Any) -> dict[str, Any]:
+    """Options of a Recurrent of words, which begins and ends with the end of a text."""
+    before = {"x": torch.tensor(END), **start}
+    return {"start": before, "end": {"x": END}, "length": length, "repeats": longest}
+
+
+def reader(features: int, hidden: int, code: str = "s", states: str = "r") -> dict[str, nn.Module]:
+    """A code of twice the width: the ends of a network that reads the words both ways."""
+    return {
+        f"{states} | x, {LENGTH}": SequenceEncoder(features, hidden),
+        f"{code} | {states}, {LENGTH}": Ends(hidden),
+    }
