@@ -16,7 +16,6 @@ done is kept in the folder, checkpoints too, and a run goes on where it stopped;
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -37,8 +36,8 @@ from deeplvm.networks import MLP, glorot
 from deeplvm.recipes import find, training_of
 from deeplvm.recipes.catalogue import loading_of
 from deeplvm.recipes.plain import aggregated
-from deeplvm.training import fit, linear, unfolded
-from machine import RESULTS, keep
+from deeplvm.training import linear
+from fitted import folder_of, table, trained
 
 PICTURE = Path(__file__).parents[1] / "docs" / "pictures" / "flexibility.png"
 
@@ -273,55 +272,30 @@ def opened(run: Run, limit: int | None) -> Data:
 
 
 def measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Train, and measure test rows; what was done before is found in the folder."""
-    run, trial = RUNS[name], options.minutes is not None or options.limit is not None
-    minutes, rows = options.minutes or run.minutes, options.rows or run.rows
-    folder = options.folder / f"{name}-{options.seed}" / (f"{minutes:g}" if trial else "whole")
-    kept = folder / "result.json"
-    if kept.exists():
-        return json.loads(kept.read_text())
-    folder.mkdir(parents=True, exist_ok=True)
+    """Train, and measure test rows."""
+    run, rows = RUNS[name], options.rows or RUNS[name].rows
+    folder, minutes = folder_of(name, run, options)
     data = opened(run, options.limit)
     recipe = find(run.recipe) if isinstance(run.recipe, str) else run.recipe
-    torch.manual_seed(options.seed)
-    model = recipe(data, **run.model)
-    training = {"epochs": 10_000, **training_of(recipe), **run.training}
-    began = time.perf_counter()
-    history = unfolded(fit)(
-        model, data, seed=options.seed, minutes=minutes, folder=folder / "run", resume=True,
-        **training,
+    model, result = trained(
+        recipe, data, run.model, run.training, minutes=minutes, seed=options.seed,
+        folder=folder / "run",
     )  # fmt: skip
-    trained = time.perf_counter() - began
-    test = data.test[:rows]
-    found = evaluate(
-        model, test, particles=run.particles, seed=options.seed, draw=training.get("draw")
-    ).to_dict()
+    result["settings"] |= {"data": run.data, "limit": options.limit}
+    test, began = data.test[:rows], time.perf_counter()
+    draw = (training_of(recipe) | run.training).get("draw")
+    found = evaluate(model, test, particles=run.particles, seed=options.seed, draw=draw).to_dict()
+    result["seconds"]["measuring"] = time.perf_counter() - began
     keys = ("log_px", "elbo", "kl", "active_units", "bits_per_dim", "bits_per_dim_stderr")
-    result = {
+    result |= {
         "what": run.what,
-        "model": str(model),
-        "settings": {
-            "recipe": recipe.__name__, **run.model, "data": run.data, "minutes": minutes,
-            "seed": options.seed, "limit": options.limit,
-            **{option: str(value) for option, value in training.items()},
-        },
-        "parameters": sum([each.numel() for each in model.parameters()]),
-        "seconds": {"training": trained, "measuring": time.perf_counter() - began - trained},
-        "epochs": len(history.epochs),
-        "rows per second": history.epochs[-1].get("rows_per_second"),
         "test": {key: found[key] for key in keys if key in found} | {"rows": len(test["x"])},
         "target": run.target,
-        "curve": [
-            {"epoch": r["epoch"], "seconds": r["seconds"]}
-            | {split: r[split]["elbo"] for split in ("train", "valid")}
-            for r in history.epochs[:: max(1, len(history.epochs) // 40)]
-        ],
-    }  # fmt: skip
+    }
     if run.data == "moons":
         x = torch.as_tensor(test["x"][:]).double()
         best = torch.distributions.MultivariateNormal(x.mean(0), torch.cov(x.T)).log_prob(x)
         result["test"]["nats above a Gaussian"] = found["log_px"]["value"] - float(best.mean())
-    kept.write_text(json.dumps(result))
     return result
 
 
@@ -347,45 +321,5 @@ def drawn(results: dict[str, Any]) -> None:
     print(f"drawn in {PICTURE}")
 
 
-def listed() -> None:
-    """All runs."""
-    for group, runs in GROUPS.items():
-        print(f"{group}:")
-        for name, run in runs.items():
-            target = "" if run.target is None else f", asked {run.target}"
-            print(f"  {name:30} {run.data:8} {run.minutes:3g} min{target:15}  {run.what}")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
-    parser.add_argument("runs", nargs="*", help="names of runs or groups, or picture")
-    parser.add_argument("--list", action="store_true", help="show the runs")
-    parser.add_argument("--minutes", type=float)
-    parser.add_argument("--rows", type=int, help="test rows")
-    parser.add_argument("--limit", type=int, help="rows of each split: a trial")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--folder", type=Path, default=Path("runs/images"))
-    options = parser.parse_args()
-    if options.list or not options.runs:
-        listed()
-        return
-    trial = options.minutes is not None or options.limit is not None
-    results = options.folder if trial else RESULTS
-    path = results / "images.json"
-    for word in options.runs:
-        if word not in (*RUNS, *GROUPS, "picture"):
-            parser.error(f"there is no run {word!r}; --list shows them")
-    for name in [n for word in options.runs for n in GROUPS.get(word, (word,))]:
-        kept = json.loads(path.read_text())["runs"] if path.exists() else {}
-        if name == "picture":
-            drawn(kept)
-            continue
-        key = name if options.seed == 0 else f"{name}, seed {options.seed}"
-        result = measured(name, options)
-        shown = {k: v for k, v in result.items() if k != "curve"}
-        print(name, json.dumps(shown, indent=1), flush=True)
-        keep("images", {"published": PUBLISHED, "runs": kept | {key: result}}, results)
-
-
 if __name__ == "__main__":
-    main()
+    table(str(__doc__), "images", GROUPS, measured, PUBLISHED, {"picture": drawn})
