@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
+import torch
 
-from deeplvm.data import DataError, load
+from deeplvm.data import Data, DataError, load
 from deeplvm.data.readers.text import vocabulary_of
 from deeplvm.grammar import Grammar
+from deeplvm.inference import climb, predicted
 from deeplvm.recipes import grammar_vae, selfies_vae, smiles_vae
 from deeplvm.recipes.catalogue import RecipeError
 
@@ -85,3 +89,40 @@ def test_expressions_are_the_same_rows_each_time() -> None:
     data = load("expressions", limit=20, tokens="expression-grammar")
     assert data.description.rows["train"] == 20
     assert data.description.variables["x"].levels == 13
+
+
+def test_numbers_beside_a_text_are_told_from_the_code(tmp_path: Path) -> None:
+    table = pd.DataFrame({"smiles": MOLECULES, "size": range(20), "note": "a"})
+    table.loc[3, "smiles"] = None  # left out, with its number
+    data = load(table, text="smiles", tokens="smiles", group="size=size")
+    size = data.variables["size"]
+    assert (size.length, size.columns, data.variables["x"].length) == (None, ("size",), "n")
+    rows = torch.cat([part.batch(slice(None), ("size",))["size"] for part in parts_of(data)])
+    assert sorted(rows.flatten().tolist()) == [0, 1, 2, *range(4, 20)]
+    model = smiles_vae(data, latent=2, hidden=4, channels=(2,))
+    batch = data.train.batch(slice(4), ("x", "n", "size"))
+    terms = model.evidence(batch).terms
+    assert terms["size"].shape == (4,)
+    assert climb(predicted(model, "size"), torch.zeros(3, 2), steps=2).codes.shape == (3, 2)
+    without = load(table[["smiles"]], like=data.description)
+    batch = without.test.batch(slice(3), ("x", "n", "size"))
+    alone = model.evidence(batch, missing=frozenset(["size"])).terms
+    assert bool((alone["size"] == 0).all())
+
+
+@pytest.mark.parametrize(
+    "group, match",
+    [
+        ("note=note", "'note' beside a text is to be numbers"),
+        ("n=size", "n is the number of its tokens"),
+        ("size=weight", "weight"),
+    ],
+)
+def test_what_cannot_be_beside_a_text_is_said(group: str, match: str) -> None:
+    table = pd.DataFrame({"smiles": MOLECULES, "size": range(20), "note": "a"})
+    with pytest.raises(DataError, match=match):
+        load(table, text="smiles", tokens="smiles", group=group)
+
+
+def parts_of(data: Data) -> list[Any]:
+    return [data.train, data.valid, data.test]

@@ -57,6 +57,7 @@ def assembled(
     first, seed, limit = views[lead], options["seed"], options["limit"]
     sequences = first if isinstance(first, Sequences) else None
     labelled: Source = first if sequences is None else sequences.rows
+    of_steps = {name for name, each in views.items() if isinstance(each, Sequences)}
     views = {n: each.steps if isinstance(each, Sequences) else each for n, each in views.items()}
     on_disk = not all([isinstance(each, Held) for each in views.values()])
     if sequences is not None and known is None:
@@ -73,15 +74,19 @@ def assembled(
         notes.append(f"at most {limit} rows of each split, as asked for: a trial, not a result.")
     if sequences is not None:
         notes.append(sequences.note(rows))
-        whole = {each: sequences.steps_of(part) for each, part in whole.items()}
         places = {each: sequences.steps_of(part) for each, part in rows.items()}
     made, alone = dict[str, _Made](), len(views) == 1
     for name, found in views.items():
         what = source if alone else f"{source}, {name}"
         given = sequences is not None and name == INPUTS
+        beside = sequences is not None and name not in of_steps
+        own = whole
+        if sequences is not None and not beside:
+            own = {each: sequences.steps_of(part) for each, part in whole.items()}
         made[name] = _made(
             labelled if name == lead and not sequences else found, name, what,
-            {**options, **_AS_GIVEN} if given else options, known, whole=whole, places=places,
+            {**options, **_AS_GIVEN} if given or beside else options, known, whole=own,
+            places=rows if beside else places,
             seed=noise_seed(seed, made), labels=name == lead and not sequences,
             on_disk=on_disk, alone=alone,
             kept=columns_kept(views, name, what, options),
@@ -107,12 +112,12 @@ def assembled(
     if sequences is not None:
         of_rows, classes, unlabelled = _of_rows(sequences, labelled, rows, source, known)
         facts = replace(facts, classes=classes)
-    length = LENGTH if sequences else None
+    lengths = dict.fromkeys(of_steps, LENGTH)
     description = Description(
         name=facts.name,
         source=options["source"],
         options=options,
-        variables={n: replace(each.variable, length=length) for n, each in made.items()},
+        variables={n: replace(each.variable, length=lengths.get(n)) for n, each in made.items()},
         classes=facts.classes,
         split=split,
         notes=(*dict.fromkeys(common), *notes, *own),
@@ -126,23 +131,24 @@ def assembled(
     if not on_disk:
         owners = {name: name for name in made} | ({"y": lead} if readers[lead].labels else {})
 
-        def laid(column: Any, part: Split) -> Any:
-            return RaggedColumn.of(column, of_rows[part][LENGTH]) if sequences else column
+        def laid(column: Any, part: Split, name: str) -> Any:
+            there = name in of_steps
+            return RaggedColumn.of(column, of_rows[part][LENGTH]) if there else column
 
         train, valid, test = (
             Selection(
-                {n: laid(made[owner].rows[part][n], part) for n, owner in owners.items()}
+                {n: laid(made[owner].rows[part][n], part, owner) for n, owner in owners.items()}
                 | of_rows.get(part, {}),
                 unrounded={
-                    n: laid(column, part)
-                    for each in made.values()
+                    n: laid(column, part, name)
+                    for name, each in made.items()
                     for n, column in each.unrounded.get(part, {}).items()
                 },
             )
             for part in SPLITS
         )
         noise = {
-            name: replace(each.noise, source=laid(each.noise.source, "train"))
+            name: replace(each.noise, source=laid(each.noise.source, "train", name))
             for name, each in made.items()
             if each.noise and renewed
         }

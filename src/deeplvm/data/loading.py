@@ -132,7 +132,8 @@ def load(
         group: Names of the model, each with its columns of the table, "x1=age,height"; in Python
             also {"x1": ["age", "height"]}. Columns of no group are x. A group of one column of
             paths of image files (from the table's folder on) are those images. Of an .npz, which
-            array a name is. By default all columns are x, and so is the array x.
+            array a name is. By default all columns are x, and so is the array x. Beside a text
+            (``text``), numbers that are told from its code, such as properties of molecules.
         sequence: Column of a table that says which rows are a sequence: those with the same cell
             are its steps. A folder of delimited files has a sequence in each.
         order: Column of numbers or dates by which the steps of a sequence are ordered; by default
@@ -397,7 +398,7 @@ def _opened(
     if (texts := texts_of_files(path, options, known)) is not None:
         if stream is True:
             raise DataError(f"{path}: texts are not streamed; leave out --stream.")
-        return {"x": _tokenised(texts, source, options, known)}
+        return _tokenised(texts, source, options, known)
     if npy or path.is_dir() or name.endswith(".parquet"):
         try:
             files = open_files(path, size=options["image_size"])
@@ -463,10 +464,11 @@ def _opened(
 
 def _tokenised(
     texts: Texts, source: str, options: Mapping[str, Any], known: Description | None
-) -> Source:
+) -> dict[str, Source]:
     """Rows of tokens; what is said of other columns of a table does not apply."""
     if known is None:
-        table = {**options, "label": None, "header": None} if options["text"] else options
+        own = {"label": None, "header": None, "group": {}}
+        table = {**options, **own} if options["text"] else options
         _refuse_table_options(source, table)
     return tokenised(texts, source, options, known)
 
@@ -642,7 +644,7 @@ def _in_memory(
     if is_cells(source):
         return {"x": _cells(source, "memory", options, known)}
     if (texts := texts_in_memory(source, options, known)) is not None:
-        return {"x": _tokenised(texts, "memory", options, known)}
+        return _tokenised(texts, "memory", options, known)
     parts = dict(source) if isinstance(source, Mapping) else {"all": source}
     whole = parts.get("all")
     if isinstance(whole, list | tuple) and whole and isinstance(whole[0], pd.DataFrame):
@@ -805,7 +807,7 @@ def _as_frame_or_array(value: Any) -> Any:
 def _named(name: str, options: Mapping[str, Any], known: Description | None) -> dict[str, Source]:
     found = read_named(name)
     if isinstance(found, Texts):
-        return {"x": _tokenised(found, name, options, known)}
+        return _tokenised(found, name, options, known)
     _refuse_table_options(name, options, named=found.facts)
     if found.facts.columns is None:
         return {"x": found}

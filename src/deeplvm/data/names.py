@@ -138,8 +138,9 @@ def completed(
             f"{strange[0]!r} here; give arrays of these names, or a table with their columns."
         )
     first = next(iter(views.values()))
+    rows = first.rows if isinstance(first, Sequences) else first
     return {
-        name: views.get(name) or _absent(variable, first)
+        name: views.get(name) or _absent(variable, first if variable.length else rows)
         for name, variable in known.variables.items()
     }
 

@@ -41,7 +41,7 @@ def smiles_vae(
     .. math:: p(x, y, z) = p(z) \, p(y | z) \prod_{t=1}^{n} p(x_t | x_1, \dots, x_{t-1}, z)
 
     q(z | x) convolves the tokens, the decoder is a gated recurrent unit that reads z at each of
-    them. A column of numbers beside the strings (``--property logp``) is a property y, whose
+    them. Columns of numbers beside the strings (``--group logp=logp``) are properties, whose
     network of z is learned with all else, so that latents are laid out by it and can be searched
     for more of it (:func:`~deeplvm.inference.climb`).
 

@@ -6,18 +6,19 @@ import codecs
 import lzma
 from array import array
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from deeplvm.data.ragged import LENGTH
 from deeplvm.data.readers.arrays import labels_of, parts_of
 from deeplvm.data.readers.columns import refuse_absent
 from deeplvm.data.readers.delimited import is_number, read_delimited
 from deeplvm.data.readers.images import ENDINGS as IMAGES
-from deeplvm.data.readers.source import Facts, Held, codes_of
+from deeplvm.data.readers.source import Facts, Held, Source, codes_of
 from deeplvm.data.records import SPLITS, Description
 from deeplvm.data.sequences import Sequences
 from deeplvm.data.split import divide, limited
@@ -91,12 +92,14 @@ class Texts:
         rows: By part, ``"all"`` where there is no split; what is empty is left out later.
         labels: One a row, by part.
         where: The place of a row in words, by its part and number.
+        beside: Numbers of each row by the name that they have in the model, as columns of a table.
     """
 
     facts: Facts
     rows: Mapping[str, Sequence[str | None]]
     labels: Mapping[str, Sequence[Any]] | None = None
     where: Callable[[str, int], str] | None = None
+    beside: Mapping[str, Mapping[str, pd.DataFrame]] = field(default_factory=dict)
 
 
 def read_texts(path: Path) -> Texts:
@@ -177,13 +180,40 @@ def _text_columns(
     if label is not None and known is not None and label not in names:
         label = None
     refuse_absent(what, names, [column] if label is None else [column, label])
-    left = [each for each in names if each not in (column, label)]
+    groups = options["group"]
+    if known is None:
+        refuse_absent(what, names, [each for group in groups.values() for each in group])
+    else:
+        groups = {n: v.columns for n, v in known.variables.items() if v.columns is not None}
+        groups = {n: group for n, group in groups.items() if {*group} <= {*names}}
+    own = {column, label, *[each for group in groups.values() for each in group]}
+    left = [each for each in names if each not in own]
     notes = (f"columns that are left out: {listed(left, 5)}.",) if left else ()
     found = {part: table.rename(columns=str) for part, table in tables.items()}
     cells = {part: _cells_of(table[column]) for part, table in found.items()}
     labels = {part: _cells_of(table[label]) for part, table in found.items()} if label else None
     split = f"{' / '.join(tables)} as they were given" if "train" in tables else ""
-    return Texts(Facts(name, split=split, notes=notes), cells, labels)
+    beside = {
+        each: {part: _numbers_of(table, group, what, each) for part, table in found.items()}
+        for each, group in groups.items()
+    }
+    return Texts(Facts(name, split=split, notes=notes), cells, labels, beside=beside)
+
+
+def _numbers_of(table: pd.DataFrame, columns: Sequence[str], what: str, name: str) -> pd.DataFrame:
+    """Some columns as numbers, NaN where a cell is empty."""
+    if name in ("x", LENGTH):
+        taken = "the text" if name == "x" else "the number of its tokens"
+        raise DataError(f"--group {name}: {name} is {taken}; choose another name.")
+    found = {}
+    for column in columns:
+        try:
+            found[column] = pd.to_numeric(table[column]).astype(float)
+        except (TypeError, ValueError) as problem:
+            raise DataError(
+                f"{what}: --group {name}: {column!r} beside a text is to be numbers ({problem})."
+            ) from None
+    return pd.DataFrame(found)
 
 
 def _cells_of(column: Any) -> list[str | None]:
@@ -212,8 +242,8 @@ def texts_in_memory(
 
 def tokenised(
     texts: Texts, what: str, options: Mapping[str, Any], known: Description | None
-) -> Sequences:
-    """Rows of tokens, the vocabulary that of the training rows.
+) -> dict[str, Source]:
+    """Rows of tokens, the vocabulary that of the training rows, and numbers beside them.
 
     Args:
         texts: What was read.
@@ -291,7 +321,12 @@ def tokenised(
     made = Sequences.of(steps, by_part, what)
     whole = made.rows.labelled(held.labels, held.facts.classes).told(place)
     made = replace(made, rows=whole)
-    return replace(made, steps=steps.told(made.where))
+    found: dict[str, Source] = {"x": replace(made, steps=steps.told(made.where))}
+    for name, tables in texts.beside.items():
+        own = {part: tables[part].to_numpy()[places] for part, places in kept.items()}
+        columns = tuple(next(iter(tables.values())).columns)
+        found[name] = Held(Facts(facts.name, columns=columns, split=facts.split), own).told(place)
+    return found
 
 
 def _vocabulary(
