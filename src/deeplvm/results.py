@@ -7,6 +7,7 @@ is needed for any of them.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import re
 import unicodedata
@@ -219,6 +220,10 @@ class Record:
             else:
                 shown[key] = plain(value)
         return shown
+
+    def to_json(self) -> str:
+        """The dict as the text of a file, such as ``evaluation.json``."""
+        return json.dumps(self.to_dict(), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
     def heading(self) -> str:
         """A line above the table."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import io
 import json
 import linecache
@@ -14,8 +15,9 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from cyclopts import App, CycloptsError
 
@@ -149,8 +151,29 @@ def application(words: Sequence[str]) -> App:
         verbs.resume, verbs.evaluate, compare, verbs.diagnose, verbs.sample, verbs.embed,
         verbs.reconstruct, verbs.score, verbs.impute, verbs.report, verbs.recipes, verbs.datasets,
     ):  # fmt: skip
-        app.command(checked(verb))
+        app.command(checked(_or_of_a_graph(verb)))
     return app
+
+
+def _or_of_a_graph(verb: Callable[..., None]) -> Callable[..., None]:
+    """The verb, and for a run of a graph, which is one row, that of graphs."""
+
+    @functools.wraps(verb)
+    def begin(*words: Any, **options: Any) -> None:
+        folder = Path(str(words[0])) if words else Path()
+        if verb.__name__ in ("resume", "report") or not (folder / "data.json").is_file():
+            return verb(*words, **options)
+        from deeplvm.runs.run import open_run
+
+        opened = open_run(folder, trust=options.get("trust", False))
+        if not opened.description.options.get("graph"):
+            return verb(*words, **options)
+        from deeplvm.cli import graphs
+
+        said = {name: value for name, value in options.items() if name != "trust"}
+        return graphs.carry_out(verb.__name__, opened, words[1:], said)
+
+    return begin
 
 
 def _command(words: Sequence[str]) -> App:

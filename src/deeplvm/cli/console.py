@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from deeplvm.core.model import LatentVariableModel
     from deeplvm.data.records import Data, Description, Split
     from deeplvm.evaluation import Evaluation
+    from deeplvm.evaluation.graphs import GraphEvaluation
     from deeplvm.runs.run import Run
 
 # Draws in all that an evaluation at the end of a fit may take, and how few or many a row.
@@ -114,7 +115,12 @@ def finish(
     json: bool,
 ) -> None:
     """Evaluate a trained model, draw samples, write the report, and say where everything is."""
-    if evaluate:
+    if evaluate and run.description.options.get("graph"):
+        note("ranking held-out pairs")
+        ranked = evaluate_graph_into(run, model, data)
+        write_report(run)
+        show(ranked, json=json)
+    elif evaluate:
         from deeplvm.objectives.bounds import of_one_particle
 
         splits: tuple[Split, ...] = ("test", "valid", "train")
@@ -214,6 +220,22 @@ def evaluate_into(
     return evaluation
 
 
+def evaluate_graph_into(
+    run: Run, model: LatentVariableModel, data: Any, **options: Any
+) -> GraphEvaluation:
+    """Evaluate a model of a graph, and write ``evaluation.json``.
+
+    ``options`` are those of :func:`deeplvm.evaluation.graphs.evaluate_graph`.
+    """
+    from deeplvm.evaluation.graphs import evaluate_graph
+    from deeplvm.files import write_atomically
+
+    found = evaluate_graph(model, data, **options)
+    if processes().first:
+        write_atomically(run.folder / "evaluation.json", found.to_json().encode())
+    return found
+
+
 def asked_before(run: Run) -> dict[str, Any]:
     """What was asked of an earlier evaluation beside the likelihood, such as annealing."""
     from deeplvm.evaluation import Annealing, Synthetic
@@ -241,7 +263,7 @@ def write_report(run: Run) -> None:
         write_report(run)
 
 
-def show(evaluation: Evaluation, *, json: bool) -> None:
+def show(evaluation: Evaluation | GraphEvaluation, *, json: bool) -> None:
     """The table, or the contents of ``evaluation.json``."""
     tell(evaluation.to_json().rstrip() if json else f"{evaluation}\n")
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Self
 
 import torch
 from torch import Size, Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 from torch.distributions import Distribution, constraints
 from torch.nn.functional import softplus
-from torch.utils.checkpoint import checkpoint
 
-_BLOCK = 2_000_000  # pairs at a time
-_KEPT = 16_000_000  # pairs of which what a gradient needs is kept; of more it is computed again
+_BLOCK = 250_000  # pairs at a time, which a processor's cache holds
 
 
 class InnerProductGraph(Distribution):
@@ -112,16 +112,7 @@ class InnerProductGraph(Distribution):
             second = other + (other >= first)  # uniform among pairs of two nodes
             one, two = (self.codes.index_select(-2, each) for each in (first, second))
             return -self.pairs * _softplus((one * two).sum(-1) + offset).mean(-1)
-        again = self.codes.requires_grad and self.codes[..., 0].numel() * self.nodes > _KEPT
-        total = self.codes.new_zeros(self.batch_shape)
-        for start, stop in self.blocks():
-            rows, columns = self.codes[..., start:stop, :], self.codes[..., start:, :]
-            of: Callable[..., Tensor] = _cost_in_block
-            if again and torch.is_grad_enabled():
-                total = total - checkpoint(of, rows, columns, offset, use_reentrant=False)
-            else:
-                total = total - of(rows, columns, offset)
-        return total
+        return -_Cost.apply(self.codes, offset, [*self.blocks()])  # type: ignore[no-untyped-call]
 
     def blocks(self) -> Iterator[tuple[int, int]]:
         """Numbers of first nodes, with all second ones of which there are few pairs at a time."""
@@ -137,7 +128,7 @@ class InnerProductGraph(Distribution):
         drawn = type(self)(codes, self.offset)
         found = []
         for start, stop in drawn.blocks():
-            odds = codes[..., start:stop, :] @ codes[..., start:, :].mT + self.offset
+            odds = _odds(codes, self.offset, start, stop)
             edges = (torch.rand_like(odds) < odds.sigmoid()).triu(1).nonzero().T
             edges[-2:] += start
             found.append(edges)
@@ -147,16 +138,38 @@ class InnerProductGraph(Distribution):
         return torch.sparse_coo_tensor(indices, values, size, check_invariants=False).coalesce()
 
 
-def _cost_in_block(rows: Tensor, columns: Tensor, offset: Tensor) -> Tensor:
-    """The cost of a pair without an edge, over pairs of a row and a later column.
+class _Cost(Function):
+    r""":math:`\sum_{i < j} \log(1 + e^{z_i^\top z_j + c})`; one block is held at a time."""
 
-    The first columns are the rows.
-    """
-    each = _softplus(rows @ columns.mT + offset)
-    square = each[..., : rows.shape[-2]]
-    later = each[..., rows.shape[-2] :].sum((-2, -1))
-    twice = square.sum((-2, -1)) - square.diagonal(dim1=-2, dim2=-1).sum(-1)
-    return later + twice / 2
+    @staticmethod
+    def forward(ctx: Any, codes: Tensor, offset: Tensor, blocks: list[tuple[int, int]]) -> Tensor:
+        ctx.save_for_backward(codes, offset)
+        ctx.blocks, total = blocks, codes.new_zeros(codes.shape[:-2])
+        for start, stop in blocks:
+            each = _softplus(_odds(codes, offset, start, stop))
+            square = each[..., : stop - start]  # whose half and diagonal are other pairs
+            other = (square.sum((-2, -1)) + square.diagonal(dim1=-2, dim2=-1).sum(-1)) / 2
+            total += each.sum((-2, -1)) - other
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        codes, offset = ctx.saved_tensors
+        of_codes, of_offset = torch.zeros_like(codes), torch.zeros_like(offset)
+        for start, stop in ctx.blocks:
+            each = _odds(codes, offset, start, stop).sigmoid_()
+            each[..., : stop - start].triu_(1)
+            each *= gradient[..., None, None]
+            of_codes[..., start:stop, :] += each @ codes[..., start:, :]
+            of_codes[..., start:, :] += each.mT @ codes[..., start:stop, :]
+            of_offset += each.sum()
+        return of_codes, of_offset, None
+
+
+def _odds(codes: Tensor, offset: Tensor, start: int, stop: int) -> Tensor:
+    """Log-odds of some nodes with themselves and all later ones."""
+    return (codes[..., start:stop, :] @ codes[..., start:, :].mT).add_(offset)
 
 
 def _softplus(odds: Tensor) -> Tensor:

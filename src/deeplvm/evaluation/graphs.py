@@ -199,8 +199,8 @@ def likeliest_pairs(
     """
     with evaluating(model, 0):
         graph = graph_at(model, given)
-        codes, a = graph.codes[0], given["a"][0].coalesce()
-        edges = a.indices()[:, a.values() == 1]
+        codes, a = graph.codes[0], given["a"].coalesce()
+        edges = a.indices()[1:, a.values() == 1]
         best, where = codes.new_zeros(0), torch.zeros(0, 2, dtype=torch.int64, device=codes.device)
         for start, stop in graph.blocks():
             odds = codes[start:stop] @ codes[start:].T

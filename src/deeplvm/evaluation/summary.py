@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -183,10 +182,6 @@ class Evaluation(Record):
             )
         known = _by_names_of_today(plain)
         return cls(**{name: known[name] for name in names if name in known})
-
-    def to_json(self) -> str:
-        """The text of ``evaluation.json``."""
-        return json.dumps(self.to_dict(), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
     def table(self) -> list[tuple[str, str, str]]:
         drawn = [

@@ -25,10 +25,9 @@ def normalised_adjacency(graph: Tensor) -> Tensor:
     graph = graph.coalesce()
     nodes, known = graph.shape[-1], graph.values() == 1
     first, second = graph.indices()[:, known]
-    loops = torch.arange(nodes, device=graph.device)
-    indices = torch.stack(
-        [torch.cat([first, second, loops]), torch.cat([second, first, loops])]
-    ).unique(dim=1)
+    loops = torch.arange(nodes, device=graph.device) * (nodes + 1)
+    places = torch.cat([first * nodes + second, second * nodes + first, loops]).unique()
+    indices = torch.stack([places // nodes, places % nodes])
     degrees = torch.bincount(indices[0], minlength=nodes).to(graph.dtype)
     values = (degrees[indices[0]] * degrees[indices[1]]).rsqrt()
     return torch.sparse_coo_tensor(

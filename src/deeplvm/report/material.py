@@ -239,15 +239,8 @@ class Material:
         chosen = None if labels is None else labels[: len(points)].cpu()
         if points.shape[1] <= 2 or len(points) < 3:
             return LatentPoints(name, points[:, :2], (), points.shape[1], chosen, split)
-        centred = points - points.mean(0)
-        _, scales, axes = torch.linalg.svd(centred, full_matrices=False)
-        # the sign of an axis is arbitrary: its largest entry is made positive
-        largest = axes.gather(1, axes.abs().argmax(1, keepdim=True))
-        axes = axes * largest.sign()
-        variance = scales.square()
-        total = float(variance.sum())
-        shares = tuple([float(v) / total if total else 0.0 for v in variance[:2]])
-        return LatentPoints(name, centred @ axes[:2].T, shares, points.shape[1], chosen, split)
+        plane, shares = principal_plane(points)
+        return LatentPoints(name, plane, shares, points.shape[1], chosen, split)
 
     def _posterior(
         self, given: dict[str, Tensor]
@@ -283,6 +276,19 @@ class Material:
             if name in parents or parents & found:
                 found.add(other)
         return found
+
+
+def principal_plane(points: Tensor) -> tuple[Tensor, tuple[float, ...]]:
+    """Points ``(rows, dimensions)`` on their first two principal axes, and the shares of these."""
+    centred = points - points.mean(0)
+    _, scales, axes = torch.linalg.svd(centred, full_matrices=False)
+    # the sign of an axis is arbitrary: its largest entry is made positive
+    largest = axes.gather(1, axes.abs().argmax(1, keepdim=True))
+    axes = axes * largest.sign()
+    variance = scales.square()
+    total = float(variance.sum())
+    shares = tuple([float(v) / total if total else 0.0 for v in variance[:2]])
+    return centred @ axes[:2].T, shares
 
 
 def _most_used(use: Mapping[str, Mapping[str, Any]], most: int) -> list[tuple[str, int]]:

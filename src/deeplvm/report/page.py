@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
 from markupsafe import Markup
 
 from deeplvm.data.variable import listed
+from deeplvm.evaluation.graphs import GraphEvaluation
 from deeplvm.evaluation.latents.latent_use import carrying
 from deeplvm.report.figures.comparison import comparison_figure
 from deeplvm.report.sections import SPLITS, Subject, curve_warnings, minus, sections
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 def report(
     model: LatentVariableModel,
     data: Data,
-    evaluation: Evaluation | None = None,
+    evaluation: Evaluation | GraphEvaluation | None = None,
     metrics: Sequence[Mapping[str, Any]] = (),
     *,
     title: str | None = None,
@@ -58,11 +59,14 @@ def report(
     """
     there: list[Split] = [each for each in ("test", "valid", "train") if data.rows(each)]
     rows = split or there[0]
-    subject = Subject(model, data, evaluation, metrics, diagnosis, figures_of or {}, rows, seed)
+    ranked = evaluation if isinstance(evaluation, GraphEvaluation) else None
+    measured = None if isinstance(evaluation, GraphEvaluation) else evaluation
+    subject = Subject(model, data, measured, metrics, diagnosis, figures_of or {}, rows, seed)
     parts, left_out = sections(subject)
     page = _environment().get_template("page.html")
     return page.render(
         subject=subject,
+        ranked=ranked,
         sections=parts,
         left_out=left_out,
         title=title or " · ".join([part for part in (recipe, data.name) if part]),
@@ -86,7 +90,9 @@ def comparison_page(found: Comparison) -> str:
 
 
 def _of_another_model(
-    model: LatentVariableModel, evaluation: Evaluation | None, diagnosis: Mapping[str, Any] | None
+    model: LatentVariableModel,
+    evaluation: Evaluation | GraphEvaluation | None,
+    diagnosis: Mapping[str, Any] | None,
 ) -> Iterator[str]:
     """What is on the page and was measured of other weights than those that are shown."""
     digest = digest_of(model)

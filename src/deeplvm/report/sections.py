@@ -11,11 +11,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from markupsafe import Markup
 
+from deeplvm.data.graphs import GraphData
 from deeplvm.data.schema import type_of
+from deeplvm.evaluation.graphs import given_of
 from deeplvm.evaluation.latents.latent_use import carrying, flat
 from deeplvm.evaluation.samples.synthetic import synthetic_table
+from deeplvm.inference.compression import AtCentre
 from deeplvm.inference.rows import at_random
 from deeplvm.likelihood import UsualSurprise, score_cells
+from deeplvm.randomness import evaluating
 from deeplvm.report.figures import (
     columns,
     images,
@@ -26,7 +30,7 @@ from deeplvm.report.figures import (
     training,
 )
 from deeplvm.report.figures.style import CLASSES
-from deeplvm.report.material import STEPS, Material
+from deeplvm.report.material import STEPS, Material, principal_plane
 from deeplvm.results import html_table
 
 if TYPE_CHECKING:
@@ -41,6 +45,7 @@ _MOST_COLUMNS = 12  # small multiples on one page
 _MOST_CORRELATED = 60
 _MOST_TABLED = 40  # columns of a table that are all shown
 _DRAWN = 2_000  # rows of the data and of draws that a histogram is of
+_NODES, _EDGES = 3_000, 10_000  # of a graph that are drawn
 _CELLS, _ODD = 4_000, 10  # held-out cells that are looked at, and the odd ones of them
 _MOST_ROWS = 5_000  # of a split; they stand for it
 _WIDTH = 960  # pixels of a card
@@ -145,6 +150,8 @@ def sections(subject: Subject) -> tuple[list[Section], list[str]]:
     """The parts of a page in order; and what the model does not allow to show, and why."""
     shown: list[Section] = []
     left_out: list[str] = []
+    if isinstance(subject.data, GraphData):
+        return [*_training(subject), *_graph(subject, subject.data)], []
     names = [name for name in subject.data.variables if name in subject.model.p.names]
     several = {name: replace(subject, name=name) for name in names} if len(names) > 1 else {}
     for what, part in _PARTS.items():
@@ -482,13 +489,18 @@ def _space(subject: Subject) -> Iterator[Section]:
     if points.shape[1] == 1:
         figure = latents.latent_histogram(points[:, 0], labels, classes, space.name)
     else:
-        names = (f"{space.name}[0]", f"{space.name}[1]")
-        if space.shares:
-            kinds = zip(("first", "second"), space.shares, strict=True)
-            first, second = [f"{kind} principal axis ({100 * n:.0f} %)" for kind, n in kinds]
-            names = (first, second)
+        names = axes_of(space.name, space.shares)
         figure = latents.latent_map(points, labels, classes, names)
     yield Section("space", "The latent space", [(figure, "")], facts)
+
+
+def axes_of(name: str, shares: Sequence[float]) -> tuple[str, str]:
+    """What the two axes of a plane of a latent are: its dimensions, or the principal ones."""
+    if not shares:
+        return f"{name}[0]", f"{name}[1]"
+    kinds = zip(("first", "second"), shares, strict=True)
+    first, second = [f"{kind} principal axis ({100 * n:.0f} %)" for kind, n in kinds]
+    return first, second
 
 
 def _diagnosed(subject: Subject) -> Iterator[Section]:
@@ -500,6 +512,41 @@ def _diagnosed(subject: Subject) -> Iterator[Section]:
             topics.setdefault(figure["topic"], []).append(pair)
     for number, (topic, pairs) in enumerate(topics.items(), 1):
         yield Section(f"diagnosis-{number}", topic, pairs)
+
+
+def _graph(subject: Subject, data: GraphData) -> Iterator[Section]:
+    """The codes of the nodes in the plane, with the edges that are known."""
+    model, graph = subject.model, data.graph
+    given, shown = given_of(model, data), []
+    with evaluating(model, subject.seed):
+        trace = model.posterior(given, default=AtCentre())
+        drawn = {n: site for n, site in trace.items() if site.drawn and n in model.p.names}
+        codes = {n: site.value[0].double().cpu().clone() for n, site in drawn.items()}
+    rng = np.random.default_rng(subject.seed)
+    nodes = np.sort(rng.permutation(graph.nodes)[:_NODES])
+    place = np.full(graph.nodes, -1)
+    place[nodes] = np.arange(len(nodes))
+    a = given["a"].cpu().coalesce()
+    edges = place[a.indices()[1:, a.values() == 1].T.numpy()]
+    edges = edges[(edges >= 0).all(1)]
+    labels = None if graph.labels is None else np.where(graph.labels < 0, np.nan, graph.labels)
+    labels = None if labels is None else labels[nodes]
+    for name, each in codes.items():
+        flat = each.shape[1] < 3 or len(each) < 3
+        points, shares = (each[:, :2], ()) if flat else principal_plane(each)
+        if points.shape[1] == 1:
+            figure = latents.latent_histogram(
+                points[nodes, 0].numpy(), labels, graph.classes, name
+            )
+        else:
+            names = axes_of(name, shares)
+            figure = latents.latent_map(
+                points[nodes].numpy(), labels, graph.classes, names, edges[:_EDGES]
+            )
+        shown.append((figure, f"Means of q({name} | …), a point a node."))
+    facts = {"nodes": len(nodes), "all": graph.nodes, "edges": len(edges[:_EDGES])}
+    facts |= {"coloured": graph.classes is not None and len(graph.classes) <= len(CLASSES)}
+    yield Section("nodes", "The nodes", shown, facts)
 
 
 _PARTS: dict[str, Callable[[Subject], Iterator[Section]]] = {

@@ -13,6 +13,7 @@ from deeplvm.registry import amiss
 from deeplvm.runs.run import RunError
 
 if TYPE_CHECKING:
+    from deeplvm.evaluation.graphs import GraphEvaluation
     from deeplvm.evaluation.summary import Evaluation
 
 _MOST = 1 << 28  # bytes of one such file
@@ -48,12 +49,13 @@ class _StoredDiagnosis(TypedDict):
     figures: list[_StoredFigure]
 
 
-def read_evaluation(folder: Path) -> Evaluation | None:
+def read_evaluation(folder: Path) -> Evaluation | GraphEvaluation | None:
     """What ``deeplvm evaluate`` left; none if nothing.
 
     Raises:
         RunError: If it is damaged.
     """
+    from deeplvm.evaluation.graphs import GraphEvaluation
     from deeplvm.evaluation.summary import Evaluation
 
     path = folder / "evaluation.json"
@@ -62,6 +64,8 @@ def read_evaluation(folder: Path) -> Evaluation | None:
         return None
     hints = get_type_hints(Evaluation)
     try:
+        if "auc" in plain:
+            return GraphEvaluation.from_dict(plain)
         found = Evaluation.from_dict(plain)
     except (ValueError, TypeError) as error:
         raise _damaged(path, str(error), "evaluate") from error

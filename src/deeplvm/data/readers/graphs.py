@@ -225,10 +225,23 @@ def _of_networkx(graph: Any, name: str) -> Graph:
     return found if numbered else replace(found, names=tuple(names))
 
 
-def _edge_list(path: Path, drop: tuple[str, ...], *, header: bool | None) -> Graph:
-    """A line an edge, of two names or numbers; lines that begin with # or % are comments."""
+def read_pairs(
+    path: Path, *, header: bool | None, drop: tuple[str, ...]
+) -> tuple[Array, list[str]]:
+    """Pairs of names of nodes, texts ``(pairs, 2)``, and what was understood, in words.
+
+    A line is a pair, of two names or numbers; lines that begin with # or % are comments.
+
+    Args:
+        path: Of delimited text.
+        header: Whether the first line names the columns; by default that is seen from the lines.
+        drop: Columns that are left out.
+
+    Raises:
+        DataError: If there are not two columns, or a cell is empty.
+    """
     text = read_delimited(path, header=header or False, comments=True)
-    columns, notes = [*text.cells.column_names], []
+    columns, notes = [*text.cells.column_names], list[str]()
     if absent := [each for each in drop if each not in columns]:
         raise DataError(f"{path}: --drop {absent[0]}, but its columns are {listed(columns)}.")
     kept = [each for each in columns if each not in drop]
@@ -250,16 +263,17 @@ def _edge_list(path: Path, drop: tuple[str, ...], *, header: bool | None) -> Gra
         words = [not is_number(cell) for cell in first]
         above = [w and all(map(is_number, below[:, i])) for i, w in enumerate(words)]
         if all(above) or (all(words) and not np.isin(first, below).any()):
-            pairs = below
-            notes.append(
-                f"the first line ({', '.join(first)}) is taken for the names of the columns; "
-                f"--no-header reads it as an edge."
-            )
+            said = f"the first line ({', '.join(first)}) is taken for the names of the columns"
+            return below, [f"{said}; --no-header reads it as an edge."]
+    return pairs, notes
+
+
+def _edge_list(path: Path, drop: tuple[str, ...], *, header: bool | None) -> Graph:
+    pairs, notes = read_pairs(path, header=header, drop=drop)
     names, codes = np.unique(pairs, return_inverse=True)
     codes = codes.reshape(pairs.shape)
     if all([each.isdecimal() for each in names]):  # in the order of the numbers
-        numbers = names.astype(np.int64)
-        order = np.argsort(numbers, kind="stable")
+        order = np.argsort(names.astype(np.int64), kind="stable")
         codes, names = np.argsort(order)[codes], names[order]
     title = path.name.split(".")[0]
     return replace(_cleaned(title, len(names), codes, notes), names=tuple(names.tolist()))

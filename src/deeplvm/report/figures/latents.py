@@ -285,13 +285,23 @@ def dimension_bars(
 
 
 def latent_map(
-    points: Array, labels: Array | None, classes: Sequence[str] | None, axis_names: tuple[str, str]
+    points: Array,
+    labels: Array | None,
+    classes: Sequence[str] | None,
+    axis_names: tuple[str, str],
+    edges: Array | None = None,
 ) -> Markup:
-    """Posterior means in the plane, coloured by label."""
+    """Posterior means in the plane, coloured by label; lines between pairs ``(edges, 2)``."""
     named = labels is not None and classes is not None and 1 < len(classes) <= len(CLASSES)
     with new_figure(6.2 if named else 5.0, 4.6) as (figure, axes):
         size = 12 if len(points) < 1_000 else 6
         style: dict[str, Any] = {"s": size, "alpha": 0.75, "linewidths": 0, "rasterized": True}
+        if edges is not None:
+            from matplotlib.collections import LineCollection
+
+            lines = LineCollection([*points[edges]], colors=MUTED, linewidths=0.4, alpha=0.25)
+            lines.set_rasterized(True)
+            axes.add_collection(lines)
         if named and labels is not None and classes is not None:
             if (none := np.isnan(labels)).any():
                 axes.scatter(*points[none].T, color=MUTED, label=_NO_LABEL, **style)
