@@ -137,7 +137,8 @@ def test_a_line_of_json_is_a_sequence(tmp_path):
         for i in range(20)
     ]
     path.write_text("\n".join(map(json.dumps, named)))
-    data = load(path, group={"u": ["u"]})  # no array is x: the lists are columns
+    data = load(path)  # no array is x: the lists are columns
+    assert data.variables["u"].columns == ("u",)
     assert data.variables["x"].columns == ("heat", "state")
     assert data.classes == ("0", "1")
     path.write_text("\n".join(json.dumps({"id": i // 3, "a": i / 7}) for i in range(30)))
@@ -145,6 +146,14 @@ def test_a_line_of_json_is_a_sequence(tmp_path):
     path.write_text("[1, 2]\n[1, [2]]\n")
     with pytest.raises(DataError, match="line 2, x: its steps are not alike"):
         load(path)
+    path.write_text('{"a": [1], "b": [1, 2]}')
+    with pytest.raises(DataError, match="line 1: its lists have unequal numbers of steps"):
+        load(path)
+    path.write_text('{"x": [1, 2], "id": "p"}')
+    with pytest.raises(DataError, match="'id' is one value a line, beside lists"):
+        load(path)
+    path.write_text("\n".join(json.dumps(["a", "b"] * i) for i in range(1, 9)))
+    assert load(path).variables["x"].categories == ("a", "b")
     path.write_text("[1, 2]\nnonsense\n")
     with pytest.raises(DataError, match="line 2: this is no JSON"):
         load(path)
@@ -159,6 +168,7 @@ def test_a_line_of_json_is_a_sequence(tmp_path):
         (lambda f: f.assign(patient=1), {"label": None}, "1 sequence cannot be split"),
         (lambda f: f, {"sequence": "pat"}, "there is no column 'pat'"),
         (lambda f: f, {"label": "state"}, "a label is of a whole sequence"),
+        (lambda f: f, {"order": "patient"}, "and not the order of their steps"),
         (lambda f: f, {"label": "time"}, "leave out one of the two"),
         (lambda f: f, {"inputs": ["heat"]}, "u is what is known of every step, and some of it is"),
         (lambda f: f[["patient", "time", "dose"]], {"label": None}, "none is left to be modelled"),

@@ -237,3 +237,13 @@ def test_a_table_in_parts_is_the_table(tmp_path: Path, ending: str) -> None:
     read = pd.read_csv if ending == ".csv" else pd.read_parquet
     found, right = (read(path) for path in paths)
     pd.testing.assert_frame_equal(found, right)
+
+
+def test_a_table_of_one_column_keeps_its_categories() -> None:
+    table = pd.DataFrame({"grade": ["low", "high", "mid"] * 9})
+    data = load(table)
+    assert data.variables["x"].categories == ("high", "low", "mid")
+    restored = data.variables["x"].restored(data.train["x"])["grade"]
+    assert set(restored) == {"low", "high", "mid"}
+    again = load(table[:2], like=data.description.to_dict())
+    assert again.test["x"].flatten().tolist() == [1, 0]

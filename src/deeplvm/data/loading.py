@@ -38,7 +38,6 @@ from deeplvm.data.readers.graphs import is_graph, read_graph
 from deeplvm.data.readers.images import ENDINGS, Layout, lost_links, stacked
 from deeplvm.data.readers.long_tables import (
     LINES,
-    as_given,
     folded_table,
     folder_of_tables,
     identifiers,
@@ -533,6 +532,11 @@ def _steps_of(
     if sequence is not None:
         codes = identifiers(table, sequence)
     own = [each for each in (sequence, order) if each is not None]
+    if sequence == order and known is None:
+        raise DataError(
+            f"{table.origin}: --order {order}: the column tells the sequences, and not the order "
+            f"of their steps; leave it out, or name another."
+        )
     for flag in ("label", "drop", "categories", "inputs"):
         said = options[flag]
         for column in (said,) if isinstance(said, str) else said or ():
@@ -563,8 +567,6 @@ def _steps_of(
         raise DataError(
             f"{table.origin}: --inputs: every column is known, and none is left to be modelled."
         )
-    if known is None and INPUTS in steps:
-        steps[INPUTS].facts = as_given(steps[INPUTS].facts)
     return {**folded(steps, found.lengths, {}, table.origin)}
 
 
@@ -695,10 +697,21 @@ def _of_arrays(
         return {"x": held({"all": matrix}, name, what)}
     steps, of_rows, labels = spread(arrays, lengths, what)
     if of_rows:
-        parts = parts_of(steps)
-        if INPUTS in parts and not {*VALUE_KEYS}.isdisjoint(parts):
+        parts, named = parts_of(steps), not {*VALUE_KEYS}.isdisjoint(parts_of(steps))
+        words = any([np.asarray(each).dtype.kind in "USO" for each in steps.values()])
+        columns = all([np.ndim(each) == 1 for each in steps.values()])
+        columns = columns and (words or (len(parts) > 1 and not named))
+        if INPUTS in parts and (named or columns):
             options = {**options, "group": {INPUTS: (INPUTS,), **options["group"]}}
-        found = _of_arrays(steps, name, what, options, known)
+        if columns:
+            frames = {
+                part: pd.DataFrame({base: steps[keys[part]] for base, keys in parts.items()})
+                for part in of_rows
+            }
+            table = _frames(Facts(name), frames, what, known)
+            found = _held_table(table, Path(), options, known)
+        else:
+            found = _of_arrays(steps, name, what, options, known)
         return {n: e.told() for n, e in folded(found, of_rows, labels, what).items()}
     if options["image_size"] is not None:
         raise DataError(f"{what}: --image-size is for files of images only.")

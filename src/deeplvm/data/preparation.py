@@ -371,7 +371,7 @@ def variable_of(
         parts=parts,
         types=types if any(types) else (),
         digits=digits,
-        categories=facts.vocabulary,
+        categories=facts.categories.get(columns[0]) if len(columns) == 1 else facts.vocabulary,
         reason="" if parts else first.why,
         origin=0.0 if parts else sum(facts.origins.values()),
         **(

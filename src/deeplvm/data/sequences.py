@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deeplvm.data.ragged import LENGTH
+from deeplvm.data.ragged import INPUTS, LENGTH
 from deeplvm.data.readers.arrays import LABEL_KEYS, VALUE_KEYS, labels_of, parts_of
 from deeplvm.data.readers.source import Array, Facts, Held, Places, Source, codes_of
 from deeplvm.data.readers.tables import TableRows
@@ -109,7 +109,7 @@ class Sequences:
         """How long the rows are, in words."""
         found = torch.cat([self.lengths(part) for part in parts.values()])
         least, most, mean = int(found.min()), int(found.max()), float(found.double().mean())
-        long = f"{least:,} steps"
+        long = f"{least:,} step{'s' * (least > 1)}"
         if least < most:
             long = f"{least:,} to {most:,} steps, {mean:.3g} on average"
         return f"a row is a sequence of {long}; its length is the name {LENGTH}."
@@ -171,6 +171,8 @@ def folded(
     for key, each in labels.items():
         codes, classes, said = codes_of(labels_of(each, rows, what, key), f"{what}, {key}")
         rows = rows.labelled(np.concatenate([*codes.values()]), classes, said)
+    if (known := steps.get(INPUTS)) is not None:
+        known.facts = _as_given(known.facts)
     return {name: Sequences(each, rows) for name, each in steps.items()}
 
 
@@ -179,6 +181,16 @@ def held_of(source: Any) -> Held | Sequences:
     if isinstance(source, Sequences):
         return replace(source, steps=Held.of(source.steps))
     return Held.of(source)
+
+
+def _as_given(facts: Facts) -> Facts:
+    """Columns that are given in every step: numbers are numbers, without a look at what suits."""
+    plain = [n for n in facts.columns or () if n not in facts.categories and n not in facts.kinds]
+    return replace(
+        facts,
+        kinds={**facts.kinds, **dict.fromkeys(plain, "real")},
+        likelihoods={**dict.fromkeys(plain, "gaussian"), **facts.likelihoods},
+    )
 
 
 def _of_all_steps(steps: Source, rows: Held) -> Array:

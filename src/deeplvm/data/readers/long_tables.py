@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from deeplvm.data.readers.arrays import LABEL_KEYS
 from deeplvm.data.readers.cells import cells_of, family, is_date, numbers_of
 from deeplvm.data.readers.columns import Understanding, refuse_absent
 from deeplvm.data.readers.delimited import MISSING_WORDS, read_delimited
@@ -182,16 +183,6 @@ def folded_table(
     return Folded(made, lengths, name, moved)
 
 
-def as_given(facts: Facts) -> Facts:
-    """Columns that are given in every step: numbers are numbers, without a look at what suits."""
-    plain = [n for n in facts.columns or () if n not in facts.categories and n not in facts.kinds]
-    return replace(
-        facts,
-        kinds={**facts.kinds, **dict.fromkeys(plain, "real")},
-        likelihoods={**dict.fromkeys(plain, "gaussian"), **facts.likelihoods},
-    )
-
-
 def _whole(table: Table, columns: Sequence[str]) -> Any:
     """Some columns of all rows."""
     import pyarrow as pa
@@ -321,10 +312,24 @@ def json_lines(path: Path) -> dict[str, Any]:
                 f"{path}, line {number}: it has {', '.join(each) or 'nothing'}, but the first "
                 f"line has {', '.join(found)}; all lines need the same names."
             )
+        sizes = {name: len(entry) for name, entry in each.items() if isinstance(entry, list)}
+        if len({*sizes.values()}) > 1:
+            told = " and ".join([f"{name} {size}" for name, size in sizes.items()])
+            raise DataError(
+                f"{path}, line {number}: its lists have unequal numbers of steps ({told}); the "
+                f"lists of a line need one length."
+            )
         for name, entry in each.items():
             found.setdefault(name, []).append(_steps(entry, f"{path}, line {number}, {name}"))
     if not found:
         raise DataError(f"{path}: the file is empty.")
+    lists = [name for name, each in found.items() if isinstance(each[0], np.ndarray)]
+    alone = [name for name in found if lists and name not in (*lists, *LABEL_KEYS)]
+    if alone:
+        raise DataError(
+            f"{path}: {alone[0]!r} is one value a line, beside lists of steps; call it y if it is "
+            f"the label of the sequence, or leave it out."
+        )
     return {
         name: each if isinstance(each[0], np.ndarray) and each[0].ndim else np.array(each)
         for name, each in found.items()
