@@ -159,6 +159,34 @@ def test_a_line_of_json_is_a_sequence(tmp_path):
         load(path)
 
 
+def test_pieces_are_rows_and_their_split_is_honest():
+    frame = pd.DataFrame({"id": np.repeat(np.arange(150), 7), "a": np.arange(1050) / 7})
+    frame["b"] = np.random.default_rng(0).normal(size=1050)
+    many = load(frame, sequence="id", pieces=3)
+    assert "whole sequences, random with seed 0: 80% / 10% / 10%" in many.split
+    assert [many.rows(split) for split in ("train", "valid", "test")] == [360, 45, 45]
+    owners = [
+        {int(step * 7) // 7 for step in many[split]["x"].values[:, 0].double().round(decimals=3)}
+        for split in ("train", "valid", "test")
+    ]
+    assert sum(map(len, owners)) == 150
+    assert many.train["n"].unique().tolist() == [1, 3]
+    one = load(frame.assign(id="alone"), sequence="id", pieces=21)
+    assert "the pieces of each sequence in their order: 80% / 10% / 10%" in one.split
+    assert [one.rows(split) for split in ("train", "valid", "test")] == [40, 5, 5]
+    ends = [one[split]["x"].values[:, 0] for split in ("train", "valid", "test")]
+    assert ends[0].max() < ends[1].min() < ends[1].max() < ends[2].min()
+    other = load(frame.assign(id="alone"), like=one.description)
+    assert other.test["n"].tolist() == [1050]
+    for source, size, words in (
+        (frame.assign(id="alone"), 300, "makes 4 pieces, too few"),
+        (frame.assign(id="alone"), 0, "at least 1 is needed"),
+        (frame[["a", "b"]], 3, "cuts sequences of values, and these are none"),
+    ):
+        with pytest.raises(DataError, match=words):
+            load(source, sequence="id" if "id" in source else None, pieces=size)
+
+
 @pytest.mark.parametrize(
     "change, options, words",
     [

@@ -62,7 +62,8 @@ def assembled(
     on_disk = not all([isinstance(each, Held) for each in views.values()])
     if sequences is not None and known is None:
         refuse_unsuited(sequences, views, source)
-    whole, split = divide(labelled, options, known)
+    cut = known is None and options.get("pieces") is not None  # with the split that was asked for
+    whole, split = divide(labelled, {**options, "split": None} if cut else options, known)
     rows = {each: limited(labelled, part, limit, seed) for each, part in whole.items()}
     places, notes = rows, list[str]()
     if options["keep_labels"] is not None and known is None:

@@ -50,7 +50,15 @@ from deeplvm.data.readers.text import OPTIONS as TEXT_OPTIONS
 from deeplvm.data.readers.text import Texts, texts_in_memory, texts_of_files, tokenised
 from deeplvm.data.records import SPLITS, Data, Description
 from deeplvm.data.schema import agreed, rules_of, written
-from deeplvm.data.sequences import Sequences, folded, held_of, is_listed, is_ragged, spread
+from deeplvm.data.sequences import (
+    Sequences,
+    folded,
+    held_of,
+    in_pieces,
+    is_listed,
+    is_ragged,
+    spread,
+)
 from deeplvm.data.sets import as_sets
 from deeplvm.data.sparse import compressed, is_sparse
 from deeplvm.data.split import divide, limited
@@ -81,6 +89,7 @@ def load(
     sequence: str | None = None,
     order: str | None = None,
     inputs: Sequence[str] = (),
+    pieces: int | None = None,
     split: tuple[float, float, float] | None = None,
     seed: int = 0,
     image_size: int | None = None,
@@ -139,6 +148,8 @@ def load(
             as they come. Where they are irregular, the differences are inputs.
         inputs: Columns that are known in every step, controls say: the name u, given and not
             modelled.
+        pieces: Cut the sequences of training into pieces of at most so many steps, each a row;
+            other data are read whole.
         split: Fractions of training, validation and test rows, instead of the set's own split or
             0.8 0.1 0.1.
         seed: Seed of the split and of the fixed draws.
@@ -199,6 +210,7 @@ def load(
         "sequence": sequence,
         "order": order,
         "inputs": _names(inputs),
+        "pieces": pieces,
         "split": None if split is None else tuple(split),
         "seed": seed,
         "image_size": image_size,
@@ -270,6 +282,8 @@ def load(
             f"{name}: --{flag} is for texts: a .txt file, a folder of these, a column of a table "
             f"named by --text; leave it out."
         )
+    if options["pieces"] is not None and known is None:
+        found = {**in_pieces(found, options["pieces"], options, name)}
     if options["members"] is not None:
         found = as_sets(found, options["members"], options["seed"], name)
     return assembled(completed(found, name, known), name, options, known)
@@ -931,7 +945,7 @@ def _check_options(options: Mapping[str, Any]) -> None:
             f"--binarize makes 0 and 1, whose likelihood is bernoulli, not "
             f"{options['likelihood']}; leave out one of the two."
         )
-    for name in ("limit", "most_variable", "keep_labels", "members"):
+    for name in ("limit", "most_variable", "keep_labels", "members", "pieces"):
         if options[name] is not None and options[name] < 1:
             flag = name.replace("_", "-")
             raise DataError(f"--{flag} {options[name]}: at least 1 is needed.")

@@ -13,11 +13,13 @@ from torch import Tensor
 
 from deeplvm.data.ragged import INPUTS, LENGTH
 from deeplvm.data.readers.arrays import LABEL_KEYS, VALUE_KEYS, labels_of, parts_of
-from deeplvm.data.readers.source import Array, Facts, Held, Places, Source, codes_of
+from deeplvm.data.readers.source import Array, Chosen, Facts, Held, Places, Source, codes_of
 from deeplvm.data.readers.tables import TableRows
 from deeplvm.data.records import SPLITS
+from deeplvm.data.split import FRACTIONS, permuted
 from deeplvm.data.variable import DataError, listed
 
+_ENOUGH = 10  # sequences of each split, if whole ones are drawn for it before they are cut
 _BLOCK = 100_000  # steps that are looked at at a time
 _LENGTHS, _OFFSETS = "lengths", "offsets"  # arrays of an .npz that tell which steps are a row
 
@@ -115,6 +117,60 @@ class Sequences:
         return f"a row is a sequence of {long}; its length is the name {LENGTH}."
 
 
+def in_pieces(
+    found: Mapping[str, Any], size: int, options: Mapping[str, Any], what: str
+) -> dict[str, Sequences]:
+    """Sequences cut into pieces of at most so many steps, each a row, and how these are split.
+
+    Whole sequences are drawn for a split, and then cut, where each split has ten of them; of fewer
+    the first pieces of each train, those after them validate, and the last test.
+
+    Args:
+        found: Sequences by name.
+        size: Steps of a piece; the last of a sequence has what is left.
+        options: Those of :func:`~deeplvm.data.load`.
+        what: What the data are called in a message.
+
+    Raises:
+        DataError: If they are no sequences of values, or too few to be split.
+    """
+    flag, first = f"--pieces {size}", next(iter(found.values()))
+    if not isinstance(first, Sequences) or first.facts.vocabulary is not None:
+        raise DataError(f"{what}: {flag} cuts sequences of values, and these are none.")
+    rows, counts = first.rows, first.rows.values[:, 0]
+    many = -(-counts // size)
+    owner = np.repeat(np.arange(len(counts)), many)
+    place = np.arange(len(owner)) - np.repeat(np.cumsum(many) - many, many)
+    lengths = np.minimum(size, counts[owner] - place * size)
+    fractions, words = options["split"] or FRACTIONS, rows.facts.split
+    whole: Mapping[str, Places] = rows.parts
+    if "train" not in whole and rows.total * min(fractions) >= _ENOUGH:
+        rng, every = np.random.default_rng(options["seed"]), Places([(0, rows.total)])
+        whole = permuted(rows.facts.name, every, fractions, rows.labels, rng)
+        words = f"whole sequences, random with seed {options['seed']}: {_percent(fractions)}"
+    if "train" in whole:
+        parts = {part: np.isin(owner, each.all()) for part, each in whole.items()}
+    else:
+        at = np.searchsorted(np.cumsum(fractions[:2]), (place + 0.5) / many[owner], "right")
+        parts = {part: at == number for number, part in enumerate(SPLITS)}
+        words = f"the pieces of each sequence in their order: {_percent(fractions)}"
+        if not all([each.any() for each in parts.values()]):
+            raise DataError(
+                f"{what}: {flag} makes {len(owner)} pieces, too few to be split in their order; "
+                f"ask for shorter ones."
+            )
+    labels = None if rows.labels is None else {"all": rows.labels[owner]}
+    made = Held(replace(rows.facts, split=words), {"all": lengths[:, None]}, labels)
+    made.parts = {part: Chosen(np.flatnonzero(each)) for part, each in parts.items()}
+    note = f"cut into {len(owner):,} pieces of at most {size} steps (--pieces)."
+    first.steps.facts = replace(first.steps.facts, notes=(*first.steps.facts.notes, note))
+    return {name: replace(each, rows=made) for name, each in found.items()}
+
+
+def _percent(fractions: Sequence[float]) -> str:
+    return " / ".join([f"{100 * part:g}%" for part in fractions])
+
+
 def refuse_empty(lengths: Array, what: str) -> None:
     """Refuse sequences without a step."""
     if len(none := np.flatnonzero(lengths < 1)):
@@ -133,8 +189,8 @@ def refuse_unsuited(found: Sequences, names: Collection[str], what: str) -> None
     if "train" not in found.parts and (rows := found.total) < len(SPLITS):
         raise DataError(
             f"{what}: {rows} sequence{'s' * (rows > 1)} cannot be split into training, validation "
-            f"and test rows; cut {'them' if rows > 1 else 'it'} into pieces that are sequences "
-            f"of their own, three at least."
+            f"and test rows; --pieces 100 cuts {'each' if rows > 1 else 'it'} into pieces of so "
+            f"many steps."
         )
 
 
