@@ -148,6 +148,7 @@ SMALL: dict[str, tuple[str, dict[str, Any]]] = {
         {"latent": 2, "hidden": (8, 6)},
     ),
     "prod_lda": ("prod_lda", {"latent": 3, "hidden": (8,)}),
+    "latent_dirichlet_allocation": ("latent_dirichlet_allocation", {"latent": 3}),
     "nvdm": ("nvdm", {"latent": 3, "hidden": (8,)}),
     "scvi": ("scvi", {"latent": 2, "hidden": (8,)}),
     "scvi, latent size": ("scvi", {"latent": 2, "hidden": (8,), "library": "latent"}),
@@ -281,7 +282,7 @@ MOLECULES = 4 * [f"{left}C(={right})c1ccccc1" for left in ("C", "CC", "N", "O") 
 # What recipes, or variants of one, are tried on, by the name of a fixture; others on digits.
 TRIED_ON = {
     "table": ("factor_analysis", "gaussian_mixture", "not_miwae"),
-    "words": ("prod_lda", "nvdm", "scvi"),
+    "words": ("prod_lda", "latent_dirichlet_allocation", "nvdm", "scvi"),
     "views": ("multimodal_vae",),
     "sets": ("neural_statistician", "one_shot_generalisation"),
     "texts": recipes.PUBLISHED["Text"],

@@ -1,6 +1,7 @@
 """Conditionals: maps from parents to a distribution, each a factor of a joint."""
 
 from deeplvm.conditionals.autoregressive import Autoregressive
+from deeplvm.conditionals.bayesian import BayesianMixture, Topics, TopicShares
 from deeplvm.conditionals.boltzmann import RestrictedBoltzmannMachine
 from deeplvm.conditionals.classes import LatentClasses
 from deeplvm.conditionals.collapse import BatchNormalisedGaussian, CommittedGaussian
@@ -43,6 +44,7 @@ __all__ = [
     "Autoregressive",
     "BagOfWords",
     "BatchNormalisedGaussian",
+    "BayesianMixture",
     "Bernoulli",
     "Beta",
     "BinaryConcrete",
@@ -94,6 +96,8 @@ __all__ = [
     "Stratified",
     "StudentT",
     "Tokens",
+    "TopicShares",
+    "Topics",
     "UniformSphere",
     "ValueAndMask",
     "VampPrior",

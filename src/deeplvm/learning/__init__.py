@@ -12,6 +12,7 @@ from deeplvm.learning.bayes import (
 from deeplvm.learning.controlled import controlled
 from deeplvm.learning.em import PersistentChains, exact_em, monte_carlo_em, variational_em
 from deeplvm.learning.map import LogPrior, maximum_a_posteriori, named_parameters
+from deeplvm.learning.natural_gradients import natural_gradients
 from deeplvm.learning.stacked import stacked
 from deeplvm.learning.wake_sleep import dream, reweighted_wake_sleep, wake_sleep
 
@@ -29,6 +30,7 @@ __all__ = [
     "minus_divergence",
     "monte_carlo_em",
     "named_parameters",
+    "natural_gradients",
     "posterior_predictive",
     "posteriors",
     "reweighted_wake_sleep",

@@ -71,7 +71,7 @@ from deeplvm.recipes.sequences import deep_markov_model, srnn, storn, vrnn
 from deeplvm.recipes.sets import neural_statistician, one_shot_generalisation
 from deeplvm.recipes.tables import autoregressive_table, gaussian_mixture, mixture_model, table_vae
 from deeplvm.recipes.text import recurrent_language_model, sentence_vae
-from deeplvm.recipes.topics import nvdm, prod_lda
+from deeplvm.recipes.topics import latent_dirichlet_allocation, nvdm, prod_lda
 
 # by what the data are or what is asked of them, and in a group what to try first comes first
 PUBLISHED = {
@@ -109,7 +109,7 @@ PUBLISHED = {
     ),
     "Tables": ("mixture_model", "gaussian_mixture", "autoregressive_table", "table_vae"),
     "Missing values": ("miwae", "not_miwae", "multimodal_vae"),
-    "Counts of words or genes": ("prod_lda", "nvdm", "scvi"),
+    "Counts of words or genes": ("prod_lda", "latent_dirichlet_allocation", "nvdm", "scvi"),
     "Labels": (
         "conditional_vae",
         "semi_supervised_vae",
@@ -198,6 +198,7 @@ __all__ = [
     "inverse_autoregressive_flow_vae",
     "iwae",
     "ladder_vae",
+    "latent_dirichlet_allocation",
     "locally_masked_pixel_cnn",
     "m1",
     "m1_m2",

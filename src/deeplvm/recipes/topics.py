@@ -6,7 +6,15 @@ import math
 
 from torch import Tensor, nn
 
-from deeplvm.conditionals import BatchNormalisedGaussian, Gaussian, Multinomial, StandardNormal
+from deeplvm.conditionals import (
+    BatchNormalisedGaussian,
+    Dirichlet,
+    Gaussian,
+    Multinomial,
+    StandardNormal,
+    Topics,
+    TopicShares,
+)
 from deeplvm.conditionals.priors import prior_of
 from deeplvm.core.joint import Joint
 from deeplvm.core.model import LatentVariableModel
@@ -103,6 +111,47 @@ def nvdm(
     q = Gaussian(latent, MLP(seen(x), *hidden))
     p = Joint({"z": prior_of(prior, latent, aggregated(q, words, data)), "x | z": words})
     return LatentVariableModel(p, Joint({"z | x": q}))
+
+
+@trained_with(phases="natural_gradients", batch_size=256, learning_rate=1e-2)
+def latent_dirichlet_allocation(
+    data: Data | Description,
+    *,
+    latent: int = 20,
+    concentration: float = 0.1,
+) -> LatentVariableModel:
+    r"""Topic model whose documents mix topics and whose topics are distributions of words.
+
+    Shares :math:`t \sim \mathrm{Dirichlet}(\alpha)`, topics :math:`\beta_k \sim
+    \mathrm{Dirichlet}(\eta)`, words :math:`x \sim \mathrm{Multinomial}(n, \sum_k t_k \beta_k)`
+    given their number. q has no network: a document's shares follow from its words by a fixed
+    point, and topics learn by natural gradients (``--phases "natural_gradients(forgetting=0.7)"``,
+    stochastic variational inference); :math:`\alpha` is learned. Likelihoods are bounds, the mean
+    over the topics' posterior inside the logarithm.
+
+    Latent Dirichlet Allocation (Blei, Ng & Jordan, 2003),
+    https://www.jmlr.org/papers/v3/blei03a.html
+
+    Args:
+        data: Counts, a column a word.
+        latent: Number of topics.
+        concentration: :math:`\eta`; small ones make topics of few words.
+
+    Raises:
+        RecipeError: If the data are no vectors of counts, or the concentration is not positive.
+    """
+    at_least_one(latent=latent)
+    if not concentration > 0:
+        raise RecipeError(f"concentration must be above 0, found {concentration}.")
+    if latent < 2:
+        raise RecipeError(f"latent must be at least 2 topics, found {latent}.")
+    x, _ = _words(data, "latent_dirichlet_allocation", latent)
+    total = max(1, round(float(x.mean.sum())))
+    words = Topics(x.elements, latent, concentration=concentration, total=total)
+    shares = Dirichlet(latent, concentration=1 / latent, minimum_concentration=1e-3)
+    return LatentVariableModel(
+        Joint({"t": shares, "x | t": words}), Joint({"t | x": TopicShares(shares, words)})
+    )
 
 
 def _words(data: Data | Description, recipe: str, latent: int) -> tuple[Variable, Multinomial]:
