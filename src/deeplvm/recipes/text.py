@@ -32,6 +32,7 @@ def recurrent_language_model(
     *,
     features: int = 128,
     hidden: int = 256,
+    keep: float = 1.0,
     dropout: float = 0.2,
     cell: Cell = "lstm",
 ) -> LatentVariableModel:
@@ -48,6 +49,7 @@ def recurrent_language_model(
         data: Texts.
         features: Width of a word's vector.
         hidden: Width of the network's output.
+        keep: Which share of the words before it sees in training; of 0 it never sees any.
         dropout: Which share of that output is left out in training.
         cell: "lstm" or "gru".
 
@@ -56,9 +58,13 @@ def recurrent_language_model(
     """
     at_least_one(features=features, hidden=hidden)
     x = text_of(data, "recurrent_language_model")
-    words = _words(x, features, hidden, cell, dropout)
+    read, word = _read(keep, features)
+    step = {
+        **read,
+        f"h | {word}, h[-1]": _cell(cell, features, hidden),
+        "x | h": _words(x, features, hidden, cell, dropout),
+    }
     start = {"h": _width(cell, hidden), "x": torch.tensor(END)}
-    step = {"h | x[-1], h[-1]": _cell(cell, features, hidden), "x | h": words}
     decoder = Recurrent(step, start=start, length=LENGTH, end={"x": END})
     return LatentVariableModel(Joint({", ".join(decoder.names): decoder}))
 
@@ -107,11 +113,8 @@ def sentence_vae(
         RecipeError: If the data are no texts, or a share is none.
     """
     at_least_one(latent=latent, features=features, hidden=hidden)
-    if not 0 <= keep <= 1:
-        raise RecipeError(f"keep is the share of the words that stay, 0 to 1, not {keep:g}.")
     x, width = text_of(data, "sentence_vae"), _width(cell, hidden)
-    read = {"e | x[-1]": WordDropout(features, keep)} if keep < 1 else {}
-    word = "e" if read else "x[-1]"
+    read, word = _read(keep, features)
     decoder = Recurrent(
         {
             **read,
@@ -142,6 +145,13 @@ def _words(x: Variable, features: int, hidden: int, cell: Cell, dropout: float) 
     out: list[nn.Module] = [Output()] if cell == "lstm" else []
     network = Features(nn.Sequential(*out, nn.Dropout(dropout)), hidden)
     return LIKELIHOODS[x.likelihood].of(x)(network=network, features=features)
+
+
+def _read(keep: float, features: int) -> tuple[dict[str, nn.Module], str]:
+    """What makes of the word before what the decoder reads, if anything, and its name."""
+    if not 0 <= keep <= 1:
+        raise RecipeError(f"keep is the share of the words that stay, 0 to 1, not {keep:g}.")
+    return ({"e | x[-1]": WordDropout(features, keep)}, "e") if keep < 1 else ({}, "x[-1]")
 
 
 def _cell(cell: Cell, features: int, hidden: int) -> nn.Module:
