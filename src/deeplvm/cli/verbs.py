@@ -275,7 +275,7 @@ def sample(
     What a file knows of rows is given by impute FILE --draws, which draws the rest.
 
     Args:
-        output: A grid of images (.png), or a table (.npz, .csv, .parquet).
+        output: A grid of images (.png), a table (.npz, .csv, .parquet), or texts a line (.txt).
         rows: How many.
         seed: The same seed gives the same draws.
         mean: The mean of p(x | z) at each draw of z, without the noise of x; by default so in
@@ -298,12 +298,14 @@ def sample(
         refuse_overwriting,
         sampled,
     )
+    from deeplvm.cli.texts import ENDINGS
     from deeplvm.core.joint import owner_of
     from deeplvm.devices import place
     from deeplvm.runs.run import open_run
 
-    picture = check_output(output, (*PICTURES, *TABLES)) in PICTURES
+    picture = check_output(output, (*PICTURES, *TABLES, *ENDINGS)) in PICTURES
     opened = open_run(run, trust=trust)
+    _only_texts(opened, output, mean=mean, holes=holes, given=given)
     refuse_overwriting(output, opened.config.data)
     _only_images(opened, output, picture=picture)
     refuse_large("-n", rows, opened.description)
@@ -423,6 +425,7 @@ def reconstruct(
     escape_formulas: Escape = False,
     rows: Annotated[Number, Parameter(name=("--rows", "-n"))] = 32,
     between: tuple[str, str] | None = None,
+    beam: Number | None = None,
     depth: Annotated[tuple[str, ...] | None, Parameter(consume_multiple=True)] = None,
     rest: Literal["mean", "draw"] = "mean",
     split: SplitOption = None,
@@ -438,6 +441,8 @@ def reconstruct(
             .parquet; the originals too in .npz); .h5ad: a copy of DATA with those of all rows in
             layers["deeplvm"].
         rows: How many, from the first on.
+        beam: Of texts, how many beginnings the search for the most probable text keeps, 5 by
+            default; 1 takes the most probable word each time.
         between: Two labels: instead of rows, a table of how the rates of the rows of the first
             differ from those of the second, column by column, with errors.
         depth: Lossy compression: how many layers of latents, or steps of a recurrence, say
@@ -448,6 +453,7 @@ def reconstruct(
     """
     import torch
 
+    from deeplvm.cli import texts
     from deeplvm.cli.outputs import (
         CELLS,
         PICTURES,
@@ -462,7 +468,7 @@ def reconstruct(
     from deeplvm.devices import place
     from deeplvm.runs.run import open_run
 
-    allowed = (*PICTURES, *TABLES, *CELLS) if between is None else TABLES
+    allowed = (*PICTURES, *TABLES, *CELLS, *texts.ENDINGS) if between is None else TABLES
     ending = check_output(output, allowed)
     picture = ending in PICTURES
     copied = cells_given(output, [data], split) if ending in CELLS else None
@@ -474,9 +480,19 @@ def reconstruct(
         raise ValueError(f"--depth makes a picture, or a table of the means; {other} is neither.")
     if depth is None and rest != "mean":
         raise ValueError("--rest is of the latents that --depth leaves out; say --depth too.")
+    of_texts = _only_texts(opened, output, between=between, depth=depth, beam=beam)
     model = _precise(opened.model.to(place(device)), precision)
     source = opened.read(data)
     chosen = _chosen(source, split)
+    if of_texts:
+        from deeplvm.inference.texts import BEAM, reconstructed_texts
+
+        width, passed = BEAM if beam is None else beam, source[chosen][:rows]
+        found, draws = reconstructed_texts(model, passed, beam=width, seed=seed)
+        texts.save_texts(output, found)
+        how = "draws" if draws else f"the most probable texts, by {width} beams"
+        note(f"{output}: {passed.rows} rows, {how}, at a draw of z")
+        return
     if between is not None:
         table = differences(model, source, source[chosen], between, seed)
         _write(output, table, {}, escape=escape_formulas)
@@ -941,6 +957,32 @@ def _only_images(opened: Any, output: Path, *, picture: bool) -> None:
         )
 
 
+def _only_texts(opened: Any, output: Path, **asked: Any) -> bool:
+    """Whether rows are texts; refuse what is only for them, or never.
+
+    Raises:
+        ValueError: With what was asked for.
+    """
+    from deeplvm.cli.outputs import PICTURES, FileError
+    from deeplvm.cli.texts import ENDINGS
+    from deeplvm.inference.texts import names_of
+
+    found = names_of(opened.description)
+    name = opened.description.name
+    if not found:
+        if output.suffix.lower() in ENDINGS:
+            raise FileError(f"{output}: lines are of texts, and {name} is none; write .csv, say.")
+        if asked.get("beam") is not None:
+            raise ValueError(f"--beam is of texts, and {name} is none; leave it out.")
+        return False
+    if output.suffix.lower() in PICTURES:
+        raise FileError(f"{output} would be a picture, but {name} are texts; write .txt or .csv.")
+    others = [option for option, value in asked.items() if option != "beam" and value]
+    if others:
+        raise ValueError(f"--{others[0]} is not for texts; leave it out.")
+    return True
+
+
 def _save(
     output: Path,
     values: Any,
@@ -953,7 +995,15 @@ def _save(
 ) -> None:
     """A picture, or a table of the user's own columns, by the ending."""
     from deeplvm.cli.outputs import PICTURES, given, save_pictures, save_table
+    from deeplvm.cli.texts import save_texts
+    from deeplvm.inference.texts import as_texts
 
+    if texts := as_texts(values, description):
+        save_texts(
+            output, texts, given({n: values[n] for n in ("y",) if n in values}, description)
+        )
+        note(f"{output}: {len(next(iter(texts.values())))} texts")
+        return
     if output.suffix.lower() in PICTURES:
         save_pictures(output, values[description.picture.name], description.picture, columns)
     else:

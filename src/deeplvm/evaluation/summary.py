@@ -577,13 +577,16 @@ def scored_rows(
     known, owners = rows.description, {n: owner_of(model.p, n) for n in estimate.observed}
     # densities of counts given each row's own total
     totals = [f"total of {n}" for n, own in owners.items() if getattr(own, "of_total", False)]
+    # a length that follows from where p ends its rows is no condition
+    ends = [length for length in rows.lengths.values() if length in model.p.names]
+    given = [name for name in rows.names if name not in (*estimate.observed, *ends)]
     record: dict[str, Any] = {
         "name": "rows given" if known is None else known.name,
         "split": rows.split or "all",
         "rows": estimate.rows,
         "units": "nats a row",
         "scored": list(estimate.observed),
-        "conditions": [name for name in rows.names if name not in estimate.observed] + totals,
+        "conditions": given + totals,
         "integrated": list(estimate.latents),
     }
     if known is None:

@@ -232,9 +232,11 @@ def observed(data: Data | Description) -> Variable:
 def refuse_sequences(data: Data | Description, recipe: str) -> None:
     """Refuse data of which a row is a sequence, for a recipe of single rows."""
     if any([variable.length is not None for variable in data.variables.values()]):
+        text = any([variable.kind == "token" for variable in data.variables.values()])
+        group, what = ("Text", "text") if text else ("Sequences", "sequence")
         raise RecipeError(
-            f"{recipe} models single rows, but a row of {data.name} is a sequence; take a recipe "
-            f"of sequences ({', '.join(of_group('Sequences')) or 'one of your own'})."
+            f"{recipe} models single rows, but a row of {data.name} is a {what}; take a recipe of "
+            f"{what}s ({', '.join(of_group(group)) or 'one of your own'})."
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,7 @@ from deeplvm.evaluation.latents.latent_use import carrying, flat
 from deeplvm.evaluation.samples.synthetic import synthetic_table
 from deeplvm.inference.compression import AtCentre
 from deeplvm.inference.rows import at_random
+from deeplvm.inference.texts import as_texts, reconstructed_texts, texts_between
 from deeplvm.likelihood import UsualSurprise, score_cells
 from deeplvm.randomness import evaluating
 from deeplvm.report.figures import (
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from deeplvm.data.variable import Variable
     from deeplvm.evaluation.summary import Evaluation
 
+_TEXTS = 12  # that are shown
 _MOST_COLUMNS = 12  # small multiples on one page
 _MOST_CORRELATED = 60
 _MOST_TABLED = 40  # columns of a table that are all shown
@@ -210,8 +213,21 @@ def _annealing(subject: Subject) -> Iterator[Section]:
     yield Section("annealing", "Annealing beside importance sampling", figures, both)
 
 
+def _texts(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> Figure:
+    """Texts to be read, side by side."""
+    return Markup(html_table([*header], [[*row] for row in rows])), title
+
+
 def _samples(subject: Subject) -> Iterator[Section]:
     material, variable = subject.material, subject.variable
+    if variable.kind == "token":
+        known = subject.data.description
+        drawn = as_texts({material.name: material.samples(_TEXTS)}, known)[material.name]
+        real = as_texts({material.name: material.data_rows(_TEXTS)}, known)[material.name]
+        rows = [*zip(drawn, real, strict=False)]
+        told = _texts("", ["drawn from the model", "training rows"], rows)
+        yield Section("samples", "Samples", [told], {"pictured": False})
+        return
     if subject.pictured:
         across, down = (10, 6) if variable.shape[-1] <= 40 else (6, 4)
         drawn = material.samples(across * down, mean=True)
@@ -372,6 +388,17 @@ def _reconstructions(subject: Subject) -> Iterator[Section]:
         return
     measured = subject.evaluation
     facts = {"worth": None if measured is None else measured.reconstruction}
+    if variable.kind == "token":
+        some = subject.data[material.split][: 2 * _TEXTS]
+        found, drawn = reconstructed_texts(model, some[:_TEXTS], seed=subject.seed)
+        how = "draws" if drawn else "the most probable text, nearly,"
+        rows = [*zip(*found.values(), strict=True)]
+        shown = [_texts(f"Each {how} at a draw of z from q(z | x).", ["original", "back"], rows)]
+        with contextlib.suppress(ValueError):  # several latents
+            walks = [[text] for text in texts_between(model, some[:2])]
+            shown.append(_texts("", ["from the code of a row to that of another"], walks))
+        yield Section("reconstructions", "Reconstructions", shown, facts)
+        return
     if subject.pictured:
         across = 12 if variable.shape[-1] <= 40 else 6
         original, mean = material.reconstructions(across * 3)
@@ -404,6 +431,8 @@ def _reconstructions(subject: Subject) -> Iterator[Section]:
 
 def _traversals(subject: Subject) -> Iterator[Section]:
     material, variable = subject.material, subject.variable
+    if variable.kind == "token":
+        return
     found = material.traversals(subject.use) if subject.use else []
     if not found:
         return
