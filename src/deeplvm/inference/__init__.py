@@ -22,6 +22,7 @@ from deeplvm.inference.latent_search import (
 from deeplvm.inference.posterior import PosteriorDraws, sample_posterior
 from deeplvm.inference.refinement import Refined, localised, refine
 from deeplvm.inference.semi_amortised import SemiAmortised
+from deeplvm.inference.stochastic_regression import Regressed, stochastic_regression
 from deeplvm.inference.temperature import Tempered, sample_at
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "Lossy",
     "PosteriorDraws",
     "Refined",
+    "Regressed",
     "SemiAmortised",
     "Tempered",
     "beam_search",
@@ -51,5 +53,6 @@ __all__ = [
     "refine",
     "sample_at",
     "sample_posterior",
+    "stochastic_regression",
     "tail_effective_size",
 ]
