@@ -28,6 +28,7 @@ from deeplvm.core.draws import Enumerated, Suited
 from deeplvm.core.joint import Joint
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.steps import Masked, Steps
+from deeplvm.core.trace import has_marginals, score
 from deeplvm.gradients.named import estimator_of
 from deeplvm.likelihood import importance_sampling
 from deeplvm.networks import GRU, MLP
@@ -250,6 +251,28 @@ def test_steps_are_their_steps(family: str) -> None:
     assert torch.allclose(kl_divergence(masked, plain), expected * mask)
     assert torch.allclose(masked.log_prob(value), whole.log_prob(value) * mask)
     assert (masked.sample()[0] == 0).all()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_steps_with_holes_are_scored_as_their_steps(family: str) -> None:
+    """Masked, drawn step by step or at once: the density of what is observed of each step."""
+    torch.manual_seed(0)
+    conditional, inputs = FAMILIES[family](MLP(2)), torch.randn(5, STEPS, 2)
+    whole, mask = conditional(inputs), torch.arange(STEPS) < torch.tensor([0, 1, 2, 3, 3])[:, None]
+    steps = Steps([conditional(each) for each in inputs.unbind(1)])
+    if not has_marginals(whole):
+        assert not has_marginals(steps)
+        assert not has_marginals(Masked(whole, mask, "n"))
+        return
+    value = whole.sample().double()
+    value[2, 0] = torch.nan
+    if value.dim() == 3:
+        value[3, 1, 0] = torch.nan
+    expected = score("x", whole, value, missing=True)
+    assert torch.allclose(score("x", steps, value, missing=True), expected)
+    for each in (whole, steps):
+        masked = Masked(each, mask, "n")
+        assert torch.allclose(score("x", masked, value, missing=True), expected * mask)
 
 
 def test_lengths_that_p_and_q_do_not_share_are_refused() -> None:

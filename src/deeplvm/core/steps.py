@@ -10,7 +10,7 @@ from torch import Size, Tensor
 from torch.distributions import Distribution, Independent, kl_divergence, register_kl
 
 from deeplvm.core.evidence import elementwise
-from deeplvm.core.trace import conditioned
+from deeplvm.core.trace import conditioned, has_marginals, score
 
 
 class _Derived(Distribution):
@@ -87,6 +87,20 @@ class Steps(_Derived):
         scored = [step.log_prob(v) for step, v in zip(self.steps, each, strict=True)]
         return torch.stack(scored, -1 - len(self.inner))
 
+    @property
+    def observed_log_prob(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """Of the elements that are not NaN, where that is known; else there is no attribute."""
+        if not all([has_marginals(step) for step in self.steps]):
+            raise AttributeError("observed_log_prob")
+
+        def of(value: Tensor, _: Tensor) -> Tensor:
+            each = value.unbind(-1 - len(self.inner) - len(self.event_shape))
+            pairs = zip(self.steps, each, strict=True)
+            scored = [score("a step", step, v, missing=True) for step, v in pairs]
+            return torch.stack(scored, -1 - len(self.inner))
+
+        return of
+
     def conditioned(self, value: Tensor, observed: Tensor) -> Steps:
         """Each step given what is observed of it."""
         at = -1 - len(self.inner) - len(self.event_shape)
@@ -147,6 +161,13 @@ class Masked(_Derived):
 
     def log_prob(self, value: Tensor) -> Tensor:
         return self.cut(self.base.log_prob(value))
+
+    @property
+    def observed_log_prob(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """Of the elements that are not NaN, where that is known; else there is no attribute."""
+        if not has_marginals(self.base):
+            raise AttributeError("observed_log_prob")
+        return lambda value, _: self.cut(score("a step", self.base, value, missing=True))
 
     def conditioned(self, value: Tensor, observed: Tensor) -> Masked:
         """Given what is observed of that which counts."""
