@@ -545,6 +545,8 @@ class Examination:
     @_measured("memorisation")
     def copying(self) -> Memorisation:
         """How near draws lie to training rows, in the values themselves."""
+        if any([each.length is not None for each in self.scored]):
+            raise ValueError("rows of different lengths have no distance")
         train = self.first("train", SEARCHED)
         fresh = self.first(self.unseen, self.drawable("memorisation", 4))
         drawn = {
