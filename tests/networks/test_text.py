@@ -120,6 +120,8 @@ def test_tokens_are_their_cross_entropy_and_padding_is_nothing() -> None:
     assert not word.embed(x.double())[x < 0].any()
     with torch.no_grad():
         assert torch.allclose(word(h).log_prob(x), scored, atol=1e-12)
+    with pytest.raises(NotImplementedError, match="no mean"):
+        _ = word(h).mean
     cold = tempered(word(h), 0.5)
     assert torch.allclose(cold.logits, (2 * word(h).logits).log_softmax(-1), atol=1e-12)
 

@@ -70,6 +70,11 @@ class TokenCategorical(Distribution):
         return self.dense.logits
 
     @property
+    def mean(self) -> Tensor:
+        """There is none."""
+        raise NotImplementedError("tokens are no numbers, and have no mean")
+
+    @property
     def mode(self) -> Tensor:
         return self.dense.mode
 
