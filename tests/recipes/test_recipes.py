@@ -105,6 +105,12 @@ SMALL: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "semi_supervised_text": ("semi_supervised_text", {"latent": 2, "features": 3, "hidden": 4}),
     "controllable_text_vae": ("controllable_text_vae", {"latent": 2, "features": 3, "hidden": 4}),
+    "vhred": ("vhred", {"latent": 2, "features": 3, "state": 4, "hidden": (6,), "keep": 0.9}),
+    "dialogue_cvae": ("dialogue_cvae", {"latent": 2, "features": 3, "state": 4, "hidden": (6,)}),
+    "answer_selection": (
+        "answer_selection",
+        {"latent": 2, "features": 3, "state": 4, "hidden": (6,)},
+    ),
     "sylvester_vae": ("sylvester_vae", {"latent": 3, "hidden": (8, 6), "transforms": 1}),
     "householder_flow_vae": (
         "householder_flow_vae",
@@ -255,6 +261,19 @@ def texts() -> Data:
 
 
 @pytest.fixture(scope="module")
+def dialogues() -> Data:
+    rng = np.random.default_rng(0)
+    turns = [" ".join(rng.choice([*"abcd"], rng.integers(1, 5))) for _ in range(120)]
+    return load([turns[each : each + 2 + each % 4 // 2] for each in range(0, 120, 2)])
+
+
+@pytest.fixture(scope="module")
+def answers() -> Data:
+    rows = [[" ".join("abcd"[k % 3 :]), " ".join("dcba"[k % 2 :])] for k in range(60)]
+    return load({"x": rows, "y": [each % 5 > 1 for each in range(60)]})
+
+
+@pytest.fixture(scope="module")
 def series() -> Data:
     """Sequences of unequal length, and an input of each step."""
     rng = np.random.default_rng(0)
@@ -285,6 +304,8 @@ TRIED_ON = {
     "words": ("prod_lda", "latent_dirichlet_allocation", "nvdm", "scvi"),
     "views": ("multimodal_vae",),
     "sets": ("neural_statistician", "one_shot_generalisation"),
+    "dialogues": ("vhred", "dialogue_cvae"),
+    "answers": ("answer_selection",),
     "texts": recipes.PUBLISHED["Text"],
     "smiles": ("smiles_vae",),
     "selfies": ("selfies_vae",),
@@ -318,6 +339,9 @@ TRACED_ELSEWHERE = (
     "selfies_vae",
     "hybrid_text_vae",
     "semi_supervised_text",
+    "vhred",
+    "dialogue_cvae",
+    "answer_selection",
     "controllable_text_vae",
     "nice",
     "real_nvp",
@@ -475,9 +499,12 @@ def test_samples_have_the_shape_of_the_data(small: tuple[LatentVariableModel, Da
     model, data = small
     given = {"y": torch.zeros(5, dtype=torch.int64)} if "y" in model.names else {}
     x = data.variables["x"]
-    if "u" in data.variables:
-        given = data.batch("train", slice(5))
-        del given["x"]
+    batch = data.batch("train", slice(5))
+    if "x" in model.p.inputs:  # what is modelled is said of x
+        assert model.sample(given={"x": batch["x"]})["y"].value.shape == (5,)
+        return
+    if not {"u", "n"}.isdisjoint(model.p.inputs):
+        given = {name: batch[name] for name in ("u", "n") if name in batch}
     drawn = model.sample(5, given)["x"].value
     steps = () if x.length is None else drawn.shape[1:2]
     assert drawn.shape == (5, *steps, *x.shape)

@@ -293,7 +293,8 @@ def _made(
     if trained is not None or facts.vocabulary is not None:
         if trained is not None:
             refuse_other_shape(shape, source, trained)
-        shape = () if trained is None else trained.shape
+        single = shape == (1,)  # a token in each step; of several texts a row of tokens
+        shape = trained.shape if trained is not None else () if single else shape
         seen = {e: part.changed(lambda v: v.reshape(-1, *shape)) for e, part in seen.items()}
     stored, everything = seen, Summary.joined(seen.values())
     scale: float | None = None

@@ -24,6 +24,7 @@ from deeplvm.data.likelihood import (
 from deeplvm.data.readers.source import Array, Facts
 from deeplvm.data.records import Split
 from deeplvm.data.statistics import Summary, bounds_of, decimals, knots_of, repeated, shares_of
+from deeplvm.data.tokens import END
 from deeplvm.data.variable import CODED, DataError, Variable, listed
 
 # Columns of one likelihood that have a sentence each, and warnings of one kind.
@@ -387,7 +388,9 @@ def variable_of(
 def _shares_of_tokens(tokens: Tensor, vocabulary: Sequence[str]) -> tuple[float, ...]:
     """How often each token is there, in so many digits that rare ones are told apart."""
     counts = torch.bincount(tokens.flatten().long(), minlength=len(vocabulary))
-    return tuple([round(share, 8) for share in (counts.double() / len(tokens)).tolist()])
+    if tokens.dim() > 1:  # texts that each end once, and are then padded
+        counts[END] = len(tokens)
+    return tuple([round(share, 8) for share in (counts.double() / counts.sum()).tolist()])
 
 
 def _knotted(

@@ -349,7 +349,10 @@ class Variable:
 
     def __str__(self) -> str:
         if self.kind == "token":
-            return f"{self.name}: texts, of a vocabulary of {self.levels:,} tokens"
+            row = f"several texts of up to {self.shape[0]:,} tokens" if self.shape else "texts"
+            return f"{self.name}: {row}, of a vocabulary of {self.levels:,}" + (
+                "" if self.shape else " tokens"
+            )
         shape = "×".join(str(size) for size in self.shape) or "a number"
         shape = f"{self.levels:,} nodes" if self.kind == "graph" else shape
         row = "" if self.length is None else "sequences of "
@@ -497,7 +500,8 @@ def check_variable(found: Variable) -> None:
     expect(found.columns is None or shape == (len(found.columns),), f"{at}: columns")
     expect(found.categories is None or len(found.categories) == levels, f"{at}: categories")
     expect(len(found.atoms) in (0, found.elements), f"{at}: atoms")
-    expect(len(found.shares) in (0, found.elements), f"{at}: shares")
+    alike = 1 if found.kind == "token" else 0  # all tokens of a row of several are of one law
+    expect(len(found.shares) in (0, alike, found.elements), f"{at}: shares")
     for share, atoms in zip(found.shares, found.atoms or [()] * len(found.shares), strict=True):
         count = len(atoms) if found.atoms else levels
         whole = len(share) == count and min(share, default=0) >= 0 and sum(share) < 1 + 1e-6

@@ -21,6 +21,7 @@ from deeplvm.recipes.conditional import conditional_vae
 from deeplvm.recipes.convolutional import convolutional_vae
 from deeplvm.recipes.convolutional_text import dilated_text_vae, hybrid_text_vae
 from deeplvm.recipes.counts import scvi
+from deeplvm.recipes.dialogue import answer_selection, dialogue_cvae, vhred
 from deeplvm.recipes.diffusion import diffusion
 from deeplvm.recipes.discrete import gumbel_softmax_vae, helmholtz_machine, sigmoid_belief_network
 from deeplvm.recipes.flow_posteriors import (
@@ -127,6 +128,9 @@ PUBLISHED = {
         "hybrid_text_vae",
         "semi_supervised_text",
         "controllable_text_vae",
+        "vhred",
+        "dialogue_cvae",
+        "answer_selection",
     ),
     "Sets": ("neural_statistician", "one_shot_generalisation"),
     "Graphs and molecules": (
@@ -161,6 +165,7 @@ __all__ = [
     "Entry",
     "Recipe",
     "RecipeError",
+    "answer_selection",
     "attend_infer_repeat",
     "autoregressive_table",
     "auxiliary_semi_supervised_vae",
@@ -177,6 +182,7 @@ __all__ = [
     "deep_latent_gaussian_model",
     "deep_markov_model",
     "describe",
+    "dialogue_cvae",
     "diffusion",
     "dilated_text_vae",
     "draw",
@@ -245,5 +251,6 @@ __all__ = [
     "variational_graph_autoencoder",
     "variational_lossy_autoencoder",
     "very_deep_vae",
+    "vhred",
     "vrnn",
 ]

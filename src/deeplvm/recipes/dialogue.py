@@ -196,8 +196,8 @@ def answer_selection(
     them. The texts are given; what is modelled, and scored, is the label. q reads question, answer
     and label.
 
-    Neural Variational Inference for Text Processing (Miao et al., 2016), section 3.2,
-    https://arxiv.org/abs/1511.06038
+    Neural Variational Inference for Text Processing (Miao et al., 2016),
+    https://arxiv.org/abs/1511.06038, section 3.2
 
     Args:
         data: Rows of two texts, a question and an answer, with labels.

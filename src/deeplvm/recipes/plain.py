@@ -269,7 +269,7 @@ def sequence_of(data: Data | Description, recipe: str) -> Variable:
 def text_of(data: Data | Description, recipe: str) -> Variable:
     """``"x"``, for a recipe of texts: its tokens, as steps of a sequence."""
     x = data.variables.get("x")
-    if x is None or x.kind != "token" or len(data.variables) > 1:
+    if x is None or x.kind != "token" or x.shape or len(data.variables) > 1:
         found = listed([str(each) for each in data.variables.values()], 3) or "nothing"
         others = of_group("Sequences") if x is not None and x.length else ("vae",)
         raise RecipeError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import json
 import lzma
 from array import array
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +19,7 @@ from deeplvm.data.readers.arrays import labels_of, parts_of
 from deeplvm.data.readers.columns import refuse_absent
 from deeplvm.data.readers.delimited import is_number, read_delimited
 from deeplvm.data.readers.images import ENDINGS as IMAGES
-from deeplvm.data.readers.source import Facts, Held, Source, codes_of
+from deeplvm.data.readers.source import Array, Facts, Held, Source, codes_of
 from deeplvm.data.records import SPLITS, Description
 from deeplvm.data.sequences import Sequences
 from deeplvm.data.split import divide, limited
@@ -39,6 +40,7 @@ from deeplvm.files import fits, gunzip, read_whole
 _SMILES = (".smi", ".smi.gz", ".smi.xz")  # a molecule a line, and perhaps its name
 ENDINGS = (".txt", ".txt.gz", ".txt.xz", *_SMILES)
 _TABLES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
+LINES = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
 #: Options that texts have, and no other data.
 OPTIONS = ("tokens", "vocabulary", "minimum_count", "lower", "text")
 _LOOKED_AT = 20  # lines that tell a text from a table
@@ -83,20 +85,24 @@ def files_of(folder: Path) -> list[Path]:
     return sorted([path for path in folder.rglob("*") if path.name.lower().endswith(ENDINGS)])
 
 
+Row = str | tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class Texts:
     """Texts as they were read, a row each.
 
     Attributes:
         facts: What the source says of them.
-        rows: By part, ``"all"`` where there is no split; what is empty is left out later.
+        rows: By part, ``"all"`` where there is no split: a text, or a tuple of several, such as
+            the turns of a dialogue; what is empty is left out later.
         labels: One a row, by part.
         where: The place of a row in words, by its part and number.
         beside: Numbers of each row by the name that they have in the model, as columns of a table.
     """
 
     facts: Facts
-    rows: Mapping[str, Sequence[str | None]]
+    rows: Mapping[str, Sequence[Row | None]]
     labels: Mapping[str, Sequence[Any]] | None = None
     where: Callable[[str, int], str] | None = None
     beside: Mapping[str, Mapping[str, pd.DataFrame]] = field(default_factory=dict)
@@ -158,6 +164,8 @@ def texts_of_files(
         wanted = asked or name.endswith(_SMILES)
         wanted = wanted or (options["header"] is None and is_text(path))
         return read_texts(path) if wanted else None
+    if name.endswith(LINES):
+        return _texts_of_lines(path)
     if column is None or not name.endswith(_TABLES):
         return None
     if name.endswith(".parquet"):
@@ -167,6 +175,47 @@ def texts_of_files(
     return _text_columns({"all": table}, path.name.split(".")[0], str(path), options, known)
 
 
+def _texts_of_lines(path: Path) -> Texts | None:
+    """JSON lines of texts, or of lists of them; an object has them as x, and its label as y."""
+    rows: list[Row | None] = []
+    labels: list[Any] = []
+    for number, line in enumerate(read_lines(path), 1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError):
+            return None  # said by those who read numbers
+        entry = value.get("x") if isinstance(value, dict) else value
+        row = _row_of(entry)
+        if row is None:
+            if not rows:
+                return None
+            raise DataError(
+                f"{path}, line {number}: it is no text, nor a list of them, as the lines before."
+            )
+        rows.append(row)
+        labels.append(value.get("y") if isinstance(value, dict) else None)
+    if not rows:
+        return None
+    known = {"all": labels} if any([each is not None for each in labels]) else None
+    name = path.name.split(".")[0]
+    return Texts(Facts(name), {"all": rows}, known, lambda _, row: f"{path}, text {row + 1}")
+
+
+def _row_of(entry: Any) -> Row | None:
+    """A text, or several, each of which may be a list of its words; none of anything else."""
+    if isinstance(entry, str):
+        return entry
+    if not isinstance(entry, list | tuple) or not entry:
+        return None
+    texts = [
+        " ".join(e) if isinstance(e, list | tuple) and all([isinstance(w, str) for w in e]) else e
+        for e in entry
+    ]
+    return tuple(texts) if all([isinstance(each, str) for each in texts]) else None
+
+
 def _text_columns(
     tables: Mapping[str, pd.DataFrame],
     name: str,
@@ -174,23 +223,24 @@ def _text_columns(
     options: Mapping[str, Any],
     known: Description | None,
 ) -> Texts:
-    """A column of texts, and one of labels where that is asked for."""
-    column, label = options["text"], options["label"]
+    """A column of texts, or several that make a row, and one of labels where that is asked for."""
+    asked, label = options["text"], options["label"]
     names = [str(each) for each in next(iter(tables.values())).columns]
+    columns = [asked] if asked in names else [each.strip() for each in asked.split(",")]
     if label is not None and known is not None and label not in names:
         label = None
-    refuse_absent(what, names, [column] if label is None else [column, label])
+    refuse_absent(what, names, columns if label is None else [*columns, label])
     groups = options["group"]
     if known is None:
         refuse_absent(what, names, [each for group in groups.values() for each in group])
     else:
         groups = {n: v.columns for n, v in known.variables.items() if v.columns is not None}
         groups = {n: group for n, group in groups.items() if {*group} <= {*names}}
-    own = {column, label, *[each for group in groups.values() for each in group]}
+    own = {*columns, label, *[each for group in groups.values() for each in group]}
     left = [each for each in names if each not in own]
     notes = (f"columns that are left out: {listed(left, 5)}.",) if left else ()
     found = {part: table.rename(columns=str) for part, table in tables.items()}
-    cells = {part: _cells_of(table[column]) for part, table in found.items()}
+    cells = {part: _together([_cells_of(t[c]) for c in columns]) for part, t in found.items()}
     labels = {part: _cells_of(table[label]) for part, table in found.items()} if label else None
     split = f"{' / '.join(tables)} as they were given" if "train" in tables else ""
     beside = {
@@ -198,6 +248,13 @@ def _text_columns(
         for each, group in groups.items()
     }
     return Texts(Facts(name, split=split, notes=notes), cells, labels, beside=beside)
+
+
+def _together(columns: Sequence[Sequence[str | None]]) -> Sequence[Row | None]:
+    """The texts of each row; of one column its cells."""
+    if len(columns) == 1:
+        return columns[0]
+    return [tuple([each or "" for each in row]) for row in zip(*columns, strict=True)]
 
 
 def _numbers_of(table: pd.DataFrame, columns: Sequence[str], what: str, name: str) -> pd.DataFrame:
@@ -232,9 +289,15 @@ def texts_in_memory(
         return _text_columns(parts, "memory", "memory", options, known)
     by_split = set(parts) <= {"all", *SPLITS}
     found = {"x": dict(zip(parts, parts, strict=True))} if by_split else parts_of(parts)
-    if "x" not in found or not all([is_texts(parts[key]) for key in found["x"].values()]):
+    if "x" not in found:
         return None
-    rows = {part: [*parts[key]] for part, key in found["x"].items()}
+    rows: dict[str, Sequence[Row | None]] = {}
+    for part, key in found["x"].items():
+        values = parts[key]
+        several = [_row_of(e) for e in values] if isinstance(values, list | tuple) else [None]
+        if not is_texts(values) and (not several or None in several):
+            return None
+        rows[part] = [*values] if is_texts(values) else several
     labels = {part: [*parts[key]] for part, key in found.get("y", {}).items()} or None
     split = f"{' / '.join(rows)} as they were given" if "train" in rows else ""
     return Texts(Facts("memory", split=split), rows, labels)
@@ -258,8 +321,8 @@ def tokenised(
     facts, labels, where = texts.facts, texts.labels, texts.where
     asked = options["tokens"] or facts.tokens
     given = texts.rows
-    kept = {p: [i for i, each in enumerate(e) if each and each.strip()] for p, e in given.items()}
-    rows = {part: [str(given[part][i]) for i in places] for part, places in kept.items()}
+    kept = {p: [i for i, row in enumerate(e) if _says(row)] for p, e in given.items()}
+    rows = {part: [given[part][i] or "" for i in places] for part, places in kept.items()}
     empty = sum(map(len, given.values())) - sum(map(len, rows.values()))
     notes = [f"{empty:,} rows without text are left out."] if empty else []
     if not any(rows.values()):
@@ -290,33 +353,51 @@ def tokenised(
         each, _ = divide(held, options, known)
         some = [limited(held, e, options["limit"], options["seed"]).all() for e in each.values()]
         read = set(np.concatenate(some).tolist())
-    codes, lengths = array("i"), list[int]()
+    several = _several(lines, known, what)
+    codes, lengths, sizes = array("i"), list[int](), list[int]()
     for row, text in enumerate(lines):
+        turns = [text] if isinstance(text, str) else text
         try:
-            found = vocabulary.encode(text) if row in read else [END]
+            found = [vocabulary.encode(each) if row in read else [END] for each in turns]
         except ValueError as problem:
             raise DataError(
                 f"{place(row)}: {problem} Leave the row out, or take other --tokens."
             ) from None
-        codes.extend(found)
-        lengths.append(len(found))
+        for each in found:
+            codes.extend(each)
+        sizes += map(len, found)
+        lengths.append(len(found) if several else len(found[0]))
     tokens, ends = np.frombuffer(codes, np.int32), np.cumsum([len(e) for e in rows.values()])[:-1]
     by_part = dict(zip(rows, np.split(np.array(lengths, np.int64), ends), strict=True))
     known_lengths = [lengths[row] for row in read]
-    unknown = float((tokens == UNKNOWN).sum() / sum(known_lengths))
+    unread = 0 if several else sum(lengths) - sum(known_lengths)
+    unknown = float((tokens == UNKNOWN).sum() / (len(tokens) - unread))
     if unknown:
         notes.append(f"{100 * unknown:.2g}% of the tokens are {SPECIAL[UNKNOWN]}.")
-    longest, mean = int(np.argmax(lengths)), float(np.mean(known_lengths))
-    if lengths[longest] > _LONG * mean:
+    longest = int(np.argmax(sizes))
+    mean = float(np.mean(sizes if several else known_lengths))
+    at = int(np.searchsorted(np.cumsum(lengths), longest, "right")) if several else longest
+    if sizes[longest] > _LONG * mean:
         notes.append(
-            f"warning: {place(longest)} has {lengths[longest]:,} tokens, "
-            f"{lengths[longest] / mean:.0f} times the mean; rows beside it are padded to it."
+            f"warning: {place(at)} has {sizes[longest]:,} tokens"
+            f"{' in a text' if several else ''}, {sizes[longest] / mean:.0f} times the mean; rows "
+            f"beside it are padded to it."
         )
+    if several:
+        most = sizes[longest] if known is None else known.variables["x"].shape[0]
+        if sizes[longest] > most:
+            raise DataError(
+                f"{place(at)} has a text of {sizes[longest]:,} tokens, but in the "
+                f"training data none has more than {most:,}; shorten it, or leave the row out."
+            )
+        tokens = _padded(tokens, np.array(sizes), max(2, most))
+        notes.append(f"a row is several texts, its steps, of up to {most:,} tokens each.")
     facts = replace(
         facts, vocabulary=vocabulary.names, tokens=vocabulary.scheme,
         notes=(*facts.notes, *notes),
     )  # fmt: skip
-    pieces = np.split(tokens[:, None], np.cumsum([int(e.sum()) for e in by_part.values()])[:-1])
+    tokens = tokens if several else tokens[:, None]
+    pieces = np.split(tokens, np.cumsum([int(e.sum()) for e in by_part.values()])[:-1])
     steps = Held(facts, dict(zip(rows, pieces, strict=True)))
     made = Sequences.of(steps, by_part, what)
     whole = made.rows.labelled(held.labels, held.facts.classes).told(place)
@@ -329,17 +410,46 @@ def tokenised(
     return found
 
 
+def _says(row: Row | None) -> bool:
+    """Whether there is anything in a row."""
+    return bool(row and ("".join(row).strip()))
+
+
+def _several(lines: Sequence[Row], known: Description | None, what: str) -> bool:
+    """Whether a row is several texts.
+
+    Raises:
+        DataError: If it is in some rows only, or otherwise than in the training data.
+    """
+    found = {not isinstance(row, str) for row in lines}
+    if len(found) > 1:
+        raise DataError(f"{what}: some rows are one text, and others several; give all alike.")
+    if known is not None and found != {bool(known.variables["x"].shape)}:
+        is_, was = ("several texts", "one") if found == {True} else ("one text", "several")
+        raise DataError(f"{what}: a row is {is_}, but in the training data {was}.")
+    return found == {True}
+
+
+def _padded(tokens: Array, sizes: Array, width: int) -> Array:
+    """Texts one after another as rows of this width, filled by the end."""
+    found = np.full((len(sizes), width), END, tokens.dtype)
+    found[np.arange(width) < sizes[:, None]] = tokens
+    return found
+
+
 def _vocabulary(
-    lines: Sequence[str], rows: Held, options: Mapping[str, Any]
+    lines: Sequence[Row], rows: Held, options: Mapping[str, Any]
 ) -> tuple[Vocabulary, str]:
     """That of the training rows, and how it came about."""
     whole, _ = divide(rows, options, None)
     train = limited(rows, whole["train"], options["limit"], options["seed"]).all()
-    scheme = options["tokens"] or scheme_of([lines[row] for row in train[:1000]])
+    texts = [[row] if isinstance(row, str) else row for row in (lines[each] for each in train)]
+    scheme = options["tokens"] or scheme_of([each for row in texts[:1000] for each in row])
     size, least = options["vocabulary"], options["minimum_count"]
     made = Vocabulary.of(
-        (lines[row] for row in train), scheme, size=size, minimum=least, lower=options["lower"]
-    )
+        (each for row in texts for each in row), scheme,
+        size=size, minimum=least, lower=options["lower"],
+    )  # fmt: skip
     if len(made.names) < 3:
         raise DataError(
             f"{rows.facts.name}: no token is in the training rows {least or 2} times; lower "
