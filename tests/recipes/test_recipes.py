@@ -60,6 +60,7 @@ SMALL: dict[str, tuple[str, dict[str, Any]]] = {
     "iwae, one layer": ("iwae", {"latent": 2, "hidden": 8}),
     "iwae, two layers": ("iwae", {"latent": 2, "hidden": 8, "layers": 2}),
     "conditional_vae": ("conditional_vae", {"latent": 2, "hidden": (8,)}),
+    "voice_conversion": ("voice_conversion", {"latent": 2, "hidden": (8,)}),
     "conditional_vae, deep": ("conditional_vae", {"latent": 2, "hidden": (8, 6)}),
     "auxiliary_vae": ("auxiliary_vae", {"latent": 2, "auxiliary": 3, "hidden": (8, 6)}),
     "hierarchical_variational_vae": (
@@ -354,6 +355,7 @@ TRACED_ELSEWHERE = (
     "auxiliary_semi_supervised_vae",
     "skip_semi_supervised_vae",
     "conditional_vae",
+    "voice_conversion",
     "vae, flow prior",
     "biva",
     "deep_latent_gaussian_model",

@@ -16,6 +16,7 @@ from deeplvm.core.joint import Factored
 from deeplvm.core.trace import Site
 from deeplvm.core.values import NamedRows
 from deeplvm.distributions.centre import centre, has_centre
+from deeplvm.inference.conversion import converted
 from deeplvm.inference.rows import Measure, Names, Tensors, for_rows
 from deeplvm.inference.temperature import sample_at
 from deeplvm.randomness import RowNoise, drawing
@@ -106,16 +107,25 @@ def _told(site: Site, *, mean: bool | None) -> Tensor:
 
 
 def reconstructed(
-    model: LatentVariableModel, data: Data, rows: NamedRows, *, seed: int
+    model: LatentVariableModel,
+    data: Data,
+    rows: NamedRows,
+    *,
+    seed: int,
+    label: str | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor], set[str]]:
     """Originals, and the means of p(x | z) at one draw of z from q(z | x), by name.
 
-    Of the names that are returned last no mean is known (pixels that follow from each other):
-    these values are draws.
+    With a label, of p(x | z, y) at that one. Of the names that are returned last no mean is known
+    (pixels that follow from each other): these values are draws.
 
     Raises:
-        ValueError: If there are no latents.
+        ValueError: If there are no latents, no such label, or the model is not given one.
     """
+    classes = data.classes or ()
+    if label is not None and label not in classes:
+        names = f"there are {', '.join(classes)}" if classes else f"{data.name} has no labels"
+        raise ValueError(f"There is no label {label!r}; {names}.")
     if not model.q.names:
         raise ValueError(
             "The model draws no latents, so rows pass through nothing: draw new ones (deeplvm "
@@ -125,7 +135,11 @@ def reconstructed(
     drawn: set[str] = set()
 
     def measure(given: Tensors, missing: Names, noise: RowNoise) -> Tensors:
-        trace = model.reconstruct(given, default=noise.of(Sampled()), missing=missing)
+        way: Any = {"default": noise.of(Sampled()), "missing": missing}
+        if label is None:
+            trace = model.reconstruct(given, **way)
+        else:
+            trace = converted(model, given, classes.index(label), **way)
         found: dict[str, Tensor] = {}
         for name in [each for each in data.variables if each in given]:
             if name in trace and (own := trace[name].distribution) is not None:

@@ -424,6 +424,7 @@ def reconstruct(
     output: Output,
     escape_formulas: Escape = False,
     rows: Annotated[Number, Parameter(name=("--rows", "-n"))] = 32,
+    label: str | None = None,
     between: tuple[str, str] | None = None,
     beam: Number | None = None,
     depth: Annotated[tuple[str, ...] | None, Parameter(consume_multiple=True)] = None,
@@ -443,6 +444,8 @@ def reconstruct(
         rows: How many, from the first on.
         beam: Of texts, how many beginnings the search for the most probable text keeps, 5 by
             default; 1 takes the most probable word each time.
+        label: For a model of x given a label: encode each row with its own, and decode all with
+            this one, as if somebody else said the same.
         between: Two labels: instead of rows, a table of how the rates of the rows of the first
             differ from those of the second, column by column, with errors.
         depth: Lossy compression: how many layers of latents, or steps of a recurrence, say
@@ -478,6 +481,11 @@ def reconstruct(
     if depth is not None and (between is not None or copied is not None):
         other = "--between" if between is not None else f"-o {output}"
         raise ValueError(f"--depth makes a picture, or a table of the means; {other} is neither.")
+    if label is not None and (between is not None or depth is not None or copied is not None):
+        other = "--between" if between else "--depth" if depth is not None else f"-o {output}"
+        raise ValueError(
+            f"--label decodes rows with another label; {other} does not; leave one out."
+        )
     if depth is None and rest != "mean":
         raise ValueError("--rest is of the latents that --depth leaves out; say --depth too.")
     of_texts = _only_texts(opened, output, between=between, depth=depth, beam=beam)
@@ -506,7 +514,7 @@ def reconstruct(
     if depth is not None:
         _lossy(opened, model, source, passed, output, depth, rest, seed, escape_formulas)
         return
-    originals, means, drawn = reconstructed(model, source, passed, seed=seed)
+    originals, means, drawn = reconstructed(model, source, passed, seed=seed, label=label)
     if drawn:
         note(f"{', '.join(sorted(drawn))}: draws from p(x | z), which has no mean that is known")
     image = opened.description.picture

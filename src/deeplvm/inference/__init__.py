@@ -4,6 +4,7 @@ from deeplvm.inference.beam_search import beam_search
 from deeplvm.inference.classes import ClassProbabilities, class_probabilities
 from deeplvm.inference.completion import Completed, complete
 from deeplvm.inference.compression import Lossy, lossy_reconstructions
+from deeplvm.inference.conversion import converted
 from deeplvm.inference.diagnostics import (
     bulk_effective_size,
     pareto_k,
@@ -41,6 +42,7 @@ __all__ = [
     "class_probabilities",
     "climb",
     "complete",
+    "converted",
     "embed",
     "expected_improvement",
     "improve",

@@ -73,6 +73,7 @@ from deeplvm.recipes.sets import neural_statistician, one_shot_generalisation
 from deeplvm.recipes.tables import autoregressive_table, gaussian_mixture, mixture_model, table_vae
 from deeplvm.recipes.text import recurrent_language_model, sentence_vae
 from deeplvm.recipes.topics import latent_dirichlet_allocation, nvdm, prod_lda
+from deeplvm.recipes.voice import voice_conversion
 
 # by what the data are or what is asked of them, and in a group what to try first comes first
 PUBLISHED = {
@@ -113,6 +114,7 @@ PUBLISHED = {
     "Counts of words or genes": ("prod_lda", "latent_dirichlet_allocation", "nvdm", "scvi"),
     "Labels": (
         "conditional_vae",
+        "voice_conversion",
         "semi_supervised_vae",
         "m1",
         "m1_m2",
@@ -252,5 +254,6 @@ __all__ = [
     "variational_lossy_autoencoder",
     "very_deep_vae",
     "vhred",
+    "voice_conversion",
     "vrnn",
 ]
