@@ -44,6 +44,7 @@ SIZES = {
     "hivae-letter": ((17,), (16_000, 2_000, 2_000), "columns"),
     "hivae-spam": ((58,), (3_681, 460, 460), "columns"),
     "20newsgroups": ((3_072,), (11_214, 100, 7_531), "negative-binomial"),
+    "20newsgroups-avitm": ((1_995,), (10_132, 1_126, 7_487), "negative-binomial"),
     "jsb": ((88,), (229, 76, 77), "bernoulli"),
     "nottingham": ((88,), (694, 173, 170), "bernoulli"),
     "expressions": ((), (320, 40, 40), "categorical"),

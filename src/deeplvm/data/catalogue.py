@@ -454,7 +454,10 @@ def _hivae(item: NamedSet, paths: tuple[Path, ...]) -> Held:
 
 
 def _newsgroups(item: NamedSet, paths: tuple[Path, ...]) -> Held:
-    names = [f"{part}_{w}" for part in ("tr", "va", "ts") for w in ("indptr", "indices", "data")]
+    parts = {"train": "tr", "valid": "va", "test": "ts"}
+    if "avitm" in item.name:
+        parts = {"train": "train", "test": "test"}
+    names = [f"{part}_{w}" for part in parts.values() for w in ("indptr", "indices", "data")]
     arrays = _arrays(paths[0], ("vocab", *names))
     columns = tuple(str(word) for word in arrays["vocab"])
     values = {
@@ -464,10 +467,10 @@ def _newsgroups(item: NamedSet, paths: tuple[Path, ...]) -> Held:
             arrays[f"{part}_data"],
             len(columns),
         )
-        for split, part in (("train", "tr"), ("valid", "va"), ("test", "ts"))
+        for split, part in parts.items()
     }
-    _expect(paths[0], "training documents", values["train"], (11_214, 3_072))
-    words = "the set's own: 11,214 / 100 / 7,531 documents"
+    _expect(paths[0], "training documents", values["train"], tuple(item.shape))
+    words = f"the set's own: {item.rows} documents"
     kinds = dict.fromkeys(columns, "counts")
     return Held(Facts(item.name, columns=columns, kinds=kinds, split=words), values)
 
