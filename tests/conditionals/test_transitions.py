@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.distributions import kl_divergence
 
-from deeplvm.conditionals import GatedTransition, ResidualGaussian
+from deeplvm.conditionals import GatedTransition, LinearisedTransition, ResidualGaussian
 from deeplvm.networks import MLP
 
 
@@ -34,3 +34,18 @@ def test_a_transition_with_a_closed_gate_is_linear_and_starts_as_the_identity() 
         transition.gate.bias.fill_(1e3)
         candidate = transition.candidate(transition.first(z).relu()[:, 4:])
         torch.testing.assert_close(transition(z).mean, candidate)
+
+
+def test_a_linearised_transition_is_linear_where_its_parts_do_not_change() -> None:
+    torch.manual_seed(0)
+    transition = LinearisedTransition(3, 2, MLP(3, 5)).double()
+    z, u, steps = torch.randn(7, 3).double(), torch.randn(7, 2).double(), torch.ones(7)
+    with torch.no_grad():
+        transition.head.layer.weight.zero_()  # the same v, r, o and B everywhere
+        v, r, o, *b = transition.head.layer.bias.unflatten(0, (5, 3)).unbind()
+        expected = z + (z @ r)[:, None] * v + o + u @ torch.stack(b)
+        torch.testing.assert_close(transition(z, u, steps).mean, expected)
+        assert (transition(z, u, steps).variance > 0).all()
+        first = transition(z, u, 0 * steps)
+        torch.testing.assert_close(first.mean, torch.zeros(7, 3))
+        torch.testing.assert_close(first.variance, torch.ones(7, 3))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from deeplvm.networks import GRU, Combiner, SequenceEncoder
+from deeplvm.networks import GRU, Combiner, LocallyLinear, SequenceEncoder
 from deeplvm.recurrent import Recurrent
 
 
@@ -82,3 +82,14 @@ def test_a_combiner_is_the_mean_of_a_state_and_codes() -> None:
     z, codes = torch.randn(5, 8, 2), torch.randn(8, 6)
     expected = (combine.state(z).tanh() + codes[:, :3] + codes[:, 3:]) / 3
     torch.testing.assert_close(combine(z, codes), expected)
+
+
+def test_a_locally_linear_state_is_moved_by_maps_that_its_place_weighs() -> None:
+    torch.manual_seed(0)
+    moved = LocallyLinear(2, 1, 4, maps=3)
+    z, u = torch.randn(5, 2), torch.randn(5, 1)
+    given = torch.cat([z, u], -1)
+    weights = moved.weigh(given).softmax(-1)
+    each = torch.stack([given @ one.T for one in moved.maps], -2)
+    torch.testing.assert_close(moved(z, u), (weights[..., None] * each).sum(-2))
+    torch.testing.assert_close(LocallyLinear(2, 1, 4, maps=1)(0 * z, 0 * u), 0 * z)

@@ -189,6 +189,8 @@ SMALL: dict[str, tuple[str, dict[str, Any]]] = {
         "deep_markov_model",
         {"latent": 2, "state": 4, "hidden": (5,), "inference": "mean_field"},
     ),
+    "dvbf": ("dvbf", {"latent": 2, "state": 4, "hidden": (5,), "maps": 2}),
+    "e2c": ("e2c", {"latent": 2, "state": 4, "hidden": (5,)}),
     "draw, without attention": (
         "draw",
         {"steps": 2, "latent": 2, "hidden": 6, "attention": False},
@@ -311,7 +313,15 @@ TRIED_ON = {
     "smiles": ("smiles_vae",),
     "selfies": ("selfies_vae",),
     "derivations": ("grammar_vae",),
-    "series": ("storn", "vrnn", "srnn", "deep_markov_model", "structured_vae, sequences"),
+    "series": (
+        "storn",
+        "vrnn",
+        "srnn",
+        "deep_markov_model",
+        "structured_vae, sequences",
+        "dvbf",
+        "e2c",
+    ),
 }
 
 
@@ -335,6 +345,8 @@ TRACED_ELSEWHERE = (
     "vrnn",
     "srnn",
     "srnn, filtering",
+    "dvbf",
+    "e2c",
     "deep_markov_model, mean field",
     "smiles_vae",
     "selfies_vae",

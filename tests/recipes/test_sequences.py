@@ -193,3 +193,41 @@ def test_what_is_no_sequence_is_refused() -> None:
         recipes.vrnn(series(), state=0)
     with pytest.raises(RecipeError, match=r"models single rows.*deep_markov_model"):
         recipes.vae(series())
+
+
+@torch.no_grad()
+def test_dvbf_and_e2c_of_pictures_follow_their_controls() -> None:
+    data = load("pendulum", limit=30)
+    given = data.batch("train", slice(4))
+    for recipe in (recipes.dvbf, recipes.e2c):
+        torch.manual_seed(0)
+        model = recipe(data, latent=3, state=8, hidden=(12,))
+        evidence = model.evidence(given)
+        assert evidence.log_weight.isfinite().all()
+        pushed = {"n": given["n"], "u": given["u"].clone()}
+        torch.manual_seed(1)
+        free = model.sample(given=pushed)["z"].value
+        pushed["u"][:, 10] += 5.0
+        torch.manual_seed(1)
+        found = model.sample(given=pushed)["z"].value
+        moved = (free != found).any(-1).any(0)
+        assert moved.tolist() == [step >= 10 for step in range(20)]
+    with pytest.raises(RecipeError, match="e2c learns what controls do"):
+        recipes.e2c(series())
+
+
+def test_e2c_decodes_what_its_transition_expects() -> None:
+    data = series(holes=0.2, inputs=True)
+    torch.manual_seed(0)
+    model, given = recipes.e2c(data, **SMALL).double(), double(data, 5)
+    evidence = model.evidence(given, missing=frozenset({"x"}))
+    z, u, n = evidence.q["z"].value[0], given["u"][0], int(given["n"][0])
+    expected, one = 0.0, torch.ones(())
+    for t in range(1, n):
+        u_t = model.p["w"](u[t])
+        mean = model.p["z"](z[t - 1], u_t, one).mean
+        elements = model.p["x"](mean).base_dist.log_prob(torch.nan_to_num(given["x"][0, t]))
+        expected = expected + elements[~given["x"][0, t].isnan()].sum()
+    found = evidence.p["r"].value[0]
+    torch.testing.assert_close(found.sum(), expected)
+    assert not found[n:].any()

@@ -36,7 +36,11 @@ from deeplvm.conditionals.simplex import Dirichlet
 from deeplvm.conditionals.sphere import UniformSphere, VonMisesFisher
 from deeplvm.conditionals.spiked import Spiked
 from deeplvm.conditionals.tokens import Tokens
-from deeplvm.conditionals.transitions import GatedTransition, ResidualGaussian
+from deeplvm.conditionals.transitions import (
+    GatedTransition,
+    LinearisedTransition,
+    ResidualGaussian,
+)
 from deeplvm.conditionals.unit_interval import Beta, ContinuousBernoulli
 from deeplvm.conditionals.vamp import VampPrior
 
@@ -71,6 +75,7 @@ __all__ = [
     "Laplace",
     "LatentClasses",
     "LinearGaussian",
+    "LinearisedTransition",
     "Local",
     "LogDensity",
     "LowRankGaussian",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Size, Tensor, nn
 
-from deeplvm.conditionals.heads import Head, positive
+from deeplvm.conditionals.heads import Head, Scale, positive
 from deeplvm.conditionals.products import normal_of
 from deeplvm.distributions.diagonal_normal import DiagonalNormal
 from deeplvm.networks.broadcasting import join
@@ -65,6 +65,65 @@ class GatedTransition(nn.Module):
         raw, kept = self.scale(candidate.relu()), self.linear.weight.dtype
         # under autocast networks compute in bfloat16; densities do not
         return DiagonalNormal(loc.to(kept), positive(raw.to(kept), self.minimum_scale), 1)
+
+
+class LinearisedTransition(nn.Module):
+    r"""A Gaussian of the next state that is linear around the one before.
+
+    .. math:: N(A(z)\, z + B(z)\, u + o(z),\; \mathrm{diag}(\sigma^2)), \qquad
+              A(z) = I + v(z)\, r(z)^\top
+
+    The last parent says how many steps there were before: where it is 0 there is no state to move
+    from, and the distribution is :math:`N(0, I)`.
+
+    Args:
+        latent: Dimensions of the state.
+        inputs: Width of u, at least 1.
+        network: From the state to features.
+        minimum_scale: Lower bound of the standard deviation, which is learned, one a dimension.
+
+    Shape:
+        ``(*particles, batch, latent)``, ``(batch, inputs)`` and ``(batch,)`` give batch shape
+        ``(*particles, batch)``, event ``(latent,)``.
+
+    Embed to Control: A Locally Linear Latent Dynamics Model for Control from Raw Images (Watter et
+    al., 2015), https://arxiv.org/abs/1506.07365
+
+    Examples:
+        >>> from deeplvm.networks import MLP
+        >>> transition = LinearisedTransition(2, 1, MLP(2, 8))
+        >>> z, u, steps = torch.ones(5, 2), torch.zeros(5, 1), torch.zeros(5)
+        >>> transition(z, u, steps).mean.abs().max()
+        tensor(0., grad_fn=<MaxBackward1>)
+    """
+
+    def __init__(
+        self, latent: int, inputs: int, network: nn.Module, *, minimum_scale: float = 1e-3
+    ) -> None:
+        super().__init__()
+        self.event_shape, self.inputs = Size((latent,)), inputs
+        outputs = 3 + inputs  # v, r and o, and a column of B for each input
+        self.head = Head(network, self.event_shape, outputs, "LinearisedTransition")
+        self.scale = Scale(
+            "dimension", self.event_shape, minimum_scale, "LinearisedTransition", at_zero=0.1
+        )
+
+    def forward(self, *parents: Tensor) -> DiagonalNormal:
+        """The distribution of the next state, given the one before, inputs and the step."""
+        if len(parents) != 3:
+            raise TypeError(
+                f"LinearisedTransition reads three parents, the state before, inputs and how many "
+                f"steps there were, found {len(parents)}."
+            )
+        before, inputs, steps = parents
+        left, right, offset, *columns = self.head.each(before)
+        loc = before + left * (right * before).sum(-1, keepdim=True) + offset
+        for place, column in enumerate(columns):
+            loc = loc + column * inputs[..., place : place + 1]
+        begins = (steps == 0).unsqueeze(-1)
+        loc = torch.where(begins, 0.0, loc)
+        scale = torch.where(begins, 1.0, self.scale(()))
+        return DiagonalNormal(loc, scale.expand_as(loc), 1)
 
 
 class ResidualGaussian(nn.Module):

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from deeplvm.data.ragged import INPUTS
 from deeplvm.data.readers.arrays import read_arrays, read_idx
 from deeplvm.data.readers.graphs import Graph, of_arrays
 from deeplvm.data.readers.source import Array, Facts, Held
@@ -109,7 +110,7 @@ def datasets() -> tuple[DatasetInfo, ...]:
     )
 
 
-def read_named(name: str) -> Held | Sequences | Texts:
+def read_named(name: str) -> Held | Sequences | Texts | dict[str, Sequences]:
     """The arrays of a named set; downloads it if it is not on this machine.
 
     Raises:
@@ -117,8 +118,7 @@ def read_named(name: str) -> Held | Sequences | Texts:
             should be.
     """
     item = NAMED[name]
-    read: Callable[[NamedSet, tuple[Path, ...]], Held | Sequences | Texts]
-    read = globals()[f"_{item.read}"]
+    read: Callable[[NamedSet, tuple[Path, ...]], Any] = globals()[f"_{item.read}"]
     return read(item, files_of(item))
 
 
@@ -515,6 +515,19 @@ def _polyphonic(item: NamedSet, paths: tuple[Path, ...]) -> Sequences:
     words = f"the set's own: {item.rows} pieces"
     steps = Held(Facts(item.name, split=words), keys)
     return folded({"x": steps}, lengths, {}, str(paths[0]))["x"].told()
+
+
+def _pendulum(item: NamedSet, _: tuple[Path, ...]) -> dict[str, Sequences]:
+    """A pendulum under random torques, which are given; always the same rows."""
+    from deeplvm.data.synthetic.pendulum import swings
+
+    values, torques, _ = swings(1_000, 20, np.random.default_rng(0))
+    lengths = {"all": np.full(len(values), values.shape[1])}
+    steps = {
+        name: Held(Facts(item.name, image=name == "x"), {"all": each.reshape(-1, *each.shape[2:])})
+        for name, each in (("x", values), (INPUTS, torques))
+    }
+    return folded(steps, lengths, {}, item.name)
 
 
 def _pbmc3k(item: NamedSet, paths: tuple[Path, ...]) -> Held:

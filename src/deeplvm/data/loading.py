@@ -835,6 +835,9 @@ def _named(name: str, options: Mapping[str, Any], known: Description | None) -> 
     found = read_named(name)
     if isinstance(found, Texts):
         return _tokenised(found, name, options, known)
+    if isinstance(found, dict):
+        _refuse_table_options(name, options, named=found["x"].facts)
+        return dict(found)
     _refuse_table_options(name, options, named=found.facts)
     if found.facts.columns is None:
         return {"x": found}

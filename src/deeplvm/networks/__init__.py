@@ -32,7 +32,7 @@ from deeplvm.networks.sequence_convolutions import (
     DilatedConvolutions,
     SequenceDeconvolutions,
 )
-from deeplvm.networks.sequences import Combiner, SequenceEncoder
+from deeplvm.networks.sequences import Combiner, LocallyLinear, SequenceEncoder, StepCount
 from deeplvm.networks.sets import AttentionPool, MeanPool, Memory
 from deeplvm.networks.shifted_convolutions import ShiftedPixelCNN
 from deeplvm.networks.text import Ends, WordDropout
@@ -62,6 +62,7 @@ __all__ = [
     "GatedPixelCNN",
     "GaussianAttention",
     "GraphConvolutions",
+    "LocallyLinear",
     "LocallyMaskedPixelCNN",
     "LocallyReparameterisedLinear",
     "MaskedNetwork",
@@ -79,6 +80,7 @@ __all__ = [
     "SkipMLP",
     "SpaceToDepth",
     "SpatialTransformer",
+    "StepCount",
     "Stepwise",
     "TextEncoder",
     "WeightNormalisedConvolution",

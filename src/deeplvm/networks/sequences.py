@@ -111,3 +111,53 @@ class Combiner(nn.Module):
         """The features of a step."""
         each = codes.unflatten(-1, (self.codes, self.out_features)).sum(-2)
         return (self.state(before).tanh() + each) / (self.codes + 1)
+
+
+class StepCount(nn.Module):
+    """How many steps were taken: a node ``"k | k[-1]"`` that starts at 0."""
+
+    out_shape = ()
+
+    def forward(self, before: Tensor) -> Tensor:
+        """One more."""
+        return before + 1
+
+
+class LocallyLinear(nn.Module):
+    r"""A state moved by a mixture of linear maps, :math:`z' = \sum_i w_i (A_i z + B_i u + C_i b)`.
+
+    The weights are a softmax over features of z and u; the :math:`A_i` start as the identity. A
+    deterministic node ``"z | z[-1], u, b"``: what is random of a step is b.
+
+    Args:
+        latent: Dimensions of z.
+        inputs: Width of u and b together, all parents but the first.
+        hidden: Width of the layer that weighs the maps.
+        maps: How many.
+
+    Shape:
+        Parents ``(*particles, batch, features_i)`` give ``(*particles, batch, latent)``.
+
+    Deep Variational Bayes Filters: Unsupervised Learning of State Space Models from Raw Data (Karl
+    et al., 2017), https://arxiv.org/abs/1605.06432
+
+    Examples:
+        >>> moved = LocallyLinear(2, 3, 8)
+        >>> moved(torch.zeros(5, 8, 2), torch.zeros(8, 1), torch.zeros(5, 8, 2)).shape
+        torch.Size([5, 8, 2])
+    """
+
+    def __init__(self, latent: int, inputs: int, hidden: int, *, maps: int = 16) -> None:
+        super().__init__()
+        self.width, self.out_features = latent + inputs, latent
+        self.weigh = nn.Sequential(
+            nn.Linear(self.width, hidden), nn.Tanh(), nn.Linear(hidden, maps)
+        )
+        start = torch.eye(latent, self.width) + 0.1 * torch.randn(maps, latent, self.width)
+        self.maps = nn.Parameter(start)
+
+    def forward(self, *parents: Tensor) -> Tensor:
+        """The next state."""
+        given = join(parents, self.width, self.maps, "LocallyLinear")
+        weights = self.weigh(given).softmax(-1)
+        return torch.einsum("...m,mij,...j->...i", weights, self.maps, given)

@@ -18,6 +18,7 @@ from deeplvm.recipes.catalogue import (
     training_of,
 )
 from deeplvm.recipes.conditional import conditional_vae
+from deeplvm.recipes.control import dvbf, e2c
 from deeplvm.recipes.convolutional import convolutional_vae
 from deeplvm.recipes.convolutional_text import dilated_text_vae, hybrid_text_vae
 from deeplvm.recipes.counts import scvi
@@ -122,7 +123,7 @@ PUBLISHED = {
         "skip_semi_supervised_vae",
         "variational_fair_autoencoder",
     ),
-    "Sequences": ("deep_markov_model", "structured_vae", "srnn", "vrnn", "storn"),
+    "Sequences": ("deep_markov_model", "structured_vae", "srnn", "vrnn", "storn", "dvbf", "e2c"),
     "Text": (
         "sentence_vae",
         "recurrent_language_model",
@@ -188,6 +189,8 @@ __all__ = [
     "diffusion",
     "dilated_text_vae",
     "draw",
+    "dvbf",
+    "e2c",
     "factor_analysis",
     "find",
     "full_covariance_vae",

@@ -37,11 +37,12 @@ _TRAINED = {
 }
 
 
-class _Steps(NamedTuple):
+class Steps(NamedTuple):
     """What a model of sequences is made of.
 
     Attributes:
         likelihood: Of x in a step.
+        missing: Whether some of x is.
         known: ``"w | u"``, what networks see of known inputs, where there are any.
         read: The same and ``"f | x"``, what they see of a step.
         seen: Width of f.
@@ -51,6 +52,7 @@ class _Steps(NamedTuple):
     """
 
     likelihood: nn.Module
+    missing: bool
     known: dict[str, nn.Module]
     read: dict[str, nn.Module]
     seen: int
@@ -65,9 +67,9 @@ class _Steps(NamedTuple):
         return self.seen + self.inputs
 
 
-def _steps(
+def steps_of(
     data: Data | Description, recipe: str, parents: int, *hidden: int, read_inputs: bool = False
-) -> _Steps:
+) -> Steps:
     """The parts of a model of sequences, with a likelihood of parents of this width."""
     x, u = sequence_of(data, recipe), data.variables.get("u")
     inputs = 0 if u is None else u.elements * (1 + u.missing)
@@ -77,10 +79,10 @@ def _steps(
     }
     width = x.features + (x.elements if x.missing else 0)
     if u is None:
-        return _Steps(likelihood, {}, seen, width, 0, "", "f", "x")
+        return Steps(likelihood, x.missing, {}, seen, width, 0, "", "f", "x")
     units = Units((u.mean, u.std.where(u.std > 0, 1.0)), Size(u.shape), recipe)
     known: dict[str, nn.Module] = {"w | u": ValueAndMask(u.shape, units, mask=u.missing)}
-    return _Steps(likelihood, known, seen | known, width, inputs, ", w", "f, w", "x, u")
+    return Steps(likelihood, x.missing, known, seen | known, width, inputs, ", w", "f, w", "x, u")
 
 
 @trained_with(**_TRAINED)
@@ -109,7 +111,7 @@ def storn(
         RecipeError: If the data are not sequences.
     """
     at_least_one(latent=latent, state=state, hidden=hidden)
-    x = _steps(data, "storn", state, *hidden)
+    x = steps_of(data, "storn", state, *hidden)
     p = Recurrent(
         {
             "z": StandardNormal(latent),
@@ -161,7 +163,7 @@ def vrnn(
     """
     at_least_one(latent=latent, state=state, hidden=hidden)
     spread = MLP(latent, *hidden)
-    x = _steps(data, "vrnn", spread.out_features + state, *hidden, read_inputs=True)
+    x = steps_of(data, "vrnn", spread.out_features + state, *hidden, read_inputs=True)
     seen = MLP(x.width, *hidden)
     remember = {
         **x.read,
@@ -214,7 +216,7 @@ def srnn(
         RecipeError: If the data are not sequences.
     """
     at_least_one(latent=latent, state=state, hidden=hidden)
-    x = _steps(data, "srnn", latent + state, *hidden)
+    x = steps_of(data, "srnn", latent + state, *hidden)
     layer = {f"d | f[-1]{x.w}, d[-1]": GRU(x.width, state)}
     before = {"d": state, "f": x.seen}
     prior = Gaussian(latent, MLP(latent + state, *hidden))
@@ -278,7 +280,7 @@ def deep_markov_model(
         RecipeError: If the data are not sequences.
     """
     at_least_one(latent=latent, state=state, hidden=hidden)
-    x = _steps(data, "deep_markov_model", latent, *hidden)
+    x = steps_of(data, "deep_markov_model", latent, *hidden)
     move: nn.Module = GatedTransition(latent, state, inputs=x.inputs)
     if transition == "linear":
         move = Gaussian(latent, MLP(latent + x.inputs), scale="dimension")

@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
 
 from deeplvm.conditionals import Gaussian, StandardNormal
 from deeplvm.core.joint import Joint
@@ -14,7 +13,7 @@ from deeplvm.core.model import LatentVariableModel
 from deeplvm.data import likelihood_of
 from deeplvm.data.records import Data, Description
 from deeplvm.data.variable import Variable
-from deeplvm.networks import MLP, AttentionPool, Features, MeanPool, Memory
+from deeplvm.networks import MLP, AttentionPool, Features, MeanPool, Memory, StepCount
 from deeplvm.recipes.catalogue import RecipeError
 from deeplvm.recipes.plain import at_least_one, observed, seen
 from deeplvm.recurrent import Plate, Recurrent
@@ -99,7 +98,7 @@ def one_shot_generalisation(
     remember = {
         "h | x": Features(MLP(seen(member), *hidden)),
         "m | h, m[-1]": Memory(last, count),
-        "k | k[-1]": _Count(),
+        "k | k[-1]": StepCount(),
         "v | m[-1], k[-1]": MeanPool(last),
     }
     start = {"m": (count, last), "k": torch.zeros(())}
@@ -143,12 +142,3 @@ def member_of(data: Data | Description, recipe: str) -> tuple[Variable, int]:
     count, *shape = x.shape
     spread = (x.std.square().mean(0) + x.mean.var(0, correction=0)).sqrt()
     return replace(x, shape=tuple(shape), mean=x.mean.mean(0), std=spread), count
-
-
-class _Count(nn.Module):
-    """How many steps were taken: a node ``"k | k[-1]"``."""
-
-    out_shape = ()
-
-    def forward(self, before: Tensor) -> Tensor:
-        return before + 1
