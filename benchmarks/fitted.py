@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -72,12 +73,19 @@ def trained(
         "seconds": {"training": time.perf_counter() - began},
         "epochs": len(history.epochs),
         "rows per second": history.epochs[-1].get("rows_per_second"),
-        "curve": [
-            {"epoch": r["epoch"], "seconds": r["seconds"]}
-            | {split: r[split]["elbo"] for split in ("train", "valid")}
-            for r in history.epochs[:: max(1, len(history.epochs) // 40)]
-        ],
+        "curve": curve(history.epochs),
     }  # fmt: skip
+
+
+def curve(epochs: Sequence[Mapping[str, Any]]) -> list[dict[str, float]]:
+    """Some forty points of a training, the last among them: bounds, and seconds since it began."""
+    passed = itertools.accumulate([record["seconds"] for record in epochs])
+    points = [
+        {"epoch": r["epoch"], "seconds": seconds}
+        | {split: r[split]["elbo"] for split in ("train", "valid")}
+        for r, seconds in zip(epochs, passed, strict=True)
+    ]
+    return points[-1 :: -max(1, len(points) // 40)][::-1]
 
 
 def folder_of(name: str, run: Run, options: argparse.Namespace) -> tuple[Path, float]:

@@ -306,17 +306,18 @@ def drawn(results: dict[str, Any]) -> None:
     sides = {name: results[name] for name in GROUPS["flexibility"] if name in results}
     sides = dict(sorted(sides.items(), key=lambda item: item[1]["test"]["log_px"]["value"]))
     found = [side["test"]["log_px"] for side in sides.values()]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6), layout="constrained")
     for place, each in enumerate(found):
         left.errorbar(each["value"], place, xerr=2 * each["stderr"], fmt="o", capsize=3)
     left.set_yticks(range(len(sides)), [side["what"] for side in sides.values()])
     left.set_xlabel("log p(x) of test rows after ten minutes, nats")
-    for name, side in sides.items():
+    for name, side in reversed(sides.items()):  # the best first in the legend
         seen = [(point["seconds"] / 60, point["valid"]) for point in side["curve"]]
-        right.plot(*zip(*seen, strict=True), label=name)
-    right.set_ylim(min([each["value"] for each in found]) - 15)
+        colour = f"C{list(sides).index(name)}"
+        right.plot(*zip(*seen, strict=True), label=name, color=colour)
+    right.set_ylim(min([each["value"] for each in found]) - 10)
     right.set(xlabel="minutes", ylabel="bound of held-out rows, nats")
-    right.legend(fontsize="small")
+    right.legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
     figure.savefig(PICTURE, dpi=120)
     print(f"drawn in {PICTURE}")
 
