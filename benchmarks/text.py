@@ -133,8 +133,8 @@ def measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
         **training,
     )  # fmt: skip
     trained = time.perf_counter() - began
-    test = data.test[: options.rows]
-    found = evaluate(model, test, particles=200, seed=options.seed).to_dict()
+    test = data.sampled({"test": options.rows}).test
+    found = evaluate(model, test, particles=100, seed=options.seed).to_dict()
     keys = ("log_px", "log_px_a_step", "elbo", "kl", "active_units")
     result = {
         "what": run.what,
@@ -236,7 +236,7 @@ def main() -> None:
     parser.add_argument("runs", nargs="*", help="names of runs or groups, or speed")
     parser.add_argument("--list", action="store_true", help="show the runs")
     parser.add_argument("--minutes", type=float)
-    parser.add_argument("--rows", type=int, help="test rows")
+    parser.add_argument("--rows", type=int, default=1_000, help="test rows, at random")
     parser.add_argument("--limit", type=int, help="rows of each split: a trial")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=Path("runs/text"))
