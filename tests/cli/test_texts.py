@@ -33,7 +33,8 @@ def test_a_text_goes_through_every_verb(
     poems: Path, tmp_path: Path, deeplvm: Callable[..., Any]
 ) -> None:
     run = tmp_path / "run"
-    fitted = deeplvm("fit", poems, "--recipe", "sentence-vae", "--latent", 2, *SMALL, "--out", run)
+    options = ("--recipe", "sentence-vae", "--latent", 2, "--evaluation-particles", 10)
+    fitted = deeplvm("fit", poems, *options, *SMALL, "--out", run)
     assert fitted.code == 0, fitted.err
     asked = deeplvm("evaluate", run, "--particles", 10, "--json")
     told = json.loads(asked.out)
@@ -74,6 +75,7 @@ def test_what_is_not_for_texts_is_refused(
         assert deeplvm("fit", poems, "--recipe", "sentence-vae", *wrong, "--out", run).code == 2
     model = ("--recipe", "recurrent-language-model", *SMALL, "--no-evaluate")
     assert deeplvm("fit", poems, *model, "--out", run).code == 0
+    assert "no missing values" in deeplvm("impute", run, poems, "-o", tmp_path / "i.csv").err
     assert "draws no latents" in deeplvm("reconstruct", run, "-o", tmp_path / "r.txt").err
     assert "write .txt" in deeplvm("sample", run, "-o", tmp_path / "s.png").err
     digits = ("--latent", 2, "--hidden", 4, "--epochs", 1, "--limit", 20, "--no-evaluate")

@@ -694,6 +694,13 @@ def impute(
         refuse_overwriting(details, str(output), *data)
 
     def work(model: Any, rows: Any, output: Path, opened: Any) -> None:
+        from deeplvm.inference.texts import names_of
+
+        if names_of(rows.description):
+            raise ValueError(
+                "A text has no missing values to fill in: draw texts (deeplvm sample), or pass "
+                "some through the latents (deeplvm reconstruct)."
+            )
         import torch
 
         from deeplvm.cli.missing import details_of, stacked
