@@ -2,6 +2,7 @@
 
 import json
 import tracemalloc
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ import torch
 
 from deeplvm import LatentVariableModel, Recurrent, fit
 from deeplvm.conditionals import Gaussian
-from deeplvm.data import DataError, Description, Stream, load, stream
+from deeplvm.data import Data, DataError, Description, Stream, load, stream
 from deeplvm.data.ragged import RaggedColumn
 from deeplvm.networks import GRU, MLP
 from deeplvm.training.options import Saving
@@ -76,7 +77,12 @@ def test_every_row_comes_once_in_an_order_that_can_be_entered_anywhere(path):
 
 
 def test_noise_on_disk_ends_with_the_row(path):
-    asked = {**ASKED, "drop": ["a"], "likelihood": "gaussian", "dequantize": "uniform"}
+    asked: dict[str, Any] = {
+        **ASKED,
+        "drop": ["a"],
+        "likelihood": "gaussian",
+        "dequantize": "uniform",
+    }
     frame = pd.read_parquet(path).assign(b=lambda rows: rows["b"] * 2 - 500)
     pq.write_table(pa.Table.from_pandas(frame), path, row_group_size=50)
     streamed = load(path, stream=True, **asked)
@@ -89,7 +95,7 @@ def test_noise_on_disk_ends_with_the_row(path):
         assert not drawn["x"][outside].any()
         assert not torch.equal(fixed["x"], drawn["x"])
         assert torch.equal(fixed["x"].floor(), drawn["x"].floor())
-        same(fixed, super(Stream, streamed).batch("train", index))
+        same(fixed, Data.batch(streamed, "train", index))
 
 
 def test_training_from_disk_resumes_exactly(path, tmp_path):

@@ -343,10 +343,10 @@ def _made(
 
 def _recoded(reader: Reader, facts: Facts, known: Description | None) -> tuple[Reader, Facts]:
     """Labels by the codes that the training data have for them."""
-    if known is None or not known.classes or facts.classes in (None, known.classes):
+    if known is None or not known.classes or facts.classes is None:
         return reader, facts
     codes = recoded(facts.classes, known.classes)
-    if codes is None:
+    if codes is None or facts.classes == known.classes:
         return reader, facts
     return replace(reader, codes=codes), replace(facts, classes=known.classes)
 

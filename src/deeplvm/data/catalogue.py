@@ -321,7 +321,8 @@ def _scattered(item: NamedSet, _: tuple[Path, ...]) -> Held:
     """Scenes of none to two of another set's pictures, labelled by their number."""
     from deeplvm.data.synthetic.scenes import scattered
 
-    generator, held = np.random.default_rng(0), read_named(item.of)
+    generator = np.random.default_rng(0)
+    held: Any = read_named(item.of)
     pictures, side = held.values[:, 0], 50
     ends = np.cumsum([len(held.parts[split]) for split in SPLITS if split in held.parts])[:-1]
     if item.of == "digits":  # which has no split: a picture of its own must not be in several
@@ -509,7 +510,9 @@ def _polyphonic(item: NamedSet, paths: tuple[Path, ...]) -> Sequences:
     """Pieces of music: which of the 88 keys of a piano sound in each step."""
     arrays = _arrays(paths[0], tuple([f"{s}{end}" for s in SPLITS for end in ("", "_len")]))
     lengths = {split: arrays[f"{split}_len"] for split in SPLITS}
-    keys = {split: np.unpackbits(arrays[split], axis=1, count=88) for split in SPLITS}
+    keys: dict[str, Array] = {
+        split: np.unpackbits(arrays[split], axis=1, count=88) for split in SPLITS
+    }
     pieces, many = item.rows.split(" / "), tuple([len(each) for each in lengths.values()])
     _expect(paths[0], "pieces", np.zeros(many), tuple(map(int, pieces)))
     words = f"the set's own: {item.rows} pieces"

@@ -44,7 +44,7 @@ from deeplvm.data.readers.long_tables import (
     json_lines,
 )
 from deeplvm.data.readers.shards import ParquetFiles, PictureColumn, open_files, pictures_of
-from deeplvm.data.readers.source import Array, Facts, Held, Source, codes_of, room
+from deeplvm.data.readers.source import Array, Facts, Held, codes_of, room
 from deeplvm.data.readers.tables import Frames, Table, groups_of
 from deeplvm.data.readers.text import OPTIONS as TEXT_OPTIONS
 from deeplvm.data.readers.text import Texts, texts_in_memory, texts_of_files, tokenised
@@ -396,7 +396,7 @@ def _opened(
     options: Mapping[str, Any],
     known: Description | None,
     stream: Streaming,
-) -> dict[str, Source]:
+) -> dict[str, Any]:
     """The rows of a file or a folder by name, in memory if they are not to be streamed."""
     if stream not in (True, False, "auto"):
         raise DataError(f"--stream {stream}: choose True, False or auto.")
@@ -477,7 +477,7 @@ def _opened(
 
 def _tokenised(
     texts: Texts, source: str, options: Mapping[str, Any], known: Description | None
-) -> dict[str, Source]:
+) -> dict[str, Any]:
     """Rows of tokens; what is said of other columns of a table does not apply."""
     if known is None:
         own = {"label": None, "header": None, "group": {}}
@@ -488,7 +488,7 @@ def _tokenised(
 
 def _rows_of(
     files: Any, path: Path, source: str, options: Mapping[str, Any], known: Description | None
-) -> dict[str, Source]:
+) -> dict[str, Any]:
     """Of files of columns the columns that are wanted; of others the rows as they are."""
     if isinstance(files, ParquetFiles):
         return _table(files, path if path.is_dir() else path.parent, options, known)
@@ -503,7 +503,7 @@ def _table(
     options: Mapping[str, Any],
     known: Description | None,
     codes: Array | None = None,
-) -> dict[str, Source]:
+) -> dict[str, Any]:
     """The columns of a table by name, and the pictures whose files it names.
 
     Args:
@@ -513,7 +513,9 @@ def _table(
         known: The training data, where these are others.
         codes: Which sequence each row is a step of, where no column says so.
     """
-    if options["sequence"] is not None or codes is not None:
+    if options["sequence"] is not None:
+        codes = identifiers(table, options["sequence"])
+    if codes is not None:
         return _steps_of(table, folder, options, known, codes)
     _refuse_alone(table.origin, options)
     asked = {name: options[name] for name in ("label", "drop", "categories")}
@@ -539,12 +541,10 @@ def _steps_of(
     folder: Path,
     options: Mapping[str, Any],
     known: Description | None,
-    codes: Array | None,
-) -> dict[str, Source]:
+    codes: Array,
+) -> dict[str, Any]:
     """A long table: rows that share an identifier are the steps of one."""
     sequence, order = options["sequence"], options["order"]
-    if sequence is not None:
-        codes = identifiers(table, sequence)
     own = [each for each in (sequence, order) if each is not None]
     if sequence == order and known is None:
         raise DataError(
@@ -613,7 +613,7 @@ def _held_table(
     options: Mapping[str, Any],
     known: Description | None,
     codes: Array | None = None,
-) -> dict[str, Source]:
+) -> dict[str, Any]:
     found = _table(table, folder, options, known, codes)
     return {name: held_of(each) for name, each in found.items()}
 
@@ -624,7 +624,7 @@ def _of_folder(
     labels: Mapping[str, Array] | None,
     options: Mapping[str, Any],
     known: Description | None,
-) -> dict[str, Source]:
+) -> dict[str, Any]:
     """The sequences of a folder, of which each has a file."""
     if options["sequence"] is not None:
         raise DataError(
@@ -640,9 +640,7 @@ def _of_folder(
     return {name: replace(each, rows=rows) for name, each in found.items()}
 
 
-def _of_lines(
-    path: Path, options: Mapping[str, Any], known: Description | None
-) -> dict[str, Source]:
+def _of_lines(path: Path, options: Mapping[str, Any], known: Description | None) -> dict[str, Any]:
     """JSON lines: a line is a sequence, or, where it has no lists, a row of a table."""
     found, name = json_lines(path), path.name.split(".")[0]
     lists = [each for each in found.values() if isinstance(each, list)]
@@ -655,7 +653,7 @@ def _of_lines(
 
 def _in_memory(
     source: Any, options: Mapping[str, Any], known: Description | None, lengths: Any = None
-) -> dict[str, Source]:
+) -> dict[str, Any]:
     """The rows of arrays, tensors, data frames, cells or sequences, by name."""
     if is_cells(source):
         return {"x": _cells(source, "memory", options, known)}
@@ -704,7 +702,7 @@ def _of_arrays(
     options: Mapping[str, Any],
     known: Description | None,
     lengths: Any = None,
-) -> dict[str, Source]:
+) -> dict[str, Any]:
     """The rows of named arrays and tables: each a name, or all of them the columns of a table."""
     if (matrix := as_matrix(arrays, what)) is not None:
         _refuse_table_options(what, options)
@@ -831,8 +829,8 @@ def _as_frame_or_array(value: Any) -> Any:
     return np.asarray(value)
 
 
-def _named(name: str, options: Mapping[str, Any], known: Description | None) -> dict[str, Source]:
-    found = read_named(name)
+def _named(name: str, options: Mapping[str, Any], known: Description | None) -> dict[str, Any]:
+    found: Any = read_named(name)
     if isinstance(found, Texts):
         return _tokenised(found, name, options, known)
     if isinstance(found, dict):

@@ -6,6 +6,7 @@ import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from shlex import quote
+from typing import Any
 
 import numpy as np
 
@@ -103,9 +104,7 @@ def parted(
     return views
 
 
-def completed(
-    views: Mapping[str, Source], source: str, known: Description | None
-) -> dict[str, Source]:
+def completed(views: Mapping[str, Any], source: str, known: Description | None) -> dict[str, Any]:
     """All names of the model, in its order; one that the source has not is missing in all rows.
 
     Raises:
@@ -145,7 +144,7 @@ def completed(
     }
 
 
-def _absent(variable: Variable, other: Source) -> Source:
+def _absent(variable: Variable, other: Any) -> Any:
     """Rows of which one name is missing."""
     if isinstance(other, Sequences):
         return replace(other, steps=_absent(variable, other.steps))

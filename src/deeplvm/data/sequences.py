@@ -38,7 +38,7 @@ class Sequences:
     rows: Held
 
     @classmethod
-    def of(cls, steps: Source, lengths: Mapping[str, Array], what: str) -> Self:
+    def of(cls, steps: Source, lengths: Mapping[Any, Array], what: str) -> Self:
         """The rows of each part, by the numbers of their steps.
 
         Raises:
@@ -107,7 +107,7 @@ class Sequences:
         places = rows.all()
         return Places(np.stack([self.offsets[places], self.offsets[places + 1]], 1))
 
-    def note(self, parts: Mapping[str, Places]) -> str:
+    def note(self, parts: Mapping[Any, Places]) -> str:
         """How long the rows are, in words."""
         found = torch.cat([self.lengths(part) for part in parts.values()])
         least, most, mean = int(found.min()), int(found.max()), float(found.double().mean())
@@ -143,7 +143,7 @@ def in_pieces(
     place = np.arange(len(owner)) - np.repeat(np.cumsum(many) - many, many)
     lengths = np.minimum(size, counts[owner] - place * size)
     fractions, words = options["split"] or FRACTIONS, rows.facts.split
-    whole: Mapping[str, Places] = rows.parts
+    whole: Mapping[Any, Places] = rows.parts
     if "train" not in whole and rows.total * min(fractions) >= _ENOUGH:
         rng, every = np.random.default_rng(options["seed"]), Places([(0, rows.total)])
         whole = permuted(rows.facts.name, every, fractions, rows.labels, rng)
@@ -204,7 +204,7 @@ def quantiles(lengths: Tensor) -> tuple[int, ...]:
 
 def folded(
     steps: Mapping[str, Source],
-    lengths: Mapping[str, Array],
+    lengths: Mapping[Any, Array],
     labels: Mapping[str, Mapping[str, Array]],
     what: str,
 ) -> dict[str, Sequences]:

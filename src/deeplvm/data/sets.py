@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from deeplvm.data.readers.images import laid_out, layout_notes, layout_of
-from deeplvm.data.readers.source import Array, Held, Source
+from deeplvm.data.readers.source import Array, Held
 from deeplvm.data.statistics import Summary
 from deeplvm.data.variable import DataError
 
 
-def as_sets(found: Mapping[str, Source], members: int, seed: int, name: str) -> dict[str, Source]:
+def as_sets(found: Mapping[str, Any], members: int, seed: int, name: str) -> dict[str, Any]:
     """Rows of so many members each, which have the label of the row; no member is in two.
 
     Members are drawn within each part of the data, without putting back; what is left over of a
