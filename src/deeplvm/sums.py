@@ -105,7 +105,7 @@ def sum_out(walk: Unrolled, names: Sequence[str], most: int) -> Trace:
             f"{', '.join(drawn)}."
         )
     total, below = density(trace[name]), torch.zeros(())
-    sites = {}
+    sites, messages = {}, []
     for each, site in trace.items():
         if site.log_prob is not None and each != name:
             total = total + site.log_prob  # (S, S, *particles, batch, steps)
@@ -116,6 +116,7 @@ def sum_out(walk: Unrolled, names: Sequence[str], most: int) -> Trace:
             sites[each] = Site(None, batch_dims=len(shape))
         else:
             sites[each] = walk.outside(site)
+    messages = messages or walk.recursion(total, count, memory=bool(own))[1]
     logits = torch.stack(messages, -1).unsqueeze(0)  # (1, S, *particles, batch, steps)
     if own:
         logits = logits + _of_next(walk, total)
@@ -220,6 +221,7 @@ def _counted(walk: Unrolled, path: Distribution) -> Distribution:
 
 def _of_next(walk: Unrolled, log_prob: Tensor) -> Tensor:
     """Of ``(values, values before, ..., steps)`` the step that comes next on the way, or zero."""
+    log_prob = log_prob.expand(*log_prob.shape[:-1], walk.count)
     none = torch.zeros_like(log_prob[..., :1])
     if walk.joint.backwards:
         return torch.cat([none, log_prob[..., :-1]], -1)

@@ -15,6 +15,7 @@ from torch.distributions import kl_divergence
 from deeplvm import Joint, LatentVariableModel, elbo
 from deeplvm.conditionals import BayesianMixture, Dirichlet, Gaussian, Topics, TopicShares
 from deeplvm.conditionals.bayesian import ExpectedLogarithm, NormalGammaParameter
+from deeplvm.evaluation import topics_of
 from deeplvm.learning import natural_gradients
 from deeplvm.training import Stopping
 from training_models import learn
@@ -94,9 +95,10 @@ def by_hand(model: LatentVariableModel, x: Tensor) -> tuple[Tensor, Tensor, Tens
     peer = LatentDirichletAllocation(
         TOPICS, doc_topic_prior=0.4, max_doc_update_iter=5000, mean_change_tol=1e-14
     )
-    peer.fit(x.numpy())
-    peer.components_, peer.exp_dirichlet_component_ = natural.numpy(), expected.exp().numpy()
-    gamma = torch.from_numpy(peer._unnormalized_transform(x.numpy()))
+    fitted: Any = peer
+    fitted.fit(x.numpy())
+    fitted.components_, fitted.exp_dirichlet_component_ = natural.numpy(), expected.exp().numpy()
+    gamma = torch.from_numpy(fitted._unnormalized_transform(x.numpy()))
     shares = torch.digamma(gamma) - torch.digamma(gamma.sum(-1, keepdim=True))
     phi = (shares.unsqueeze(-1) + expected).softmax(1)  # (rows, K, V)
     update = 0.2 + (x.unsqueeze(1) * phi).sum(0)
@@ -135,7 +137,7 @@ def test_steps_on_parts_of_the_rows_are_unbiased_and_their_lengths_fall() -> Non
         assert not torch.allclose(first, before)
         assert bool((whole > 0).all())
     model, x = topics()
-    assert torch.allclose(sum(targets) / 2, by_hand(model, x)[1], atol=1e-6)
+    assert torch.allclose(torch.stack(targets).mean(0), by_hand(model, x)[1], atol=1e-6)
 
 
 def test_models_without_conjugate_priors_are_refused() -> None:
@@ -144,3 +146,24 @@ def test_models_without_conjugate_priors_are_refused() -> None:
         natural_gradients(model)
     with pytest.raises(ValueError, match="delay is at least 1"):
         natural_gradients(topics()[0], delay=0.5)
+
+
+def test_planted_topics_are_found_and_listed_by_their_words() -> None:
+    """Two topics of three words each, in documents that mostly have one of them."""
+    torch.manual_seed(0)
+    planted = torch.tensor([[0.4, 0.3, 0.3, 0, 0, 0], [0, 0, 0, 0.4, 0.3, 0.3]])
+    shares = TorchDirichlet(torch.full((2,), 0.2)).sample((100,))
+    counts = torch.distributions.Multinomial(30, shares @ planted).sample()
+    prior, words = Dirichlet(2, concentration=0.2), Topics(WORDS, 2)
+    p, q = Joint({"t": prior, "x | t": words}), Joint({"t | x": TopicShares(prior, words)})
+    model = LatentVariableModel(p, q)
+    step: Any = natural_gradients(model, forgetting=0.6)[0].update
+    step.prepare(model, lambda _: {}, 100, frozenset())
+    for _ in range(15):
+        for some in torch.randperm(100).split(25):
+            step(model, {"x": counts[some]})
+    found = topics_of(model, {"x": counts}, number=3)
+    assert sorted([sorted(each) for each in found.words]) == [["0", "1", "2"], ["3", "4", "5"]]
+    best = words.words.mean.detach()
+    order = best[:, 0].argsort(descending=True)
+    assert torch.allclose(best[order], planted, atol=0.05)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Size, Tensor, nn
@@ -135,7 +136,7 @@ class ExpectedMultinomial(distributions.Multinomial):
         super().__init__(logits, total)
         self.expected = logits
 
-    def expand(self, batch_shape: Size, _instance: object = None) -> ExpectedMultinomial:
+    def expand(self, batch_shape: Sequence[int], _instance: object = None) -> ExpectedMultinomial:
         return ExpectedMultinomial(self.expected.expand(*batch_shape, -1), self.total)
 
     def given_total(self, total: Tensor) -> ExpectedMultinomial:
@@ -295,9 +296,9 @@ class ExpectedNormalMixture(MixtureSameFamily):
         each = x.square() @ (-0.5 * precision).mT + x @ linear.mT
         return each + seen @ (0.5 * (log - square - _LOG_TWO_PI)).mT + self.log_weights
 
-    def log_prob(self, value: Tensor) -> Tensor:
+    def log_prob(self, x: Tensor) -> Tensor:
         """At most the log-density that the classes have on average, ``(*batch,)``, nats."""
-        found = self.joint(value).logsumexp(-1)
+        found = self.joint(x).logsumexp(-1)
         return found.expand(torch.broadcast_shapes(found.shape, self.batch_shape))
 
     def observed_log_prob(self, value: Tensor, observed: Tensor) -> Tensor:

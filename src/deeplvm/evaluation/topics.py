@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deeplvm.conditionals import Multinomial
+from deeplvm.conditionals import Multinomial, bayesian
 from deeplvm.core.joint import owner_of
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.values import NamedRows
@@ -96,14 +96,14 @@ def topics_of(
     Machine Reading Tea Leaves: Automatically Evaluating Topic Coherence and Topic Model Quality
     (Lau et al., 2014), https://aclanthology.org/E14-1056
 
-    Words are ordered by the weights with which a topic raises them over what they are anyway. Of
-    two words the information is
+    Words are ordered by the weights with which a topic raises them over what they are anyway, or,
+    where documents mix topics, by their probability in it. Of two words the information is
     :math:`\log \frac{p(a, b)}{p(a) p(b)} / (-\log p(a, b))`, p the share of the reference's
     documents that hold them; -1 for two that are never together.
 
     Args:
         model: Whose words are a :class:`~deeplvm.conditionals.Multinomial`, log-linear in one
-            parent.
+            parent, or :class:`~deeplvm.conditionals.Topics`.
         reference: Documents; rows that the model did not see say more.
         number: Words of a topic.
         names: Of the columns; those of the data, or their numbers.
@@ -243,20 +243,22 @@ def _exponential(estimate: Estimate) -> Estimate:
     return Estimate(value, value * estimate.stderr)
 
 
-def _words_of(model: LatentVariableModel) -> Multinomial:
+def _words_of(model: LatentVariableModel) -> Multinomial | bayesian.Topics:
     words = owner_of(model.p, "x")
-    if not isinstance(words, Multinomial):
+    if not isinstance(words, Multinomial | bayesian.Topics):
         raise ValueError(
-            f"Words are counted given their number, by a Multinomial 'x'; here x is a "
-            f"{type(words).__name__}: take the recipe prod_lda or nvdm, or --likelihood "
+            f"Words are counted given their number, by a Multinomial 'x' or by Topics; here x is "
+            f"a {type(words).__name__}: take the recipe prod_lda or nvdm, or --likelihood "
             f"multinomial."
         )
     return words
 
 
 def _log_linear(model: LatentVariableModel) -> Tensor:
-    """Weights of words and topics, shape ``(words, topics)``."""
+    """Weights of words and topics, shape ``(words, topics)``: of mixed ones log-probabilities."""
     words = _words_of(model)
+    if isinstance(words, bayesian.Topics):
+        return words.words.mean.detach().log().T.cpu()
     network: Any = words.head.network
     if network is None or len(list(network.parameters())):
         raise ValueError(

@@ -120,7 +120,7 @@ class NaturalGradient(nn.Module):
             statistics = torch.autograd.grad(values.mean(), read)
         length = (float(self.taken) + self.delay) ** -self.forgetting if self.forgetting else 1.0
         with torch.no_grad():
-            divergence = sum([part.divergence() for part in parts])
+            divergence = torch.stack([part.divergence() for part in parts]).sum()
             for part, each in zip(parts, statistics, strict=True):
                 target = part.prior + self.rows * processes().sum(share * each)
                 part.natural.lerp_(target, length)

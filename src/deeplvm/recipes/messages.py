@@ -63,10 +63,10 @@ def structured_vae(
     row = likelihood_of(x, MLP(latent, *hidden[::-1]))
     kinds, members = Categorical(classes), FullCovarianceGaussian(latent, MLP(classes))
     nn.init.normal_(members.head.layer.weight[:latent])  # alike they would stay alike
-    encoder = Features(MLP(seen(x), *hidden))
-    potential = Gaussian(latent, MLP(encoder.out_shape))
+    encoder = MLP(seen(x), *hidden)
+    potential = Gaussian(latent, MLP(encoder.out_features))
     q = {
-        "h | x": encoder,
+        "h | x": Features(encoder),
         "k | h": ClassPosterior(kinds, members, potential),
         "z | h, k": MemberPosterior(members, potential),
     }
