@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from deeplvm.data import Data, DataError, load
+from deeplvm.evaluation import evaluate
+from deeplvm.inference.texts import as_texts
 from deeplvm.objectives import auxiliary_elbo, elbo
 from deeplvm.recipes import RecipeError, answer_selection, dialogue_cvae, sentence_vae, vhred
 
@@ -117,3 +119,16 @@ def test_other_rows_are_refused(dialogues: Data) -> None:
         sentence_vae(dialogues)
     with pytest.raises(RecipeError, match="a question and an answer, but rows of memory have 2 t"):
         answer_selection(load({"x": TURNS, "y": [each % 2 for each in range(32)]}))
+
+
+def test_perplexity_is_of_tokens_and_not_of_turns(dialogues: Data) -> None:
+    model = vhred(dialogues, **SMALL).eval()
+    found = evaluate(model, dialogues.train[:8], particles=2)
+    rows = dialogues.train[:8]["x"][:]
+    said = int((rows > 0).sum()) + int(dialogues.train[:8]["n"][:].sum())  # and their ends
+    told = found.log_px_a_step
+    assert (told["tokens"], told["steps"]) == (said, int(dialogues.train[:8]["n"][:].sum()))
+    expected = torch.exp(-torch.tensor(found.log_px["value"] * 8 / said))
+    torch.testing.assert_close(torch.tensor(told["perplexity"]), expected, rtol=1e-5, atol=0)
+    texts = as_texts({"x": rows}, dialogues.description)["x"]
+    assert {*texts} <= {" | ".join(row) for row in TURNS}

@@ -34,6 +34,7 @@ from deeplvm.likelihood.annealing import sandwich
 from deeplvm.likelihood.bits_per_dimension import bits_per_dimension, count_elements
 from deeplvm.likelihood.convergence import convergence, steps_to
 from deeplvm.likelihood.importance import ImportanceEstimate, importance_sampling
+from deeplvm.networks import WordCount
 from deeplvm.results import Estimate, Record, digest_of, finite, mean_of, shown_plain
 
 if TYPE_CHECKING:
@@ -401,7 +402,20 @@ def _a_step(rows: Rows, estimate: ImportanceEstimate) -> dict[str, Any] | None:
     known = {} if rows.description is None else rows.description.variables
     tokens = all([name in known and str(known[name].kind) == "token" for name in names])
     told = {"steps": int(steps.sum())}
-    return found | told | ({"perplexity": finite(float((-value).exp()))} if tokens else {})
+    if not tokens:
+        return found | told
+    count = int(steps.sum())
+    if known[names[0]].shape:  # a step is a text of several tokens
+        length = rows.lengths[names[0]]
+        count = sum([_words(each[names[0]], each[length]) for _, each in rows.each(4096)])
+    perplexity = finite(math.exp(-float(log_px.sum()) / count))
+    return found | told | {"perplexity": perplexity, "tokens": count}
+
+
+def _words(texts: Tensor, count: Tensor) -> int:
+    """How many tokens some rows of several texts have, the end of each text among them."""
+    there = torch.arange(texts.shape[1], device=texts.device) < count.unsqueeze(-1)
+    return int((WordCount()(texts) * there).sum())
 
 
 def _normalisers(model: LatentVariableModel) -> dict[str, Estimate]:
@@ -639,7 +653,8 @@ def _step_rows(plain: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     of = f"the same over all {plain['steps']:,} steps of the rows"
     found = [("nats a step", _value(plain), of)]
     if (value := plain.get("perplexity")) is not None:
-        relative = None if plain["stderr"] is None else value * plain["stderr"]
+        share = plain["steps"] / plain.get("tokens", plain["steps"])
+        relative = None if plain["stderr"] is None else value * plain["stderr"] * share
         each = "so many tokens are as hard to choose from, the end among them; lower is better"
         found.append(("perplexity", _value({"value": value, "stderr": relative}), each))
     return found

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from deeplvm.data.records import Description, Selection
 
 BEAM = 5
+BETWEEN = " | "  # the texts of a row
 _ROWS = 100  # whose beams are followed at a time
 _LONGEST = 2  # times the longest of training
 
@@ -29,12 +30,19 @@ def names_of(description: Description) -> tuple[str, ...]:
 
 
 def as_texts(values: Mapping[str, Any], description: Description) -> dict[str, list[str]]:
-    """The texts among some values ``(rows, steps)``, by name."""
+    """The texts among some values ``(rows, steps)``, by name.
+
+    Of rows of several texts, ``(rows, texts, tokens)``, these are one after another.
+    """
     found = {}
     for name in names_of(description):
         if name in values:
-            vocabulary = vocabulary_of(description, name)
-            found[name] = [vocabulary.decode(row) for row in values[name].tolist()]
+            vocabulary, rows = vocabulary_of(description, name), values[name].tolist()
+            if description.variables[name].shape:
+                turns = [[vocabulary.decode(turn) for turn in row] for row in rows]
+                found[name] = [BETWEEN.join(row).rstrip(BETWEEN) for row in turns]
+            else:
+                found[name] = [vocabulary.decode(row) for row in rows]
     return found
 
 
