@@ -488,7 +488,7 @@ def reconstruct(
         )
     if depth is None and rest != "mean":
         raise ValueError("--rest is of the latents that --depth leaves out; say --depth too.")
-    of_texts = _only_texts(opened, output, between=between, depth=depth, beam=beam)
+    of_texts = _only_texts(opened, output, between=between, depth=depth, beam=beam, label=label)
     model = _precise(opened.model.to(place(device)), precision)
     source = opened.read(data)
     chosen = _chosen(source, split)
