@@ -154,7 +154,7 @@ def measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def texts(model: nn.Module, data: Data) -> list[str]:
+def texts(model: Any, data: Data) -> list[str]:
     """Some draws, to be read."""
     from deeplvm.data.readers.text import vocabulary_of
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -76,9 +77,8 @@ class Tokens(nn.Module):
                 logits = logits.masked_fill(~allowed, -math.inf)
             free = Categorical(logits=logits, validate_args=False)
             return Independent(free, 0, validate_args=False)
-        return TokenCategorical(
-            head.network(*parents), head.layer.weight, head.layer.bias, allowed
-        )
+        bias = cast("Tensor", head.layer.bias)
+        return TokenCategorical(head.network(*parents), head.layer.weight, bias, allowed)
 
     def embed(self, value: Tensor) -> Tensor:
         """Rows of the table, ``(*particles, batch, features)``; zeros of −1 and NaN."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -163,14 +164,14 @@ def _rules(scheme: str) -> list[str]:
 def _tokenizer(path: str) -> Any:
     """What is in a ``tokenizer.json``."""
     try:
-        from tokenizers import Tokenizer
+        found = importlib.import_module("tokenizers").Tokenizer
     except ImportError:
         raise DataError(
             f"{path}: a tokenizer.json is read by the package tokenizers: pip install "
             f"deeplvm[text]; or take --tokens words, characters or bytes."
         ) from None
     try:
-        return Tokenizer.from_file(path)
+        return found.from_file(path)
     except Exception as problem:  # noqa: BLE001 - the package raises nothing more special
         raise DataError(f"{path}: no tokenizer can be read from it ({problem}).") from None
 

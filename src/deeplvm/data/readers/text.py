@@ -354,20 +354,20 @@ def tokenised(
         some = [limited(held, e, options["limit"], options["seed"]).all() for e in each.values()]
         read = set(np.concatenate(some).tolist())
     several = _several(lines, known, what)
-    codes, lengths, sizes = array("i"), list[int](), list[int]()
+    stored, lengths, sizes = array("i"), list[int](), list[int]()
     for row, text in enumerate(lines):
         turns = [text] if isinstance(text, str) else text
         try:
-            found = [vocabulary.encode(each) if row in read else [END] for each in turns]
+            coded = [vocabulary.encode(each) if row in read else [END] for each in turns]
         except ValueError as problem:
             raise DataError(
                 f"{place(row)}: {problem} Leave the row out, or take other --tokens."
             ) from None
-        for each in found:
-            codes.extend(each)
-        sizes += map(len, found)
-        lengths.append(len(found) if several else len(found[0]))
-    tokens, ends = np.frombuffer(codes, np.int32), np.cumsum([len(e) for e in rows.values()])[:-1]
+        for one in coded:
+            stored.extend(one)
+        sizes += map(len, coded)
+        lengths.append(len(coded) if several else len(coded[0]))
+    tokens, ends = np.frombuffer(stored, np.int32), np.cumsum([len(e) for e in rows.values()])[:-1]
     by_part = dict(zip(rows, np.split(np.array(lengths, np.int64), ends), strict=True))
     known_lengths = [lengths[row] for row in read]
     unread = 0 if several else sum(lengths) - sum(known_lengths)
@@ -402,11 +402,15 @@ def tokenised(
     made = Sequences.of(steps, by_part, what)
     whole = made.rows.labelled(held.labels, held.facts.classes).told(place)
     made = replace(made, rows=whole)
-    found: dict[str, Source] = {"x": replace(made, steps=steps.told(made.where))}
+    found: dict[str, Any] = {"x": replace(made, steps=steps.told(made.where))}
     for name, tables in texts.beside.items():
-        own = {part: tables[part].to_numpy()[places] for part, places in kept.items()}
+        beside: dict[str, Any] = {}
+        for part, places in kept.items():
+            beside[part] = tables[part].to_numpy()[places]
         columns = tuple(next(iter(tables.values())).columns)
-        found[name] = Held(Facts(facts.name, columns=columns, split=facts.split), own).told(place)
+        found[name] = Held(Facts(facts.name, columns=columns, split=facts.split), beside).told(
+            place
+        )
     return found
 
 
