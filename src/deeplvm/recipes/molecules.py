@@ -15,7 +15,14 @@ from deeplvm.data.ragged import LENGTH
 from deeplvm.data.records import Data, Description
 from deeplvm.data.tokens import END, Vocabulary, is_grammar
 from deeplvm.data.variable import Variable
-from deeplvm.networks import GRU, MLP, ConvolutionalSequenceEncoder, Derivations, Features
+from deeplvm.networks import (
+    GRU,
+    MLP,
+    ConvolutionalSequenceEncoder,
+    Derivations,
+    Features,
+    WordDropout,
+)
 from deeplvm.recipes.catalogue import RecipeError, trained_with
 from deeplvm.recipes.plain import at_least_one, text_of
 from deeplvm.recurrent import Recurrent
@@ -33,6 +40,7 @@ def smiles_vae(
     features: int = 32,
     channels: tuple[int, ...] = (32, 64),
     hidden: int = 256,
+    keep: float = 0.5,
     posterior: str = "gaussian",
     prior: str = "gaussian",
 ) -> LatentVariableModel:
@@ -54,6 +62,9 @@ def smiles_vae(
         features: Width of a token's vector.
         channels: Of the layers that halve the tokens in q.
         hidden: Width of the decoder's state, and of what q makes of its last layer.
+        keep: Which share of the tokens before the decoder sees in training, so that z has
+            something to say; measured, and for draws, it sees all. With 0 it never sees any, and
+            knows of them what the stack of a grammar does.
         posterior: Family of q(z | x), by its name, with options in parentheses if any:
             ``"iaf(transforms=4)"``; :func:`~deeplvm.conditionals.posteriors.known` has them all.
         prior: Family of p(z), by its name, with options in parentheses if any:
@@ -65,7 +76,7 @@ def smiles_vae(
     """
     return _strings(
         data, "smiles_vae", latent=latent, features=features, channels=channels, hidden=hidden,
-        posterior=posterior, prior=prior,
+        keep=keep, posterior=posterior, prior=prior,
     )  # fmt: skip
 
 
@@ -77,6 +88,7 @@ def grammar_vae(
     features: int = 32,
     channels: tuple[int, ...] = (32, 64),
     hidden: int = 256,
+    keep: float = 0.5,
     posterior: str = "gaussian",
     prior: str = "gaussian",
 ) -> LatentVariableModel:
@@ -96,6 +108,9 @@ def grammar_vae(
         features: Width of a production's vector.
         channels: Of the layers that halve the productions in q.
         hidden: Width of the decoder's state, and of what q makes of its last layer.
+        keep: Which share of the tokens before the decoder sees in training, so that z has
+            something to say; measured, and for draws, it sees all. With 0 it never sees any, and
+            knows of them what the stack of a grammar does.
         posterior: Family of q(z | x), by its name, with options in parentheses if any:
             ``"iaf(transforms=4)"``; :func:`~deeplvm.conditionals.posteriors.known` has them all.
         prior: Family of p(z), by its name, with options in parentheses if any:
@@ -107,7 +122,7 @@ def grammar_vae(
     """
     return _strings(
         data, "grammar_vae", latent=latent, features=features, channels=channels, hidden=hidden,
-        posterior=posterior, prior=prior,
+        keep=keep, posterior=posterior, prior=prior,
     )  # fmt: skip
 
 
@@ -119,6 +134,7 @@ def selfies_vae(
     features: int = 32,
     channels: tuple[int, ...] = (32, 64),
     hidden: int = 256,
+    keep: float = 0.5,
     posterior: str = "gaussian",
     prior: str = "gaussian",
 ) -> LatentVariableModel:
@@ -136,6 +152,9 @@ def selfies_vae(
         features: Width of a token's vector.
         channels: Of the layers that halve the tokens in q.
         hidden: Width of the decoder's state, and of what q makes of its last layer.
+        keep: Which share of the tokens before the decoder sees in training, so that z has
+            something to say; measured, and for draws, it sees all. With 0 it never sees any, and
+            knows of them what the stack of a grammar does.
         posterior: Family of q(z | x), by its name, with options in parentheses if any:
             ``"iaf(transforms=4)"``; :func:`~deeplvm.conditionals.posteriors.known` has them all.
         prior: Family of p(z), by its name, with options in parentheses if any:
@@ -147,7 +166,7 @@ def selfies_vae(
     """
     return _strings(
         data, "selfies_vae", latent=latent, features=features, channels=channels, hidden=hidden,
-        posterior=posterior, prior=prior,
+        keep=keep, posterior=posterior, prior=prior,
     )  # fmt: skip
 
 
@@ -159,16 +178,22 @@ def _strings(
     features: int,
     channels: tuple[int, ...],
     hidden: int,
+    keep: float,
     posterior: str,
     prior: str,
 ) -> LatentVariableModel:
     """``p(z) p(x | z) · q(z | x)``, x the tokens of a string, with a head for each property."""
     at_least_one(latent=latent, features=features, channels=channels, hidden=hidden)
+    if not 0 <= keep <= 1:
+        raise RecipeError(f"keep is the share of the tokens that stay, 0 to 1, not {keep:g}.")
     x, properties = _variables(data, recipe)
     about = data if isinstance(data, Description) else data.description
     longest = int(about.lengths[-1])
     read = Features(nn.Identity(), hidden)
-    step: dict[str, nn.Module] = {"h | x[-1], z, h[-1]": GRU(features + latent, hidden)}
+    step: dict[str, nn.Module] = {
+        "e | x[-1]": WordDropout(features, keep),
+        "h | e, z, h[-1]": GRU(features + latent, hidden),
+    }
     if recipe == "grammar_vae":
         grammar = Vocabulary(x.categories or (), str(about.options["tokens"])).grammar
         step["m | x[-1]"] = Derivations(grammar, longest=_LONGER * longest)
