@@ -11,6 +11,8 @@ import torch
 
 from deeplvm.data import Data, DataError, load
 from deeplvm.data.readers.text import vocabulary_of
+from deeplvm.evaluation import generated_of
+from deeplvm.evaluation.molecules import readable
 from deeplvm.grammar import Grammar
 from deeplvm.inference import climb, predicted
 from deeplvm.recipes import grammar_vae, selfies_vae, smiles_vae
@@ -122,6 +124,15 @@ def test_what_cannot_be_beside_a_text_is_said(group: str, match: str) -> None:
     table = pd.DataFrame({"smiles": MOLECULES, "size": range(20), "note": "a"})
     with pytest.raises(DataError, match=match):
         load(table, text="smiles", tokens="smiles", group=group)
+
+
+def test_it_is_known_what_reads_the_draws() -> None:
+    data = load(["x+1", "x", "1*x", "2"] * 5, tokens="expression-grammar")
+    found = generated_of(["x", "x+", "3"], data)
+    assert found is not None
+    assert (found.valid.value, found.novel.value) == (pytest.approx(2 / 3), 0.5)
+    assert "read by the expression-grammar: 0.67" in readable(["x", "x+", "3"], data.description)
+    assert generated_of(["x"], load(["x+1", "x", "1*x", "2"] * 5)) is None
 
 
 def parts_of(data: Data) -> list[Any]:

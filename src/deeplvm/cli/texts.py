@@ -33,3 +33,13 @@ def save_texts(
     rows = zip(*texts.values(), strict=True)
     lines = [" ".join(line.splitlines()) for row in rows for line in (*row, *gap)]
     write_atomically(output, "".join([f"{line}\n" for line in lines]).encode())
+
+
+def read_of(values: Mapping[str, Any], description: Any) -> str:
+    """How many of drawn texts can be read, of molecules and strings of a grammar; else nothing."""
+    from deeplvm.evaluation.molecules import readable
+    from deeplvm.inference.texts import as_texts
+
+    texts = as_texts(values, description)
+    counts = [readable(each, description) for each in texts.values() if len(each) > 1]
+    return next((found for found in counts if found), "")

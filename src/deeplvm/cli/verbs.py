@@ -298,7 +298,7 @@ def sample(
         refuse_overwriting,
         sampled,
     )
-    from deeplvm.cli.texts import ENDINGS
+    from deeplvm.cli.texts import ENDINGS, read_of
     from deeplvm.core.joint import owner_of
     from deeplvm.devices import place
     from deeplvm.runs.run import open_run
@@ -355,6 +355,8 @@ def sample(
     if holes:
         values = _with_holes(values, opened.data, rows, seed)
     _save(output, values, opened.description, mean=bool(mean), escape=escape_formulas)
+    if said := read_of(values, opened.description):
+        note(said)
     for name in opened.description.variables:
         if getattr(owner_of(model.p, name), "of_total", False):
             note(f"each row has the mean total of the training rows, {model.p[name].total:,}")

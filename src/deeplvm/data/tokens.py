@@ -151,6 +151,11 @@ def is_grammar(scheme: str) -> bool:
     return scheme in GRAMMARS or scheme.endswith(GRAMMAR_FILE)
 
 
+def is_molecule(scheme: str) -> bool:
+    """Whether texts are molecules."""
+    return scheme in ("smiles", "selfies", "smiles-grammar")
+
+
 def _rules(scheme: str) -> list[str]:
     """The productions of a grammar, as they are written."""
     rules = GRAMMARS.get(scheme)

@@ -27,7 +27,7 @@ from deeplvm.evaluation.latents.latent_use import LatentUse, latent_use
 from deeplvm.evaluation.latents.mutual_information import MutualInformation, mutual_information
 from deeplvm.evaluation.latents.prior_holes import Holes, holes
 from deeplvm.evaluation.latents.probes import Probes, probes
-from deeplvm.evaluation.molecules import Generated, generated
+from deeplvm.evaluation.molecules import Generated, generated, generated_of
 from deeplvm.evaluation.predictive.calibration import Calibration, calibration
 from deeplvm.evaluation.predictive.checks import Check, PredictiveChecks, predictive_checks
 from deeplvm.evaluation.predictive.classification import Classification, classification
@@ -102,6 +102,7 @@ __all__ = [
     "frechet_distance",
     "generalisation_gap",
     "generated",
+    "generated_of",
     "holes",
     "inference_gaps",
     "kernel_distance",

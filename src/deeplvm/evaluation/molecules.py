@@ -9,6 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from deeplvm.data.molecules import canonical, has_rdkit, properties
+from deeplvm.data.readers.text import vocabulary_of
+from deeplvm.data.records import Data, Description
+from deeplvm.data.tokens import is_grammar, is_molecule
 from deeplvm.results import Estimate, Record
 
 
@@ -94,6 +98,50 @@ def generated(
         error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
         means[name] = Estimate(float(values.mean()), float(error))
     return Generated(n, valid_, unique, novel, reader, means)
+
+
+def generated_of(strings: Sequence[str], data: Data, *, most: int = 20_000) -> Generated | None:
+    """What of some drawn strings is of use, where it is known what reads them.
+
+    Molecules are read by rdkit, if it is installed, others by the grammar of the data.
+
+    Args:
+        strings: Draws of a model of the data.
+        data: What it was trained on.
+        most: Among how many of the training rows a string is looked for.
+
+    Returns:
+        ``None`` of texts that anything is.
+    """
+    known = reader_of(data.description)
+    if known is None:
+        return None
+    read, reader = known
+    vocabulary, column = vocabulary_of(data.description), data.train.columns["x"][:most]
+    training = [vocabulary.decode(row) for row in column.tolist()]
+    reader += f" (new beside {most:,} training rows)" if data.train.rows > most else ""
+    of = properties if read is canonical else None
+    return generated(strings, training, read, reader=reader, properties=of)
+
+
+def readable(strings: Sequence[str], description: Description) -> str:
+    """How many of some strings can be read, in words; nothing where anything can."""
+    known = reader_of(description)
+    if known is None:
+        return ""
+    found = generated(strings, (), known[0])
+    return f"read by {known[1]}: {found.valid} of them valid, {found.unique} of these different"
+
+
+def reader_of(description: Description) -> tuple[Callable[[str], str | None], str] | None:
+    """What reads the strings of some data, and what it is called; none of texts anything is."""
+    vocabulary = vocabulary_of(description)
+    if is_molecule(vocabulary.scheme) and has_rdkit():
+        return canonical, "RDKit"
+    if not is_grammar(vocabulary.scheme):
+        return None
+    parses = vocabulary.grammar.parses
+    return lambda text: text if parses(text) else None, f"the {vocabulary.scheme}"
 
 
 def _shares(strings: int, valid: int, different: int, new: int) -> tuple[float, float, float]:

@@ -13,9 +13,12 @@ import numpy as np
 from markupsafe import Markup
 
 from deeplvm.data.graphs import GraphData
+from deeplvm.data.molecules import drawing, has_rdkit
 from deeplvm.data.schema import type_of
+from deeplvm.data.tokens import is_molecule
 from deeplvm.evaluation.graphs import given_of
 from deeplvm.evaluation.latents.latent_use import carrying, flat
+from deeplvm.evaluation.molecules import generated_of
 from deeplvm.evaluation.samples.synthetic import synthetic_table
 from deeplvm.inference.compression import AtCentre
 from deeplvm.inference.rows import at_random
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
     from deeplvm.evaluation.summary import Evaluation
 
 _TEXTS = 12  # that are shown
+_COUNTED = 300  # draws of which those are counted that can be read
 _MOST_COLUMNS = 12  # small multiples on one page
 _MOST_CORRELATED = 60
 _MOST_TABLED = 40  # columns of a table that are all shown
@@ -218,6 +222,12 @@ def _texts(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     return Markup(html_table([*header], [[*row] for row in rows])), title
 
 
+def _drawn_molecule(subject: Subject) -> Callable[[str], str | None]:
+    """From a text to its drawing, where texts are molecules and these can be drawn."""
+    scheme = str(subject.data.description.options.get("tokens"))
+    return drawing if is_molecule(scheme) and has_rdkit() else lambda _: None
+
+
 def _samples(subject: Subject) -> Iterator[Section]:
     material, variable = subject.material, subject.variable
     if variable.kind == "token":
@@ -225,8 +235,13 @@ def _samples(subject: Subject) -> Iterator[Section]:
         drawn = as_texts({material.name: material.samples(_TEXTS)}, known)[material.name]
         real = as_texts({material.name: material.data_rows(_TEXTS)}, known)[material.name]
         rows = [*zip(drawn, real, strict=False)]
-        told = _texts("", ["drawn from the model", "training rows"], rows)
-        yield Section("samples", "Samples", [told], {"pictured": False})
+        shown = [_texts("", ["drawn from the model", "training rows"], rows)]
+        if drawings := [each for each in map(_drawn_molecule(subject), drawn) if each]:
+            shown.append((Markup("".join(drawings)), "Those of them that are molecules."))
+        more = as_texts({material.name: material.samples(_COUNTED)}, known)[material.name]
+        if (found := generated_of(more, subject.data)) is not None:
+            shown.append((Markup(html_table([], found.table())), found.notes()[0]))
+        yield Section("samples", "Samples", shown, {"pictured": False})
         return
     if subject.pictured:
         across, down = (10, 6) if variable.shape[-1] <= 40 else (6, 4)
