@@ -175,5 +175,5 @@ def test_graphs_and_recipes_of_rows_refuse_each_other() -> None:
             with pytest.raises(RecipeError, match="models one graph, and digits is none"):
                 build(find(name), load("digits", limit=20), {}, 0)
         else:
-            with pytest.raises((RecipeError, DataError), match=r"is a graph|no labels|sequence"):
+            with pytest.raises((RecipeError, DataError), match=r"memory|is a graph"):
                 build(find(name), data, {}, 0)
