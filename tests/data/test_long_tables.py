@@ -91,7 +91,10 @@ def test_regular_steps_have_no_differences_and_ties_are_told():
     frame.loc[1, "time"] = frame.loc[0, "time"]
     assert "1 times 'time' is that of the step before" in load(frame, **ASKED).describe()
     numbers = readings().assign(time=lambda rows: (rows["time"] - START) / pd.Timedelta(hours=1))
-    assert load(numbers, **ASKED).variables["u"].columns == ("dose", "time_difference")
+    data = load(numbers, **ASKED)
+    assert data.variables["u"].columns == ("dose", "time_difference")
+    again = load(numbers, like=data.description).test["u"].values[:, 1]
+    assert float(again.max()) == float(data.train["u"].values[:, 1].max()) == 8
 
 
 def test_other_files_are_read_as_the_training_data(tmp_path):

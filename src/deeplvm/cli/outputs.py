@@ -48,18 +48,22 @@ def sampled(
     masks: Sequence[str] = (),
     temperature: float = 1.0,
     likelihood_temperature: float = 1.0,
+    conditions: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Draws of the variables: of p(x | z), or its mean (``None``: if known), at draws of z.
 
     A model of x given a label gets the labels in turn, or the one label named; one of x and its
     label draws it, or has the one named. They are returned as ``y``. With ``masks``, names of p
     that say which values are there, those are drawn too. Temperatures are those of
-    :func:`~deeplvm.inference.sample_at`.
+    :func:`~deeplvm.inference.sample_at`. ``conditions`` are given (lengths of rows, inputs of
+    their steps); of sequences the lengths are returned too, under their name.
 
     Raises:
-        ValueError: If the model has inputs other than a label, or there is no such label.
+        ValueError: If the model has inputs that are not known, other than a label, or there is no
+            such label.
     """
-    inputs = [name for name in model.p.inputs if name not in model.p.names]
+    given: dict[str, Any] = dict(conditions or {})
+    inputs = [name for name in model.p.inputs if name not in (*model.p.names, *given)]
     if label is not None and "y" not in inputs:
         if "y" not in model.p.names or not description.classes:
             raise ValueError(
@@ -79,7 +83,7 @@ def sampled(
             f"model.sample(given={{{others[0]!r}: ...}})."
         )
     device = next((tensor.device for tensor in model.parameters()), torch.device("cpu"))
-    given: dict[str, Any] = {}
+    given = {name: value.to(device) for name, value in given.items()}
     if "y" in inputs:
         classes = description.classes or ()
         if label is not None and label not in classes:
@@ -94,6 +98,7 @@ def sampled(
         )  # fmt: skip
         names = [name for name in (*description.variables, *masks) if name in trace]
         names += ["y"] if "y" in model.p.names and description.classes else []
+        names += [n for n in description.whole if n in trace and n not in given]
         values = {name: _told(trace[name], mean=False if name == "y" else mean) for name in names}
     return {name: value.cpu() for name, value in {**values, **given}.items()}
 
@@ -473,7 +478,7 @@ def as_frame(arrays: Mapping[str, Any], names: Mapping[str, Sequence[str]] | Non
 def given(
     values: Mapping[str, Any],
     description: Description,
-    rows: Selection | None = None,
+    rows: Any = None,
     *,
     mean: bool = False,
 ) -> dict[str, Any]:
@@ -526,7 +531,8 @@ def impossible(values: Mapping[str, Tensor], description: Description) -> list[s
         for place, part in enumerate(variable.by_column.values() if variable else ()):
             least, largest = ends_of(part)
             made, above = ~stored[..., place].isnan(), stored[..., place] > part.maximum
-            share = int(made.sum()) / (int(made.sum()) + sum(description.rows.values()))
+            known = description.steps or description.rows
+            share = int(made.sum()) / (int(made.sum()) + sum(known.values()))
             if part.kind == "counts" and share ** int(above.sum()) < _CHANCE:
                 warnings.append(
                     f"{int(above.sum()):,} of {int(made.sum()):,} values that the model made for "

@@ -10,9 +10,18 @@ import torch
 from torch import Tensor
 
 from deeplvm.cli.console import enough, note, time_left
+from deeplvm.cli.sequences import in_long_form, inside, keys_of, length_of
 from deeplvm.inference.completion import Complete
 from deeplvm.inference.rows import at_random, rows_of
-from deeplvm.likelihood import Reference, RowScores, UsualSurprise, score_cells, score_rows
+from deeplvm.likelihood import (
+    Reference,
+    RowScores,
+    UsualSurprise,
+    beside,
+    particle_filter,
+    score_cells,
+    score_rows,
+)
 from deeplvm.parallel.processes import processes
 
 if TYPE_CHECKING:
@@ -22,6 +31,7 @@ if TYPE_CHECKING:
 
 _CELL_ROWS = 500  # held-out rows that say what is usual in a column
 _MOST_CELLS = 1_000  # columns of a row
+_STEP_PARTICLES = 500
 
 
 @dataclass(eq=False)
@@ -41,7 +51,9 @@ class Scorer:
     count: tuple[Any, float | None, int]
     seed: int
     cells: bool
+    steps: bool = False
     reference: Reference | None = None
+    held: tuple[Tensor, Tensor] | None = None  # of held-out steps: how odd they are, their holes
     why: str = ""  # there is none
     usual: dict[str, UsualSurprise] = field(default_factory=dict)
 
@@ -63,6 +75,9 @@ class Scorer:
             note(f"no percentiles: {why}")
             return self
         rows = data.valid if data.rows("valid") else data.train
+        if self.steps:
+            self.held = self._steps(data, rows)[:2]
+            return self
         found = self.rows(data, rows)
         draw = self.opened.measured(data)
         self.reference = Reference(
@@ -90,6 +105,8 @@ class Scorer:
 
     def __call__(self, data: Data, rows: Any) -> dict[str, Any]:
         """Columns by name."""
+        if self.steps:
+            return self._of_steps(data, rows)
         found = self.rows(data, rows)
         columns: dict[str, Any] = {
             "log_px": found.log_px.numpy(),
@@ -119,24 +136,52 @@ class Scorer:
         Raises:
             ValueError: If there are too few held-out rows for so small a share, or none.
         """
-        if self.reference is None:
+        if self.reference is None and self.held is None:
             raise ValueError(f"--false-alarms needs the run's held-out rows: {self.why}")
-        count = len(self.reference.log_px)
+        what = "row" if self.held is None else "step"
+        count = len(self.reference.log_px if self.reference is not None else self.held[0])
         if rate * (count + 1) < 1:
             raise ValueError(
-                f"--false-alarms {rate:g} needs {int(1 / rate)} held-out rows or more, and the "
-                f"run has {count}: no row could be called odd."
+                f"--false-alarms {rate:g} needs {int(1 / rate)} held-out {what}s or more, and the "
+                f"run has {count}: no {what} could be called odd."
             )
 
     def mark(self, columns: dict[str, Any], rate: float) -> None:
         """Mark the rows that are odder than a share of rows like the held-out ones."""
         tail = columns["tail_probability"]
         columns["odd"] = np.where(np.isnan(tail), False, tail <= rate)
+        what = "rows" if self.held is None else "steps"
         note(
-            f"{int(columns['odd'].sum()):,} rows are odd; of rows like the held-out ones at most "
-            f"{100 * rate:g} % would be. Rare is not wrong, and what is plain can be likelier "
-            f"than any row: look at both ends."
+            f"{int(columns['odd'].sum()):,} {what} are odd; of {what} like the held-out ones at "
+            f"most {100 * rate:g} % would be. Rare is not wrong, and what is plain can be "
+            f"likelier than any: look at both ends."
         )
+
+    def _steps(self, data: Data, rows: Any) -> tuple[Tensor, Tensor, Tensor, str]:
+        """Of all steps of some rows: how odd they are, what is missing, the lengths; and how."""
+        particles = self.count[0] if self.count[0] != "auto" else _STEP_PARTICLES
+        found = particle_filter(
+            self.model, rows, particles if self.model.q.names else 1, proposal="auto",
+            seed=self.seed, progress=time_left("log p(x)"),
+        )  # fmt: skip
+        lengths = rows[str(length_of(data.description))][:].cpu()
+        here, missing = inside(lengths), []
+        for name in [n for n in data.variables if n in self.model.p.names]:
+            value = rows[name][:].cpu()[here]
+            missing.append(value.isnan().reshape(len(value), -1))
+        how = f"{found.particles:,} particles from the {found.proposal}"
+        return -found.predictive.cpu()[here], torch.cat(missing, 1), lengths, how
+
+    def _of_steps(self, data: Data, rows: Any) -> dict[str, Any]:
+        """Columns of the steps of all rows, one after another."""
+        odd, holes, lengths, how = self._steps(data, rows)
+        columns: dict[str, Any] = {"log_px": -odd.numpy(), "anomaly": odd.numpy()}
+        if self.held is not None:
+            less, tail = beside(odd, holes, *self.held)
+            columns["percentile"] = 100 * less.numpy()
+            columns["tail_probability"] = tail.numpy()
+        note(f"each step given those before it, by {how}")
+        return in_long_form(columns, lengths, keys_of(data))
 
     def _cells(self, data: Data, rows: Any) -> dict[str, Any]:
         surprise = self._surprise(data, rows)

@@ -260,6 +260,7 @@ def sample(
     output: Output,
     escape_formulas: Escape = False,
     rows: Annotated[Number, Parameter(name=("--rows", "-n"))] = 64,
+    steps: Number | None = None,
     seed: Seed = 0,
     mean: bool | None = None,
     label: str | None = None,
@@ -275,11 +276,16 @@ def sample(
     What a file knows of rows is given by impute FILE --draws, which draws the rest.
 
     Args:
-        output: A grid of images (.png), a table (.npz, .csv, .parquet), or texts a line (.txt).
+        output: A grid of images (.png), a table (.npz, .csv, .parquet), or texts a line (.txt). Of
+            sequences a table of all steps, with the numbers of sequence and step in front (.npz:
+            the steps, and offsets at which rows begin), lines or piano rolls (.png), or music
+            (.mid).
         rows: How many.
+        steps: Of each sequence; by default as many as training rows have. Where a model reads
+            something of every step, that of training rows is given.
         seed: The same seed gives the same draws.
         mean: The mean of p(x | z) at each draw of z, without the noise of x; by default so in
-            pictures, where it is known (of a flow it is not), and not in tables.
+            pictures, where it is known (of a flow it is not), and not in tables or of sequences.
         label: For a model of x given a label: this label alone, instead of all in turn.
         given: Columns that are known, in the words of the file: "age=40,job=nurse"; the others
             are drawn given these.
@@ -298,19 +304,27 @@ def sample(
         refuse_overwriting,
         sampled,
     )
+    from deeplvm.cli.sequences import MUSIC, inside, length_of
     from deeplvm.cli.texts import ENDINGS, read_of
     from deeplvm.core.joint import owner_of
     from deeplvm.devices import place
     from deeplvm.runs.run import open_run
 
-    picture = check_output(output, (*PICTURES, *TABLES, *ENDINGS)) in PICTURES
-    opened = open_run(run, trust=trust)
+    ending = check_output(output, (*PICTURES, *TABLES, *ENDINGS, *MUSIC))
+    opened, picture = open_run(run, trust=trust), ending in PICTURES
     _only_texts(opened, output, mean=mean, holes=holes, given=given)
     refuse_overwriting(output, opened.config.data)
     _only_images(opened, output, picture=picture)
+    length = length_of(opened.description)
+    _of_sequences(opened, **{f"-o {output}": ending in MUSIC, "--steps": steps is not None})
     refuse_large("-n", rows, opened.description)
     model = opened.model.to(place(device))
-    if holes and (picture or mean or given is not None):
+    if holes and (length is not None or picture or mean or given is not None):
+        if length is not None:
+            raise ValueError(
+                "--holes are of rows of a table, and a row of these data is a sequence; leave it "
+                "out."
+            )
         other = f"-o {output}" if picture else "--mean" if mean else "--given"
         raise ValueError(f"--holes is of rows of a table that are drawn whole; {other} is not.")
     if likelihood_temperature is not None and mean:
@@ -326,6 +340,11 @@ def sample(
     if given is not None:
         from deeplvm.cli.missing import sampled_given
 
+        if length is not None:
+            raise ValueError(
+                "--given is of a row of a table, and a row of these data is a sequence: impute "
+                "FILE --draws draws what a file lacks, and --horizon what comes after it."
+            )
         if picture or mean is not None or label is not None:
             other = f"-o {output}" if picture else "--mean" if mean is not None else "--label"
             raise ValueError(
@@ -345,12 +364,13 @@ def sample(
             rows,
             seed=seed,
             mean=None
-            if picture and mean is None and likelihood_temperature is None
+            if picture and length is None and mean is None and likelihood_temperature is None
             else bool(mean),
             label=label,
             masks=[f"{name}_observed" for name in opened.description.variables if holes],
             temperature=temperature,
             likelihood_temperature=likelihood_temperature or 1.0,
+            conditions=_conditions(opened, model, rows, seed, steps),
         )
     if holes:
         values = _with_holes(values, opened.data, rows, seed)
@@ -360,6 +380,9 @@ def sample(
     for name in opened.description.variables:
         if getattr(owner_of(model.p, name), "of_total", False):
             note(f"each row has the mean total of the training rows, {model.p[name].total:,}")
+    if length is not None:
+        here = inside(values[length])
+        values = {n: v[here] for n, v in values.items() if n in opened.description.variables}
     for warning in impossible(values, opened.description):
         note(f"warning: {warning}")
 
@@ -373,6 +396,7 @@ def embed(
     split: SplitOption = None,
     scales: bool = False,
     classes: bool = False,
+    steps: bool = False,
     seed: Seed = 0,
     precision: Precision = "float32",
     device: Device = "auto",
@@ -380,11 +404,15 @@ def embed(
 ) -> None:
     """Write the latents of each row: the means of q(z | x), and the labels where there are any.
 
+    Of a sequence with latents of each step, the mean of these over its steps.
+
     Args:
         output: .npz, .csv or .parquet; of several files, a folder for as many; .h5ad: a copy of
             DATA with them in obsm["X_deeplvm"].
         scales: Write the standard deviations of q(z | x) too.
         classes: Write the probability of each label too, by q(y | x), and the most probable one.
+        steps: Of sequences: a line for each step, with the numbers of sequence and step in front
+            (.npz: the steps, and offsets at which rows begin).
         seed: Of the draws of latents on which other latents depend.
     """
     from deeplvm.cli.bulk import carry_out
@@ -396,21 +424,34 @@ def embed(
         raise ValueError(f"--classes makes a table: -o {output.with_suffix('.csv')}, say.")
 
     def work(model: Any, rows: Any, output: Path, opened: Any) -> None:
+        from deeplvm.cli.sequences import codes, keys_of, length_of, row_keys, save_steps
         from deeplvm.inference import embed as means
 
         chosen = _chosen(rows, split)
+        _of_sequences(opened, **{"--steps": steps})
         values: dict[str, Any] = means(model, rows[chosen], seed=seed, scales=scales)
+        of_steps = codes(model, values, rows[chosen], steps=steps, scales=scales)
+        if of_steps is not None:
+            if classes:
+                raise ValueError("--classes are of rows; leave --steps out.")
+            names = {n: [f"{n}_{i}" for i in range(v[0].size)] for n, v in of_steps.items()}
+            lengths = rows[chosen][str(length_of(rows.description))][:]
+            if processes().first:
+                keys = keys_of(rows)
+                save_steps(output, of_steps, lengths, names, keys, escape=escape_formulas)
+            note(f"{output}: {int(lengths.sum()):,} steps of {', '.join(values)}")
+            return
         if copied is not None:
             if processes().first:
                 save_latents(copied, output, values)
             note(f"{output}: {copied} with obsm of {', '.join(values)}")
             return
         names = {n: [f"{n}_{i}" for i in range(v[0].numel())] for n, v in values.items()}
-        values |= _labels(rows, chosen)
+        values = row_keys(rows) | values | _labels(rows, chosen)
         if classes:
             values |= _classes(opened, model, rows[chosen], seed, "encoder")
         _write(output, values, names, escape=escape_formulas)
-        note(f"{output}: {len(next(iter(values.values())))} rows of {', '.join(values)}")
+        note(f"{output}: {len(next(iter(values.values())))} rows of {', '.join(names)}")
 
     carry_out(
         run, data, output, device, work, lambda _, opened, __: opened, trust=trust,
@@ -440,9 +481,9 @@ def reconstruct(
     """Pass rows through the latents and back: originals beside the means of p(x | z).
 
     Args:
-        output: Pairs of images (.png, the original left), or a table of the means (.npz, .csv,
-            .parquet; the originals too in .npz); .h5ad: a copy of DATA with those of all rows in
-            layers["deeplvm"].
+        output: Pairs of images (.png, the original left; of sequences, above), or a table of the
+            means (.npz, .csv, .parquet; the originals too in .npz); .h5ad: a copy of DATA with
+            those of all rows in layers["deeplvm"].
         rows: How many, from the first on.
         beam: Of texts, how many beginnings the search for the most probable text keeps, 5 by
             default; 1 takes the most probable word each time.
@@ -470,6 +511,7 @@ def reconstruct(
         refuse_overwriting,
         save_expression,
     )
+    from deeplvm.cli.sequences import length_of
     from deeplvm.devices import place
     from deeplvm.runs.run import open_run
 
@@ -480,6 +522,10 @@ def reconstruct(
     opened = open_run(run, trust=trust)
     refuse_overwriting(output, opened.config.data, data)
     _only_images(opened, output, picture=picture)
+    sequences = length_of(opened.description) is not None
+    if sequences and (depth is not None or between is not None):
+        other = "--depth" if depth is not None else "--between"
+        raise ValueError(f"{other} is of rows of one step, and these are sequences; leave it out.")
     if depth is not None and (between is not None or copied is not None):
         other = "--between" if between is not None else f"-o {output}"
         raise ValueError(f"--depth makes a picture, or a table of the means; {other} is neither.")
@@ -519,6 +565,9 @@ def reconstruct(
     originals, means, drawn = reconstructed(model, source, passed, seed=seed, label=label)
     if drawn:
         note(f"{', '.join(sorted(drawn))}: draws from p(x | z), which has no mean that is known")
+    if sequences:
+        _reconstructed_steps(opened, source, passed, originals, means, output, escape_formulas)
+        return
     image = opened.description.picture
     if picture and image is not None:
         pair = originals[image.name].nan_to_num(0.0), means[image.name]
@@ -530,6 +579,34 @@ def reconstruct(
     _save(output, means, opened.description, mean=True, escape=escape_formulas)
     if opened.description.left:
         note(f"without the columns that the model left out: {', '.join(opened.description.left)}")
+
+
+def _reconstructed_steps(
+    opened: Any,
+    source: Any,
+    passed: Any,
+    originals: Any,
+    means: Any,
+    output: Path,
+    escape: bool,
+) -> None:
+    """Reconstructions of sequences: the original above each, or steps."""
+    import torch
+
+    from deeplvm.cli.outputs import PICTURES
+    from deeplvm.cli.sequences import keys_of, length_of, save_sequences
+
+    lengths = passed[str(length_of(opened.description))][:].cpu()
+    if output.suffix.lower() in PICTURES:
+        both = {n: torch.stack([originals[n], each], 1).flatten(0, 1) for n, each in means.items()}
+        save_sequences(output, both, lengths.repeat_interleave(2), opened.description)
+        note(f"{output}: {len(lengths)} rows, the original above each")
+        return
+    if output.suffix.lower() == ".npz":
+        means |= {f"{name}_original": passed.exact(name) for name in originals}
+    keys = {name: each[: int(lengths.sum())] for name, each in keys_of(source).items()}
+    save_sequences(output, means, lengths, opened.description, mean=True, escape=escape, keys=keys)
+    note(f"{output}: {len(lengths)} rows of {int(lengths.sum()):,} steps")
 
 
 def _lossy(
@@ -582,6 +659,7 @@ def score(
     output: Output,
     escape_formulas: Escape = False,
     cells: bool = False,
+    steps: bool = False,
     classes: bool = False,
     false_alarms: Annotated[float | None, Bounds(0, 1)] = None,
     particles: AutoParticles = "auto",
@@ -606,6 +684,10 @@ def score(
         output: .npz, .csv or .parquet; of several files, a folder for as many.
         cells: Also how unusual each value is given the others of its row: nats above what is usual
             in its column; and which column's value is the oddest.
+        steps: Of sequences: a line for each step, with the numbers of sequence and step in front,
+            and of the step given all before it: log_px, which is log p(x_t | x_1, ..., x_t-1) by a
+            particle filter, so that those of a row sum to its log-likelihood, the anomaly score,
+            and how it stands among the steps of held-out rows.
         classes: Also the probability of each label, by p(y | x), and the most probable one.
         false_alarms: Also a column odd, true where tail_probability is at most this share: of rows
             like the held-out ones, no more than so many are called odd.
@@ -613,10 +695,16 @@ def score(
     """
     from deeplvm.cli.bulk import carry_out
     from deeplvm.cli.scoring import Scorer
+    from deeplvm.cli.sequences import row_keys
 
     def prepare(here: Any, opened: Any, model: Any) -> Scorer:
         count: Any = (particles, tolerance, most_particles)
-        scorer = Scorer(opened, model, count, seed=seed, cells=cells)
+        _of_sequences(opened, **{"--steps": steps})
+        if steps and (cells or classes):
+            raise ValueError(
+                f"{'--cells' if cells else '--classes'} are of rows; leave --steps out."
+            )
+        scorer = Scorer(opened, model, count, seed=seed, cells=cells, steps=steps)
         scorer = scorer.compared(here)
         if false_alarms is not None:
             scorer.threshold(false_alarms)
@@ -627,7 +715,12 @@ def score(
         columns = scorer(rows, rows[chosen])
         if false_alarms is not None:
             scorer.mark(columns, false_alarms)
-        columns |= _labels(rows, chosen)
+        if steps:
+            _write(output, columns, {}, escape=escape_formulas)
+            log_px = columns["log_px"]
+            note(f"{output}: {len(log_px):,} steps, mean log_px {log_px.mean():.2f} nats")
+            return
+        columns = row_keys(rows) | columns | _labels(rows, chosen)
         if classes:
             columns |= _classes(scorer.opened, model, rows[chosen], seed, "model")
         _write(output, columns, {}, escape=escape_formulas)
@@ -652,9 +745,10 @@ def impute(
     escape_formulas: Escape = False,
     by: Literal["auto", "mean", "median", "mode", "draw"] = "auto",
     draws: Number | None = None,
+    horizon: Number | None = None,
     details: Path | None = None,
     level: float | None = None,
-    particles: Particles = 200,
+    particles: Particles | None = None,
     seed: Seed = 0,
     precision: Precision = "float32",
     device: Device = "auto",
@@ -663,7 +757,9 @@ def impute(
     """Fill missing values with what the rest of the row says of them.
 
     What is filled in is taken from the distribution of the missing values given the observed ones
-    of the row, by importance weighting. What is not missing stays as it is.
+    of the row, by importance weighting. What is not missing stays as it is. Of sequences a table
+    has a line for each step, in the order of the sequences; with --horizon instead the steps after
+    the last of each.
 
     Args:
         output: .npz, .csv or .parquet; of several files, a folder for as many.
@@ -673,11 +769,14 @@ def impute(
             draw: one draw, which varies as values do.
         draws: Multiple imputation: so many draws of every row instead of one value, below one
             another, with the numbers of draw and row in front.
+        horizon: Of sequences: forecast so many steps after the last of each. Of numbers quantiles
+            are written, 0.05, 0.5 and 0.95, of codes and flags the most probable with its
+            probability; with --draws draws. Times go on as before.
         details: Another table, one line for each value filled in: row, column, value, the ends of
             an interval, the probability of a category, and how far the row's particles can be
             relied on (ess, pareto_k).
-        level: Of the intervals in --details, 0.95 by default.
-        particles: Draws a row.
+        level: Of the intervals in --details, 0.95 by default; of those of --horizon, 0.9.
+        particles: Draws a row, by default 200; of --horizon 1,000.
         seed: The same seed gives the same numbers.
     """
     from deeplvm.cli.bulk import carry_out
@@ -685,7 +784,10 @@ def impute(
 
     if not data:
         raise ValueError(f"Which file has the holes? deeplvm impute {run} FILE -o {output}")
-    if details is None and level is not None:
+    if horizon is not None and (details is not None or by != "auto"):
+        other = "--details" if details is not None else f"--by {by}"
+        raise ValueError(f"{other} is of holes, and --horizon of what comes after; leave one out.")
+    if details is None and horizon is None and level is not None:
         raise ValueError("--level is of the intervals in --details FILE; name that file too.")
     if draws is not None and by not in ("auto", "draw"):
         raise ValueError(f"--draws fills in draws, and --by {by} one value; leave one out.")
@@ -694,6 +796,8 @@ def impute(
             raise ValueError(f"--details is one table, and there are {len(data)} files.")
         check_output(details, TABLES)
         refuse_overwriting(details, str(output), *data)
+
+    count = particles
 
     def work(model: Any, rows: Any, output: Path, opened: Any) -> None:
         from deeplvm.inference.texts import names_of
@@ -707,10 +811,26 @@ def impute(
 
         from deeplvm.cli.missing import details_of, stacked
         from deeplvm.cli.outputs import given, impossible, save_table
+        from deeplvm.cli.sequences import (
+            StepsOf,
+            in_long_form,
+            inside,
+            keys_of,
+            length_of,
+            of_steps,
+            offsets_of,
+        )
         from deeplvm.data.loading import cells_of_file
+        from deeplvm.data.ragged import INPUTS
         from deeplvm.inference import impute as fill
 
+        particles = count or (200 if horizon is None else 1_000)
         refuse_large("--particles", particles, rows.description)
+        length = length_of(rows.description)
+        _of_sequences(opened, **{"--horizon": horizon is not None})
+        if horizon is not None:
+            _forecast(model, rows, output, horizon, draws, level, particles, seed, escape_formulas)
+            return
         if draws is not None:
             refuse_large("--draws", draws * rows.rows("test"), rows.description)
         found = fill(
@@ -726,6 +846,12 @@ def impute(
         )
         label = rows.description.label
         filled = dict(rows.variables) | ({"y": label} if label and "y" in found.values else {})
+        lengths = None if length is None else rows.test[length][:].cpu()
+        here = None if lengths is None else inside(lengths)
+        warnings = found.warnings
+        if here is not None:
+            found = of_steps(found, here)
+            filled = {n: v for n, v in filled.items() if n in found.values and n != INPUTS}
         values = {name: found.values[name] for name in filled}
         if processes().first:
             known = [title for each in filled.values() for title in each.titles]
@@ -734,8 +860,17 @@ def impute(
                 whole = {n: value.expand(draws, *value.shape) for n, value in values.items()}
                 titles = [each.columns or (each.name,) for each in filled.values()]
                 values = stacked(whole | found.draws, {*cells, *chain(*titles)})
-            number = torch.arange(rows.rows("test")).repeat(draws or 1)
-            again = rows.test[number]
+            number = torch.arange(len(next(iter(found.values.values())))).repeat(draws or 1)
+            again: Any = rows.test[number] if here is None else StepsOf(rows.test, here, number)
+            of_rows: dict[str, Any] = {}
+            if lengths is not None:
+                steps = {n: each[number.numpy()] for n, each in in_long_form({}, lengths).items()}
+                values = {n: v for n, v in values.items() if n not in ("row", "row_")}
+                if output.suffix.lower() == ".npz":
+                    of_rows = {"offsets": offsets_of(lengths.repeat(draws or 1))}
+                elif not cells:
+                    first = {n: values.pop(n) for n in [*values] if n not in filled}
+                    values = {**first, **steps, **values}
 
             def parts() -> Iterator[dict[str, Any]]:
                 """Some rows after others, as texts and dates of all would fill the memory."""
@@ -745,17 +880,23 @@ def impute(
                     part = {name: value[some] for name, value in values.items()}
                     own = given(part, rows.description, again[some])
                     at, apart = number[some].numpy(), output.suffix.lower() == ".npz"
-                    yield _with_cells(own, cells, known, at, apart=apart) if cells else own
+                    own = _with_cells(own, cells, known, at, apart=apart) if cells else own
+                    yield own | of_rows
 
             save_table(output, parts(), escape=escape_formulas)
-            note(f"{output}: {again.rows} rows")
+            note(f"{output}: {again.rows} {'rows' if here is None else 'steps'}")
             if others := [each for each in cells if each not in known]:
                 note(f"as they were, for the model does not have them: {', '.join(others)}")
             if details is not None:
-                _write(details, details_of(found, filled), {}, escape=escape_formulas)
+                told = details_of(found, filled)
+                if lengths is not None:  # a row is a step there
+                    step = told.pop("row").astype(int)
+                    keys = keys_of(rows)
+                    told = {n: k[step] for n, k in in_long_form({}, lengths, keys).items()} | told
+                _write(details, told, {}, escape=escape_formulas)
             made = found.draws if draws is not None else found.values
             made = {n: v.where(found.missing[n], torch.nan) for n, v in made.items()}
-            for warning in (*found.warnings, *impossible(made, rows.description)):
+            for warning in (*warnings, *impossible(made, rows.description)):
                 note(f"warning: {warning}")
         note(f"{output}: {found.filled} missing values filled")
 
@@ -769,6 +910,53 @@ def impute(
         trust=trust,
         precision=precision,
     )
+
+
+def _forecast(
+    model: Any,
+    rows: Any,
+    output: Path,
+    horizon: int,
+    draws: int | None,
+    level: float | None,
+    particles: int,
+    seed: int,
+    escape: bool,
+) -> None:
+    """The steps after the last of each row: quantiles, or draws."""
+    import numpy as np
+    import torch
+
+    from deeplvm.cli.outputs import given
+    from deeplvm.cli.sequences import (
+        future_columns,
+        future_inputs,
+        future_keys,
+        keys_of,
+        length_of,
+    )
+    from deeplvm.data.ragged import INPUTS
+    from deeplvm.likelihood import forecast
+
+    lengths, known = rows.test[str(length_of(rows.description))][:], keys_of(rows)
+    inputs = [name for name in model.p.inputs if name == INPUTS]
+    edge = (1 - (level or 0.9)) / 2
+    found = forecast(
+        model, rows.test, horizon, future=future_inputs(rows, inputs, horizon),
+        particles=max(particles, draws or 0), levels=(edge, 0.5, 1 - edge), draws=draws or 0,
+        seed=seed,
+    )  # fmt: skip
+    keys = future_keys(known, lengths, horizon)
+    if draws is None:
+        columns = future_columns(found, rows.description)
+    else:
+        flat = {name: each.flatten(0, 2) for name, each in found.draws.items()}
+        columns = given(flat, rows.description)
+        count = len(next(iter(keys.values())))
+        keys = {n: np.tile(each, draws) for n, each in keys.items()}
+        keys = {"draw": torch.arange(draws).repeat_interleave(count).numpy()} | keys
+    _write(output, {**keys, **columns}, {}, escape=escape)
+    note(f"{output}: {horizon} steps after the last of {len(lengths):,} sequences")
 
 
 def diagnose(
@@ -965,8 +1153,10 @@ def _precise(model: Any, precision: str) -> Any:
 
 def _only_images(opened: Any, output: Path, *, picture: bool) -> None:
     from deeplvm.cli.outputs import FileError
+    from deeplvm.cli.sequences import length_of
 
-    if picture and opened.description.picture is None:
+    drawable = opened.description.picture is not None or length_of(opened.description) is not None
+    if picture and not drawable:
         what = "; ".join([str(each) for each in opened.description.variables.values()])
         raise FileError(
             f"{output} would be a picture, but the data are not images ({what}); write .csv, "
@@ -1000,6 +1190,40 @@ def _only_texts(opened: Any, output: Path, **asked: Any) -> bool:
     return True
 
 
+def _of_sequences(opened: Any, **asked: bool) -> None:
+    """Refuse what is of sequences where a row is none.
+
+    Raises:
+        ValueError: With what was asked for.
+    """
+    from deeplvm.cli.sequences import length_of
+
+    if length_of(opened.description) is None and (found := [n for n, yes in asked.items() if yes]):
+        raise ValueError(
+            f"{found[0]} is of sequences, and a row of {opened.description.name} is none; leave "
+            f"it out."
+        )
+
+
+def _conditions(
+    opened: Any, model: Any, rows: int, seed: int, steps: int | None
+) -> dict[str, Any] | None:
+    """Of sequences to be drawn: their lengths, and what the model reads of every step."""
+    from deeplvm.cli.sequences import given_inputs, given_lengths, length_of
+    from deeplvm.data.ragged import INPUTS
+
+    length = length_of(opened.description)
+    if length is None:
+        return None
+    if INPUTS in model.p.inputs:
+        return given_inputs(opened.data, rows, seed, steps)
+    if length not in model.p.inputs:  # the model says itself where rows end
+        if steps is not None:
+            raise ValueError("--steps: this model draws where a row ends; leave it out.")
+        return None
+    return {length: given_lengths(opened.description, rows, seed, steps)}
+
+
 def _save(
     output: Path,
     values: Any,
@@ -1012,6 +1236,7 @@ def _save(
 ) -> None:
     """A picture, or a table of the user's own columns, by the ending."""
     from deeplvm.cli.outputs import PICTURES, given, save_pictures, save_table
+    from deeplvm.cli.sequences import drawn_keys, length_of, save_sequences
     from deeplvm.cli.texts import save_texts
     from deeplvm.inference.texts import as_texts
 
@@ -1020,6 +1245,13 @@ def _save(
             output, texts, given({n: values[n] for n in ("y",) if n in values}, description)
         )
         note(f"{output}: {len(next(iter(texts.values())))} texts")
+        return
+    if (length := length_of(description)) is not None:
+        lengths = values[length]
+        drawn = {n: each for n, each in values.items() if n != length}
+        keys = drawn_keys(description, drawn, lengths)
+        save_sequences(output, drawn, lengths, description, mean=mean, escape=escape, keys=keys)
+        note(f"{output}: {len(lengths)} rows of {int(lengths.sum()):,} steps")
         return
     if output.suffix.lower() in PICTURES:
         save_pictures(output, values[description.picture.name], description.picture, columns)

@@ -9,10 +9,12 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from deeplvm.core.draws import Draw, Enumerated, Sampled
 from deeplvm.core.joint import Joint, is_joint
 from deeplvm.core.model import LatentVariableModel
+from deeplvm.core.steps import Masked
 from deeplvm.core.trace import Site, Trace
 from deeplvm.core.values import NamedRows
 from deeplvm.inference.missing import MissingMixture, Weights
@@ -111,8 +113,14 @@ class CompletedPosterior(nn.Module):
         mixture = torch.logsumexp(torch.stack(torch.broadcast_tensors(*terms)), 0)
         for place, name in enumerate(drawn):
             density = mixture if place == 0 else torch.zeros_like(mixture)
-            # what a particle was drawn from is no longer its distribution
-            trace.sites[name] = replace(trace[name], distribution=None, log_prob=density)
+            # what a particle was drawn from is no longer its distribution, but ends where it did
+            own: Any = trace[name].distribution
+            if isinstance(own, Masked):
+                none = Distribution(own.batch_shape, own.event_shape, validate_args=False)
+                own = Masked(none, own.mask, own.length)
+            else:
+                own = None
+            trace.sites[name] = replace(trace[name], distribution=own, log_prob=density)
         return trace
 
 
@@ -280,7 +288,8 @@ def to_complete(
     """Which rows are to be read completed: those with holes, or of these the heavy-tailed.
 
     k-hat is known with an error, so that ``"auto"`` begins at 0.5, where the variance of the
-    weights is infinite, and not at the 0.7 at which one warns.
+    weights is infinite, and not at the 0.7 at which one warns. Of sequences weights have a heavy
+    tail with holes or without, and completions take long: there it is none.
 
     Args:
         model: Whose q reads the rows.
@@ -292,6 +301,7 @@ def to_complete(
     Returns:
         Row numbers; none where q cannot read completions.
     """
+    wanted = False if wanted == "auto" and rows.lengths else wanted
     if not wanted or not holes_of(model, rows) or completable(model, rows, draw):
         return torch.zeros(0, dtype=torch.int64)
     parts = []

@@ -26,6 +26,7 @@ from deeplvm.inference.rows import (
     redrawn,
     rows_of,
     taken,
+    together,
 )
 from deeplvm.randomness import RowNoise
 
@@ -163,6 +164,8 @@ def impute(
     known = rows.description
     variables = {} if known is None else {**known.variables, "y": known.label}
     values, missing = _observed(rows)
+    if rows.lengths:  # padded alike, whichever rows are looked at
+        rows = replace(rows, source=values)
     each = [holes.reshape(rows.rows, -1).any(1) for holes in missing.values()]
     some = torch.stack(each).any(0)
     index = some.nonzero().squeeze(-1)
@@ -248,7 +251,7 @@ def impute(
 def _observed(rows: Rows) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """All values, and where they are missing."""
     parts = [{n: v.cpu() for n, v in batch.items()} for _, batch in rows.each(10_000)]
-    values = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    values = {name: together([part[name] for part in parts]) for name in parts[0]}
     return values, {
         name: value.isnan()
         if value.is_floating_point()

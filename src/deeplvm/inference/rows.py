@@ -268,9 +268,7 @@ def for_rows(
     most = {k: torch.tensor([width]) for k, width in widest.items()}
     most = {k: int(width.max()) for k, width in group.gather(most).items()}
     # each lets its parts go: otherwise everything would be in memory twice
-    mine = {
-        key: torch.cat([_wider(part.pop(key), most.get(key)) for part in parts]) for key in keys
-    }
+    mine = {key: together([part.pop(key) for part in parts], most.get(key)) for key in keys}
     joined = group.gather(mine)
     row = joined.pop("row")
     for name in finite:
@@ -279,12 +277,17 @@ def for_rows(
     return joined
 
 
-def _wider(values: Tensor, steps: int | None) -> Tensor:
-    """With zeros beyond the steps, where another batch has longer rows."""
-    if steps is None or values.shape[1] == steps:
-        return values
-    more = values.new_zeros(len(values), steps - values.shape[1], *values.shape[2:])
-    return torch.cat([values, more], 1)
+def together(parts: list[Tensor], steps: int | None = None) -> Tensor:
+    """Values of some rows after others, with zeros beyond the steps where others have more."""
+    steps = steps or max([len(part[0]) for part in parts if part.dim() > 1], default=0)
+
+    def wider(part: Tensor) -> Tensor:
+        if part.dim() < 2 or part.shape[1] == steps:
+            return part
+        more = part.new_zeros(len(part), steps - part.shape[1], *part.shape[2:])
+        return torch.cat([part, more], 1)
+
+    return torch.cat([wider(part) for part in parts])
 
 
 class _Pattern(NamedTuple):

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from deeplvm.core.draws import Draw, Sampled
-from deeplvm.core.joint import Joint
+from deeplvm.core.joint import Joint, as_site, filled
 from deeplvm.core.model import _UNEXPLAINED, LatentVariableModel
 from deeplvm.core.trace import Site, Trace
 from deeplvm.core.values import NamedRows
-from deeplvm.inference.rows import Names, Rows, Tensors, at_least, for_rows
+from deeplvm.inference.rows import Names, OnProgress, Rows, Tensors, at_least, for_rows
 from deeplvm.inference.tempering import Population
 from deeplvm.likelihood.sequential import PopulationEstimate
 from deeplvm.randomness import RowNoise
@@ -66,6 +66,7 @@ def particle_filter(
     resample_below: float = 0.5,
     batch_size: int | None = None,
     seed: int = 0,
+    progress: OnProgress | None = None,
 ) -> FilterEstimate:
     r""":math:`\log p(x_{1:T})` of every sequence of a model that is a :class:`Recurrent`.
 
@@ -101,6 +102,7 @@ def particle_filter(
             as p does.
         resample_below: Share of effective particles below which a row is resampled; 0 never.
         batch_size: Rows at a time; chosen by the number of particles if left out.
+        progress: Told after each batch how many of the rows are done, and of how many.
 
     Raises:
         ValueError: If p or q has no Recurrent, p more than one, or either a name that reads the
@@ -126,7 +128,7 @@ def particle_filter(
         return {**walk.population.result(), "predictive": torch.stack(each, 1)}
 
     joined = for_rows(
-        model, data, evaluate, seed=seed, apart=True,
+        model, data, evaluate, seed=seed, apart=True, progress=progress,
         batch_size=max(1, _NUMBERS // particles) if batch_size is None else batch_size,
     )  # fmt: skip
     return FilterEstimate(**joined, particles=particles, proposal=drawn_by)
@@ -181,7 +183,9 @@ def parted(joint: Any) -> _Parts:
             f"{symbol} computes {', '.join(late)} from the finished sequence, which no particle "
             f"has before the last step; use importance_sampling."
         )
-    return _Parts(Joint({str(factor): each for factor, each in others.items()}), found[0])
+    before = Joint({str(factor): each for factor, each in others.items()})
+    before.symbol = symbol  # q may read what has holes
+    return _Parts(before, found[0])
 
 
 class _Filter:
@@ -206,13 +210,17 @@ class _Filter:
         shape = (particles, len(some))
         self.model, self.noise = model, noise
         # what comes before the steps, and its weights
-        known: dict[str, Any] = dict(given)
+        known: dict[str, Any] = {
+            name: as_site(name, value, model.p if name in model.p.names else None, missing)
+            for name, value in given.items()
+        }
         self.log_weight = torch.zeros(shape, dtype=torch.float64, device=some.device)
         drawn = noise.of(Sampled())
         self.guide, ready = None, {}
         if q is not None:
-            first = _before(q, known, shape, missing, {}, drawn)
-            self.guide = _walk(q, {**known, **first}, shape, missing, drawn)
+            read = {name: filled(site) for name, site in known.items()}
+            first = _before(q, read, shape, missing, {}, drawn)
+            self.guide = _walk(q, {**read, **first}, shape, missing, drawn)
             ready = {name: first[name] for name in model.common if name in first}
             known |= {name: site for name, site in first.items() if site.drawn}
             self.log_weight = self.log_weight - _total(first, drawn=True)

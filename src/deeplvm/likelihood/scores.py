@@ -3,7 +3,7 @@ r"""Scores: how probable each row is, with holes too, and each cell given the ot
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,17 @@ from deeplvm.inference.completion import Complete, completable, complete, to_com
 from deeplvm.inference.diagnostics import pareto_k, tail_length
 from deeplvm.inference.imputation import heavy_rows
 from deeplvm.inference.missing import Weights, pieces
-from deeplvm.inference.rows import Names, OnProgress, Rows, Tensors, for_rows, redrawn, rows_of
+from deeplvm.inference.rows import (
+    Names,
+    OnProgress,
+    Rows,
+    Tensors,
+    for_rows,
+    lengths_of,
+    redrawn,
+    rows_of,
+    unsaid,
+)
 from deeplvm.likelihood.importance import importance_sampling
 from deeplvm.randomness import RowNoise
 
@@ -94,7 +104,7 @@ def score_rows(
         ):
             whole[again] = part.cpu().double()
     names = tuple([name for name in rows.names if name in rows.missing])
-    return RowScores(log_px, stderr, k, _holes(rows, names).any(1), found.particles)
+    return RowScores(log_px, stderr, k, _some_missing(rows, names), found.particles)
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,6 +194,11 @@ def score_cells(
         completed: Of rows with holes, as for :func:`~deeplvm.inference.impute`.
         seed: Same seed, same numbers.
     """
+    if lengths_of(model):
+        raise ValueError(
+            "Cells are values of a row of a table, and a row is a sequence here: score its steps "
+            "(--steps) instead."
+        )
     if explained := sorted(model.explains_holes):
         raise ValueError(
             f"p says why elements of {', '.join(explained)} are missing, so that hiding one would "
@@ -378,6 +393,8 @@ class Reference:
         is missing, of a held-out row by all the others; right or wrong, of exchangeable rows about
         a share :math:`\alpha` at most has a tail probability of :math:`\alpha`.
 
+        Sequences are compared so too, by how many values are known of each.
+
         Distribution-Free Predictive Inference for Regression (Lei et al., 2018), section 5.2,
         https://arxiv.org/abs/1604.04173
 
@@ -391,6 +408,10 @@ class Reference:
             ``most`` left nothing to compare with, or no held-out row has what is observed.
         """
         rows = rows_of(model, data, omit=redrawn(self.draw))
+        if rows.lengths:  # the more steps, the less probable: beside what is expected of so many
+            sizes = [_sized(_said(each), _said(self.rows)) for each in (rows, self.rows)]
+            odder = _unexpected(log_px.neg().double(), sizes[0], -self.log_px, sizes[1])
+            return _ranked(*odder).unbind(0)
         holes = rows.missing | self.rows.missing
         names = tuple([n for n in self.rows.names if n in rows.names and n in holes])
         found = torch.full((2, rows.rows), math.nan, dtype=torch.float64)
@@ -465,8 +486,23 @@ def _for_their_holes(
 ) -> tuple[Tensor, Tensor]:
     """How odd some rows and all others are for their holes, in usual deviations."""
     few = len(others) < _EACH * theirs.shape[1]
-    known = others.isfinite()
-    design = _design(theirs[known], few=few)
+    return _unexpected(odd, holes, others, theirs, lambda each: _design(each, few=few))
+
+
+def _unexpected(
+    odd: Tensor,
+    ours: Tensor,
+    others: Tensor,
+    theirs: Tensor,
+    design_of: Callable[[Tensor], Tensor] = lambda each: each,
+) -> tuple[Tensor, Tensor]:
+    """How odd some rows and all others are beside what is expected, in usual deviations.
+
+    What is expected, and the deviation, are regressions on what is known of each row, shape
+    ``(rows, numbers)``; of another row on all others but itself.
+    """
+    others, known = others.double(), others.isfinite()
+    design = design_of(theirs[known])
     fitted, weights = _regressed(design, others[known])
     off = others[known] - fitted
     scale, spread = _regressed(design, off.abs())
@@ -474,13 +510,19 @@ def _for_their_holes(
     odder = torch.cat(
         [
             (each - row @ weights) / (row @ spread).clamp(min=least)
-            for each, part in zip(odd.split(10_000), holes.split(10_000), strict=True)
-            for row in (_design(part, few=few),)
+            for each, part in zip(odd.split(10_000), ours.split(10_000), strict=True)
+            for row in (design_of(part),)
         ]
     )
     reference = torch.full_like(others, math.inf)
     reference[known] = off / scale.clamp(min=least)
     return odder, reference
+
+
+def _sized(said: Tensor, among: Tensor) -> Tensor:
+    """What a regression on the number of known values reads: one, it, and its root."""
+    size = said.double() / among.double().mean().clamp(min=1.0)
+    return torch.stack([torch.ones_like(size), size, size.sqrt()], 1)
 
 
 def _design(holes: Tensor, *, few: bool) -> Tensor:
@@ -544,6 +586,25 @@ def _holes(rows: Rows, names: tuple[str, ...]) -> Tensor:
     return torch.cat(parts)
 
 
+def _some_missing(rows: Rows, names: tuple[str, ...]) -> Tensor:
+    """Which rows have missing elements."""
+    parts = [torch.zeros(0, dtype=torch.bool)]
+    for _, batch in rows.each(10_000):
+        each = [batch[n].isnan().reshape(len(batch[n]), -1).any(1).cpu() for n in names]
+        count = len(next(iter(batch.values())))
+        parts.append(torch.stack([torch.zeros(count, dtype=torch.bool), *each]).any(0))
+    return torch.cat(parts)
+
+
+def _said(rows: Rows) -> Tensor:
+    """How many elements of each row are known: of steps that it has, and not missing."""
+    parts = []
+    for _, batch in rows.each(10_000):
+        each = [(~unsaid(batch, n, rows.lengths)).sum(1) for n in batch if n in rows.lengths]
+        parts.append(torch.stack(each).sum(0).cpu())
+    return torch.cat(parts)
+
+
 def tail_probability(scores: Tensor, reference: Tensor) -> Tensor:
     r"""How probable so high a score is among others, :math:`(1 + \#\{r \ge s\}) / (n + 1)`.
 
@@ -563,3 +624,24 @@ def tail_probability(scores: Tensor, reference: Tensor) -> Tensor:
     ordered = reference.sort().values
     above = len(ordered) - torch.searchsorted(ordered, scores.to(ordered), side="left")
     return (1 + above) / (len(ordered) + 1)
+
+
+def beside(odd: Tensor, holes: Tensor, others: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
+    """Of some steps beside others: the share of less odd ones, and :func:`tail_probability`.
+
+    Where values are missing in some, by how much odder than expected with these holes.
+
+    Args:
+        odd: Higher is odder, shape ``(steps,)``.
+        holes: What is missing of each, shape ``(steps, elements)``.
+        others: As ``odd``, of steps to compare with.
+        theirs: Their holes.
+
+    Returns:
+        Both of shape ``(steps,)``; NaN for a step of which nothing is known.
+    """
+    empty, known = holes.all(1), ~theirs.all(1)
+    if bool(holes.any() | theirs.any()):
+        odd, others = _for_their_holes(odd.double(), holes, others[known].double(), theirs[known])
+    found = torch.where(empty, math.nan, _ranked(odd, others))
+    return found[0], found[1]

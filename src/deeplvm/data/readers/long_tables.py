@@ -229,7 +229,7 @@ def _difference(
     order: str, gaps: Array, unit: str | None, trained: str | None, *, known: bool
 ) -> tuple[str | None, float]:
     """The name of the column of time differences, if it is wanted, and what they are times."""
-    names = {f"{order}_difference" if unit is None else f"{order}_{u}": by for u, by in _UNITS}
+    names = {} if unit is None else {f"{order}_{u}": by for u, by in _UNITS}
     if known:
         return trained, names.get(trained or "", 1.0)
     if not len(gaps) or np.ptp(gaps) <= _REGULAR * np.abs(gaps).max():
