@@ -13,6 +13,8 @@ import pytest
 
 from deeplvm.cli import main
 from deeplvm.cli.sequences import midi
+from deeplvm.report.sections import Subject, _compared, _sequences
+from deeplvm.runs.run import open_run
 
 Run = Callable[..., Any]
 RECIPE = """
@@ -223,3 +225,15 @@ def test_music_is_read_as_it_was_played() -> None:
         (64, 2 * quarter, 4 * quarter),
         (21, 399 * quarter, 400 * quarter),
     }
+
+
+def test_the_report_shows_rows_with_bands_and_what_comes_after(sensors: Path) -> None:
+    opened = open_run(sensors / "run", trust=True)
+    subject = Subject(opened.model, opened.data, None, [], None, {}, "train", 0)
+    (shown,) = _sequences(subject)
+    lines, future = shown.figures
+    assert "Blue: the mean of p(x | z)" in lines[1]
+    assert "steps as forecast from those before" in future[1]
+    drawn, data = _compared(subject.material)
+    assert drawn.shape[1] == data.shape[1] == 3
+    assert len(data) == opened.data.train["n"].sum()

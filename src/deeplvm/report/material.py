@@ -21,7 +21,8 @@ from deeplvm.evaluation.latents.aggregate import prior_of
 from deeplvm.evaluation.latents.latent_use import flat
 from deeplvm.evaluation.latents.posterior_means import is_discrete
 from deeplvm.inference.compression import AtCentre
-from deeplvm.inference.rows import Rows, rows_of
+from deeplvm.inference.rows import Rows, lengths_of, rows_of
+from deeplvm.likelihood import Forecast, forecast
 from deeplvm.randomness import evaluating
 
 if TYPE_CHECKING:
@@ -110,6 +111,26 @@ class Material:
         """The first training rows of what is shown, which draws from the model should resemble."""
         return self.data.batch("train", slice(0, count))[self.name].cpu()
 
+    @property
+    def length(self) -> str | None:
+        """The name of the lengths, where what is shown is a sequence of steps."""
+        variable = self.data.variables[self.name]
+        return None if variable.kind == "token" else variable.length
+
+    def steps(self, values: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Values of rows as they are compared: of sequences all steps, as if each were a row.
+
+        Args:
+            values: Shape ``(rows, *event)``, or ``(rows, steps, *event)``.
+            lengths: How many steps each row has; those of the first rows by default.
+        """
+        if self.length is None:
+            return values
+        known = self.conditions(len(values)).get(self.length) if lengths is None else lengths
+        if known is None:
+            raise ValueError("the model says itself where rows end, and steps are not compared")
+        return values[torch.arange(values.shape[1]) < known.cpu().reshape(-1, 1)]
+
     def first(self, count: int) -> dict[str, Tensor]:
         """The first rows that the model reads."""
         return self.rows[slice(0, count)]
@@ -157,6 +178,52 @@ class Material:
             value = site.value if site.distribution is None else typical(site.distribution)
             return given[self.name].cpu().clone(), value.expand_as(given[self.name]).cpu().clone()
 
+    def bands(self, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Some long rows that are sequences, at one draw of z from q(z | x).
+
+        Returns:
+            The rows, the means of p(x | z), its standard deviations (NaN where there are none),
+            each ``(rows, steps, elements)``, and how many steps each row has.
+        """
+        given, missing = self.long(count), self.rows.missing
+        with self._drawing():
+            site = self.model.reconstruct(given, missing=missing)[self.name]
+            value, own = given[self.name].flatten(2), site.distribution
+            mean = site.value if own is None else typical(own)
+            try:
+                spread = torch.full_like(mean, float("nan")) if own is None else own.stddev
+            except NotImplementedError:
+                spread = torch.full_like(mean, float("nan"))
+            found = [each.expand(given[self.name].shape).flatten(2) for each in (mean, spread)]
+        lengths = given[str(self.length)]
+        return value.cpu(), found[0].cpu().clone(), found[1].cpu().clone(), lengths.cpu().long()
+
+    def long(self, count: int) -> dict[str, Tensor]:
+        """The longest of some rows that the model reads, which are sequences."""
+        given = self.first(min(self.rows.rows, 100))
+        order = given[str(self.length)].argsort(descending=True)[:count]
+        return {name: value[order] for name, value in given.items()}
+
+    def foreseen(self, count: int) -> tuple[Forecast, int]:
+        """The last quarter of the shortest of some long rows, by what comes before it in each."""
+        given, length = self.long(count), str(self.length)
+        horizon = int(given[length].min()) // 4
+        if not horizon:
+            raise ValueError("rows are too short for a forecast to be shown")
+        ends = (given[length] - horizon).long()
+        row = torch.arange(len(ends), device=ends.device)[:, None]
+        later = ends[:, None] + torch.arange(horizon, device=ends.device)
+        future = {
+            name: given[name][row, later]
+            for name in self.model.p.inputs
+            if name in self.data.variables and name != length
+        }
+        found = forecast(
+            self.model, {**given, length: ends}, horizon, future=future, particles=500,
+            seed=self.seed,
+        )  # fmt: skip
+        return found, horizon
+
     def traversals(self, use: Mapping[str, Mapping[str, Any]], most: int = 8) -> list[Traversal]:
         """Move along the most used latent dimensions, from the posterior means of the first row.
 
@@ -168,6 +235,8 @@ class Material:
             The most used dimension first. A latent that p draws from
             another one is moved with that one held; what p draws from it follows at its means.
         """
+        if self.length is not None:
+            raise ValueError("rows are sequences, along which latents are not moved")
         chosen, own = _most_used(use, most), {*self.model.p.names, *self.model.p.inputs}
         found = []
         with self._drawing():
@@ -229,7 +298,7 @@ class Material:
             for start in range(0, min(most_rows, rows.rows), 500):
                 stop = min(start + 500, most_rows)
                 _, means, _ = self._posterior(rows[slice(start, stop)])
-                parts.append({name: value.flatten(1).cpu() for name, value in means.items()})
+                parts.append({n: self._code(n, v, rows, start).cpu() for n, v in means.items()})
             candidates = [name for name in parts[0] if name in use]
             if not candidates:
                 return None
@@ -241,6 +310,16 @@ class Material:
             return LatentPoints(name, points[:, :2], (), points.shape[1], chosen, split)
         plane, shares = principal_plane(points)
         return LatentPoints(name, plane, shares, points.shape[1], chosen, split)
+
+    def _code(self, name: str, means: Tensor, rows: Rows, start: int) -> Tensor:
+        """Posterior means of rows, ``(rows, dimensions)``; of each step, their mean over steps."""
+        length = lengths_of(self.model).get(name)
+        if length is None:
+            return means.flatten(1)
+        lengths = rows[slice(start, start + len(means))][length].to(means.device)
+        there = torch.arange(means.shape[1], device=means.device) < lengths[:, None]
+        total = torch.where(there[..., None], means.flatten(2), 0.0).sum(1)
+        return total / lengths[:, None]
 
     def _posterior(
         self, given: dict[str, Tensor]

@@ -32,6 +32,7 @@ from deeplvm.report.figures import (
     likelihood,
     predictive,
     samples,
+    sequences,
     training,
 )
 from deeplvm.report.figures.style import CLASSES
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from deeplvm.data.variable import Variable
     from deeplvm.evaluation.summary import Evaluation
 
-_TEXTS = 12  # that are shown
+_TEXTS, _SERIES = 12, 3  # texts, and sequences, that are shown
 _COUNTED = 300  # draws of which those are counted that can be read
 _MOST_COLUMNS = 12  # small multiples on one page
 _MOST_CORRELATED = 60
@@ -132,7 +133,8 @@ class Subject:
     @property
     def pictured(self) -> bool:
         """Whether its values are pictures."""
-        return self.variable.is_image and self.variable.shape[0] in (1, 3)
+        single = self.variable.length is None
+        return single and self.variable.is_image and self.variable.shape[0] in (1, 3)
 
     @property
     def use(self) -> Mapping[str, Any]:
@@ -258,7 +260,7 @@ def _samples(subject: Subject) -> Iterator[Section]:
         yield Section("samples", "Samples", pair, {"pictured": True}, wide=False)
         return
     names, shown = variable.titles, []
-    drawn, data = _flat(material.samples(_DRAWN)), _flat(material.data_rows(_DRAWN))
+    drawn, data = [_flat(each) for each in _compared(material)]
     if variable.columns is None:
         shown.append(_marginals(variable, data, drawn))
     whole = variable.columns is None and all([part.is_whole for part in variable.each])
@@ -275,10 +277,7 @@ def _columns(subject: Subject) -> Iterator[Section]:
     material, variable = subject.material, subject.variable
     if variable.columns is None:
         return
-    drawn, data = (
-        variable.settled(values.flatten(1))
-        for values in (material.samples(_DRAWN), material.data_rows(_DRAWN))
-    )
+    drawn, data = [variable.settled(values.flatten(1)) for values in _compared(material)]
     missing = np.isnan(data)
     shown = [_marginals(variable, data, drawn, missing.mean(0))]
     if missing.any():
@@ -289,6 +288,79 @@ def _columns(subject: Subject) -> Iterator[Section]:
         shown.append((columns.hole_patterns(missing, variable.titles), caption))
     facts = {"whole": float((~missing.any(1)).mean()) if missing.any() else None}
     yield Section("columns", "Columns", shown, facts)
+
+
+def _compared(material: Material) -> tuple[Tensor, Tensor]:
+    """Draws and training rows; of sequences the steps of fewer."""
+    if material.length is None:
+        return material.samples(_DRAWN), material.data_rows(_DRAWN)
+    few = _DRAWN // 20
+    lengths = material.data.train[material.length][:few]
+    data = material.steps(material.data_rows(few), lengths)
+    return material.steps(material.samples(few)), data
+
+
+def _sequences(subject: Subject) -> Iterator[Section]:
+    """Rows that are sequences: piano rolls, or lines with bands, and what comes after."""
+    material, variable, shown = subject.material, subject.variable, list[Figure]()
+    if material.length is None or len(variable.shape) > 1:
+        return
+    rows = SPLITS[material.split]
+    if variable.kind == "binary" and variable.elements > 1:
+        given = material.long(_SERIES)
+        lengths = given[material.length].tolist()
+        real = given[material.name].cpu().numpy()
+        drawn, ends = material.samples(_SERIES).numpy(), material.conditions(_SERIES)
+        count = ends[material.length].tolist() if material.length in ends else None
+        shown = [
+            (sequences.rolls(real, lengths, "Rows of the data"), f"Data, {rows} rows."),
+            (
+                sequences.rolls(drawn, count or [drawn.shape[1]] * len(drawn), "Samples"),
+                "Drawn from the model.",
+            ),
+        ]
+        yield Section("sequences", "Sequences", shown, {})
+        return
+    places, names = sequences.chosen(variable), variable.titles
+    if set(subject.model.q.names) & set(subject.model.p.names):
+        value, mean, spread, lengths = material.bands(_SERIES)
+        panels = [
+            [
+                sequences.Line(names[i], value[r, :n, i].numpy(), *_band(mean, spread, r, n, i))
+                for i in places
+            ]
+            for r, n in enumerate(lengths.tolist())
+        ]
+        caption = (
+            f"Grey: {rows} rows. Blue: the mean of p(x | z) at a draw of z from q(z | x), and two "
+            f"of its standard deviations to each side."
+        )
+        shown.append((sequences.lines(panels, "Sequences and their reconstructions"), caption))
+    with contextlib.suppress(ValueError):  # of a p that has no steps to go on from
+        found, horizon = material.foreseen(_SERIES)
+        low, middle, high = found.quantiles[material.name].flatten(3)
+        given = material.long(_SERIES)
+        panels = [
+            [
+                sequences.Line(
+                    names[i], given[material.name][r, :n].flatten(1)[:, i].cpu().numpy(),
+                    *[each[r, :, i].cpu().numpy() for each in (middle, low, high)],
+                )
+                for i in places
+            ]
+            for r, n in enumerate(given[material.length].long().tolist())
+        ]  # fmt: skip
+        caption = (
+            f"The last {horizon} steps as forecast from those before: median, and the interval "
+            f"that should hold nine tenths."
+        )
+        shown.append((sequences.lines(panels, "Forecasts"), caption))
+    yield Section("sequences", "Sequences", shown, {})
+
+
+def _band(mean: Tensor, spread: Tensor, row: int, steps: int, place: int) -> list[Any]:
+    middle, off = mean[row, :steps, place].numpy(), 2 * spread[row, :steps, place].numpy()
+    return [middle, *([] if np.isnan(off).all() else [middle - off, middle + off])]
 
 
 _KINDS: dict[str, Any] = {"category": "code", "ordinal": "code", "binary": "code", "date": "date"}
@@ -432,7 +504,9 @@ def _reconstructions(subject: Subject) -> Iterator[Section]:
         )
         caption = f"Pairs of lines: originals above, {material.pictured.rstrip(',')} below."
     else:
-        flat, back = [_flat(each) for each in material.reconstructions(1_000)]
+        lengths = None if material.length is None else material.first(1_000)[material.length]
+        pair = material.reconstructions(1_000)
+        flat, back = [_flat(material.steps(each, lengths)) for each in pair]
         names, known = variable.titles, np.isfinite(flat)
         pairs = [
             (names[i], flat[known[:, i], i], back[known[:, i], i])
@@ -598,6 +672,7 @@ _PARTS: dict[str, Callable[[Subject], Iterator[Section]]] = {
     "Particles": _particles,
     "Annealing": _annealing,
     "Columns": _columns,
+    "Sequences": _sequences,
     "Samples": _samples,
     "Labels": _labels,
     "Topics": _topics,
@@ -612,7 +687,7 @@ _PARTS: dict[str, Callable[[Subject], Iterator[Section]]] = {
 }
 _LATENTS = 6  # that have a figure of their own
 # Those that show one variable.
-_OF_A_NAME = (_columns, _samples, _odd_cells, _reconstructions, _traversals, _manifold)
+_OF_A_NAME = (_columns, _sequences, _samples, _odd_cells, _reconstructions, _traversals, _manifold)
 
 
 def minus(text: str) -> str:
