@@ -1084,8 +1084,8 @@ def _scored(model: Any, rows: Any, split: str) -> tuple[str, int]:
     values = getattr(rows, split)
     names = [name for name in rows.variables if name in model.p.names]
     given = [n for n in model.p.inputs if n not in model.p.names and n in values]
-    of = ", ".join(names) + (f" | {', '.join(given)}" if given else "")
-    known = "y" in model.p.names and "y" in values and rows.description.label is not None
+    of = ", ".join(names or ["y"]) + (f" | {', '.join(given)}" if given else "")
+    known = names and "y" in model.p.names and "y" in values and rows.description.label is not None
     return of, int((~values["y"][:].isnan()).sum()) if known else 0
 
 
