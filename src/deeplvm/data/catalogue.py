@@ -524,7 +524,7 @@ def _pendulum(item: NamedSet, _: tuple[Path, ...]) -> dict[str, Sequences]:
     """A pendulum under random torques, which are given; always the same rows."""
     from deeplvm.data.synthetic.pendulum import swings
 
-    values, torques, _ = swings(1_000, 20, np.random.default_rng(0))
+    values, torques = swings(1_000, 20, np.random.default_rng(0))[:2]
     lengths = {"all": np.full(len(values), values.shape[1])}
     steps = {
         name: Held(Facts(item.name, image=name == "x"), {"all": each.reshape(-1, *each.shape[2:])})
