@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from deeplvm.core.draws import Sampled
+from deeplvm.core.evidence import density
 from deeplvm.core.joint import Parent
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.core.trace import Site, Trace
@@ -72,7 +73,7 @@ class _Judged:
 
     def earned(self, judged: Trace) -> Tensor:
         """The log-densities in q, weighted, ``(batch,)``."""
-        found = [w * judged[n].log_prob for n, w in self.weights.items()]  # type: ignore[operator]
+        found = [w * density(judged[n]) for n, w in self.weights.items()]
         return torch.stack(found).sum(0)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -57,13 +58,13 @@ class DilatedConvolutions(nn.Module):
                 f"least 1; found width={width}, dilations={tuple(dilations)}, kernel={kernel}."
             )
         self.first = nn.Linear(in_features, width)
-        self.layers = nn.ModuleList([_Dilated(width, each, kernel) for each in dilations])
+        self.layers: Any = nn.ModuleList([_Dilated(width, each, kernel) for each in dilations])
         self.normalise = nn.LayerNorm(width)
 
     @property
     def receptive_field(self) -> int:
         """How many steps are seen at a step, that one among them."""
-        return 1 + sum([layer.reach for layer in self.layers])  # type: ignore[misc]
+        return 1 + sum([layer.reach for layer in self.layers])
 
     def forward(self, *parents: Tensor) -> Tensor:
         """All steps, shape ``(*lead, steps, width)``."""
