@@ -82,7 +82,10 @@ def generated(
     # what is left of each share without one string: how often that happens, and the share
     kinds: Counter[tuple[bool, bool, bool]] = Counter()
     for form in forms:
-        kinds[form is not None, times[form] == 1, form is not None and form not in known] += 1
+        if form is None:
+            kinds[False, False, False] += 1
+        else:
+            kinds[True, times[form] == 1, form not in known] += 1
     left: list[tuple[int, tuple[float, float, float]]] = []
     for (is_valid, single, is_new), count in kinds.items():
         rest = (valid - is_valid, different - single, new - (single and is_new))

@@ -162,7 +162,8 @@ def expected_improvement(
         best = known[int(torch.tensor(told).argmax())]
         tried = torch.randn(candidates, size, generator=generator, dtype=torch.float64)
         tried[::2] = best + _NEAR * tried[::2]
-        mean, error = process.predict(tried.numpy(), return_std=True)
+        told_of: Any = process.predict(tried.numpy(), return_std=True)
+        mean, error = told_of
         gain = (mean - max(told)) / error.clip(_LEAST)
         expected = error * (gain * norm.cdf(gain) + norm.pdf(gain))
         chosen = int(expected.argmax())
