@@ -11,6 +11,7 @@ from torch.distributions import Distribution, Independent, Normal
 
 from deeplvm import Joint, LatentVariableModel, Recurrent
 from deeplvm.conditionals import Gaussian, StandardNormal
+from deeplvm.inference import impute
 from deeplvm.likelihood import forecast
 from deeplvm.networks import GRU, MLP
 
@@ -152,3 +153,34 @@ def test_what_is_no_forecast_is_refused() -> None:
         forecast(LatentVariableModel(known), rows, 2, levels=[5])
     with pytest.raises(ValueError, match="no 9 are drawn"):
         forecast(LatentVariableModel(known), rows, 2, particles=5, draws=9)
+
+
+def test_holes_are_filled_by_both_sides() -> None:
+    """E[x_m | x_o] of the joint Gaussian of a row's steps; five deviations of the particles."""
+    torch.manual_seed(0)
+    x, n = simulated(4, 6)[..., None], torch.tensor([6, 4, 6, 3])
+    x[0, 2], x[1, 0], x[3, 1] = math.nan, math.nan, math.nan
+    q = Recurrent({"z | x, z[-1]": Between()}, start={"z": 1}, length="n")
+    found = impute(LatentVariableModel(chain(), q), {"x": x, "n": n}, particles=4_000, level=0.9)
+    for row, hole in ((0, 2), (1, 0), (3, 1)):
+        steps = int(n[row])
+        past = torch.tensor([[Q**2 * A ** abs(s - t) for s in range(steps)] for t in range(steps)])
+        age = torch.tensor([[sum(A ** (2 * i) for i in range(min(s, t) + 1)) for s in range(steps)]
+                            for t in range(steps)])  # fmt: skip
+        both = C**2 * past * age + R**2 * torch.eye(steps)
+        seen = [t for t in range(steps) if t != hole]
+        gain = torch.linalg.solve(both[seen][:, seen], both[seen, hole])
+        mean, spread = gain @ x[row, seen, 0], (both[hole, hole] - gain @ both[seen, hole]).sqrt()
+        error = float((found.values["x"][row, hole, 0] - mean) / spread)
+        assert abs(error) < 5 / math.sqrt(float(found.ess[row]))
+    assert not found.missing["x"][2].any()
+
+
+class Between(nn.Module):
+    """q(z_t | x_t, z_{t-1}): wide, and where x_t is missing (read as zero) no worse than p."""
+
+    event_shape = torch.Size((1,))
+
+    def forward(self, x: Tensor, z: Tensor) -> Distribution:
+        mean = torch.where(x == 0, A * z, 0.75 * x / C + 0.25 * A * z)
+        return Independent(Normal(mean, torch.where(x == 0, Q, 0.4)), 1)

@@ -136,10 +136,12 @@ class Scorer:
         Raises:
             ValueError: If there are too few held-out rows for so small a share, or none.
         """
-        if self.reference is None and self.held is None:
+        known = None if self.reference is None else self.reference.log_px
+        known = self.held[0] if self.held is not None else known
+        if known is None:
             raise ValueError(f"--false-alarms needs the run's held-out rows: {self.why}")
         what = "row" if self.held is None else "step"
-        count = len(self.reference.log_px if self.reference is not None else self.held[0])
+        count = len(known)
         if rate * (count + 1) < 1:
             raise ValueError(
                 f"--false-alarms {rate:g} needs {int(1 / rate)} held-out {what}s or more, and the "

@@ -82,7 +82,7 @@ def keys_of(data: Data) -> dict[str, Any]:
     if asked[0] is None or data.rows("train"):
         return {}
     cells = cells_of_file(data.source, data.description)
-    return {name: cells[name] for name in asked if cells.get(name) is not None}
+    return {str(n): cells[str(n)] for n in asked if cells.get(str(n)) is not None}
 
 
 def row_keys(data: Data) -> dict[str, Any]:
@@ -296,7 +296,7 @@ class StepsOf:
 def of_steps(found: Imputation, here: Tensor) -> Imputation:
     """What was filled in, of all steps one after another as of rows of a table."""
     row = here.nonzero()[:, 0]
-    flat = {
+    flat: dict[str, Any] = {
         what: {n: v[here] for n, v in getattr(found, what).items() if v.dim() > 1}
         for what in ("values", "missing", "lower", "upper", "probability")
     }
@@ -357,7 +357,8 @@ def future_keys(keys: Mapping[str, Any], lengths: Tensor, horizon: int) -> dict[
     if dated:
         import pandas as pd
 
-        later = pd.to_datetime(later.round(), unit="ns").astype(str).to_numpy()
+        dates = later.round().astype(np.int64).astype("datetime64[ns]")
+        later = pd.Series(dates).astype(str).to_numpy()
     elif (later == later.round()).all():
         later = later.astype(np.int64)
     else:

@@ -217,12 +217,12 @@ class _Memory:
                     site = _where(self.ends == t + 1, site, before)
                 self.kept[back, name] = site
 
-    def past(self, index: Tensor) -> dict[int, dict[str, Site]]:
+    def past(self, index: Tensor) -> dict[int, Mapping[str, Site]]:
         """By step, the last of them being ``furthest - 1``; of chosen particles."""
         found: dict[int, dict[str, Site]] = {t: {} for t in range(self.furthest)}
         for (back, name), site in self.kept.items():
             found[self.furthest - 1 - back][name] = taken(site, index)
-        return found
+        return dict(found)
 
 
 def _where(rows: Tensor, site: Site, other: Site) -> Site:

@@ -411,7 +411,8 @@ class Reference:
         if rows.lengths:  # the more steps, the less probable: beside what is expected of so many
             sizes = [_sized(_said(each), _said(self.rows)) for each in (rows, self.rows)]
             odder = _unexpected(log_px.neg().double(), sizes[0], -self.log_px, sizes[1])
-            return _ranked(*odder).unbind(0)
+            less, tail = _ranked(*odder)
+            return less, tail
         holes = rows.missing | self.rows.missing
         names = tuple([n for n in self.rows.names if n in rows.names and n in holes])
         found = torch.full((2, rows.rows), math.nan, dtype=torch.float64)
