@@ -22,7 +22,10 @@ def blocks(nodes: int = 40, *, features: bool = True) -> GraphData:
     rng = np.random.default_rng(0)
     block = np.arange(nodes) % 2
     share = np.where(block[:, None] == block, 0.97, 0.01)
-    source = {"edges": np.argwhere(np.triu(rng.random((nodes, nodes)) < share, 1)), "y": block}
+    source: dict[str, np.ndarray] = {
+        "edges": np.argwhere(np.triu(rng.random((nodes, nodes)) < share, 1)),
+        "y": block,
+    }
     if features:
         source["x"] = rng.normal(size=(nodes, 3))
     data = load(source, graph=True, split=(0.7, 0.1, 0.2))

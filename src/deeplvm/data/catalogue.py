@@ -478,7 +478,9 @@ def _newsgroups(item: NamedSet, paths: tuple[Path, ...]) -> Held:
 
 def _treebank(item: NamedSet, paths: tuple[Path, ...]) -> Texts:
     """Sentences, a line each, of which rare words are ``<unk>`` and numbers N."""
-    rows = {split: read_lines(path) for split, path in zip(SPLITS, paths, strict=True)}
+    rows: dict[str, list[str]] = {
+        split: read_lines(path) for split, path in zip(SPLITS, paths, strict=True)
+    }
     many = tuple(map(int, item.rows.replace(",", "").split(" / ")))
     _expect(paths[0], "sentences", np.broadcast_to(0, [*map(len, rows.values())]), many)
     return Texts(Facts(item.name, split=f"the set's own: {item.rows} sentences"), rows)
@@ -491,7 +493,7 @@ def _zinc(item: NamedSet, paths: tuple[Path, ...]) -> Texts:
     split = np.full(len(lines), "train")
     for part, chosen in places.items():
         split[chosen] = part
-    rows = {
+    rows: dict[str, list[str]] = {
         part: [line.split()[0] for line, own in zip(lines, split, strict=True) if own == part]
         for part in SPLITS
     }

@@ -375,7 +375,7 @@ def variable_of(
         categories=facts.categories.get(columns[0]) if len(columns) == 1 else facts.vocabulary,
         reason="" if parts else first.why,
         origin=0.0 if parts else sum(facts.origins.values()),
-        **(
+        **(  # type: ignore[arg-type]
             {"shares": (_shares_of_tokens(train_rows, facts.vocabulary),)}
             if facts.vocabulary is not None
             else {}

@@ -85,7 +85,7 @@ def generated(
         if form is None:
             kinds[False, False, False] += 1
         else:
-            kinds[True, times[form] == 1, form not in known] += 1
+            kinds[True, times.get(form) == 1, form not in known] += 1
     left: list[tuple[int, tuple[float, float, float]]] = []
     for (is_valid, single, is_new), count in kinds.items():
         rest = (valid - is_valid, different - single, new - (single and is_new))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -162,8 +162,7 @@ def expected_improvement(
         best = known[int(torch.tensor(told).argmax())]
         tried = torch.randn(candidates, size, generator=generator, dtype=torch.float64)
         tried[::2] = best + _NEAR * tried[::2]
-        told_of: Any = process.predict(tried.numpy(), return_std=True)
-        mean, error = told_of
+        mean, error = cast("Any", process.predict(tried.numpy(), return_std=True))
         gain = (mean - max(told)) / error.clip(_LEAST)
         expected = error * (gain * norm.cdf(gain) + norm.pdf(gain))
         chosen = int(expected.argmax())

@@ -72,6 +72,7 @@ class DilatedConvolutions(nn.Module):
 
     def _sequence(self, given: Tensor) -> Tensor:
         hidden = self.first(given)
+        layer: Any
         for layer in self.layers:
             inner = layer.enter(hidden).transpose(1, 2)  # (rows, width / 2, steps)
             inner = layer.convolution(pad(inner, (layer.reach, 0)))
@@ -81,6 +82,7 @@ class DilatedConvolutions(nn.Module):
     def next_step(self, memory: dict[str, Tensor], /, *parents: Tensor) -> Tensor:
         """The next step; ``memory`` has what each layer reads, ``(*lead, reach, width / 2)``."""
         hidden = self.first(self._joined(parents))
+        layer: Any
         for index, layer in enumerate(self.layers):
             inner, name = layer.enter(hidden).unsqueeze(-2), str(index)
             if name not in memory:

@@ -142,7 +142,7 @@ def of_arrays(arrays: Mapping[str, Any], title: str, name: str) -> Graph:
             f"{name}: edges are pairs of whole numbers of nodes, of shape (edges, 2), found "
             f"{pairs.dtype} of shape {pairs.shape}."
         )
-    features = arrays.get("x")
+    features: Any = arrays.get("x")
     if features is None and parts <= arrays.keys():
         shape = tuple(arrays["shape"].tolist())
         csr = (arrays["data"], arrays["indices"], arrays["indptr"])
