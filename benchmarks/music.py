@@ -90,7 +90,10 @@ GROUPS: dict[str, dict[str, Run]] = {
     "baselines": {
         "autoregression": Run("logistic regressions on the step before", "autoregression"),
         "notes": Run("independent notes", "notes"),
-        "frames": Run("independent frames, each with a latent", "frames", minutes=3),
+        "frames": Run(
+            "independent frames, each with a latent", "frames", minutes=3,
+            training={"kl_weight": linear(20)},
+        ),
     },
     "nottingham": {
         f"nottingham_{name}": Run(what, recipe, "nottingham", training=_TRAINING)
