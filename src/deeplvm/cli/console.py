@@ -176,11 +176,16 @@ def _in_time(
 def _save_samples(run: Run, model: LatentVariableModel, count: int = 64) -> None:
     """Write ``samples.png``: means of p(x | z), or draws where none is known, at draws of z."""
     from deeplvm.cli.outputs import sampled, save_pictures
+    from deeplvm.cli.sequences import conditions_of, length_of, save_picture
 
-    image = run.description.picture
+    image, length = run.description.picture, length_of(run.description)
+    count = count if length is None else 8
     with waiting(f"drawing {count} rows"):
-        values = sampled(model, run.description, count, seed=0, mean=None)
-    if image is not None and image.name in values:
+        known = conditions_of(run, model, count, 0)
+        values = sampled(model, run.description, count, seed=0, mean=None, conditions=known)
+    if length is not None:
+        save_picture(run.folder / "samples.png", values, values[length], run.description)
+    elif image is not None and image.name in values:
         save_pictures(run.folder / "samples.png", values[image.name], image)
 
 

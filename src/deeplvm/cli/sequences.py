@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from deeplvm.data.variable import Variable
     from deeplvm.inference.imputation import Imputation
     from deeplvm.likelihood import Forecast
+    from deeplvm.runs.run import Run
 
 MUSIC = (".mid", ".midi")
 _KEYS = 88  # of a piano, the lowest of them number 21 of MIDI
@@ -151,6 +152,26 @@ def given_inputs(data: Data, rows: int, seed: int, steps: int | None) -> dict[st
     if steps is not None:
         found = {length: torch.full((rows,), steps), INPUTS: found[INPUTS][:, :steps]}
     return found
+
+
+def conditions_of(
+    opened: Run, model: LatentVariableModel, rows: int, seed: int, steps: int | None = None
+) -> dict[str, Tensor] | None:
+    """Of sequences to be drawn: their lengths, and what the model reads of every step.
+
+    Raises:
+        ValueError: If steps are asked for, and the model draws itself where a row ends.
+    """
+    length = length_of(opened.description)
+    if length is None:
+        return None
+    if INPUTS in model.p.inputs:
+        return given_inputs(opened.data, rows, seed, steps)
+    if length not in model.p.inputs:
+        if steps is not None:
+            raise ValueError("--steps: this model draws where a row ends; leave it out.")
+        return None
+    return {length: given_lengths(opened.description, rows, seed, steps)}
 
 
 def codes(

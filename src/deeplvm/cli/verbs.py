@@ -304,7 +304,7 @@ def sample(
         refuse_overwriting,
         sampled,
     )
-    from deeplvm.cli.sequences import MUSIC, inside, length_of
+    from deeplvm.cli.sequences import MUSIC, conditions_of, inside, length_of
     from deeplvm.cli.texts import ENDINGS, read_of
     from deeplvm.core.joint import owner_of
     from deeplvm.devices import place
@@ -370,7 +370,7 @@ def sample(
             masks=[f"{name}_observed" for name in opened.description.variables if holes],
             temperature=temperature,
             likelihood_temperature=likelihood_temperature or 1.0,
-            conditions=_conditions(opened, model, rows, seed, steps),
+            conditions=conditions_of(opened, model, rows, seed, steps),
         )
     if holes:
         values = _with_holes(values, opened.data, rows, seed)
@@ -1203,25 +1203,6 @@ def _of_sequences(opened: Any, **asked: bool) -> None:
             f"{found[0]} is of sequences, and a row of {opened.description.name} is none; leave "
             f"it out."
         )
-
-
-def _conditions(
-    opened: Any, model: Any, rows: int, seed: int, steps: int | None
-) -> dict[str, Any] | None:
-    """Of sequences to be drawn: their lengths, and what the model reads of every step."""
-    from deeplvm.cli.sequences import given_inputs, given_lengths, length_of
-    from deeplvm.data.ragged import INPUTS
-
-    length = length_of(opened.description)
-    if length is None:
-        return None
-    if INPUTS in model.p.inputs:
-        return given_inputs(opened.data, rows, seed, steps)
-    if length not in model.p.inputs:  # the model says itself where rows end
-        if steps is not None:
-            raise ValueError("--steps: this model draws where a row ends; leave it out.")
-        return None
-    return {length: given_lengths(opened.description, rows, seed, steps)}
 
 
 def _save(
