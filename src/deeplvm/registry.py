@@ -98,7 +98,7 @@ def known(kind: str) -> dict[str, Callable[..., Any]]:
     """The functions of a kind; objectives with a state are classes, named in snake case.
 
     >>> sorted(known("objective"))[:3]
-    ['alpha_energy', 'beta_elbo', 'beta_tc_elbo']
+    ['alpha_energy', 'auxiliary_elbo', 'balanced_elbo']
     """
     module = importlib.import_module(KINDS[kind].home)
     if hasattr(module, "known"):

@@ -95,7 +95,7 @@ def test_other_rows_are_read_like_the_training_rows() -> None:
         (REALS, {"label": "a"}, "--label a does not apply"),
         ({"a": REALS, "b": REALS[1:]}, {}, r"a has \d+, b has \d+ rows"),
         ({"test": REALS}, {}, "splits without training rows"),
-        (np.array(["a", "b"]), {}, "not numbers"),
+        (np.array(["a", "b"]), {}, "2 rows cannot be split"),  # texts
         (REALS * 1j, {}, "complex"),
         (FRAME.assign(z=1j), {}, "column 'z' holds complex numbers"),
         (FRAME[:0], {}, "no rows"),

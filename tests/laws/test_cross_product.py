@@ -38,7 +38,7 @@ NOT_ROW_BY_ROW = {
     "info_vae",
 }
 # These take the divergence in closed form, of which no score can be left out.
-CLOSED = {"constrained", "soft_free_bits"}
+CLOSED = {"balanced_elbo", "constrained", "soft_free_bits"}
 REFUSED = {
     "sticking_the_landing": NOT_ROW_BY_ROW | CLOSED,
     "doubly_reparameterised": NOT_ROW_BY_ROW | CLOSED,

@@ -487,7 +487,7 @@ class TestCompiling:
     def test_a_resumed_run_does_not_choose_again(self, tmp_path, monkeypatch):
         asked = []
 
-        def choose(steps, batch, part, weight, *, wanted, left, budget, seconds, say):
+        def choose(steps, batch, part, weight, *, wanted, **_):
             asked.append(wanted)
             return compiling.Compilation(compiled=False, by_clock=True)
 

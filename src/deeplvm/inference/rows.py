@@ -379,7 +379,8 @@ def _bytes_of(value: Any, values: Values, steps: Tensor | None = None) -> list[b
         rows = value.detach().cpu().contiguous().numpy()
         if steps is None:
             return [row.tobytes() for row in rows]
-        return [row[:n].tobytes() for row, n in zip(rows, steps.long().tolist(), strict=True)]
+        counted = torch.arange(rows.shape[steps.dim()]) < steps.detach().cpu()[..., None]
+        return [row[each].tobytes() for row, each in zip(rows, counted.numpy(), strict=True)]
     each = [values.take(value, slice(row, row + 1)) for row in range(values.count(value))]
     return [b"|".join(_tensors_of(row, values)) for row in each]
 

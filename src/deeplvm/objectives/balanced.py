@@ -13,8 +13,8 @@ from deeplvm.objectives.bounds import elbo
 def balanced_elbo(evidence: Evidence, *, divergence: bool = True) -> Tensor:
     r"""ELBO in which the edges of a graph weigh as much as all other pairs.
 
-    .. math:: E_q\Big[\sum_{i < j} w\, a_{ij} \log \sigma(z_i^\top z_j)
-              + (1 - a_{ij}) \log \sigma(-z_i^\top z_j)\Big] - KL(q(z | x, a) \| p(z))
+    .. math:: E_q[\textstyle\sum_{i < j} w\, a_{ij} \log \sigma(z_i^\top z_j)
+              + (1 - a_{ij}) \log \sigma(-z_i^\top z_j)] - KL(q(z | x, a) \| p(z))
 
     The weighted cross-entropy of Variational Graph Auto-Encoders (Kipf & Welling, 2016),
     https://arxiv.org/abs/1611.07308, for names whose distribution has a ``balanced_log_prob``,
@@ -25,8 +25,8 @@ def balanced_elbo(evidence: Evidence, *, divergence: bool = True) -> Tensor:
         divergence: Whether the divergence counts; without it, the plain autoencoder.
 
     Returns:
-        One value per observation, shape ``(batch,)``. Not a bound on ``log p``, as weights are no
-        density: the ELBO of the same ledger is one.
+        One value per observation, shape ``(batch,)``. Not a bound on ``log p(x)``, as weights are
+        no density: the ELBO of the same ledger is one.
     """
     weighted = {
         name: balanced(site.value)

@@ -51,9 +51,9 @@ _OBJECT = 60  # bytes that a line takes beside its characters
 def is_text(path: Path) -> bool:
     """Whether a .txt file is lines of text, and no table: not numbers, not cells in columns."""
     lines = [line for line in _decoded(path).split("\n") if line.strip()][:_LOOKED_AT]
-    if all(
-        [all(map(is_number, line.replace(",", " ").replace(";", " ").split())) for line in lines]
-    ):
+    words = [line.replace(",", " ").replace(";", " ").split() for line in lines]
+    headed = len(words) > 1 and len(words[0]) == len(words[1])
+    if all([all(map(is_number, each)) for each in words[1 if headed else 0 :]]):
         return False
     cells = [{line.count(each) for line in lines} for each in ("\t", ";", "|", ",")]
     return not any([len(each) == 1 and each != {0} for each in cells]) or len(lines) == 1
