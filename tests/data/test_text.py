@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import torch
 
-from deeplvm.data import load
+from deeplvm.data import datasets, load
 from deeplvm.data.readers.text import read_lines, vocabulary_of
 from deeplvm.data.records import Description, check_description
 from deeplvm.data.tokens import Vocabulary
@@ -207,6 +207,10 @@ def test_a_tokenizer_file_is_read_by_its_package(
 
 
 @pytest.mark.data
+@pytest.mark.skipif(
+    not any([each.found for each in datasets() if each.name == "ptb"]),
+    reason="ptb is not on this machine ($DEEPLVM_DATA)",
+)
 def test_the_penn_treebank() -> None:
     """Tokens with the ends of sentences, as the literature counts them."""
     data = load("ptb")

@@ -227,7 +227,8 @@ def _variables(data: Data | Description, recipe: str) -> tuple[Variable, dict[st
     scheme = str(data.options.get("tokens"))
     fitting = "grammar_vae" if is_grammar(scheme) else "selfies_vae" if scheme == "selfies" else ""
     if recipe != (fitting or "smiles_vae"):
-        option = {"grammar_vae": "smiles-grammar", "selfies_vae": "selfies"}.get(recipe, "smiles")
+        grammars = "smiles-grammar or expression-grammar"
+        option = {"grammar_vae": grammars, "selfies_vae": "selfies"}.get(recipe, "smiles")
         raise RecipeError(
             f"{recipe} does not model the tokens of {data.name}, {scheme}: say --tokens {option}, "
             f"or take the recipe {fitting or 'smiles_vae'}."
