@@ -63,7 +63,6 @@ def semi_supervised_text(
         RecipeError: If the data are no texts, or have no labels.
     """
     name = "semi_supervised_text"
-    name = "semi_supervised_text"
     return _labelled(data, name, latent, features, hidden, keep, posterior, prior, apart=False)
 
 
