@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import nn
 
 from deeplvm.conditionals import Tokens
@@ -13,7 +12,7 @@ from deeplvm.core.model import LatentVariableModel
 from deeplvm.data import likelihood_of
 from deeplvm.data.ragged import LENGTH
 from deeplvm.data.records import Data, Description
-from deeplvm.data.tokens import END, Vocabulary, is_grammar
+from deeplvm.data.tokens import Vocabulary, is_grammar
 from deeplvm.data.variable import Variable
 from deeplvm.networks import (
     GRU,
@@ -21,10 +20,10 @@ from deeplvm.networks import (
     ConvolutionalSequenceEncoder,
     Derivations,
     Features,
-    WordDropout,
 )
 from deeplvm.recipes.catalogue import RecipeError, trained_with
 from deeplvm.recipes.plain import at_least_one, text_of
+from deeplvm.recipes.words import decoded, ended, longest_of
 from deeplvm.recurrent import Recurrent
 from deeplvm.training.schedules import linear
 
@@ -184,26 +183,18 @@ def _strings(
 ) -> LatentVariableModel:
     """``p(z) p(x | z) · q(z | x)``, x the tokens of a string, with a head for each property."""
     at_least_one(latent=latent, features=features, channels=channels, hidden=hidden)
-    if not 0 <= keep <= 1:
-        raise RecipeError(f"keep is the share of the tokens that stay, 0 to 1, not {keep:g}.")
     x, properties = _variables(data, recipe)
-    about = data if isinstance(data, Description) else data.description
-    longest = int(about.lengths[-1])
-    read = Features(nn.Identity(), hidden)
-    step: dict[str, nn.Module] = {
-        "e | x[-1]": WordDropout(features, keep),
-        "h | e, z, h[-1]": GRU(features + latent, hidden),
-    }
+    longest = longest_of(data)
+    cell = GRU(features + latent, hidden)
+    step = decoded(x, cell, "z, h[-1]", features=features, width=hidden, keep=keep)
     if recipe == "grammar_vae":
-        grammar = Vocabulary(x.categories or (), str(about.options["tokens"])).grammar
+        grammar = Vocabulary(x.categories or (), str(data.options["tokens"])).grammar
+        del step["x | h"]
         step["m | x[-1]"] = Derivations(grammar, longest=_LONGER * longest)
-        step["x | h, m"] = Tokens(x.levels or 2, read, features=features, masked=True)
-    else:
-        step["x | h"] = Tokens(x.levels or 2, read, features=features)
-    decoder = Recurrent(
-        step, start={"x": torch.tensor(END), "h": hidden}, outside=["z"], length=LENGTH,
-        end={"x": END}, repeats=_LONGER * longest + 1,
-    )  # fmt: skip
+        step["x | h, m"] = Tokens(
+            x.levels or 2, Features(nn.Identity(), hidden), features=features, masked=True
+        )
+    decoder = Recurrent(step, outside=["z"], **ended(_LONGER * longest + 1, h=hidden))
     p = {"z": prior_of(prior, latent, None), f"{', '.join(decoder.names)} | z": decoder}
     for name, each in properties.items():
         p[f"{name} | z"] = likelihood_of(each, MLP(latent, 64))
