@@ -27,6 +27,11 @@ def centre(distribution: Distribution) -> Tensor:
     except NotImplementedError:
         return distribution.mode
     lacks = mean.isnan()
+    if torch.compiler.is_compiling():  # a graph cannot look
+        try:
+            return torch.where(lacks, distribution.mode.to(mean), mean)
+        except NotImplementedError:
+            return mean
     return torch.where(lacks, distribution.mode.to(mean), mean) if bool(lacks.any()) else mean
 
 

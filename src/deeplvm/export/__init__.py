@@ -1,0 +1,5 @@
+"""What a run has learned as plain functions of tensors, and as files that others can run."""
+
+from deeplvm.export.functions import Decoder, ExportError, Port
+
+__all__ = ["Decoder", "ExportError", "Port"]
