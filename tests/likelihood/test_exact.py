@@ -8,7 +8,6 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
 
 from deeplvm import Enumerated, Joint, LatentVariableModel
 from deeplvm.conditionals import Bernoulli, Categorical, Gaussian, Poisson, StandardNormal
@@ -16,16 +15,7 @@ from deeplvm.likelihood.exact import exact_likelihood, exact_posterior
 from deeplvm.likelihood.importance import importance_sampling
 from deeplvm.networks import MLP
 from deeplvm.recurrent import Plate, Recurrent
-from models import binary, every
-
-
-def log_joint(model: LatentVariableModel, x: Tensor) -> Tensor:
-    """log p(x, z), every z a row of its own, shape (rows, 2 ** latents)."""
-    latents = model.p["z"].event_shape[0]
-    z = every(latents)
-    with torch.no_grad():
-        joint = model.p({"z": z.repeat(len(x), 1), "x": x.repeat_interleave(len(z), 0)}).log_prob
-    return joint.reshape(len(x), len(z))
+from models import binary, log_joint
 
 
 @pytest.mark.parametrize("latents", [1, 4, 12])

@@ -12,13 +12,10 @@ from torch.distributions import Normal
 
 from deeplvm import Joint, LatentVariableModel, elbo, iwae
 from deeplvm.likelihood import importance_sampling
-from models import Function
+from models import BOUNDS, Function
 
 LOG_PX = -1.515512123485
-ELBO = -1.918938533205
-L_2 = -1.65347379
-L_5 = -1.5573
-L_50 = -1.5192
+ELBO, L_2, L_5, L_50 = BOUNDS.values()
 
 
 def conjugate(shift: float = 0.0) -> LatentVariableModel:

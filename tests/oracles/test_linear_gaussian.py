@@ -10,59 +10,25 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal, kl_divergence
 
-from deeplvm import Joint, LatentVariableModel, elbo, iwae
-from deeplvm.conditionals import Gaussian, StandardNormal
+from deeplvm import LatentVariableModel, elbo, iwae
+from deeplvm.conditionals import Gaussian
 from deeplvm.distributions import DiagonalNormal
 from deeplvm.evaluation import evaluate, latent_use
 from deeplvm.likelihood import importance_sampling
 from deeplvm.networks import MLP
-
-LOG_PX = -2.707313885885  # W = (1, 2), b = 0, s2 = 0.5, x = (1, 1)
-
-
-class ExactPosterior(nn.Module):
-    """N(z; S W^T (x - b) / s2, S), S = (I + W^T W / s2)^-1, of the elements that are observed."""
-
-    accepts_missing = True
-
-    def __init__(self, weight: Tensor, bias: Tensor, variance: float) -> None:
-        super().__init__()
-        self.weight, self.bias, self.variance = weight, bias, variance
-        self.event_shape = torch.Size([weight.shape[1]])
-
-    def forward(self, x: Tensor) -> MultivariateNormal:
-        known = (~x.isnan()).to(x.dtype)
-        residual = torch.nan_to_num(x - self.bias) * known
-        rows = known.unsqueeze(-1) * self.weight  # (B, D, L)
-        precision = torch.eye(self.weight.shape[1]) + rows.mT @ rows / self.variance
-        mean = torch.linalg.solve(
-            precision, (residual @ self.weight / self.variance).unsqueeze(-1)
-        )
-        return MultivariateNormal(mean.squeeze(-1), precision_matrix=precision)
-
-
-def likelihood(weight: Tensor, bias: Tensor, variance: float) -> Gaussian:
-    """The library's Gaussian with a linear mean, set to W and b."""
-    conditional = Gaussian(weight.shape[0], MLP(weight.shape[1]), scale=math.sqrt(variance))
-    with torch.no_grad():
-        layer: Any = conditional.head.layer
-        layer.weight.copy_(weight)
-        layer.bias.copy_(bias)
-    return conditional
+from models import LOG_PX, ExactPosterior, linear
+from models import marginal as of_linear
 
 
 def linear_gaussian(
     weight: Tensor, bias: Tensor, variance: float, posterior: nn.Module | None = None
 ) -> LatentVariableModel:
-    p = Joint({"z": StandardNormal(weight.shape[1]), "x | z": likelihood(weight, bias, variance)})
-    return LatentVariableModel(
-        p, Joint({"z | x": posterior or ExactPosterior(weight, bias, variance)})
-    )
+    q = posterior or ExactPosterior(weight, bias, variance)
+    return linear(weight, math.sqrt(variance), q, bias)
 
 
 def marginal(weight: Tensor, bias: Tensor, variance: float) -> MultivariateNormal:
-    covariance = weight @ weight.T + variance * torch.eye(len(bias))
-    return MultivariateNormal(bias, covariance)
+    return of_linear(weight, math.sqrt(variance), bias)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from cyclopts import App, CycloptsError
 
 from deeplvm.cli import verbs
 from deeplvm.cli.compare import compare
-from deeplvm.cli.console import tell
+from deeplvm.cli.console import Failed, tell
 from deeplvm.cli.options import checked
 from deeplvm.cli.parallel import (
     EndedTogether,
@@ -33,6 +33,7 @@ from deeplvm.cli.parallel import (
     silent_unless_first,
     termination,
 )
+from deeplvm.cli.selfcheck import selfcheck
 from deeplvm.files import shown
 from deeplvm.parallel.processes import ProcessesError
 
@@ -45,8 +46,8 @@ SHARED = ("fit", "resume", "evaluate", "embed", "score", "impute")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; returns its exit code.
 
-    0 is success, 2 bad usage or bad input, 130 an interrupt, 1 anything else. An error is one line
-    on standard error; ``--debug`` anywhere shows where it came from.
+    0 is success, 2 bad usage or bad input, 130 an interrupt, 1 anything else, such as a check that
+    failed. An error is one line on standard error; ``--debug`` anywhere shows where it came from.
     """
     if arguments is None:
         _prepare_streams()
@@ -122,7 +123,7 @@ def _ending(error: BaseException, words: Sequence[str]) -> tuple[str, int] | Non
         return _system(error), 2
     if isinstance(error, ValueError | TypeError):
         return _foreign(error) or str(error), 2
-    if isinstance(error, ProcessesError):
+    if isinstance(error, ProcessesError | Failed):
         return str(error), 1
     lacking = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or lacking:
@@ -149,7 +150,8 @@ def application(words: Sequence[str]) -> App:
         app.command(verbs.fit, name="fit")
     for verb in (
         verbs.resume, verbs.evaluate, compare, verbs.diagnose, verbs.sample, verbs.embed,
-        verbs.reconstruct, verbs.score, verbs.impute, verbs.report, verbs.recipes, verbs.datasets,
+        verbs.reconstruct, verbs.score, verbs.impute, verbs.report, selfcheck, verbs.recipes,
+        verbs.datasets,
     ):  # fmt: skip
         app.command(checked(_or_of_a_graph(verb)))
     return app

@@ -29,6 +29,10 @@ _SECONDS, _SHARE = 60.0, 0.1  # it may take so long, or that much of the time of
 _USE = 32  # draws a row by which the use of latents is measured beside
 
 
+class Failed(Exception):
+    """A check that failed: its line is told, and the exit code is 1."""
+
+
 def note(text: str) -> None:
     """Progress: a text on standard error."""
     say(text)
