@@ -13,11 +13,14 @@ import torch
 from deeplvm.data import DataError, datasets, load
 from deeplvm.data.catalogue import NAMED
 from deeplvm.data.graphs import GraphData
+from deeplvm.data.readers.text import vocabulary_of
+from deeplvm.data.records import SPLITS
 
 HERE = {item.name for item in datasets() if item.found is not None}
 INSIDE = (
     "digits",
     "multi-digits",
+    "captioned-digits",
     "sprites",
     "shapes3d",
     "expressions",
@@ -32,6 +35,7 @@ SIZES = {
     "sprites": ((1, 64, 64), (320, 40, 40), "bernoulli"),
     "shapes3d": ((3, 64, 64), (320, 40, 40), "discretized-logistic"),
     "multi-digits": ((1, 20, 20), (320, 40, 40), "discretized-logistic"),
+    "captioned-digits": ((1, 28, 28), (160, 20, 20), "discretized-logistic"),
     "multi-mnist": ((1, 50, 50), (320, 40, 40), "discretized-logistic"),
     "mnist": ((1, 28, 28), (50_000, 10_000, 10_000), "discretized-logistic"),
     "binarized-mnist": ((1, 28, 28), (50_000, 10_000, 10_000), "bernoulli"),
@@ -101,6 +105,20 @@ def test_named_set(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         assert torch.isfinite(batch["x"]).all()
     if data.classes is not None:
         assert int(data.train["y"].max()) < len(data.classes)
+
+
+def test_captions_of_test_rows_are_new_of_known_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deeplvm.data.catalogue._DRAWN_ROWS", 400)
+    data = load("captioned-digits")
+    words = vocabulary_of(data.description, "caption")
+    said = {s: {words.decode(row) for row in data[s]["caption"].tolist()} for s in SPLITS}
+
+    def places(texts: set[str]) -> set[str]:
+        return {each.split(" ", 1)[1] for text in texts for each in text.split(" and ")}
+
+    assert not places(said["train"]) & places(said["test"])
+    assert not places(said["valid"]) & places(said["test"])
+    assert {w for t in said["test"] for w in t.split()} <= {*words.names}
 
 
 @pytest.mark.data

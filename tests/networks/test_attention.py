@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from deeplvm.networks import (
     GRU,
     LSTM,
+    Alignment,
     AttentionPool,
     ConvolutionalGRU,
     ConvolutionalLSTM,
@@ -20,6 +21,7 @@ from deeplvm.networks import (
     Memory,
     Output,
     SpatialTransformer,
+    WeightedMean,
     filter_bank,
     placed,
 )
@@ -151,11 +153,23 @@ def test_the_forget_gate_of_an_lstm_starts_open() -> None:
     assert torch.equal(biases[4:8], torch.ones(4))
 
 
-@pytest.mark.parametrize("attention", [False, True], ids=["mean", "attention"])
-def test_pools_do_not_see_the_order_and_leave_out_what_does_not_count(*, attention: bool) -> None:
-    pool = AttentionPool(3, 2) if attention else MeanPool(3)
+class Aligned(nn.Module):
+    """An alignment and the mean by it, called as a pool is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weigh, self.mean = Alignment(3, 2), WeightedMean(3)
+
+    def forward(self, members: Tensor, *asked: Tensor) -> Tensor:
+        return self.mean(self.weigh(members, *asked), members)
+
+
+@pytest.mark.parametrize("kind", ["mean", "attention", "alignment"])
+def test_pools_do_not_see_the_order_and_leave_out_what_does_not_count(kind: str) -> None:
+    pools = {"mean": MeanPool(3), "attention": AttentionPool(3, 2), "alignment": Aligned()}
+    pool = pools[kind]
     members, query = torch.randn(2, 5, 4, 3), torch.randn(5, 2)
-    asked = (query,) if attention else ()
+    asked = () if kind == "mean" else (query,)
     found = pool(members, *asked)
     assert found.shape == (2, 5, 3)
     torch.testing.assert_close(pool(members[:, :, [2, 0, 3, 1]], *asked), found)

@@ -165,6 +165,10 @@ SMALL: dict[str, tuple[str, dict[str, Any]]] = {
     "factor_analysis": ("factor_analysis", {"latent": 2}),
     "draw": ("draw", {"steps": 2, "latent": 2, "hidden": 6, "read": 2, "write": 3}),
     "convolutional_draw": ("convolutional_draw", {"steps": 2, "latent": 1, "hidden": 3}),
+    "align_draw": (
+        "align_draw",
+        {"steps": 2, "latent": 2, "hidden": 6, "features": 3, "state": 2, "read": 2, "write": 3},
+    ),
     "attend_infer_repeat": (
         "attend_infer_repeat",
         {"steps": 2, "latent": 2, "hidden": 6, "window": 4},
@@ -277,6 +281,15 @@ def answers() -> Data:
 
 
 @pytest.fixture(scope="module")
+def captioned() -> Data:
+    """Small pictures, and what is said of each."""
+    rng = np.random.default_rng(0)
+    said = [" ".join(rng.choice([*"abcd"], rng.integers(1, 5))) for _ in range(60)]
+    x = rng.integers(0, 2, size=(60, 1, 5, 5))
+    return load({"x": x, "caption": said}, group="caption=caption")
+
+
+@pytest.fixture(scope="module")
 def series() -> Data:
     """Sequences of unequal length, and an input of each step."""
     rng = np.random.default_rng(0)
@@ -309,6 +322,7 @@ TRIED_ON = {
     "sets": ("neural_statistician", "one_shot_generalisation"),
     "dialogues": ("vhred", "dialogue_cvae"),
     "answers": ("answer_selection",),
+    "captioned": ("align_draw",),
     "texts": recipes.PUBLISHED["Text"],
     "smiles": ("smiles_vae",),
     "selfies": ("selfies_vae",),
@@ -360,6 +374,7 @@ TRACED_ELSEWHERE = (
     "real_nvp",
     "draw, without attention",
     "convolutional_draw",
+    "align_draw",
     "attend_infer_repeat",
     "one_shot_generalisation",
     "one_shot_generalisation, attended",
@@ -517,8 +532,9 @@ def test_samples_have_the_shape_of_the_data(small: tuple[LatentVariableModel, Da
     if "x" in model.p.inputs:  # what is modelled is said of x
         assert model.sample(given={"x": batch["x"]})["y"].value.shape == (5,)
         return
-    if not {"u", "n"}.isdisjoint(model.p.inputs):
-        given = {name: batch[name] for name in ("u", "n") if name in batch}
+    known = ("u", "n", "caption")
+    if not {*known}.isdisjoint(model.p.inputs):
+        given = {name: batch[name] for name in known if name in batch}
     drawn = model.sample(5, given)["x"].value
     steps = () if x.length is None else drawn.shape[1:2]
     assert drawn.shape == (5, *steps, *x.shape)

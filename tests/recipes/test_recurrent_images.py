@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
 from deeplvm import Joint, LatentVariableModel, elbo, recipes
+from deeplvm.cli.outputs import given, sampled
+from deeplvm.cli.texts import caption_of, captions
 from deeplvm.conditionals import StandardNormal
 from deeplvm.core.draws import Enumerated, Held, Sampled
-from deeplvm.data import Data, load
+from deeplvm.data import Data, DataError, load
+from deeplvm.data.readers.text import vocabulary_of
 from deeplvm.evaluation import evaluate, object_counts
 from deeplvm.gradients.score_function import LeaveOneOut, ScoreFunction
 from deeplvm.inference.compression import AtCentre
@@ -188,3 +193,103 @@ def test_objects_are_counted_against_the_label() -> None:
     )
     with pytest.raises(ValueError, match="No latent of the model says whether an object is there"):
         object_counts(recipes.vae(data, latent=2, hidden=(4,)), data.valid)
+
+
+WORDS = ("red", "green", "blue")
+
+
+@pytest.fixture(scope="module")
+def captioned() -> Data:
+    """Pictures of which one half is light, and which, said in one to three words."""
+    rng = np.random.default_rng(0)
+    side = rng.integers(0, 2, 60)
+    x = np.zeros((60, 1, 4, 4), int)
+    x[side == 0, :, :, :2], x[side == 1, :, :, 2:] = 1, 1
+    said = [" ".join((*["the"] * int(k), WORDS[each])) for each, k in zip(side, side, strict=True)]
+    return load({"x": x, "caption": said}, group="caption=caption")
+
+
+ALIGNED: dict[str, Any] = {"steps": 2, "latent": 2, "hidden": 6, "features": 3, "state": 4}
+
+
+def test_words_are_attended_to_and_padding_is_not(captioned: Data) -> None:
+    """Weights sum to 1; whatever stands beyond the end of a caption changes nothing."""
+    model = build(recipes.align_draw, captioned, ALIGNED, 0).double()
+    given = {n: v.double() for n, v in captioned.batch("train", slice(8)).items()}
+    longer = {**given, "caption": torch.cat([given["caption"], torch.zeros(8, 2)], 1)}
+    ends = (longer["caption"] == 0).int().argmax(1)
+    longer["caption"] = torch.where(
+        torch.arange(longer["caption"].shape[1]) > ends[:, None], 3.0, longer["caption"]
+    )
+    found = []
+    for each in (given, longer):
+        torch.manual_seed(0)
+        found.append(model.evidence(each, particles=3))
+    torch.testing.assert_close(found[0].log_weight, found[1].log_weight, rtol=0, atol=1e-12)
+    weights = found[0].p["a"].value
+    assert weights.shape == (3, 8, 2, given["caption"].shape[1])
+    torch.testing.assert_close(weights.sum(-1), torch.ones(3, 8, 2))
+    beyond = torch.arange(weights.shape[-1]) > ends[:, None]
+    assert not weights[beyond[:, None].expand(weights.shape)].any()
+    assert (weights[~beyond[:, None].expand(weights.shape)] > 0).all()
+
+
+def test_pictures_follow_their_caption_also_one_never_seen(captioned: Data) -> None:
+    """Trained a little, each half is lit as the words say, which q alone cannot know."""
+    model = build(recipes.align_draw, captioned, ALIGNED | {"attention": False}, 0)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    given = captioned.batch("train", slice(None))
+    for _ in range(60):
+        loss = -elbo(model.evidence(given, missing=()), "analytic").mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    vocabulary = vocabulary_of(captioned.description, "caption")
+    left, right, new = [
+        torch.tensor([[*map(vocabulary.index.get, text.split()), 0, 0, 0][:3]]).float()  # type: ignore[arg-type]
+        for text in ("red", "the green", "the red")
+    ]
+    means = []
+    for each in (left, right, new):
+        torch.manual_seed(0)
+        drawn = model.sample(200, {"caption": each.expand(200, -1)})["x"].distribution.mean
+        means.append(drawn.mean((0, 1, 2)))
+    assert means[0][:2].mean() > 0.8 > 0.2 > means[0][2:].mean()
+    assert means[1][2:].mean() > 0.8 > 0.2 > means[1][:2].mean()
+    assert not torch.allclose(means[2], means[0])
+
+
+def test_images_without_a_text_are_refused(digits: Data, captioned: Data) -> None:
+    with pytest.raises(RecipeError, match=r"align_draw draws images of a caption each, but dig"):
+        recipes.align_draw(digits)
+    with pytest.raises(RecipeError, match="x and caption; align_draw draws x from caption"):
+        recipes.draw(captioned)
+    x = captioned.batch("test", slice(None))["x"].numpy()
+    with pytest.raises(DataError, match="reads a text of each row, caption, which is not here"):
+        load({"x": x}, like=captioned.description)
+    with pytest.raises(DataError, match="row 2: caption is empty"):
+        load({"x": x[:3], "caption": ["red", "", "blue"]}, group="caption=caption")
+    long = load({"x": x[:2], "caption": ["red", "the green"]}, like=captioned.description)
+    assert long.test["caption"].shape == (2, 3)
+    with pytest.raises(DataError, match="row 1: caption has 4 tokens, but in the training data"):
+        load({"x": x[:2], "caption": ["the the red", "red"]}, like=captioned.description)
+
+
+def test_what_is_said_is_drawn_or_refused(captioned: Data) -> None:
+    opened = SimpleNamespace(description=captioned.description, data=captioned)
+    model = build(recipes.align_draw, captioned, ALIGNED, 0)
+    assert caption_of(captioned.description, model) == "caption"
+    said = captions(opened, "caption", "caption = the red", 3, 0)["caption"]
+    values = sampled(
+        model, captioned.description, 3, seed=0, mean=None, conditions={"caption": said}
+    )
+    assert given(values, captioned.description)["caption"].tolist() == ["the red"] * 3
+    rows = captions(opened, "caption", None, 20, 0)["caption"]
+    assert {*map(tuple, rows.tolist())} == {*map(tuple, captioned.train["caption"].tolist())}
+    for words, wrong in (
+        ("caption=the cat", "no training row says cat; the words are green, red, the"),
+        ("the red", 'write --given "caption=some words"'),
+        ("caption=the the red", "3 words, but no training row has more than 2"),
+    ):
+        with pytest.raises(ValueError, match=wrong):
+            captions(opened, "caption", words, 3, 0)

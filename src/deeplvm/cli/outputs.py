@@ -491,8 +491,11 @@ def given(
         mean: Whether they are means, not draws.
 
     Returns:
-        By name; of a table an array by the name of each column.
+        By name; of a table an array by the name of each column, of captions their texts.
     """
+    from deeplvm.data.readers.text import vocabulary_of
+    from deeplvm.inference.texts import captions_of
+
     found: dict[str, Any] = {}
     for name, value in values.items():
         plain = re.sub(r"_(original|depth_\d+)$", "", name)
@@ -502,6 +505,10 @@ def given(
             found |= {name: value} if label is None else label.restored(value, exact=True)
             continue
         original = name.endswith("_original") and name != plain
+        if plain in captions_of(description):
+            vocabulary = vocabulary_of(description, plain)
+            found[name] = np.array([vocabulary.decode(row) for row in value.tolist()])
+            continue
         columns = variable.restored(value, exact=original, mean=mean and not original)
         if rows is not None:  # filled in: what is there stays as it is
             exact = rows.exact(plain)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from deeplvm.cli.outputs import PICTURES, FileError, given, save_pictures, save_table
+from deeplvm.cli.texts import caption_of, captions
 from deeplvm.data.loading import cells_of_file
 from deeplvm.data.ragged import INPUTS
 from deeplvm.inference.rows import lengths_of
@@ -155,13 +156,21 @@ def given_inputs(data: Data, rows: int, seed: int, steps: int | None) -> dict[st
 
 
 def conditions_of(
-    opened: Run, model: LatentVariableModel, rows: int, seed: int, steps: int | None = None
+    opened: Run,
+    model: LatentVariableModel,
+    rows: int,
+    seed: int,
+    steps: int | None = None,
+    said: str | None = None,
 ) -> dict[str, Tensor] | None:
-    """Of sequences to be drawn: their lengths, and what the model reads of every step.
+    """What rows are drawn given: lengths and inputs of sequences, what is said of pictures.
 
     Raises:
-        ValueError: If steps are asked for, and the model draws itself where a row ends.
+        ValueError: If steps are asked for, and the model draws itself where a row ends; or if
+            there are no such words.
     """
+    if (caption := caption_of(opened.description, model)) is not None:
+        return captions(opened, caption, said, rows, seed)
     length = length_of(opened.description)
     if length is None:
         return None

@@ -35,6 +35,67 @@ def save_texts(
     write_atomically(output, "".join([f"{line}\n" for line in lines]).encode())
 
 
+def caption_of(description: Any, model: Any) -> str | None:
+    """The name of the text that the model draws rows of, if it is given one."""
+    from deeplvm.inference.texts import captions_of
+
+    inputs = [name for name in model.p.inputs if name not in model.p.names]
+    return next((name for name in captions_of(description) if name in inputs), None)
+
+
+def captions(opened: Any, name: str, said: str | None, rows: int, seed: int) -> dict[str, Any]:
+    """What rows are drawn of: the text that was said, or those of training rows at random.
+
+    Args:
+        opened: The run.
+        name: Of :func:`caption_of`.
+        said: ``caption=a three at the top left``; ``None`` for those of training rows.
+        rows: How many.
+        seed: Of the choice.
+
+    Raises:
+        ValueError: If it is another name, or has words that no training row has, or too many.
+    """
+    import torch
+
+    from deeplvm.data.readers.text import vocabulary_of
+    from deeplvm.data.tokens import END, UNKNOWN
+    from deeplvm.data.variable import listed
+
+    if said is None:
+        generator = torch.Generator().manual_seed(seed)
+        chosen = torch.randint(opened.data.rows("train"), (rows,), generator=generator)
+        return opened.data.train.batch(chosen, [name])
+    variable, vocabulary = (
+        opened.description.variables[name],
+        vocabulary_of(opened.description, name),
+    )
+    called, _, text = said.partition("=")
+    if called.strip() != name or not text.strip():
+        raise ValueError(
+            f"--given {said}: this model draws what a text says; write --given "
+            f'"{name}=some words".'
+        )
+    tokens, most = vocabulary.encode(text.strip()), variable.shape[0]
+    if len(tokens) > most:
+        raise ValueError(
+            f"--given {name}: {len(tokens) - 1} words, but no training row has more than "
+            f"{most - 1}; say it in fewer."
+        )
+    met = bool(variable.shares and variable.shares[0][UNKNOWN])
+    if UNKNOWN in tokens and not met:
+        pieces = [*dict.fromkeys(vocabulary.cut(text.strip()))]
+        strange = [each for each in pieces if each not in vocabulary.index]
+        words = sorted(vocabulary.names[2:])
+        raise ValueError(
+            f"--given {name}: no training row says {listed(strange)}; the words are "
+            f"{listed(words, 40)}."
+        )
+    row = torch.full((most,), float(END))
+    row[: len(tokens)] = torch.tensor(tokens).to(row)
+    return {name: row.expand(rows, most)}
+
+
 def read_of(values: Mapping[str, Any], description: Any) -> str:
     """How many of drawn texts can be read, of molecules and strings of a grammar; else nothing."""
     from deeplvm.evaluation.molecules import readable

@@ -288,7 +288,8 @@ def sample(
             pictures, where it is known (of a flow it is not), and not in tables or of sequences.
         label: For a model of x given a label: this label alone, instead of all in turn.
         given: Columns that are known, in the words of the file: "age=40,job=nurse"; the others
-            are drawn given these.
+            are drawn given these. For a model of pictures of a caption each: what is drawn,
+            "caption=a three at the top left"; by default what training rows say.
         holes: Leave values out where a training row, chosen at random, has none; or as the model
             says, if it is one of what is missing.
         temperature: Of every layer of latents: their standard deviations are multiplied by it, of
@@ -305,7 +306,7 @@ def sample(
         sampled,
     )
     from deeplvm.cli.sequences import MUSIC, conditions_of, inside, length_of
-    from deeplvm.cli.texts import ENDINGS, read_of
+    from deeplvm.cli.texts import ENDINGS, caption_of, read_of
     from deeplvm.core.joint import owner_of
     from deeplvm.devices import place
     from deeplvm.runs.run import open_run
@@ -319,6 +320,11 @@ def sample(
     _of_sequences(opened, **{f"-o {output}": ending in MUSIC, "--steps": steps is not None})
     refuse_large("-n", rows, opened.description)
     model = opened.model.to(place(device))
+    said = None
+    if (caption := caption_of(opened.description, model)) is not None:
+        said, given = given, None
+        if said is None:
+            note(f'drawn of what training rows say, at random; --given "{caption}=..." says it')
     if holes and (length is not None or picture or mean or given is not None):
         if length is not None:
             raise ValueError(
@@ -370,7 +376,7 @@ def sample(
             masks=[f"{name}_observed" for name in opened.description.variables if holes],
             temperature=temperature,
             likelihood_temperature=likelihood_temperature or 1.0,
-            conditions=conditions_of(opened, model, rows, seed, steps),
+            conditions=conditions_of(opened, model, rows, seed, steps, said),
         )
     if holes:
         values = _with_holes(values, opened.data, rows, seed)

@@ -81,12 +81,13 @@ def assembled(
         what = source if alone else f"{source}, {name}"
         given = sequences is not None and name == INPUTS
         beside = sequences is not None and name not in of_steps
+        said = found.facts.vocabulary is not None and not alone  # a caption
         own = whole
         if sequences is not None and not beside:
             own = {each: sequences.steps_of(part) for each, part in whole.items()}
         made[name] = _made(
             labelled if name == lead and not sequences else found, name, what,
-            {**options, **_AS_GIVEN} if given or beside else options, known, whole=own,
+            {**options, **_AS_GIVEN} if given or beside or said else options, known, whole=own,
             places=rows if beside else places,
             seed=noise_seed(seed, made), labels=name == lead and not sequences,
             on_disk=on_disk, alone=alone,

@@ -110,7 +110,7 @@ def datasets() -> tuple[DatasetInfo, ...]:
     )
 
 
-def read_named(name: str) -> Held | Sequences | Texts | dict[str, Sequences]:
+def read_named(name: str) -> Held | Sequences | Texts | dict[str, Any]:
     """The arrays of a named set; downloads it if it is not on this machine.
 
     Raises:
@@ -338,6 +338,34 @@ def _scattered(item: NamedSet, _: tuple[Path, ...]) -> Held:
         {split: scenes for split, (scenes, _) in made.items()},
         {split: counts for split, (_, counts) in made.items()},
     )
+
+
+def _captioned(item: NamedSet, _: tuple[Path, ...]) -> dict[str, Any]:
+    """Digits in the corners of pictures, and what a caption says; always the same rows."""
+    from deeplvm.data.synthetic.captions import captioned
+
+    held: Any = read_named(item.of)
+    generator, side = np.random.default_rng(0), 28
+    order, ends = generator.permutation(held.total), np.array([1_437, 1_617])
+    rows = {"train": 8 * _DRAWN_ROWS // 20, "valid": _DRAWN_ROWS // 20, "test": _DRAWN_ROWS // 20}
+    made = {
+        split: captioned(
+            held.values[own, 0], held.labels[own], rows[split], side, generator,
+            apart=split == "test",
+        )
+        for split, own in zip(SPLITS, np.split(order, ends), strict=True)
+    }  # fmt: skip
+    words = (
+        f"each of its own pictures of {item.of}, {item.rows} rows; in test rows digits are in "
+        f"corners where no training row has them"
+    )
+    facts = Facts(item.name, levels=held.facts.levels, image=True, split=words)
+    return {
+        "x": Held(facts, {split: pictures for split, (pictures, _) in made.items()}),
+        "caption": Texts(
+            Facts(item.name, split=words), {split: said for split, (_, said) in made.items()}
+        ),
+    }
 
 
 def _image_pair(item: NamedSet, paths: tuple[Path, ...]) -> Held:

@@ -47,7 +47,14 @@ from deeplvm.data.readers.shards import ParquetFiles, PictureColumn, open_files,
 from deeplvm.data.readers.source import Array, Facts, Held, codes_of, room
 from deeplvm.data.readers.tables import Frames, Table, groups_of
 from deeplvm.data.readers.text import OPTIONS as TEXT_OPTIONS
-from deeplvm.data.readers.text import Texts, texts_in_memory, texts_of_files, tokenised
+from deeplvm.data.readers.text import (
+    Texts,
+    captions,
+    is_texts,
+    texts_in_memory,
+    texts_of_files,
+    tokenised,
+)
 from deeplvm.data.records import SPLITS, Data, Description
 from deeplvm.data.schema import agreed, rules_of, written
 from deeplvm.data.sequences import (
@@ -760,7 +767,12 @@ def _of_arrays(
     for each, keys in names.items():
         if each not in tables:
             found = {part: arrays[key] for part, key in parts[keys[0]].items()}
-            views[each] = held(found, name, f"{what}, {keys[0]}")
+            of, at = Facts(name), f"{what}, {keys[0]}"
+            views[each] = (
+                captions(Texts(of, found), each, at, options, known)
+                if len(names) > 1 and all(map(is_texts, found.values()))
+                else held(found, name, at)
+            )
             continue
         table = _frames(Facts(name), tables[each], what, known)
         asked = _of_columns(options, [*table.types])
@@ -835,7 +847,10 @@ def _named(name: str, options: Mapping[str, Any], known: Description | None) -> 
         return _tokenised(found, name, options, known)
     if isinstance(found, dict):
         _refuse_table_options(name, options, named=found["x"].facts)
-        return dict(found)
+        return {
+            each: captions(own, each, name, options, known) if isinstance(own, Texts) else own
+            for each, own in found.items()
+        }
     _refuse_table_options(name, options, named=found.facts)
     if found.facts.columns is None:
         return {"x": found}

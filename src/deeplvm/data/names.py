@@ -146,6 +146,11 @@ def completed(views: Mapping[str, Any], source: str, known: Description | None) 
 
 def _absent(variable: Variable, other: Any) -> Any:
     """Rows of which one name is missing."""
+    if variable.kind == "token" and variable.length is None:
+        raise DataError(
+            f"{other.facts.name}: the model reads a text of each row, {variable.name}, which is "
+            f"not here; add it."
+        )
     if isinstance(other, Sequences):
         return replace(other, steps=_absent(variable, other.steps))
     facts = Facts(

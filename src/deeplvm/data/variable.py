@@ -348,6 +348,8 @@ class Variable:
         return cls(**values)
 
     def __str__(self) -> str:
+        if self.kind == "token" and self.length is None:
+            return f"{self.name}: a text of up to {self.shape[0]:,} tokens, of {self.levels:,}"
         if self.kind == "token":
             row = f"several texts of up to {self.shape[0]:,} tokens" if self.shape else "texts"
             return f"{self.name}: {row}, of a vocabulary of {self.levels:,}" + (

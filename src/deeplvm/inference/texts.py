@@ -24,9 +24,15 @@ _LONGEST = 2  # times the longest of training
 
 
 def names_of(description: Description) -> tuple[str, ...]:
-    """The names whose values are texts."""
+    """The names of which a row is a text, or several."""
     found = description.variables.items()
-    return tuple([name for name, variable in found if variable.kind == "token"])
+    return tuple([n for n, v in found if v.kind == "token" and v.length is not None])
+
+
+def captions_of(description: Description) -> tuple[str, ...]:
+    """The names of texts that say something of a row, which is none itself."""
+    found = description.variables.items()
+    return tuple([n for n, v in found if v.kind == "token" and v.length is None])
 
 
 def as_texts(values: Mapping[str, Any], description: Description) -> dict[str, list[str]]:

@@ -33,7 +33,7 @@ from deeplvm.networks.sequence_convolutions import (
     SequenceDeconvolutions,
 )
 from deeplvm.networks.sequences import Combiner, LocallyLinear, SequenceEncoder, StepCount
-from deeplvm.networks.sets import AttentionPool, MeanPool, Memory
+from deeplvm.networks.sets import Alignment, AttentionPool, MeanPool, Memory, WeightedMean
 from deeplvm.networks.shifted_convolutions import ShiftedPixelCNN
 from deeplvm.networks.text import Ends, WordDropout
 from deeplvm.networks.text_encoder import TextEncoder, WordCount
@@ -44,6 +44,7 @@ __all__ = [
     "MADE",
     "MLP",
     "NADE",
+    "Alignment",
     "AttentionPool",
     "BatchNorm",
     "CausalAttention",
@@ -84,6 +85,7 @@ __all__ = [
     "Stepwise",
     "TextEncoder",
     "WeightNormalisedConvolution",
+    "WeightedMean",
     "Window",
     "WordCount",
     "WordDropout",

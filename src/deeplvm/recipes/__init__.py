@@ -60,7 +60,12 @@ from deeplvm.recipes.pixels import (
     variational_lossy_autoencoder,
 )
 from deeplvm.recipes.plain import beta_tc_vae, beta_vae, full_covariance_vae, renyi_vae, vae
-from deeplvm.recipes.recurrent_images import attend_infer_repeat, convolutional_draw, draw
+from deeplvm.recipes.recurrent_images import (
+    align_draw,
+    attend_infer_repeat,
+    convolutional_draw,
+    draw,
+)
 from deeplvm.recipes.semi_supervised import (
     auxiliary_semi_supervised_vae,
     m1,
@@ -100,6 +105,7 @@ PUBLISHED = {
     "Images: drawn in steps, or of several objects": (
         "draw",
         "convolutional_draw",
+        "align_draw",
         "attend_infer_repeat",
     ),
     "Images and tables: exact densities, and diffusion": (
@@ -168,6 +174,7 @@ __all__ = [
     "Entry",
     "Recipe",
     "RecipeError",
+    "align_draw",
     "answer_selection",
     "attend_infer_repeat",
     "autoregressive_table",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -221,10 +222,11 @@ def observed(data: Data | Description) -> Variable:
         )
     if [*data.variables] != ["x"]:
         names = list(data.variables)
+        said = [each.name for each in data.variables.values() if each.kind == "token"]
+        other = f"align_draw draws x from {said[0]}" if said else "multimodal_vae models several"
         raise RecipeError(
             f"This recipe models one variable, 'x', but {data.name} has "
-            f"{' and '.join(names) or 'none'}"
-            + ("; multimodal_vae models several." if len(names) > 1 else ".")
+            f"{' and '.join(names) or 'none'}" + (f"; {other}." if len(names) > 1 else ".")
         )
     return data.variables["x"]
 
@@ -288,6 +290,20 @@ def image_of(data: Data | Description, recipe: str) -> Variable:
             f"{data.name} is {x}; take the recipe vae."
         )
     return x
+
+
+def captioned_of(data: Data | Description, recipe: str) -> tuple[Variable, Variable]:
+    """``"x"`` and what is said of it, for a recipe of images of numbers with a text each."""
+    about = data if isinstance(data, Description) else data.description
+    said = [each for each in about.variables.values() if each.kind == "token"]
+    if [*about.variables] != ["x", *[each.name for each in said]] or len(said) != 1:
+        found = listed([str(each) for each in about.variables.values()], 3) or "nothing"
+        raise RecipeError(
+            f"{recipe} draws images of a caption each, but {about.name} has {found}; give an .npz "
+            f"with images x and texts, --group caption=NAME, a table with --text COLUMN and "
+            f"--group x=FILES, or take the recipe draw."
+        )
+    return image_of(replace(about, variables={"x": about.variables["x"]}), recipe), said[0]
 
 
 def gaussian(data: Data | Description, recipe: str, hint: str = "") -> Variable:

@@ -1,4 +1,4 @@
-"""Pictures that are drawn in steps, on a canvas or object by object."""
+"""Pictures that are drawn in steps, on a canvas, as a caption says, or object by object."""
 
 from __future__ import annotations
 
@@ -18,17 +18,21 @@ from deeplvm.gradients.named import nvil
 from deeplvm.networks import (
     LSTM,
     MLP,
+    Alignment,
     ConvolutionalLSTM,
     DepthToSpace,
     Features,
     Output,
     SpaceToDepth,
+    TextEncoder,
+    WeightedMean,
+    WordCount,
 )
 from deeplvm.networks.canvas import AddToCanvas, Canvas, ErrorImage, LastStep, Read, Write
 from deeplvm.networks.objects import Cut, Paste, Placement
 from deeplvm.objectives import elbo
 from deeplvm.recipes.catalogue import RecipeError, trained_with
-from deeplvm.recipes.plain import at_least_one, image_of
+from deeplvm.recipes.plain import at_least_one, captioned_of, image_of
 from deeplvm.recurrent import Recurrent
 
 
@@ -72,25 +76,124 @@ def draw(
         RecipeError: If the data are not images, their likelihood has no mean, or a grid is asked
             for without attention.
     """
+    x = image_of(data, "draw")
+    return _drawn(
+        x, "draw", steps, latent, hidden, _grids(read, write, attention=attention), posterior
+    )
+
+
+# The divergence in closed form is the paper's.
+@trained_with(objective=partial(elbo, form="analytic"))
+def align_draw(
+    data: Data | Description,
+    *,
+    steps: int = 10,
+    latent: int = 10,
+    hidden: int = 256,
+    features: int = 32,
+    state: int = 64,
+    attention: bool = True,
+    read: int | None = None,
+    write: int | None = None,
+    posterior: str = "gaussian",
+) -> LatentVariableModel:
+    r"""Pictures from captions: a canvas is added to in steps, each of which attends to words.
+
+    .. math:: p(x, z | y) = p(x | c_T) \prod_t p(z_t | h_{t-1}), \qquad
+              h_t = \mathrm{LSTM}(z_t, \textstyle\sum_i a_{ti} w_i, h_{t-1}), \quad
+              a_{ti} \propto \exp(v^\top \tanh(U w_i + W h_{t-1} + b))
+
+    with w what a recurrent network that reads both ways makes of the words y; else it is ``draw``.
+    The caption is given, and not modelled: likelihoods are of x given it. Another one is
+    ``deeplvm sample RUN --given "caption=a three at the top left"``.
+
+    Generating Images from Captions with Attention (Mansimov et al., 2016),
+    https://arxiv.org/abs/1511.02793, without the sharpening of its draws
+
+    Args:
+        data: Images, each with a text.
+        steps: How often the canvas is added to.
+        latent: Dimensions of z in each step.
+        hidden: Width of the networks of the steps.
+        features: Width of a word's vector.
+        state: Width of the network that reads words, in each direction.
+        attention: Read and write through a grid of Gaussian filters, or the whole picture.
+        read: Side of the grid that is read, 5 by default.
+        write: Side of the grid that is written, 5 by default.
+        posterior: Family of each step's q(z | x), by its name, with options in parentheses if
+            any: ``"iaf(transforms=2)"``; :func:`~deeplvm.conditionals.posteriors.known` has them
+            all.
+
+    Raises:
+        RecipeError: If the data are not images with a text each, their likelihood has no mean, or
+            a grid is asked for without attention.
+    """
+    at_least_one(features=features, state=state)
+    x, said = captioned_of(data, "align_draw")
+    reader = {
+        f"w | {said.name}": TextEncoder(said.levels or 2, features, state, pooled=False),
+        f"k | {said.name}": WordCount(),
+    }
+    grids = _grids(read, write, attention=attention)
+    return _drawn(
+        x, "align_draw", steps, latent, hidden, grids, posterior, reader=reader, words=2 * state
+    )
+
+
+def _grids(
+    read: int | None, write: int | None, *, attention: bool
+) -> tuple[int | None, int | None]:
+    """Sides of the grids that are read and written; none without attention."""
     if not attention and (read or write):
         raise RecipeError(
             f"{'read' if read else 'write'} is the side of a window, and there is none without "
             f"attention; leave it out, or say attention."
         )
-    grids = (read or 5, write or 5) if attention else (None, None)
-    at_least_one(steps=steps, latent=latent, hidden=hidden)
     at_least_one(**{n: s for n, s in (("read", read), ("write", write)) if s is not None})
-    x = image_of(data, "draw")
-    likelihood = _with_mean(likelihood_of(x, Canvas(x.shape)), x, "draw")
+    return (read or 5, write or 5) if attention else (None, None)
+
+
+def _drawn(
+    x: Variable,
+    recipe: str,
+    steps: int,
+    latent: int,
+    hidden: int,
+    grids: tuple[int | None, int | None],
+    posterior: str,
+    *,
+    reader: dict[str, nn.Module] | None = None,
+    words: int = 0,
+) -> LatentVariableModel:
+    """A canvas that is added to in steps.
+
+    Args:
+        x: The images.
+        recipe: What is built, for messages.
+        steps, latent, hidden, posterior: As in :func:`draw`.
+        grids: Of :func:`_grids`.
+        reader: What makes ``w``, a vector of each word, and ``k``, how many there are.
+        words: Width of such a vector.
+    """
+    at_least_one(steps=steps, latent=latent, hidden=hidden)
+    likelihood = _with_mean(likelihood_of(x, Canvas(x.shape)), x, recipe)
     look = Read(likelihood, x.shape, hidden, grids[0])
     out = Features(Output(), hidden)
+    start = {"s": 2 * hidden, "c": x.shape}
+    prior: dict[str, nn.Module] = {"z": StandardNormal(latent)}
+    heard, above, given = dict[str, nn.Module](), list[str](), ""
+    if reader:  # what a step hears, and its prior, follow from the steps before
+        start["h"] = hidden
+        prior = {"z | h[-1]": Gaussian(latent, Features(nn.Identity(), hidden))}
+        heard = {"a | w, h[-1], k": Alignment(words, hidden), "m | a, w": WeightedMean(words)}
+        above, given = ["w", "k"], "w, k"
     paint = {
-        "s | z, s[-1]": LSTM(latent, hidden),
+        **heard,
+        f"s | z, {'m, ' if reader else ''}s[-1]": LSTM(latent + words, hidden),
         "h | s": out,
         "c | h, c[-1]": Write(hidden, x.shape, grids[1]),
     }
-    start = {"s": 2 * hidden, "c": x.shape}
-    p = Recurrent({"z": StandardNormal(latent), **paint}, start=start, repeats=steps)
+    p = Recurrent({**prior, **paint}, start=start, outside=above, repeats=steps)
     q = Recurrent(
         {
             "r | x, c[-1], h[-1]": look,
@@ -99,12 +202,15 @@ def draw(
             **paint,
         },
         start={**start, "e": 2 * hidden, "h": hidden},
-        outside=["x"],
+        outside=["x", *above],
         repeats=steps,
     )
+    read = reader or {}
+    drawn = f"{', '.join(p.names)}{f' | {given}' if given else ''}"
+    inferred = f"{', '.join(q.names)} | {', '.join(['x', *above])}"
     return LatentVariableModel(
-        Joint({"z, s, h, c": p, "l | c": LastStep(x.shape), "x | l": likelihood}),
-        Joint({"r, e, z, s, h, c | x": q}),
+        Joint({**read, drawn: p, "l | c": LastStep(x.shape), "x | l": likelihood}),
+        Joint({**read, inferred: q}),
     )
 
 

@@ -414,6 +414,54 @@ def tokenised(
     return found
 
 
+def captions(
+    texts: Texts, name: str, what: str, options: Mapping[str, Any], known: Description | None
+) -> Held:
+    """Texts that say something of rows: tokens in rows of one width, filled by the end.
+
+    Args:
+        texts: What was read, one text a row.
+        name: What they are called in the model.
+        what: What they are called in a message.
+        options: Those of :func:`~deeplvm.data.load`.
+        known: The training data, where these are others.
+
+    Raises:
+        DataError: If a row has no text, or a longer one than the training data.
+    """
+    for part, each in texts.rows.items():
+        if (empty := next((i for i, row in enumerate(each) if not _says(row)), None)) is not None:
+            at = "" if part == "all" else f" of {part}"
+            raise DataError(
+                f"{what}, row {empty + 1}{at}: {name} is empty; say something, or leave the row "
+                f"out."
+            )
+    lines: list[Any] = [row for each in texts.rows.values() for row in each]
+    rows = Held(texts.facts, {p: np.zeros((len(e), 1), np.int8) for p, e in texts.rows.items()})
+    notes: tuple[str, ...] = ()
+    if known is None:
+        vocabulary, told = _vocabulary(lines, rows, options)
+        notes = (f"{name}: {told}",)
+    else:
+        vocabulary = vocabulary_of(known, name)
+    coded = [vocabulary.encode(line) for line in lines]
+    sizes = np.array([len(each) for each in coded])
+    longest = int(sizes.max())
+    most = longest if known is None else known.variables[name].shape[0]
+    if longest > most:
+        raise DataError(
+            f"{what}, row {int(sizes.argmax()) + 1}: {name} has {longest:,} tokens, but in the "
+            f"training data none has more than {most:,}; shorten it, or leave the row out."
+        )
+    tokens = _padded(np.concatenate(coded).astype(np.int32), sizes, most)
+    facts = replace(
+        texts.facts, vocabulary=vocabulary.names, tokens=vocabulary.scheme,
+        notes=(*texts.facts.notes, *notes),
+    )  # fmt: skip
+    ends = np.cumsum([len(each) for each in texts.rows.values()])[:-1]
+    return Held(facts, dict(zip(texts.rows, np.split(tokens, ends), strict=True)))
+
+
 def _says(row: Row | None) -> bool:
     """Whether there is anything in a row."""
     return bool(row and ("".join(row).strip()))
