@@ -16,7 +16,7 @@ from deeplvm.cli.outputs import PICTURES, FileError, given, save_pictures, save_
 from deeplvm.cli.texts import caption_of, captions
 from deeplvm.data.loading import cells_of_file
 from deeplvm.data.ragged import INPUTS
-from deeplvm.inference.rows import lengths_of
+from deeplvm.inference.rows import inside, lengths_of
 from deeplvm.inference.texts import names_of
 
 if TYPE_CHECKING:
@@ -38,12 +38,6 @@ def length_of(description: Description) -> str | None:
     if names_of(description):
         return None
     return next((v.length for v in description.variables.values() if v.length is not None), None)
-
-
-def inside(lengths: Tensor, steps: int | None = None) -> Tensor:
-    """Which steps of padded rows are theirs, shape ``(rows, steps)``."""
-    longest = int(lengths.max()) if steps is None else steps
-    return torch.arange(longest) < lengths.cpu().long()[:, None]
 
 
 def in_long_form(

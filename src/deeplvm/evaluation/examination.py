@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from deeplvm.conditionals.columns import Columns
-from deeplvm.core.joint import Factored
+from deeplvm.core.joint import Factored, owner_of
 from deeplvm.core.model import LatentVariableModel
+from deeplvm.core.steps import Masked
 from deeplvm.core.trace import Trace
 from deeplvm.core.values import NamedRows
 from deeplvm.data.synthetic.shapes import shapes3d
@@ -38,12 +39,12 @@ from deeplvm.evaluation.samples.memorisation import Memorisation, memorisation
 from deeplvm.evaluation.samples.quality import SampleQuality, draws, sample_quality
 from deeplvm.evaluation.summary import FEWEST_ROWS
 from deeplvm.gradients import Draw
-from deeplvm.inference.rows import Rows, rows_of
+from deeplvm.inference.rows import Rows, inside, lengths_of, rows_of
 from deeplvm.likelihood.chunks import Plan, plan
 from deeplvm.likelihood.convergence import Convergence, convergence, steps_to
 from deeplvm.likelihood.importance import ImportanceEstimate, importance_sampling
 from deeplvm.likelihood.pilot import level, seconds_a_particle, seconds_each, spoken
-from deeplvm.randomness import evaluating
+from deeplvm.randomness import evaluating, seed_of
 
 if TYPE_CHECKING:
     from deeplvm.data.records import Data, Split
@@ -356,22 +357,64 @@ class Examination:
         return len([part for part in parts if part.kind not in ("category", "ordinal")])
 
     def resting(self, split: Split, count: int = SEARCHED) -> Tensor:
-        """Values of :attr:`variable`, ``(rows, elements)``, without noise; NaN if missing."""
-        held = self.data[split]
-        _ = self.variable  # or an error
+        """Values of :attr:`variable`, ``(rows, elements)``, without noise; NaN if missing.
+
+        Of sequences all their steps, one after another: ``(steps, elements)``.
+        """
+        values, lengths = self._resting(split, count)
+        if lengths is not None:
+            values = [each[inside(lengths, each.shape[1])] for each in values]
+        return torch.cat([each.reshape(len(each), -1) for each in values], 1).contiguous()
+
+    def independent(self, split: Split, count: int) -> Tensor:
+        """As :meth:`resting`, but of sequences one step each, as steps of one go together.
+
+        Raises:
+            CannotMeasure: If they are texts.
+        """
+        values, lengths = self._resting(split, count)
+        if self.variable.kind == "token":
+            raise CannotMeasure("The steps of texts are tokens, which have no columns to compare.")
+        if lengths is not None:
+            generator = torch.Generator().manual_seed(seed_of(self.seed, f"a step of {split}"))
+            step = (torch.rand(len(lengths), generator=generator) * lengths).long()
+            values = [each[torch.arange(len(step)), step] for each in values]
+        return torch.cat([each.reshape(len(each), -1) for each in values], 1).contiguous()
+
+    def whole(self, split: Split, count: int = SEARCHED) -> list[Tensor]:
+        """Rows of :attr:`variable` as they are compared whole, each ``(elements,)``."""
+        values, lengths = self._resting(split, count)
+        if lengths is None:
+            return [*torch.cat([each.flatten(1) for each in values], 1).contiguous()]
+        return [
+            torch.cat([each[row, :end].flatten() for each in values])
+            for row, end in enumerate(lengths.tolist())
+        ]
+
+    def _resting(self, split: Split, count: int) -> tuple[list[Tensor], Tensor | None]:
+        """Values of what the model scores, without noise; and of sequences their lengths."""
+        held, length = self.data[split], self.variable.length  # or an error
         names = [each.name for each in self.scored]
         if any([name not in held or len(held[name]) == 0 for name in names]):
             raise CannotMeasure(f"There are no {split} rows.")
-        some = [held[0:count].exact(name).flatten(1).cpu() for name in names]
-        return torch.cat(some, 1).contiguous()
+        some = held[0:count]
+        lengths = None if length is None else some[length][:].cpu().long()
+        return [some.exact(name).cpu() for name in names], lengths
+
+    def steps(self, name: str) -> float:
+        """How many values of a latent a row has on average: 1, or one at each of its steps."""
+        length, rows = lengths_of(self.model).get(name), self.data[self.unseen]
+        if length is None or length not in rows:
+            return 1.0
+        return float(rows[length][:].double().mean())
 
     def shift(self, split: Split) -> DatasetShift:
         """Whether the rows of a split come from another source than the training rows."""
         return self.once(
             f"shift of {split} rows",
             lambda: dataset_shift(
-                self.resting("train", 4 * self.effort.rows),
-                self.resting(split, 4 * self.effort.rows),
+                self.independent("train", 4 * self.effort.rows),
+                self.independent(split, 4 * self.effort.rows),
                 self.variable.columns,
                 seed=self.seed,
             ),
@@ -539,14 +582,18 @@ class Examination:
     @_measured("sample quality")
     def quality(self) -> SampleQuality:
         """Draws against training rows, in features of a network that is trained for it."""
+        self._refuse_lengths()
         test, most = self.data[self.unseen], self.drawable("sample quality", 2)
         return sample_quality(self.model, self.data.train, test, most=most, seed=self.seed)
+
+    def _refuse_lengths(self) -> None:
+        if any([each.length is not None for each in self.scored]):
+            raise ValueError("rows of different lengths have no distance")
 
     @_measured("memorisation")
     def copying(self) -> Memorisation:
         """How near draws lie to training rows, in the values themselves."""
-        if any([each.length is not None for each in self.scored]):
-            raise ValueError("rows of different lengths have no distance")
+        self._refuse_lengths()
         train = self.first("train", SEARCHED)
         fresh = self.first(self.unseen, self.drawable("memorisation", 4))
         drawn = {
@@ -573,8 +620,8 @@ class Examination:
     def residuals(self) -> Tensor:
         r"""Standardised residuals :math:`(x - E[x | z]) / sd(x | z)` at a draw of z from q.
 
-        Shape ``(rows, elements)``, held-out rows; NaN where the element is missing, or not a
-        number that a residual makes sense for.
+        Shape ``(rows, elements)``, held-out rows, of sequences ``(steps, elements)``; NaN where
+        the element is missing, or not a number that a residual makes sense for.
         """
         found = []
         with self._reconstructed() as (given, trace):
@@ -583,7 +630,10 @@ class Examination:
                 if own is None:
                     raise ValueError(f"{name!r} has one distribution a step.")
                 residual = (given[name] - own.mean) / own.variance.clamp(min=1e-12).sqrt()
-                found.append(residual.expand(given[name].shape).flatten(1).double())
+                residual, length = residual.expand(given[name].shape), self.variable.length
+                if length is not None:
+                    residual = residual[inside(given[length], residual.shape[1])]
+                found.append(residual.reshape(len(residual), -1).double())
         return torch.cat(found, 1)
 
     @_measured("learned scales")
@@ -602,15 +652,19 @@ class Examination:
                         continue
                     units = getattr(conditional, "units", None)
                     scale = distribution.stddev / (1.0 if units is None else units.std)
-                    shape = (len(given[name]), *distribution.event_shape)
-                    found[label] = (scale.expand(shape).flatten(1).clone(), bound)
+                    mask = getattr(trace[name].distribution, "mask", None)  # of steps
+                    rows = given[name].shape[:1] if mask is None else mask.shape
+                    scale = scale.expand(*rows, *distribution.event_shape)
+                    scale = scale if mask is None else scale[mask]
+                    found[label] = (scale.reshape(len(scale), -1).clone(), bound)
         if not found:
             raise ValueError("No observed name has a scale that is learned above a bound.")
         return found
 
     def _parts_of(self, name: str, site: Any) -> list[tuple[str, torch.nn.Module, Any]]:
         """What a name is made of: itself, or groups of columns, each with its distribution."""
-        conditional, distribution = self.model.p[name], site.distribution
+        conditional, distribution = owner_of(self.model.p, name), site.distribution
+        distribution = distribution.base if isinstance(distribution, Masked) else distribution
         if not isinstance(conditional, Columns) or not isinstance(distribution, Product):
             return [(name, conditional, distribution)]
         variable = self.data.variables.get(name)

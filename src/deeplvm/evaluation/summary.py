@@ -34,8 +34,17 @@ from deeplvm.likelihood.annealing import sandwich
 from deeplvm.likelihood.bits_per_dimension import bits_per_dimension, count_elements
 from deeplvm.likelihood.convergence import convergence, steps_to
 from deeplvm.likelihood.importance import ImportanceEstimate, importance_sampling
+from deeplvm.likelihood.particle_filter import FilterEstimate, is_chain, particle_filter
 from deeplvm.networks import WordCount
-from deeplvm.results import Estimate, Record, digest_of, finite, mean_of, shown_plain
+from deeplvm.results import (
+    Estimate,
+    Record,
+    RowEstimate,
+    digest_of,
+    finite,
+    mean_of,
+    shown_plain,
+)
 
 if TYPE_CHECKING:
     pass
@@ -52,8 +61,10 @@ _CLASS_PARTICLES = 50
 # Entries of evaluation.json that are there only where they were asked for, or have a meaning.
 _ASKED = (
     "gaps", "annealing", "sandwich", "synthetic", "classification", "topics", "normalisers",
-    "objects", "log_px_a_step",
+    "objects", "log_px_a_step", "filtered",
 )  # fmt: skip
+# Particles of a filter, at most; nats of its error in a row above which it is told.
+_FILTER, _NOISY = 500, 0.5
 # Nats by which all likelihoods may be off alike, below which it changes no conclusion.
 _OFF = 0.1
 
@@ -109,7 +120,9 @@ class Evaluation(Record):
             dequantized, units.
         elbo: ``value`` and ``stderr`` over rows.
         log_px: ``value``, ``stderr``, ``particles``, ``ess``, ``pareto_k``, ``curve`` and more;
-            see :meth:`ImportanceEstimate.to_dict`.
+            see :meth:`ImportanceEstimate.to_dict`. Of sequences whose latents p draws step by
+            step, ``by`` says which of two estimates ``value`` and its errors are, importance
+            sampling or ``filtered``, as both are lower bounds in expectation: the higher one.
         bits_per_dim: Bits per element, lower is better.
         bits_per_dim_stderr: Standard error over rows.
         bits_per_dim_offset: What was added to it, and what it means, in words.
@@ -138,6 +151,8 @@ class Evaluation(Record):
             many; see :class:`~deeplvm.evaluation.ObjectCounts`.
         log_px_a_step: Of sequences, ``log_px`` of all rows over all their ``steps``: ``value`` and
             ``stderr`` over rows; where steps are tokens, the ``perplexity`` too.
+        filtered: The likelihood by a particle filter, of a model whose p draws latents step by
+            step; see :class:`~deeplvm.likelihood.particle_filter.FilterEstimate`.
     """
 
     data: dict[str, Any]
@@ -161,6 +176,7 @@ class Evaluation(Record):
     normalisers: dict[str, Any] | None = None
     objects: dict[str, Any] | None = None
     log_px_a_step: dict[str, Any] | None = None
+    filtered: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The object of ``evaluation.json``, without what was not asked for."""
@@ -196,7 +212,7 @@ class Evaluation(Record):
         observed, conditions = self.data["scored"], self.data["conditions"]
         of = ", ".join(observed) + (f" | {', '.join(conditions)}" if conditions else "")
         found = self.log_px
-        rows = [(f"log p({of})", _value(found), _log_px_meaning(found))]
+        rows = [(f"log p({of})", _value(found), _log_px_meaning(found, self.filtered))]
         rows += _step_rows(self.log_px_a_step) if self.log_px_a_step else []
         if not found["exact"]:
             bound = "evidence lower bound: log p less what the inference model loses"
@@ -226,6 +242,7 @@ class Evaluation(Record):
             rows.append(("bits/dim", _value(error), self.bits_per_dim_offset))
         if not found["exact"]:
             of = f"of {found['particles']:,}, mean; fewest {found['ess_minimum']:.1f}"
+            of += "; of importance sampling" if self.filtered else ""
             rows.append(("effective particles", f"{found['ess']:.1f}", of))
             if found["pareto_k"] is not None:
                 heavy = 100 * found["pareto_k_above_0.7"]
@@ -329,6 +346,8 @@ def evaluate(
         model, rows, particles, batch_size=batch_size, chunk=chunk, draw=draw, seed=seed,
         progress=progress,
     )  # fmt: skip
+    filtered, why_not = _filtered(model, rows, estimate, draw, seed, progress)
+    used = estimate if filtered is None or filtered.mean < estimate.mean else filtered
     use = latent_use(model, rows, draw=draw, seed=seed)
     counted = [count_elements(model, given, estimate.observed) for _, given in rows.each(4096)]
     variables = {} if rows.description is None else rows.description.variables
@@ -337,13 +356,12 @@ def evaluate(
     known = {name: variables[name] for name in given if name in variables}
     # labels are categories, with probabilities; anything else that is not described is unknown
     described = all([name in known or name == "y" for name in given])
-    bits = bits_per_dimension(
-        estimate.log_px.cpu(), torch.cat(counted), known if described else None
-    )
+    bits = bits_per_dimension(used.log_px.cpu(), torch.cat(counted), known if described else None)
     asked = {"gap_rows": gap_rows, "annealing": None if annealing is None else vars(annealing)}
     if synthetic is not None:
         asked["synthetic"] = {"target": synthetic.target, "rows": synthetic.rows}
-    warnings = likelihood_warnings(estimate)
+    warnings = likelihood_warnings(estimate) if used is estimate else filter_warnings(used)
+    warnings += why_not
     if rows.rows >= FEWEST_ROWS:
         own = {name: each for name, each in use.items() if name not in rows.names}
         # what q is told to be carries what it was told to
@@ -358,7 +376,7 @@ def evaluate(
     return Evaluation(
         data=scored_rows(rows, estimate, model),
         elbo=mean_of(estimate.elbo),
-        log_px=estimate.to_dict(),
+        log_px=estimate.to_dict() | _by(used, estimate, filtered),
         bits_per_dim=finite(bits.value),
         bits_per_dim_stderr=finite(bits.stderr),
         bits_per_dim_offset=bits.explanation,
@@ -384,17 +402,73 @@ def evaluate(
         topics=of_topics(model, rows.source, estimate),
         normalisers={name: found.to_dict() for name, found in log_z.items()} or None,
         objects=_objects(model, rows, seed),
-        log_px_a_step=_a_step(rows, estimate),
+        log_px_a_step=_a_step(rows, estimate, used.log_px),
+        filtered=None if filtered is None else filtered.to_dict(),
     )
 
 
-def _a_step(rows: Rows, estimate: ImportanceEstimate) -> dict[str, Any] | None:
+def _filtered(
+    model: LatentVariableModel,
+    rows: Rows,
+    estimate: ImportanceEstimate,
+    draw: Mapping[str, Draw] | None,
+    seed: int,
+    progress: OnProgress | None,
+) -> tuple[FilterEstimate | None, list[str]]:
+    """The likelihood by a particle filter where p has latents in each step; or why not."""
+    if estimate.exact or draw or not is_chain(model):
+        return None, []
+    few = min(estimate.particles, _FILTER)
+    try:
+        found = particle_filter(model, rows, few, proposal="auto", seed=seed, progress=progress)
+    except ValueError as error:
+        return None, [f"The likelihood is by importance sampling alone: {error}"]
+    return found, []
+
+
+def _by(
+    used: RowEstimate, estimate: ImportanceEstimate, filtered: FilterEstimate | None
+) -> dict[str, Any]:
+    """Which of both estimates is reported, and with what errors."""
+    if filtered is None:
+        return {}
+    if used is estimate:
+        return {"by": "importance sampling"}
+    plain = used.to_dict()
+    kept = {name: plain[name] for name in ("value", "stderr", "monte_carlo_stderr")}
+    return {"by": "particle filter", **kept, "importance_sampling": mean_of(estimate.log_px)}
+
+
+def filter_warnings(found: RowEstimate) -> list[str]:
+    """What makes a likelihood by a particle filter doubtful, in words."""
+    if infinite := int(found.log_px.isneginf().sum()):
+        return [_impossible(infinite)]
+    noisy = int((found.log_px_stderr > _NOISY).sum())
+    if noisy <= _HEAVY * found.rows:
+        return []
+    return [
+        (
+            f"In {noisy:,} of {found.rows:,} rows the error of the particle filter is above "
+            f"{_NOISY:g} nats, or not known, as few of the first particles have descendants: "
+            f"compare another --seed, or in Python particle_filter with more particles."
+        )
+    ]
+
+
+def _impossible(rows: int) -> str:
+    return (
+        f"{rows} rows have probability zero under the model, so the mean log-likelihood is −∞; "
+        f"their values lie outside the support of the likelihood."
+    )
+
+
+def _a_step(rows: Rows, estimate: ImportanceEstimate, log_px: Tensor) -> dict[str, Any] | None:
     """Nats of all steps over their number: a ratio of sums, its error by the delta method."""
     names = [name for name in estimate.observed if rows.lengths.get(name) in rows.names]
     if not names:
         return None
     steps = torch.cat([each[rows.lengths[names[0]]].cpu() for _, each in rows.each(4096)]).double()
-    log_px = estimate.log_px.cpu().double()
+    log_px = log_px.cpu().double()
     value = log_px.sum() / steps.sum()
     off = (log_px - value * steps).square().sum() * rows.rows / max(rows.rows - 1, 1)
     stderr = off.sqrt() / steps.sum() if rows.rows > 1 else torch.tensor(math.nan)
@@ -488,10 +562,7 @@ def likelihood_warnings(estimate: ImportanceEstimate) -> list[str]:
     """What makes an importance-sampled likelihood doubtful, in words."""
     found = []
     if infinite := int(estimate.log_px.isneginf().sum()):
-        found.append(
-            f"{infinite} rows have probability zero under the model, so the mean log-likelihood "
-            f"is −∞; their values lie outside the support of the likelihood."
-        )
+        found.append(_impossible(infinite))
     if estimate.exact:
         return found
     if estimate.heavy > _HEAVY:
@@ -675,10 +746,17 @@ def _sandwich_row(plain: Mapping[str, Any]) -> tuple[str, str, str]:
     return "sandwich gap", _value(plain["gap"]), of
 
 
-def _log_px_meaning(estimate: Mapping[str, Any]) -> str:
+def _log_px_meaning(estimate: Mapping[str, Any], filtered: Mapping[str, Any] | None) -> str:
     if estimate["exact"]:
         return "log-likelihood, exact: nothing had to be sampled"
+    sampled = f"importance sampling with {estimate['particles']:,} particles"
+    if filtered is None:
+        return f"log-likelihood by {sampled}: a lower bound in expectation"
+    walked = f"a particle filter of {filtered['particles']:,} from the {filtered['proposal']}"
+    if estimate["by"] == "particle filter":
+        other = f"{sampled} says {_value(estimate['importance_sampling'])}"
+        return f"log-likelihood by {walked}, a lower bound in expectation; {other}"
     return (
-        f"log-likelihood by importance sampling with {estimate['particles']:,} particles: a lower "
-        f"bound in expectation"
+        f"log-likelihood by {sampled}, a lower bound in expectation; {walked} says "
+        f"{_value(filtered)}"
     )

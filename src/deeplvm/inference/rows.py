@@ -192,6 +192,12 @@ def lengths_of(model: LatentVariableModel) -> dict[str, str]:
     return found
 
 
+def inside(lengths: Tensor, steps: int | None = None) -> Tensor:
+    """Which steps of padded rows are theirs, shape ``(rows, steps)``."""
+    longest = int(lengths.max()) if steps is None else steps
+    return torch.arange(longest, device=lengths.device) < lengths.long()[:, None]
+
+
 def unsaid(given: Mapping[str, Tensor], name: str, lengths: Mapping[str, str]) -> Tensor:
     """Which elements of a name say nothing: missing ones, and those of steps beyond a row's end.
 
@@ -201,7 +207,7 @@ def unsaid(given: Mapping[str, Tensor], name: str, lengths: Mapping[str, str]) -
     holes = value.isnan().reshape(len(value), -1)
     if steps is None or value.dim() < 2:
         return holes
-    beyond = torch.arange(value.shape[1], device=value.device) >= steps.reshape(-1, 1)
+    beyond = ~inside(steps.flatten(), value.shape[1])
     return holes | beyond.repeat_interleave(value[0, 0].numel(), 1)
 
 

@@ -268,6 +268,15 @@ def filter_of(model: LatentVariableModel, proposal: Proposal) -> tuple[Begin, st
     return partial(_Filter, model, p, q), "prior" if q is None else "posterior"
 
 
+def is_chain(model: LatentVariableModel) -> bool:
+    """Whether p draws latents step by step, so that a particle filter measures it best."""
+    try:
+        recurrent = parted(model.p).recurrent
+    except (ValueError, AttributeError):  # a program of one's own has no factors
+        return False
+    return bool(set(model.q.names).intersection(recurrent.names))
+
+
 def _goes(model: LatentVariableModel) -> bool:
     """Whether q goes through the steps as p does."""
     try:

@@ -21,7 +21,7 @@ from deeplvm.evaluation.latents.aggregate import prior_of
 from deeplvm.evaluation.latents.latent_use import flat
 from deeplvm.evaluation.latents.posterior_means import is_discrete
 from deeplvm.inference.compression import AtCentre
-from deeplvm.inference.rows import Rows, lengths_of, rows_of
+from deeplvm.inference.rows import Rows, inside, lengths_of, rows_of
 from deeplvm.likelihood import Forecast, forecast
 from deeplvm.randomness import evaluating
 
@@ -129,7 +129,7 @@ class Material:
         known = self.conditions(len(values)).get(self.length) if lengths is None else lengths
         if known is None:
             raise ValueError("the model says itself where rows end, and steps are not compared")
-        return values[torch.arange(values.shape[1]) < known.cpu().reshape(-1, 1)]
+        return values[inside(known.cpu().flatten(), values.shape[1])]
 
     def first(self, count: int) -> dict[str, Tensor]:
         """The first rows that the model reads."""
@@ -317,7 +317,7 @@ class Material:
         if length is None:
             return means.flatten(1)
         lengths = rows[slice(start, start + len(means))][length].to(means.device)
-        there = torch.arange(means.shape[1], device=means.device) < lengths[:, None]
+        there = inside(lengths, means.shape[1])
         total = torch.where(there[..., None], means.flatten(2), 0.0).sum(1)
         return total / lengths[:, None]
 

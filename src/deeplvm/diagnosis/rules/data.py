@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -63,13 +64,14 @@ def shifted_rows(seen: Examination) -> Verdict | None:
 def repeated_rows(seen: Examination) -> Verdict | None:
     """Held-out rows that are training rows too flatter the likelihood."""
     held, train = (
-        seen.resting(split, count)
+        seen.whole(split, count)
         for split, count in ((seen.held_out, seen.effort.rows), ("train", SEARCHED))
     )
     by_chance = 0.0
-    if bool((held.nan_to_num() == held.nan_to_num().round()).all()):
+    if all([bool((row.nan_to_num() == row.nan_to_num().round()).all()) for row in held]):
         # whole numbers meet by chance: as often as new draws do, or training rows each other
-        by_chance = _found(_drawn(seen, len(held)).to(train), train)
+        if seen.variable.length is None:
+            by_chance = _found([*_drawn(seen, len(held)).to(train[0])], train)
         if len(train) > 2 * len(held):
             some, train = train[: len(held)], train[len(held) :]
             by_chance = max(by_chance, _found(some, train))
@@ -86,10 +88,10 @@ def repeated_rows(seen: Examination) -> Verdict | None:
     )
 
 
-def _found(rows: Tensor, train: Tensor) -> float:
+def _found(rows: Sequence[Tensor], train: Sequence[Tensor]) -> float:
     """Share of rows that are training rows."""
-    known = {row.tobytes() for row in train.numpy()}
-    return sum([row.tobytes() in known for row in rows.numpy()]) / len(rows)
+    known = {row.numpy().tobytes() for row in train}
+    return sum([row.numpy().tobytes() in known for row in rows]) / len(rows)
 
 
 def _drawn(seen: Examination, count: int) -> Tensor:

@@ -33,7 +33,7 @@ def collapse(seen: Examination) -> Verdict | None:
         "--phases aggressive",
     )
     try:
-        nats = left_over(complete(seen.residuals), seen.seed).nats
+        nats = _a_row(seen) * left_over(complete(seen.residuals), seen.seed).nats
     except CannotMeasure:
         nats = None
     worth = f" What the elements of x have in common is worth {nats:.1f} nats." if nats else ""
@@ -49,6 +49,8 @@ def collapse(seen: Examination) -> Verdict | None:
 
 def _says_nothing(seen: Examination, name: str) -> bool:
     """Whether the posterior of a latent is the same for every row, though it is not the prior."""
+    if (steps := seen.steps(name)) > 1:  # whose rows have no one space of latents
+        return seen.use[name].kl < steps * LITTLE / 5
     parts = seen.surgery.parts
     return name in parts and float(parts[name].mutual_information.mean()) < LITTLE / 5
 
@@ -87,24 +89,32 @@ def too_few_latents(seen: Examination) -> Verdict | str | None:
     busy = [seen.use[name] for name in names]
     if not busy:
         raise CannotMeasure("No latent has a divergence of each dimension.")
-    least = min([float(latent.kl_by_dimension.min()) for latent in busy])  # type: ignore[union-attr]
+    of_steps = max([seen.steps(name) for name in names]) > 1
+    least = min([float(seen.use[n].kl_by_dimension.min()) / seen.steps(n) for n in names])  # type: ignore[union-attr]
     if least < _BUSY:
         return None
     left = left_over(complete(seen.residuals), seen.seed)
     if left.largest < 1.3 * left.chance:
         return f"an eigenvalue above {1.3 * left.chance:.1f} would have been seen"
-    refuse_poor_posterior(seen, left.nats, "what z leaves of x")
+    nats = _a_row(seen) * left.nats
+    refuse_poor_posterior(seen, nats, "what z leaves of x")
     dimensions = sum([latent.dimensions for latent in busy])
     return Verdict(
         "too few latents",
-        f"All {dimensions} dimensions are in full use ({least:.1f} nats or more each), and what "
+        f"All {dimensions} dimensions are in full use ({least:.1f} nats or more "
+        f"each{' in a step' if of_steps else ''}), and what "
         f"they leave of x goes together: the largest eigenvalue of its correlations is "
-        f"{left.largest:.1f}, by chance {left.chance:.1f}; that is worth about {left.nats:.1f} "
+        f"{left.largest:.1f}, by chance {left.chance:.1f}; that is worth about {nats:.1f} "
         f"nats a row.",
         f"Try {_of_size(seen, ' and '.join(names), 2 * dimensions)}.",
         {"eigenvalue": left.largest, "by_chance": left.chance, "least_kl": least},
-        left.nats,
+        nats,
     )
+
+
+def _a_row(seen: Examination) -> float:
+    """How many residuals of an element a row has: of sequences one at each step."""
+    return seen.steps(seen.scored[0].name)
 
 
 class LeftOver(NamedTuple):

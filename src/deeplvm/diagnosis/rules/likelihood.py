@@ -11,6 +11,7 @@ from deeplvm.diagnosis.remedies import longer, networks, one_of, untried
 from deeplvm.diagnosis.rules.training import held_out_curve
 from deeplvm.diagnosis.verdict import Verdict
 from deeplvm.evaluation.examination import CannotMeasure, Examination
+from deeplvm.likelihood.particle_filter import is_chain
 from deeplvm.results import Estimate
 
 _LOSS = 1.0  # nats a row that a bound may lose without a word
@@ -31,7 +32,11 @@ def unreliable_weights(seen: Examination) -> Verdict | None:
         f"In {100 * estimate.heavy:.0f} % of the {seen.unseen} rows Pareto k̂ of "
         f"{estimate.particles:,} importance weights is above 0.7: their likelihood is probably "
         f"underestimated.",
-        "Confirm the number with: deeplvm evaluate RUN --ais."
+        (
+            "deeplvm evaluate RUN measures it by a particle filter too."
+            if is_chain(seen.model)
+            else "Confirm the number with: deeplvm evaluate RUN --ais."
+        )
         + (
             f" A posterior that fits better makes the weights even: {' or '.join(better)}."
             if better

@@ -276,9 +276,16 @@ def several(model: LatentVariableModel, data: NamedRows | Rows) -> Rows:
     """The rows that the model reads.
 
     Raises:
-        ValueError: If they are fewer than two.
+        ValueError: If they are fewer than two, or have latents of unequal numbers of steps.
     """
     taken = rows_of(model, data)
+    latents = [name for name in model.q.names if name in model.p.names]
+    of_steps = [name for name in latents if taken.lengths.get(name) in taken.names]
+    if of_steps and len({*taken.source[taken.lengths[of_steps[0]]][:].tolist()}) > 1:
+        raise ValueError(
+            f"Rows have {', '.join(of_steps)} at each step, and differ in their number of steps: "
+            f"their posteriors are of no one space, and have no average."
+        )
     if taken.rows < 2:
         raise ValueError(
             f"An aggregate posterior is of several rows, found {taken.rows}; give at least two."

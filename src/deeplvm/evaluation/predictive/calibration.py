@@ -14,13 +14,14 @@ from torch.distributions import Distribution
 
 from deeplvm.core.joint import Joint
 from deeplvm.core.model import LatentVariableModel
+from deeplvm.core.steps import Masked
 from deeplvm.core.trace import base_of
 from deeplvm.core.values import NamedRows
 from deeplvm.distributions.product import Product
 from deeplvm.evaluation.latents.two_sample_tests import holm
 from deeplvm.evaluation.predictive.columns import ObservedColumn, matrix, observed_columns
 from deeplvm.gradients import Sampled
-from deeplvm.inference.rows import Rows, rows_of
+from deeplvm.inference.rows import Rows, inside, rows_of
 from deeplvm.randomness import evaluating, seed_of
 from deeplvm.results import Estimate, Record, plain
 
@@ -303,7 +304,8 @@ def hidden_columns(
         raise ValueError(
             f"p draws other names given {', '.join(scored)}, so no value of these can be hidden."
         )
-    return [column for column in columns if column.name in wanted]
+    stepwise = any([column.length is not None for column in columns])
+    return [c for c in columns if c.name in wanted and (c.length is not None or not stepwise)]
 
 
 class _Hiding:
@@ -318,7 +320,9 @@ class _Hiding:
     ) -> None:
         self.model, self.rows, self.columns, self.particles = model, rows, columns, particles
         self.names = list(dict.fromkeys([column.name for column in columns]))
-        self.size = max(1, min(500, _NUMBERS // (particles * len(columns))))
+        longest = max([1, *rows.source[str(columns[0].length)][:].tolist()]
+                      if columns[0].length is not None else [1])  # fmt: skip
+        self.size = max(1, min(500, _NUMBERS // int(particles * len(columns) * longest)))
         self.categories = [i for i, each in enumerate(columns) if each.kind == "category"]
 
     def passes(self, hide: float | None) -> Iterator[dict[str, Tensor]]:
@@ -341,14 +345,20 @@ class _Hiding:
     def _compared(
         self, given: dict[str, Tensor], truth: Tensor, mask: Tensor, start: int
     ) -> dict[str, Tensor]:
-        drawn, weights = self._predicted(given, mask)  # (K, B, D), (K, B)
+        length = self.columns[0].length
+        padded = given[self.columns[0].name]
+        here = None if length is None else inside(given[length].cpu(), padded.shape[1])  # (B, T)
+        row = torch.arange(len(truth)) if here is None else here.nonzero()[:, 0]
+        # of sequences all steps, as if each were a row with the weights of its own
+        drawn, weights = self._predicted(given, mask, here)  # (K, B, D), (K, B)
+        weights = weights[:, row]
         effective = 1 / weights.square().sum(0)
         below = torch.einsum("kb,kbd->bd", weights, (drawn < truth).double())
         ties = torch.einsum("kb,kbd->bd", weights, (drawn == truth).double())
         own = 1 / effective[:, None]  # the value itself is one more draw: exactly uniform ranks
         pit = (below + torch.rand(truth.shape) * (ties + own)) / (1 + own)
         found = {
-            "row": torch.arange(start, start + len(truth)),
+            "row": start + row,
             "truth": truth,
             "mask": mask,
             "pit": pit,
@@ -361,13 +371,19 @@ class _Hiding:
             found[f"share/{i}"] = torch.einsum("kb,kbl->bl", weights, hits)
         return found
 
-    def _predicted(self, given: dict[str, Tensor], mask: Tensor) -> tuple[Tensor, Tensor]:
+    def _predicted(
+        self, given: dict[str, Tensor], mask: Tensor, here: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """One draw of every value for each particle, and the particles' weights."""
         left = dict(given)
-        sizes = [given[name][0].numel() for name in self.names]
+        sizes = [len([c for c in self.columns if c.name == name]) for name in self.names]
         for name, hidden in zip(self.names, mask.split(sizes, 1), strict=True):
             value = given[name]
             real = value if value.is_floating_point() else value.to(self.rows.dtype)
+            if here is not None:
+                whole = torch.zeros(*here.shape, hidden.shape[1], dtype=torch.bool)
+                whole[here] = hidden
+                hidden = whole
             holes = hidden.reshape(value.shape).to(value.device)
             left[name] = torch.where(holes, torch.nan, real)
         evidence = self.model.evidence(
@@ -377,7 +393,7 @@ class _Hiding:
             missing=self.rows.missing | set(self.names),
             rows=self.rows.data_rows,
         )
-        shape = (self.particles, len(mask))
+        shape = (self.particles, len(next(iter(given.values()))))
         terms = [
             term.double().expand(shape)
             for name, term in evidence.terms.items()
@@ -385,10 +401,13 @@ class _Hiding:
         ]
         weights = torch.stack(terms).sum(0).softmax(0)
         draws = [self._draw(name, evidence.p[name], shape) for name in self.names]
+        if here is not None:
+            draws = [each.reshape(*shape, here.shape[1], -1)[:, here] for each in draws]
         return torch.cat(draws, 2), weights.cpu()
 
     def _draw(self, name: str, site: Any, shape: tuple[int, int]) -> Tensor:
         own = site.distribution
+        own = own.base if isinstance(own, Masked) else own
         if own is None:
             raise ValueError(
                 f"{name!r} is unrolled step by step and has no one distribution to predict from; "

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from deeplvm.core.model import LatentVariableModel
+from deeplvm.core.steps import Masked
 from deeplvm.core.values import NamedRows
 from deeplvm.distributions.counts import Multinomial, OfTotal
 from deeplvm.evaluation.latents.two_sample_tests import holm
@@ -171,8 +172,9 @@ def predictive_checks(
     With ``posterior`` each row is replicated from its own latents: that looks at p(x | z) alone,
     and uses the rows twice, so that p-values are too near to 1/2; one that is small still counts.
 
-    Inputs of the model are held at those of the rows. A missing element (NaN) is missing in every
-    replicate. Names that all rows share are drawn from q.
+    Inputs of the model are held at those of the rows, and of sequences the lengths; the statistics
+    are then of all their steps, drawn with the dependence that the model has. A missing element
+    (NaN) is missing in every replicate. Names that all rows share are drawn from q.
 
     Statistics. Reals: mean, standard deviation, skewness, quantiles, share of zeros. Counts: mean,
     variance-to-mean ratio, maximum, share of zeros; the totals and the zeros of a row. Binary: the
@@ -221,7 +223,7 @@ def predictive_checks(
     # a seed of its own: rows that were drawn from the same one must not meet their own noise
     with evaluating(model, seed_of(seed, 1)):
         replicate = _Replicate(model, taken, names, posterior)
-        observed = {name: replicate.known[name].clone() for name in names}
+        observed = {name: replicate.known[name].clone() for name in names} | replicate.lengths
         chosen = Statistics((), (), None)
         if standard:
             drawn = [matrix(replicate(), columns).numpy() for _ in range(_REFERENCES)]
@@ -241,6 +243,17 @@ def predictive_checks(
     return PredictiveChecks(checks, posterior, count, replicates, chosen.pair)
 
 
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """Rows of several batches; of sequences padded with zeros to the longest of all."""
+    longest = max([part.shape[1] if part.dim() > 1 else 0 for part in parts])
+    if not longest:
+        return torch.cat([*parts])
+    beyond = [
+        part.new_zeros(len(part), longest - part.shape[1], *part.shape[2:]) for part in parts
+    ]
+    return torch.cat([torch.cat(pair, 1) for pair in zip(parts, beyond, strict=True)])
+
+
 class _Replicate:
     """Draws of data sets that have the inputs and the holes of the rows."""
 
@@ -254,15 +267,17 @@ class _Replicate:
         self.model, self.names, self.posterior = model, names, posterior
         self.missing = rows.missing
         self.parts = [part for _, part in rows.each(_BATCH)]
-        self.known = {name: torch.cat([part[name] for part in self.parts]) for name in names}
+        lengths = {rows.lengths.get(name) for name in names}.intersection(rows.names)
+        self.lengths = {str(n): torch.cat([part[str(n)] for part in self.parts]) for n in lengths}
+        self.known = {name: joined([part[name] for part in self.parts]) for name in names}
         self.holes = {name: self.known[name].isnan() for name in names if name in rows.missing}
 
     def __call__(self) -> dict[str, Tensor]:
         drawn = [self._draw(part) for part in self.parts]
-        values = {name: torch.cat([part[name] for part in drawn]) for name in self.names}
+        values = {name: joined([part[name] for part in drawn]) for name in self.names}
         for name, holes in self.holes.items():
             values[name] = torch.where(holes, torch.nan, values[name])
-        return values
+        return values | self.lengths
 
     def _draw(self, given: dict[str, Tensor]) -> dict[str, Tensor]:
         if self.posterior:
@@ -281,6 +296,7 @@ class _Replicate:
         found = {}
         for name in self.names:
             own, value = trace[name].distribution, trace[name].value
+            own = own.base if isinstance(own, Masked) else own
             if isinstance(own, Multinomial | OfTotal):
                 value = own.given_total(given[name].sum(-1)).sample()  # each row's own total
             found[name] = value.expand(given[name].shape)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.data.variable import Variable, places
-from deeplvm.inference.rows import Rows
+from deeplvm.inference.rows import Rows, inside
 
 ColumnKind = Literal["real", "counts", "binary", "category"]
 _KINDS: dict[str, ColumnKind] = {
@@ -29,6 +29,7 @@ class ObservedColumn:
         title: What a reader calls it: the column's name, else ``"x[3]"``.
         kind: What its values are. Whole-number levels and dequantized values count as reals.
         categories: What the codes 0, 1, ... of a category stand for.
+        length: The name of the length, where a row has a value of it at each step.
     """
 
     name: str
@@ -36,6 +37,7 @@ class ObservedColumn:
     title: str
     kind: ColumnKind
     categories: tuple[str, ...] = ()
+    length: str | None = None
 
 
 def observed_columns(
@@ -49,7 +51,7 @@ def observed_columns(
     values: integers are categories, 0 and 1 binary, other whole numbers from 0 on counts.
 
     Raises:
-        ValueError: If p gives a density to none of the names.
+        ValueError: If p gives a density to none of the names, or one is of texts.
     """
     known_to_p = {*model.p.names, *(model.p.inputs if inputs else ())}
     names = [name for name in rows.names if name in known_to_p]
@@ -62,14 +64,31 @@ def observed_columns(
     for name in names:
         variables = known.variables if (known := rows.description) else {}
         variable = variables.get(name)
-        found += _seen(name, rows) if variable is None else _told(variable)
+        if variable is not None and variable.kind == "token":
+            raise ValueError(f"{name} is of texts, whose tokens are no columns to compare.")
+        each = _seen(name, rows) if variable is None else _told(variable)
+        length = rows.lengths.get(name)
+        found += each if length not in rows.names else [replace(e, length=length) for e in each]
     return tuple(found)
 
 
 def matrix(values: Mapping[str, Tensor], columns: Sequence[ObservedColumn]) -> Tensor:
-    """The columns side by side, shape ``(rows, columns)``, float64 on the CPU."""
-    names = dict.fromkeys([column.name for column in columns])
-    flat = [values[name].reshape(len(values[name]), -1).double().cpu() for name in names]
+    """The columns side by side, shape ``(rows, columns)``, float64 on the CPU.
+
+    Of sequences all steps, one after another, as if each were a row: ``(steps, columns)``; what is
+    of the whole row stands at each of its steps.
+    """
+    names = {column.name: column.length for column in columns}
+    length = next((each for each in names.values() if each is not None), None)
+    lengths = None if length is None else values[length].cpu().long()
+    flat = []
+    for name, own in names.items():
+        value = values[name].cpu()
+        if own is not None and lengths is not None:
+            value = value[inside(lengths, value.shape[1])]
+        elif lengths is not None:
+            value = value.repeat_interleave(lengths, 0)
+        flat.append(value.reshape(len(value), -1).double())
     return torch.cat(flat, 1)
 
 
@@ -83,7 +102,10 @@ def _told(variable: Variable) -> list[ObservedColumn]:
 
 
 def _seen(name: str, rows: Rows) -> list[ObservedColumn]:
-    value = rows[slice(0, rows.rows)][name].cpu()
+    given = rows[slice(0, rows.rows)]
+    value, length = given[name].cpu(), given.get(rows.lengths.get(name, ""))
+    if length is not None:
+        value = value[inside(length.cpu(), value.shape[1])]
     titles = places(name, value.shape[1:])
     classes = known.classes if (known := rows.description) else None
     found = []
