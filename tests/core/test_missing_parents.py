@@ -105,6 +105,8 @@ def test_draws_keep_what_is_given_and_score_what_they_drew() -> None:
     for trace in (posterior, model.reconstruct({"x": x, "y": y}, particles=4)):
         assert (trace["y"].value[:, [0, 2]] == torch.tensor([2.0, 1.0])).all()
         assert not trace["y"].value.isnan().any()
+    whole = torch.tensor([2, 0, 1])  # that none is missing changes nothing of it
+    assert torch.equal(model.reconstruct({"x": x, "y": whole})["y"].value, whole)
 
 
 def test_weights_of_divergences_leave_what_is_given_alone() -> None:

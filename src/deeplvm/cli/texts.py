@@ -7,6 +7,11 @@ from pathlib import Path
 from typing import Any
 
 ENDINGS = (".txt",)
+GREEDY = "the most probable word each time"
+NO_BEAMS = (
+    "--beam is of texts whose end the model draws, one a row; of these each word is the most "
+    "probable one: leave it out."
+)
 
 
 def save_texts(
@@ -16,15 +21,21 @@ def save_texts(
 
     Args:
         output: Where. In a .txt file a text is a line, its own line breaks blanks; of several
-            names those of a row follow each other, and an empty line the last.
+            names those of a row follow each other, and an empty line the last. A .png draws
+            molecules, those of a row side by side.
         texts: By name.
         others: More columns of a table, such as labels.
     """
     import numpy as np
 
-    from deeplvm.cli.outputs import save_table
+    from deeplvm.cli.outputs import PICTURES, save_table
+    from deeplvm.data.molecules import drawings
     from deeplvm.files import write_atomically
 
+    if output.suffix.lower() in PICTURES:
+        each = [text for row in zip(*texts.values(), strict=True) for text in row]
+        write_atomically(output, drawings(each))
+        return
     if output.suffix.lower() not in ENDINGS:
         columns = {name: np.array(each, dtype=object) for name, each in texts.items()}
         save_table(output, {**columns, **(others or {})})

@@ -550,9 +550,11 @@ def reconstruct(
         from deeplvm.inference.texts import BEAM, reconstructed_texts
 
         width, passed = BEAM if beam is None else beam, source[chosen][:rows]
-        found, draws = reconstructed_texts(model, passed, beam=width, seed=seed)
+        found, searched = reconstructed_texts(model, passed, beam=width, seed=seed)
+        if beam is not None and not searched:
+            raise ValueError(texts.NO_BEAMS)
         texts.save_texts(output, found)
-        how = "draws" if draws else f"the most probable texts, by {width} beams"
+        how = f"the most probable texts, by {width} beams" if searched else texts.GREEDY
         note(f"{output}: {passed.rows} rows, {how}, at a draw of z")
         return
     if between is not None:
@@ -1160,10 +1162,12 @@ def _precise(model: Any, precision: str) -> Any:
 def _only_images(opened: Any, output: Path, *, picture: bool) -> None:
     from deeplvm.cli.outputs import FileError
     from deeplvm.cli.sequences import length_of
+    from deeplvm.inference.texts import names_of
 
-    drawable = opened.description.picture is not None or length_of(opened.description) is not None
+    known = opened.description
+    drawable = known.picture is not None or length_of(known) is not None or names_of(known)
     if picture and not drawable:
-        what = "; ".join([str(each) for each in opened.description.variables.values()])
+        what = "; ".join([str(each) for each in known.variables.values()])
         raise FileError(
             f"{output} would be a picture, but the data are not images ({what}); write .csv, "
             f".parquet or .npz."
@@ -1178,6 +1182,8 @@ def _only_texts(opened: Any, output: Path, **asked: Any) -> bool:
     """
     from deeplvm.cli.outputs import PICTURES, FileError
     from deeplvm.cli.texts import ENDINGS
+    from deeplvm.data.molecules import has_rdkit
+    from deeplvm.data.tokens import is_molecule
     from deeplvm.inference.texts import names_of
 
     found = names_of(opened.description)
@@ -1189,7 +1195,15 @@ def _only_texts(opened: Any, output: Path, **asked: Any) -> bool:
             raise ValueError(f"--beam is of texts, and {name} is none; leave it out.")
         return False
     if output.suffix.lower() in PICTURES:
-        raise FileError(f"{output} would be a picture, but {name} are texts; write .txt or .csv.")
+        if not is_molecule(str(opened.description.options.get("tokens"))):
+            raise FileError(
+                f"{output} would be a picture, but {name} are texts; write .txt or .csv."
+            )
+        if not has_rdkit():
+            raise FileError(
+                f"{output}: molecules are drawn by rdkit, which is not installed: pip install "
+                f'"deeplvm[molecules]"; or write .txt or .csv.'
+            )
     others = [option for option, value in asked.items() if option != "beam" and value]
     if others:
         raise ValueError(f"--{others[0]} is not for texts; leave it out.")
@@ -1228,9 +1242,9 @@ def _save(
     from deeplvm.inference.texts import as_texts
 
     if texts := as_texts(values, description):
-        save_texts(
-            output, texts, given({n: values[n] for n in ("y",) if n in values}, description)
-        )
+        length = {each.length for each in description.variables.values()}
+        others = {n: each for n, each in values.items() if n not in (*texts, *length)}
+        save_texts(output, texts, given(others, description, mean=mean))
         note(f"{output}: {len(next(iter(texts.values())))} texts")
         return
     if (length := length_of(description)) is not None:

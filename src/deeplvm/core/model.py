@@ -140,6 +140,14 @@ class LatentVariableModel(nn.Module):
         """Names of which p models what elements are missing."""
         return frozenset([of for name, (of, _) in self._of_holes.items() if name in self.p.names])
 
+    @property
+    def causes(self) -> frozenset[str]:
+        """Latents that follow in p from nothing else, and may be given: a label, say."""
+        if not isinstance(self.p, Factored):
+            return frozenset()
+        both = set(self.p.names).intersection(self.q.names)
+        return frozenset([name for name in both if not self.p.parents(name)])
+
     def reads(self, name: str) -> bool:
         """Whether a conditional of p reads a name's values, so that it must have them in full."""
         return name in self._read_by_p
@@ -523,14 +531,16 @@ class LatentVariableModel(nn.Module):
         """Posterior predictive: latents drawn from q given the values, then observed names anew.
 
         The sites of the returned trace of p carry the distributions, so that
-        ``trace["x"].distribution.mean`` is the mean of p(x | z). Inputs stay as they are given.
+        ``trace["x"].distribution.mean`` is the mean of p(x | z). Inputs stay as they are given,
+        and so do :attr:`causes`, such as a label that q draws where it is missing.
         """
         posterior = self.posterior(given, **draws)
         drawn = {
             name: site for name, site in posterior.items() if site.drawn and name in self.p.names
         }
         sites, _ = self._sites(given, draws.get("missing"))
-        known = {name: site for name, site in sites.items() if name in self.p.inputs} | drawn
+        kept = {*self.p.inputs, *self.causes}
+        known = {name: site for name, site in sites.items() if name in kept} | drawn
         ready = self._computed(posterior, known)
         default = draws.get("default") or Sampled()
         return self.p(known, posterior.batch_shape, default=default, ready=ready)

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from deeplvm.data.variable import DataError
@@ -102,6 +104,23 @@ def drawing(smiles: str, width: int = 220, height: int = 160) -> str | None:
     canvas.DrawMolecule(molecule)
     canvas.FinishDrawing()
     return canvas.GetDrawingText().partition("?>")[2].strip()
+
+
+def drawings(
+    smiles: Sequence[str], columns: int = 4, width: int = 260, height: int = 200
+) -> bytes:
+    """Molecules side by side, each above its SMILES, as a picture (PNG); none where it is none.
+
+    Raises:
+        DataError: The extra is not installed.
+    """
+    columns, chem = min(columns, len(smiles)), _extra("rdkit.Chem")
+    size = columns * width, math.ceil(len(smiles) / columns) * height
+    canvas = _extra("rdkit.Chem.Draw.rdMolDraw2D").MolDraw2DCairo(*size, width, height)
+    molecules = [_molecule(each) or chem.Mol() for each in smiles]
+    canvas.DrawMolecules(molecules, legends=[*smiles])
+    canvas.FinishDrawing()
+    return canvas.GetDrawingText()
 
 
 def _molecule(smiles: str) -> Any:

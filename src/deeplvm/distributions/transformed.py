@@ -116,12 +116,16 @@ class TransformedDraw(Distribution):
         """A draw ``(*sample, *batch, *event)`` and its log-density ``(*sample, *batch)``, nats."""
         shape = self._extended_shape(sample_shape)
         noise = NOISE[self.noise].draw(shape, self.loc)
-        z = self.loc + self.scale * noise
-        log_prob = self._log_density(noise)
+        z, volume = self.of_noise(noise)
+        return z, self._log_density(noise) - volume
+
+    def of_noise(self, noise: Tensor) -> tuple[Tensor, Tensor | float]:
+        r"""The value that noise :math:`\epsilon` becomes, and the sum of the log-determinants."""
+        z, volume = self.loc + self.scale * noise, 0.0
         for transform in self.transforms:
             z, log_det = transform.forward(z, transform.context)
-            log_prob = log_prob - log_det
-        return z, log_prob
+            volume = volume + log_det  # type: ignore[assignment]
+        return z, volume
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The log-density of a value drawn elsewhere, shape ``(*sample, *batch)``, nats.

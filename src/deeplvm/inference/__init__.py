@@ -13,6 +13,7 @@ from deeplvm.inference.diagnostics import (
 )
 from deeplvm.inference.embedding import embed
 from deeplvm.inference.imputation import Imputation, impute
+from deeplvm.inference.interpolation import Between, codes_between, decoded
 from deeplvm.inference.latent_search import (
     Climbed,
     climb,
@@ -27,6 +28,7 @@ from deeplvm.inference.stochastic_regression import Regressed, stochastic_regres
 from deeplvm.inference.temperature import Tempered, sample_at
 
 __all__ = [
+    "Between",
     "ClassProbabilities",
     "Climbed",
     "Completed",
@@ -41,8 +43,10 @@ __all__ = [
     "bulk_effective_size",
     "class_probabilities",
     "climb",
+    "codes_between",
     "complete",
     "converted",
+    "decoded",
     "embed",
     "expected_improvement",
     "improve",

@@ -83,7 +83,7 @@ class LatentSpace:
             if support.is_discrete:
                 self.summed[name] = (draw or {}).get(name, Enumerated())
                 continue
-            bijection = _bijection(name, support)
+            bijection = bijection_of(name, support)
             free = bijection.inv(site.value)
             shape = free.shape[2:]
             self.places.append(Place(name, start, shape.numel(), shape, bijection))
@@ -230,7 +230,12 @@ def _support(name: str, site: Site) -> Any:
     return support
 
 
-def _bijection(name: str, support: Any) -> Any:
+def bijection_of(name: str, support: Any) -> Any:
+    """From free numbers to where a latent lives.
+
+    Raises:
+        ValueError: If it is no image of a space of these.
+    """
     try:
         return biject_to(_plain(support))
     except NotImplementedError:

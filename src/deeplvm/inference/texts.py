@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from deeplvm.core.draws import Sampled
 from deeplvm.data.readers.text import vocabulary_of
 from deeplvm.inference.beam_search import beam_search
+from deeplvm.inference.interpolation import AtMiddle, codes_between
 from deeplvm.randomness import evaluating
 
 if TYPE_CHECKING:
@@ -58,74 +58,78 @@ def reconstructed_texts(
     """Texts, called ``x_original``, and the most probable ones at a draw of z from q(z | x).
 
     Returns:
-        By name, and whether the latter are draws: where p does not draw its rows to their end.
+        By name, and whether beams searched for the latter; else each word is the most probable
+        one: where a row is several texts, or p does not draw rows to their end.
 
     Raises:
         ValueError: If there are no latents, or the rows are no texts.
     """
     description, name = _read_of(model, rows)
-    originals, found, drawn = list[str](), list[str](), False
+    originals, found, searched = list[str](), list[str](), True
     for start in range(0, rows.rows, _ROWS):
         given = _given(model, rows[start : start + _ROWS])
         with evaluating(model, seed):
             posterior = model.posterior(given, default=Sampled())
-            known = {n: v for n, v in given.items() if n in model.p.inputs}
+            known = {n: v for n, v in given.items() if n in (*model.p.inputs, *model.causes)}
             known |= {n: s.value for n, s in posterior.items() if s.drawn and n in model.p.names}
-            try:
-                tokens = _most_probable(model, known, name, description, beam)
-            except ValueError:
-                drawn = True
-                tokens = model.reconstruct(given)[name].value
+        texts, searched = decoded_texts(model, known, description, beam=beam, seed=seed)
         originals += as_texts({name: given[name]}, description)[name]
-        found += as_texts({name: tokens}, description)[name]
-    return {f"{name}_original": originals, name: found}, drawn
+        found += texts
+    return {f"{name}_original": originals, name: found}, searched
+
+
+def decoded_texts(
+    model: LatentVariableModel,
+    known: Mapping[str, Any],
+    description: Description,
+    *,
+    beam: int = BEAM,
+    seed: int = 0,
+) -> tuple[list[str], bool]:
+    """The most probable texts at given latents, and whether beams searched for them.
+
+    Args:
+        model: That has one name of texts.
+        known: Latents, and what p is given beside them, each ``(rows, *event)``.
+        description: Of the data.
+        beam: How many beginnings are kept.
+        seed: Of draws, where p knows no most probable value.
+    """
+    (name,) = names_of(description)
+    longest = _LONGEST * max(description.lengths, default=500)
+    with evaluating(model, seed):
+        try:
+            tokens = beam_search(model.p, known, name, width=beam, longest=longest)[0]
+            searched = True
+        except ValueError:  # no one recurrence ends the rows
+            given = {n: model.site(n, value) for n, value in known.items()}
+            rows = len(next(iter(known.values())))
+            tokens = model.p(given, (rows,), default=AtMiddle())[name].value
+            searched = False
+    return as_texts({name: tokens}, description)[name], searched
 
 
 def texts_between(
-    model: LatentVariableModel, rows: Selection, *, points: int = 5, beam: int = BEAM
+    model: LatentVariableModel,
+    rows: Selection,
+    *,
+    points: int = 5,
+    spherical: bool = False,
+    beam: int = BEAM,
 ) -> list[str]:
-    """The most probable texts on the line from the code of the first row to that of the second.
-
-    Codes are the means of q(z | x), of a model with one latent.
+    """The most probable texts on the way from the code of the first row to that of the second.
 
     Args:
         model, beam: As for :func:`reconstructed_texts`.
         rows: Two rows.
-        points: How many, the two ends among them.
+        points, spherical: As for :func:`~deeplvm.inference.interpolation.codes_between`.
 
     Raises:
-        ValueError: If the model has several latents, or what it reads else differs.
+        ValueError: If the rows are no texts, or there is nothing in between.
     """
-    description, name = _read_of(model, rows)
-    given = _given(model, rows[:2])
-    with evaluating(model, 0):
-        posterior = model.posterior(given, default=Sampled())
-    latents = [n for n, s in posterior.items() if s.drawn and n in model.p.names]
-    if len(latents) != 1 or any([n in model.p.inputs for n in given]):
-        raise ValueError(
-            f"Between two texts one code moves, and this model has {', '.join(latents)} and "
-            f"what it is given."
-        )
-    (latent,) = latents
-    own: Any = posterior[latent].distribution
-    ends = own.mean
-    share = torch.linspace(0, 1, points, device=ends.device).to(ends)
-    share = share.reshape(-1, *[1] * (ends.dim() - 1))
-    codes = {latent: torch.lerp(ends[:1], ends[1:2], share)}
-    with evaluating(model, 0):
-        tokens = _most_probable(model, codes, name, description, beam)
-    return as_texts({name: tokens}, description)[name]
-
-
-def _most_probable(
-    model: LatentVariableModel,
-    known: Mapping[str, Any],
-    name: str,
-    description: Description,
-    beam: int,
-) -> Tensor:
-    longest = _LONGEST * max(description.lengths, default=500)
-    return beam_search(model.p, known, name, width=beam, longest=longest)[0]
+    description, _ = _read_of(model, rows)
+    between = codes_between(model, rows[:1], rows[1:2], points=points, spherical=spherical)
+    return decoded_texts(model, {**between.known, **between.codes}, description, beam=beam)[0]
 
 
 def _given(model: LatentVariableModel, rows: Selection) -> dict[str, Tensor]:

@@ -477,11 +477,13 @@ def _reconstructions(subject: Subject) -> Iterator[Section]:
     facts = {"worth": None if measured is None else measured.reconstruction}
     if variable.kind == "token":
         some = subject.data[material.split][: 2 * _TEXTS]
-        found, drawn = reconstructed_texts(model, some[:_TEXTS], seed=subject.seed)
-        how = "draws" if drawn else "the most probable text, nearly,"
+        found, searched = reconstructed_texts(model, some[:_TEXTS], seed=subject.seed)
+        how = (
+            "the most probable text, nearly," if searched else "the most probable word each time,"
+        )
         rows = [*zip(*found.values(), strict=True)]
         shown = [_texts(f"Each {how} at a draw of z from q(z | x).", ["original", "back"], rows)]
-        with contextlib.suppress(ValueError):  # several latents
+        with contextlib.suppress(ValueError):  # nothing is in between
             walks = [[text] for text in texts_between(model, some[:2])]
             shown.append(_texts("", ["from the code of a row to that of another"], walks))
         yield Section("reconstructions", "Reconstructions", shown, facts)
