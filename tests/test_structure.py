@@ -30,7 +30,7 @@ FLOORS = (
     ("likelihood",),
     ("evaluation",),
     ("learning", "runs"),
-    ("diagnosis", "export"),
+    ("compression", "diagnosis", "export"),
     ("estimators", "report"),
     ("cli",),
 )

@@ -23,6 +23,7 @@ from cyclopts import App, CycloptsError
 
 from deeplvm.cli import verbs
 from deeplvm.cli.compare import compare
+from deeplvm.cli.compress import compress, decompress, verify
 from deeplvm.cli.console import Failed, tell
 from deeplvm.cli.interpolate import interpolate
 from deeplvm.cli.options import checked
@@ -151,8 +152,8 @@ def application(words: Sequence[str]) -> App:
         app.command(verbs.fit, name="fit")
     for verb in (
         verbs.resume, verbs.evaluate, compare, verbs.diagnose, verbs.sample, verbs.embed,
-        verbs.reconstruct, interpolate, verbs.score, verbs.impute, verbs.report, selfcheck,
-        verbs.recipes, verbs.datasets,
+        verbs.reconstruct, interpolate, verbs.score, verbs.impute, compress, decompress, verify,
+        verbs.report, selfcheck, verbs.recipes, verbs.datasets,
     ):  # fmt: skip
         app.command(checked(_or_of_a_graph(verb)))
     return app
