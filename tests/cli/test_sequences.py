@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pandas
 import pytest
+import torch
 
 from deeplvm.cli import main
-from deeplvm.cli.sequences import midi
+from deeplvm.cli.sequences import drawn_keys, midi
+from deeplvm.data import load
 from deeplvm.report.sections import Subject, _compared, _sequences
 from deeplvm.runs.run import open_run
 
@@ -237,3 +239,33 @@ def test_the_report_shows_rows_with_bands_and_what_comes_after(sensors: Path) ->
     drawn, data = _compared(subject.material)
     assert drawn.shape[1] == data.shape[1] == 3
     assert len(data) == opened.data.train["n"].sum()
+
+
+@pytest.mark.parametrize(
+    "hours, said",
+    [
+        ([1.0, 2.0, 3.0], "hour: begins at 1, and goes on by the usual difference"),
+        ([0.5, 0.75, 2.0], "hour: begins at 0.5, and goes on by the time differences of"),
+        ("2024-03-01 00:00", "hour: begins at 2024-03-01, and goes on by the usual difference"),
+        ("2024-03-01 06:30", "hour: begins at 2024-03-01 06:30:00, and goes on by the time diff"),
+    ],
+)
+def test_drawn_times_begin_and_go_on_as_those_of_the_file(
+    tmp_path: Path, hours: Any, said: str
+) -> None:
+    if isinstance(hours, str):
+        first = pandas.Timestamp(hours)
+        steps = [0, 1, 2] if first.hour == 0 else [0, 3, 4]
+        hours = [str(first + pandas.to_timedelta(step, unit="D")) for step in steps]
+    units = [each for unit in "abcdefghij" for each in [unit] * 3]
+    frame = {"unit": units, "hour": [*hours] * 10, "heat": np.arange(30.0) / 7}
+    pandas.DataFrame(frame).to_csv(tmp_path / "readings.csv", index=False)
+    data = load(str(tmp_path / "readings.csv"), sequence="unit", order="hour")
+    lengths = torch.tensor([3, 2])
+    known = data.train.batch([0, 1], [n for n in ("u",) if n in data.variables])
+    keys, told = drawn_keys(lambda: data, data.description, known, lengths)
+    assert told.startswith(said)
+    assert keys["unit"].tolist() == [0, 0, 0, 1, 1]
+    again = pandas.Series(keys["hour"]), pandas.Series([*hours, *hours[:2]])
+    as_read = pandas.to_datetime if isinstance(hours[0], str) else pandas.to_numeric
+    assert (as_read(again[0]) == as_read(again[1])).all()

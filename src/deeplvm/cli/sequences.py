@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from deeplvm.cli.outputs import PICTURES, FileError, given, save_pictures, save_
 from deeplvm.cli.texts import caption_of, captions
 from deeplvm.data.loading import cells_of_file
 from deeplvm.data.ragged import INPUTS
+from deeplvm.data.readers.long_tables import TIME_UNITS
 from deeplvm.inference.rows import inside, lengths_of
 from deeplvm.inference.texts import names_of
 
@@ -31,6 +32,8 @@ MUSIC = (".mid", ".midi")
 _KEYS = 88  # of a piano, the lowest of them number 21 of MIDI
 _LOWEST = 21
 _QUARTER = 480  # ticks
+_SECOND = 1_000_000_000  # nanoseconds
+_DAY = 86_400 * _SECOND
 
 
 def length_of(description: Description) -> str | None:
@@ -97,25 +100,54 @@ def difference_of(description: Description) -> str | None:
 
 
 def drawn_keys(
-    description: Description, values: Mapping[str, Tensor], lengths: Tensor
-) -> dict[str, Any]:
+    data: Callable[[], Data],
+    description: Description,
+    values: Mapping[str, Tensor],
+    lengths: Tensor,
+) -> tuple[dict[str, Any], str]:
     """Identifiers and times of drawn rows, called as in the long table that the run was fitted to.
 
-    Times are sums of the time differences that were given; without these, numbers of steps.
+    Times begin where the sequences of the file begin in the middle, and go on by the time
+    differences that were given, or by the usual one; where that is not known they are the numbers
+    of steps.
+
+    Returns:
+        The columns, and what a reader should know of them; nothing where there is no order.
     """
     name, order = description.options.get("sequence"), description.options.get("order")
     if name is None:
-        return {}
+        return {}, ""
     here = inside(lengths)
     found = {name: here.nonzero()[:, 0].numpy()}
-    apart = difference_of(description)
-    if order is None or (apart is not None and apart != f"{order}_difference"):
-        return found  # dates
-    if apart is None or INPUTS not in values:
-        return found | {order: here.nonzero()[:, 1].numpy()}
-    place = (description.variables[INPUTS].columns or ()).index(apart)
-    passed = values[INPUTS][..., place].cpu().double().cumsum(1)
-    return found | {order: passed[here].numpy()}
+    if order is None:
+        return found, ""
+    start, usual, dated = _usual_times(data(), name, order)
+    apart, step = difference_of(description), here.nonzero()[:, 1].double().numpy()
+    if apart is not None and INPUTS in values:
+        place = (description.variables[INPUTS].columns or ()).index(apart)
+        unit = {f"{order}_{u}": _DAY / by for u, by in TIME_UNITS}.get(apart, 1.0)
+        passed = unit * values[INPUTS][..., place].cpu().double().cumsum(1)[here].numpy()
+        how = "goes on by the time differences of training rows"
+    elif usual is not None:
+        passed, how = usual * step, "goes on by the usual difference"
+    else:
+        return found | {order: step.astype(np.int64)}, f"{order}: numbers of steps"
+    times = _written(passed + start, dated=dated)
+    first = _written(np.array([start]), dated=dated)[0]
+    return found | {order: times}, f"{order}: begins at {first}, and {how}"
+
+
+def _usual_times(data: Data, name: str, order: str) -> tuple[float, float | None, bool]:
+    """Where sequences begin, what lies between their steps, and whether times are dates."""
+    import pandas as pd
+
+    cells = cells_of_file(data.source, data.description)
+    times, dated = _times(cells[order]) if cells.get(order) is not None else (None, False)
+    if times is None:
+        return 0.0, None, False
+    each = pd.Series(times).groupby(np.asarray(cells[name]), sort=False)
+    start, usual = each.min().median(), each.diff().median()
+    return float(start), None if np.isnan(usual) else float(usual), dated
 
 
 def given_lengths(data: Description, rows: int, seed: int, steps: int | None) -> Tensor:
@@ -378,16 +410,18 @@ def future_keys(keys: Mapping[str, Any], lengths: Tensor, horizon: int) -> dict[
     every = np.median(np.concatenate(gaps)) if any(len(each) for each in gaps) else times[:1] * 0
     usual = np.array([np.median(each) if len(each) else every for each in gaps]).flatten()
     later = np.repeat(times[ends - 1], horizon) + ahead * np.repeat(usual, horizon)
+    return found | {order[0]: _written(later, dated=dated)}
+
+
+def _written(times: Any, *, dated: bool) -> Any:
+    """Times as a file has them: dates to the second, whole numbers, or six digits."""
     if dated:
         import pandas as pd
 
-        dates = later.round().astype(np.int64).astype("datetime64[ns]")
-        later = pd.Series(dates).astype(str).to_numpy()
-    elif (later == later.round()).all():
-        later = later.astype(np.int64)
-    else:
-        later = later.round(6)
-    return found | {order[0]: later}
+        dates = (times / _SECOND).round().astype(np.int64) * _SECOND
+        return pd.Series(dates.astype("datetime64[ns]")).astype(str).to_numpy()
+    whole = (times == times.round()).all()
+    return times.astype(np.int64) if whole else times.round(6)
 
 
 def _times(cells: Any) -> tuple[Any, bool]:

@@ -380,7 +380,9 @@ def sample(
         )
     if holes:
         values = _with_holes(values, opened.data, rows, seed)
-    _save(output, values, opened.description, mean=bool(mean), escape=escape_formulas)
+    _save(
+        output, values, opened.description, mean=bool(mean), escape=escape_formulas, opened=opened
+    )
     if said := read_of(values, opened.description):
         note(said)
     for name in opened.description.variables:
@@ -1234,9 +1236,10 @@ def _save(
     rows: Any = None,
     mean: bool = False,
     escape: bool = False,
+    opened: Any = None,
 ) -> None:
     """A picture, or a table of the user's own columns, by the ending."""
-    from deeplvm.cli.outputs import PICTURES, given, save_pictures, save_table
+    from deeplvm.cli.outputs import PICTURES, TABLES, given, save_pictures, save_table
     from deeplvm.cli.sequences import drawn_keys, length_of, save_sequences
     from deeplvm.cli.texts import save_texts
     from deeplvm.inference.texts import as_texts
@@ -1250,9 +1253,13 @@ def _save(
     if (length := length_of(description)) is not None:
         lengths = values[length]
         drawn = {n: each for n, each in values.items() if n != length}
-        keys = drawn_keys(description, drawn, lengths)
+        keys, said = ({}, "")
+        if output.suffix.lower() in TABLES:
+            keys, said = drawn_keys(lambda: opened.data, description, drawn, lengths)
         save_sequences(output, drawn, lengths, description, mean=mean, escape=escape, keys=keys)
         note(f"{output}: {len(lengths)} rows of {int(lengths.sum()):,} steps")
+        if said:
+            note(said)
         return
     if output.suffix.lower() in PICTURES:
         save_pictures(output, values[description.picture.name], description.picture, columns)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
 from markupsafe import Markup
 
+from deeplvm.core.joint import owner_of
 from deeplvm.data.variable import listed
 from deeplvm.evaluation.graphs import GraphEvaluation
 from deeplvm.evaluation.latents.latent_use import carrying
@@ -71,7 +72,7 @@ def report(
         left_out=left_out,
         title=title or " · ".join([part for part in (recipe, data.name) if part]),
         recipe=recipe,
-        latents=[name for name in model.q.names if name in model.p.names],
+        latents=[name for name in model.q.names if _is_latent(model, name)],
         factorisation=f"{model.p} · {model.q}" if model.q.names else str(model.p),
         parameters=sum([parameter.numel() for parameter in model.parameters()]),
         curve_warnings=list(curve_warnings(subject)) if metrics else [],
@@ -87,6 +88,13 @@ def comparison_page(found: Comparison) -> str:
     page = _environment().get_template("comparison.html")
     figure = comparison_figure(found)
     return page.render(found=found, figure=figure, header=header, differing=differing)
+
+
+def _is_latent(model: LatentVariableModel, name: str) -> bool:
+    """Whether p has a density of what q draws, and does not only compute it."""
+    owner = owner_of(model.p, name)
+    computed = hasattr(owner, "out_shape") or not hasattr(owner, "event_shape")
+    return name in model.p.names and not (name in model.common and computed)
 
 
 def _of_another_model(

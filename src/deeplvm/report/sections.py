@@ -278,15 +278,15 @@ def _columns(subject: Subject) -> Iterator[Section]:
     if variable.columns is None:
         return
     drawn, data = [variable.settled(values.flatten(1)) for values in _compared(material)]
-    missing = np.isnan(data)
+    missing, what = np.isnan(data), "rows" if material.length is None else "steps"
     shown = [_marginals(variable, data, drawn, missing.mean(0))]
     if missing.any():
         caption = (
-            "Where values are missing, the most frequent patterns first: blue is missing. Below a "
-            "column the share of the training rows that lack it."
+            f"Where values are missing, the most frequent patterns first: blue is missing. Below "
+            f"a column the share of the training {what} that lack it."
         )
         shown.append((columns.hole_patterns(missing, variable.titles), caption))
-    facts = {"whole": float((~missing.any(1)).mean()) if missing.any() else None}
+    facts = {"whole": float((~missing.any(1)).mean()) if missing.any() else None, "what": what}
     yield Section("columns", "Columns", shown, facts)
 
 
@@ -351,8 +351,8 @@ def _sequences(subject: Subject) -> Iterator[Section]:
             for r, n in enumerate(given[material.length].long().tolist())
         ]  # fmt: skip
         caption = (
-            f"The last {horizon} steps as forecast from those before: median, and the interval "
-            f"that should hold nine tenths."
+            f"The last {f'{horizon} steps' if horizon > 1 else 'step'} as forecast from those "
+            f"before: median, and the interval that should hold nine tenths."
         )
         shown.append((sequences.lines(panels, "Forecasts"), caption))
     yield Section("sequences", "Sequences", shown, {})

@@ -26,7 +26,7 @@ from deeplvm.files import fits, gunzip, read_whole
 ENDINGS = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
 LINES = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
 # Time differences of dates are in the unit of which the middle one has at least one.
-_UNITS = (("days", 1.0), ("hours", 24.0), ("minutes", 1440.0), ("seconds", 86_400.0))
+TIME_UNITS = (("days", 1.0), ("hours", 24.0), ("minutes", 1440.0), ("seconds", 86_400.0))
 _REGULAR = 1e-6  # differences that differ by no more of the largest are one
 
 
@@ -229,7 +229,7 @@ def _difference(
     order: str, gaps: Array, unit: str | None, trained: str | None, *, known: bool
 ) -> tuple[str | None, float]:
     """The name of the column of time differences, if it is wanted, and what they are times."""
-    names = {} if unit is None else {f"{order}_{u}": by for u, by in _UNITS}
+    names = {} if unit is None else {f"{order}_{u}": by for u, by in TIME_UNITS}
     if known:
         return trained, names.get(trained or "", 1.0)
     if not len(gaps) or np.ptp(gaps) <= _REGULAR * np.abs(gaps).max():
@@ -237,7 +237,7 @@ def _difference(
     if unit is None:
         return f"{order}_difference", 1.0
     middle = float(np.median(gaps))
-    chosen, factor = next((each for each in _UNITS if each[1] * middle >= 1), _UNITS[-1])
+    chosen, factor = next((each for each in TIME_UNITS if each[1] * middle >= 1), TIME_UNITS[-1])
     return f"{order}_{chosen}", factor
 
 
