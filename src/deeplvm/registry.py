@@ -435,6 +435,24 @@ def phases_of(text: str, model: Any) -> Any:
     return call(*[model for name in names if name == "model"])
 
 
+def written(default: Any) -> Any:
+    """A default as it would be written: functions by their names, schedules by their text."""
+    if inspect.isfunction(default):
+        return default.__name__
+    if isinstance(default, functools.partial):
+        options = ", ".join([f"{key}={value!r}" for key, value in default.keywords.items()])
+        return f"{default.func.__name__}({options})"
+    if hasattr(default, "named_buffers"):  # an objective with a state, by what it was made with
+        parameters = inspect.signature(type(default)).parameters.values()
+        made = {each.name: (getattr(default, each.name), each.default) for each in parameters}
+        said = [f"{key}={value!r}" for key, (value, usual) in made.items() if value != usual]
+        return f"{in_snake_case(type(default).__name__)}({', '.join(said)})"
+    if isinstance(default, list):
+        return tuple(default)
+    is_word = default is None or isinstance(default, (*_PLAIN, tuple))
+    return default if is_word or default is inspect.Parameter.empty else repr(default)
+
+
 def in_snake_case(name: str) -> str:
     """A class's name as a function's would be: in metrics, and on the command line.
 

@@ -46,7 +46,7 @@ def test_the_same_model_twice_is_a_tie(data: Data) -> None:
         data, candidates=[("mixture_model", {"classes": 2})] * 2, training={"epochs": 2}
     )
     assert found.trials[1].behind.value == 0
-    assert "within two errors of it: mixture_model(classes=2)" in found.notes()[0]
+    assert "not told apart from it: mixture_model(classes=2)" in found.notes()[0]
 
 
 def test_what_it_refuses() -> None:

@@ -12,8 +12,7 @@ import pytest
 import torch
 
 from deeplvm import objectives
-from deeplvm.cli.options import written
-from deeplvm.registry import known, meant
+from deeplvm.registry import known, meant, written
 from deeplvm.training.measure import name_of
 
 

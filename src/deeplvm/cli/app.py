@@ -144,12 +144,9 @@ def application(words: Sequence[str]) -> App:
         version=_version,
         suppress_keyboard_interrupt=False,
     )
-    if words[:1] == ["fit"]:
-        from deeplvm.cli.flags import help_alone
-
-        app.command(help_alone(words[1:]) or _command(words[1:]), name="fit")
-    else:
-        app.command(verbs.fit, name="fit")
+    for name, listed in (("fit", verbs.fit), ("tune", verbs.tune)):
+        composed = _composed(words[1:], name) if words[:1] == [name] else listed
+        app.command(composed, name=name)
     for verb in (
         verbs.resume, verbs.evaluate, compare, verbs.diagnose, verbs.sample, verbs.embed,
         verbs.reconstruct, interpolate, verbs.score, verbs.impute, compress, decompress, verify,
@@ -180,9 +177,16 @@ def _or_of_a_graph(verb: Callable[..., None]) -> Callable[..., None]:
     return begin
 
 
-def _command(words: Sequence[str]) -> App:
-    from deeplvm.cli.fit import command
+def _composed(words: Sequence[str], name: str) -> App:
+    """A verb whose options are those of the recipe that its words name."""
+    from deeplvm.cli.flags import help_alone
 
+    if (shown := help_alone(words, name)) is not None:  # type: ignore[arg-type]
+        return shown
+    if name == "fit":
+        from deeplvm.cli.fit import command
+    else:
+        from deeplvm.cli.tune import command
     return command(words)
 
 
@@ -194,7 +198,7 @@ def _version() -> str:
 
 def _usage(error: CycloptsError, words: Sequence[str]) -> str:
     error.verbose = False
-    if words[:1] == ["fit"]:
+    if words[:1] in (["fit"], ["tune"]):
         from deeplvm.cli.fit import belongs
 
         if whose := belongs(error, words[1:]):

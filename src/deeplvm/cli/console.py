@@ -117,13 +117,18 @@ def finish(
     evaluate: bool,
     particles: int | None,
     json: bool,
+    quiet: bool = False,
 ) -> None:
-    """Evaluate a trained model, draw samples, write the report, and say where everything is."""
+    """Evaluate a trained model, draw samples, write the report, and say where everything is.
+
+    ``quiet`` says nothing on standard output.
+    """
     if evaluate and run.description.options.get("graph"):
         note("ranking held-out pairs")
         ranked = evaluate_graph_into(run, model, data)
         write_report(run)
-        show(ranked, json=json)
+        if not quiet:
+            show(ranked, json=json)
     elif evaluate:
         from deeplvm.objectives.bounds import of_one_particle
 
@@ -148,8 +153,9 @@ def finish(
         if data.description.picture is not None:
             _save_samples(run, model)
         write_report(run)
-        show(evaluation, json=json)
-    if not json and processes().first:
+        if not quiet:
+            show(evaluation, json=json)
+    if not (json or quiet) and processes().first:
         tell(_where(run))
 
 

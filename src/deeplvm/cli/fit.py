@@ -17,8 +17,17 @@ from cyclopts.config import Dict
 from cyclopts.exceptions import CycloptsError, UnknownOptionError
 
 from deeplvm.cli.console import finish, note
-from deeplvm.cli.flags import DEFAULT_RECIPE, OWN, TABLES, about_recipe, dress, flags_of
-from deeplvm.cli.options import Option, options_of, written
+from deeplvm.cli.flags import (
+    DEFAULT_RECIPE,
+    TABLES,
+    VERBS,
+    WHOLE,
+    Verb,
+    about_recipe,
+    dress,
+    flags_of,
+)
+from deeplvm.cli.options import Option, options_of
 from deeplvm.cli.parallel import Terminated, by_first, data_of, together
 from deeplvm.files import fits, write_atomically
 from deeplvm.parallel.processes import ProcessesError, processes
@@ -26,6 +35,7 @@ from deeplvm.recipes import Recipe, describe, find, name_of, published, training
 from deeplvm.recipes.catalogue import loading_of, refuse_to_run
 from deeplvm.registry import amiss, meant, why
 from deeplvm.runs.run import NOT_STORED, Config, Run, RunError, build, claim, create_run
+from deeplvm.runs.training import settled, training_options
 from deeplvm.training import Callback
 
 if TYPE_CHECKING:
@@ -111,17 +121,27 @@ def parts_of(recipe: Recipe) -> dict[str, dict[str, Option]]:
 
 def command(words: Sequence[str]) -> App:
     """The verb ``fit`` with the options of the recipe that the words name."""
+    return composed(words, "fit", _fit)
+
+
+#: Carries out a verb: the configuration, its recipe, the verb's own options, the flags given.
+Act = Callable[[Config, Recipe, Mapping[str, Any], set[str]], None]
+
+
+def composed(words: Sequence[str], verb: Verb, act: Act) -> App:
+    """A verb with the options of the recipe that the words name."""
     choice = FirstLook.of(words)
     parts = parts_of(choice.recipe)
-    flags = flags_of(parts)
+    of_verb = VERBS[verb][1]
+    flags = flags_of(parts, of_verb)
 
-    def fit(data: str | None = None, /, **given: Any) -> None:
+    def begin(data: str | None = None, /, **given: Any) -> None:
         # the parser passes only what was said; what is stored is everything
-        said = {flags[flag][1] for flag in given if flags.get(flag, ("",))[0] == "training"}
+        said = {flag for flag in given if flag in flags}
         given = {each.name: each.default for each in parameters[1:]} | given
-        own = {name: given.pop(name) for name in OWN}
+        own = {name: given.pop(name) for name in of_verb}
         for name, value in own.items():
-            if reason := amiss(value, OWN[name].annotation):
+            if reason := amiss(value, of_verb[name].annotation):
                 raise RunError(f"--{name.replace('_', '-')} {reason}.")
         options: dict[str, dict[str, Any]] = {table: {} for table in TABLES}
         for flag, value in given.items():
@@ -130,29 +150,36 @@ def command(words: Sequence[str]) -> App:
         source = data or choice.config.data
         if source is None:
             raise RunError(
-                "Which data? Name a data set or a file: deeplvm fit digits; deeplvm datasets "
-                "lists the named ones."
+                f"Which data? Name a data set or a file: deeplvm {verb} digits; deeplvm datasets "
+                f"lists the named ones."
             )
-        _fit(
-            Config(source, choice.recipe_name, **options),
-            choice.recipe,
-            own["out"],
-            said=said,
-            evaluate=own["evaluate"],
-            evaluation_particles=own["evaluation_particles"],
-            tensorboard=own["tensorboard"],
-            json=own["json"],
-        )
+        config = Config(source, choice.recipe_name, **options)
+        _refuse_amiss(config, choice.recipe)
+        act(config, choice.recipe, own, said)
 
     about = describe(choice.recipe_name, choice.recipe)
-    parameters = dress(fit, choice.recipe_name, about_recipe(about), parts)
+    parameters = dress(begin, choice.recipe_name, about_recipe(about), parts, verb)
     return App(
-        default_command=fit,
-        name="fit",
+        default_command=begin,
+        name=verb,
         help_format="plaintext",
         config=_stored(choice, flags),
-        group_parameters=Group("The run", sort_key=0),
+        group_parameters=Group(f"The {WHOLE[verb]}", sort_key=0),
     )
+
+
+def _refuse_amiss(config: Config, recipe: Recipe) -> None:
+    """Refuse an option that is not what its function takes."""
+    from deeplvm.data import load
+    from deeplvm.training import fit as learn
+    from deeplvm.training import unfolded
+
+    functions = {"data_options": load, "recipe_options": recipe, "training": unfolded(learn)}
+    for table, function in functions.items():
+        for name, value in getattr(config, table).items():
+            if reason := why(function, name, value):
+                raise RunError(f"--{name.replace('_', '-')} {reason}.")
+            meant(name, value)
 
 
 def _stored(choice: FirstLook, flags: Mapping[str, tuple[str, str]]) -> list[Dict]:
@@ -182,29 +209,11 @@ def belongs(error: CycloptsError, words: Sequence[str]) -> str | None:
     return f"--{name.replace('_', '-')} belongs to the {many} {whose}, not to {chosen!r}{where}."
 
 
-def _fit(
-    config: Config,
-    recipe: Recipe,
-    out: Path | None,
-    *,
-    said: set[str],
-    evaluate: bool,
-    evaluation_particles: int | None,
-    tensorboard: bool,
-    json: bool,
-) -> None:
+def _fit(config: Config, recipe: Recipe, own: Mapping[str, Any], said: set[str]) -> None:
     """Train, evaluate, report."""
     from deeplvm.data import load
-    from deeplvm.training import fit as learn
-    from deeplvm.training import unfolded
 
-    functions = {"data_options": load, "recipe_options": recipe, "training": unfolded(learn)}
-    for table, function in functions.items():
-        for name, value in getattr(config, table).items():
-            if reason := why(function, name, value):
-                raise RunError(f"--{name.replace('_', '-')} {reason}.")
-            meant(name, value)
-    training = config.training
+    training, out = config.training, own["out"]
     with together(str(training.get("device", "auto"))) as here, ExitStack() as stack:
         claimed: Callable[[Any], Path] = lambda folders: by_first(  # noqa: E731
             here, lambda: stack.enter_context(claim(folders))
@@ -222,25 +231,24 @@ def _fit(
                 )
             selection = _select(data, config)
             recipe, config = _selected(selection, config)
-        config = _of_few_rows(config, recipe, data, said)
+        config = of_few(config, recipe, data, said)
         training = config.training
         model = build(recipe, data, config.recipe_options, int(training.get("seed", 0)))
         note(repr(model))
         refuse_large_step(training, data)
-        source, name = str(data.options.get("source", config.data)), name_of(recipe)
-        place = folder or claimed(free_folders(data.name, name))
-        options = dict(config.data_options)
-        if options.get("schema"):  # wherever it is repeated from
-            options["schema"] = str(Path(options["schema"]).expanduser().absolute())
-        config = replace(config, data=source, recipe=name, data_options=options)
-        run = by_first(here, lambda: create_run(place, config, data))
+        place = folder or claimed(free_folders(data.name, name_of(recipe)))
+        stored = settled(config, data, recipe)
+        run = by_first(here, lambda: create_run(place, stored, data))
         if selection is not None:
             written_out = dumps(selection.to_dict(), indent=1)
             write_atomically(run.folder / "selection.json", written_out.encode())
-        if tensorboard and here.first:
+        if own["tensorboard"] and here.first:
             (run.folder / _TENSORBOARD).mkdir()
         train(run, model, data)
-        finish(run, model, data, evaluate=evaluate, particles=evaluation_particles, json=json)
+        finish(
+            run, model, data, evaluate=own["evaluate"], particles=own["evaluation_particles"],
+            json=own["json"],
+        )  # fmt: skip
 
 
 def _select(data: Data, config: Config) -> ModelSelection:
@@ -275,7 +283,7 @@ def _selected(selection: ModelSelection, config: Config) -> tuple[Recipe, Config
     )
 
 
-def _of_few_rows(config: Config, recipe: Recipe, data: Data, said: set[str]) -> Config:
+def of_few(config: Config, recipe: Recipe, data: Data, said: set[str]) -> Config:
     """The run of a small table, by which a recipe's passes are enough steps, and end in time."""
     from deeplvm.training.options import FEW_ROWS, of_few_rows
 
@@ -321,12 +329,9 @@ def train(run: Run, model: LatentVariableModel, data: Data, **more: Any) -> None
     board = run.folder / _TENSORBOARD  # its folder is what says that it is wanted
     if board.is_dir():
         more["callbacks"] = [*more.get("callbacks", ()), TensorBoard(board)]
-    stored = {name: meant(name, value) for name, value in run.config.training.items()}
-    for name in _idle(run, model, data):
-        stored.pop(name)
-    first = processes().first
+    first, stored = processes().first, training_options(run, model, data, note)
     try:
-        unfolded(fit)(model, data, folder=run.folder, draw=run.draw or None, **(stored | more))
+        unfolded(fit)(model, data, **(stored | more))
     except TrainingInterrupted as error:
         if error.epoch and first:
             run.save_model(model)
@@ -346,23 +351,6 @@ def train(run: Run, model: LatentVariableModel, data: Data, **more: Any) -> None
         raise
     if first:
         run.save_model(model)
-
-
-def _idle(run: Run, model: LatentVariableModel, data: Data) -> list[str]:
-    """The recipe's own options that have no part with the phases, or the data, asked for."""
-    from deeplvm.registry import phases_of
-    from deeplvm.training.batches import Ordered
-    from deeplvm.training.phases import asks, idle_in
-
-    own, chosen = training_of(find(run.config.recipe or "")), run.config.training
-    names: list[str] = ["labelled"] if isinstance(data, Ordered) and data.missing & {"y"} else []
-    if chosen.get("phases") is not None:
-        phases = phases_of(chosen["phases"], model)
-        names += [] if any([asks(each, model) for each in phases]) else ["estimator"]
-        names += idle_in(phases)
-    if "labelled" in names and chosen.get("labelled"):
-        note("rows on disk come in an order of their own: batches have as many labels as come")
-    return [name for name in names if name in own and chosen.get(name) == written(own[name])]
 
 
 class _Longer(Callback):

@@ -13,46 +13,98 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from cyclopts import App, Group, Parameter
 
 from deeplvm.cli.options import Option, Particles
+from deeplvm.registry import Count, Positive
 
 DEFAULT_RECIPE = "vae"
 TABLES = ("data_options", "recipe_options", "training")
 _DATA = "A named data set, or a file: .npy, .npz, .csv, .parquet, IDX, a folder of images."
 
 
-# The options that belong to neither data, recipe nor training.
-OWN = {
-    name: inspect.Parameter(
-        name,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=default,
-        annotation=Annotated[
-            hint, Parameter(help=text, negative=() if default is False else None)
-        ],
-    )
-    for name, hint, default, text in (
-        ("recipe", str, DEFAULT_RECIPE,
-         "A recipe of `deeplvm recipes`, or your own: package.module:function."),
-        ("out", Path | None, None, "The RUN folder to make; runs/DATA-RECIPE if none is named."),
-        ("config", Path | None, None,
-         "A TOML file of options, such as another run's config.toml; flags go before it."),
-        ("trust", bool, False,
-         "Run the code of a recipe that --config names and that is not one of deeplvm's."),
-        ("evaluate", bool, True, "Whether to evaluate and write the report in the end."),
-        ("evaluation_particles", Particles | None, None,
-         "Draws a row of the evaluation; by default a million in all, 100 to 5000 a row."),
-        ("tensorboard", bool, False,
-         "Also write the metrics for TensorBoard, into RUN/tensorboard."),
-        ("json", bool, False, "Print the contents of evaluation.json instead of the table."),
-    )
-}  # fmt: skip
+def _own(*rows: tuple[str, Any, Any, str]) -> dict[str, inspect.Parameter]:
+    """Options of a verb that belong to neither data, recipe nor training."""
+    return {
+        name: inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=default,
+            annotation=Annotated[
+                hint, Parameter(help=text, negative=() if default is False else None)
+            ],
+        )
+        for name, hint, default, text in rows
+    }
 
 
-def flags_of(parts: Mapping[str, Mapping[str, Option]]) -> dict[str, tuple[str, str]]:
+_RECIPE = (
+    "recipe", str, DEFAULT_RECIPE,
+    "A recipe of `deeplvm recipes`, or your own: package.module:function.",
+)  # fmt: skip
+_CONFIG = (
+    "config", Path | None, None,
+    "A TOML file of options, such as another run's config.toml; flags go before it.",
+)  # fmt: skip
+_TRUST = (
+    "trust", bool, False,
+    "Run the code of a recipe that --config names and that is not one of deeplvm's.",
+)  # fmt: skip
+_SEARCH = (
+    "What is searched: option=from..to or option=a|b|c, apart by commas, as in "
+    "'latent=4..64,hidden=100|200|(200,100)'; by default widths, latents, depths, learning rate, "
+    "batch size, averaging and warm-up, around the recipe's own, but for those that are said."
+)
+_TUNE = (
+    "Search options of a recipe: trials that are compared on held-out rows.\n\n"
+    "--minutes is of all trials together, 10 unless --trials is said; options that are said "
+    "are those of every trial. The folder keeps study.json, report.html, and the runs best "
+    "and defaults; deeplvm resume goes on."
+)
+OWN = _own(
+    _RECIPE,
+    ("out", Path | None, None, "The RUN folder to make; runs/DATA-RECIPE if none is named."),
+    _CONFIG,
+    _TRUST,
+    ("evaluate", bool, True, "Whether to evaluate and write the report in the end."),
+    ("evaluation_particles", Particles | None, None,
+     "Draws a row of the evaluation; by default a million in all, 100 to 5000 a row."),
+    ("tensorboard", bool, False,
+     "Also write the metrics for TensorBoard, into RUN/tensorboard."),
+    ("json", bool, False, "Print the contents of evaluation.json instead of the table."),
+)  # fmt: skip
+OWN_OF_TUNE = _own(
+    _RECIPE,
+    ("out", Path | None, None,
+     "The folder of the study to make; runs/DATA-RECIPE-study if none is named."),
+    _CONFIG,
+    _TRUST,
+    ("search", list[str] | None, None, _SEARCH),
+    ("trials", Count | None, None, "Trials at most; as many as there is time for if left out."),
+    ("trial_minutes", Positive | None, None,
+     "Of training each trial, at most; by default a tenth of --minutes, or a trial's share."),
+    ("evaluate", bool, True,
+     "Whether to evaluate the best run on test rows, and compare it with the defaults there."),
+    ("evaluation_particles", Particles | None, None,
+     "Draws a row of the evaluation; by default a million in all, 100 to 5000 a row."),
+    ("json", bool, False, "Print the contents of study.json instead of the table."),
+)  # fmt: skip
+
+
+Verb = Literal["fit", "tune"]
+WHOLE: dict[Verb, str] = {"fit": "run", "tune": "study"}
+#: What each does that has the options of a recipe, and its own options.
+VERBS: dict[Verb, tuple[str, Mapping[str, inspect.Parameter]]] = {
+    "fit": ("Learn a model from data: trains, evaluates, and writes a report.", OWN),
+    "tune": (_TUNE, OWN_OF_TUNE),
+}
+
+
+def flags_of(
+    parts: Mapping[str, Mapping[str, Option]], own: Mapping[str, inspect.Parameter] = OWN
+) -> dict[str, tuple[str, str]]:
     """For each flag, where its value goes; a name used twice keeps it in training alone.
 
     The seed of the split is thus ``--data-seed``: runs that differ in ``--seed`` are tested on the
@@ -62,7 +114,7 @@ def flags_of(parts: Mapping[str, Mapping[str, Option]]) -> dict[str, tuple[str, 
     taken: dict[str, tuple[str, str]] = {}
     for table in reversed(TABLES):
         for name in parts[table]:
-            taken[name if name not in taken and name not in OWN else prefix[table] + name] = (
+            taken[name if name not in taken and name not in own else prefix[table] + name] = (
                 table,
                 name,
             )
@@ -76,18 +128,23 @@ def about_recipe(entry: Any) -> str:
 
 
 def dress(
-    fit: Callable[..., None], recipe: str, about: str, parts: Mapping[str, Mapping[str, Option]]
+    fit: Callable[..., None],
+    recipe: str,
+    about: str,
+    parts: Mapping[str, Mapping[str, Option]],
+    verb: Verb = "fit",
 ) -> list[inspect.Parameter]:
-    """Give a function the signature and the documentation of ``fit`` with a recipe's options."""
+    """Give a function the signature and the documentation of a verb with a recipe's options."""
+    does, of_verb = VERBS[verb]
     groups = {
         "data_options": Group("Data options", sort_key=1),
         "recipe_options": Group(f"Options of the recipe {recipe}", sort_key=2),
         "training": Group("Training options", sort_key=3),
     }
-    flags = flags_of(parts)
+    flags = flags_of(parts, of_verb)
     data = Annotated[str | None, Parameter(help=_DATA)]
     first = inspect.Parameter("data", inspect.Parameter.POSITIONAL_ONLY, default=None)
-    own = OWN | {"recipe": OWN["recipe"].replace(default=recipe)}
+    own = {**of_verb, "recipe": of_verb["recipe"].replace(default=recipe)}
     parameters = [first.replace(annotation=data), *own.values()]
     for flag in sorted(flags, key=lambda flag: TABLES.index(flags[flag][0])):
         table, name = flags[flag]
@@ -95,14 +152,13 @@ def dress(
     fit.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     fit.__annotations__ = {each.name: each.annotation for each in parameters}
     fit.__doc__ = (
-        f"Learn a model from data: trains, evaluates, and writes a report.\n\n{about}\n\n"
-        "The options of another recipe are shown with --recipe NAME --help."
+        f"{does}\n\n{about}\n\nThe options of another recipe are shown with --recipe NAME --help."
     )
     return parameters
 
 
-def help_alone(words: Sequence[str]) -> App | None:
-    """``fit`` as its help shows it, where only that is asked for, and of a recipe of ours."""
+def help_alone(words: Sequence[str], verb: Verb = "fit") -> App | None:
+    """A verb as its help shows it, where only that is asked for, and of a recipe of ours."""
     asked = [word.partition("=") for word in words]
     names = [name for name, _, _ in asked]
     if not {"--help", "-h"} & set(names) or {"--config", "--trust"} & set(names):
@@ -124,9 +180,9 @@ def help_alone(words: Sequence[str]) -> App | None:
     def fit(**_: Any) -> None:
         """Only shown."""
 
-    dress(fit, recipe, found["about"], parts)
-    group = Group("The run", sort_key=0)
-    return App(default_command=fit, name="fit", help_format="plaintext", group_parameters=group)
+    dress(fit, recipe, found["about"], parts, verb)
+    group = Group(f"The {WHOLE[verb]}", sort_key=0)
+    return App(default_command=fit, name=verb, help_format="plaintext", group_parameters=group)
 
 
 def _options(rows: Sequence[Sequence[Any]], defaults: Mapping[str, Any]) -> dict[str, Option]:

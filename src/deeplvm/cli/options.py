@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from cyclopts import Group, Parameter, Token, convert
 from docstring_parser import parse
 
-from deeplvm.registry import KINDS, Bounds, choices, hint_of, in_snake_case, why
+from deeplvm.registry import KINDS, Bounds, choices, hint_of, why, written
 
 # What can be written as one word.
 _WORDS = (int, float, str, bool, Path)
@@ -124,24 +124,6 @@ def options_of(
                 text = f"{text} Here: {choices(parameter.name)}."
             found[parameter.name] = Option(parameter.name, hint, default, text)
     return found
-
-
-def written(default: Any) -> Any:
-    """A default as it would be written: functions by their names, schedules by their text."""
-    if inspect.isfunction(default):
-        return default.__name__
-    if isinstance(default, functools.partial):
-        options = ", ".join([f"{key}={value!r}" for key, value in default.keywords.items()])
-        return f"{default.func.__name__}({options})"
-    if hasattr(default, "named_buffers"):  # an objective with a state, by what it was made with
-        parameters = inspect.signature(type(default)).parameters.values()
-        made = {each.name: (getattr(default, each.name), each.default) for each in parameters}
-        said = [f"{key}={value!r}" for key, (value, usual) in made.items() if value != usual]
-        return f"{in_snake_case(type(default).__name__)}({', '.join(said)})"
-    if isinstance(default, list):
-        return tuple(default)
-    is_word = default is None or isinstance(default, (*_WORDS, tuple))
-    return default if is_word or default is inspect.Parameter.empty else repr(default)
 
 
 def _words(hint: Any, name: str, default: Any) -> Any:

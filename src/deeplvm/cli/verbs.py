@@ -104,6 +104,11 @@ def fit(data: str | None = None, /) -> None:
     # Only listed in the help of all verbs: what runs is composed in cli/fit.py for each recipe.
 
 
+def tune(data: str | None = None, /) -> None:
+    """Search options of a recipe: trials that are compared on held-out rows."""
+    # As fit: composed in cli/tune.py.
+
+
 def resume(
     run: Folder,
     /,
@@ -116,11 +121,12 @@ def resume(
     evaluation_particles: Particles | None = None,
     json: bool = False,
 ) -> None:
-    """Go on with training exactly where it stopped.
+    """Go on with training, or with a study of tune, exactly where it stopped.
 
     Args:
         epochs: Passes over the data in all, if other than the run was started with.
-        minutes: Of training in all, if other than the run was started with.
+        minutes: Of training in all, if other than the run was started with; of a study, of all
+            trials.
         evaluate: Whether to evaluate and write the report in the end.
         evaluation_particles: Draws a row of the evaluation.
         json: Print the contents of evaluation.json instead of the table.
@@ -129,6 +135,12 @@ def resume(
     from deeplvm.files import alone
     from deeplvm.runs.run import RunError, open_run
 
+    if (run / "study.json").exists():
+        from deeplvm.cli.tune import go_on as search_on
+
+        options = {"evaluate": evaluate, "evaluation_particles": evaluation_particles}
+        search_on(run, epochs, minutes, device, trust=trust, json=json, **options)
+        return
     with together(device) as here, ExitStack() as stack:
         opened = by_first(here, lambda: open_run(run, trust=trust))
         by_first(here, lambda: stack.enter_context(alone(opened.folder, RunError)))

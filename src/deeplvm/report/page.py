@@ -15,6 +15,7 @@ from deeplvm.data.variable import listed
 from deeplvm.evaluation.graphs import GraphEvaluation
 from deeplvm.evaluation.latents.latent_use import carrying
 from deeplvm.report.figures.comparison import comparison_figure
+from deeplvm.report.figures.study import importance_figure, options_figure, study_history
 from deeplvm.report.sections import SPLITS, Subject, curve_warnings, minus, sections
 from deeplvm.results import digest_of, html_table, shown_plain
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from deeplvm.evaluation.comparison import Comparison
     from deeplvm.evaluation.summary import Evaluation
     from deeplvm.runs.run import Run
+    from deeplvm.runs.study import Study
 
 
 def report(
@@ -95,6 +97,18 @@ def _is_latent(model: LatentVariableModel, name: str) -> bool:
     owner = owner_of(model.p, name)
     computed = hasattr(owner, "out_shape") or not hasattr(owner, "event_shape")
     return name in model.p.names and not (name in model.common and computed)
+
+
+def study_page(study: Study, compared: Comparison | None = None) -> str:
+    """A self-contained page: the trials of a study, and its best run beside the defaults."""
+    figures = {
+        "history": study_history(study),
+        "importance": importance_figure(study),
+        "options": options_figure(study),
+        "comparison": None if compared is None else comparison_figure(compared),
+    }
+    page = _environment().get_template("study.html")
+    return page.render(study=study, compared=compared, figures=figures)
 
 
 def _of_another_model(

@@ -75,11 +75,19 @@ def measure(
     model, draw = run.model.to(device), run.measured(data) or None
     if not isinstance(particles, int):
         particles = particles(model, rows, draw)
+    found, scored = scored_by(model, data, rows, particles, draw, seed)
+    return Measured(run, found, scored, sum([each.numel() for each in model.parameters()]))
+
+
+def scored_by(
+    model: Any, data: Data, rows: Selection, particles: int, draw: Any, seed: int = 0
+) -> tuple[ImportanceEstimate, dict[str, Any]]:
+    """The likelihood of each of some rows, and what it is the likelihood of."""
     each = rows_of(model, rows, omit=tuple(draw or ()))
     found = importance_sampling(model, each, particles, draw=draw, seed=seed)
-    scored = scored_rows(each, found, model)
-    scored["measure"] = _measure(model, data, found.observed)
-    return Measured(run, found, scored, sum([each.numel() for each in model.parameters()]))
+    return found, scored_rows(each, found, model) | {
+        "measure": _measure(model, data, found.observed)
+    }
 
 
 def _measure(model: Any, data: Data, observed: Sequence[str]) -> str:
@@ -104,15 +112,20 @@ def refuse_incomparable(found: Sequence[Measured]) -> None:
     """
     first = found[0]
     for other in found[1:]:
-        for key, words in _SHARED.items():
-            one, two = [each.scored.get(key) for each in (first, other)]
-            if one != two:
-                a, b = [words.format(_in_words(each)) for each in (one, two)]
-                raise RunError(
-                    f"{first.run.folder} and {other.run.folder} cannot be compared: the first "
-                    f"{a}, the second {b}. Fit both to the same rows in the same way, or name "
-                    f"rows for both with --data."
-                )
+        if apart := unlike(first.scored, other.scored):
+            raise RunError(
+                f"{first.run.folder} and {other.run.folder} cannot be compared: {apart}. Fit both "
+                f"to the same rows in the same way, or name rows for both with --data."
+            )
+
+
+def unlike(first: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """In what two likelihoods are of different things, in words; empty if they compare."""
+    for key, words in _SHARED.items():
+        if first.get(key) != other.get(key):
+            a, b = [words.format(_in_words(each.get(key))) for each in (first, other)]
+            return f"the first {a}, the second {b}"
+    return ""
 
 
 def _in_words(value: Any) -> str:

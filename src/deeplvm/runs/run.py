@@ -583,6 +583,11 @@ def open_run(folder: str | Path, *, trust: bool = False) -> Run:
     if not folder.is_dir():
         raise RunError(f"{folder} is a file; a RUN folder is what deeplvm fit makes.")
     if not (folder / "config.toml").exists():
+        if (folder / "study.json").exists():
+            raise RunError(
+                f"{folder} is a study of deeplvm tune; its best run is {folder / 'best'}, and "
+                f"deeplvm resume {folder} goes on with it."
+            )
         raise RunError(
             f"{folder} is not a RUN folder, or its writing was cut short: it has no config.toml."
         )

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from deeplvm.data.records import Data
+from deeplvm.evaluation.comparison import Difference, difference
 from deeplvm.likelihood import importance_sampling
 from deeplvm.recipes import RecipeError, find, training_of
 from deeplvm.registry import phases_of
@@ -31,15 +32,14 @@ _MOST_ROWS, _PARTICLES = 5000, 100
 
 
 @dataclass(frozen=True)
-class Trial(Record):
+class Candidate(Record):
     """How one model did.
 
     Attributes:
         recipe: Its name.
         options: Those of the recipe, where they are not its defaults.
         log_px: Mean log-likelihood of the held-out rows, nats.
-        behind: How much less it is than the best one's, row by row: the error is that of the
-            paired differences.
+        behind: How much less it is than the best one's, row by row.
         epochs: Of its training.
         idle: Options of training that were asked for and have no part in its own.
     """
@@ -47,7 +47,7 @@ class Trial(Record):
     recipe: str
     options: dict[str, Any]
     log_px: Estimate
-    behind: Estimate
+    behind: Difference
     epochs: int
     idle: tuple[str, ...] = ()
 
@@ -71,13 +71,13 @@ class ModelSelection(Record):
         seconds: What it took.
     """
 
-    trials: tuple[Trial, ...]
+    trials: tuple[Candidate, ...]
     rows: int
     seconds: float
     header = ("model", "log p(x), nats", "behind the best", "epochs")
 
     @property
-    def best(self) -> Trial:
+    def best(self) -> Candidate:
         """The model of the highest likelihood."""
         return self.trials[0]
 
@@ -94,10 +94,10 @@ class ModelSelection(Record):
 
     def notes(self) -> list[str]:
         """Whether the best is sure to be."""
-        near = [t.title for t in self.trials[1:] if not t.behind.above()]
+        near = [t.title for t in self.trials[1:] if t.behind.interval()[0] <= 0]
         if not near:
             return [f"{self.best.title} it is."]
-        return [f"{self.best.title} it is; within two errors of it: {', '.join(near)}."]
+        return [f"{self.best.title} it is; not told apart from it: {', '.join(near)}."]
 
 
 def select(
@@ -146,9 +146,9 @@ def select(
         own |= {"compile": False, **given, "minutes": minutes / len(candidates), "quiet": True}
         history = unfolded(fit)(model, data, seed=seed, **own)
         log_px = importance_sampling(model, rows, particles=_PARTICLES).log_px.double().cpu()
-        trial = Trial(
-            name, dict(options), Estimate.of(log_px), Estimate(0.0, 0.0), len(history.values()),
-            idle,
+        trial = Candidate(
+            name, dict(options), Estimate.of(log_px), difference(log_px, log_px),
+            len(history.values()), idle,
         )  # fmt: skip
         told(f"{trial.title}: log p(x) = {trial.log_px} nats of held-out rows")
         found.append((trial, log_px))
@@ -156,7 +156,7 @@ def select(
         raise RecipeError(f"None of {', '.join([name for name, _ in candidates])} takes the data.")
     best = max([log_px for _, log_px in found], key=_mean)
     ranked = sorted(found, key=lambda each: _mean(each[1]), reverse=True)
-    trials = tuple([replace(t, behind=Estimate.of(best - log_px)) for t, log_px in ranked])
+    trials = tuple([replace(t, behind=difference(best, log_px)) for t, log_px in ranked])
     return ModelSelection(trials, len(best), time.monotonic() - began)
 
 

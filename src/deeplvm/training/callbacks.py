@@ -36,7 +36,8 @@ class Callback:
     def started(self, options: Mapping[str, Any]) -> None:
         """Training begins or goes on; ``options`` are what it was told.
 
-        ``epoch`` is how many were done before, ``seconds`` the time that they took.
+        ``epoch`` is how many were done before, ``seconds`` the time that they took, ``ranking`` by
+        what :class:`~deeplvm.training.measure.Ranking` the best is found.
         """
 
     def step_ended(self, step: int, objective: float | Tensor) -> None:

@@ -343,7 +343,8 @@ def fit(
         try:
             for callback in told:
                 done = {"epoch": state.epoch, "seconds": state.spent}
-                callback.started({**state.run, "epochs": epochs, **done})
+                ranked = {"ranking": ranking}
+                callback.started({**state.run, "epochs": epochs, **done, **ranked})
             stopped = loop.go()
             history = History(tuple(state.history), ranking.name, state.best_epoch, stopped)
         except (Stopped, KeyboardInterrupt) as error:

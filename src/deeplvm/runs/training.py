@@ -1,0 +1,50 @@
+"""How a run is trained: what its configuration means, for its model and its data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from deeplvm.core.model import LatentVariableModel
+from deeplvm.data.records import Data
+from deeplvm.recipes import Recipe, find, name_of, training_of
+from deeplvm.registry import meant, phases_of, written
+from deeplvm.runs.run import Config, Run
+from deeplvm.training.batches import Ordered
+from deeplvm.training.phases import asks, idle_in
+
+
+def settled(config: Config, data: Data, recipe: Recipe) -> Config:
+    """The configuration as it is stored: by names and places that hold wherever it is read."""
+    options = dict(config.data_options)
+    if options.get("schema"):
+        options["schema"] = str(Path(options["schema"]).expanduser().absolute())
+    source = str(data.options.get("source", config.data))
+    return replace(config, data=source, recipe=name_of(recipe), data_options=options)
+
+
+def training_options(
+    run: Run, model: LatentVariableModel, data: Data, told: Callable[[str], None]
+) -> dict[str, Any]:
+    """The options of :func:`~deeplvm.training.fit`, unfolded, by which a run is trained."""
+    stored = {name: meant(name, value) for name, value in run.config.training.items()}
+    for name in _idle(run, model, data, told):
+        stored.pop(name)
+    return {"folder": run.folder, "draw": run.draw or None} | stored
+
+
+def _idle(
+    run: Run, model: LatentVariableModel, data: Data, told: Callable[[str], None]
+) -> list[str]:
+    """The recipe's own options that have no part with the phases, or the data, asked for."""
+    own, chosen = training_of(find(run.config.recipe or "")), run.config.training
+    names: list[str] = ["labelled"] if isinstance(data, Ordered) and data.missing & {"y"} else []
+    if chosen.get("phases") is not None:
+        phases = phases_of(chosen["phases"], model)
+        names += [] if any([asks(each, model) for each in phases]) else ["estimator"]
+        names += idle_in(phases)
+    if "labelled" in names and chosen.get("labelled"):
+        told("rows on disk come in an order of their own: batches have as many labels as come")
+    return [name for name in names if name in own and chosen.get(name) == written(own[name])]
