@@ -67,6 +67,24 @@ def test_molecules_by_what_they_are(deeplvm: Run, molecules: Path, tmp_path: Pat
     assert (tmp_path / "drawn.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_strings_with_most_of_a_property(deeplvm: Run, molecules: Path, tmp_path: Path) -> None:
+    more, less = tmp_path / "more.csv", tmp_path / "less.txt"
+    found = deeplvm("sample", molecules, "--highest", "size", "-n", 3, "-o", more)
+    assert found.code == 0, found.err
+    assert "training rows: mean" in found.err
+    table = pd.read_csv(more, keep_default_na=False)
+    assert [*table] == ["x", "size"]
+    assert table["x"].is_unique
+    assert table["size"].is_monotonic_decreasing
+    assert deeplvm("sample", molecules, "--lowest", "size", "-n", 3, "-o", less).code == 0
+    for words, said in (
+        (("--highest", "age"), "there are size"),
+        (("--highest", "size", "--lowest", "size"), "leave out --lowest"),
+        (("--highest", "size", "--temperature", 0.5), "leave out --temperature"),
+    ):
+        assert said in deeplvm("sample", molecules, *words, "-o", more).line
+
+
 def test_steps_of_sequences_and_turns_of_dialogues(deeplvm: Run, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     steps = [(row, t, rng.normal()) for row in range(20) for t in range(3 + row % 2)]

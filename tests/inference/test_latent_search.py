@@ -8,7 +8,14 @@ from torch import Tensor, nn
 
 from deeplvm import Joint, LatentVariableModel
 from deeplvm.conditionals import Gaussian, StandardNormal
-from deeplvm.inference.latent_search import climb, expected_improvement, improve, predicted
+from deeplvm.inference.embedding import embed
+from deeplvm.inference.latent_search import (
+    climb,
+    expected_improvement,
+    improve,
+    predicted,
+    visited,
+)
 from deeplvm.networks import MLP
 
 SLOPE = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
@@ -24,6 +31,21 @@ def with_property() -> LatentVariableModel:
         }
     )
     return LatentVariableModel(p, Joint({"z | x": Gaussian(3, MLP(4, 8))}))
+
+
+def test_ways_begin_where_most_is_predicted_and_lead_to_more() -> None:
+    torch.manual_seed(0)
+    model = with_property().double().eval()
+    rows = {"x": torch.randn(40, 4).double(), "y": torch.randn(40, 1).double()}
+    value = predicted(model, "y")
+    for lowest in (False, True):
+        codes, told = visited(model, rows, "y", number=5, lowest=lowest, rounds=4, weight=0)
+        best = value(embed(model, rows)["z"]).sort(descending=not lowest).values[:5]
+        assert torch.allclose(told[:5], best)
+        assert codes.shape == (25, 3)
+        assert torch.equal(told, value(codes))
+        change = told.reshape(5, 5).diff(dim=0)  # of each way, round after round
+        assert bool((change < 0 if lowest else change > 0).all())
 
 
 def planted(codes: Tensor) -> Tensor:

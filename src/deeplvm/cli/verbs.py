@@ -277,6 +277,8 @@ def sample(
     mean: bool | None = None,
     label: str | None = None,
     given: str | None = None,
+    highest: str | None = None,
+    lowest: str | None = None,
     holes: bool = False,
     temperature: Positive = 1.0,
     likelihood_temperature: Positive | None = None,
@@ -302,6 +304,10 @@ def sample(
         given: Columns that are known, in the words of the file: "age=40,job=nurse"; the others
             are drawn given these. For a model of pictures of a caption each: what is drawn,
             "caption=a three at the top left"; by default what training rows say.
+        highest: Of strings with properties beside them: instead of draws those, all different, of
+            which most of this property is predicted, or measured where RDKit measures it (qed,
+            logp), found by climbing from training rows in the latent space; -n at most.
+        lowest: The same of least.
         holes: Leave values out where a training row, chosen at random, has none; or as the model
             says, if it is one of what is missing.
         temperature: Of every layer of latents: their standard deviations are multiplied by it, of
@@ -328,6 +334,20 @@ def sample(
     _only_texts(opened, output, mean=mean, holes=holes, given=given)
     refuse_overwriting(output, opened.config.data)
     _only_images(opened, output, picture=picture)
+    if highest is not None or lowest is not None:
+        others = {
+            "--label": label, "--steps": steps, "--mean": mean,
+            "--likelihood-temperature": likelihood_temperature,
+            "--temperature": None if temperature == 1 else temperature,
+        }  # fmt: skip
+        refused = [flag for flag, said in others.items() if said is not None]
+        if refused or (highest and lowest):
+            raise ValueError(
+                f"{'--highest' if highest else '--lowest'} searches and draws nothing; leave out "
+                f"{refused[0] if refused else '--lowest'}."
+            )
+        _searched(opened, output, rows, str(highest or lowest), lowest is not None, seed, device)
+        return
     length = length_of(opened.description)
     _of_sequences(opened, **{f"-o {output}": ending in MUSIC, "--steps": steps is not None})
     refuse_large("-n", rows, opened.description)
@@ -1081,6 +1101,54 @@ def datasets() -> None:
 def _chosen(rows: Any, split: Any) -> Any:
     """The split meant; other data are all test rows."""
     return split or ("test" if rows.rows("test") else "valid")
+
+
+def _searched(
+    opened: Any, output: Path, rows: int, name: str, lowest: bool, seed: int, device: Any
+) -> None:
+    """Strings of which most, or least, of a property is predicted."""
+    import numpy as np
+
+    from deeplvm.cli.texts import save_texts
+    from deeplvm.data.molecules import has_rdkit, properties
+    from deeplvm.data.tokens import is_molecule
+    from deeplvm.devices import place
+    from deeplvm.evaluation.molecules import reader_of
+    from deeplvm.inference.texts import names_of, texts_of_more
+
+    known, flag = opened.description, "--lowest" if lowest else "--highest"
+    numbers = [n for n in known.variables if n not in names_of(known)]
+    if not names_of(known) or name not in numbers:
+        there = f"there are {', '.join(numbers)}" if numbers and names_of(known) else (
+            f"{known.name} has none: fit with --text COLUMN --group NAME=COLUMN"
+        )  # fmt: skip
+        raise ValueError(f"{flag} {name} is of a property beside strings; {there}.")
+    reader, measure = reader_of(known), None
+    if is_molecule(str(known.options.get("tokens"))) and name.lower() in ("qed", "logp"):
+        measure = (lambda text: properties(text)[name.lower()]) if has_rdkit() else None
+    with waiting(f"searching for {'less' if lowest else 'more'} of {name}"):
+        found, broken = texts_of_more(
+            opened.model.to(place(device)), opened.data.train, name, rows, lowest=lowest,
+            read=None if reader is None else reader[0], measure=measure, seed=seed,
+        )  # fmt: skip
+    by = "" if reader is None else reader[1]
+    if not found:
+        raise ValueError(
+            f"{flag} {name}: nothing that was found can be read by {by}; train longer."
+        )
+    told, measured = (np.array(each) for each in zip(*found.values(), strict=True))
+    others = {name: told} if measure is None else {name: told, f"{name}_measured": measured}
+    save_texts(output, {names_of(known)[0]: [*found]}, others)
+    what = f"{name} predicted {told[0]:.4g}"
+    what += "" if measure is None else f", measured by RDKit {measured[0]:.4g},"
+    note(f"{output}: {len(found)} different texts, {what} at best")
+    if len(found) < rows:
+        note(f"fewer than the {rows} that were asked for are different: -n larger looks further")
+    data = opened.data.train[name][:].double()
+    data = data[data.isfinite()]
+    note(f"training rows: mean {data.mean():.4g}, from {data.min():.4g} to {data.max():.4g}")
+    if broken:
+        note(f"{broken} others that were found cannot be read by {by}")
 
 
 def _with_holes(values: dict[str, Any], data: Any, rows: int, seed: int) -> dict[str, Any]:

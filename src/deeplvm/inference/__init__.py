@@ -20,6 +20,7 @@ from deeplvm.inference.latent_search import (
     expected_improvement,
     improve,
     predicted,
+    visited,
 )
 from deeplvm.inference.posterior import PosteriorDraws, sample_posterior
 from deeplvm.inference.refinement import Refined, localised, refine
@@ -61,4 +62,5 @@ __all__ = [
     "sample_posterior",
     "stochastic_regression",
     "tail_effective_size",
+    "visited",
 ]

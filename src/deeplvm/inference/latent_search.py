@@ -16,11 +16,15 @@ from torch import Tensor
 from torch.optim import Adam
 
 from deeplvm.core.model import LatentVariableModel
+from deeplvm.core.values import NamedRows
 from deeplvm.distributions.centre import centre
-from deeplvm.inference.rows import at_least
+from deeplvm.inference.embedding import embed
+from deeplvm.inference.rows import at_least, at_random, evaluation_of
 from deeplvm.results import Record
 
 _NEAR = 0.3  # of the spread of the codes: how far from the best half of the candidates lie
+_STARTS = 2_000  # rows whose codes are looked at
+_RATE = 0.05  # of the first steps
 _LEAST = 1e-9  # of a standard deviation, beside which an improvement is measured
 
 #: From latents ``(rows, dimensions)`` to a number a row.
@@ -108,6 +112,61 @@ def climb(
             optimiser.step()
     with torch.no_grad():
         return Climbed(codes.detach(), value(start), value(codes))
+
+
+def visited(
+    model: LatentVariableModel,
+    rows: NamedRows,
+    name: str,
+    *,
+    number: int = 64,
+    lowest: bool = False,
+    weight: float | None = None,
+    steps: int = 200,
+    rounds: int = 10,
+    latent: str = "z",
+    seed: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """Latents on the way to more of a property, from those of rows of which most is predicted.
+
+    Args:
+        model: With ``p(name | z)``; the prior that holds the latents is its own.
+        rows: Where to start: the training rows, or some of them.
+        name: The property.
+        number: How many of the rows.
+        lowest: Less of it instead.
+        weight: Of the prior, as in :func:`climb`; by default a tenth of the property's spread over
+            the rows, for a nat.
+        steps: Of each way.
+        rounds: How often on the way the latents are kept.
+        latent: What the property is predicted from.
+        seed: Same seed, same latents.
+
+    Returns:
+        Latents ``(number * (rounds + 1), dimensions)``, the starts first, and the prediction.
+
+    Raises:
+        ValueError: As :func:`predicted`.
+    """
+    at_least(1, number=number, rounds=rounds, steps=steps)
+    own, sign = predicted(model, name, latent=latent), -1.0 if lowest else 1.0
+    some = at_random(rows, _STARTS, seed)
+    with evaluation_of(model, seed):
+        device = next(model.parameters()).device
+        codes = embed(model, some, seed=seed)[latent].to(device)
+        known = torch.as_tensor(some[name]).double() if name in some else own(codes)
+        held = 0.1 * float(known[known.isfinite()].std()) if weight is None else weight
+        codes = codes[(sign * own(codes)).argsort(descending=True)[:number]]
+        kept = [codes]
+        for part in range(rounds):
+            found = climb(
+                lambda each: sign * own(each), kept[-1], steps=-(-steps // rounds),
+                learning_rate=_RATE * (1 - part / rounds), weight=held,
+                prior=lambda each: model.p[latent]().log_prob(each),
+            )  # fmt: skip
+            kept.append(found.codes)
+        whole = torch.cat(kept)
+        return whole, own(whole)
 
 
 def expected_improvement(

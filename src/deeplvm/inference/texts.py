@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -11,6 +12,7 @@ from deeplvm.core.draws import Sampled
 from deeplvm.data.readers.text import vocabulary_of
 from deeplvm.inference.beam_search import beam_search
 from deeplvm.inference.interpolation import AtMiddle, codes_between
+from deeplvm.inference.latent_search import visited
 from deeplvm.randomness import evaluating
 
 if TYPE_CHECKING:
@@ -107,6 +109,58 @@ def decoded_texts(
             tokens = model.p(given, (rows,), default=AtMiddle())[name].value
             searched = False
     return as_texts({name: tokens}, description)[name], searched
+
+
+def texts_of_more(
+    model: LatentVariableModel,
+    rows: Selection,
+    name: str,
+    number: int,
+    *,
+    lowest: bool = False,
+    read: Callable[[str], str | None] | None = None,
+    measure: Callable[[str], float] | None = None,
+    seed: int = 0,
+) -> tuple[dict[str, tuple[float, float]], int]:
+    """Different texts with most of a property, found by climbing in latent space.
+
+    The way leads from the codes of the rows of which most is predicted
+    (:func:`~deeplvm.inference.visited`); at each code on it the most probable text, word by word,
+    and a drawn one are looked at.
+
+    Args:
+        model: With ``p(name | z)``.
+        rows: Where to start: the training rows.
+        name: The property.
+        number: How many texts, at most.
+        lowest: Those with least of it.
+        read: From a text to the one way in which it is written, ``None`` where it is not valid.
+        measure: The property of a valid text; without it what is predicted is compared.
+        seed: Same seed, same texts.
+
+    Returns:
+        The texts, the best first, each with what is predicted at its code and what is measured
+        (NaN where nothing is); and how many others cannot be read.
+    """
+    description, own = _read_of(model, rows)
+    codes, values = visited(model, rows, name, number=number, lowest=lowest, seed=seed)
+    found, broken, forms = dict[str, tuple[float, float]](), set[str](), set[str]()
+    for start in range(0, len(codes), _ROWS):
+        known = {"z": codes[start : start + _ROWS]}
+        with evaluating(model, seed + start):
+            drawn = as_texts({own: model.sample(given=known)[own].value}, description)[own]
+        likely, _ = decoded_texts(model, known, description, beam=1, seed=seed)
+        told = values[start : start + _ROWS].tolist()
+        for text, value in zip((*likely, *drawn), (*told, *told), strict=True):
+            form = text if read is None else read(text)
+            if form is None:
+                broken.add(text)
+            elif form not in forms:
+                forms.add(form)
+                found[text] = (value, math.nan if measure is None else measure(text))
+    key = 0 if measure is None else 1
+    order = sorted(found, key=lambda text: found[text][key], reverse=not lowest)[:number]
+    return {text: found[text] for text in order}, len(broken)
 
 
 def texts_between(
