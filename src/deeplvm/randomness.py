@@ -133,7 +133,7 @@ class RowNoise:
             name: A recurrent one has other numbers at each step.
             batch_shape: ``(*particles, rows)``, with which the operators' shapes begin.
         """
-        with _Dealt(self, f"{name}/{self._visit(name)}", batch_shape, common=name in self.shared):
+        with Dealt(self, f"{name}/{self._visit(name)}", batch_shape, common=name in self.shared):
             yield
 
     def normal_like(self, like: Tensor) -> Tensor:
@@ -144,8 +144,8 @@ class RowNoise:
         """Numbers between 0 and 1 for chains, ``(particles, rows, *event)`` or ``(rows,)``."""
         return self._dealer(like).uniform(like)
 
-    def _dealer(self, like: Tensor) -> _Dealt:
-        return _Dealt(self, f"chains/{self._visit('chains')}", tuple(like.shape[:2]), common=False)
+    def _dealer(self, like: Tensor) -> Dealt:
+        return Dealt(self, f"chains/{self._visit('chains')}", tuple(like.shape[:2]), common=False)
 
     def _visit(self, name: str) -> int:
         self.visits[name] = self.visits.get(name, -1) + 1
@@ -177,7 +177,7 @@ _GOLDEN, _FIRST, _SECOND = -0x61C8864680B583EB, -0x40A7B892E31B1A47, -0x6B2FB644
 _BLOCK = 16  # particles of a row that rejecting operators draw from one seed
 
 
-class _Dealt(TorchDispatchMode):
+class Dealt(TorchDispatchMode):
     """Random operators of one draw, each of which has numbers of its own."""
 
     def __init__(
@@ -194,9 +194,12 @@ class _Dealt(TorchDispatchMode):
         self.batch_shape = batch_shape
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
         if torch.Tag.nondeterministic_seeded not in func.tags:
-            return func(*args, **kwargs)
+            return func(*args, **(kwargs or {}))
+        return self.dealt(func, args, kwargs or {})
+
+    def dealt(self, func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
+        """What a random operator returns."""
         bound = _arguments(func, args, kwargs)
         name = func.overloadpacket.__name__
         dealt = getattr(self, f"_deal_{name.rstrip('_').removesuffix('_like')}", None)
@@ -379,11 +382,12 @@ class _Dealt(TorchDispatchMode):
 _REJECTING = ("_standard_gamma", "_sample_dirichlet", "poisson", "binomial")
 
 
-def _arguments(func: Any, args: Any, kwargs: Any) -> dict[str, Any]:
+def _arguments(func: Any, args: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """An operator's arguments by their names, defaults too."""
     known = func._schema.arguments
     bound = {each.name: each.default_value for each in known if each.has_default_value()}
-    return bound | {each.name: value for each, value in zip(known, args, strict=False)} | kwargs
+    given = {each.name: value for each, value in zip(known, args, strict=False)}
+    return {**bound, **given, **kwargs}
 
 
 def _shifted(bits: Tensor, by: int) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -11,9 +13,11 @@ import pandas as pd
 import pytest
 import torch
 
-from deeplvm.core.draws import Sampled
+from deeplvm.core.draws import Enumerated, Sampled
 from deeplvm.distributions.centre import centre
-from deeplvm.export.functions import Decoder, ExportError
+from deeplvm.export.functions import Decoder, Encoder, ExportError, LogLikelihood, parts_of
+from deeplvm.inference import embed
+from deeplvm.likelihood import importance_sampling
 
 Make = Callable[..., Any]
 
@@ -64,7 +68,10 @@ def test_a_latent_that_is_not_moved_has_its_mean_given_those_above(make: Make) -
 
 def test_a_decoder_reads_the_label_that_p_reads(make: Make) -> None:
     decoder = Decoder(make("digits", "conditional_vae", options={"latent": 2, "hidden": (8,)}))
-    assert [(port.name, port.whole) for port in decoder.inputs] == [("z", False), ("y", True)]
+    assert [(port.name, port.dtype.is_floating_point) for port in decoder.inputs] == [
+        ("z", True),
+        ("y", False),
+    ]
     z, y = decoder.example(3)
     assert not torch.equal(decoder(z, y)[0], decoder(z, (y + 1) % 10)[0])
 
@@ -97,3 +104,96 @@ class _Value:
         from deeplvm.core.draws import Held
 
         return Held(self.value)(name, distribution, shape, dims)
+
+
+def in_units(run: Any, rows: Any, name: str = "x") -> torch.Tensor:
+    """Rows of the data as their file has them, categories as codes, dates as days."""
+    exact, parts = rows.exact(name).double(), parts_of(run.description.variables[name])
+    table = run.description.variables[name].columns is not None
+    steps = torch.tensor([round(1 / part.step) for part in parts], dtype=torch.float64)
+    origin = torch.tensor([part.origin for part in parts], dtype=torch.float64)
+    return exact / (steps if table else steps[0]) + (origin if table else origin[0])
+
+
+@pytest.mark.parametrize("source", ["digits", "mixed"])
+def test_rows_in_the_units_of_the_file_are_what_the_library_scores(
+    make: Make, mixed: pd.DataFrame, source: str
+) -> None:
+    run = make(mixed.drop(columns="since") if source == "mixed" else source)
+    rows = dataclasses.replace(run.data.test[:6], common=True)
+    own = in_units(run, rows)
+    likelihood, encoder = LogLikelihood(run, particles=5), Encoder(run)
+    expected = importance_sampling(run.model, rows, 5, seed=0).log_px
+    close = {"rtol": 1e-6, "atol": 1e-6}  # rows rest in single precision
+    torch.testing.assert_close(likelihood(own)[0].double(), expected, **close)
+    assert rows["x"].isnan().any() == (source == "mixed")
+    moments = embed(run.model, rows, scales=True)
+    for port, found in zip(encoder.outputs, encoder(own), strict=True):
+        torch.testing.assert_close(found, moments[port.name].to(found), **close)
+
+
+def test_a_posterior_without_moments_has_those_of_draws(make: Make) -> None:
+    options = {"latent": 2, "hidden": (8,), "widths": (8,)}
+    run = make("digits", "inverse_autoregressive_flow_vae", options=options)
+    rows = dataclasses.replace(run.data.test[:3], common=True)
+    moments = embed(run.model, rows, scales=True)
+    found = Encoder(run)(in_units(run, rows))
+    torch.testing.assert_close(found[0], moments["z"].to(found[0]))
+    torch.testing.assert_close(found[1], moments["z_sd"].to(found[1]))
+
+
+@pytest.mark.parametrize(
+    "options", [{"binarize": "dynamic"}, {"likelihood": "gaussian", "dequantize": "uniform"}]
+)
+def test_what_is_drawn_when_rows_are_read_is_drawn_once(make: Make, options: Any) -> None:
+    run = make("digits", **options)
+    (own,) = LogLikelihood(run).example(4)
+    prepared = LogLikelihood(run).given.prepared["x"]
+    value, good = prepared(own)
+    assert good.all()
+    assert torch.equal(value, prepared(own)[0])
+    if "binarize" in options:
+        assert set(value.unique().tolist()) == {0.0, 1.0}
+        extremes = torch.stack([torch.zeros(1, 8, 8), torch.full((1, 8, 8), 16.0)])
+        assert prepared(extremes)[0].flatten(1).mean(1).tolist() == [0, 1]
+    else:
+        assert torch.equal(value.floor(), own)
+
+
+@pytest.mark.parametrize(
+    "column, value", [("job", 3.0), ("job", 0.5), ("income", math.inf), ("kind", math.nan)]
+)
+def test_a_row_that_the_model_cannot_have_gives_nan(
+    make: Make, mixed: pd.DataFrame, column: str, value: float
+) -> None:
+    # a run that saw no hole says nothing of a row with one
+    run = make(mixed if not math.isnan(value) else mixed.dropna())
+    own = in_units(run, run.data.test[:3])
+    place = list(run.description.columns).index(column)
+    own[1, place] = value
+    for function in (LogLikelihood(run, particles=3), Encoder(run)):
+        for found in function(own):
+            assert found.reshape(3, -1).isnan().any(1).tolist() == [False, True, False]
+
+
+def test_a_label_that_q_draws_is_summed_over(make: Make) -> None:
+    run = make("digits", "semi_supervised_vae")
+    likelihood, encoder = LogLikelihood(run, particles=3), Encoder(run)
+    assert [port.name for port in likelihood.inputs] == ["x"]
+    rows = dataclasses.replace(run.data.test[:4], common=True)
+    own = in_units(run, rows)
+    draw = {"y": Enumerated()}
+    expected = importance_sampling(run.model, rows, 3, draw=draw, seed=0).log_px
+    torch.testing.assert_close(likelihood(own)[0].double(), expected)
+    assert [port.name for port in encoder.outputs] == ["probability_y", "z", "z_sd"]
+    torch.testing.assert_close(encoder(own)[0].sum(1), torch.ones(4))
+
+
+def test_a_graph_of_a_likelihood_is_of_any_number_of_rows(make: Make, mixed: pd.DataFrame) -> None:
+    run = make(mixed[["age", "income", "kind"]])
+    likelihood = LogLikelihood(run, particles=5)
+    graph = likelihood.program().module()
+    for rows in (1, 5, 7):
+        own = likelihood.example(rows, seed=rows)
+        with torch.no_grad():
+            torch.testing.assert_close(graph(*own), likelihood(*own))

@@ -11,7 +11,7 @@ from torch import Size, Tensor, nn
 
 from deeplvm.conditionals.heads import at_least, positive, raw_of
 from deeplvm.core.joint import Factor, Joint, NotationError, as_site, batch_shape_of
-from deeplvm.core.trace import Site, Trace
+from deeplvm.core.trace import Site, Trace, same_shape
 from deeplvm.networks.features import out_shape_of
 
 Force = Callable[[Tensor], Tensor]
@@ -183,7 +183,7 @@ class Hamiltonian(nn.Module):
         if ends:
             inputs |= self._first(force, ends)
         first = self.start(inputs, shape, missing=missing, **options)
-        if first.batch_shape != shape:
+        if not same_shape(first.batch_shape, shape):
             raise ValueError(
                 f"{self.position!r} and {self.momentum!r} are moved by gradients, so they cannot "
                 f"be enumerated; draw them another way."

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, kl_divergence
 
-from deeplvm.core.trace import Site, Trace, base_of
+from deeplvm.core.trace import Site, Trace, base_of, same_shape
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,9 @@ class Evidence:
         total = terms[0]
         for term in terms[1:]:
             total = total + term
-        return total if tuple(total.shape) == self.batch_shape else total.expand(self.batch_shape)
+        return (
+            total if same_shape(total.shape, self.batch_shape) else total.expand(self.batch_shape)
+        )
 
     def expectation(self, values: Tensor) -> Tensor:
         r"""Mean over the particles under their measure, :math:`\sum e^m v`, shape ``(batch,)``."""
@@ -270,7 +272,9 @@ def _divergence(name: str, q: Distribution, p: Distribution) -> Tensor:
     """The closed form, of distributions that may have the batch shape of one row or of all."""
     shape = torch.broadcast_shapes(q.batch_shape, p.batch_shape)
     try:
-        q, p = (each if each.batch_shape == shape else each.expand(shape) for each in (q, p))
+        q, p = (
+            each if same_shape(each.batch_shape, shape) else each.expand(shape) for each in (q, p)
+        )
         return kl_divergence(q, p)
     except NotImplementedError as error:
         raise ValueError(

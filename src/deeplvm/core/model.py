@@ -189,9 +189,10 @@ class LatentVariableModel(nn.Module):
         }
         if not counts:
             raise ValueError("Nothing is given, so there are no rows; give at least one name.")
-        if len(set(counts.values())) > 1:
+        first, *others = counts.values()
+        if any([rows != first for rows in others]):  # a graph's number of rows has no hash
             raise ValueError(f"The given values have different numbers of rows: {counts}.")
-        return next(iter(counts.values()))
+        return first
 
     def _sites(
         self, given: Mapping[str, Any], missing: Iterable[str] | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -128,7 +128,16 @@ def expand_to(
     """
     own = tuple(distribution.batch_shape)
     target = batch_shape + own[batch_dims:]
-    return distribution if own == target else distribution.expand(torch.Size(target))
+    return distribution if same_shape(own, target) else distribution.expand(torch.Size(target))
+
+
+def same_shape(first: Sequence[int], second: Sequence[int]) -> bool:
+    """Whether two shapes are the same.
+
+    Tuples compare their elements before their lengths: in a graph whose number of rows is not
+    known that would be one with the number of particles, and exclude it.
+    """
+    return len(first) == len(second) and tuple(first) == tuple(second)
 
 
 def draw_with_log_prob(distribution: Distribution) -> tuple[Tensor, Tensor]:

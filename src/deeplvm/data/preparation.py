@@ -178,17 +178,9 @@ def refuse_unlike(seen: Summary, source: str, variable: Variable) -> None:
         whole = (
             bool(values.whole.all()) if part.step == 1 else round(1 / part.step) in values.steps
         )
-        wants_whole = part.dequantized or part.is_whole
-        top = part.levels - 1 if wants_whole and part.levels else np.inf
-        top = 1.0 if part.kind == "unit" and not part.dequantized else top
-        bottom = 0.0 if part.is_whole or part.kind == "unit" else -np.inf
+        wants_whole, bottom, top = support_of(part)
         hint = ""
         if part.bounds and part.bounds[0] != (None, None):
-            ends = part.bounds[0]
-            bottom, top = (
-                -np.inf if ends[0] is None else ends[0],
-                np.inf if ends[1] is None else ends[1],
-            )
             low, high = _as_it_rests(low), _as_it_rests(high)
             hint = " Correct them, or fit again with wider bounds of it in RUN/schema.toml."
         if (wants_whole and not whole) or low < bottom or high > top:
@@ -201,6 +193,18 @@ def refuse_unlike(seen: Summary, source: str, variable: Variable) -> None:
                 f"({part.likelihood}), found {'whole numbers' if whole else 'reals'} in [{low:g}, "
                 f"{high:g}].{hint}"
             )
+
+
+def support_of(part: Variable) -> tuple[bool, float, float]:
+    """Whether values of a column, in its own step, are whole; the least and the largest."""
+    whole = part.dequantized or part.is_whole
+    top = float(part.levels - 1) if whole and part.levels else np.inf
+    top = 1.0 if part.kind == "unit" and not part.dequantized else top
+    bottom = 0.0 if part.is_whole or part.kind == "unit" else -np.inf
+    if part.bounds and part.bounds[0] != (None, None):
+        low, high = part.bounds[0]
+        bottom, top = (-np.inf if low is None else low), (np.inf if high is None else high)
+    return whole, bottom, top
 
 
 def _as_it_rests(end: float) -> float:

@@ -10,6 +10,8 @@ from torch import Size, Tensor
 from torch.distributions import Distribution, Independent, Normal, register_kl
 from torch.distributions.utils import _sum_rightmost
 
+from deeplvm.core.trace import same_shape
+
 _HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
 
 
@@ -114,7 +116,7 @@ class DiagonalNormal(Independent):
     def log_prob(self, value: Tensor) -> Tensor:
         noise = value if self._standard else (value - self._loc) / self._scale
         log_prob = -0.5 * self._over_event(noise.square()) - self._log_volume()
-        if not self.batch_shape or log_prob.shape == self.batch_shape:
+        if not self.batch_shape or same_shape(log_prob.shape, self.batch_shape):
             return log_prob
         return log_prob.expand(torch.broadcast_shapes(log_prob.shape, self.batch_shape))
 

@@ -9,6 +9,7 @@ from torch import Size, Tensor, distributions
 from torch.distributions import Categorical, Distribution, constraints, register_kl
 from torch.nn.functional import logsigmoid
 
+from deeplvm.core.trace import same_shape
 from deeplvm.distributions.elements import Elements
 
 
@@ -28,7 +29,7 @@ class Bernoulli(torch.distributions.Bernoulli):
     def log_prob(self, value: Tensor) -> Tensor:
         logits = self.logits
         value = value.to(logits.dtype)
-        if value.shape != logits.shape:
+        if not same_shape(value.shape, logits.shape):
             logits, value = torch.broadcast_tensors(logits, value)
         # log sigma(eta) + (x - 1) eta: the digits of 1 - x are kept, and nothing is negated
         return torch.addcmul(logsigmoid(logits), value - 1, logits)
