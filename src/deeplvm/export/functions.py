@@ -130,6 +130,18 @@ _DRAWS = 64
 _CODES = (torch.distributions.Categorical, torch.distributions.OneHotCategorical)
 
 
+def _searchsorted(
+    edges: Tensor, values: Tensor, *, out_int32: bool = False, right: bool = False, **_: Any
+) -> Tensor:
+    """How many edges lie below, by counting: formats for graphs have no search."""
+    values, edges = values.unsqueeze(-1), edges.unsqueeze(-2)
+    below = edges <= values if right else edges < values
+    return below.sum(-1, dtype=torch.int32 if out_int32 else torch.int64)
+
+
+_SIMPLER: dict[Any, Any] = {torch.ops.aten.searchsorted.Tensor: _searchsorted}
+
+
 class Function(nn.Module):
     """Tensors in, tensors out; what is what is said by :attr:`inputs` and :attr:`outputs`."""
 
@@ -152,15 +164,27 @@ class Function(nn.Module):
         shapes = tuple([{0: rows} for _ in args])
         try:
             with torch.no_grad(), unvalidated():
-                return torch.export.export(self.eval(), args, dynamic_shapes=(shapes,))
+                program = torch.export.export(self.eval(), args, dynamic_shapes=(shapes,))
+                program = program.run_decompositions(_SIMPLER)
         except ExportError:
             raise
         except Exception as error:  # torch raises errors of many kinds
             said = " ".join(str(error).split())[:200]
             raise ExportError(
-                f"torch.export makes no graph of the {type(self).__name__.lower()} of this model "
+                f"torch.export makes no graph of the {type(self).__name__} of this model "
                 f"({type(error).__name__}: {said})."
             ) from error
+        random = [
+            node.target.name()  # type: ignore[union-attr]
+            for node in program.graph.nodes
+            if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+        ]
+        if random:
+            raise ExportError(
+                f"The {type(self).__name__} of this model draws by {random[0]}, whose numbers "
+                f"cannot be kept."
+            )
+        return program
 
 
 class Decoder(Function):

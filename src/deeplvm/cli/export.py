@@ -1,0 +1,75 @@
+"""The verb that writes what a run has learned as files that others run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from deeplvm.cli.console import note, tell
+from deeplvm.cli.options import Particles
+from deeplvm.cli.verbs import Folder, Seed, Trust
+
+
+def export(
+    run: Folder,
+    /,
+    *,
+    to: Literal["onnx", "pt2"] | None = None,
+    part: Annotated[
+        tuple[Literal["encoder", "decoder", "log-likelihood"], ...] | None,
+        Parameter(consume_multiple=True, negative_iterable=()),
+    ] = None,
+    output: Annotated[Path | None, Parameter(name=("--output", "-o"))] = None,
+    particles: Particles = 64,
+    seed: Seed = 0,
+    trust: Trust = False,
+    json: bool = False,
+) -> None:
+    """Write encoder, decoder and log p(x) as files that run without deeplvm: ONNX, or pt2.
+
+    They take rows as the data file has them and give numbers in its units; names, columns, units
+    and categories stand in each file. Each is compared with the run before it is written.
+
+    Args:
+        to: The format: onnx, or pt2, which torch.export.load opens; as the ending of -o says, or
+            onnx.
+        part: Which of them; all that can be exported if none is named.
+        output: A folder, RUN/export by default; or a file, .onnx or .pt2, of one --part.
+        particles: Draws of log p(x), which become part of its file, the same for all rows.
+        seed: Of these draws.
+        json: Print what was written instead of words.
+    """
+    from json import dumps
+
+    from deeplvm.cli.outputs import FileError
+    from deeplvm.export.programs import write_all
+    from deeplvm.runs.run import open_run
+
+    ending = output.suffix.lower() if output is not None else ""
+    said = {".onnx": "onnx", ".pt2": "pt2"}.get(ending)
+    if to is not None and said is not None and to != said:
+        raise FileError(f"{output} ends with {ending!r}, and --to is {to}; say one of the two.")
+    if output is not None and said is not None and not output.parent.is_dir():
+        raise FileError(f"{output.parent} does not exist; make the folder first.")
+    if output is not None and said is None and output.exists() and not output.is_dir():
+        raise FileError(f"{output} is a file; name a folder, or a file .onnx or .pt2.")
+    opened = open_run(run, trust=trust)
+    written, refused = write_all(
+        opened,
+        part,
+        output or opened.folder / "export",
+        to or said or "onnx",  # type: ignore[arg-type]
+        particles=particles,
+        seed=seed,
+        told=lambda what: note(f"  {what}"),
+    )
+    for name, why in refused.items():
+        note(f"no {name}: {why}")
+    if json:
+        found = {"written": [each.to_dict() for each in written], "refused": refused}
+        tell(dumps(found, indent=2, ensure_ascii=False))
+        return
+    for each in written:
+        tell(str(each))
