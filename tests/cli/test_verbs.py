@@ -26,6 +26,7 @@ TINY = ("--epochs", "2", "--latent", "2", "--hidden", "8", "--evaluation-particl
 def test_fit_leaves_a_whole_run_folder(table_run: Path) -> None:
     names = {path.name for path in table_run.iterdir()}
     assert names == {
+        "README.md",
         "checkpoint",
         "config.toml",
         "data.json",

@@ -25,6 +25,7 @@ from deeplvm.cli import verbs
 from deeplvm.cli.compare import compare
 from deeplvm.cli.compress import compress, decompress, verify
 from deeplvm.cli.console import Failed, tell
+from deeplvm.cli.export import card, export
 from deeplvm.cli.interpolate import interpolate
 from deeplvm.cli.options import checked
 from deeplvm.cli.parallel import (
@@ -150,10 +151,13 @@ def application(words: Sequence[str]) -> App:
     for verb in (
         verbs.resume, verbs.evaluate, compare, verbs.diagnose, verbs.sample, verbs.embed,
         verbs.reconstruct, interpolate, verbs.score, verbs.impute, compress, decompress, verify,
-        verbs.report, selfcheck, verbs.recipes, verbs.datasets,
+        verbs.report, card, export, selfcheck, verbs.recipes, verbs.datasets,
     ):  # fmt: skip
         app.command(checked(_or_of_a_graph(verb)))
     return app
+
+
+_OF_ANY_RUN = ("resume", "report", "export", "card")
 
 
 def _or_of_a_graph(verb: Callable[..., None]) -> Callable[..., None]:
@@ -162,7 +166,7 @@ def _or_of_a_graph(verb: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(verb)
     def begin(*words: Any, **options: Any) -> None:
         folder = Path(str(words[0])) if words else Path()
-        if verb.__name__ in ("resume", "report") or not (folder / "data.json").is_file():
+        if verb.__name__ in _OF_ANY_RUN or not (folder / "data.json").is_file():
             return verb(*words, **options)
         from deeplvm.runs.run import open_run
 

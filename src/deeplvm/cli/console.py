@@ -155,6 +155,8 @@ def finish(
         write_report(run)
         if not quiet:
             show(evaluation, json=json)
+    if not evaluate and processes().first:
+        write_card(run)
     if not (json or quiet) and processes().first:
         tell(_where(run))
 
@@ -276,6 +278,19 @@ def write_report(run: Run) -> None:
     note("writing the report")
     with apart(), waiting("writing the report", said=True):
         write_report(run)
+    write_card(run)
+
+
+def write_card(run: Run) -> None:
+    """Write ``README.md``, the model card; somebody's own file of that name stays."""
+    from deeplvm.report.card import NAME, is_card
+    from deeplvm.report.card import write_card as write
+
+    path = run.folder / NAME
+    if path.exists() and not is_card(path):
+        note(f"{path} is not a card that deeplvm wrote, and stays as it is")
+    else:
+        write(run)
 
 
 def show(evaluation: Evaluation | GraphEvaluation, *, json: bool) -> None:
@@ -285,6 +300,7 @@ def show(evaluation: Evaluation | GraphEvaluation, *, json: bool) -> None:
 
 _FILES = {
     "report.html": "the report: open it in a browser",
+    "README.md": "the model card",
     "samples.png": "samples of the model",
     "evaluation.json": "the table above",
     "model.safetensors": "the best model",

@@ -1,4 +1,4 @@
-"""The verb that writes what a run has learned as files that others run."""
+"""Verbs that hand a run on: as files that others run, and as a card that says what it is."""
 
 from __future__ import annotations
 
@@ -73,3 +73,15 @@ def export(
         return
     for each in written:
         tell(str(each))
+
+
+def card(run: Folder, /, *, trust: Trust = False) -> None:
+    """Write RUN/README.md, a model card: what the run is, from what was measured.
+
+    Data, split, likelihood with its error, settings, cost, what diagnose found, limits; fit writes
+    it by itself.
+    """
+    from deeplvm.report.card import write_card
+    from deeplvm.runs.run import open_run
+
+    tell(str(write_card(open_run(run, trust=trust))))

@@ -8,7 +8,9 @@ in it but tensor operations, for ``torch.export`` and all that reads its program
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -163,7 +165,7 @@ class Function(nn.Module):
         args = self.example()
         shapes = tuple([{0: rows} for _ in args])
         try:
-            with torch.no_grad(), unvalidated():
+            with torch.no_grad(), unvalidated(), quietly():
                 program = torch.export.export(self.eval(), args, dynamic_shapes=(shapes,))
                 program = program.run_decompositions(_SIMPLER)
         except ExportError:
@@ -667,3 +669,20 @@ def unvalidated() -> Iterator[None]:
         yield
     finally:
         Distribution.set_default_validate_args(known)
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Without what the exporter says of packages that nobody asked for."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            # torch's own use of what it deprecates
+            warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*", FutureWarning)
+            yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)

@@ -6,12 +6,9 @@ columns, units, categories, and whether a likelihood is exact or a bound.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import logging
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +26,7 @@ from deeplvm.export.functions import (
     LogLikelihood,
     Port,
     parts_of,
+    quietly,
 )
 from deeplvm.files import beside
 from deeplvm.runs.run import Run, version
@@ -114,9 +112,9 @@ def write(
         else:
             extra = {"deeplvm": json.dumps(about, ensure_ascii=False)}
             program = function.program()
-            with temporary.open("wb") as file:
+            with temporary.open("wb") as file, quietly():
                 torch.export.save(program, file, extra_files=extra)
-            with temporary.open("rb") as file, torch.no_grad():
+            with temporary.open("rb") as file, quietly(), torch.no_grad():
                 results = torch.export.load(file).module()(*arguments)
         difference = max([_difference(*each) for each in zip(results, expected, strict=True)])
         if not difference <= AGREEMENT:
@@ -230,23 +228,6 @@ def _refuse_absent() -> None:
             ) from error
 
 
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """Without what the exporter says of packages that nobody asked for."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    before = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            # torch's own use of what it deprecates
-            warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*", FutureWarning)
-            yield
-    finally:
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)
-
-
 def _as_onnx(function: Function, about: dict[str, Any]) -> bytes:
     """The bytes of the file; columns with categories become arguments of their own."""
     program = function.program()
@@ -254,7 +235,7 @@ def _as_onnx(function: Function, about: dict[str, Any]) -> bytes:
         "input_names": [port.name for port in function.inputs],
         "output_names": [port.name for port in function.outputs],
     }
-    with _quietly():
+    with quietly():
         made = torch.onnx.export(program, dynamo=True, verbose=False, **names)  # type: ignore[arg-type]
     assert made is not None
     model = made.model_proto
