@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
@@ -273,6 +276,28 @@ def test_images_without_a_text_are_refused(digits: Data, captioned: Data) -> Non
     assert long.test["caption"].shape == (2, 3)
     with pytest.raises(DataError, match="row 1: caption has 4 tokens, but in the training data"):
         load({"x": x[:2], "caption": ["the the red", "red"]}, like=captioned.description)
+
+
+def test_pictures_of_a_table_have_its_text(tmp_path: Path) -> None:
+    rng, said = np.random.default_rng(0), ["dark", "rather light"]
+    for each in range(30):
+        pixels = rng.integers(0, 120, (4, 5)) + 120 * (each % 2)
+        Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / f"{each}.png")
+    table = pd.DataFrame(
+        {"file": [f"{each}.png" for each in range(30)], "says": 15 * said, "other": 1}
+    )
+    table.to_csv(tmp_path / "all.csv", index=False)
+    table[["says", "file"]].head(4).to_parquet(tmp_path / "few.parquet")
+    data = load(tmp_path / "all.csv", group="x=file", text="says")
+    assert [*data.variables] == ["x", "caption"]
+    x, words = data.test["x"][:], data.test["caption"][:]
+    assert ((x.double().mean((1, 2, 3)) > 120) == (words > 0).sum(1).sub(1).bool()).all()
+    few = load(tmp_path / "few.parquet", like=data.description)
+    assert few.test["x"].shape == (4, 1, 4, 5)
+    assert (few.test["caption"] > 0).sum(1).tolist() == [1, 2, 1, 2]
+    assert recipes.align_draw(data, **ALIGNED).p.inputs == ("caption",)
+    with pytest.raises(DataError, match="'say'"):
+        load(tmp_path / "all.csv", group="x=file", text="say")
 
 
 def test_what_is_said_is_drawn_or_refused(captioned: Data) -> None:

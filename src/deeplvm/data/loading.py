@@ -50,6 +50,7 @@ from deeplvm.data.readers.text import OPTIONS as TEXT_OPTIONS
 from deeplvm.data.readers.text import (
     Texts,
     captions,
+    cells_of,
     is_texts,
     texts_in_memory,
     texts_of_files,
@@ -179,7 +180,8 @@ def load(
         minimum_count: Of a text, keep only tokens that are so often in the training rows; of words
             2 by default, so that <unk> is learned too.
         lower: Read a text in lower case.
-        text: Column of a table that holds a text in each row.
+        text: Column of a table that holds a text in each row; beside images whose files another
+            one names (``group="x=file"``) it is what is said of each, the name caption.
         stream: Leave the rows on disk and read them as they are visited: .npy, .parquet, folders
             of these or of images; "auto" does so where they would take more than a third of the
             memory.
@@ -415,6 +417,10 @@ def _opened(
     if path.is_file() and options["image_size"] is not None and not options["group"]:
         raise DataError(f"{path}: --image-size is for folders of images only.")
     npy = path.is_file() and name.endswith(".npy")
+    if (pictures := _captioned(path, options, known)) is not None:
+        if stream is True:
+            raise DataError(f"{path}: texts are not streamed; leave out --stream.")
+        return pictures
     if (texts := texts_of_files(path, options, known)) is not None:
         if stream is True:
             raise DataError(f"{path}: texts are not streamed; leave out --stream.")
@@ -480,6 +486,30 @@ def _opened(
         f"{path}: files that end like this are not supported; save it as .npy, .npz, .csv, .tsv, "
         f".parquet, .jsonl, .h5ad or IDX, or give a folder of images or of .csv files."
     )
+
+
+def _captioned(
+    path: Path, options: Mapping[str, Any], known: Description | None
+) -> dict[str, Any] | None:
+    """The images whose files a table names as x, and what its text says of each."""
+    column, name = options["text"], path.name.lower()
+    group = (options if known is None else known.options).get("group") or {}
+    if column is None or "x" not in group or not name.endswith((*_TEXT, ".parquet")):
+        return None
+    if name.endswith(".parquet"):
+        frame = pd.read_parquet(path)
+    else:
+        frame = read_delimited(path, header=options["header"]).cells.to_pandas()
+    asked = {**options, "group": {"x": group["x"]}}
+    wanted = [each for each in (*group["x"], options["label"]) if each in frame.columns]
+    facts = Facts(path.name.split(".")[0])
+    table = _frames(facts, {"all": frame[wanted]}, str(path), known)
+    if not pictures_of(table, asked["group"], known):
+        return None
+    refuse_absent(str(path), [*frame.columns], [column])
+    texts = Texts(facts, {"all": cells_of(frame[column])})
+    (x,) = _held_table(table, path.parent, asked, known).values()
+    return {"x": x, "caption": captions(texts, "caption", str(path), options, known)}
 
 
 def _tokenised(

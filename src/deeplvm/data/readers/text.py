@@ -240,8 +240,8 @@ def _text_columns(
     left = [each for each in names if each not in own]
     notes = (f"columns that are left out: {listed(left, 5)}.",) if left else ()
     found = {part: table.rename(columns=str) for part, table in tables.items()}
-    cells = {part: _together([_cells_of(t[c]) for c in columns]) for part, t in found.items()}
-    labels = {part: _cells_of(table[label]) for part, table in found.items()} if label else None
+    cells = {part: _together([cells_of(t[c]) for c in columns]) for part, t in found.items()}
+    labels = {part: cells_of(table[label]) for part, table in found.items()} if label else None
     split = f"{' / '.join(tables)} as they were given" if "train" in tables else ""
     beside = {
         each: {part: _numbers_of(table, group, what, each) for part, table in found.items()}
@@ -273,7 +273,7 @@ def _numbers_of(table: pd.DataFrame, columns: Sequence[str], what: str, name: st
     return pd.DataFrame(found)
 
 
-def _cells_of(column: Any) -> list[str | None]:
+def cells_of(column: Any) -> list[str | None]:
     """The cells of a column as texts, none where one is empty."""
     return [
         None if none else str(each) for each, none in zip(column, pd.isna(column), strict=True)
