@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from deeplvm import recipes
-from deeplvm.cli.outputs import reconstructed
 from deeplvm.data import load
 from deeplvm.evaluation import evaluate
+from deeplvm.inference.reconstruction import reconstructed
 from deeplvm.recipes import RecipeError
 
 PIXELS = {

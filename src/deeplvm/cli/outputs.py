@@ -16,7 +16,6 @@ from deeplvm.core.joint import Factored
 from deeplvm.core.trace import Site
 from deeplvm.core.values import NamedRows
 from deeplvm.distributions.centre import centre, has_centre
-from deeplvm.inference.conversion import converted
 from deeplvm.inference.rows import Measure, Names, Tensors, for_rows
 from deeplvm.inference.temperature import sample_at
 from deeplvm.randomness import RowNoise, drawing
@@ -109,57 +108,6 @@ def _told(site: Site, *, mean: bool | None) -> Tensor:
     if own is None or not (has_centre(own) if mean is None else mean):
         return site.value
     return _centre_of(own)
-
-
-def reconstructed(
-    model: LatentVariableModel,
-    data: Data,
-    rows: NamedRows,
-    *,
-    seed: int,
-    label: str | None = None,
-) -> tuple[dict[str, Tensor], dict[str, Tensor], set[str]]:
-    """Originals, and the means of p(x | z) at one draw of z from q(z | x), by name.
-
-    With a label, of p(x | z, y) at that one. Of the names that are returned last no mean is known
-    (pixels that follow from each other): these values are draws.
-
-    Raises:
-        ValueError: If there are no latents, no such label, or the model is not given one.
-    """
-    classes = data.classes or ()
-    if label is not None and label not in classes:
-        names = f"there are {', '.join(classes)}" if classes else f"{data.name} has no labels"
-        raise ValueError(f"There is no label {label!r}; {names}.")
-    if not model.q.names:
-        raise ValueError(
-            "The model draws no latents, so rows pass through nothing: draw new ones (deeplvm "
-            "sample), or, where it takes missing values, fill these in (deeplvm impute)."
-        )
-
-    drawn: set[str] = set()
-
-    def measure(given: Tensors, missing: Names, noise: RowNoise) -> Tensors:
-        way: Any = {"default": noise.of(Sampled()), "missing": missing}
-        if label is None:
-            trace = model.reconstruct(given, **way)
-        else:
-            trace = converted(model, given, classes.index(label), **way)
-        found: dict[str, Tensor] = {}
-        for name in [each for each in data.variables if each in given]:
-            if name in trace and (own := trace[name].distribution) is not None:
-                found[f"original/{name}"] = given[name]
-                if not (known := has_centre(own)):
-                    drawn.add(name)
-                found[f"mean/{name}"] = centre(own) if known else trace[name].value
-        return found
-
-    found = _measured(model, rows, measure, seed)
-    both = [
-        {name.removeprefix(what): each for name, each in found.items() if name.startswith(what)}
-        for what in ("original/", "mean/")
-    ]
-    return both[0], both[1], drawn
 
 
 def lossy(
@@ -342,6 +290,7 @@ def save_expression(
 ) -> None:
     """Means of p(x | z) of cells in a copy of their file, the layer ``deeplvm``."""
     from deeplvm.data.readers.counts import genes_of, write_cells
+    from deeplvm.inference.reconstruction import reconstructed
 
     genes = {name: place for place, name in enumerate(genes_of(source))}
     titles = data.variables["x"].columns or tuple(genes)

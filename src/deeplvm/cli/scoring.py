@@ -20,9 +20,9 @@ from deeplvm.likelihood import (
     beside,
     particle_filter,
     score_cells,
-    score_rows,
 )
 from deeplvm.parallel.processes import processes
+from deeplvm.runs.scorer import score_columns, scores
 
 if TYPE_CHECKING:
     from deeplvm.core.model import LatentVariableModel
@@ -35,7 +35,7 @@ _STEP_PARTICLES = 500
 
 
 @dataclass(eq=False)
-class Scorer:
+class RowColumns:
     """Columns that say how odd rows are.
 
     Args:
@@ -62,7 +62,7 @@ class Scorer:
         """An encoder that never saw a hole reads completed rows."""
         return "auto" if self.opened.saw_holes else True
 
-    def compared(self, here: Any) -> Scorer:
+    def compared(self, here: Any) -> RowColumns:
         """The same with the scores of the run's held-out rows, where these can be read."""
         data, why = None, "another process cannot read the data of the run"
         try:
@@ -98,34 +98,30 @@ class Scorer:
         draw = self.opened.measured(data)
         particles, tolerance, most = self.count
         count = enough(particles, self.model, rows, tolerance, most, self.seed, draw)
-        return score_rows(
-            self.model, rows, count, draw=draw, completed=self.completed, seed=self.seed,
-            progress=time_left("log p(x)"),
-        )  # fmt: skip
+        return scores(
+            self.opened, self.model, rows, count, seed=self.seed, progress=time_left("log p(x)")
+        )
 
     def __call__(self, data: Data, rows: Any) -> dict[str, Any]:
         """Columns by name."""
         if self.steps:
             return self._of_steps(data, rows)
         found = self.rows(data, rows)
-        columns: dict[str, Any] = {
-            "log_px": found.log_px.numpy(),
-            "log_px_stderr": found.log_px_stderr.numpy(),
-            "anomaly": -found.log_px.numpy(),
-        }
+        columns: dict[str, Any] = score_columns(found)
+        tail = columns.pop("pareto_k")
         if processes().first:
             for warning in found.warnings:
                 note(f"warning: {warning}")
         if self.reference is not None:
-            less, tail = self.reference.compare(self.model, rows, found.log_px)
+            less, probability = self.reference.compare(self.model, rows, found.log_px)
             columns["percentile"] = 100 * less.numpy()
-            columns["tail_probability"] = tail.numpy()
-            if alone := int(tail.isnan().sum()):
+            columns["tail_probability"] = probability.numpy()
+            if alone := int(probability.isnan().sum()):
                 note(
                     f"no percentile of {alone:,} rows: too few held-out rows could be scored with "
                     f"the same values missing"
                 )
-        columns["pareto_k"] = found.pareto_k.numpy()
+        columns["pareto_k"] = tail
         if self.cells:
             columns |= self._cells(data, rows)
         return columns

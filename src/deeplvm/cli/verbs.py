@@ -465,11 +465,11 @@ def embed(
 
     def work(model: Any, rows: Any, output: Path, opened: Any) -> None:
         from deeplvm.cli.sequences import codes, keys_of, length_of, row_keys, save_steps
-        from deeplvm.inference import embed as means
+        from deeplvm.runs.scorer import embeddings, latent_titles
 
         chosen = _chosen(rows, split)
         _of_sequences(opened, **{"--steps": steps})
-        values: dict[str, Any] = means(model, rows[chosen], seed=seed, scales=scales)
+        values: dict[str, Any] = embeddings(opened, model, rows[chosen], seed=seed, scales=scales)
         of_steps = codes(model, values, rows[chosen], steps=steps, scales=scales)
         if of_steps is not None:
             if classes:
@@ -486,7 +486,7 @@ def embed(
                 save_latents(copied, output, values)
             note(f"{output}: {copied} with obsm of {', '.join(values)}")
             return
-        names = {n: [f"{n}_{i}" for i in range(v[0].numel())] for n, v in values.items()}
+        names = {name: latent_titles(name, each) for name, each in values.items()}
         values = row_keys(rows) | values | _labels(rows, chosen)
         if classes:
             values |= _classes(opened, model, rows[chosen], seed, "encoder")
@@ -547,13 +547,13 @@ def reconstruct(
         cells_given,
         check_output,
         differences,
-        reconstructed,
         refuse_overwriting,
         save_expression,
     )
     from deeplvm.cli.sequences import length_of
     from deeplvm.devices import place
     from deeplvm.runs.run import open_run
+    from deeplvm.runs.scorer import reconstructions
 
     allowed = (*PICTURES, *TABLES, *CELLS, *texts.ENDINGS) if between is None else TABLES
     ending = check_output(output, allowed)
@@ -604,7 +604,7 @@ def reconstruct(
     if depth is not None:
         _lossy(opened, model, source, passed, output, depth, rest, seed, escape_formulas)
         return
-    originals, means, drawn = reconstructed(model, source, passed, seed=seed, label=label)
+    originals, means, drawn = reconstructions(opened, model, passed, seed=seed, label=label)
     if drawn:
         note(f"{', '.join(sorted(drawn))}: draws from p(x | z), which has no mean that is known")
     if sequences:
@@ -736,23 +736,23 @@ def score(
         seed: The same seed gives the same numbers.
     """
     from deeplvm.cli.bulk import carry_out
-    from deeplvm.cli.scoring import Scorer
+    from deeplvm.cli.scoring import RowColumns
     from deeplvm.cli.sequences import row_keys
 
-    def prepare(here: Any, opened: Any, model: Any) -> Scorer:
+    def prepare(here: Any, opened: Any, model: Any) -> RowColumns:
         count: Any = (particles, tolerance, most_particles)
         _of_sequences(opened, **{"--steps": steps})
         if steps and (cells or classes):
             raise ValueError(
                 f"{'--cells' if cells else '--classes'} are of rows; leave --steps out."
             )
-        scorer = Scorer(opened, model, count, seed=seed, cells=cells, steps=steps)
+        scorer = RowColumns(opened, model, count, seed=seed, cells=cells, steps=steps)
         scorer = scorer.compared(here)
         if false_alarms is not None:
             scorer.threshold(false_alarms)
         return scorer
 
-    def work(model: Any, rows: Any, output: Path, scorer: Scorer) -> None:
+    def work(model: Any, rows: Any, output: Path, scorer: RowColumns) -> None:
         chosen = _chosen(rows, split)
         columns = scorer(rows, rows[chosen])
         if false_alarms is not None:
@@ -864,7 +864,7 @@ def impute(
         )
         from deeplvm.data.loading import cells_of_file
         from deeplvm.data.ragged import INPUTS
-        from deeplvm.inference import impute as fill
+        from deeplvm.runs.scorer import imputations
 
         particles = count or (200 if horizon is None else 1_000)
         refuse_large("--particles", particles, rows.description)
@@ -875,15 +875,14 @@ def impute(
             return
         if draws is not None:
             refuse_large("--draws", draws * rows.rows("test"), rows.description)
-        found = fill(
+        found = imputations(
+            opened,
             model,
             rows.test,
             by=by,
             particles=particles,
             draws=draws or 0,
             level=None if details is None else level or 0.95,
-            draw=opened.measured(rows),
-            completed="auto" if opened.saw_holes else True,
             seed=seed,
         )
         label = rows.description.label

@@ -703,6 +703,12 @@ def _in_memory(
         codes = np.repeat(np.arange(len(whole)), [len(each) for each in whole])
         table = _frames(Facts("memory"), frames, "memory", known)
         return _held_table(table, Path(), options, known, codes)
+    if hasattr(whole, "to_arrow") and hasattr(whole, "columns"):  # polars
+        whole = whole.to_arrow()
+    if type(whole).__module__.partition(".")[0] == "pyarrow" and hasattr(whole, "column_names"):
+        # as it is: pandas makes reals of whole numbers of which some are missing
+        table = _frames(Facts("memory"), {"all": whole}, "memory", known)
+        return _held_table(table, Path(), options, known)
     ragged = lengths is not None or any([is_ragged(value) for value in parts.values()])
     ragged |= known is not None and bool(known.steps)
     parts = {

@@ -162,6 +162,11 @@ class Completed:
     model: LatentVariableModel
     data: dict[str, Tensor]
 
+    def rows_as(self, rows: Rows) -> Rows:
+        """The rows, as those that were completed are read."""
+        read = rows_of(self.model, self.data)
+        return replace(read, data_rows=rows.data_rows, keys=rows.keys)
+
 
 def complete(
     model: LatentVariableModel,

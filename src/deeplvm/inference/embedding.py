@@ -11,7 +11,7 @@ from deeplvm.core.trace import Site
 from deeplvm.core.values import NamedRows
 from deeplvm.distributions.centre import centre
 from deeplvm.distributions.transformed import TransformedDraw
-from deeplvm.inference.rows import Names, Tensors, for_rows
+from deeplvm.inference.rows import Names, Rows, Tensors, for_rows
 from deeplvm.randomness import RowNoise
 
 _ROWS = 500  # at a time
@@ -19,7 +19,7 @@ _DRAWS = 64  # for the moments of a posterior that has none in closed form
 
 
 def embed(
-    model: LatentVariableModel, rows: NamedRows, *, seed: int = 0, scales: bool = False
+    model: LatentVariableModel, rows: NamedRows | Rows, *, seed: int = 0, scales: bool = False
 ) -> dict[str, Tensor]:
     """Posterior means of the latents by name, shape ``(rows, *event)``.
 

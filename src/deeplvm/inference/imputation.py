@@ -25,12 +25,12 @@ from deeplvm.inference.rows import (
     for_rows,
     redrawn,
     rows_of,
-    taken,
     together,
 )
 from deeplvm.randomness import RowNoise
 
 _NUMBERS = 2**22  # in the largest tensor of a batch
+_BY_NAME = ("values", "missing", "lower", "upper", "probability")
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +72,27 @@ class Imputation:
     def warnings(self) -> tuple[str, ...]:
         """What is wrong, and what to do, in words; empty if nothing is."""
         return heavy_rows(self.pareto_k, self.particles)
+
+    def to_columns(self) -> dict[str, Tensor]:
+        """All of it as quantities of rows; :meth:`of_columns` gives it back."""
+        found = {f"draws/{n}": each.transpose(0, 1) for n, each in self.draws.items()}
+        for what in _BY_NAME:
+            found |= {f"{what}/{n}": each for n, each in getattr(self, what).items()}
+        return found | {"ess": self.ess, "pareto_k": self.pareto_k}
+
+    @classmethod
+    def of_columns(cls, columns: Mapping[str, Tensor], particles: int) -> Imputation:
+        """From quantities of rows; draws of rows that lack nothing are these rows."""
+        found: dict[str, dict[str, Tensor]] = {what: {} for what in (*_BY_NAME, "draws")}
+        for key, value in columns.items():
+            what, _, name = key.partition("/")
+            if name:
+                found[what][name] = value
+        for name, each in found["draws"].items():
+            drawn = each.transpose(0, 1)
+            there = ~found["missing"][name]
+            found["draws"][name] = torch.where(there, found["values"][name].to(drawn), drawn)
+        return cls(**found, ess=columns["ess"], pareto_k=columns["pareto_k"], particles=particles)
 
     def __repr__(self) -> str:
         rows = int((~self.ess.isnan()).sum())
@@ -202,15 +223,14 @@ def impute(
     elements = max([1, *[value[0].numel() for value in rows[slice(0, 1)].values()]])
     size = batch_size or max(1, min(500, _NUMBERS // (particles * elements)))
     every = len(index) == rows.rows
-    chosen = rows if every else replace(rows, source=taken(rows.source, index), rows=len(index))
+    chosen = rows if every else rows.take(index)
     anew = completed is True and not completable(model, chosen, draw)
     joined = {} if anew else filled(model, chosen)
     again = to_complete(model, chosen, joined.get("pareto_k"), completed, draw)
     if len(again):
-        some = replace(chosen, source=chosen[again], rows=len(again))
+        some = chosen.take(again)
         other = complete(model, some, draw=draw, seed=seed)
-        read = rows_of(other.model, other.data)
-        better = filled(other.model, replace(read, data_rows=rows.data_rows))
+        better = filled(other.model, other.rows_as(some))
         for what, value in better.items():
             whole = joined.setdefault(what, torch.zeros(len(index), *value.shape[1:]).to(value))
             whole[again] = value

@@ -15,8 +15,9 @@ number is refused. And what all estimates take means the same everywhere:
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -62,6 +63,8 @@ class Rows:
         lengths: The name of the length of each name whose values are steps, of which those beyond
             it say nothing.
         common: Whether all rows have the same noise, and not each its own.
+        keys: Of each row's noise, where rows are by themselves: nothing about a row depends then
+            on the others, to the last bit (:func:`by_themselves`); shape ``(rows,)``.
     """
 
     source: NamedRows
@@ -74,6 +77,7 @@ class Rows:
     values: Mapping[str, Values]
     lengths: Mapping[str, str] = field(default_factory=dict)
     common: bool = False
+    keys: Tensor | None = None
 
     @property
     def selection(self) -> Selection | None:
@@ -98,6 +102,12 @@ class Rows:
             else self.selection.batch(index, self.names, self.dtype)
         )
         return {n: self.values[n].change(value, self._ready) for n, value in taken.items()}
+
+    def take(self, index: Tensor) -> Rows:
+        """Some of them, by their numbers."""
+        source = self[index] if self.selection is None else self.selection[index]
+        keys = None if self.keys is None else self.keys[index]
+        return replace(self, source=source, rows=len(index), keys=keys)
 
     def each(self, size: int) -> Iterator[tuple[int, dict[str, Tensor]]]:
         """The first row's number and the values of each batch, in order."""
@@ -246,23 +256,33 @@ def for_rows(
     """
     at_least(1, batch_size=batch_size)
     rows = rows_of(model, source, omit)
+    batch_size = size_of(rows, batch_size)
     group, starts = processes(), range(0, rows.rows, batch_size)
     parts = []
     with evaluation_of(model, seed):
         own, seen = starts[group.part(len(starts))], Counter[int]()
-        for before in starts[: group.part(len(starts)).start]:  # by other processes
+        others = starts[: group.part(len(starts)).start] if rows.keys is None else ()
+        for before in others:  # by other processes
             seen.update(_digests(model, rows[slice(before, before + batch_size)]))
         for first in own:
             seed_all(seed + first, rows.device)
             given = rows[slice(first, first + batch_size)]
-            if rows.common:
+            count = min(batch_size, rows.rows - first)
+            if rows.keys is not None:
+                # always so many rows: a sum of reals depends on the size of what is multiplied
+                at = torch.arange(first, first + batch_size).clamp(max=rows.rows - 1)
+                given = rows[at]
+                own_keys = rows.keys[at].to(rows.device)
+                noise = RowNoise(str(seed), own_keys, model.shared, steps=bool(rows.lengths))
+            elif rows.common:
                 keys = torch.zeros(model.rows(given), dtype=torch.int64, device=rows.device)
                 noise = RowNoise(str(seed), keys, model.shared, steps=bool(rows.lengths))
             else:
                 noise = noise_of(model, given, seed, rows.device, seen)
             kinds = _apart(model, given, rows) if apart else None
             part = _each(kinds, measure, noise) if kinds else measure(given, rows.missing, noise)
-            count = len(next(iter(part.values())))
+            if rows.keys is not None:
+                part = {name: value[:count] for name, value in part.items()}
             part["row"] = torch.arange(first, first + count)
             parts.append(part)
             if progress is not None:
@@ -281,6 +301,105 @@ def for_rows(
         if name in joined:
             _refuse_broken(name, joined, row)
     return joined
+
+
+_BY_THEMSELVES = 64  # rows at a time, at most
+
+
+def size_of(rows: Rows, most: int) -> int:
+    """Rows at a time, at most so many; of rows by themselves a power of two, however few.
+
+    There every row takes the same way through the loops of the processor, wherever it stands.
+    """
+    if rows.keys is None:
+        return most
+    return 2 ** (min(most, _BY_THEMSELVES).bit_length() - 1)
+
+
+def by_themselves(
+    model: LatentVariableModel,
+    source: NamedRows | Rows,
+    measure: Callable[[Rows], Mapping[str, Tensor]],
+    *,
+    omit: Collection[str] = (),
+    identifiers: Sequence[object] | None = None,
+    apart: bool = False,
+    data_rows: int = 0,
+) -> dict[str, Tensor]:
+    """Quantities of every row that depend on nothing but the row, to the last bit.
+
+    Neither on its place, nor on its company, nor on how many rows there are: files may be cut and
+    put together as one likes, on any machine of one kind. A row's noise comes from what it says,
+    or from its identifier; batches have one size; rows with holes are measured apart from those
+    without. Sequences, which are padded, are alike but for rounding.
+
+    Args:
+        model: As of :func:`for_rows`.
+        source: The rows.
+        measure: Quantities of some rows, whose first dimension is the rows.
+        omit: Names that are to be drawn although the rows have them.
+        identifiers: Of each row; rows with one identifier have the same noise.
+        apart: Whether rows that say the same are told apart by how many came before, as copies
+            that are drawn must be.
+        data_rows: How many rows the names shared by all rows belong to; those here if left out.
+
+    Returns:
+        The quantities by name, on the CPU; where some rows lack one, NaN there.
+    """
+    rows = rows_of(model, source, omit)
+    keys = _keys_of(model, rows, identifiers, apart=apart)
+    rows = replace(rows, keys=keys, data_rows=data_rows or rows.data_rows)
+    parts: list[tuple[Tensor, Mapping[str, Tensor]]] = []
+    for index, missing in _by_holes(rows):
+        # one row alone is looked at otherwise than the first of many
+        own = replace(rows.take(index if len(index) > 1 else index.repeat(2)), missing=missing)
+        found = measure(own)
+        parts.append((index, {n: v[: len(index)].cpu() for n, v in found.items()}))
+    whole: dict[str, Tensor] = {}
+    for index, found in parts:
+        for name, value in found.items():
+            if name not in whole:
+                fill = math.nan if value.is_floating_point() else 0
+                whole[name] = value.new_full((rows.rows, *value.shape[1:]), fill)
+            whole[name][index] = value
+    return whole
+
+
+def _keys_of(
+    model: LatentVariableModel, rows: Rows, identifiers: Sequence[object] | None, *, apart: bool
+) -> Tensor:
+    """A key for each row's noise."""
+    if identifiers is not None:
+        keys = [_digest(str(each).encode()) for each in identifiers]
+        return torch.tensor(keys, dtype=torch.int64)
+    seen, parts = Counter[int](), []
+    for _, batch in rows.each(_LOOKED_AT):
+        # labels are whole numbers where none is missing in the file
+        same = {n: model.values(n).change(v, lambda t: t.to(rows.dtype)) for n, v in batch.items()}
+        each = _digests(model, same)
+        parts.append(noise_of(model, same, "", rows.device, seen).keys if apart else each)
+    return torch.cat([torch.as_tensor(each).cpu() for each in parts])
+
+
+def _by_holes(rows: Rows) -> list[tuple[Tensor, frozenset[str]]]:
+    """Rows that lack elements of the same names, and these."""
+    names = sorted(rows.missing)
+    if rows.lengths:  # padded to the longest of a batch: alike but for rounding
+        return [(torch.arange(rows.rows), rows.missing)]
+    if not names:
+        return [(torch.arange(rows.rows), frozenset())]
+    parts = [
+        torch.stack([unsaid(batch, name, rows.lengths).any(1) for name in names], 1).cpu()
+        for _, batch in rows.each(_LOOKED_AT)
+    ]
+    patterns, which = torch.cat(parts).unique(dim=0, return_inverse=True)
+    return [
+        (
+            (which == number).nonzero().flatten(),
+            frozenset([name for name, lacks in zip(names, pattern, strict=True) if lacks]),
+        )
+        for number, pattern in enumerate(patterns.tolist())
+    ]
 
 
 def together(parts: list[Tensor], steps: int | None = None) -> Tensor:

@@ -24,7 +24,7 @@ from deeplvm.core.evidence import Evidence
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.devices import keep_freed_memory
 from deeplvm.gradients import Draw, Enumerated
-from deeplvm.inference.rows import Rows, noise_of
+from deeplvm.inference.rows import Rows, noise_of, size_of
 from deeplvm.objectives.bounds import of_one_particle
 from deeplvm.randomness import RowNoise
 
@@ -97,7 +97,9 @@ def plan(
     most = _NUMBERS_ON_CPU if rows.device.type == "cpu" else _NUMBERS_ELSEWHERE
     numbers = max(sizes)
     each = numbers * (1 if once else BLOCK)
-    size = batch_size or _even(rows.rows, max(1, min(_MOST_ROWS, most // each)))
+    fitting = max(1, min(_MOST_ROWS, most // each))
+    alone = rows.keys is not None
+    size = batch_size or (size_of(rows, fitting) if alone else _even(rows.rows, fitting))
     step = chunk or max(BLOCK, most // (size * numbers) // BLOCK * BLOCK)
     step = 1 if once else min(-(-step // BLOCK), -(-wanted // BLOCK)) * BLOCK
     observed = tuple(

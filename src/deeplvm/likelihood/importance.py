@@ -215,7 +215,8 @@ def importance_sampling(
         batches = -(-rows.rows // planned.batch_size)
         own = len(range(batches)[processes().part(batches)])
         # where nothing is drawn a row goes through p once, sooner than a compiler is done
-        wanted = False if compile == "auto" and planned.exact else compile
+        alone = rows.keys is not None  # to the last bit, whatever the clock says
+        wanted = False if compile == "auto" and (planned.exact or alone) else compile
         chunks.model, compile_seconds = choose(chunks, wanted, own * planned.chunks)
 
     together: list[Tensor] = []  # of each batch, the sum over rows of relative weights, (K,)

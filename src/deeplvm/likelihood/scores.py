@@ -95,9 +95,9 @@ def score_rows(
     log_px, stderr, k = told = [each.cpu().double().clone() for each in numbers]
     again = to_complete(model, rows, k, completed, draw)
     if len(again):
-        some = replace(rows, source=rows[again], rows=len(again))
+        some = rows.take(again)
         other = complete(model, some, draw=draw, seed=seed)
-        read = replace(rows_of(other.model, other.data), data_rows=rows.data_rows)
+        read = other.rows_as(some)
         better = importance_sampling(other.model, read, particles, draw=draw, seed=seed)
         for whole, part in zip(
             told, (better.log_px, better.log_px_stderr, better.pareto_k), strict=True
@@ -296,6 +296,7 @@ def _with_one_hidden(rows: Rows, name: str, value: Tensor, at: Tensor) -> Rows:
         names=(*rows.names, f"{_TRUTH}{name}"),
         missing=rows.missing | {name},
         rows=len(at),
+        keys=None if rows.keys is None else rows.keys[at[:, 0]],
         values={**rows.values, f"{_TRUTH}{name}": STACKED},
     )
 
@@ -341,9 +342,9 @@ def _predicted(
         log, k = of(model, hidden)
     again = to_complete(model, plain, k, completed, draw)
     if len(again):
-        some = replace(plain, source=plain[again], rows=len(again))
+        some = plain.take(again)
         other = complete(model, some, draw=draw, seed=seed)
-        read = rows_of(other.model, other.data)
+        read = other.rows_as(some)
         truth = hidden[again][f"{_TRUTH}{name}"]
         wide = replace(
             read,

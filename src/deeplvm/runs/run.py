@@ -269,14 +269,18 @@ class Run:
             return None
         return reopen(self.description)
 
-    def read(self, source: str | None) -> Data:
-        """Other data, read with the run's columns, levels and units; the run's own if none."""
+    def read(self, source: Any) -> Data:
+        """Other data, read with the run's columns, levels and units; the run's own if none.
+
+        Args:
+            source: A name, a path, or rows in memory, as of :func:`deeplvm.data.load`.
+        """
         from deeplvm.data import load
 
         if source is None:
             return self.data
         data = load(source, like=self.description)
-        self._check_labels(data, source)
+        self._check_labels(data, source if isinstance(source, str) else data.name)
         return data
 
     def _check_labels(self, data: Data, source: str) -> None:
