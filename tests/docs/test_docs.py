@@ -165,7 +165,7 @@ def test_every_command_has_its_page() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     pages = {page.stem for page in (ROOT / "docs/verbs").glob("*.md")}
     assert set(re.findall(r"\(docs/verbs/(\w+)\.md\)", text)) == pages
-    assert pages <= set(application([]))
+    assert {name for name in application([]) if name[:1] != "-"} == pages
 
 
 def test_the_readme_names_every_recipe_in_its_group() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import inspect
 import io
 import json
 import linecache
@@ -17,16 +18,18 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, Parameter
 
 from deeplvm.cli import verbs
 from deeplvm.cli.compare import compare
 from deeplvm.cli.compress import compress, decompress, verify
-from deeplvm.cli.console import Failed, tell
+from deeplvm.cli.console import Failed, in_json, tell
 from deeplvm.cli.export import card, export
 from deeplvm.cli.interpolate import interpolate
+from deeplvm.cli.mcp import mcp
+from deeplvm.cli.new import new
 from deeplvm.cli.options import checked
 from deeplvm.cli.parallel import (
     EndedTogether,
@@ -145,16 +148,42 @@ def application(words: Sequence[str]) -> App:
         version=_version,
         suppress_keyboard_interrupt=False,
     )
+    # a shell completes the options of these too
+    whole = words[:1] == ["--install-completion"]
     for name, listed in (("fit", verbs.fit), ("tune", verbs.tune)):
-        composed = _composed(words[1:], name) if words[:1] == [name] else listed
-        app.command(composed, name=name)
+        asked = ["--help"] if whole else words[1:] if words[:1] == [name] else None
+        app.command(listed if asked is None else _composed(asked, name), name=name)
     for verb in (
         verbs.resume, verbs.evaluate, compare, verbs.diagnose, verbs.sample, verbs.embed,
         verbs.reconstruct, interpolate, verbs.score, verbs.impute, compress, decompress, verify,
-        verbs.report, card, export, selfcheck, verbs.recipes, verbs.datasets,
+        verbs.report, card, export, selfcheck, verbs.recipes, verbs.datasets, new, mcp,
     ):  # fmt: skip
-        app.command(checked(_or_of_a_graph(verb)))
+        app.command(checked(_with_json(_or_of_a_graph(verb))))
+    app.register_install_completion_command(help="Let the shell complete verbs and options.")
     return app
+
+
+def _with_json(verb: Callable[..., None]) -> Callable[..., None]:
+    """A verb that writes a file, with ``--json``."""
+    known = inspect.signature(verb)
+    if "output" not in known.parameters or "json" in known.parameters:
+        return verb
+
+    @functools.wraps(verb)
+    def begin(*words: Any, json: bool = False, **options: Any) -> None:
+        with in_json(verb.__name__, options["output"]) if json else contextlib.nullcontext():
+            verb(*words, **options)
+
+    says = Parameter(help="Print which files were written, as an object.", negative=())
+    hint = Annotated[bool, says]
+    flag = inspect.Parameter(
+        "json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=hint
+    )
+    begin.__annotations__ = {**verb.__annotations__, "json": hint}
+    begin.__signature__ = known.replace(  # type: ignore[attr-defined]
+        parameters=[*known.parameters.values(), flag]
+    )
+    return begin
 
 
 _OF_ANY_RUN = ("resume", "report", "export", "card")

@@ -9,6 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,6 +30,9 @@ _SECONDS, _SHARE = 60.0, 0.1  # it may take so long, or that much of the time of
 _USE = 32  # draws a row by which the use of latents is measured beside
 
 
+_HEARD: ContextVar[dict[str, Any] | None] = ContextVar("heard", default=None)
+
+
 class Failed(Exception):
     """A check that failed: its line is told, and the exit code is 1."""
 
@@ -36,6 +40,36 @@ class Failed(Exception):
 def note(text: str) -> None:
     """Progress: a text on standard error."""
     say(text)
+    if (heard := _HEARD.get()) is not None:
+        heard["notes"].append(text)
+
+
+def count(**numbers: Any) -> None:
+    """Numbers of what was written, for ``--json``."""
+    if (heard := _HEARD.get()) is not None:
+        heard.update(numbers)
+
+
+@contextlib.contextmanager
+def in_json(verb: str, output: Path) -> Iterator[None]:
+    """What a verb writes and says inside, as one object on standard output at the end."""
+    heard: dict[str, Any] = {"verb": verb, "files": [], "notes": []}
+    token = _HEARD.set(heard)
+    try:
+        yield
+    finally:
+        _HEARD.reset(token)
+    if processes().first:
+        files = sorted(output.iterdir()) if output.is_dir() else [output]
+        heard["files"] = [{"path": str(each), "bytes": each.stat().st_size} for each in files]
+        show_json(heard)
+
+
+def show_json(found: Any) -> None:
+    """An object on standard output."""
+    from json import dumps
+
+    tell(dumps(found, indent=2, ensure_ascii=False, default=str))
 
 
 @contextlib.contextmanager
@@ -157,6 +191,8 @@ def finish(
             show(evaluation, json=json)
     if not evaluate and processes().first:
         write_card(run)
+    if json and not (evaluate or quiet) and processes().first:
+        show_json({"run": str(run.folder)})
     if not (json or quiet) and processes().first:
         tell(_where(run))
 

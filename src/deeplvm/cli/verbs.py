@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,13 +11,16 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from deeplvm.cli.console import (
+    count,
     enough,
     evaluate_into,
     finish,
+    in_json,
     may_write,
     note,
     refuse_large,
     show,
+    show_json,
     tell,
     time_left,
     waiting,
@@ -351,6 +354,7 @@ def sample(
     length = length_of(opened.description)
     _of_sequences(opened, **{f"-o {output}": ending in MUSIC, "--steps": steps is not None})
     refuse_large("-n", rows, opened.description)
+    count(rows=rows)
     model = opened.model.to(place(device))
     said = None
     if (caption := caption_of(opened.description, model)) is not None:
@@ -479,8 +483,10 @@ def embed(
             if processes().first:
                 keys = keys_of(rows)
                 save_steps(output, of_steps, lengths, names, keys, escape=escape_formulas)
+            count(rows=len(lengths), steps=int(lengths.sum()), latents=[*values])
             note(f"{output}: {int(lengths.sum()):,} steps of {', '.join(values)}")
             return
+        count(rows=rows[chosen].rows, latents=[*values])
         if copied is not None:
             if processes().first:
                 save_latents(copied, output, values)
@@ -601,6 +607,7 @@ def reconstruct(
         note(f"{output}: {copied} with the layer deeplvm")
         return
     passed = source[chosen][:rows]
+    count(rows=passed.rows)
     if depth is not None:
         _lossy(opened, model, source, passed, output, depth, rest, seed, escape_formulas)
         return
@@ -760,6 +767,7 @@ def score(
         if steps:
             _write(output, columns, {}, escape=escape_formulas)
             log_px = columns["log_px"]
+            count(steps=len(log_px), log_px=float(log_px.mean()))
             note(f"{output}: {len(log_px):,} steps, mean log_px {log_px.mean():.2f} nats")
             return
         columns = row_keys(rows) | columns | _labels(rows, chosen)
@@ -767,6 +775,7 @@ def score(
             columns |= _classes(scorer.opened, model, rows[chosen], seed, "model")
         _write(output, columns, {}, escape=escape_formulas)
         log_px, (of, labelled) = columns["log_px"], _scored(model, rows, chosen)
+        count(rows=len(log_px), log_px=float(log_px.mean()))
         note(f"{output}: {len(log_px)} rows, mean log p({of}) {log_px.mean():.2f} nats")
         if labelled:
             note(
@@ -839,7 +848,7 @@ def impute(
         check_output(details, TABLES)
         refuse_overwriting(details, str(output), *data)
 
-    count = particles
+    asked = particles
 
     def work(model: Any, rows: Any, output: Path, opened: Any) -> None:
         from deeplvm.inference.texts import names_of
@@ -866,7 +875,7 @@ def impute(
         from deeplvm.data.ragged import INPUTS
         from deeplvm.runs.scorer import imputations
 
-        particles = count or (200 if horizon is None else 1_000)
+        particles = asked or (200 if horizon is None else 1_000)
         refuse_large("--particles", particles, rows.description)
         length = length_of(rows.description)
         _of_sequences(opened, **{"--horizon": horizon is not None})
@@ -939,6 +948,7 @@ def impute(
             made = {n: v.where(found.missing[n], torch.nan) for n, v in made.items()}
             for warning in (*warnings, *impossible(made, rows.description)):
                 note(f"warning: {warning}")
+        count(rows=rows.rows("test"), filled=found.filled)
         note(f"{output}: {found.filled} missing values filled")
 
     carry_out(
@@ -993,11 +1003,12 @@ def _forecast(
     else:
         flat = {name: each.flatten(0, 2) for name, each in found.draws.items()}
         columns = given(flat, rows.description)
-        count = len(next(iter(keys.values())))
+        many = len(next(iter(keys.values())))
         keys = {n: np.tile(each, draws) for n, each in keys.items()}
-        keys = {"draw": torch.arange(draws).repeat_interleave(count).numpy()} | keys
+        keys = {"draw": torch.arange(draws).repeat_interleave(many).numpy()} | keys
     _write(output, {**keys, **columns}, {}, escape=escape)
     note(f"{output}: {horizon} steps after the last of {len(lengths):,} sequences")
+    count(rows=len(lengths), horizon=horizon)
 
 
 def diagnose(
@@ -1059,21 +1070,39 @@ def diagnose(
         tell(f"\n{opened.folder / 'report.html'}  the report, with figures")
 
 
-def report(run: Folder, /, *, trust: Trust = False) -> None:
-    """Write RUN/report.html anew: one page with everything that was learned and measured."""
+def report(run: Folder, /, *, trust: Trust = False, json: bool = False) -> None:
+    """Write RUN/report.html anew: one page with everything that was learned and measured.
+
+    Args:
+        json: Print where it is as an object.
+    """
     from deeplvm.runs.run import open_run
 
     opened = open_run(run, trust=trust)
     _ = opened.model  # a clear error where there is none
-    write_report(opened)
-    tell(str(opened.folder / "report.html"))
+    page = opened.folder / "report.html"
+    with in_json("report", page) if json else nullcontext():
+        write_report(opened)
+    if not json:
+        tell(str(page))
 
 
-def recipes() -> None:
-    """List the recipes: name, paper, year, what it is."""
+def recipes(*, json: bool = False) -> None:
+    """List the recipes: name, paper, year, what it is.
+
+    Args:
+        json: Print them as a list of objects.
+    """
+    from dataclasses import asdict
+
     from deeplvm.recipes import PUBLISHED, describe, published
 
     entries = {name: describe(name, recipe) for name, recipe in published().items()}
+    if json:
+        groups = {name: group for group, names in PUBLISHED.items() for name in names}
+        found = [asdict(e) | {"group": groups[name]} for name, e in entries.items()]
+        show_json([{n: v for n, v in each.items() if n != "training"} for each in found])
+        return
     width = max([len(name) for name in entries])
     for group, names in PUBLISHED.items():
         tell(f"{group}:\n")
@@ -1084,11 +1113,20 @@ def recipes() -> None:
     tell("Options: deeplvm fit --recipe NAME --help. Your own function: package.module:function.")
 
 
-def datasets() -> None:
-    """List the named data sets: name, rows, what they are, where they come from."""
+def datasets(*, json: bool = False) -> None:
+    """List the named data sets: name, rows, what they are, where they come from.
+
+    Args:
+        json: Print them as a list of objects.
+    """
+    from dataclasses import asdict
+
     from deeplvm.data import datasets as known
 
     items = known()
+    if json:
+        show_json([asdict(item) for item in items])
+        return
     name, rows = max([len(i.name) for i in items]), max([len(i.rows) for i in items])
     for item in items:
         where = "here" if item.found else "is downloaded" if item.downloadable else "not here"

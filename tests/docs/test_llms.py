@@ -1,0 +1,23 @@
+"""What programs read first is made of the pages that people read."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+DOCS = Path(__file__).parents[2] / "docs"
+sys.path.append(str(DOCS / "_extensions"))
+
+import llms  # noqa: E402
+
+
+def test_llms_txt_is_that_of_the_pages() -> None:
+    """Written anew by ``python docs/_extensions/llms.py``."""
+    assert llms.FILE.read_text("utf-8") == llms.text()
+
+
+def test_it_names_every_verb_with_a_sentence() -> None:
+    found = llms.text()
+    for page in (DOCS / "verbs").glob("*.md"):
+        assert f"](docs/verbs/{page.name}): " in found, page.name
+    assert "docs/api" not in found.partition("## Reference")[0]
