@@ -17,8 +17,10 @@ _TREE = re.compile(r"```\{toctree\}\n(?P<options>(?::.*\n)*)\n(?P<pages>(?:\S.*\
 def first_words(page: Path) -> tuple[str, str]:
     """The title of a page, and the first sentence of its first paragraph of words."""
     text = re.sub(r"<!--.*?-->|^(`{3,}).*?^\1$", "", page.read_text("utf-8"), flags=re.M | re.S)
-    title, *paragraphs = [each for each in text.split("\n\n") if each.strip()]
-    said = next((p for p in paragraphs if p.strip()[0] not in "#|-{:!>"), "")
+    title, *paragraphs = [e for e in text.split("\n\n") if e.strip()] or [page.stem.capitalize()]
+    said = next(
+        (p for p in paragraphs if p.strip()[0] not in "#|-{:!>" and p.strip()[:2] != "$$"), ""
+    )
     said = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", " ".join(said.split()))
     return title.lstrip("# ").strip(), re.split(r"(?<=[.?])\s(?=[A-Z`*])|:$", said)[0]
 
