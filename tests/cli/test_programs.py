@@ -76,7 +76,7 @@ def test_a_new_recipe_runs(deeplvm: Run) -> None:
     assert set(found) == keys_of("new")
     assert found["command"] == "deeplvm fit digits --recipe sparse.py:sparse"
     assert "mine" not in Path("sparse.py").read_text()
-    short = "--limit 20 --epochs 1 --latent 2 --no-evaluate --quiet --out run"
+    short = "--limit 20 --epochs 1 --latent 2 --no-evaluate --out run"
     outcome = deeplvm(*found["command"].split()[1:], *short.split())
     assert outcome.code == 0, outcome.err
     again = deeplvm("new", "recipe", "sparse")
@@ -93,7 +93,7 @@ def test_the_shell_completes_options_of_fit(deeplvm: Run) -> None:
     assert "--epochs" in script
 
 
-def test_the_verbs_are_tools(table_run: Path) -> None:
+def test_the_verbs_are_tools() -> None:
     client_of = pytest.importorskip("mcp").Client
     from deeplvm.cli.mcp import server
 
@@ -106,11 +106,10 @@ def test_the_verbs_are_tools(table_run: Path) -> None:
             assert set(known["required"]) == {"run", "output"}
             assert known["properties"]["data"]["type"] == "array"
             assert "trust" not in known["properties"]
-            given = {"run": str(table_run), "rows": 3, "output": "drawn.csv"}
-            answer = await client.call_tool("sample", given)
-            assert json.loads(answer.content[0].text)["rows"] == 3
-            wrong = await client.call_tool("sample", {**given, "output": "drawn.doc"})
-            assert wrong.is_error
-            assert "the format is chosen by it" in wrong.content[0].text
+            answer = await client.call_tool("new", {"what": "recipe", "name": "mine"})
+            assert json.loads(answer.content[0].text)["files"][0]["path"] == "mine.py"
+            again = await client.call_tool("new", {"what": "recipe", "name": "mine"})
+            assert again.is_error
+            assert "mine.py exists; name another" in again.content[0].text
 
     asyncio.run(talk())

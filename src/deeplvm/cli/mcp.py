@@ -130,6 +130,8 @@ def _plain(hint: Any) -> Any:
 
 async def _run(verb: str, words: Sequence[str]) -> str:
     """What a command line prints; an error is its one line."""
+    from mcp.server.mcpserver.exceptions import ToolError
+
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "deeplvm", verb, *words,
@@ -142,7 +144,7 @@ async def _run(verb: str, words: Sequence[str]) -> str:
             process.terminate()  # where nobody waits any longer
     if process.returncode:
         lines = err.decode(errors="replace").strip().splitlines()
-        raise ValueError(lines[-1] if lines else f"deeplvm {verb} ended with {process.returncode}")
+        raise ToolError(lines[-1] if lines else f"deeplvm {verb} ended with {process.returncode}")
     with suppress(ValueError):  # words stay words
         return json.dumps(json.loads(out), ensure_ascii=False)
     return out.decode(errors="replace")

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from deeplvm.data.variable import Variable
+    from deeplvm.runs.run import Run
 
 _ROWS = 500  # at a time
 _CHANCE = 1e-3  # of being told of values above all of the data where the model is right
@@ -286,19 +287,20 @@ def save_latents(source: Path, output: Path, latents: Mapping[str, Any]) -> None
 
 
 def save_expression(
-    model: LatentVariableModel, data: Data, rows: Selection, output: Path, source: Path, seed: int
+    run: Run, model: LatentVariableModel, rows: Selection, output: Path, source: Path, seed: int
 ) -> None:
     """Means of p(x | z) of cells in a copy of their file, the layer ``deeplvm``."""
     from deeplvm.data.readers.counts import genes_of, write_cells
-    from deeplvm.inference.reconstruction import reconstructed
+    from deeplvm.runs.scorer import reconstructions
 
     genes = {name: place for place, name in enumerate(genes_of(source))}
-    titles = data.variables["x"].columns or tuple(genes)
+    titles = run.description.variables["x"].columns or tuple(genes)
     columns = np.array([genes[name] for name in titles])
 
     def parts() -> Iterator[tuple[Any, Any]]:
         for start in range(0, rows.rows, _ROWS):
-            _, means, _ = reconstructed(model, data, rows[start : start + _ROWS], seed=seed)
+            some = rows[start : start + _ROWS]
+            _, means, _ = reconstructions(run, model, some, seed=seed)
             yield columns, means["x"].numpy()
 
     write_cells(source, output, layers={"deeplvm": parts()})

@@ -603,7 +603,7 @@ def reconstruct(
         note(f"{output}: {len(table['column'])} columns, {between[0]} against {between[1]}")
         return
     if copied is not None:
-        save_expression(model, source, source[chosen], output, copied, seed)
+        save_expression(opened, model, source[chosen], output, copied, seed)
         note(f"{output}: {copied} with the layer deeplvm")
         return
     passed = source[chosen][:rows]
