@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import sys
+import runpy
 from pathlib import Path
 
 DOCS = Path(__file__).parents[2] / "docs"
-sys.path.append(str(DOCS / "_extensions"))
-
-import llms  # noqa: E402
+LLMS = runpy.run_path(str(DOCS / "_extensions" / "llms.py"))
 
 
 def test_llms_txt_is_that_of_the_pages() -> None:
     """Written anew by ``python docs/_extensions/llms.py``."""
-    assert llms.FILE.read_text("utf-8") == llms.text()
+    assert LLMS["FILE"].read_text("utf-8") == LLMS["text"]()
 
 
 def test_it_names_every_verb_with_a_sentence() -> None:
-    found = llms.text()
+    found = LLMS["text"]()
     for page in (DOCS / "verbs").glob("*.md"):
         assert f"](docs/verbs/{page.name}): " in found, page.name
     assert "docs/api" not in found.partition("## Reference")[0]

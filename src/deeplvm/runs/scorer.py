@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -362,11 +363,13 @@ def _completed(run: Run) -> Literal["auto", True]:
 
 def _drawn(run: Run, own: Rows) -> dict[str, Draw]:
     """How what rows lack is drawn, as :meth:`Run.measured` says of whole data."""
-    return {
-        name: replace(way, only_missing=True) if name in own.names else as_measured(way)
-        for name, way in run.draw.items()
-        if name not in own.names or (name in own.missing and isinstance(way, Enumerated))
-    }
+    found: dict[str, Draw] = {}
+    for name, way in run.draw.items():
+        if name not in own.names:
+            found[name] = as_measured(way)
+        elif name in own.missing and isinstance(way, Enumerated):
+            found[name] = replace(way, only_missing=True)
+    return found
 
 
 def _as_absent(run: Run, own: Rows) -> tuple[Rows, dict[str, Draw]]:
@@ -593,7 +596,6 @@ def _patched(table: Any, name: str, filled: Any, holes: Any) -> Any:
         found = column.astype(object).where(~holes, filled)
         return found.astype(filled.dtype if whole else column.dtype)
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     if filled.ndim > 1:
         return _arrow(np.where(holes, filled, _array(table, name).reshape(filled.shape)))
@@ -602,5 +604,8 @@ def _patched(table: Any, name: str, filled: Any, holes: Any) -> Any:
     plain = kind.value_type if pa.types.is_dictionary(kind) else kind
     if pa.types.is_null(kind) or (pa.types.is_integer(kind) and pa.types.is_floating(new.type)):
         kind = plain = new.type
-    found = pc.if_else(pa.array(holes), new.cast(plain), column.cast(plain))
-    return found if plain == kind else pc.dictionary_encode(found).cast(kind)
+    compute: Any = importlib.import_module(
+        "pyarrow.compute"
+    )  # whose functions no type checker sees
+    found = compute.if_else(pa.array(holes), new.cast(plain), column.cast(plain))
+    return found if plain == kind else found.dictionary_encode().cast(kind)
