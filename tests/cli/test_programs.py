@@ -35,11 +35,11 @@ def keys_of(verb: str) -> set[str]:
 
 def test_every_verb_answers_in_json() -> None:
     app = application([])
-    verbs = {name for name in app if name[:1] != "-"} - {"fit", *SERVERS}
+    verbs = {name for name in app if name[:1] != "-"} - {"fit", "tune", *SERVERS}
     for verb in verbs:
         command: Any = app[verb].default_command
         assert "json" in inspect.signature(command).parameters, verb
-    for verb in (*verbs, "fit"):
+    for verb in (*verbs, "fit", "tune"):
         assert keys_of(verb), verb
 
 

@@ -8,7 +8,6 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -25,8 +24,7 @@ _WORD = (str, int, float, bool)
 _INSTRUCTIONS = (
     "deeplvm learns deep latent-variable models from data files, and judges them. Begin with "
     "datasets, recipes and fit; a fit makes a RUN folder, which the other tools take. Results are "
-    "JSON; an error is one line that says what to do next. Paths are those of the machine on "
-    "which this server runs."
+    "JSON; an error is one line that says what to do next."
 )
 
 
@@ -50,22 +48,26 @@ def server() -> MCPServer:
             'deeplvm mcp needs a package that is not here: pip install "deeplvm[mcp]"'
         ) from error
     made, app = MCPServer("deeplvm", instructions=_INSTRUCTIONS), application([])
-    made.add_tool(fit, structured_output=False)
-    for name in [each for each in app if each[:1] != "-" and each not in ("fit", "mcp")]:
-        made.add_tool(_tool(name, app[name].default_command), structured_output=False)
+    for name in [each for each in app if each[:1] != "-" and each != "mcp"]:
+        verb = app[name].default_command
+        tool = _composed(name, verb) if name in ("fit", "tune") else _tool(name, verb)
+        made.add_tool(tool, structured_output=False)
     return made
 
 
-async def fit(
-    data: str, recipe: str = "vae", out: str | None = None, words: Sequence[str] = ()
-) -> str:
-    """Learn a model from data: trains, evaluates and writes a report; returns the evaluation.
+def _composed(name: str, verb: Any) -> Callable[..., Any]:
+    """A verb whose options depend on the recipe."""
 
-    Other options are words as on the command line, ["--epochs", "20"]; ["--help"] lists those of
-    a recipe. Training may take long: ["--minutes", "5"] ends it.
-    """
-    folder = [] if out is None else ["--out", out]
-    return await _run("fit", [data, "--recipe", recipe, *folder, *words, "--json"])
+    async def run(data: str, recipe: str = "vae", words: Sequence[str] = ()) -> str:
+        asked = [data, "--recipe", recipe, *[w for w in words if w != "--trust"]]
+        return await _run(name, [*asked, "--json"])
+
+    run.__name__ = name
+    run.__doc__ = (
+        f'{inspect.getdoc(verb)}\n\nOptions are words as on the command line, ["--out", "runs/a", '
+        f'"--minutes", "5"]; ["--help"] lists those of a recipe.'
+    )
+    return run
 
 
 def _tool(name: str, verb: Any) -> Callable[..., Any]:
@@ -103,15 +105,13 @@ def _parameter(verb: Any, known: inspect.Parameter, text: str) -> inspect.Parame
     """The parameter as a tool has it: by name, of a type that JSON has."""
     from pydantic import Field
 
-    hint = _plain(hint_of(verb, known.name))
-    default = known.default
+    hint, default = _plain(hint_of(verb, known.name)), known.default
     if known.kind is known.VAR_POSITIONAL:
         hint, default = list[hint], []  # type: ignore[valid-type]
-    default = str(default) if isinstance(default, Path) else default
     return inspect.Parameter(
         known.name,
         inspect.Parameter.KEYWORD_ONLY,
-        default=list(default) if isinstance(default, tuple) else default,
+        default=[*default] if isinstance(default, tuple) else default,
         annotation=Annotated[hint, Field(description=text)],
     )
 
