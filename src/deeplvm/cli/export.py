@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from deeplvm.cli.console import note, tell
+from deeplvm.cli.console import in_json, note, tell
 from deeplvm.cli.options import Particles
 from deeplvm.cli.verbs import Folder, Seed, Trust
 
@@ -75,13 +75,22 @@ def export(
         tell(str(each))
 
 
-def card(run: Folder, /, *, trust: Trust = False) -> None:
+def card(run: Folder, /, *, trust: Trust = False, json: bool = False) -> None:
     """Write RUN/README.md, a model card: what the run is, from what was measured.
 
     Data, split, likelihood with its error, settings, cost, what diagnose found, limits; fit writes
     it by itself.
+
+    Args:
+        json: Print where it is as an object.
     """
+    from contextlib import nullcontext
+
     from deeplvm.report.card import write_card
     from deeplvm.runs.run import open_run
 
-    tell(str(write_card(open_run(run, trust=trust))))
+    opened = open_run(run, trust=trust)
+    with in_json("card", opened.folder / "README.md") if json else nullcontext():
+        path = write_card(opened)
+    if not json:
+        tell(str(path))
