@@ -140,3 +140,40 @@ def test_while_the_folder_is_made(born: Any, tmp_path: Path, call: str) -> None:
         "metrics.jsonl",
         "model.safetensors",
     ]
+
+
+SEQUENCES: dict[str, tuple[str, ...]] = {
+    "srnn": ("--state", "3", "--inference", "filtering"),
+    "structured_vae": (),
+}
+if os.environ.get("DEEPLVM_FAULTS") == "full":
+    SEQUENCES |= dict.fromkeys(("deep_markov_model", "storn", "vrnn"), ("--state", "3"))
+    SEQUENCES |= {"dvbf": ()}
+
+
+@pytest.mark.parametrize("recipe", SEQUENCES)
+def test_sequences_of_unequal_length(recipe: str, born: Any, tmp_path: Path) -> None:
+    """Killed before the last of its writes, and again at another one."""
+    rows = [
+        f"{unit},{(7 * unit + 3 * step) % 5}" for unit in range(14) for step in range(unit % 4 + 1)
+    ]
+    fit = (
+        "fit", "readings.csv", "--sequence", "unit", "--recipe", recipe, "--latent", "1",
+        "--hidden", "3", *SEQUENCES[recipe], "--batch-size", "4", "--epochs", "2",
+        "--checkpoint-every", "1", "--checkpoint-seconds", "0.01", "--device", "cpu",
+        "--no-evaluate", "--out", "run",
+    )  # fmt: skip
+    whole, folder = tmp_path / "whole", tmp_path / "killed"
+    for each in (whole, folder):
+        each.mkdir()
+        (each / "readings.csv").write_text("\n".join(["unit,level", *rows]))
+    assert end(born(whole, words=fit), whole) == 0
+    counts = ast.literal_eval((whole / "counts").read_text())
+    for share in (0.4, 0.8):
+        dies = ("replace", int(share * counts["replace"]), 0.5)
+        again = RESUME if (folder / "run" / "config.toml").exists() else fit
+        end(born(folder, words=again, dies=dies), folder)
+    assert (folder / "deaths").exists()
+    again = RESUME if (folder / "run" / "config.toml").exists() else fit
+    assert end(born(folder, words=again), folder) == 0
+    assert_same(folder, Undisturbed(whole, 0.0, counts))

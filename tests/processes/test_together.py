@@ -35,6 +35,10 @@ CASES: dict[str, tuple[str, ...]] = {
         "--binarize", "dynamic", "--averaging", "0.9", "--clip", "5",
     ),
     "a table with holes": (*PEOPLE, "--hidden", "8"),
+    "sequences": (
+        "fit", "readings.csv", "--sequence", "unit", "--recipe", "deep_markov_model",
+        "--latent", "2", "--state", "4", "--hidden", "4", "--batch-size", "7",
+    ),
 }  # fmt: skip
 if FULL:
     CASES |= {
@@ -44,6 +48,14 @@ if FULL:
         ),
         "given a label": (*PEOPLE, "--recipe", "conditional_vae"),
         "more processes than rows": (*DIGITS, "--limit", "5", "--batch-size", "2"),
+        "texts": (
+            "fit", "lines.txt", "--recipe", "sentence_vae", "--latent", "2", "--hidden", "8",
+            "--batch-size", "13",
+        ),
+        "messages": (
+            "fit", "readings.csv", "--sequence", "unit", "--recipe", "structured_vae",
+            "--latent", "2", "--hidden", "4", "--batch-size", "7",
+        ),
     }  # fmt: skip
 PLAIN = ("--epochs", EPOCHS, "--device", "cpu", "--no-compile", "--no-evaluate")
 
@@ -51,13 +63,18 @@ Start = Callable[..., Any]
 
 
 def write_people(folder: Path) -> None:
-    """A table with a label, and a tenth of its numbers missing."""
+    """A table with a label and holes in a tenth of it, the same as sequences, and texts."""
     generator = np.random.default_rng(0)
     draws = generator.normal(size=(101, 3))
     label = np.where(draws[:, 0] > 0, "tall", "small")
     draws[generator.random((101, 3)) < 0.1] = np.nan
     frame = pandas.DataFrame(draws, columns=["height", "weight", "age"])
     frame.assign(kind=label).to_csv(folder / "people.csv", index=False)
+    unit = np.sort(generator.integers(0, 25, len(frame)))
+    frame.assign(unit=unit).to_csv(folder / "readings.csv", index=False)
+    words = generator.choice(["a", "b", "c", "d"], (60, 5))
+    lines = [" ".join(row[: 1 + i % 5]) for i, row in enumerate(words)]
+    (folder / "lines.txt").write_text("\n".join(lines))
 
 
 def metrics(run: Path) -> list[dict[str, Any]]:
@@ -125,11 +142,13 @@ def test_only_the_first_speaks(runs: Path) -> None:
     assert (runs / "levels-2.out.1").read_text() == ""
 
 
+@pytest.mark.parametrize("case", ["levels", "sequences"])
 @pytest.mark.parametrize("count", COUNTS)
 def test_several_processes_evaluate_as_one_does(
-    runs: Path, starting: Start, tmp_path: Path, count: int
+    runs: Path, starting: Start, tmp_path: Path, case: str, count: int
 ) -> None:
-    shutil.copytree(runs / "levels-1", tmp_path / "run")
+    shutil.copytree(runs / f"{case}-1", tmp_path / "run")
+    write_people(tmp_path)
     words = ["evaluate", "run", "--particles", "20", "--device", "cpu", "--json"]
     teams = [starting(tmp_path, f"of{n}", n, words=words) for n in (1, count)]
     assert [set(team.codes()) for team in teams] == [{0}, {0}], teams[1].said()
@@ -145,12 +164,12 @@ def test_with_a_disk_of_its_own_each(runs: Path, starting: Start, tmp_path: Path
     team = starting(tmp_path, "fit", 2, disks=True, words=words)
     assert set(team.codes()) == {0}, team.said()
     assert_same_run(tmp_path / "0/run", runs / "a table with holes-1")
-    assert os.listdir(tmp_path / "1") == ["people.csv"]
+    assert sorted(os.listdir(tmp_path / "1")) == ["lines.txt", "people.csv", "readings.csv"]
     words = ["resume", "run", "--epochs", str(int(EPOCHS) + 1), "--evaluation-particles", "5"]
     team = starting(tmp_path, "resume", 2, disks=True, words=words)
     assert set(team.codes()) == {0}, team.said()
     assert (tmp_path / "0/run/report.html").exists()
-    assert os.listdir(tmp_path / "1") == ["people.csv"]
+    assert len(os.listdir(tmp_path / "1")) == 3
 
 
 def told(team: Any) -> str:

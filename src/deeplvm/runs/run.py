@@ -454,10 +454,10 @@ def create_run(folder: Path, config: Config, data: Data) -> Run:
     folder.mkdir(parents=True, exist_ok=True)
     plain = {"format": FORMAT, **description.to_dict()}
     write_atomically(folder / "data.json", json.dumps(plain, indent=1).encode())
-    # last: a folder with a config.toml is a whole RUN folder
-    write_atomically(folder / "config.toml", config.to_toml().encode())
     if schema := schema_of(description):  # for the user, who may edit it
         write_atomically(folder / "schema.toml", schema.encode())
+    # last: a folder with a config.toml is a whole RUN folder
+    write_atomically(folder / "config.toml", config.to_toml().encode())
     return Run(folder, config, description, trust=True)
 
 
@@ -545,11 +545,12 @@ def is_taken(folder: Path) -> bool:
 
 def _beginnings(folder: Path) -> list[Path]:
     """What a :func:`create_run` that was cut short has left: all before the configuration."""
-    found = [*folder.glob(".data.json.*"), *folder.glob(".config.toml.*")]
+    names = ("data.json", "schema.toml", "config.toml")
+    found = [path for name in names for path in folder.glob(f".{name}.*")]
     path = folder / "data.json"
     with contextlib.suppress(RunError, OSError):
         _read_description(path)  # somebody else's stays
-        found.append(path)
+        found += [path, *folder.glob("schema.toml")]
     return found
 
 

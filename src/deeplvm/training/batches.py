@@ -272,19 +272,43 @@ class Batches:
         return self.source.train[name].cpu()
 
     def __call__(
-        self, split: TrainingSplit, index: Tensor, generator: Generator | None = None
+        self,
+        split: TrainingSplit,
+        index: Tensor,
+        generator: Generator | None = None,
+        *,
+        whole: Tensor | None = None,
     ) -> dict[str, Any]:
-        """Values by name, shape ``(batch, *event)``; the generator is of a visit in training."""
+        """Values by name, shape ``(batch, *event)``; the generator is of a visit in training.
+
+        Where these are one process's rows of a ``whole`` batch, sequences are padded as there, so
+        that a step has the noise that it has with one process.
+        """
         if self.ready:
             batch = self.source.batch(split, index.to(self.device))
         else:
             batch = self.source.batch(split, index.to(self.place), generator)
             batch = {name: place(batch[name], self.device, self.dtype) for name in self.names}
+        if whole is not None and len(whole) > len(index):
+            batch = self._padded(batch, split, whole)
         if not self.hidden or generator is None:
             return batch
         if self.hide_names:
             batch = some_hidden(batch, self.hidden, self.hide_names, generator)
         return hidden(batch, self.hidden, self.hide, generator) if self.hide else batch
+
+    def _padded(
+        self, batch: dict[str, Any], split: TrainingSplit, whole: Tensor
+    ) -> dict[str, Any]:
+        """Sequences with zeros up to the longest row of a larger batch."""
+        known = getattr(getattr(self.source, "description", None), "variables", {})
+        found = dict(batch)
+        for name in [n for n in batch if n in known and known[n].length is not None]:
+            value, lengths = batch[name], self.source[split][known[name].length]
+            more = int(lengths[whole.cpu()].max()) - value.shape[1]
+            zeros = value.new_zeros(len(value), more, *value.shape[2:])
+            found[name] = torch.cat([value, zeros], 1)
+        return found
 
 
 def alike(rows: Tensor, lengths: Tensor, batch_size: int, generator: Generator) -> Tensor:
@@ -512,13 +536,19 @@ class StreamBatches:
             yield torch.stack(columns, -1)
 
     def __call__(
-        self, split: TrainingSplit, index: Tensor, generator: Generator | None = None
+        self,
+        split: TrainingSplit,
+        index: Tensor,
+        generator: Generator | None = None,
+        *,
+        whole: Tensor | None = None,
     ) -> dict[str, Any]:
         """Batches by stream, or of the stream that is measured."""
         if index.dim() == 1:
-            return self.measured(split, index, generator)
-        pairs = zip(self.batches.items(), index.unbind(-1), strict=True)
-        return {name: each(split, rows, generator) for (name, each), rows in pairs}
+            return self.measured(split, index, generator, whole=whole)
+        every = [None] * index.shape[1] if whole is None else whole.unbind(-1)
+        parts = zip(self.batches.items(), index.unbind(-1), every, strict=True)
+        return {n: each(split, rows, generator, whole=all_) for (n, each), rows, all_ in parts}
 
 
 class ByFactor:

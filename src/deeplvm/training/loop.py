@@ -465,7 +465,7 @@ class Loop:
         if not self.ready:
             self._prepare(part, done)
         with together.noise(part):
-            batch = self.batches("train", part.index, state.generator)
+            batch = self.batches("train", part.index, state.generator, whole=index)
         counted: dict[Step, int] = {}  # once each: counting makes a step slow
         for each in self.program:
             ascend = partial(self.tally.add, each, batch, part, self.weight.value)

@@ -231,7 +231,7 @@ class Measurement:
         for number, rows in enumerate(index.split(self.batch_size)):
             self.look()
             part = self.together.part(rows)
-            batch = self.batches(split, part.index)
+            batch = self.batches(split, part.index, whole=rows)
             found: dict[str, Any] = {
                 "model": self.model,
                 "batch": batch,
