@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from json import dumps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 from cyclopts import App, Group, Parameter
 from cyclopts.config import Dict
@@ -29,7 +29,7 @@ from deeplvm.cli.flags import (
 )
 from deeplvm.cli.options import Option, options_of
 from deeplvm.cli.parallel import Terminated, by_first, data_of, together
-from deeplvm.files import fits, write_atomically
+from deeplvm.files import fits, parse_json, write_atomically
 from deeplvm.parallel.processes import ProcessesError, processes
 from deeplvm.recipes import Recipe, describe, find, name_of, published, training_of
 from deeplvm.recipes.catalogue import loading_of, refuse_to_run
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from deeplvm.runs.selection import ModelSelection
 
 _TENSORBOARD = "tensorboard"
+_TRACKER = "tracker.json"
 AUTOMATIC = "auto"
 # Of the minutes of a run, what comparing models takes; and how many where none are said.
 _COMPARING, _MINUTES = 0.5, 4.0
@@ -214,6 +215,10 @@ def _fit(config: Config, recipe: Recipe, own: Mapping[str, Any], said: set[str])
     from deeplvm.data import load
 
     training, out = config.training, own["out"]
+    if own["tracker"] is not None:  # what is not installed is told at once
+        from deeplvm.training.trackers import tracker
+
+        tracker(own["tracker"], "", {})
     with together(str(training.get("device", "auto"))) as here, ExitStack() as stack:
         claimed: Callable[[Any], Path] = lambda folders: by_first(  # noqa: E731
             here, lambda: stack.enter_context(claim(folders))
@@ -244,6 +249,9 @@ def _fit(config: Config, recipe: Recipe, own: Mapping[str, Any], said: set[str])
             write_atomically(run.folder / "selection.json", written_out.encode())
         if own["tensorboard"] and here.first:
             (run.folder / _TENSORBOARD).mkdir()
+        if own["tracker"] is not None and here.first:
+            told = dumps({"tracker": own["tracker"]})
+            write_atomically(run.folder / _TRACKER, told.encode())
         train(run, model, data)
         finish(
             run, model, data, evaluate=own["evaluate"], particles=own["evaluation_particles"],
@@ -322,6 +330,27 @@ def refuse_large_step(training: Mapping[str, Any], data: Data) -> None:
     fits(size, f"--particles {particles:,} of --batch-size {rows:,}", RunError)
 
 
+def _tracker(run: Run) -> Callback:
+    """The tracker that fit was told of.
+
+    Raises:
+        RunError: If its file is damaged, or names another.
+    """
+    from deeplvm.training.trackers import Trackers, tracker
+
+    path = run.folder / _TRACKER
+    try:
+        found = parse_json(path.read_bytes())["tracker"]
+    except (ValueError, TypeError, KeyError):
+        found = None
+    if found not in get_args(Trackers):
+        raise RunError(f"{path} is damaged; delete it to go on without a tracker.")
+    config = run.config
+    settings = {"data": run.description.name, "recipe": config.recipe}
+    settings |= {**config.data_options, **config.recipe_options, **config.training}
+    return tracker(found, run.folder.resolve().name, settings, path)
+
+
 def train(run: Run, model: LatentVariableModel, data: Data, **more: Any) -> None:
     """Train in a RUN folder as its configuration says, and keep the best model."""
     from deeplvm.training import NonFiniteError, TensorBoard, TrainingInterrupted, fit, unfolded
@@ -329,6 +358,8 @@ def train(run: Run, model: LatentVariableModel, data: Data, **more: Any) -> None
     board = run.folder / _TENSORBOARD  # its folder is what says that it is wanted
     if board.is_dir():
         more["callbacks"] = [*more.get("callbacks", ()), TensorBoard(board)]
+    if (run.folder / _TRACKER).is_file() and processes().first:
+        more["callbacks"] = [*more.get("callbacks", ()), _tracker(run)]
     first, stored = processes().first, training_options(run, model, data, note)
     try:
         unfolded(fit)(model, data, **(stored | more))

@@ -73,6 +73,8 @@ OWN = _own(
      "Draws a row of the evaluation; by default a million in all, 100 to 5000 a row."),
     ("tensorboard", bool, False,
      "Also write the metrics for TensorBoard, into RUN/tensorboard."),
+    ("tracker", Literal["wandb", "trackio", "mlflow"] | None, None,
+     "Also send the metrics to a tracker that is installed here."),
     ("json", bool, False, "Print the contents of evaluation.json instead of the table."),
 )  # fmt: skip
 OWN_OF_TUNE = _own(

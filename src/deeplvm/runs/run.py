@@ -529,7 +529,9 @@ def _has_something(folder: Path, error: BaseException) -> bool:
 
 def _clear(folder: Path) -> None:
     """Take away what a fit has written, by name."""
-    made = [folder / name for name in ("config.toml", "schema.toml", "metrics.jsonl")]
+    made = [
+        folder / name for name in ("config.toml", "schema.toml", "metrics.jsonl", "tracker.json")
+    ]
     for path in (*_beginnings(folder), *made):
         path.unlink(missing_ok=True)
     for name in ("checkpoint", "tensorboard"):

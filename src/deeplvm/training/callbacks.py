@@ -87,13 +87,8 @@ class TensorBoard(Callback):
         self.writer = self._writer_of(str(self.folder), purge_step=done + 1 if done else None)
 
     def epoch_ended(self, record: Record) -> None:
-        epoch = record["epoch"]
-        for name, value in record.items():
-            if isinstance(value, Mapping):
-                for term, number in value.items():
-                    self.writer.add_scalar(f"{term}/{name}", number, epoch)
-            elif name != "epoch" and value is not None:
-                self.writer.add_scalar(f"training/{name}", value, epoch)
+        for name, number in numbers_of(record).items():
+            self.writer.add_scalar(name, number, record["epoch"])
         self.writer.flush()
 
     def ended(self, history: History | None, error: BaseException | None) -> None:
@@ -103,6 +98,23 @@ class TensorBoard(Callback):
 
 Record = dict[str, Any]
 Ending = Literal["epochs", "patience", "minutes", "phases"]
+
+
+def numbers_of(record: Record) -> dict[str, float]:
+    """The numbers of an epoch's record as trackers call them, ``elbo/valid`` and the like.
+
+    >>> numbers_of({"epoch": 1, "train": {"elbo": -3.5}, "seconds": 2.0})
+    {'elbo/train': -3.5, 'training/seconds': 2.0}
+    """
+    found: dict[str, float] = {}
+    for name, value in record.items():
+        if isinstance(value, Mapping):
+            found |= {f"{term}/{name}": n for term, n in value.items() if n is not None}
+        elif name != "epoch" and isinstance(value, int | float):
+            found[f"training/{name}"] = value
+    return found
+
+
 # The entries of a record that depend on the machine and the hour: equal runs differ in these only.
 TIMINGS = ("seconds", "rows_per_second", "fraction_of_limit", "peak_memory")
 
