@@ -40,6 +40,7 @@ def report(
     split: Split | None = None,
     diagnosis: Mapping[str, Any] | None = None,
     figures_of: Mapping[str, Markup] | None = None,
+    explorer: str | None = None,
     seed: int = 0,
 ) -> str:
     """A self-contained page: what was learned from what, how well, and what it looks like.
@@ -58,6 +59,7 @@ def report(
         split: The rows that are shown; test if there are any.
         diagnosis: What :func:`deeplvm.diagnosis.diagnose` found, as in ``diagnosis.json``.
         figures_of: Its figures, by their files.
+        explorer: Where the page is on which the decoder answers, if there is one.
         seed: Of every draw on the page.
     """
     there: list[Split] = [each for each in ("test", "valid", "train") if data.rows(each)]
@@ -80,6 +82,7 @@ def report(
         curve_warnings=list(curve_warnings(subject)) if metrics else [],
         stale=list(_of_another_model(model, evaluation, diagnosis)),
         settings=settings or {},
+        explorer=explorer,
         splits=SPLITS,
     )
 
@@ -186,6 +189,7 @@ def write_report(run: Run | str | Path) -> Path:
             settings={**config.data_options, **config.recipe_options, **config.training},
             diagnosis=diagnosis,
             figures_of={name: Markup(text) for name, text in drawings.items()},
+            explorer="explore.html" if (folder / "explore.html").exists() else None,
         )
     except (KeyError, TypeError, AttributeError, IndexError, UndefinedError) as error:
         if evaluation is None and diagnosis is None and not metrics:
