@@ -26,6 +26,7 @@ from deeplvm.cli import verbs
 from deeplvm.cli.compare import compare
 from deeplvm.cli.compress import compress, decompress, verify
 from deeplvm.cli.console import Failed, in_json, tell
+from deeplvm.cli.explore import explore
 from deeplvm.cli.export import card, export
 from deeplvm.cli.interpolate import interpolate
 from deeplvm.cli.mcp import mcp
@@ -156,7 +157,8 @@ def application(words: Sequence[str]) -> App:
     for verb in (
         verbs.resume, verbs.evaluate, compare, verbs.diagnose, verbs.sample, verbs.embed,
         verbs.reconstruct, interpolate, verbs.score, verbs.impute, compress, decompress, verify,
-        verbs.report, card, export, selfcheck, verbs.recipes, verbs.datasets, new, mcp,
+        verbs.report, explore, card, export, selfcheck, verbs.recipes, verbs.datasets, new,
+        mcp,
     ):  # fmt: skip
         app.command(checked(_with_json(_or_of_a_graph(verb))))
     app.register_install_completion_command(help="Let the shell complete verbs and options.")

@@ -441,6 +441,7 @@ def embed(
     scales: bool = False,
     classes: bool = False,
     steps: bool = False,
+    atlas: bool = False,
     seed: Seed = 0,
     precision: Precision = "float32",
     device: Device = "auto",
@@ -457,10 +458,18 @@ def embed(
         classes: Write the probability of each label too, by q(y | x), and the most probable one.
         steps: Of sequences: a line for each step, with the numbers of sequence and step in front
             (.npz: the steps, and offsets at which rows begin).
+        atlas: Write what viewers of embeddings open instead, a .parquet: row, x and y (two
+            latents, or their first principal axes), labels, columns, and pictures of images.
         seed: Of the draws of latents on which other latents depend.
     """
     from deeplvm.cli.bulk import carry_out
     from deeplvm.cli.outputs import CELLS, TABLES, cells_given, save_latents
+
+    if atlas and (output.suffix.lower() != ".parquet" or scales or steps):
+        raise ValueError(
+            f"--atlas writes one .parquet with a line a row: -o {output.with_suffix('.parquet')}, "
+            f"without --scales and --steps."
+        )
 
     cells = output.suffix.lower() in CELLS and not output.is_dir()
     copied = cells_given(output, data, split) if cells else None
@@ -493,9 +502,18 @@ def embed(
             note(f"{output}: {copied} with obsm of {', '.join(values)}")
             return
         names = {name: latent_titles(name, each) for name, each in values.items()}
+        latents = values
         values = row_keys(rows) | values | _labels(rows, chosen)
         if classes:
             values |= _classes(opened, model, rows[chosen], seed, "encoder")
+        if atlas:
+            from deeplvm.report.atlas import save_atlas
+
+            other = {name: each for name, each in values.items() if name not in latents}
+            if processes().first:
+                save_atlas(output, latents, rows[chosen], other)
+            note(f"{output}: {rows[chosen].rows} rows for a viewer of embeddings")
+            return
         _write(output, values, names, escape=escape_formulas)
         note(f"{output}: {len(next(iter(values.values())))} rows of {', '.join(names)}")
 

@@ -1,9 +1,10 @@
 r"""A graph of tensor operations as plain JavaScript, which needs no library to run.
 
-``torch.export`` and its decompositions leave a few dozen operations of fixed shapes. They become loops over typed arrays: views (``permute``, ``expand``, ``slice``) are the strides with
-which the next loop reads, pointwise operations of one another are one loop, and what depends on no
-argument is computed by PyTorch when the script is written. ``runtime.js`` has the rest: products of
-matrices, convolutions, reductions.
+``torch.export`` and its decompositions leave a few dozen operations of fixed shapes, each a loop
+over typed arrays here: views (``permute``, ``expand``, ``slice``) are the strides with which the
+next loop reads, pointwise operations of one another are one loop, and what depends on no
+argument is computed by PyTorch when the script is written. ``runtime.js`` has products of
+matrices, convolutions and reductions.
 """
 
 from __future__ import annotations
@@ -458,7 +459,7 @@ class _Writer:
 
     def _convolution(
         self, like: Tensor, x: Any, weight: Any, bias: Any, stride: Any, padding: Any,
-        dilation: Any, transposed: bool, extra: Any, groups: int,
+        dilation: Any, transposed: Any, _: Any, groups: int,
     ) -> _Value:  # fmt: skip
         """One loop for both: a kernel moves over the input, or spreads it over the output."""
         if like.dim() > 4 or not isinstance(weight, Tensor) or like.shape[0] != 1:
@@ -544,7 +545,7 @@ class _Writer:
         return _Value(out, like)
 
     def _index(self, like: Tensor, x: Any, indices: Any) -> _Value:
-        """Elements at given places; those that only the arguments tell are looked up in one axis."""
+        """Elements at given places; of places that are computed, those of one axis."""
         if all([each is None or isinstance(each, Tensor) for each in indices]):
             return self._picked(like, x, lambda places: torch.ops.aten.index(places, indices))
         axes = [i for i, each in enumerate(indices) if each is not None]

@@ -27,7 +27,7 @@ from deeplvm.inference.rows import at_random
 from deeplvm.likelihood.importance import importance_sampling
 from deeplvm.randomness import evaluating
 from deeplvm.report.figures.images import brightness
-from deeplvm.report.page import _environment
+from deeplvm.report.page import environment
 from deeplvm.results import Array
 
 if TYPE_CHECKING:
@@ -172,8 +172,8 @@ def explore(run: Run, *, split: Split | None = None, rows: int = ROWS, seed: int
         "prior": _prior(run, roots, sites, decoder, seed),
         "aggregate": None if sd is None else _aggregate(codes[:kept], sd[:kept], seed),
         "reference": {
-            "arguments": [[a.flatten().tolist() for a in each] for each in arguments[:_REFERENCES]],
-            "answers": [[_packed(a.numpy(), "<f4") for a in each] for each in answers[:_REFERENCES]],
+            "arguments": [[v.flatten().tolist() for v in e] for e in arguments[:_REFERENCES]],
+            "answers": [[_packed(v.numpy(), "<f4") for v in e] for e in answers[:_REFERENCES]],
             "spans": spans,
         },
         "split": chosen,
@@ -181,8 +181,9 @@ def explore(run: Run, *, split: Split | None = None, rows: int = ROWS, seed: int
     scripts = {"decoder": script.text, "prior": "null"}
     if facts["prior"] is not None:
         scripts["prior"] = facts["prior"].pop("script")
-    page = _environment().get_template("explore.html").render(
-        title=" · ".join([p for p in ((run.config.recipe or "").rpartition(":")[2], data.name) if p]),
+    names = [(run.config.recipe or "").rpartition(":")[2], data.name]
+    page = environment().get_template("explore.html").render(
+        title=" · ".join([name for name in names if name]),
         formula=str(model.p), facts=facts, kept=kept, rows=count, split=chosen,
         latents=roots, held=sorted(drawn - set(roots)), pictured=facts["sprite"] is not None,
         program=Markup("\n").join([

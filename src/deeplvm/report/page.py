@@ -68,7 +68,7 @@ def report(
     measured = None if isinstance(evaluation, GraphEvaluation) else evaluation
     subject = Subject(model, data, measured, metrics, diagnosis, figures_of or {}, rows, seed)
     parts, left_out = sections(subject)
-    page = _environment().get_template("page.html")
+    page = environment().get_template("page.html")
     return page.render(
         subject=subject,
         ranked=ranked,
@@ -90,7 +90,7 @@ def report(
 def comparison_page(found: Comparison) -> str:
     """A self-contained page: models on the same rows, a figure, and what differs."""
     header, differing = found.differing()
-    page = _environment().get_template("comparison.html")
+    page = environment().get_template("comparison.html")
     figure = comparison_figure(found)
     return page.render(found=found, figure=figure, header=header, differing=differing)
 
@@ -135,17 +135,17 @@ def _of_another_model(
 
 
 @functools.cache
-def _environment() -> Environment:
+def environment() -> Environment:
     """Templates that escape everything, and the forms in which a page shows a value."""
     templates = PackageLoader("deeplvm.report", "")
-    environment = Environment(
+    found = Environment(
         loader=templates,
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
+    found.filters |= {
         "table": lambda rows, header=(): Markup(html_table(header, [list(row) for row in rows])),
         "estimate": shown_plain,
         "minus": minus,
@@ -153,9 +153,9 @@ def _environment() -> Environment:
         "duration": _duration,
         "listed": listed,
         "plain": _plain,
-        "style": lambda name: Markup(templates.get_source(environment, str(name))[0]),
+        "style": lambda name: Markup(templates.get_source(found, str(name))[0]),
     }
-    return environment
+    return found
 
 
 def write_report(run: Run | str | Path) -> Path:
