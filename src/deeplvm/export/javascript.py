@@ -16,7 +16,6 @@ import re
 import shutil
 import subprocess
 import tempfile
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -26,6 +25,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_arg
+
+from deeplvm.export.functions import quietly
 
 # Expressions of element i; those of one letter are arguments, an array's or a number's.
 POINTWISE = {
@@ -139,9 +140,7 @@ def javascript(module: nn.Module, arguments: Sequence[Tensor], *, half: bool = T
     table = torch.export.default_decompositions()
     named = [getattr(torch.ops.aten, name) for name in _DECOMPOSED.split()]
     try:
-        with torch.no_grad(), warnings.catch_warnings():
-            # torch's own, of how it keeps the structure of arguments
-            warnings.filterwarnings("ignore", ".*treespec", FutureWarning)
+        with torch.no_grad(), quietly():
             exported = torch.export.export(module.eval(), tuple(arguments), strict=False)
             table.update(get_decompositions(named))
             table[torch.ops.aten.linalg_vector_norm.default] = _norm

@@ -130,6 +130,11 @@ def explore(run: Run, *, split: Split | None = None, rows: int = ROWS, seed: int
     whole = Decoder(run)
     drawn = {port.name for port in whole.inputs if port.name in model.p.names} - {"y"}
     moved = embed(model, shown, seed=seed, scales=True)
+    if others := [p.name for p in whole.inputs if p.name not in (*model.p.names, "y")]:
+        raise ExportError(
+            f"The decoder of {run.folder} reads {', '.join(others)} of each row beside its "
+            f"latents, so there is no x of a place among the latents alone."
+        )
     roots = [n for n in drawn if n in moved and not drawn & ancestors_of(model.p, [n])]
     roots = [port.name for port in whole.inputs if port.name in roots]
     if not roots:
@@ -287,7 +292,7 @@ def _arguments(decoder: Decoder, code: Tensor, seed: int) -> tuple[Tensor, ...]:
             continue
         size = int(np.prod(port.shape, dtype=int))
         value = code[start : start + size].reshape(1, *port.shape)
-        found.append(value.long() if port.whole else value.to(torch.get_default_dtype()))
+        found.append(value.to(port.dtype))
         start += size
     return tuple(found)
 

@@ -110,7 +110,7 @@ def study_page(study: Study, compared: Comparison | None = None) -> str:
         "options": options_figure(study),
         "comparison": None if compared is None else comparison_figure(compared),
     }
-    page = _environment().get_template("study.html")
+    page = environment().get_template("study.html")
     return page.render(study=study, compared=compared, figures=figures)
 
 
