@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from deeplvm.data import load
 from deeplvm.data.synthetic.pendulum import moved
-from deeplvm.inference.control import iterative_linear_quadratic_regulator
+from deeplvm.inference.compression import AtCentre
+from deeplvm.inference.control import (
+    expected_transition,
+    iterative_linear_quadratic_regulator,
+    last_state,
+)
+from deeplvm.recipes import deep_markov_model, dvbf, e2c, srnn, vrnn
+from deeplvm.runs.run import build
 
 
 def test_of_linear_dynamics_one_iteration_is_the_least_cost() -> None:
@@ -61,6 +70,36 @@ def test_a_pendulum_swings_up_with_less_torque_than_gravity_has() -> None:
     for torque in plan.controls[:, 0].numpy():
         state = moved(state, torque)
     assert abs(math.remainder(state[0], 2 * math.pi)) < 0.1
+
+
+@pytest.mark.parametrize("recipe", [e2c, dvbf, deep_markov_model])
+def test_a_plan_in_states_is_where_p_goes_without_noise(recipe: Any) -> None:
+    """Also under a derivative, from the last state that q sees."""
+    data = load("pendulum", limit=6)
+    model = build(recipe, data, {"latent": 2, "state": 4, "hidden": (5,)}, 0).double()
+    given = {n: v.double() for n, v in data.batch("train", slice(1)).items()}
+    move, known = expected_transition(model), {n: given[n] for n in ("u", "n")}
+    path = model.p(known, (1,), default=AtCentre())["z"].value[0]
+    for t in range(1, 4):
+        torch.testing.assert_close(move(path[t - 1], given["u"][0, t]), path[t])
+    start = last_state(model, given)
+    seen = model.posterior(given, default=AtCentre())["z"].value
+    torch.testing.assert_close(start, seen.reshape(20, 2)[-1])
+    slope = torch.func.jacrev(move, 1)(start, given["u"][0, 1])
+    assert slope.shape == (2, 1)
+    assert slope.abs().max() > 0
+    plan = iterative_linear_quadratic_regulator(
+        move, start, torch.zeros(3, 1), path[0].detach(), iterations=2
+    )
+    assert len(plan.costs) > 1
+
+
+def test_other_models_have_no_states_to_plan_in() -> None:
+    data = load("pendulum", limit=6)
+    for recipe in (vrnn, srnn):
+        model = build(recipe, data, {"latent": 2, "state": 4, "hidden": (5,)}, 0)
+        with pytest.raises(ValueError, match="A plan needs states z that follow from"):
+            expected_transition(model)
 
 
 def test_costs_out_of_range_are_refused() -> None:

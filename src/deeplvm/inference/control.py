@@ -2,14 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.func import jacrev, vmap
 
+from deeplvm.inference.compression import AtCentre
+from deeplvm.randomness import evaluating
+
+if TYPE_CHECKING:
+    from deeplvm.core.model import LatentVariableModel
+
 _Path = tuple[Tensor, Tensor, float]  # states, controls and their cost
+_Move = Callable[[Tensor, Tensor], Tensor]
+
+
+def expected_transition(model: LatentVariableModel) -> _Move:
+    r"""The next state z that p expects of a state and controls: f, for a plan in learned states.
+
+    What is random in a step is at its mean. States and controls are single ones, of shapes
+    ``(latent,)`` and ``(inputs,)``, the latter in the units of the data.
+
+    Args:
+        model: Of the recipes ``e2c``, ``dvbf`` or ``deep_markov_model``, with controls.
+
+    Raises:
+        ValueError: If states of the model do not follow from the one before and controls.
+    """
+    p: Any = model.p
+    steps = hasattr(p, "step") and "z" in p.names
+    parents = p.step.parents("z") if steps else ()
+    free = [e.name in p.names and not p.step.parents(e.name) for e in parents]
+    own = [e.name in ("z", "w", "k") for e in parents]
+    if not {"z", "w"} <= {e.name for e in parents} or not all(
+        map(any, zip(free, own, strict=True))
+    ):
+        raise ValueError(
+            f"A plan needs states z that follow from the one before and controls, as those of "
+            f"e2c, dvbf and deep_markov_model on sequences with controls; the model is {p}."
+        )
+
+    def moved(state: Tensor, controls: Tensor) -> Tensor:
+        known = {"z": state[None], "w": p["w"](controls[None]), "k": state.new_ones(1)}
+        read = [known[e.name] if e.name in known else p[e.name]().mean[None] for e in parents]
+        found = p["z"](*read)
+        return (found if isinstance(found, Tensor) else found.mean)[0]
+
+    return moved
+
+
+def last_state(model: LatentVariableModel, given: Mapping[str, Tensor]) -> Tensor:
+    """Where q sees the state after the last step of one sequence, shape ``(latent,)``.
+
+    Args:
+        model: As for :func:`expected_transition`.
+        given: Its steps ``x``, the controls ``u`` that led to each, and their number ``n``, of a
+            batch of one: shapes ``(1, T, *event)``, ``(1, T, inputs)`` and ``(1,)``.
+    """
+    with evaluating(model, 0):
+        states = model.posterior(dict(given), default=AtCentre())["z"].value
+    return states[..., -1, :].flatten().clone()  # which can be differentiated by
 
 
 @dataclass(frozen=True, eq=False)
