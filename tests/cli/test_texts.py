@@ -14,7 +14,9 @@ import pytest
 import torch
 
 from deeplvm.data import load
-from deeplvm.recipes import sentence_vae
+from deeplvm.diagnosis import Diagnosis, Effort, diagnose
+from deeplvm.evaluation import evaluate
+from deeplvm.recipes import sentence_vae, smiles_vae
 from deeplvm.runs.run import open_run
 
 SMALL = ("--features", 6, "--hidden", 8, "--epochs", 1, "--kl-weight", 1)
@@ -107,3 +109,50 @@ def test_padding_and_neighbours_change_no_likelihood() -> None:
         alone = model.p({**one, "z": z[row : row + 1]})["x"].log_prob
         assert torch.allclose(alone[0], together[row], atol=1e-12)
         assert torch.allclose(read(one)[0], code[row], atol=1e-12)
+
+
+def test_dialogues_are_drawn_and_answers_are_judged(
+    tmp_path: Path, deeplvm: Callable[..., Any]
+) -> None:
+    tiny = ("--latent", 2, "--features", 4, "--state", 4, "--hidden", 4, "--epochs", 1)
+    talk = [["a b", "b", "a"][: 2 + row % 2] for row in range(30)]
+    (tmp_path / "talk.jsonl").write_text("\n".join(map(json.dumps, talk)))
+    run, out = tmp_path / "talk", tmp_path / "out.csv"
+    asked = (*tiny, "--no-evaluate", "--out")
+    assert deeplvm("fit", tmp_path / "talk.jsonl", "--recipe", "vhred", *asked, run).code == 0
+    assert deeplvm("sample", run, "-n", 5, "--steps", 2, "-o", out).code == 0
+    drawn = pd.read_csv(out, keep_default_na=False)["x"]
+    assert [each.count(" | ") for each in drawn] == [1] * 5
+    assert deeplvm("sample", run, "-n", 5, "-o", out).code == 0
+    drawn = pd.read_csv(out, keep_default_na=False)["x"]
+    assert {each.count(" | ") for each in drawn} <= {1, 2}  # as many as training rows have
+    assert deeplvm("reconstruct", run, "-n", 1, "-o", tmp_path / "back.txt").code == 0
+    pairs = pd.DataFrame({"q": ["a", "b"] * 30, "a": ["b a", "a"] * 30, "y": ["no", "yes"] * 30})
+    pairs.to_csv(tmp_path / "pairs.csv", index=False)
+    run = tmp_path / "pairs"
+    model = ("--text", "q,a", "--label", "y", "--recipe", "answer-selection")
+    assert deeplvm("fit", tmp_path / "pairs.csv", *model, *asked, run).code == 0
+    for verb in ("sample", "reconstruct"):
+        refused = deeplvm(verb, run, "-o", out)
+        assert refused.code == 2
+        assert "score RUN DATA --classes" in refused.line
+    assert "a row here is a text" in deeplvm("score", run, "--cells", "-o", out).line
+    judged = deeplvm("score", run, "--classes", "--particles", 5, "-o", out)
+    assert judged.code == 0
+    assert {"probability_no", "probability_yes"} <= {*pd.read_csv(out)}
+    opened = open_run(run)
+    few = Effort(rows=5, particles=2, minutes=0.01)
+    found = diagnose(opened.model, opened.data, [], effort=few, everything=False)
+    assert any(["draws none of x" in why or "scores none of x" in why for why in _said(found)])
+
+
+def _said(found: Diagnosis) -> list[str]:
+    return [*found.impossible.values()]
+
+
+def test_a_property_is_no_token_of_a_perplexity() -> None:
+    table = pd.DataFrame({"s": ["CCO", "CC", "C"] * 10, "size": [3.0, 2, 1] * 10})
+    data = load(table, text="s", tokens="smiles", group="size=size")
+    model = smiles_vae(data, latent=2, hidden=4, features=3, channels=(4,))
+    told = evaluate(model, data.test, particles=2).to_dict()["log_px_a_step"]
+    assert "perplexity" not in told

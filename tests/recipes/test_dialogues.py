@@ -12,6 +12,7 @@ from deeplvm.cli.verbs import _scored
 from deeplvm.data import Data, DataError, load
 from deeplvm.evaluation import evaluate
 from deeplvm.inference.texts import as_texts
+from deeplvm.likelihood.bits_per_dimension import count_elements
 from deeplvm.objectives import auxiliary_elbo, elbo
 from deeplvm.recipes import RecipeError, answer_selection, dialogue_cvae, sentence_vae, vhred
 
@@ -139,3 +140,11 @@ def test_perplexity_is_of_tokens_and_not_of_turns(dialogues: Data) -> None:
     torch.testing.assert_close(torch.tensor(told["perplexity"]), expected, rtol=1e-5, atol=0)
     texts = as_texts({"x": rows}, dialogues.description)["x"]
     assert {*texts} <= {" | ".join(row) for row in TURNS}
+
+
+def test_bits_are_of_tokens_and_not_of_padding(dialogues: Data) -> None:
+    model = vhred(dialogues, **SMALL).eval()
+    given = dialogues.batch("test", slice(None))
+    inside = torch.arange(given["x"].shape[1]) < given["n"][:, None]
+    words = ((given["x"] != 0).sum(-1) + 1) * inside  # with the end of each turn
+    assert torch.equal(count_elements(model, given, ("x",)), words.sum(1))

@@ -145,7 +145,7 @@ def _write_texts(
     if beam is not None and not searched:
         raise ValueError(texts.NO_BEAMS)
     for which, end in zip(("from", "to"), ends, strict=True):
-        note(f"{which}: {as_texts({name: end[name][:]}, description)[name][0]}")
+        note(f"{which}: {as_texts({n: end[n][:] for n in end}, description)[name][0]}")
     if output is None:
         tell("\n".join([" ".join(each.splitlines()) for each in found]))
     else:

@@ -78,6 +78,11 @@ def sampled(
             )
         inputs = ["y"]
     if others := [name for name in inputs if name != "y"]:
+        if set(others) == set(description.variables):
+            raise ValueError(
+                f"This model says of {', '.join(others)} what the label is, and draws none: "
+                f"deeplvm score RUN DATA --classes tells the probability of each label."
+            )
         raise ValueError(
             f"The model needs {', '.join(others)} to draw from, which only code can give: "
             f"model.sample(given={{{others[0]!r}: ...}})."

@@ -13,6 +13,7 @@ from deeplvm.cli.console import enough, note, time_left
 from deeplvm.cli.sequences import in_long_form, inside, keys_of, length_of
 from deeplvm.inference.completion import Complete
 from deeplvm.inference.rows import at_random, rows_of
+from deeplvm.inference.texts import names_of
 from deeplvm.likelihood import (
     Reference,
     RowScores,
@@ -213,6 +214,11 @@ class RowColumns:
             raise ValueError(
                 f"--cells scores each value of a row, and these have {elements:,} of them, more "
                 f"than {_MOST_CELLS:,}; it is for tables."
+            )
+        if names_of(data.description):
+            raise ValueError(
+                "--cells scores each value of a row of a table, and a row here is a text; leave "
+                "it out."
             )
         particles = self.count[0] if self.count[0] != "auto" else 200
         return score_cells(

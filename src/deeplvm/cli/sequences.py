@@ -38,9 +38,17 @@ _DAY = 86_400 * _SECOND
 
 def length_of(description: Description) -> str | None:
     """The name of the lengths, where rows are sequences and no texts."""
-    if names_of(description):
-        return None
+    return None if names_of(description) else counted_by(description)
+
+
+def counted_by(description: Description) -> str | None:
+    """The name of the lengths of rows: of steps, of tokens, or of several texts."""
     return next((v.length for v in description.variables.values() if v.length is not None), None)
+
+
+def are_several(description: Description) -> bool:
+    """Whether a row is several texts."""
+    return any([bool(description.variables[name].shape) for name in names_of(description)])
 
 
 def in_long_form(
@@ -189,7 +197,7 @@ def conditions_of(
     steps: int | None = None,
     said: str | None = None,
 ) -> dict[str, Tensor] | None:
-    """What rows are drawn given: lengths and inputs of sequences, what is said of pictures.
+    """What rows are drawn given: lengths, inputs of sequences, what is said of pictures.
 
     Raises:
         ValueError: If steps are asked for, and the model draws itself where a row ends; or if
@@ -197,7 +205,7 @@ def conditions_of(
     """
     if (caption := caption_of(opened.description, model)) is not None:
         return captions(opened, caption, said, rows, seed)
-    length = length_of(opened.description)
+    length = counted_by(opened.description)
     if length is None:
         return None
     if INPUTS in model.p.inputs:

@@ -298,8 +298,8 @@ def sample(
             the steps, and offsets at which rows begin), lines or piano rolls (.png), or music
             (.mid).
         rows: How many.
-        steps: Of each sequence; by default as many as training rows have. Where a model reads
-            something of every step, that of training rows is given.
+        steps: Of each sequence, or texts of each row; by default as many as training rows have.
+            Where a model reads something of every step, that of training rows is given.
         seed: The same seed gives the same draws.
         mean: The mean of p(x | z) at each draw of z, without the noise of x; by default so in
             pictures, where it is known (of a flow it is not), and not in tables or of sequences.
@@ -326,7 +326,7 @@ def sample(
         refuse_overwriting,
         sampled,
     )
-    from deeplvm.cli.sequences import MUSIC, conditions_of, inside, length_of
+    from deeplvm.cli.sequences import MUSIC, are_several, conditions_of, inside, length_of
     from deeplvm.cli.texts import ENDINGS, caption_of, read_of
     from deeplvm.core.joint import owner_of
     from deeplvm.devices import place
@@ -352,7 +352,8 @@ def sample(
         _searched(opened, output, rows, str(highest or lowest), lowest is not None, seed, device)
         return
     length = length_of(opened.description)
-    _of_sequences(opened, **{f"-o {output}": ending in MUSIC, "--steps": steps is not None})
+    counted = steps is not None and not are_several(opened.description)
+    _of_sequences(opened, **{f"-o {output}": ending in MUSIC, "--steps": counted})
     refuse_large("-n", rows, opened.description)
     count(rows=rows)
     model = opened.model.to(place(device))

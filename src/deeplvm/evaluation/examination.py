@@ -284,6 +284,8 @@ class Examination:
         return seconds_a_particle(self.model, rows, self._planned, self.draw, **told)  # type: ignore[arg-type]
 
     def _a_draw(self, small: float) -> float:
+        if not self.scored:
+            raise CannotMeasure(f"The model draws none of {', '.join(self.data.variables)}.")
         train, name = self.first("train", 1_000), self.scored[0].name
         return seconds_each(
             lambda count: draws(self.model, count, train, name, seed=self.seed),
@@ -394,6 +396,8 @@ class Examination:
     def _resting(self, split: Split, count: int) -> tuple[list[Tensor], Tensor | None]:
         """Values of what the model scores, without noise; and of sequences their lengths."""
         held, length = self.data[split], self.variable.length  # or an error
+        if len({each.length for each in self.scored}) > 1:
+            raise CannotMeasure("Rows of steps have numbers beside them, which are no step's.")
         names = [each.name for each in self.scored]
         if any([name not in held or len(held[name]) == 0 for name in names]):
             raise CannotMeasure(f"There are no {split} rows.")

@@ -150,7 +150,7 @@ class Evaluation(Record):
         objects: Of a model of objects, on rows whose label is a number: how often q finds as
             many; see :class:`~deeplvm.evaluation.ObjectCounts`.
         log_px_a_step: Of sequences, ``log_px`` of all rows over all their ``steps``: ``value`` and
-            ``stderr`` over rows; where steps are tokens, the ``perplexity`` too.
+            ``stderr`` over rows; where tokens alone are scored, the ``perplexity`` too.
         filtered: The likelihood by a particle filter, of a model whose p draws latents step by
             step; see :class:`~deeplvm.likelihood.particle_filter.FilterEstimate`.
     """
@@ -476,7 +476,7 @@ def _a_step(rows: Rows, estimate: ImportanceEstimate, log_px: Tensor) -> dict[st
     known = {} if rows.description is None else rows.description.variables
     tokens = all([name in known and str(known[name].kind) == "token" for name in names])
     told = {"steps": int(steps.sum())}
-    if not tokens:
+    if not tokens or {*estimate.observed} - {*names}:  # what is beside them is no token's
         return found | told
     count = int(steps.sum())
     if known[names[0]].shape:  # a step is a text of several tokens

@@ -40,7 +40,8 @@ def captions_of(description: Description) -> tuple[str, ...]:
 def as_texts(values: Mapping[str, Any], description: Description) -> dict[str, list[str]]:
     """The texts among some values ``(rows, steps)``, by name.
 
-    Of rows of several texts, ``(rows, texts, tokens)``, these are one after another.
+    Of rows of several texts, ``(rows, texts, tokens)``, these are one after another, as many as
+    the lengths say that are among the values.
     """
     found = {}
     for name in names_of(description):
@@ -48,7 +49,11 @@ def as_texts(values: Mapping[str, Any], description: Description) -> dict[str, l
             vocabulary, rows = vocabulary_of(description, name), values[name].tolist()
             if description.variables[name].shape:
                 turns = [[vocabulary.decode(turn) for turn in row] for row in rows]
-                found[name] = [BETWEEN.join(row).rstrip(BETWEEN) for row in turns]
+                counts = values.get(description.variables[name].length or "")
+                if counts is not None:
+                    turns = [row[: int(n)] for row, n in zip(turns, counts, strict=True)]
+                texts = [BETWEEN.join(row) for row in turns]
+                found[name] = [e.rstrip(BETWEEN) for e in texts] if counts is None else texts
             else:
                 found[name] = [vocabulary.decode(row) for row in rows]
     return found
@@ -75,7 +80,7 @@ def reconstructed_texts(
             known = {n: v for n, v in given.items() if n in (*model.p.inputs, *model.causes)}
             known |= {n: s.value for n, s in posterior.items() if s.drawn and n in model.p.names}
         texts, searched = decoded_texts(model, known, description, beam=beam, seed=seed)
-        originals += as_texts({name: given[name]}, description)[name]
+        originals += as_texts(given, description)[name]
         found += texts
     return {f"{name}_original": originals, name: found}, searched
 
@@ -108,7 +113,7 @@ def decoded_texts(
             rows = len(next(iter(known.values())))
             tokens = model.p(given, (rows,), default=AtMiddle())[name].value
             searched = False
-    return as_texts({name: tokens}, description)[name], searched
+    return as_texts({**known, name: tokens}, description)[name], searched
 
 
 def texts_of_more(
@@ -198,6 +203,11 @@ def _read_of(model: LatentVariableModel, rows: Selection) -> tuple[Description, 
     names = () if description is None else names_of(description)
     if description is None or len(names) != 1:
         raise ValueError("These rows are no texts of one name.")
+    if names[0] not in model.p.names:
+        raise ValueError(
+            f"The model says of {names[0]} what the label is, and makes no texts: deeplvm score "
+            f"RUN DATA --classes tells the probability of each label."
+        )
     if not model.q.names:
         raise ValueError(
             "The model draws no latents, so rows pass through nothing: draw new ones (deeplvm "

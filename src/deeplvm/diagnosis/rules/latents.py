@@ -114,7 +114,7 @@ def too_few_latents(seen: Examination) -> Verdict | str | None:
 
 def _a_row(seen: Examination) -> float:
     """How many residuals of an element a row has: of sequences one at each step."""
-    return seen.steps(seen.scored[0].name)
+    return seen.steps(seen.scored[0].name) if seen.scored else 1.0
 
 
 class LeftOver(NamedTuple):
