@@ -177,3 +177,38 @@ def test_graphs_and_recipes_of_rows_refuse_each_other() -> None:
         else:
             with pytest.raises((RecipeError, DataError), match=r"memory|is a graph"):
                 build(find(name), data, {}, 0)
+
+
+def test_features_of_an_edge_list_are_those_of_its_nodes_table(tmp_path: Path) -> None:
+    (tmp_path / "edges.csv").write_text("b,a\nb,c\na,c\nc,d\na,d\nb,d\n")
+    nodes = "name,age,kind\nd,4,x\nalone,5,y\na,1,x\nb,2,y\nc,3,x\n"
+    (tmp_path / "nodes.csv").write_text(nodes)
+    nodes = str(tmp_path / "nodes.csv")
+    data = load(str(tmp_path / "edges.csv"), graph=True, nodes=nodes, split=(0.6, 0.2, 0.2))
+    assert isinstance(data, GraphData)
+    assert data.graph.names == ("a", "b", "c", "d", "alone")
+    expected = [[1, 1, 0], [2, 0, 1], [3, 1, 0], [4, 1, 0], [5, 0, 1]]  # age, kind x, kind y
+    assert data.train["x"][0].to_dense().squeeze(0).tolist() == expected
+    again = load(str(tmp_path / "edges.csv"), like=data.description)
+    assert again.graph.names == data.graph.names
+
+
+@pytest.mark.parametrize(
+    "nodes, said",
+    [
+        ("name,age\na,1\nb,2\n", "no line for 'c' and 1 other nodes of the edges"),
+        ("name,age\na,1\na,2\nb,1\nc,1\nd,1\n", "two lines for 'a'"),
+        ("name,age\na,1\nb,\nc,1\nd,1\n", "row 2, column 'age': the cell is empty"),
+        ("name\na\nb\nc\nd\n", "there is no column"),
+    ],
+)
+def test_a_table_of_nodes_that_does_not_fit(tmp_path: Path, nodes: str, said: str) -> None:
+    (tmp_path / "edges.csv").write_text("b,a\nb,c\na,c\nc,d\na,d\nb,d\n")
+    (tmp_path / "nodes.csv").write_text(nodes)
+    path = str(tmp_path / "nodes.csv")
+    with pytest.raises(DataError, match=said):
+        load(str(tmp_path / "edges.csv"), graph=True, nodes=path)
+    with pytest.raises(DataError, match="say --graph too"):
+        load(np.zeros((9, 2)), nodes=path)
+    with pytest.raises(DataError, match="leave it out"):
+        load(np.array([[0, 1], [1, 2], [0, 2]]), graph=True, nodes=path)

@@ -105,6 +105,7 @@ def load(
     keep_labels: int | None = None,
     members: int | None = None,
     graph: bool = False,
+    nodes: str | None = None,
     limit: int | None = None,
     tokens: str | None = None,
     vocabulary: int | None = None,
@@ -170,6 +171,8 @@ def load(
             nodes), an ``.npz`` (``edges``, features ``x``, labels ``y``, ``num_nodes``) or a
             sparse matrix. ``split`` is then of edges, 0.85 0.05 0.1 by default. Named graphs,
             those of networkx and a Data of PyTorch Geometric are read so anyway.
+        nodes: Of an edge list: path of a table with a line for each node, its name in the first
+            column and its features in the others; of words each is a feature, 0 or 1.
         most_variable: Keep only so many columns of counts, those whose variance is largest
             compared with their mean in the training rows.
         limit: Use at most so many rows of each split.
@@ -227,6 +230,7 @@ def load(
         "keep_labels": keep_labels,
         "members": members,
         "graph": graph,
+        "nodes": None if nodes is None else str(Path(nodes).expanduser().absolute()),
         "limit": limit,
         "tokens": tokens if tokens is None or tokens in SCHEMES else str(Path(tokens).absolute()),
         "vocabulary": vocabulary,
@@ -255,11 +259,17 @@ def load(
             name, {**options, "stream": stream, "lengths": lengths is not None}
         )
         options |= {"graph": True}
+        if named is not None and options.get("nodes"):
+            raise DataError(f"{name}: --nodes is of edge lists, and this graph has its features.")
         whole = named or read_graph(
             path if path is not None else source, name, header=options["header"],
-            drop=options["drop"],
+            drop=options["drop"], nodes=options.get("nodes"),
         )  # fmt: skip
         return graph_data(whole, options, known)
+    if options.get("nodes"):
+        raise DataError(
+            f"{name}: --nodes is of a graph's nodes; say --graph too, or leave it out."
+        )
     # the names of other data are those of the run, whichever way they are given
     asked = options if known is None else {**options, "group": {}}
     cells = is_cells(source) or (name not in NAMED and name.lower().endswith(CELLS))
@@ -951,7 +961,7 @@ def _refuse_table_options(
 
 def _refuse_options_of_rows(source: str, options: Mapping[str, Any]) -> None:
     """A graph is one row, whose split is of edges."""
-    theirs = ("source", "split", "seed", "graph", "header", "drop")
+    theirs = ("source", "split", "seed", "graph", "nodes", "header", "drop")
     usual = {"likelihood": ("auto", "bernoulli"), "stream": ("auto", False)}
     for name, value in options.items():
         if name not in theirs and value and value not in usual.get(name, ()):

@@ -59,7 +59,14 @@ def is_graph(source: Any) -> bool:
     )
 
 
-def read_graph(source: Any, name: str, *, header: bool | None, drop: tuple[str, ...]) -> Graph:
+def read_graph(
+    source: Any,
+    name: str,
+    *,
+    header: bool | None,
+    drop: tuple[str, ...],
+    nodes: str | None = None,
+) -> Graph:
     """A graph of a file or of an object, without loops, directions, weights and repeated edges.
 
     Args:
@@ -67,15 +74,23 @@ def read_graph(source: Any, name: str, *, header: bool | None, drop: tuple[str, 
         name: Of the graph, and in messages.
         header: Whether the first line of an edge list names its columns.
         drop: Columns of an edge list that are left out.
+        nodes: Path of a table of the nodes of an edge list, see :func:`_with_nodes`.
 
     Raises:
         DataError: If it is none of these, or damaged.
     """
+    listed_edges = isinstance(source, Path) and source.name.lower().endswith(_TEXT)
+    if nodes is not None and not listed_edges:
+        raise DataError(
+            f"{name}: --nodes {nodes} has the features of an edge list's nodes, by name; other "
+            f"graphs have them with their edges, called x: leave it out."
+        )
     if isinstance(source, Path):
         if not source.is_file():
             raise DataError(f"{name}: a graph is one file, {FORMS}.")
         if source.name.lower().endswith(_TEXT):
-            return _edge_list(source, drop, header=header)
+            found = _edge_list(source, drop, header=header)
+            return found if nodes is None else _with_nodes(found, Path(nodes))
         if source.suffix.lower() == ".npz":
             return of_arrays(read_arrays(source), source.stem, name)
         if source.suffix.lower() == ".npy":
@@ -277,6 +292,62 @@ def _edge_list(path: Path, drop: tuple[str, ...], *, header: bool | None) -> Gra
         codes, names = np.argsort(order)[codes], names[order]
     title = path.name.split(".")[0]
     return replace(_cleaned(title, len(names), codes, notes), names=tuple(names.tolist()))
+
+
+def _with_nodes(graph: Graph, path: Path) -> Graph:
+    """A graph with the features of its nodes, of delimited text with a line for each.
+
+    The first column has their names; numbers of the others are features, and of words each is one,
+    0 or 1. Nodes that are in no edge are nodes too.
+    """
+    if not path.is_file():
+        raise DataError(f"{graph.name}: --nodes {path} is no file.")
+    cells = read_delimited(path, header=True).cells
+    first, *others = cells.column_names
+    columns = {
+        each: cells.column(each).to_numpy(zero_copy_only=False) for each in (first, *others)
+    }
+    for title, column in columns.items():
+        if (empty := np.flatnonzero([cell is None for cell in column])).size:
+            raise DataError(
+                f"{path}, row {empty[0] + 1}, column {title!r}: the cell is empty, and a node has "
+                f"all features; fill it in, or leave the column out of the file."
+            )
+    names = np.char.strip(columns[first].astype(str)).tolist()
+    known = {name: number for number, name in enumerate(names)}
+    mine = [*(graph.names or ())]
+    if absent := [each for each in mine if each not in known]:
+        raise DataError(
+            f"{path}: there is no line for {absent[0]!r}"
+            f"{f' and {len(absent) - 1} other nodes' if len(absent) > 1 else ''} of the edges, in "
+            f"its first column, {first!r}."
+        )
+    if len(known) < len(names):
+        twice = next(each for each in names if names.count(each) > 1)
+        raise DataError(f"{path}: there are two lines for {twice!r}; a node has one.")
+    if not others:
+        raise DataError(f"{path}: beside the names of nodes, {first!r}, there is no column.")
+    alone = [each for each in names if each not in {*mine}]
+    features, words = [], []
+    for title in others:
+        texts = np.char.strip(columns[title].astype(str))
+        if all(map(is_number, texts)):
+            features.append(texts.astype(np.float64)[:, None])
+            continue
+        values = np.unique(texts)
+        features.append((texts[:, None] == values).astype(np.float64))
+        words.append(f"{title!r} ({len(values)})")
+    order = [known[each] for each in (*mine, *alone)]
+    notes = [f"features of the nodes are those of {path.name}."]
+    notes += [f"of columns of words each is a feature: {', '.join(words)}."] if words else []
+    notes += [f"{len(alone):,} nodes of {path.name} have no edge; they stay."] if alone else []
+    return replace(
+        graph,
+        nodes=len(order),
+        names=(*mine, *alone),
+        features=_features(np.concatenate(features, 1)[order], str(path)),
+        notes=(*graph.notes, *notes),
+    )
 
 
 def _cleaned(name: str, nodes: int, pairs: Array, notes: list[str]) -> Graph:
