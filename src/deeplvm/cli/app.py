@@ -27,7 +27,7 @@ from deeplvm.cli.compare import compare
 from deeplvm.cli.compress import compress, decompress, verify
 from deeplvm.cli.console import Failed, in_json, tell
 from deeplvm.cli.explore import explore
-from deeplvm.cli.export import card, export
+from deeplvm.cli.export import card, export, pull, push
 from deeplvm.cli.interpolate import interpolate
 from deeplvm.cli.mcp import mcp
 from deeplvm.cli.new import new
@@ -157,8 +157,8 @@ def application(words: Sequence[str]) -> App:
     for verb in (
         verbs.resume, verbs.evaluate, compare, verbs.diagnose, verbs.sample, verbs.embed,
         verbs.reconstruct, interpolate, verbs.score, verbs.impute, compress, decompress, verify,
-        verbs.report, explore, card, export, selfcheck, verbs.recipes, verbs.datasets, new,
-        mcp,
+        verbs.report, explore, card, export, push, pull, selfcheck, verbs.recipes, verbs.datasets,
+        new, mcp,
     ):  # fmt: skip
         app.command(checked(_with_json(_or_of_a_graph(verb))))
     app.register_install_completion_command(help="Let the shell complete verbs and options.")
@@ -188,7 +188,7 @@ def _with_json(verb: Callable[..., None]) -> Callable[..., None]:
     return begin
 
 
-_OF_ANY_RUN = ("resume", "report", "export", "card")
+_OF_ANY_RUN = ("resume", "report", "export", "card", "push", "pull")
 
 
 def _or_of_a_graph(verb: Callable[..., None]) -> Callable[..., None]:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from deeplvm.cli.console import in_json, note, tell
+from deeplvm.cli.console import in_json, note, show_json, tell
 from deeplvm.cli.options import Particles
 from deeplvm.cli.verbs import Folder, Seed, Trust
 
@@ -41,8 +41,6 @@ def export(
         seed: Of these draws.
         json: Print what was written instead of words.
     """
-    from json import dumps
-
     from deeplvm.cli.outputs import FileError
     from deeplvm.export.programs import write_all
     from deeplvm.runs.run import open_run
@@ -68,8 +66,7 @@ def export(
     for name, why in refused.items():
         note(f"no {name}: {why}")
     if json:
-        found = {"written": [each.to_dict() for each in written], "refused": refused}
-        tell(dumps(found, indent=2, ensure_ascii=False))
+        show_json({"written": [each.to_dict() for each in written], "refused": refused})
         return
     for each in written:
         tell(str(each))
@@ -94,3 +91,49 @@ def card(run: Folder, /, *, trust: Trust = False, json: bool = False) -> None:
         path = write_card(opened)
     if not json:
         tell(str(path))
+
+
+def push(
+    run: Folder, name: str, /, *, private: bool = False, trust: Trust = False, json: bool = False
+) -> None:
+    """Upload a run to a model hub: card, configuration, weights, what was measured; no data.
+
+    Args:
+        name: Of the model there: user/model.
+        private: Whether a model that is made is seen by its owner alone.
+        json: Print where it is as an object.
+    """
+    from deeplvm.cli.console import write_card
+    from deeplvm.export.hub import push as upload
+    from deeplvm.runs.run import open_run
+
+    opened = open_run(run, trust=trust)
+    if opened.finished:
+        write_card(opened)
+    place = upload(opened, name, private=private)
+    show_json({"name": name, "url": place}) if json else tell(place)
+
+
+def pull(
+    name: str,
+    /,
+    *,
+    output: Annotated[Path | None, Parameter(name=("--output", "-o"))] = None,
+    revision: str | None = None,
+    trust: Trust = False,
+    json: bool = False,
+) -> None:
+    """Download a run from a model hub, if nothing in it could run code.
+
+    Args:
+        name: Of the model there: user/model.
+        output: The RUN folder to make; runs/MODEL if none is named.
+        revision: A commit, a branch or a tag; the newest by default.
+        json: Print where it is as an object.
+    """
+    from deeplvm.export.hub import pull as download
+
+    folder = output or Path("runs") / name.rpartition("/")[2]
+    found = download(name, folder, revision=revision, trust=trust)
+    told = str(found.folder)
+    show_json({"name": name, "folder": told}) if json else tell(told)

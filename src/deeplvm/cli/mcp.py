@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # No program says for its user that foreign code may run; and results are objects always.
 _WITHOUT = ("trust", "json")
+_NOT_SERVED = ("mcp", "push")  # what is published is a person's word as well
 _WORD = (str, int, float, bool)
 _INSTRUCTIONS = (
     "deeplvm learns deep latent-variable models from data files, and judges them. Begin with "
@@ -48,7 +49,7 @@ def server() -> MCPServer:
             'deeplvm mcp needs a package that is not here: pip install "deeplvm[mcp]"'
         ) from error
     made, app = MCPServer("deeplvm", instructions=_INSTRUCTIONS), application([])
-    for name in [each for each in app if each[:1] != "-" and each != "mcp"]:
+    for name in [each for each in app if each[:1] != "-" and each not in _NOT_SERVED]:
         verb = app[name].default_command
         tool = _composed(name, verb) if name in ("fit", "tune") else _tool(name, verb)
         made.add_tool(tool, structured_output=False)
