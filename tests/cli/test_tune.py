@@ -43,7 +43,9 @@ def test_a_study_and_the_same_one_killed(
     assert states == {"done", "stopped"}
     assert all([t.epochs < 6 for t in study.trials if t.state == "stopped"])
     assert study.best is not None
-    assert study.best.score == max([t.score for t in study.trials if t.state == "done"])
+    assert study.best.score == max(
+        [t.score for t in study.trials if t.score and t.state == "done"]
+    )
     assert study.importance is not None
     assert study.importance["learning_rate"] > 0.5
     # the runs that are kept are runs like any other, and of the trials that they should be

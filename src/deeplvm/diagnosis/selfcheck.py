@@ -243,7 +243,7 @@ def _kalman() -> float:
     x, z = torch.randn(10, 5, 3), torch.randn(10, 5, 2)
     with torch.no_grad():
         evidence = LatentVariableModel(p).evidence({"x": x}, draw={"z": Enumerated()})
-        posterior = evidence.p["z"].distribution
+        posterior: Any = evidence.p["z"].distribution
         expected = p({"z": z, "x": x}).log_prob - posterior.log_prob(z).reshape(10, -1).sum(1)
     return _largest(evidence.log_weight, expected)
 

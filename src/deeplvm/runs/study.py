@@ -130,20 +130,24 @@ class Study(Record):
     def rows(self) -> list[tuple[str, ...]]:
         """One line a trial, the best first."""
         best = self.best
+        behind = {
+            t.number: f"{abs(best.score - t.score):.2f}"
+            for t in self.finished
+            if best is not None and t is not best
+            and best.score is not None and t.score is not None
+        }  # fmt: skip
         return [
             (
                 str(t.number),
                 "" if t.score is None else f"{t.score:.2f}",
-                f"{abs(best.score - t.score):.2f}"
-                if best is not None and None not in (best.score, t.score) and t is not best
-                else "",
+                behind.get(t.number, ""),
                 str(t.epochs),
                 f"{t.seconds:.0f}",
                 *[_short(t.options.get(name, "")) for name in self.search],
                 {"done": "" if t.number else "the defaults"}.get(t.state, t.state),
             )
             for t in self.ranked
-        ]  # fmt: skip
+        ]
 
     def table(self) -> list[tuple[str, ...]]:
         """The first lines, the defaults among them."""
@@ -512,7 +516,8 @@ class _Tuner:
         folder, config = self.folder / TRIALS / str(trial.number), self.study.config
         for name, each in self.dimensions.items():
             options = {**getattr(config, each.table), name: trial.options[name]}
-            config = replace(config, **{each.table: options})
+            changed: dict[str, Any] = {each.table: options}
+            config = replace(config, **changed)
         watch = _Watch(self, trial.number, self.ask(0, trial), folder)
         try:
             if not (folder / "config.toml").exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,7 @@ def study_history(study: Study) -> Markup | None:
                 label=state, linestyle="none",
             )  # fmt: skip
         done = [each for each in _scored(study) if each.state == "done"]
-        steps = best.accumulate([each.score for each in done])
+        steps = best.accumulate(np.array([each.score for each in done]))
         numbers = [*[t.number for t in done], study.finished[-1].number]
         left.step(numbers, [*steps, steps[-1]], where="post", color=SECOND, label="best so far")
         left.set_xlabel("trial")
@@ -101,8 +102,7 @@ def options_figure(study: Study) -> Markup | None:
 def _by_option(axes: Any, study: Study, name: str) -> None:
     trials, text = _scored(study), study.search[name]
     values = [_number(each.options[name]) for each in trials]
-    ranged = "|" not in text and None not in values
-    if not ranged:
+    if "|" in text or any([math.isnan(each) for each in values]):
         words = list(dict.fromkeys([*text.split("|"), *[_word(t.options[name]) for t in trials]]))
         values = [words.index(_word(each.options[name])) for each in trials]
         axes.set_xticks(range(len(words)), [short(word, 12) for word in words])
@@ -124,10 +124,11 @@ def _by_option(axes: Any, study: Study, name: str) -> None:
     grid_lines(axes)
 
 
-def _number(value: Any) -> float | None:
+def _number(value: Any) -> float:
     if isinstance(value, tuple) and len(set(value)) == 1:
         value = value[0]
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+    known = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if known else math.nan
 
 
 def _word(value: Any) -> str:
