@@ -40,6 +40,7 @@ from deeplvm.cli.parallel import (
     silent_unless_first,
     termination,
 )
+from deeplvm.cli.reproduce import reproduce
 from deeplvm.cli.selfcheck import selfcheck
 from deeplvm.files import shown
 from deeplvm.parallel.processes import ProcessesError
@@ -157,8 +158,8 @@ def application(words: Sequence[str]) -> App:
     for verb in (
         verbs.resume, verbs.evaluate, compare, verbs.diagnose, verbs.sample, verbs.embed,
         verbs.reconstruct, interpolate, verbs.score, verbs.impute, compress, decompress, verify,
-        verbs.report, explore, card, export, push, pull, selfcheck, verbs.recipes, verbs.datasets,
-        new, mcp,
+        verbs.report, explore, card, export, push, pull, reproduce, selfcheck,
+        verbs.recipes, verbs.datasets, new, mcp,
     ):  # fmt: skip
         app.command(checked(_with_json(_or_of_a_graph(verb))))
     app.register_install_completion_command(help="Let the shell complete verbs and options.")
@@ -197,7 +198,7 @@ def _or_of_a_graph(verb: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(verb)
     def begin(*words: Any, **options: Any) -> None:
         folder = Path(str(words[0])) if words else Path()
-        if verb.__name__ in _OF_ANY_RUN or not (folder / "data.json").is_file():
+        if not words or verb.__name__ in _OF_ANY_RUN or not (folder / "data.json").is_file():
             return verb(*words, **options)
         from deeplvm.runs.run import open_run
 
