@@ -128,7 +128,7 @@ def compress(
         "file": described,
         "side": [],
     }
-    side = _packed_side(header, given, holes)
+    side = _packed_side(header, given, holes, cells.negative_zeros(exact))
     header["side"] = [len(rest), len(side)]
     made = Container(header, rest + side, words[kept:])
     size = made.write(output)
@@ -212,7 +212,7 @@ def _restored(
             f"{run.folder} holds; decompress with the RUN that compressed it."
         )
     rest, side = made.rest[: header["side"][0]], made.rest[header["side"][0] :]
-    given, holes = _unpacked_side(header, side, cells)
+    given, holes, negative = _unpacked_side(header, side, cells)
     words = np.concatenate([clean_words(header["clean"]), made.words])
     coder, total = Coder(words, message=True), header["rows"]
     found, end = np.zeros((total, *cells.shape), np.int64), total
@@ -232,6 +232,8 @@ def _restored(
     if end or not coder.holds(clean_words(_room(codec))):
         raise CompressionError(f"{archive} is damaged: its rows are not all. Nothing was written.")
     exact = cells.exact(found)
+    if negative is not None:
+        exact.reshape(total, -1)[negative] = -0.0
     if output is not None:
         x = variable.restored(torch.from_numpy(exact), exact=True)
         write_atomically(output, content_of(header["file"], rest, x))
@@ -286,24 +288,30 @@ def _holes(holes: Any, at: slice) -> Any:
     return None if holes is None or not holes.any() else holes[at]
 
 
-def _packed_side(header: dict[str, Any], given: Mapping[str, Tensor], holes: Any) -> bytes:
-    """Labels, and where values are missing."""
-    parts = [np.packbits(holes.T).tobytes()] if holes.any() else []
-    header["holes"], header["given"] = bool(holes.any()), list(given)
+def _packed_side(
+    header: dict[str, Any], given: Mapping[str, Tensor], holes: Any, negative: Any
+) -> bytes:
+    """Labels, where values are missing, and where zeros have a sign."""
+    masks = [("holes", holes), ("negative", negative)]
+    header["masks"] = [name for name, mask in masks if mask.any()]
+    header["given"] = list(given)
+    parts = [np.packbits(mask.T).tobytes() for _, mask in masks if mask.any()]
     parts += [each.numpy().astype("<f8").tobytes() for each in given.values()]
     return lzma.compress(b"".join(parts)) if parts else b""
 
 
 def _unpacked_side(
     header: Mapping[str, Any], side: bytes, cells: Cells
-) -> tuple[dict[str, Tensor], Any]:
-    packed, rows, holes = lzma.decompress(side) if side else b"", header["rows"], None
-    if header["holes"]:
-        size = -(-rows * cells.elements // 8)
-        bits = np.unpackbits(np.frombuffer(packed[:size], np.uint8), count=rows * cells.elements)
-        holes, packed = bits.reshape(cells.elements, rows).T.astype(bool), packed[size:]
+) -> tuple[dict[str, Tensor], Any, Any]:
+    packed, rows = lzma.decompress(side) if side else b"", header["rows"]
+    masks, count = {}, header["rows"] * cells.elements
+    for name in header["masks"]:
+        size = -(-count // 8)
+        bits = np.unpackbits(np.frombuffer(packed[:size], np.uint8), count=count)
+        masks[name], packed = bits.reshape(cells.elements, rows).T.astype(bool), packed[size:]
     each = np.frombuffer(packed, "<f8").astype(np.float64).reshape(len(header["given"]), rows)
-    return {n: torch.from_numpy(v) for n, v in zip(header["given"], each, strict=True)}, holes
+    given = {n: torch.from_numpy(v) for n, v in zip(header["given"], each, strict=True)}
+    return given, masks.get("holes"), masks.get("negative")
 
 
 def _room(codec: Codec) -> int:

@@ -211,7 +211,7 @@ class Codec:
         )
 
     def _factor(self, joint: Any, name: str) -> str:
-        return f"{joint.symbol}({joint.owner[name]})"
+        return f"{joint.symbol}({joint.owner[name]}), {type(joint[name]).__name__},"
 
     def _parents(self, joint: Any, name: str, values: Values) -> list[Tensor]:
         """What the conditional of a name reads."""

@@ -70,6 +70,11 @@ class Cells:
         """How many values each element has."""
         return self._each(self.levels)
 
+    def negative_zeros(self, x: Array) -> Array:
+        """Which zeros have a sign that their number does not say, ``(rows, elements)``."""
+        rows = x.reshape(len(x), -1)
+        return (rows == 0) & np.signbit(rows) & (self._each(self.digits) >= 0)
+
     def places(self, x: Array) -> Array:
         """The numbers of values, ``(rows, *event)``, -1 where they are missing.
 
@@ -152,7 +157,7 @@ def _has_digits(values: Array, digits: int) -> bool:
     if not (np.abs(scaled) < 2.0**51).all():
         return False
     found = np.floor(scaled + 0.5) / 10.0**digits
-    return bool((found.view(np.int64) == values.view(np.int64)).all())
+    return bool((found == values).all())  # the sign of a zero is kept elsewhere
 
 
 def _number(values: Array, digits: int) -> Array:

@@ -232,6 +232,7 @@ _RULES: dict[str, Callable[..., Tensor]] = {
     "add": _added,
     "sub": _subtracted,
     "cumsum": torch.cumsum,
+    "rsqrt": lambda x: 1.0 / x.sqrt(),
     "rsub": lambda a, b, alpha=1: b - a * alpha,
     "sum": _sum,
     "mean": _mean,

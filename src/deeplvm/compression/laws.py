@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from deeplvm.compression.tables import ONE, Array, Cumulative, exponential, logistic_table
+from deeplvm.compression.tables import FINE, ONE, Array, Cumulative, exponential, logistic_table
 
 # Below so much of ONE an integer says too little of a probability: the rest is as if uniform.
 _LEAST = 64
@@ -65,10 +65,9 @@ class Interval:
     def upper(self) -> Array:
         """The probability of the upper half, a multiple of 2**-24 that is neither 0 nor 1."""
         levels = self.law.levels
-        top = np.minimum(self.high, levels).astype(np.float64)
-        share = np.maximum(top - np.minimum(self.middle, levels), 0.0) / np.maximum(
-            top - np.minimum(self.low, levels), 1.0
-        )
+        top = np.minimum(self.high, levels)
+        above = np.maximum(top - np.minimum(self.middle, levels), 0)
+        share = above / np.maximum(top - np.minimum(self.low, levels), 1)
         mass = (self.below_high - self.below_low).astype(np.float64)
         own = (self.below_high - self.below_middle).astype(np.float64)
         found = np.where(mass < _LEAST, share, (own + share) / (mass + 1.0))
@@ -101,13 +100,18 @@ def located(
 
 
 def argument(edge: Array, loc: Array, scale: Array) -> Array:
-    """The standardised edge in multiples of 2**-16."""
-    return np.floor(np.clip((edge - loc) / scale, -64.0, 64.0) * 65536.0).astype(np.int64)
+    """The standardised edge, as tables read it."""
+    return fixed(np.clip((edge - loc) / scale, -64.0, 64.0))
+
+
+def fixed(value: Array) -> Array:
+    """Numbers as tables read them."""
+    return np.floor(value * float(1 << FINE)).astype(np.int64)
 
 
 def bernoulli(logits: Array) -> Law:
     """Bits."""
-    zero = ONE - logistic_table()(np.floor(logits * 65536.0).astype(np.int64))
+    zero = ONE - logistic_table()(fixed(logits))
     return Law(lambda k: np.where(k > 0, zero, 0), np.full(logits.shape, 2, np.int64))
 
 

@@ -126,7 +126,7 @@ def _categorical(conditional: Any, parents: tuple[Tensor, ...], of: Elements) ->
 def _ordinal(conditional: Any, parents: tuple[Tensor, ...], of: Elements) -> Law:
     (location,) = conditional.head.each(*parents)
     ends = of.flat(conditional.thresholds() - location.unsqueeze(-1), 1)
-    below = logistic_table()(np.floor(ends * 65536.0).astype(np.int64))
+    below = logistic_table()(laws.fixed(ends))
     below = np.maximum.accumulate(below, -1)
     return laws.categories(np.diff(below, axis=-1, prepend=0, append=ONE))
 
@@ -175,7 +175,7 @@ def _counts(conditional: Any, parents: tuple[Tensor, ...], of: Elements) -> Law:
     raw, *more = conditional.parameters_of(*parents)
     zero = None
     if conditional.zero_inflated:
-        zero = logistic_table()(np.floor(of.flat(more.pop(0)) * 65536.0).astype(np.int64))
+        zero = logistic_table()(laws.fixed(of.flat(more.pop(0))))
     dispersion = np.maximum(of.flat(more[0]), 2.0**-16) if more else None
     mean = np.maximum(of.flat(positive(raw, 1e-6)), 2.0**-16)
     return laws.counts(mean, dispersion, zero, of.levels)

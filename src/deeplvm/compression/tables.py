@@ -18,8 +18,8 @@ Array = Any
 
 # A probability of 1, in tables of cumulative probabilities.
 ONE = 1 << 30
-# Arguments of these tables are multiples of 2**-16, their entries lie 2**-10 apart.
-_FINE, _STEP = 16, 10
+# Arguments of these tables are multiples of 2**-30, their entries lie 2**-10 apart.
+FINE, _STEP = 30, 10
 _LN2_HIGH, _LN2_LOW = 0.693147180369123816490, 1.90821492927058770002e-10
 
 
@@ -98,14 +98,14 @@ class Cumulative:
         entries = np.floor(function(points) * ONE + 0.5).astype(np.int64)
         entries[0], entries[-2:] = 0, ONE
         self.entries = np.maximum.accumulate(entries)
-        self.reach = reach << _FINE
+        self.reach = reach << FINE
 
     def __call__(self, argument: Array) -> Array:
-        """Multiples of 2**-30, of an argument in multiples of 2**-16, both int64."""
+        """Multiples of 2**-30, of an argument in multiples of 2**-30, both int64."""
         place = np.clip(argument, -self.reach, self.reach) + self.reach
-        index, rest = place >> (_FINE - _STEP), place & ((1 << (_FINE - _STEP)) - 1)
+        index, rest = place >> (FINE - _STEP), place & ((1 << (FINE - _STEP)) - 1)
         below = self.entries[index]
-        return below + (((self.entries[index + 1] - below) * rest) >> (_FINE - _STEP))
+        return below + (((self.entries[index + 1] - below) * rest) >> (FINE - _STEP))
 
 
 @cache
