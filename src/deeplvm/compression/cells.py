@@ -70,6 +70,11 @@ class Cells:
         """How many values each element has."""
         return self._each(self.levels)
 
+    @cached_property
+    def each_low(self) -> Array:
+        """The number of the first value of each element."""
+        return self._each(self.low)
+
     def negative_zeros(self, x: Array) -> Array:
         """Which zeros have a sign that their number does not say, ``(rows, elements)``."""
         rows = x.reshape(len(x), -1)

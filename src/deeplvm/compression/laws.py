@@ -139,16 +139,20 @@ def mixture(weights: Array, parts: Callable[[Array], Array], levels: Array) -> L
 MOST_COUNTED = 4096
 
 
-def counts(mean: Array, dispersion: Array | None, zero: Array | None, levels: Array) -> Law:
+def counts(
+    mean: Array, dispersion: Array | None, zero: Array | None, low: Array, levels: Array
+) -> Law:
     r"""Poisson or negative binomial counts, by :math:`p_k / p_{k-1}`; beyond a limit a heavy tail.
 
     Args:
         mean: m.
         dispersion: r of the negative binomial; ``None`` for Poisson.
         zero: The share of zeros that the law does not say, of 2**30; ``None`` for none.
-        levels: One more than the largest count of each element.
+        low: The smallest count of each element.
+        levels: How many from there on.
     """
-    size = min(int(levels.max()), MOST_COUNTED)
+    largest = int((low + levels).max())
+    size = min(largest, MOST_COUNTED)
     mass, total = np.ones(mean.shape), np.zeros((size + 1, *mean.shape))
     odds = mean if dispersion is None else mean / (mean + dispersion)
     for k in range(size):
@@ -160,13 +164,14 @@ def counts(mean: Array, dispersion: Array | None, zero: Array | None, levels: Ar
             shrunk = np.where(large, 2.0**-400, 1.0)  # a power of two: exact
             mass, total[: k + 2] = mass * shrunk, total[: k + 2] * shrunk
     rest = mass  # about what lies beyond
-    if size < int(levels.max()):
+    if size < largest:
         rest = np.maximum(mass * float(size), total[-1] * 2.0**-20)
     below = np.floor(total / (total[-1] + rest) * float(ONE)).astype(np.int64)
     if zero is not None:
         below = zero + ((below * (ONE - zero)) >> 30)
 
     def cumulative(k: Array) -> Array:
+        k = k + low
         known = np.take_along_axis(below, np.minimum(k, size)[None], 0)[0]
         tail = (ONE - below[-1]).astype(np.float64) * (1.0 - size / np.maximum(k, 1.0))
         return known + np.where(k > size, np.floor(np.maximum(tail, 0.0)), 0.0).astype(np.int64)

@@ -57,6 +57,11 @@ class Elements:
         own = self.cells.each_levels[self.columns]
         return np.broadcast_to(own, (self.rows, len(own)))
 
+    @property
+    def low(self) -> Array:
+        """The number of the first value of each."""
+        return self.cells.each_low[self.columns]
+
     def edges(self, unit: Any = None) -> Callable[[Array], Array]:
         """The lower ends of their cells, standardised by units where there are any."""
         edges = self.cells.edges(self.columns)
@@ -178,7 +183,7 @@ def _counts(conditional: Any, parents: tuple[Tensor, ...], of: Elements) -> Law:
         zero = logistic_table()(laws.fixed(of.flat(more.pop(0))))
     dispersion = np.maximum(of.flat(more[0]), 2.0**-16) if more else None
     mean = np.maximum(of.flat(positive(raw, 1e-6)), 2.0**-16)
-    return laws.counts(mean, dispersion, zero, of.levels)
+    return laws.counts(mean, dispersion, zero, of.low, of.levels)
 
 
 def _spiked(conditional: Any, parents: tuple[Tensor, ...], of: Elements) -> Law:
