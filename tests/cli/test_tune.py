@@ -178,7 +178,13 @@ def test_what_is_refused(deeplvm: Run, csv: Path, words: tuple[str, ...], said: 
 
 
 def test_a_damaged_study(deeplvm: Run, tmp_path: Path) -> None:
-    (tmp_path / "study.json").write_text(json.dumps({"format": 1, "trials": 3}))
-    with pytest.raises(RunError, match="is damaged"):
-        read_study(tmp_path)
+    whole = module.Study(module.Config("digits", "vae"), {"latent": "1..3"})
+    whole.write(tmp_path)
+    assert read_study(tmp_path) == whole
+    plain = json.loads((tmp_path / "study.json").read_text())
+    for damage in ({"trials": 3}, {"minutes": "x"}, {"direction": "up"}, {"config": 1}):
+        (tmp_path / "study.json").write_text(json.dumps(plain | damage))
+        with pytest.raises(RunError, match="is damaged"):
+            read_study(tmp_path)
+    (tmp_path / "study.json").write_text("{")
     assert "is damaged" in deeplvm("resume", tmp_path).line

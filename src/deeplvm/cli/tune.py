@@ -20,6 +20,7 @@ from deeplvm.cli.fit import (
     of_few,
     refuse_large_step,
 )
+from deeplvm.cli.parallel import Terminated
 from deeplvm.files import alone, write_atomically
 from deeplvm.recipes import Recipe, find, name_of
 from deeplvm.recipes.catalogue import refuse_to_run
@@ -144,6 +145,8 @@ def _carry_out(
             error.saved,
             error.signal,
         ) from error
+    except Terminated as error:  # between two trials
+        raise Terminated(f"{error} Go on with: deeplvm resume {folder}") from error
     compared = None
     if study.best is not None:
         run = run_of(folder, trust=True)

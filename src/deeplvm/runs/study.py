@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 from deeplvm.data.records import Data
 from deeplvm.files import nested, parse_json, read_whole, write_atomically
@@ -118,7 +118,8 @@ class Study(Record):
     def heading(self) -> str:
         """What was searched, and how long."""
         return (
-            f"{len(self.finished)} trials of {self.config.recipe} on {self.config.data}, "
+            f"{len(self.finished)} trials of {self.config.recipe} on "
+            f"{Path(self.config.data or '').name}, "
             f"{self.seconds / 60:.1f} min"
         )
 
@@ -216,6 +217,9 @@ def read_study(folder: Path) -> Study:
             trials.append(Trial(**each))
             if reason := amiss(each["state"], State) or amiss(each["score"], float | None):
                 raise TypeError(reason)
+        for name, hint in get_type_hints(Study).items():
+            if reason := amiss(plain.get(name), hint) if name in plain else None:
+                raise TypeError(f"{name} {reason}")
         study = Study(config=config, trials=tuple(trials), **plain)
     except FileNotFoundError as error:
         raise RunError(f"{folder} holds no study; deeplvm tune makes one.") from error
@@ -277,6 +281,7 @@ def plan(
             f"--{twice[0].replace('_', '-')} says one value, and --search {twice[0]}=… several; "
             f"leave one of them out."
         )
+    _refuse_other_likelihoods(data, config, recipe, dimensions, model)
     if not dimensions:
         phases = training.get("phases")
         none = idle_in(phases_of(phases, model)) if isinstance(phases, str) else ()
@@ -293,7 +298,6 @@ def plan(
             f"--search {altered[0]}=… makes trials ascend different objectives, whose bounds do "
             f"not compare; --measure elbo compares all by the same."
         )
-    _refuse_other_likelihoods(data, config, recipe, dimensions, model)
     texts = {name: str(each.values) for name, each in dimensions.items()}
     direction = training.get("direction") or "higher"
     return Study(config, texts, minutes, trial_minutes, trials, direction=direction)
