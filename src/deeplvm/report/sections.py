@@ -239,7 +239,8 @@ def _samples(subject: Subject) -> Iterator[Section]:
         rows = [*zip(drawn, real, strict=False)]
         shown = [_texts("", ["drawn from the model", "training rows"], rows)]
         if drawings := [each for each in map(_drawn_molecule(subject), drawn) if each]:
-            shown.append((Markup("".join(drawings)), "Those of them that are molecules."))
+            together = Markup('<div class="molecules">{}</div>').format(Markup("".join(drawings)))
+            shown.append((together, "Those of them that are molecules."))
         more = as_texts({material.name: material.samples(_COUNTED)}, known)[material.name]
         if (found := generated_of(more, subject.data)) is not None:
             shown.append((Markup(html_table([], found.table())), found.notes()[0]))

@@ -86,6 +86,9 @@ def new_figure(width: float, height: float, **options: Any) -> Iterator[tuple[Fi
         yield figure, figure.subplots(**options)
 
 
+_SMALL = 360  # points: what is narrower is not spread over the page
+
+
 def svg(figure: Figure, name: str, alt: str) -> Markup:
     """The figure as an ``<svg>`` element, with its width left to the page."""
     import matplotlib as mpl
@@ -101,9 +104,10 @@ def svg(figure: Figure, name: str, alt: str) -> Markup:
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     width, height = figure.get_size_inches() * 72
+    small = 'class="small" ' if width < _SMALL else ""
     opening = (
         f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-        f'role="img" aria-label="{escape(alt)}" viewBox="0 0 {width:g} {height:g}" '
+        f'{small}role="img" aria-label="{escape(alt)}" viewBox="0 0 {width:g} {height:g}" '
         f'style="max-width:{width * 4 / 3:.0f}px">'
     )
     text = opening + text[text.index(">") + 1 :]
