@@ -206,6 +206,33 @@ def test_a_tokenizer_file_is_read_by_its_package(
     assert vocabulary.decode(vocabulary.encode("what rose")) == "what rose"
 
 
+def test_a_tokenizer_of_the_package_itself(tmp_path: Path) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    words = {"[UNK]": 0, "a": 1, "rose": 2, "is": 3}
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="[UNK]"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    path = tmp_path / "tokenizer.json"
+    made.save(str(path))
+    vocabulary = vocabulary_of(load(ROSES, tokens=str(path)).description)
+    assert vocabulary.names == ("<end>", "<unk>", "[UNK]", "a", "rose", "is")
+    assert vocabulary.encode("a rose is") == [3, 4, 5, 0]
+    assert vocabulary.decode([3, 4, 5, 0, 0]) == "a rose is"
+    path.write_text("{}")
+    with pytest.raises(DataError, match="no tokenizer can be read from it"):
+        load(ROSES, tokens=str(path))
+
+
+def test_what_is_not_streamed_says_the_way_round(tmp_path: Path) -> None:
+    lines = written(tmp_path / "roses.txt", "a rose is\na rose\n" * 10)
+    with pytest.raises(DataError, match="a token takes 4 bytes of memory"):
+        load(str(lines), stream=True)
+    (tmp_path / "series").mkdir()
+    for row in "ab":
+        written(tmp_path / "series" / f"{row}.csv", "heat\n1.5\n2.5\n")
+    with pytest.raises(DataError, match="save them as one"):
+        load(str(tmp_path / "series"), stream=True)
+
+
 @pytest.mark.data
 @pytest.mark.skipif(
     not any([each.found for each in datasets() if each.name == "ptb"]),

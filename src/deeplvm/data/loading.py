@@ -78,6 +78,10 @@ from deeplvm.files import memory
 
 Streaming = bool | Literal["auto"]
 _TEXT = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt")
+_HELD = (
+    "texts are not streamed: a token takes 4 bytes of memory; leave out --stream, and say --limit "
+    "where that is too much."
+)
 _KINDS = ("uint8", "int16", "int32", "int64", "float32")
 
 
@@ -429,11 +433,11 @@ def _opened(
     npy = path.is_file() and name.endswith(".npy")
     if (pictures := _captioned(path, options, known)) is not None:
         if stream is True:
-            raise DataError(f"{path}: texts are not streamed; leave out --stream.")
+            raise DataError(f"{path}: {_HELD}")
         return pictures
     if (texts := texts_of_files(path, options, known)) is not None:
         if stream is True:
-            raise DataError(f"{path}: texts are not streamed; leave out --stream.")
+            raise DataError(f"{path}: {_HELD}")
         return _tokenised(texts, source, options, known)
     if npy or path.is_dir() or name.endswith(".parquet"):
         try:
@@ -446,7 +450,11 @@ def _opened(
         tables = None if files else folder_of_tables(path, header=options["header"])
         if tables is not None:
             if stream is True:
-                raise DataError(f"{path}: a folder of text is not streamed; leave out --stream.")
+                raise DataError(
+                    f"{path}: a folder of tables as text is not streamed; leave out --stream, or "
+                    f"save them as one .parquet file, with a column that says which rows are of "
+                    f"which (--sequence COLUMN)."
+                )
             return _of_folder(*tables, options, known)
         if files is None:
             lost = "".join([f"; {each.removesuffix('.')}" for each in lost_links(path, ENDINGS)])
