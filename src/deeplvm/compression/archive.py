@@ -94,7 +94,8 @@ def compress(
     """Write the rows of a file in as few bits as the run's model needs.
 
     Args:
-        run: A finished run of single rows, whose latents are diagonal Gaussians in q and p.
+        run: A finished run of single rows, whose latents are diagonal Gaussians in q, and in p
+            these or mixtures of them.
         source: A file or a named data set, read as the run's own; the run's own if ``None``.
         output: Where to write.
         split: Of the run's own data or a named set, which rows; test by default.

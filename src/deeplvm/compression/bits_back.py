@@ -26,12 +26,14 @@ from deeplvm.compression.cells import Cells
 from deeplvm.compression.coder import Coder
 from deeplvm.compression.exact import BOUND, CompressionError, Exact, on_grid, prepared
 from deeplvm.compression.laws import Law, located
+from deeplvm.compression.mixtures import Mixture
 from deeplvm.compression.observed import Part, laws_of
 from deeplvm.compression.tables import Array, normal_table
 from deeplvm.conditionals.heads import shown
 from deeplvm.core.joint import is_joint
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.distributions.diagonal_normal import DiagonalNormal
+from deeplvm.distributions.mixture import NormalMixture
 
 Step = tuple[Literal["pop", "push"], str]
 
@@ -107,7 +109,8 @@ class Codec:
     """The coder of a model's rows.
 
     Args:
-        model: A model of ``x`` whose latents are diagonal Gaussians in q and p.
+        model: A model of ``x`` whose latents are diagonal Gaussians in q, and in p these or
+            mixtures of them.
         cells: What the elements of x can be.
         lattices: Where each latent may lie; they are chosen by :meth:`calibrate` otherwise.
 
@@ -189,11 +192,13 @@ class Codec:
         lattice = self.lattices.get(name)
         values.known[name] = self.cells.value(places) if lattice is None else lattice.value(places)
 
-    def _law(self, symbol: Literal["p", "q"], name: str, values: Values) -> Law:
+    def _law(self, symbol: Literal["p", "q"], name: str, values: Values) -> Any:
         """The law of a latent given what is known."""
         joint = self.p if symbol == "p" else self.q
-        normal = self._normal(symbol, name, self._outcome(joint, name, values))
-        return self.lattices[name].law(normal, values.rows)
+        found = self._outcome(joint, name, values)
+        if symbol == "p" and isinstance(found, NormalMixture):
+            return Mixture(found, self.lattices[name], values.rows)
+        return self.lattices[name].law(self._normal(symbol, name, found), values.rows)
 
     def _parts(self, values: Values) -> list[Part]:
         """The laws of x given the latents."""
@@ -207,7 +212,8 @@ class Codec:
         what = type(getattr(found, "base_dist", found)).__name__
         raise CompressionError(
             f"{symbol}({name} | ...) is {what}, and only independent Gaussians have a table of "
-            f"probabilities here; take {'--posterior' if symbol == 'q' else '--prior'} gaussian."
+            f"probabilities here; take "
+            f"{'--posterior gaussian' if symbol == 'q' else '--prior gaussian, mixture or vamp'}."
         )
 
     def _factor(self, joint: Any, name: str) -> str:
@@ -261,7 +267,11 @@ class Codec:
                 for part in reversed(self._parts(values)):
                     coder.push(rows[:, part.columns], part.law)
             else:
-                coder.push(values.places[name], self._law("p", name, values))
+                law = self._law("p", name, values)
+                if isinstance(law, Mixture):
+                    law.push(coder, values.places[name])
+                else:
+                    coder.push(values.places[name], law)
 
     def decode(self, coder: Coder, values: Values) -> None:
         """Take rows from the stack: all steps of :meth:`encode` undone."""
@@ -276,7 +286,9 @@ class Codec:
                     rows[values.holes] = -1
                 self.give(values, "x", rows.reshape(values.rows, *self.cells.shape))
             else:
-                self.give(values, name, coder.pop(self._law("p", name, values)))
+                law = self._law("p", name, values)
+                mixed = isinstance(law, Mixture)
+                self.give(values, name, law.pop(coder) if mixed else coder.pop(law))
 
 
 def schedule(codec: Codec, latents: list[str]) -> list[Step]:

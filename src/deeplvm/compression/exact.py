@@ -166,6 +166,13 @@ def _log(x: Tensor) -> Tensor:
     return torch.from_numpy(tables.logarithm(x.numpy())).reshape(x.shape)
 
 
+def _log_softmax(x: Tensor, dim: int, *_: Any) -> Tensor:
+    """By exponentials that are multiples of 2**-30, whose sum is exact."""
+    centred = x - x.amax(dim, keepdim=True)
+    each = torch.from_numpy(tables.exponential(centred.numpy())).mul(2.0**30).floor()
+    return centred - _log(each.sum(dim, keepdim=True) / 2.0**30)
+
+
 def _sum(x: Tensor, dim: Any = None, keepdim: bool = False, **_: Any) -> Tensor:  # noqa: FBT001, FBT002
     return x.sum(dim, keepdim=keepdim) if dim is not None else x.sum()
 
@@ -228,6 +235,7 @@ _RULES: dict[str, Callable[..., Tensor]] = {
     "softplus": _softplus,
     "glu": _glu,
     "log": _log,
+    "_log_softmax": _log_softmax,
     "log1p": lambda x: _log(1.0 + x),
     "add": _added,
     "sub": _subtracted,
