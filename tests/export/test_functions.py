@@ -15,7 +15,8 @@ import torch
 
 from deeplvm.core.draws import Enumerated, Sampled
 from deeplvm.distributions.centre import centre
-from deeplvm.export.functions import Decoder, Encoder, ExportError, LogLikelihood, parts_of
+from deeplvm.export import programs
+from deeplvm.export.functions import Decoder, Encoder, ExportError, LogLikelihood
 from deeplvm.inference import embed
 from deeplvm.likelihood import importance_sampling
 
@@ -105,12 +106,8 @@ class _Value:
 
 
 def in_units(run: Any, rows: Any, name: str = "x") -> torch.Tensor:
-    """Rows of the data as their file has them, categories as codes, dates as days."""
-    exact, parts = rows.exact(name).double(), parts_of(run.description.variables[name])
-    table = run.description.variables[name].columns is not None
-    steps = torch.tensor([round(1 / part.step) for part in parts], dtype=torch.float64)
-    origin = torch.tensor([part.origin for part in parts], dtype=torch.float64)
-    return exact / (steps if table else steps[0]) + (origin if table else origin[0])
+    """Rows of the data as their file has them."""
+    return programs.in_units(run.description.variables[name], rows.exact(name))
 
 
 @pytest.mark.parametrize("source", ["digits", "mixed"])
@@ -174,6 +171,39 @@ def test_a_row_that_the_model_cannot_have_gives_nan(
             assert found.reshape(3, -1).isnan().any(1).tolist() == [False, True, False]
 
 
+def test_noise_of_codes_is_that_of_the_library(make: Make) -> None:
+    # torch draws codes with particles, rows and elements along one axis
+    options = {"categories": 2, "classes": 3, "hidden": (4,)}
+    run = make("digits", "gumbel_softmax_vae", options=options)
+    rows = dataclasses.replace(run.data.test[:3], common=True)
+    likelihood = LogLikelihood(run, particles=4)
+    expected = importance_sampling(run.model, rows, 4, draw=likelihood.draw, seed=0).log_px
+    with torch.no_grad():
+        (found,) = likelihood(in_units(run, rows))
+    torch.testing.assert_close(found.double(), expected)
+
+
+def test_a_bound_of_one_particle_has_one(make: Make) -> None:
+    options = {"channels": (4, 4), "measured": 2, "draws": 3}
+    run = make("digits", "diffusion", options=options)
+    likelihood = LogLikelihood(run, particles=3)
+    assert likelihood.particles == 1
+    rows = dataclasses.replace(run.data.test[:3], common=True)
+    expected = importance_sampling(run.model, rows, 3, seed=0).log_px
+    with torch.no_grad():
+        (found,) = likelihood(in_units(run, rows))
+    torch.testing.assert_close(found.double(), expected)
+
+
+def test_a_function_that_draws_is_none(make: Make) -> None:
+    class Noisy(Decoder):
+        def forward(self, *arguments: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return tuple([each + torch.rand(()) for each in super().forward(*arguments)])
+
+    with pytest.raises(ExportError, match="draws numbers that are no latent's"):
+        Noisy(make("digits"))
+
+
 def test_a_label_that_q_draws_is_summed_over(make: Make) -> None:
     run = make("digits", "semi_supervised_vae")
     likelihood, encoder = LogLikelihood(run, particles=3), Encoder(run)
@@ -187,9 +217,8 @@ def test_a_label_that_q_draws_is_summed_over(make: Make) -> None:
     torch.testing.assert_close(encoder(own)[0].sum(1), torch.ones(4))
 
 
-def test_a_graph_of_a_likelihood_is_of_any_number_of_rows(make: Make, mixed: pd.DataFrame) -> None:
-    run = make(mixed[["age", "kind"]])
-    likelihood = LogLikelihood(run, particles=5)
+def test_a_graph_of_a_likelihood_is_of_any_number_of_rows(make: Make) -> None:
+    likelihood = LogLikelihood(make("digits"), particles=5)
     graph = likelihood.program().module()
     for rows in (1, 5, 7):
         own = likelihood.example(rows, seed=rows)

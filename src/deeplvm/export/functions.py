@@ -28,6 +28,7 @@ from deeplvm.distributions.centre import centre
 from deeplvm.export.noise import KeptNoise
 from deeplvm.inference.missing import pieces
 from deeplvm.objectives import iwae
+from deeplvm.objectives.bounds import of_one_particle
 from deeplvm.randomness import drawing
 from deeplvm.runs.run import Run
 
@@ -155,6 +156,25 @@ class Function(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         return tuple([port.example(rows, generator) for port in self.inputs])
 
+    def _refuse_chance(self) -> None:
+        """Refuse a model that draws within a density, whose numbers nobody keeps."""
+        one = self.example(1)
+        first, second = [self._drawn(seed, one) for seed in (0, 1)]
+        if not all(
+            [
+                torch.equal(a.nan_to_num(), b.nan_to_num())
+                for a, b in zip(first, second, strict=True)
+            ]
+        ):
+            raise ExportError(
+                f"The {type(self).__name__} of this model is no function of its arguments: it "
+                f"draws numbers that are no latent's."
+            )
+
+    def _drawn(self, seed: int, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        with drawing(seed), unvalidated():
+            return self(*arguments)
+
     def program(self) -> torch.export.ExportedProgram:
         """The graph, for any number of rows.
 
@@ -271,8 +291,7 @@ class Decoder(Function):
             ],
             *[_shares(f"probability_{part.name}", part) for part in parts],
         )
-        with torch.no_grad(), unvalidated():
-            self(*self.example(1))  # what has no mean is told now
+        self._refuse_chance()  # and what has no mean
 
     def forward(self, *arguments: Tensor) -> tuple[Tensor, ...]:
         """Means, then probabilities of categories."""
@@ -476,6 +495,7 @@ class Encoder(Function):
                 for name, value in found.items()
             ]
         )  # fmt: skip
+        self._refuse_chance()
 
     def forward(self, *arguments: Tensor) -> tuple[Tensor, ...]:
         """Moments by the order of :attr:`outputs`."""
@@ -531,7 +551,8 @@ class LogLikelihood(Function):
         latents = [n for n in run.model.q.names if n not in known]
         #: Whether nothing is drawn: no latents, or all of them are summed over.
         self.exact = set(latents) <= set(summed)
-        self.particles = particles if not self.exact else None
+        particles = 1 if of_one_particle(run.model) else particles  # whose mean is no bound
+        self.particles = None if self.exact else particles
         noise = KeptNoise(seed)
         try:
             with torch.no_grad(), unvalidated():
@@ -539,10 +560,11 @@ class LogLikelihood(Function):
         except ValueError as error:
             raise ExportError(f"{run.folder}: log p(x) cannot be exported: {error}") from error
         _keep(self, noise)
-        bound = "exact" if self.exact else f"a bound by {particles} particles of common noise"
+        bound = "exact" if self.exact else f"a bound by common noise, particles: {particles}"
         if any([v.dequantized for v in run.description.variables.values()]):
             bound += "; of whole numbers with noise, whose mass it bounds"
         self.outputs = (Port("log_px", (), f"log p(x) in nats, {bound}"),)
+        self._refuse_chance()
 
     def forward(self, *arguments: Tensor) -> tuple[Tensor]:
         """Estimate of log p(x) of each row; NaN of one that the model cannot have."""

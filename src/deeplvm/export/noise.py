@@ -42,9 +42,8 @@ class _Kept(Dealt):
     """Numbers that are kept, whatever the number of rows is that asks for them."""
 
     def __init__(self, noise: KeptNoise, what: str, batch_shape: tuple[int, ...]) -> None:
-        rows = (*batch_shape[:-1], 1) if noise.again is None else (1,)
-        super().__init__(noise, what, rows, common=False)
-        self.own = noise
+        super().__init__(noise, what, (*batch_shape[:-1], 1), common=False)
+        self.own, self.asked = noise, batch_shape
 
     def uniform(self, like: Tensor) -> Tensor:
         return self._next(like, super().uniform)
@@ -54,7 +53,13 @@ class _Kept(Dealt):
 
     def _next(self, like: Tensor, deal: Any) -> Tensor:
         if self.own.again is not None:
-            return next(self.own.again).to(like.dtype).expand(like.shape)
+            numbers, one = next(self.own.again).to(like.dtype), self.batch_shape
+            there = [tuple(numbers.shape[at : at + len(one)]) for at in range(numbers.dim())]
+            if one not in there:  # particles and rows along one axis
+                apart = numbers.reshape(*one, -1, *numbers.shape[1:])
+                wide = apart.expand(*self.asked, *apart.shape[len(one) :])
+                return wide.reshape(like.shape)
+            return numbers.expand(like.shape)
         self.own.kept.append(deal(like))
         return self.own.kept[-1]
 
