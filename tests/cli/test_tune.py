@@ -169,6 +169,10 @@ def test_what_is_searched() -> None:
         (("--minutes", "-1"), "minutes must be a positive number"),
         (("--trial-minutes", "20"), "are those of all trials together"),
         (("--epochs", "1", "--kl-weight", "linear(5)"), "has not come to 1 after 1 epochs"),
+        (
+            ("--learning-rate", "1e9", "--trials", "2", "--epochs", "1"),
+            "was done: The log-density",
+        ),
     ],
 )
 def test_what_is_refused(deeplvm: Run, csv: Path, words: tuple[str, ...], said: str) -> None:

@@ -161,6 +161,8 @@ def _carry_out(
     tell(dumps(found, indent=2, ensure_ascii=False) if own["json"] else f"{study}\n")
     if compared is not None and not own["json"]:
         tell(f"{compared}\n")
+    if study.best is None:
+        raise RunError(f"No trial of {folder} was done: {study.notes()[-1].strip('! ')}")
     note(f"{folder / BEST}: the best run; {folder / 'report.html'}: the study")
 
 

@@ -161,9 +161,10 @@ class Study(Record):
         """What was found, in words."""
         best, said = self.best, []
         if best is None:
-            return ["No trial was done."]
+            return ["No trial was done.", *[f"! {t.reason}" for t in self.finished[-1:]]]
         options = ", ".join([f"{name} {_short(value)}" for name, value in best.options.items()])
-        said.append(f"Trial {best.number} is the best: {options}.")
+        which = f"Trial {best.number} is" if best.number else "The options as they are, are"
+        said.append(f"{which} the best: {options}.")
         if self.importance:
             largest = sorted(self.importance.items(), key=lambda item: -item[1])
             shares = ", ".join([f"{name} {share:.0%}" for name, share in largest[:4]])
@@ -257,6 +258,11 @@ def plan(
     Raises:
         RunError: If nothing is held out, or bounds of what is searched would not compare.
     """
+    if data.options.get("graph"):
+        raise RunError(
+            f"Trials are compared on held-out rows, and {data.name} is a graph, which is one row; "
+            f"compare runs of it by their held-out pairs: deeplvm evaluate RUN."
+        )
     if not data.rows("valid"):
         raise RunError(
             f"Trials are compared on held-out rows, and {data.name} has none; split some off, as "
