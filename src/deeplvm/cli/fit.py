@@ -339,6 +339,7 @@ def _tracker(run: Run) -> Callback:
     from deeplvm.training.trackers import Trackers, tracker
 
     path = run.folder / _TRACKER
+    found: Any
     try:
         found = parse_json(path.read_bytes())["tracker"]
     except (ValueError, TypeError, KeyError):

@@ -126,7 +126,8 @@ class Study(Record):
     @property
     def header(self) -> tuple[str, ...]:  # type: ignore[override]
         """Of the table."""
-        return ("trial", f"held-out {self.bound}", "behind", "epochs", "seconds", *self.search, "")
+        bound = f"held-out {self.bound}"
+        return ("trial", "", bound, "behind", "epochs", "seconds", *self.search)
 
     def rows(self) -> list[tuple[str, ...]]:
         """One line a trial, the best first."""
@@ -140,12 +141,12 @@ class Study(Record):
         return [
             (
                 str(t.number),
+                {"done": "" if t.number else "defaults"}.get(t.state, t.state),
                 "" if t.score is None else f"{t.score:.2f}",
                 behind.get(t.number, ""),
                 str(t.epochs),
                 f"{t.seconds:.0f}",
                 *[_short(t.options.get(name, "")) for name in self.search],
-                {"done": "" if t.number else "the defaults"}.get(t.state, t.state),
             )
             for t in self.ranked
         ]

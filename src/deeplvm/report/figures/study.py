@@ -48,7 +48,7 @@ def study_history(study: Study) -> Markup | None:
         left.step(numbers, [*steps, steps[-1]], where="post", color=SECOND, label="best so far")
         left.set_xlabel("trial")
         left.xaxis.get_major_locator().set_params(integer=True)
-        left.set_ylabel(f"held-out {study.bound}")
+        left.set_ylabel(f"held-out {study.bound}, nats a row")
         left.legend(loc="lower right")
         for trial in _scored(study):
             first = trial is study.best
