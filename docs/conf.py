@@ -18,6 +18,7 @@ version = release = __version__
 
 extensions = [
     "decorated",
+    "figures",
     "mathml",
     "myst_parser",
     "sphinx.ext.autodoc",

@@ -248,7 +248,8 @@ class Material:
                 flat = middle.mean(0).flatten()[dimension]
                 reach = _REACH * spread[name].flatten()[dimension].clamp(min=1e-6)
                 positions = flat + reach * torch.linspace(-1, 1, STEPS).to(flat)
-                moved = middle[:1].expand(STEPS, *middle.shape[1:]).clone()
+                many = middle[:1].expand(STEPS, *middle.shape[1:])
+                moved = many.clone(memory_format=torch.contiguous_format)  # maps may have others
                 moved.view(STEPS, -1)[:, dimension] = positions
                 given = {name: moved}
                 below = {name, *self._descendants(name)}
