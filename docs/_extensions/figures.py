@@ -23,11 +23,15 @@ BLOCK = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 GREY = "#777777"
-COLOURS = ("text", "axes.label", "axes.edge", "axes.title", "xtick.", "ytick.")
+COLOURS = (
+    "axes.edgecolor", "axes.labelcolor", "axes.titlecolor",
+    "text.color", "xtick.color", "ytick.color",
+)  # fmt: skip
 STYLE = {
-    **{f"{name}color": GREY for name in COLOURS},
-    **{f"legend.{name}": value for name, value in {"frameon": False, "labelcolor": GREY}.items()},
-    **{f"axes.spines.{side}": False for side in ("top", "right")},
+    **dict.fromkeys(COLOURS, GREY),
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
     "font.size": 9,
     "savefig.transparent": True,
     "savefig.bbox": "tight",
