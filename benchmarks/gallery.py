@@ -75,11 +75,12 @@ def page(results: dict[str, Any]) -> str:
     """The page in Markdown: a section a group, a picture a recipe."""
     lines = [HEAD]
     for group, names in GROUPS.items():
-        lines += [f"\n## {group}\n"]
-        for name in (n for n in names if n in results):
+        there = [name for name in names if name in results]
+        lines += [f"\n## {group}\n"] if there else []
+        for name in there:
             found, data = results[name]["log_px"], results[name]["data"]
             number = f"{found['value']:.1f} ± {found['stderr']:.1f}" if found else "no number"
-            lines += [f"**`{name}`** {number}, on {data}\n", f"![]({picture(name)})\n"]
+            lines += [f"**`{name}`** {number}, on {data}\n", f"![32 draws of {name}]({picture(name)})\n"]
     return "\n".join(lines)
 
 
