@@ -80,7 +80,8 @@ def page(results: dict[str, Any]) -> str:
         for name in there:
             found, data = results[name]["log_px"], results[name]["data"]
             number = f"{found['value']:.1f} ± {found['stderr']:.1f}" if found else "no number"
-            lines += [f"**`{name}`** {number}, on {data}\n", f"![32 draws of {name}]({picture(name)})\n"]
+            lines += [f"**`{name}`** {number}, on {data}\n"]
+            lines += [f"![32 draws of {name}]({picture(name)})\n"]
     return "\n".join(lines)
 
 
