@@ -47,12 +47,13 @@ def test_the_ends_are_the_codes_of_the_rows_and_what_they_decode_to() -> None:
     model = labelled().eval()
     ends = [{"x": rows(4, seed=each), "y": torch.tensor([each])} for each in (0, 1)]
     between = codes_between(model, *ends, points=5)
-    trace = decoded(model, between)
+    own = decoded(model, between)["x"].distribution
+    assert own is not None
     for place, end in ((0, ends[0]), (-1, ends[1])):
         code = embed(model, end)["z"]
         assert torch.allclose(between.codes["z"][place], code[0], atol=1e-12)
         truth = model.p({"z": code, "y": end["y"]}, (1,))["x"].distribution.mean
-        assert torch.allclose(centre(trace["x"].distribution)[place], truth[0], atol=1e-12)
+        assert torch.allclose(centre(own)[place], truth[0], atol=1e-12)
     assert torch.allclose(between.codes["z"].diff(2, dim=0), torch.zeros(()).double(), atol=1e-12)
     assert between.turned == ("y",)
     assert between.known["y"].tolist() == [0, 0, 0, 1, 1]
@@ -103,8 +104,17 @@ def test_a_flow_moves_the_noise_that_it_makes_rows_of() -> None:
     x = decoded(model, between)["x"].value
     for place, end in zip((0, -1), ends, strict=True):
         assert torch.allclose(x[place], end["x"][0], atol=1e-10)
+    assert between.noise == {"x"}
     noise = model.evidence({"x": x}).p["x"].distribution.noise_of(x)[0]
     assert torch.allclose(noise[1], noise[[0, 2]].mean(0), atol=1e-10)
+
+
+def test_a_flow_of_a_prior_leaves_codes_as_they_are() -> None:
+    p = {"z": RealNVP(2, transforms=2, hidden=(8,)), "x | z": Gaussian(4, MLP(2, 4))}
+    model = LatentVariableModel(Joint(p), Joint({"z | x": Gaussian(2, MLP(4, 4))})).double()
+    between = codes_between(model, {"x": rows(4)}, {"x": rows(4, seed=1)}, points=2)
+    assert not between.noise
+    assert torch.allclose(between.codes["z"][:1], embed(model, {"x": rows(4)})["z"], atol=1e-12)
 
 
 def test_latents_of_steps_move_step_by_step() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,7 +58,8 @@ class _FromNoise:
     def __call__(
         self, name: str, distribution: Any, batch_shape: tuple[int, ...], batch_dims: int
     ) -> Drawn:
-        value = expand_to(distribution, batch_shape, batch_dims).of_noise(self.noise)[0]
+        flow: Any = expand_to(distribution, batch_shape, batch_dims)
+        value = flow.of_noise(self.noise)[0]
         return Drawn(value, value.new_zeros(batch_shape), batch_shape, 0.0)
 
 
@@ -147,8 +148,8 @@ def codes_between(
         elif space is UNIT_SPHERE:
             codes[name] = _arc(a, b, share)
         else:
-            free = [space.inv(each) for each in (a, b)]
-            codes[name] = space((_arc if spherical else _line)(*free, share))
+            way = _arc if spherical else _line
+            codes[name] = space(way(space.inv(a), space.inv(b), share))
     for name, value in ends[0].known.items():
         a, b = [each.at(name, each.known[name], most) for each in ends]
         if name in ends[0].lengths:
@@ -202,7 +203,7 @@ def _end(model: LatentVariableModel, source: NamedRows) -> _End:
     missing = rows.missing.intersection(given)
     evidence = model.evidence(given, default=AtMiddle(_DRAWS), missing=missing)
     drawn = {n: s for n, s in evidence.q.items() if s.drawn and n in model.p.names}
-    flows = _noise_of(evidence.p)
+    flows = _noise_of(evidence.p, drawn)
     latents = {n: flows.get(n, site.value) for n, site in drawn.items()} | flows
     spaces = {n: None if n in flows else _space(n, site) for n, site in drawn.items()}
     spaces |= {name: bijection_of(name, constraints.real) for name in flows}
@@ -213,14 +214,14 @@ def _end(model: LatentVariableModel, source: NamedRows) -> _End:
     return _End(latents, spaces, known, followed, frozenset(flows), of_steps, counts)
 
 
-def _noise_of(trace: Trace) -> dict[str, Tensor]:
+def _noise_of(trace: Trace, latents: Collection[str]) -> dict[str, Tensor]:
     """The noise of a flow that makes x itself, or the number in whose cell x lies."""
-    whole = {n: s for n, s in trace.items() if isinstance(s.distribution, TransformedDraw)}
-    own = {n: s for n, s in whole.items() if not s.drawn}
-    cells = [s for s in trace.values() if s.distribution is not None and not s.drawn]
-    in_cells = any([getattr(base_of(s.distribution), "in_cells", False) for s in cells])
+    seen = [s for n, s in trace.items() if n not in latents and s.distribution is not None]
+    in_cells = any([getattr(base_of(s.distribution), "in_cells", False) for s in seen])
     return {
-        n: s.distribution.noise_of(s.value)[0] for n, s in (whole if in_cells else own).items()
+        name: own.noise_of(site.value)[0]
+        for name, site, own in [(n, s, s.distribution) for n, s in trace.items()]
+        if isinstance(own, TransformedDraw) and (in_cells or name not in latents)
     }
 
 
