@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import json
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 # No program says for its user that foreign code may run; and results are objects always.
 _WITHOUT = ("trust", "json")
 _NOT_SERVED = ("mcp", "push")  # what is published is a person's word as well
-_WORD = (str, int, float, bool)
 _INSTRUCTIONS = (
     "deeplvm learns deep latent-variable models from data files, and judges them. Begin with "
     "datasets, recipes and fit; a fit makes a RUN folder, which the other tools take. Results are "
@@ -60,8 +58,7 @@ def _composed(name: str, verb: Any) -> Callable[..., Any]:
     """A verb whose options depend on the recipe."""
 
     async def run(data: str, recipe: str = "vae", words: Sequence[str] = ()) -> str:
-        asked = [data, "--recipe", recipe, *[w for w in words if w != "--trust"]]
-        return await _run(name, [*asked, "--json"])
+        return await _run(name, [data, f"--recipe={recipe}", *words, "--json"])
 
     run.__name__ = name
     run.__doc__ = (
@@ -84,21 +81,21 @@ def _tool(name: str, verb: Any) -> Callable[..., Any]:
             value = given.get(each.name)
             if value is None or value == each.default:
                 continue
-            values = [str(v) for v in (value if isinstance(value, list) else [value])]
-            flag = each.name.replace("_", "-")
+            flag, values = (
+                each.name.replace("_", "-"),
+                value if isinstance(value, list) else [value],
+            )
             if each.kind in (each.POSITIONAL_ONLY, each.VAR_POSITIONAL):
-                words += values
+                words += [f"./{v}" if str(v)[:1] == "-" else str(v) for v in values]  # no option
             elif isinstance(value, bool):
                 words.append(f"--{flag}" if value else f"--no-{flag}")
             else:
-                words += [f"--{flag}", *values]
+                words += [f"--{flag}={v}" for v in values]
         return await _run(name, [*words, "--json"] if "json" in known else words)
 
     run.__name__, run.__doc__ = name, f"{said.short_description}\n\n{said.long_description or ''}"
-    run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [_parameter(verb, each, helps.get(each.name, "")) for each in kept],
-        return_annotation=str,
-    )
+    parameters = [_parameter(verb, each, helps.get(each.name, "")) for each in kept]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return run
 
 
@@ -106,7 +103,9 @@ def _parameter(verb: Any, known: inspect.Parameter, text: str) -> inspect.Parame
     """The parameter as a tool has it: by name, of a type that JSON has."""
     from pydantic import Field
 
-    hint, default = _plain(hint_of(verb, known.name)), known.default
+    written, default = hint_of(verb, known.name), known.default
+    told = [each.help for each in getattr(written, "__metadata__", ()) if hasattr(each, "help")]
+    hint, text = _plain(written), text or next(filter(None, told), "")
     if known.kind is known.VAR_POSITIONAL:
         hint, default = list[hint], []  # type: ignore[valid-type]
     return inspect.Parameter(
@@ -126,13 +125,15 @@ def _plain(hint: Any) -> Any:
         return Union[tuple([_plain(each) for each in inner])]  # noqa: UP007 - of a list
     if origin in (list, tuple):
         return list[_plain(inner[0])]  # type: ignore[misc]
-    return hint if hint in _WORD or hint is type(None) or origin is Literal else str
+    return hint if hint in (str, int, float, bool, type(None)) or origin is Literal else str
 
 
 async def _run(verb: str, words: Sequence[str]) -> str:
     """What a command line prints; an error is its one line."""
     from mcp.server.mcpserver.exceptions import ToolError
 
+    if any([word.startswith("--trust") for word in words]):
+        raise ToolError("--trust is a person's word; only the command line takes it.")
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "deeplvm", verb, *words,
@@ -146,6 +147,4 @@ async def _run(verb: str, words: Sequence[str]) -> str:
     if process.returncode:
         lines = err.decode(errors="replace").strip().splitlines()
         raise ToolError(lines[-1] if lines else f"deeplvm {verb} ended with {process.returncode}")
-    with suppress(ValueError):  # words stay words
-        return json.dumps(json.loads(out), ensure_ascii=False)
     return out.decode(errors="replace")
