@@ -60,7 +60,7 @@ def test_a_row_has_its_numbers_in_any_company(
     assert_same(whole.select(kept), table.select(kept))
 
 
-@pytest.mark.parametrize("options", VERBS.values(), ids=VERBS)
+@pytest.mark.parametrize("options", [VERBS["score"], VERBS["impute"]], ids=["score", "impute"])
 def test_any_kind_of_table_comes_back_as_it_was(
     table_run: Path, frame: pandas.DataFrame, options: dict[str, Any]
 ) -> None:

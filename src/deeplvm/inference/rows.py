@@ -271,7 +271,7 @@ def for_rows(
             if rows.keys is not None:
                 # always so many rows: a sum of reals depends on the size of what is multiplied
                 at = torch.arange(first, first + batch_size).clamp(max=rows.rows - 1)
-                given = rows[at]
+                given = rows[at] if count < batch_size else given
                 own_keys = rows.keys[at].to(rows.device)
                 noise = RowNoise(str(seed), own_keys, model.shared, steps=bool(rows.lengths))
             elif rows.common:
@@ -352,8 +352,10 @@ def by_themselves(
     parts: list[tuple[Tensor, Mapping[str, Tensor]]] = []
     for index, missing in _by_holes(rows):
         # one row alone is looked at otherwise than the first of many
-        own = replace(rows.take(index if len(index) > 1 else index.repeat(2)), missing=missing)
-        found = measure(own)
+        index = index if len(index) > 1 else index.repeat(2)
+        every = len(index) == rows.rows and rows.rows > 2
+        own = rows if every else rows.take(index)
+        found = measure(replace(own, missing=missing))
         parts.append((index, {n: v[: len(index)].cpu() for n, v in found.items()}))
     whole: dict[str, Tensor] = {}
     for index, found in parts:
