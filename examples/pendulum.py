@@ -35,10 +35,11 @@ def state(angles: list[float], torques: list[float]) -> torch.Tensor:
 
 upright, move = state([0.0] * 4, [0.0] * 4), expected_transition(model)
 rod, angles, torques = np.array([math.pi, 0.0]), [math.pi] * 4, [0.0] * 4  # it hangs, at rest
-plan = torch.sin(torch.arange(20) / 4)[:, None]
+plan = torch.full((5, 1), TORQUE)
 for _ in range(40):
+    now = state(angles, torques)
     plan = iterative_linear_quadratic_regulator(
-        move, state(angles, torques), plan, upright, control_cost=0.01, bound=TORQUE, iterations=3
+        move, now, plan, upright, control_cost=0.01, final_cost=1.0, bound=TORQUE, iterations=3
     ).controls
     rod = moved(rod, plan[0, 0].numpy())
     angles.append(float(rod[0]))

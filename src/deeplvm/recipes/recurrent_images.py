@@ -130,7 +130,7 @@ def align_draw(
     """
     at_least_one(features=features, state=state)
     x, said = captioned_of(data, "align_draw")
-    reader = {
+    reader: dict[str, nn.Module] = {
         f"w | {said.name}": TextEncoder(said.levels or 2, features, state, pooled=False),
         f"k | {said.name}": WordCount(),
     }
