@@ -25,10 +25,10 @@ def float32(float64: None) -> None:
 
 @pytest.fixture
 def make() -> Callable[..., Run]:
-    """A run of some data, whose head is random and wide, so that values differ in probability."""
+    """A run of some data, untrained: of a recipe and its options."""
 
-    def made(source: Any, recipe: str = "vae", **options: Any) -> Run:
-        data = load(source)
+    def made(source: Any, recipe: str = "vae", *, binarize: Any = None, **options: Any) -> Run:
+        data = load(source, binarize=binarize)
         run = Run(Path("runs/made"), Config("data", recipe, {}, options), data.description)
         model = build(find(recipe), data.description, options, 0).eval()
         vars(run).update(model=model, data=data)

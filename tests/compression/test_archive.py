@@ -86,3 +86,17 @@ def test_values_that_the_model_does_not_have_are_refused(
     np.save(grey, np.load(bits) * 0.5)
     with pytest.raises(ValueError, match=r"grey"):
         compress(make(bits, **SIZES), str(grey), tmp_path / "x.dlvm")
+
+
+def test_bits_under_a_run_that_made_bits_of_grey_values(
+    make: Callable[..., Run], tmp_path: Path
+) -> None:
+    draws, path = np.random.default_rng(0), tmp_path / "bits.npz"
+    run = make("digits", latent=2, hidden=(8,), binarize="dynamic")
+    bits = draws.integers(0, 2, (30, 8, 8)).astype(np.uint8)
+    np.savez(path, x=bits)
+    compress(run, str(path), tmp_path / "x.dlvm")
+    found = decompress(run, tmp_path / "x.dlvm", tmp_path / "back.npz", like=str(path))
+    assert found.same
+    with np.load(tmp_path / "back.npz") as back:
+        assert back["x"].tobytes() == bits.tobytes()

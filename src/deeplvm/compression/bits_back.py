@@ -154,7 +154,7 @@ class Codec:
         """Choose the lattices by some rows."""
         values = self.begin(given, len(x), x, holes)
         noise = torch.Generator().manual_seed(0)
-        for name in self.q.names:
+        for name in [each for each in self.q.names if each not in given]:
             found = self._outcome(self.q, name, values)
             if isinstance(found, Tensor):
                 continue
