@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -45,11 +45,11 @@ class Hub:
     def hf_hub_download(self, name: str, file: str, *, revision: str, local_dir: str) -> str:
         assert revision == "0123"
         (Path(local_dir) / ".cache").mkdir(exist_ok=True)
-        return shutil.copyfile(self._at(name) / file, Path(local_dir) / file)
+        return str(shutil.copyfile(self._at(name) / file, Path(local_dir) / file))
 
 
 @pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of the hub's model me/people."""
     huggingface_hub = pytest.importorskip("huggingface_hub")
     Hub.root = tmp_path / "hub"

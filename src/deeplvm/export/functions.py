@@ -324,6 +324,15 @@ class Prepared(nn.Module):
         seed: Of what is drawn.
     """
 
+    steps: Tensor
+    origin: Tensor
+    low: Tensor
+    high: Tensor
+    safe: Tensor
+    divisor: Tensor
+    whole: Tensor
+    noise: Tensor
+
     def __init__(self, variable: Variable, *, holes: bool, seed: int = 0) -> None:
         super().__init__()
         self.holes, self.columns = holes, variable.columns is not None
@@ -365,12 +374,12 @@ class Prepared(nn.Module):
     def forward(self, own: Tensor) -> tuple[Tensor, Tensor]:
         """``(rows, *shape)`` to the same as the model has it, and a flag of each row."""
         value = own * self.steps if self.scaled else own - self.origin
-        near = ~self.whole | ((value - value.round()).abs() <= _ROUNDED)  # type: ignore[operator]
+        near = ~self.whole | ((value - value.round()).abs() <= _ROUNDED)
         good = near & (value >= self.low) & (value <= self.high) & value.isfinite()
-        value = torch.where(self.whole, value.round(), value)  # type: ignore[arg-type]
-        value = torch.where(good, value, self.safe)  # type: ignore[arg-type]
+        value = torch.where(self.whole, value.round(), value)
+        value = torch.where(good, value, self.safe)
         if self.grey is not None:
-            value = (self.noise * self.grey < value).to(self.dtype)  # type: ignore[operator]
+            value = (self.noise * self.grey < value).to(self.dtype)
         elif self.noisy:
             value = (value + self.noise) / self.divisor
         if self.holes:
@@ -610,6 +619,9 @@ def _kept(function: nn.Module, seed: int) -> KeptNoise:
 
 class InUnits(nn.Module):
     """Means as a model has them, ``(rows, *shape)``, in the units of the file."""
+
+    scale: Tensor
+    shift: Tensor
 
     def __init__(self, variable: Variable) -> None:
         super().__init__()
