@@ -49,6 +49,9 @@ class PiecewiseLinear:
         return mapped.t().reshape(shape), slope.t().reshape(shape)
 
 
+_LEVELS = 8  # of the quantiles behind a variance, at a time
+
+
 class Spiked(Distribution):
     r"""Point masses at atoms; elsewhere a mixture of logistics on a monotone map g.
 
@@ -378,9 +381,11 @@ class Spiked(Distribution):
             low, high = (((end - self.loc) / self.scale).sigmoid() for end in self._ends)
             levels = low + (high - low) * levels
         levels = levels.clamp(torch.finfo(levels.dtype).tiny, 1 - torch.finfo(levels.dtype).eps)
-        score = (self.loc + self.scale * levels.logit()).movedim(-1, 0)  # (components, 256, …)
-        square = (self._value(score) - self.mean).square().mean(1).movedim(0, -1)
-        atoms = (self.atoms.nan_to_num() - self.mean.unsqueeze(-1)).square()
+        mean, square = self.mean, torch.zeros((), dtype=self.loc.dtype, device=self.loc.device)
+        for some in levels.split(_LEVELS):  # of many particles all at once are gigabytes
+            score = (self.loc + self.scale * some.logit()).movedim(-1, 0)  # (components, some, …)
+            square = square + (self._value(score) - mean).square().sum(1).movedim(0, -1) / 256
+        atoms = (self.atoms.nan_to_num() - mean.unsqueeze(-1)).square()
         return (atoms * self.spikes.exp()).sum(-1) + (self.slabs.exp() * square).sum(-1)
 
     @property
