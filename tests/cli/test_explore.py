@@ -28,6 +28,7 @@ BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 DRIVE = """
 setTimeout(() => {
   const before = Array.from(z);
+  const away = Math.max(...[0, 1].map((k) => Math.abs(along(plane[k], codeOf(0)) - shown[k])));
   sliders[0].input.value = 1.25;
   sliders[0].input.dispatchEvent(new Event("input"));
   show();
@@ -36,9 +37,10 @@ setTimeout(() => {
   $("scatter").dispatchEvent(new KeyboardEvent("keydown", { key: "ArrowRight" }));
   const moved = Array.from(z);
   for (let part = 0; part < 9; part++) showRest(part);
-  const box = document.documentElement;
-  const answer = { before, place, moved, pixels, unit: units[0].place, ...document.body.dataset,
-    wide: box.scrollWidth, room: box.clientWidth, check: $("check").textContent,
+  const root = document.documentElement;
+  const answer = { away, reach: box[1][0] - box[0][0], before, place, moved, pixels,
+    unit: units[0].place, ...document.body.dataset,
+    wide: root.scrollWidth, room: root.clientWidth, check: $("check").textContent,
     said: $("said").textContent, nearest: $("nearest").children.length,
     strips: document.querySelectorAll("#traversals button").length,
     prior: $("prior-value").textContent, aggregate: $("aggregate-value").textContent,
@@ -47,7 +49,7 @@ setTimeout(() => {
       (e) => !(e.ariaLabel || e.labels?.length || e.textContent.trim())).length };
   document.body.append(Object.assign(document.createElement("pre"),
     { id: "answer", textContent: JSON.stringify(answer) }));
-}, 300);
+}, 1500);
 """
 
 
@@ -88,6 +90,7 @@ def test_the_page_of_images_answers_as_the_model_does(deeplvm: Deeplvm, image_ru
     assert changed == [found["unit"]]
     assert found["place"][found["unit"]] == pytest.approx(1.25, abs=0.05)
     assert found["moved"] != found["place"]
+    assert found["away"] < 0.01 * found["reach"], "the cursor is not where its row is"
     assert found["nearest"] > 0
     assert found["strips"] >= 9
     assert found["unnamed"] == 0, "a reader of the screen finds no name"

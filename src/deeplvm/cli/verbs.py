@@ -512,7 +512,7 @@ def embed(
 
             other = {name: each for name, each in values.items() if name not in latents}
             if processes().first:
-                save_atlas(output, latents, rows[chosen], other)
+                save_atlas(output, latents, rows[chosen], rows.variables, other)
             note(f"{output}: {rows[chosen].rows} rows for a viewer of embeddings")
             return
         _write(output, values, names, escape=escape_formulas)

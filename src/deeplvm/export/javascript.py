@@ -204,8 +204,8 @@ class _Writer:
         return Script(code, bytes(self.weights), tuple(self.inputs), sizes)
 
     def _call(self, node: fx.Node) -> Any:
-        args = map_arg(node.args, self.values.__getitem__)
-        options = map_arg(node.kwargs, self.values.__getitem__)
+        args: Any = map_arg(node.args, self.values.__getitem__)
+        options: Any = map_arg(node.kwargs, self.values.__getitem__)
         if node.target is not None and getattr(node.target, "__name__", "") == "getitem":
             return args[0][args[1]]
         name = getattr(node.target, "_opname", str(node.target))
@@ -299,8 +299,7 @@ class _Writer:
         if (mode := options.get("rounding_mode")) is not None:
             form = f"Math.{mode}({form})"
         if name in ("_to_copy", "convert_element_type") and not like.is_floating_point():
-            source = values[0].like.is_floating_point()
-            form = "+!!(a)" if like.dtype == torch.bool else "Math.trunc(a)" if source else "a"
+            form = "+!!(a)" if like.dtype == torch.bool else "Math.trunc(a)"
         read = {
             letter: self._read(each, like) for letter, each in zip("abc", values, strict=False)
         }
@@ -557,7 +556,7 @@ class _Writer:
         value = self._materialised(x)
         seen = value.like
         reach = 1 + sum([(n - 1) * s for n, s in zip(seen.shape, seen.stride(), strict=True)])
-        places = torch.arange(seen.storage_offset() + reach, dtype=torch.int32)
+        places = torch.arange(int(seen.storage_offset()) + reach, dtype=torch.int32)
         chosen = choice(places.as_strided(seen.shape, seen.stride(), seen.storage_offset()))
         at, out = self._contiguous(chosen.contiguous()).array, self._new(like)
         self.lines.append(

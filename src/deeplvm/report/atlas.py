@@ -21,7 +21,11 @@ _SIDE = 64  # pixels of a picture
 
 
 def save_atlas(
-    path: Path, latents: Mapping[str, Any], rows: Selection, other: Mapping[str, Any]
+    path: Path,
+    latents: Mapping[str, Any],
+    rows: Selection,
+    variables: Mapping[str, Variable],
+    other: Mapping[str, Any],
 ) -> None:
     """Write a parquet with a line a row: ``row``, ``x``, ``y``, columns, and ``image``.
 
@@ -32,6 +36,7 @@ def save_atlas(
         path: Where; written whole or not at all.
         latents: Their means, shape ``(rows, *event)`` by name.
         rows: The rows themselves.
+        variables: What they are.
         other: More columns, such as labels.
     """
     import pyarrow as pa
@@ -39,7 +44,7 @@ def save_atlas(
 
     from deeplvm.files import beside
 
-    flat = [torch.as_tensor(np.asarray(v)).flatten(1).double() for v in latents.values()]
+    flat = [torch.as_tensor(np.asarray(v)).reshape(len(v), -1).double() for v in latents.values()]
     points = torch.cat(flat, 1)
     if points.shape[1] > 2 and len(points) > 2:
         points, _ = principal_plane(points)
@@ -49,7 +54,7 @@ def save_atlas(
     }  # fmt: skip
     label = {"y": "label_code"}  # y is a place here
     table |= {label.get(name, name): values for name, values in other.items()}
-    for name, variable in rows.description.variables.items():
+    for name, variable in variables.items():
         if variable.columns is not None and variable.length is None:
             columns = variable.restored(rows.exact(name), exact=True)
             table |= {f"{n}_" if n in table else str(n): v for n, v in columns.items()}

@@ -127,7 +127,12 @@ def explore(run: Run, *, split: Split | None = None, rows: int = ROWS, seed: int
     model, data = run.model, run.data
     chosen = split or next(each for each in ("test", "valid", "train") if data.rows(each))  # type: ignore[arg-type]
     shown: Selection = at_random(data[chosen], rows, seed)  # type: ignore[assignment]
-    whole = Decoder(run)
+    try:
+        whole = Decoder(run)
+    except RuntimeError as error:  # of parts that do not fit one another for one row
+        raise ExportError(
+            f"The decoder of {run.folder} is no function of the latents of one row ({error})."
+        ) from error
     drawn = {port.name for port in whole.inputs if port.name in model.p.names} - {"y"}
     moved = embed(model, shown, seed=seed, scales=True)
     if others := [p.name for p in whole.inputs if p.name not in (*model.p.names, "y")]:
@@ -151,7 +156,9 @@ def explore(run: Run, *, split: Split | None = None, rows: int = ROWS, seed: int
     real = all([unit.kind == "real" for unit in units])
     sd = None
     if real and all([each is not None for each in scales]):
-        sd = torch.cat([each.flatten(1) for each in scales if each is not None], 1).double()
+        sd = torch.cat(
+            [each.reshape(count, -1) for each in scales if each is not None], 1
+        ).double()
     arguments = [_arguments(decoder, code, seed) for code in _compared(codes, seed, real=real)]
     views, spans = _views(decoder, shown)
     script, answers, difference, program, single = _compared_with(decoder, arguments, spans)
@@ -217,7 +224,7 @@ def _units(sites: Mapping[str, Site], moved: Mapping[str, Tensor]) -> tuple[Tens
     for name, values in moved.items():
         site, event = sites[name], values.shape[1:]
         base, support = base_of(site.distribution), getattr(site.distribution, "support", None)
-        each, inner = values.flatten(1).double(), ""
+        each, inner = values.reshape(len(values), -1).double(), ""
         if isinstance(base, OneHotCategorical) or _is_one_hot(site):
             inner = "choice"
             groups = values.double().flatten(1, -2) if len(event) > 1 else values.double()[:, None]
@@ -228,7 +235,7 @@ def _units(sites: Mapping[str, Site], moved: Mapping[str, Tensor]) -> tuple[Tens
             inner = "share"
         parts.append(each)
         names = [name] if each.shape[1] == 1 else [f"{name}[{i}]" for i in range(each.shape[1])]
-        spread = site.value.flatten(1).double()
+        spread = site.value.reshape(len(site.value), -1).double()
         middle, reach = spread.mean(0), _REACH * spread.std(0)
         low = torch.minimum(middle - reach, each.min(0).values)
         high = torch.maximum(middle + reach, each.max(0).values)
@@ -403,7 +410,7 @@ def _plane(codes: Tensor, units: list[_Unit]) -> tuple[dict[str, Any] | None, Ar
 def _columns(run: Run, shown: Selection, seed: int) -> list[dict[str, Any]]:
     """What rows can be coloured by: the label, the likelihood, columns of a table."""
     found: list[dict[str, Any]] = []
-    label = shown.description.label
+    label = run.description.label
     labels = shown.get("y") if label is not None else None
     if labels is not None:
         codes = labels.double().nan_to_num(nan=255).numpy()
@@ -416,7 +423,7 @@ def _columns(run: Run, shown: Selection, seed: int) -> list[dict[str, Any]]:
     likelihood = _likelihood(run, shown, seed)
     found.append({"name": "log-likelihood", "values": _packed(likelihood, "<f4"),
                   "known": int(np.isfinite(likelihood).sum())})  # fmt: skip
-    for name, variable in shown.description.variables.items():
+    for name, variable in run.description.variables.items():
         if variable.columns is None:
             continue
         for column, values in variable.restored(shown.exact(name), exact=True).items():
@@ -527,8 +534,8 @@ def _prior(
             script = javascript(module, example, half=False)
     except (ScriptError, NotImplementedError):
         return None
-    total: Any = sum([sites[name].log_prob for name in roots])
-    return {"script": script.text, "quantiles": _quantiles(total)}
+    parts: list[Any] = [sites[name].log_prob for name in roots]
+    return {"script": script.text, "quantiles": _quantiles(sum(parts))}
 
 
 def _aggregate(codes: Tensor, sd: Tensor, seed: int) -> dict[str, Any]:
