@@ -38,6 +38,7 @@ from deeplvm.report.figures import (
     training,
 )
 from deeplvm.report.figures.columns import Marginal
+from deeplvm.report.figures.style import new_figure, svg
 
 METRICS = [
     {"epoch": e, "train": {"elbo": -100 / e}, "valid": {"elbo": -110 / e}} for e in range(1, 31)
@@ -273,6 +274,12 @@ def test_every_figure_stands_in_a_page(name: str) -> None:
 def test_ticks_say_values_and_not_differences_from_an_offset() -> None:
     close = [{**CURVE[0], "particles": 1 + i, "value": -156.03 + 0.01 * i} for i in range(3)]
     assert "−156.0250<" in likelihood.particle_curve(close)
+
+
+def test_a_narrow_figure_is_not_spread_over_the_page() -> None:
+    for width, small in ((2.3, True), (8.0, False)):
+        with new_figure(width, 2.0) as (figure, _):
+            assert ('class="small"' in svg(figure, "one", "one")) == small
 
 
 def test_nothing_global_is_changed() -> None:
