@@ -215,3 +215,19 @@ def test_steps_that_floats_do_not_hold_count_what_is_at_them(dtype: torch.dtype)
     mass, cdf = distribution.log_prob(multiples).exp(), distribution.cdf(multiples)
     torch.testing.assert_close(cdf.diff(), mass[1:], atol=1e-5, rtol=0)
     torch.testing.assert_close(distribution.icdf(cdf - mass / 2), multiples, atol=1e-5, rtol=0)
+
+
+def test_a_variance_takes_the_memory_of_few_values_an_element(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of many particles the 256 values of each logistic at once would be gigabytes."""
+    largest, own = [0], SpikedDistribution._value
+
+    def value(self: SpikedDistribution, score: Tensor) -> Tensor:
+        largest.append(score.numel())
+        return own(self, score)
+
+    monkeypatch.setattr(SpikedDistribution, "_value", value)
+    many = made([0.0, 7.0]).expand(torch.Size([50]))
+    assert torch.allclose(many.variance, made([0.0, 7.0]).variance)
+    assert max(largest) <= 16 * 3 * 50
