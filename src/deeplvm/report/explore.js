@@ -50,7 +50,8 @@ function aggregate(place) {  // log of the mean of the Gaussians of the rows
 
 function tellDensity(name, value, quantiles) {
   const found = value !== null;
-  const share = found ? quantiles.filter((q) => q < value).length / quantiles.length * 100 : 0;
+  const below = (q) => Math.abs(q - value) < 2e-3 ? 0.5 : +(q < value);  // quantiles are rounded
+  const share = found ? quantiles.reduce((s, q) => s + below(q), 0) / quantiles.length * 100 : 0;
   $(`${name}-value`).textContent = found ? `${value.toFixed(1).replace("-", "−")} nats` : "not known here";
   $(`${name}-place`).hidden = !found;
   $(`${name}-place`).value = share;
@@ -542,6 +543,7 @@ const rowsOf = units.slice(0, STRIPS).map((unit) => {
   return element;
 });
 
+if (!real) $("keys").textContent = "Nothing lies between these latents: a click takes the nearest point. Keyboard: Enter takes the row nearest in the latents.";
 $("random").onclick = () => take(Math.floor(Math.random() * kept));
 $("middle").onclick = () => go(real ? facts.centre : codeOf(near(Float64Array.from(facts.centre), 1)[0]));
 if (facts.label) {
