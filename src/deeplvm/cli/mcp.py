@@ -124,7 +124,7 @@ def _plain(hint: Any) -> Any:
     if origin in (Union, UnionType):
         return Union[tuple([_plain(each) for each in inner])]  # noqa: UP007 - of a list
     if origin in (list, tuple):
-        return list[_plain(inner[0])]  # type: ignore[misc]
+        return list.__class_getitem__(_plain(inner[0]))
     return hint if hint in (str, int, float, bool, type(None)) or origin is Literal else str
 
 
