@@ -262,7 +262,7 @@ def test_drawn_times_begin_and_go_on_as_those_of_the_file(
     pandas.DataFrame(frame).to_csv(tmp_path / "readings.csv", index=False)
     data = load(str(tmp_path / "readings.csv"), sequence="unit", order="hour")
     lengths = torch.tensor([3, 2])
-    known = data.train.batch([0, 1], [n for n in ("u",) if n in data.variables])
+    known = data.train.batch(torch.arange(2), [n for n in ("u",) if n in data.variables])
     keys, told = drawn_keys(lambda: data, data.description, known, lengths)
     assert told.startswith(said)
     assert keys["unit"].tolist() == [0, 0, 0, 1, 1]

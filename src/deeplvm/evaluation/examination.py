@@ -667,7 +667,8 @@ class Examination:
 
     def _parts_of(self, name: str, site: Any) -> list[tuple[str, torch.nn.Module, Any]]:
         """What a name is made of: itself, or groups of columns, each with its distribution."""
-        conditional, distribution = owner_of(self.model.p, name), site.distribution
+        distribution: Any = site.distribution
+        conditional: Any = owner_of(self.model.p, name)
         distribution = distribution.base if isinstance(distribution, Masked) else distribution
         if not isinstance(conditional, Columns) or not isinstance(distribution, Product):
             return [(name, conditional, distribution)]

@@ -49,10 +49,11 @@ def test_what_lies_beyond_the_end_counts_for_nothing() -> None:
     rows = _rows(model, 20)
     beyond = torch.arange(5) >= rows["n"][:, None]
     other = rows["x"].masked_fill(beyond[..., None], 1e6)
-    for each in (predictive_checks, calibration):
-        options = {"replicates": 19} if each is predictive_checks else {"particles": 20}
-        one, two = (each(model, {"x": x, "n": rows["n"]}, **options) for x in (rows["x"], other))
-        assert one.to_dict() == two.to_dict()
+    both = [{"x": x, "n": rows["n"]} for x in (rows["x"], other)]
+    one, two = (predictive_checks(model, each, replicates=19) for each in both)
+    assert one.to_dict() == two.to_dict()
+    hidden, again = (calibration(model, each, particles=20) for each in both)
+    assert hidden.to_dict() == again.to_dict()
 
 
 def test_hidden_steps_lie_in_their_intervals() -> None:
