@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
+import operator
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -43,9 +45,7 @@ def server() -> MCPServer:
     try:
         from mcp.server import MCPServer
     except ImportError as error:
-        raise ValueError(
-            'deeplvm mcp needs a package that is not here: pip install "deeplvm[mcp]"'
-        ) from error
+        raise ValueError('deeplvm mcp lacks a package: pip install "deeplvm[mcp]"') from error
     made, app = MCPServer("deeplvm", instructions=_INSTRUCTIONS), application([])
     for name in [each for each in app if each[:1] != "-" and each not in _NOT_SERVED]:
         verb = app[name].default_command
@@ -122,7 +122,7 @@ def _plain(hint: Any) -> Any:
     if origin is Annotated:
         return _plain(inner[0])
     if origin in (Union, UnionType):
-        return Union[tuple([_plain(each) for each in inner])]  # noqa: UP007 - of a list
+        return functools.reduce(operator.or_, [_plain(each) for each in inner])
     if origin in (list, tuple):
         return list.__class_getitem__(_plain(inner[0]))
     return hint if hint in (str, int, float, bool, type(None)) or origin is Literal else str
