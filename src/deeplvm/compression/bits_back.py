@@ -127,13 +127,15 @@ class Codec:
         self.model, self.cells = model, cells
         with torch.no_grad():
             self.module: Any = prepared(model)
-        self.p, self.q = self.module.p, self.module.q
+        self.p: Any = self.module.p
+        self.q: Any = self.module.q
         self._refuse_parts()
         self.lattices = dict(lattices or {})
         self.steps = schedule(self, list(self.lattices)) if lattices is not None else []
 
     def _refuse_parts(self) -> None:
         """Refuse joints of other forms: steps of a sequence, names that all rows share."""
+        joint: Any
         for joint in (self.p, self.q):
             if not hasattr(joint, "factors") or not hasattr(joint, "owner"):
                 raise CompressionError(
@@ -221,7 +223,7 @@ class Codec:
 
     def _parents(self, joint: Any, name: str, values: Values) -> list[Tensor]:
         """What the conditional of a name reads."""
-        found = []
+        found: list[Any] = []
         raw = getattr(joint.conditional(name), "accepts_missing", False)
         for parent in joint.owner[name].parents:
             value = values.known.get(parent.name)
@@ -236,7 +238,7 @@ class Codec:
         """A value as networks see it, on their grid; zeros for what is missing."""
         key = (f"{joint.symbol} sees", name)
         if key not in values.computed:
-            owner = joint if name in joint.names else self.p
+            owner: Any = joint if name in joint.names else self.p
             view = owner[name] if name in owner.names else None
             with torch.no_grad(), Exact(self._factor(owner, name) if view else name, rounds=False):
                 seen = shown(view, value).double()

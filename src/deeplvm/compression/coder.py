@@ -24,7 +24,8 @@ def coding() -> Any:
         raise CompressionError(
             'Compression needs a library that is not installed: pip install "deeplvm[compress]"'
         ) from error
-    return constriction.stream
+    library: Any = constriction  # a compiled module, whose parts no checker sees
+    return library.stream
 
 
 def clean_words(count: int) -> Array:

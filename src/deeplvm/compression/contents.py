@@ -260,7 +260,7 @@ def _parquet(description: Plain, rest: bytes, x: Restored) -> bytes:
     whole = json.loads(lzma.decompress(rest))
     schema = pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(whole["schema"])))
     packed = bytes.fromhex(whole["others"])
-    others = pq.read_table(pa.BufferReader(packed)) if packed else None
+    others: Any = pq.read_table(pa.BufferReader(packed)) if packed else None
     columns = [
         others.column(f.name) if f.name not in description["columns"] else _arrow(x[f.name], f)
         for f in schema

@@ -46,14 +46,16 @@ def prepared(module: nn.Module) -> nn.Module:
         CompressionError: Weights are so large that a sum could be rounded.
     """
     module = copy.deepcopy(module).cpu().double().eval().requires_grad_(requires_grad=False)
+    layer: Any
     for name, layer in list(module.named_modules()):
         if isinstance(layer, WeightNormalisedConvolution):  # their length needs a sum of squares
             own = layer.weight / layer.weight.flatten(1).norm(dim=1).reshape(-1, 1, 1, 1)
-            layer.weight, layer.bias = nn.Parameter(layer.gain * own), layer.shift
+            layer.weight = nn.Parameter(layer.gain * own)
+            layer.register_parameter("bias", layer.shift)
             layer.forward = _plain_convolution(layer)  # type: ignore[method-assign]
         if isinstance(layer, _LINEAR):
             for each in layer.parameters(recurse=False):
-                each.requires_grad_(requires_grad=False)
+                each.requires_grad_(False)  # noqa: FBT003 - torch's own form
                 each.copy_(each.mul(WEIGHT_UNIT).add(0.5).floor().div(WEIGHT_UNIT))
             size = layer.weight.abs()
             rows = [size.transpose(0, axis).flatten(1).sum(1).max() for axis in (0, 1)]

@@ -52,8 +52,8 @@ class Mixture:
     def _one(self, component: Array) -> Law:
         """The law of the latent in a component of each row."""
         rows = np.arange(self.rows)
-        each = [part[rows, component] for part in (self.loc, self.scale)]
-        return self.lattice.law(DiagonalNormal(*each, len(self.lattice.shape)), self.rows)
+        loc, scale = self.loc[rows, component], self.scale[rows, component]
+        return self.lattice.law(DiagonalNormal(loc, scale, len(self.lattice.shape)), self.rows)
 
     def _given(self, places: Array) -> Law:
         """The law of the component given the latent."""
