@@ -411,15 +411,11 @@ def _columns(run: Run, shown: Selection, seed: int) -> list[dict[str, Any]]:
     """What rows can be coloured by: the label, the likelihood, columns of a table."""
     found: list[dict[str, Any]] = []
     label = run.description.label
-    labels = shown.get("y") if label is not None else None
-    if labels is not None:
-        codes = labels.double().nan_to_num(nan=255).numpy()
-        if len(label.categories or ()) < 255:  # type: ignore[union-attr]
-            name, names = (
-                "label" if label.name == "y" else label.name,
-                list(label.categories or ()),
-            )  # type: ignore[union-attr]
-            found.append({"name": name, "classes": names, "values": _packed(codes, "u1")})
+    if label is not None and "y" in shown and len(label.categories or ()) < 255:
+        codes = shown["y"].double().nan_to_num(nan=255).cpu().numpy()
+        name = "label" if label.name == "y" else label.name
+        names = list(label.categories or ())
+        found.append({"name": name, "classes": names, "values": _packed(codes, "u1")})
     likelihood = _likelihood(run, shown, seed)
     found.append({"name": "log-likelihood", "values": _packed(likelihood, "<f4"),
                   "known": int(np.isfinite(likelihood).sum())})  # fmt: skip
@@ -535,7 +531,8 @@ def _prior(
     except (ScriptError, NotImplementedError):
         return None
     parts: list[Any] = [sites[name].log_prob for name in roots]
-    return {"script": script.text, "quantiles": _quantiles(sum(parts))}
+    total = torch.stack(torch.broadcast_tensors(*parts)).sum(0)
+    return {"script": script.text, "quantiles": _quantiles(total)}
 
 
 def _aggregate(codes: Tensor, sd: Tensor, seed: int) -> dict[str, Any]:
