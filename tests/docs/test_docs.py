@@ -200,6 +200,9 @@ def test_the_readme_gives_the_reason_for_every_dependency() -> None:
     table = text.partition("| package | for |")[2].partition("\n\n")[0]
     named = set(re.findall(r"[\w-]+", "".join(re.findall(r"^\|([^|]+)\|", table, re.MULTILINE))))
     assert {re.split(r"[<>=]", each)[0] for each in project["dependencies"]} == named - {"---"}
+    extras = text.partition("\nExtras, ")[2].partition("\n\n")[0]
+    for extra in project["optional-dependencies"]:
+        assert f"`{extra}`" in extras, f"extra {extra} is not in the README"
 
 
 def test_the_numbers_in_the_tests_have_their_key() -> None:
