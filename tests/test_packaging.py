@@ -13,7 +13,11 @@ ROOT = Path(__file__).parents[1]
 
 # Needed by name at run time though nobody imports it: pandas reads and writes parquet with it.
 BY_NAME = {"pyarrow"}
-EXTRAS = {"h5py"}  # imported where it is used alone, and named where it is absent
+# Imported where they are used alone, and named where they are absent; pydantic is mcp's own.
+EXTRAS = {
+    "constriction", "h5py", "huggingface-hub", "mcp", "onnx", "onnxruntime", "optuna", "polars",
+    "pydantic",
+}  # fmt: skip
 
 
 def canonical(name: str) -> str:

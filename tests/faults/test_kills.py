@@ -134,6 +134,7 @@ def test_while_the_folder_is_made(born: Any, tmp_path: Path, call: str) -> None:
     assert any((tmp_path / "run").iterdir())
     assert end(born(tmp_path, words=short), tmp_path) == 0
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "README.md",
         "checkpoint",
         "config.toml",
         "data.json",

@@ -220,7 +220,8 @@ def test_what_one_machine_alone_lacks(starting: Start, tmp_path: Path) -> None:
     assert "Not all processes read the same data" in told(teams[0])
     assert teams[1].codes() == [1, 2]
     assert "people.csv: no such file" in told(teams[1])
-    assert [sorted(os.listdir(folder / "0")) for folder in (other, none)] == [["people.csv"]] * 2
+    data = ["lines.txt", "people.csv", "readings.csv"]
+    assert [sorted(os.listdir(folder / "0")) for folder in (other, none)] == [data] * 2
 
 
 def test_verbs_of_one_process_are_done_by_the_first(

@@ -91,7 +91,8 @@ def interpolate(
         values, columns = _beside_ends(opened.description.picture, values, ends), steps + 2
     from deeplvm.cli.verbs import _save
 
-    _save(to, values, opened.description, columns, mean=True, escape=escape_formulas)
+    how = {"mean": True, "escape": escape_formulas, "opened": opened}
+    _save(to, values, opened.description, columns, **how)
 
 
 def _row(opened: Any, word: str, source: str | None, split: Any) -> Any:
