@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import operator
+import re
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -90,7 +91,20 @@ def checked(verb: Callable[..., None]) -> Callable[..., None]:
                 raise ValueError(f"--{name.replace('_', '-')} {reason}.")
         verb(*words, **options)
 
+    begin.__doc__ = unwrapped(verb.__doc__)
     return begin
+
+
+def unwrapped(doc: str | None) -> str | None:
+    r"""A docstring whose paragraphs and arguments are a line each, which a terminal breaks itself.
+
+    >>> unwrapped("One.\n\n    A line\n    goes on.\n\n    Args:\n        a: It\n            too.")
+    'One.\n\nA line goes on.\n\nArgs:\n    a: It too.'
+    """
+    if doc is None:
+        return None
+    # what follows a line of text: text at the margin, or the further indent of an argument's
+    return re.sub(r"(?<=\S)\n(?: {8,}(?=\S)|(?=[^\s*-]))", " ", inspect.cleandoc(doc))
 
 
 def options_of(
