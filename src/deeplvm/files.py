@@ -184,7 +184,11 @@ def beside(path: Path) -> Iterator[Path]:
     for left in path.parent.glob(f".{glob.escape(path.name)}.*{_WRITING}"):
         if _abandoned(left):
             left.unlink(missing_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=_WRITING, dir=path.parent)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=_WRITING, dir=path.parent)
+    except OSError as error:  # which names the temporary file
+        error.filename = str(path)
+        raise
     temporary = Path(name)
     try:
         with contextlib.suppress(NoLocks):
@@ -197,7 +201,7 @@ def beside(path: Path) -> Iterator[Path]:
         refuse_moved(path)
         temporary.replace(path)
     except OSError as error:
-        if error.filename is None:  # a full disk does not say of what
+        if error.filename in (None, name):  # a full disk does not say of what
             error.filename = str(path)
         raise
     finally:

@@ -91,6 +91,10 @@ USAGE: dict[str, tuple[tuple[str, ...], str]] = {
     "no output": (("sample", "runs/none"), "--output"),
     "no such ending": (("sample", "runs/none", "-o", "a.jpeg"), ".png"),
     "no ending": (("sample", "runs/none", "-o", "samples"), "no ending"),
+    "no folder to decompress to": (
+        ("decompress", "runs/none", "a.dlvm", "-o", "nowhere/a.csv"),
+        "nowhere does not exist; make the folder first",
+    ),
     "no such folder": (("sample", "runs/none", "-o", "nowhere/a.png"), "nowhere"),
 }
 

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from PIL import Image
 
 from deeplvm.export.functions import Decoder
 from deeplvm.export.javascript import engine
+from deeplvm.report.atlas import save_atlas
 from deeplvm.report.explore import CLOSE
 from deeplvm.runs.run import open_run
 
@@ -153,3 +155,13 @@ def test_an_atlas_of_a_table_has_its_columns(deeplvm: Deeplvm, table_run: Path) 
     done = deeplvm("embed", table_run, "--atlas", "-o", "atlas.csv")
     assert done.code == 2
     assert "atlas.parquet" in done.line
+
+
+def test_no_column_of_an_atlas_takes_the_place_of_another(tmp_path: Path) -> None:
+    path, columns = tmp_path / "atlas.parquet", {"x_": [1.0], "x": [2.0]}
+    variable = SimpleNamespace(columns=[*columns], length=None, restored=lambda *_, **__: columns)
+    rows: Any = SimpleNamespace(exact=lambda name: name)
+    variables: Any = {"values": variable}
+    save_atlas(path, {"z": np.zeros((1, 2))}, rows, variables, {})
+    table = pandas.read_parquet(path)
+    assert (table["x"][0], table["x_"][0], table["x__"][0]) == (0.0, 1.0, 2.0)

@@ -108,6 +108,8 @@ def test_the_verbs_are_tools() -> None:
             assert "trust" not in known["properties"]
             answer = await client.call_tool("new", {"what": "recipe", "name": "mine"})
             assert json.loads(answer.content[0].text)["files"][0]["path"] == "mine.py"
+            listed = await client.call_tool("reproduce", {"show": True})  # --list
+            assert "probabilistic-pca" in json.loads(listed.content[0].text)
             trusting = {"data": "digits", "words": ["--config=a.toml", "--trust"]}
             refused = await client.call_tool("fit", trusting)
             assert "--trust is a person's word" in refused.content[0].text

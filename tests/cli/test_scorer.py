@@ -133,6 +133,8 @@ def test_files_that_are_done_are_left_alone(table_run: Path, frame: pandas.DataF
     assert sorted(Path("out").iterdir()) == [first, second]
     joined = pa.concat_tables([pq.read_table(each) for each in (first, second)])
     expected = scorer(pa.Table.from_pandas(frame, preserve_index=False))
+    with pytest.raises(ValueError, match=r"0.parquet lies in \. itself; name another folder"):
+        scorer.file("0.parquet", ".")
     assert joined.select(["id", "log_px"]).equals(expected.select(["id", "log_px"]))
 
 

@@ -86,6 +86,8 @@ def test_values_that_the_model_does_not_have_are_refused(
     np.save(grey, np.load(bits) * 0.5)
     with pytest.raises(ValueError, match=r"grey"):
         compress(make(bits, **SIZES), str(grey), tmp_path / "x.dlvm")
+    with pytest.raises(ValueError, match=r"has no train rows: a file is compressed whole"):
+        compress(make(bits, **SIZES), str(bits), tmp_path / "x.dlvm", split="train")
 
 
 def test_bits_under_a_run_that_made_bits_of_grey_values(

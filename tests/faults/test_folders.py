@@ -159,6 +159,15 @@ def test_what_a_killed_process_has_left_goes(workplace: Path) -> None:
     assert sorted(os.listdir()) == [".b.csv.12345678.writing", "a.csv"]
 
 
+def test_an_error_names_the_file_and_not_the_temporary_one(workplace: Path) -> None:
+    Path("taken.csv").mkdir()
+    for path in ("nowhere/a.csv", "taken.csv"):
+        with pytest.raises(OSError) as error:
+            write_atomically(Path(path), b"")
+        assert error.value.filename == path
+    assert os.listdir("taken.csv") == []
+
+
 def test_a_folder_that_is_gone_is_not_kept(workplace: Path) -> None:
     with alone(Path("run"), RunError):
         os.rmdir("run")

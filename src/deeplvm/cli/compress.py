@@ -56,10 +56,11 @@ def decompress(run: Folder, archive: Archive, /, *, output: Output, trust: Trust
     Args:
         output: Where to write; with the ending that the file had.
     """
-    from deeplvm.cli.outputs import refuse_overwriting
+    from deeplvm.cli.outputs import check_place, refuse_overwriting
     from deeplvm.compression import decompress as read
     from deeplvm.runs.run import open_run
 
+    check_place(output)
     refuse_overwriting(output, str(archive))
     found = read(open_run(run, trust=trust), archive, output, told=time_left("decompress"))
     note(f"{output}: {found.rows:,} rows, the same {'bytes' if found.identical else 'values'}")

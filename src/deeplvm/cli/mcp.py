@@ -81,22 +81,27 @@ def _tool(name: str, verb: Any) -> Callable[..., Any]:
             value = given.get(each.name)
             if value is None or value == each.default:
                 continue
-            flag, values = (
-                each.name.replace("_", "-"),
-                value if isinstance(value, list) else [value],
-            )
+            flag = _flag(verb, each.name)
+            values = value if isinstance(value, list) else [value]
             if each.kind in (each.POSITIONAL_ONLY, each.VAR_POSITIONAL):
                 words += [f"./{v}" if str(v)[:1] == "-" else str(v) for v in values]  # no option
             elif isinstance(value, bool):
-                words.append(f"--{flag}" if value else f"--no-{flag}")
+                words.append(flag if value else f"--no-{flag[2:]}")
             else:
-                words += [f"--{flag}={v}" for v in values]
+                words += [f"{flag}={v}" for v in values]
         return await _run(name, [*words, "--json"] if "json" in known else words)
 
     run.__name__, run.__doc__ = name, f"{said.short_description}\n\n{said.long_description or ''}"
     parameters = [_parameter(verb, each, helps.get(each.name, "")) for each in kept]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return run
+
+
+def _flag(verb: Any, name: str) -> str:
+    """The option of a parameter on the command line, which may have another name there."""
+    written = getattr(hint_of(verb, name), "__metadata__", ())
+    said = [flag for each in written for flag in getattr(each, "name", None) or ()]
+    return next((flag for flag in said if flag[:2] == "--"), f"--{name.replace('_', '-')}")
 
 
 def _parameter(verb: Any, known: inspect.Parameter, text: str) -> inspect.Parameter:

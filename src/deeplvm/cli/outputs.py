@@ -239,11 +239,20 @@ def check_output(path: Path, endings: Sequence[str]) -> str:
     if ending not in endings:
         found = f"ends with {ending!r}" if ending else "has no ending"
         raise FileError(f"{path} {found}; the format is chosen by it: {', '.join(endings)}.")
+    check_place(path)
+    return ending
+
+
+def check_place(path: Path) -> None:
+    """Refuse to write a file where none can be.
+
+    Raises:
+        FileError: If it is a folder, or lies in none.
+    """
     if path.is_dir():
         raise FileError(f"{path} is a folder; name a file in it.")
     if not path.parent.is_dir():
         raise FileError(f"{path.parent} does not exist; make the folder first.")
-    return ending
 
 
 def refuse_overwriting(output: Path, *sources: str | None) -> None:

@@ -57,7 +57,8 @@ def save_atlas(
     for name, variable in variables.items():
         if variable.columns is not None and variable.length is None:
             columns = variable.restored(rows.exact(name), exact=True)
-            table |= {f"{n}_" if n in table else str(n): v for n, v in columns.items()}
+            for title, values in columns.items():
+                table[_free(str(title), table)] = values
         elif len(variable.shape) == 3 and variable.shape[0] in (1, 3) and "image" not in table:
             table["image"] = [
                 {"bytes": _png(row.double().numpy(), variable), "path": f"{i}.png"}
@@ -65,6 +66,13 @@ def save_atlas(
             ]
     with beside(path) as temporary:
         pq.write_table(pa.table({name: pa.array(v) for name, v in table.items()}), temporary)
+
+
+def _free(name: str, taken: Mapping[str, Any]) -> str:
+    """A name that no other column has."""
+    while name in taken:
+        name += "_"
+    return name
 
 
 def _png(values: Any, variable: Variable) -> bytes:

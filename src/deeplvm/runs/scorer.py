@@ -153,12 +153,17 @@ class Scorer:
 
         Returns:
             Its path.
+
+        Raises:
+            ValueError: If that would be the file itself, or a cell is not what it should be.
         """
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         path = Path(folder) / Path(source).name
-        if path.exists():
+        if path.resolve() == Path(source).resolve():
+            raise ValueError(f"{source} lies in {folder} itself; name another folder.")
+        if path.is_file():
             return path
         path.parent.mkdir(parents=True, exist_ok=True)
         parts = pq.ParquetFile(source)
