@@ -161,8 +161,8 @@ def test_what_a_killed_process_has_left_goes(workplace: Path) -> None:
 
 def test_an_error_names_the_file_and_not_the_temporary_one(workplace: Path) -> None:
     Path("taken.csv").mkdir()
-    for path in ("nowhere/a.csv", "taken.csv"):
-        with pytest.raises(OSError) as error:
+    for path, why in (("nowhere/a.csv", "No such file"), ("taken.csv", "Is a directory")):
+        with pytest.raises(OSError, match=why) as error:
             write_atomically(Path(path), b"")
         assert error.value.filename == path
     assert os.listdir("taken.csv") == []

@@ -16,7 +16,7 @@ from torch.distributions import (
 )
 
 from deeplvm.core.trace import Site
-from deeplvm.report.explore import _units
+from deeplvm.report.explore import _compared, _units
 
 KINDS: dict[str, tuple[Distribution, str, int, int]] = {
     "reals": (Independent(Normal(torch.zeros(3), 1.0), 1), "real", 3, 1),
@@ -44,3 +44,7 @@ def test_units_are_what_the_latent_is(name: str) -> None:
             assert unit.low <= codes[:, unit.place].min() < codes[:, unit.place].max() <= unit.high
     varies = [float(codes[:, u.place : u.place + u.size].var(0).sum()) for u in units]
     assert varies == sorted(varies, reverse=True)
+
+
+def test_one_row_is_compared_too() -> None:
+    assert _compared(torch.zeros(1, 2), 0, real=True).isfinite().all()

@@ -145,8 +145,8 @@ def _read(
     chosen = split or ("test" if data.rows("test") else "valid")
     if not data.rows(chosen):
         raise CompressionError(
-            f"{source or data.name} has no {chosen} rows: a file is compressed whole; leave --split "
-            f"out."
+            f"{source or data.name} has no {chosen} rows: a file is compressed whole; leave "
+            f"--split out."
         )
     rows: Any = data[chosen]
     exact = np.ascontiguousarray(rows.exact("x").double().numpy())

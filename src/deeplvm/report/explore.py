@@ -286,9 +286,8 @@ def _compared(codes: Tensor, seed: int, *, real: bool) -> Tensor:
         return some
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(some.shape, generator=generator, dtype=some.dtype)
-    return torch.where(
-        torch.arange(_COMPARED)[:, None] % 2 == 0, some, some + codes.std(0) * noise
-    )
+    away = codes.std(0) if len(codes) > 1 else torch.ones_like(codes[0])
+    return torch.where(torch.arange(_COMPARED)[:, None] % 2 == 0, some, some + away * noise)
 
 
 def _arguments(decoder: Decoder, code: Tensor, seed: int) -> tuple[Tensor, ...]:
