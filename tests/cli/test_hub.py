@@ -119,6 +119,23 @@ def test_what_is_no_run_is_refused_and_leaves_nothing(
     assert not [*here.glob("new/*"), *here.glob("new/.*")]
 
 
+def test_without_a_network_the_hub_says_so(
+    deeplvm: Run, table_run: Path, hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class ConnectError(Exception):
+        """As the client of the hub has it."""
+
+    def unreachable(*_: Any, **__: Any) -> None:
+        raise ConnectError("Name or service not known")
+
+    for name in ("create_repo", "model_info"):
+        monkeypatch.setattr(Hub, name, unreachable)
+    for words in (("push", table_run, "me/people"), ("pull", "me/people", "-o", "back")):
+        outcome = deeplvm(*words)
+        assert outcome.code == 2
+        assert "me/people: the hub says: ConnectError: Name or service not known" in outcome.line
+
+
 def test_an_unfinished_run_is_not_pushed(
     deeplvm: Run, table_run: Path, copy_of: Callable[[Path], Path], hub: Path
 ) -> None:
