@@ -97,6 +97,7 @@ def test_steps_of_sequences_and_turns_of_dialogues(deeplvm: Run, tmp_path: Path)
     done = deeplvm("interpolate", run, 0, 1, "--steps", 2, "-o", way)
     assert done.code == 0, done.err
     assert [*pd.read_csv(way)] == ["id", "t", "heat"]
+    assert f"2 rows, {len(pd.read_csv(way))} steps in all" in done.err
     talk = [["a b", "b", "a"][: 2 + row % 2] for row in range(30)]
     (tmp_path / "talk.jsonl").write_text("\n".join(map(json.dumps, talk)))
     run = tmp_path / "talk"

@@ -674,7 +674,7 @@ def _reconstructed_steps(
         means |= {f"{name}_original": passed.exact(name) for name in originals}
     keys = {name: each[: int(lengths.sum())] for name, each in keys_of(source).items()}
     save_sequences(output, means, lengths, opened.description, mean=True, escape=escape, keys=keys)
-    note(f"{output}: {len(lengths)} rows of {int(lengths.sum()):,} steps")
+    note(f"{output}: {len(lengths)} rows, {int(lengths.sum()):,} steps in all")
 
 
 def _lossy(
@@ -1393,7 +1393,7 @@ def _save(
         if output.suffix.lower() in TABLES:
             keys, said = drawn_keys(lambda: opened.data, description, drawn, lengths)
         save_sequences(output, drawn, lengths, description, mean=mean, escape=escape, keys=keys)
-        note(f"{output}: {len(lengths)} rows of {int(lengths.sum()):,} steps")
+        note(f"{output}: {len(lengths)} rows, {int(lengths.sum()):,} steps in all")
         if said:
             note(said)
         return
