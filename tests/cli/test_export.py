@@ -128,3 +128,4 @@ def test_what_is_no_function_of_a_row(deeplvm: Run) -> None:
     outcome = deeplvm("export", "run")
     assert outcome.code == 2
     assert "run cannot be exported: rows are texts" in outcome.line
+    assert not Path("run/export").exists()

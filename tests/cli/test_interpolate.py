@@ -61,6 +61,10 @@ def test_molecules_by_what_they_are(deeplvm: Run, molecules: Path, tmp_path: Pat
     table = pd.read_csv(tmp_path / "way.csv", keep_default_na=False)
     assert [*table] == ["x", "size"]
     assert table["size"].std() > 0
+    none = deeplvm("interpolate", molecules, 0, "")
+    assert none.code == 2
+    assert "A text without a word has no code" in none.line
+    assert deeplvm("interpolate", molecules, 0, "C" * 300, "--steps", 2, "--beam", 1).code == 0
     pytest.importorskip("rdkit")
     assert deeplvm("interpolate", molecules, 0, "CCO", "-o", tmp_path / "way.png").code == 0
     assert deeplvm("sample", molecules, "-n", 3, "-o", tmp_path / "drawn.png").code == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -67,9 +68,7 @@ def interpolate(
         raise ValueError("Where to? -o way.png, way.csv or way.npz, say; only texts are printed.")
     to = Path("way.txt") if output is None else output
     ending = check_output(to, (*PICTURES, *TABLES, *ENDINGS, *MUSIC))
-    refuse_overwriting(
-        to, opened.config.data, data, *[e for e in (first, last) if Path(e).exists()]
-    )
+    refuse_overwriting(to, opened.config.data, data, *[e for e in (first, last) if _is_path(e)])
     _only_texts(opened, to, beam=beam)
     _only_images(opened, to, picture=ending in PICTURES)
     _of_sequences(opened, **{f"-o {output}": ending in MUSIC})
@@ -95,6 +94,11 @@ def interpolate(
     _save(to, values, opened.description, columns, **how)
 
 
+def _is_path(word: str) -> bool:
+    """Whether there is such a file; a text of any length may be none, and no text is none."""
+    return bool(word.strip()) and os.path.exists(Path(word).expanduser())
+
+
 def _row(opened: Any, word: str, source: str | None, split: Any) -> Any:
     """One row: by its number, of a file, or a text itself."""
     from deeplvm.cli.verbs import _chosen
@@ -112,7 +116,7 @@ def _row(opened: Any, word: str, source: str | None, split: Any) -> Any:
             )
         return rows[chosen][int(word) : int(word) + 1]
     texts = names_of(opened.description)
-    if Path(word).expanduser().exists():
+    if _is_path(word):
         rows = opened.read(word).test
         if rows.rows != 1:
             raise ValueError(
@@ -124,6 +128,8 @@ def _row(opened: Any, word: str, source: str | None, split: Any) -> Any:
         raise ValueError(
             f"{word!r} is neither the number of a row, from 0 on, nor a file of one row."
         )
+    if not word.strip():
+        raise ValueError("A text without a word has no code; write one, or the number of a row.")
     several = bool(opened.description.variables[texts[0]].shape)
     rows = load([word.split(BETWEEN)] if several else [word], like=opened.description).test
     if unknown := int((rows[texts[0]][:] == UNKNOWN).sum()):

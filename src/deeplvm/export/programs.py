@@ -7,6 +7,7 @@ columns, units, categories, and whether a likelihood is exact or a bound.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -104,6 +105,7 @@ def write(
     with torch.no_grad():
         expected = function(*arguments)
     about = _about(run, part, function)
+    path.parent.mkdir(parents=True, exist_ok=True)  # where there is something to write
     with beside(path) as temporary:
         if form == "onnx":
             content = _as_onnx(function, about)
@@ -111,11 +113,12 @@ def write(
             temporary.write_bytes(content)
         else:
             extra = {"deeplvm": json.dumps(about, ensure_ascii=False)}
-            program = function.program()
-            with temporary.open("wb") as file, quietly():
+            program, file = function.program(), io.BytesIO()  # torch aborts where a disk is full
+            with quietly(), torch.no_grad():
                 torch.export.save(program, file, extra_files=extra)
-            with temporary.open("rb") as file, quietly(), torch.no_grad():
+                file.seek(0)
                 results = torch.export.load(file).module()(*arguments)
+            temporary.write_bytes(file.getvalue())
         difference = max([_difference(*each) for each in zip(results, expected, strict=True)])
         if not difference <= AGREEMENT:
             raise ExportError(
@@ -470,8 +473,6 @@ def write_all(
         )
     written: list[Written] = []
     refused: dict[Part, str] = {}
-    if not one:
-        place.mkdir(parents=True, exist_ok=True)
     for part in dict.fromkeys(parts or FILES):
         path = place if one else place / f"{FILES[part]}.{form}"
         told(f"{part} …")
