@@ -142,13 +142,13 @@ def _read(
 ) -> tuple[Any, Any, dict[str, Any], bytes]:
     """Rows, their values, and what else the file says."""
     data = _bits(run, variable, source) or run.read(source)
-    chosen = split or ("test" if data.rows("test") else "valid")
+    chosen: Any = split or ("test" if data.rows("test") else "valid")
     if not data.rows(chosen):
         raise CompressionError(
             f"{source or data.name} has no {chosen} rows: a file is compressed whole; leave "
             f"--split out."
         )
-    rows: Any = data[chosen]
+    rows = data[chosen]
     exact = np.ascontiguousarray(rows.exact("x").double().numpy())
     path = Path(source).expanduser() if source is not None else None
     path = path if path is not None and path.is_file() else None
