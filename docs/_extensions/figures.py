@@ -7,6 +7,8 @@ comment as its description. Lines and letters are grey and the ground is clear, 
 
 from __future__ import annotations
 
+import contextlib
+import io
 import re
 from pathlib import Path
 from typing import Any
@@ -51,7 +53,8 @@ def draw(app: Sphinx, page: str, source: list[str]) -> None:
     def drawn(match: re.Match[str]) -> str:
         lines = source[0].count("\n", 0, match.start("code")) if match["code"] else 0
         code = match["setup"] if match["code"] is None else match["code"]
-        exec(compile("\n" * lines + code, f"{page}.md", "exec"), names)
+        with contextlib.redirect_stdout(io.StringIO()):
+            exec(compile("\n" * lines + code, f"{page}.md", "exec"), names)
         if not match["alt"]:
             return match[0]
         file = folder / f"{name}-{match.start()}.svg"
