@@ -382,7 +382,9 @@ class Spiked(Distribution):
             levels = low + (high - low) * levels
         levels = levels.clamp(torch.finfo(levels.dtype).tiny, 1 - torch.finfo(levels.dtype).eps)
         mean, square = self.mean, torch.zeros((), dtype=self.loc.dtype, device=self.loc.device)
-        for some in levels.split(_LEVELS):  # of many particles all at once are gigabytes
+        # of many particles all at once are gigabytes; one graph of all is shorter
+        count = len(levels) if torch.compiler.is_compiling() else _LEVELS
+        for some in levels.split(count):
             score = (self.loc + self.scale * some.logit()).movedim(-1, 0)  # (components, some, …)
             square = square + (self._value(score) - mean).square().sum(1).movedim(0, -1) / 256
         atoms = (self.atoms.nan_to_num() - mean.unsqueeze(-1)).square()
