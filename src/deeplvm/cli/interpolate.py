@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from deeplvm.cli.console import note, tell
+from deeplvm.cli.forms import of_sequences, only_images, only_texts, save_values, split_meant
 from deeplvm.cli.options import whole
 from deeplvm.cli.verbs import Device, Escape, Folder, Number, Seed, SplitOption, Trust
 from deeplvm.registry import Bounds
@@ -56,7 +57,6 @@ def interpolate(
     from deeplvm.cli.outputs import PICTURES, TABLES, check_output, refuse_overwriting
     from deeplvm.cli.sequences import MUSIC, length_of
     from deeplvm.cli.texts import ENDINGS
-    from deeplvm.cli.verbs import _of_sequences, _only_images, _only_texts
     from deeplvm.devices import place
     from deeplvm.inference.interpolation import codes_between
     from deeplvm.inference.texts import names_of
@@ -69,9 +69,9 @@ def interpolate(
     to = Path("way.txt") if output is None else output
     ending = check_output(to, (*PICTURES, *TABLES, *ENDINGS, *MUSIC))
     refuse_overwriting(to, opened.config.data, data, *[e for e in (first, last) if _is_path(e)])
-    _only_texts(opened, to, beam=beam)
-    _only_images(opened, to, picture=ending in PICTURES)
-    _of_sequences(opened, **{f"-o {output}": ending in MUSIC})
+    only_texts(opened, to, beam=beam)
+    only_images(opened, to, picture=ending in PICTURES)
+    of_sequences(opened, **{f"-o {output}": ending in MUSIC})
     ends = [_row(opened, word, data, split) for word in (first, last)]
     model = opened.model.to(place(device))
     between = codes_between(
@@ -88,10 +88,9 @@ def interpolate(
     columns = None
     if ending in PICTURES and length_of(opened.description) is None:
         values, columns = _beside_ends(opened.description.picture, values, ends), steps + 2
-    from deeplvm.cli.verbs import _save
 
     how = {"mean": True, "escape": escape_formulas, "opened": opened}
-    _save(to, values, opened.description, columns, **how)
+    save_values(to, values, opened.description, columns, **how)
 
 
 def _is_path(word: str) -> bool:
@@ -101,14 +100,13 @@ def _is_path(word: str) -> bool:
 
 def _row(opened: Any, word: str, source: str | None, split: Any) -> Any:
     """One row: by its number, of a file, or a text itself."""
-    from deeplvm.cli.verbs import _chosen
     from deeplvm.data import load
     from deeplvm.data.tokens import SPECIAL, UNKNOWN
     from deeplvm.inference.texts import BETWEEN, names_of
 
     if word.isdecimal():
         rows = opened.read(source)
-        chosen = _chosen(rows, split)
+        chosen = split_meant(rows, split)
         if int(word) >= rows.rows(chosen):
             raise ValueError(
                 f"There is no row {word}: {rows.name} has {rows.rows(chosen)} {chosen} rows, "

@@ -26,6 +26,7 @@ from deeplvm.cli.console import (
     waiting,
     write_report,
 )
+from deeplvm.cli.forms import of_sequences, only_images, only_texts, save_values, split_meant
 from deeplvm.cli.options import Particles, whole
 from deeplvm.cli.parallel import by_first, data_of, model_of, together
 from deeplvm.parallel.processes import processes
@@ -222,7 +223,7 @@ def evaluate(
     with together(device) as here:
         opened, model, rows = _model_and_rows(here, run, data, trust=trust)
         model = _precise(model.to(place(device)), precision)
-        chosen = _chosen(rows, split)
+        chosen = split_meant(rows, split)
         if ais and min(annealed_rows, rows.rows(chosen)) < 2:
             raise ValueError(
                 f"--ais compares estimates row by row, and needs 2 rows or more; --annealed-rows "
@@ -334,9 +335,9 @@ def sample(
 
     ending = check_output(output, (*PICTURES, *TABLES, *ENDINGS, *MUSIC))
     opened, picture = open_run(run, trust=trust), ending in PICTURES
-    _only_texts(opened, output, mean=mean, holes=holes, given=given)
+    only_texts(opened, output, mean=mean, holes=holes, given=given)
     refuse_overwriting(output, opened.config.data)
-    _only_images(opened, output, picture=picture)
+    only_images(opened, output, picture=picture)
     if highest is not None or lowest is not None:
         others = {
             "--label": label, "--steps": steps, "--mean": mean,
@@ -353,7 +354,7 @@ def sample(
         return
     length = length_of(opened.description)
     counted = steps is not None and not are_several(opened.description)
-    _of_sequences(opened, **{f"-o {output}": ending in MUSIC, "--steps": counted})
+    of_sequences(opened, **{f"-o {output}": ending in MUSIC, "--steps": counted})
     refuse_large("-n", rows, opened.description)
     count(rows=rows)
     model = opened.model.to(place(device))
@@ -396,7 +397,7 @@ def sample(
             )
         with waiting(f"drawing {rows:,} rows"):
             values, known, warnings = sampled_given(opened, model, given, rows, seed)
-        _save(output, values, opened.description, rows=known, escape=escape_formulas)
+        save_values(output, values, opened.description, rows=known, escape=escape_formulas)
         for warning in (*warnings, *impossible(values, opened.description)):
             note(f"warning: {warning}")
         return
@@ -417,7 +418,7 @@ def sample(
         )
     if holes:
         values = _with_holes(values, opened.data, rows, seed)
-    _save(
+    save_values(
         output, values, opened.description, mean=bool(mean), escape=escape_formulas, opened=opened
     )
     if said := read_of(values, opened.description):
@@ -481,8 +482,8 @@ def embed(
         from deeplvm.cli.sequences import codes, keys_of, length_of, row_keys, save_steps
         from deeplvm.runs.scorer import embeddings, latent_titles
 
-        chosen = _chosen(rows, split)
-        _of_sequences(opened, **{"--steps": steps})
+        chosen = split_meant(rows, split)
+        of_sequences(opened, **{"--steps": steps})
         values: dict[str, Any] = embeddings(opened, model, rows[chosen], seed=seed, scales=scales)
         of_steps = codes(model, values, rows[chosen], steps=steps, scales=scales)
         if of_steps is not None:
@@ -586,7 +587,7 @@ def reconstruct(
     copied = cells_given(output, [data], split) if ending in CELLS else None
     opened = open_run(run, trust=trust)
     refuse_overwriting(output, opened.config.data, data)
-    _only_images(opened, output, picture=picture)
+    only_images(opened, output, picture=picture)
     sequences = length_of(opened.description) is not None
     if sequences and (depth is not None or between is not None):
         other = "--depth" if depth is not None else "--between"
@@ -601,10 +602,10 @@ def reconstruct(
         )
     if depth is None and rest != "mean":
         raise ValueError("--rest is of the latents that --depth leaves out; say --depth too.")
-    of_texts = _only_texts(opened, output, between=between, depth=depth, beam=beam, label=label)
+    of_texts = only_texts(opened, output, between=between, depth=depth, beam=beam, label=label)
     model = _precise(opened.model.to(place(device)), precision)
     source = opened.read(data)
-    chosen = _chosen(source, split)
+    chosen = split_meant(source, split)
     if of_texts:
         from deeplvm.inference.texts import BEAM, reconstructed_texts
 
@@ -640,11 +641,11 @@ def reconstruct(
     if picture and image is not None:
         pair = originals[image.name].nan_to_num(0.0), means[image.name]
         pairs = torch.stack(pair, 1).flatten(0, 1)
-        _save(output, {image.name: pairs}, opened.description, columns=min(8, len(pairs)))
+        save_values(output, {image.name: pairs}, opened.description, columns=min(8, len(pairs)))
         return
     if output.suffix.lower() == ".npz":
         means |= {f"{name}_original": passed.exact(name) for name in originals}
-    _save(output, means, opened.description, mean=True, escape=escape_formulas)
+    save_values(output, means, opened.description, mean=True, escape=escape_formulas)
     if opened.description.left:
         note(f"without the columns that the model left out: {', '.join(opened.description.left)}")
 
@@ -710,14 +711,14 @@ def _lossy(
     if ending in PICTURES:
         columns = [originals[image.name].nan_to_num(0.0), *[m[image.name] for m in means.values()]]
         pictures = torch.stack(columns, 1).flatten(0, 1)
-        _save(output, {image.name: pictures}, opened.description, columns=len(columns))
+        save_values(output, {image.name: pictures}, opened.description, columns=len(columns))
         return
     (values,) = means.values() if len(means) == 1 else ({},)
     if len(means) > 1:
         values = {f"{n}_depth_{d}": v for d, found in means.items() for n, v in found.items()}
     if ending == ".npz":
         values |= {f"{name}_original": passed.exact(name) for name in originals}
-    _save(output, values, opened.description, mean=True, escape=escape)
+    save_values(output, values, opened.description, mean=True, escape=escape)
 
 
 def score(
@@ -767,7 +768,7 @@ def score(
 
     def prepare(here: Any, opened: Any, model: Any) -> RowColumns:
         count: Any = (particles, tolerance, most_particles)
-        _of_sequences(opened, **{"--steps": steps})
+        of_sequences(opened, **{"--steps": steps})
         if steps and (cells or classes):
             raise ValueError(
                 f"{'--cells' if cells else '--classes'} are of rows; leave --steps out."
@@ -779,7 +780,7 @@ def score(
         return scorer
 
     def work(model: Any, rows: Any, output: Path, scorer: RowColumns) -> None:
-        chosen = _chosen(rows, split)
+        chosen = split_meant(rows, split)
         columns = scorer(rows, rows[chosen])
         if false_alarms is not None:
             scorer.mark(columns, false_alarms)
@@ -897,7 +898,7 @@ def impute(
         particles = asked or (200 if horizon is None else 1_000)
         refuse_large("--particles", particles, rows.description)
         length = length_of(rows.description)
-        _of_sequences(opened, **{"--horizon": horizon is not None})
+        of_sequences(opened, **{"--horizon": horizon is not None})
         if horizon is not None:
             _forecast(model, rows, output, horizon, draws, level, particles, seed, escape_formulas)
             return
@@ -1154,11 +1155,6 @@ def datasets(*, json: bool = False) -> None:
     tell("\nA file goes as well: .npy, .npz, .csv, .parquet, IDX, a folder of images.")
 
 
-def _chosen(rows: Any, split: Any) -> Any:
-    """The split meant; other data are all test rows."""
-    return split or ("test" if rows.rows("test") else "valid")
-
-
 def _searched(
     opened: Any, output: Path, rows: int, name: str, lowest: bool, seed: int, device: Any
 ) -> None:
@@ -1295,110 +1291,3 @@ def _classes(
 def _precise(model: Any, precision: str) -> Any:
     """The model, in double precision if that was asked for."""
     return model.double() if precision == "float64" else model
-
-
-def _only_images(opened: Any, output: Path, *, picture: bool) -> None:
-    from deeplvm.cli.outputs import FileError
-    from deeplvm.cli.sequences import length_of
-    from deeplvm.inference.texts import names_of
-
-    known = opened.description
-    drawable = known.picture is not None or length_of(known) is not None or names_of(known)
-    if picture and not drawable:
-        what = "; ".join([str(each) for each in known.variables.values()])
-        raise FileError(
-            f"{output} would be a picture, but the data are not images ({what}); write .csv, "
-            f".parquet or .npz."
-        )
-
-
-def _only_texts(opened: Any, output: Path, **asked: Any) -> bool:
-    """Whether rows are texts; refuse what is only for them, or never.
-
-    Raises:
-        ValueError: With what was asked for.
-    """
-    from deeplvm.cli.outputs import PICTURES, FileError
-    from deeplvm.cli.texts import ENDINGS
-    from deeplvm.data.molecules import has_rdkit
-    from deeplvm.data.tokens import is_molecule
-    from deeplvm.inference.texts import names_of
-
-    found = names_of(opened.description)
-    name = opened.description.name
-    if not found:
-        if output.suffix.lower() in ENDINGS:
-            raise FileError(f"{output}: lines are of texts, and {name} is none; write .csv, say.")
-        if asked.get("beam") is not None:
-            raise ValueError(f"--beam is of texts, and {name} is none; leave it out.")
-        return False
-    if output.suffix.lower() in PICTURES:
-        if not is_molecule(str(opened.description.options.get("tokens"))):
-            raise FileError(
-                f"{output} would be a picture, but {name} are texts; write .txt or .csv."
-            )
-        if not has_rdkit():
-            raise FileError(
-                f"{output}: molecules are drawn by rdkit, which is not installed: pip install "
-                f'"deeplvm[molecules]"; or write .txt or .csv.'
-            )
-    others = [option for option, value in asked.items() if option != "beam" and value]
-    if others:
-        raise ValueError(f"--{others[0]} is not for texts; leave it out.")
-    return True
-
-
-def _of_sequences(opened: Any, **asked: bool) -> None:
-    """Refuse what is of sequences where a row is none.
-
-    Raises:
-        ValueError: With what was asked for.
-    """
-    from deeplvm.cli.sequences import length_of
-
-    if length_of(opened.description) is None and (found := [n for n, yes in asked.items() if yes]):
-        raise ValueError(
-            f"{found[0]} is of sequences, and a row of {opened.description.name} is none; leave "
-            f"it out."
-        )
-
-
-def _save(
-    output: Path,
-    values: Any,
-    description: Any,
-    columns: int | None = None,
-    *,
-    rows: Any = None,
-    mean: bool = False,
-    escape: bool = False,
-    opened: Any = None,
-) -> None:
-    """A picture, or a table of the user's own columns, by the ending."""
-    from deeplvm.cli.outputs import PICTURES, TABLES, given, save_pictures, save_table
-    from deeplvm.cli.sequences import drawn_keys, length_of, save_sequences
-    from deeplvm.cli.texts import save_texts
-    from deeplvm.inference.texts import as_texts
-
-    if texts := as_texts(values, description):
-        length = {each.length for each in description.variables.values()}
-        others = {n: each for n, each in values.items() if n not in (*texts, *length)}
-        save_texts(output, texts, given(others, description, mean=mean))
-        note(f"{output}: {len(next(iter(texts.values())))} texts")
-        return
-    if (length := length_of(description)) is not None:
-        lengths = values[length]
-        drawn = {n: each for n, each in values.items() if n != length}
-        keys, said = ({}, "")
-        if output.suffix.lower() in TABLES:
-            keys, said = drawn_keys(lambda: opened.data, description, drawn, lengths)
-        save_sequences(output, drawn, lengths, description, mean=mean, escape=escape, keys=keys)
-        note(f"{output}: {len(lengths)} rows, {int(lengths.sum()):,} steps in all")
-        if said:
-            note(said)
-        return
-    if output.suffix.lower() in PICTURES:
-        save_pictures(output, values[description.picture.name], description.picture, columns)
-    else:
-        save_table(output, given(values, description, rows, mean=mean), escape=escape)
-    note(f"{output}: {len(next(iter(values.values())))} rows")
