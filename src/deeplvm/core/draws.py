@@ -267,9 +267,8 @@ class Enumerated:
             )
         each = base.enumerate_support(expand=False)
         each = each.reshape((each.shape[0], *base.event_shape))
-        places = torch.Size(
-            distribution.event_shape[: len(distribution.event_shape) - len(base.event_shape)]
-        )
+        inner = len(distribution.event_shape) - len(base.event_shape)
+        places = distribution.event_shape[:inner]
         count = places.numel()
         if each.shape[0] ** count > self.most:
             raise ValueError(

@@ -111,9 +111,7 @@ class Evidence:
         """Sum of terms, expanded to ``(*particles, batch)``."""
         if not terms:
             return torch.zeros(self.batch_shape)
-        total = terms[0]
-        for term in terms[1:]:
-            total = total + term
+        total = sum(terms[1:], start=terms[0])
         return (
             total if same_shape(total.shape, self.batch_shape) else total.expand(self.batch_shape)
         )
@@ -176,8 +174,7 @@ class Evidence:
         Raises:
             ValueError: If the names do not allow it, or no closed form is known.
         """
-        each = _divergence(name, *self._pair(name))
-        each = each * self.row_weight if name in self.shared else each
+        each = _divergence(name, *self._pair(name)) * self.scale(name)
         return each.expand(torch.broadcast_shapes(each.shape, self.members(name)))
 
     def kl_by_dimension(self, name: str) -> Tensor:
@@ -194,10 +191,7 @@ class Evidence:
                 f"{name!r} does not factorise over its dimensions, so it has no divergence per "
                 f"dimension."
             )
-        each = _divergence(name, base_q, base_p)
-        each = (
-            each if self.row_weight == 1.0 or name not in self.shared else each * self.row_weight
-        )
+        each = _divergence(name, base_q, base_p) * self.scale(name)
         return each.expand(torch.broadcast_shapes(each.shape, event))
 
     def entropy(self, name: str) -> Tensor:
@@ -247,24 +241,23 @@ class Evidence:
             values = values.flatten(-len(members)).sum(-1)
         return values * self.row_weight if name in self.shared else values
 
+    def means(self) -> dict[str, float]:
+        """The mean of each name's term over particles and rows, in nats."""
+        wide = {name: term.detach().expand(self.batch_shape) for name, term in self.terms.items()}
+        return {name: float(self.expectation(term).mean()) for name, term in wide.items()}
+
     def __repr__(self) -> str:
-        rows = []
-        for name, term in self.terms.items():
-            mean = self.expectation(term.detach().expand(self.batch_shape)).mean()
-            rows.append(f"{name}: {float(mean):.4g}")
-        particles, rows_count = self.batch_shape[:-1], self.batch_shape[-1]
-        return (
-            f"Evidence({', '.join(rows)}; mean nats of {rows_count} rows, particles {particles})"
-        )
+        terms = ", ".join([f"{name}: {mean:.4g}" for name, mean in self.means().items()])
+        *particles, rows = self.batch_shape
+        return f"Evidence({terms}; mean nats of {rows} rows, particles {tuple(particles)})"
 
     def _repr_html_(self) -> str:
         from deeplvm.results import html_table
 
-        rows = []
-        for name, term in self.terms.items():
-            mean = self.expectation(term.detach().expand(self.batch_shape)).mean()
-            kind = "latent" if name in self.latents else "observed"
-            rows.append([name, kind, f"{float(mean):.4f}"])
+        rows = [
+            [name, "latent" if name in self.latents else "observed", f"{mean:.4f}"]
+            for name, mean in self.means().items()
+        ]
         return html_table(["name", "", "mean log p − log q (nats)"], rows)
 
 

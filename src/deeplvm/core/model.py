@@ -402,7 +402,7 @@ class LatentVariableModel(nn.Module):
             {name: site for name, site in explained.items() if name in self._named_in_p},
             q.batch_shape,
             draw=summed,
-            default=_UNEXPLAINED,
+            default=unexplained,
             missing=asked.holes.difference(drawn),
             ready=self._computed(q, explained),
         )
@@ -465,17 +465,12 @@ class LatentVariableModel(nn.Module):
     def _find_closed(self, latents: tuple[str, ...]) -> frozenset[str]:
         if not all([hasattr(joint, "repetitions") for joint in (self.p, self.q)]):
             return frozenset()
-        allowed = [
-            name
-            for index, name in enumerate(latents)
-            if all(
-                [
-                    self._drawn_before(name, parent, lag, latents[:index])
-                    for parent, lag in self._random_parents(name, latents)
-                ]
-            )
-        ]
-        return frozenset(allowed)
+
+        def closed(index: int, name: str) -> bool:
+            parents = self._random_parents(name, latents)
+            return all([self._drawn_before(name, *each, latents[:index]) for each in parents])
+
+        return frozenset([name for index, name in enumerate(latents) if closed(index, name)])
 
     def _drawn_before(
         self, name: str, parent: str, lag: int | None, earlier: tuple[str, ...]
@@ -512,8 +507,7 @@ class LatentVariableModel(nn.Module):
         asked = self._asked(given, **draws)
         known, ways = self._known_to_q(asked)
         inputs = {n: site for n, site in known.items() if n in self.q.names or n in self.q.inputs}
-        options = {"draw": ways, "default": asked.default, "missing": asked.holes}
-        return self.q(inputs, asked.shape, **options)
+        return self.q(inputs, asked.shape, draw=ways, default=asked.default, missing=asked.holes)
 
     @torch.no_grad()
     def sample(self, rows: int | None = None, given: Mapping[str, Any] | None = None) -> Trace:
@@ -564,20 +558,17 @@ class LatentVariableModel(nn.Module):
 
     def table(self) -> list[tuple[str, str, str, str]]:
         """One row a factor: notation, conditional, shape of an event, number of parameters."""
-        rows = []
-        for joint in (self.p, self.q):
-            for factor in getattr(joint, "order", []):
-                module = joint.conditional(factor.names[0])
-                shape = getattr(module, "event_shape", None)
-                rows.append(
-                    (
-                        f"{joint.symbol}({factor})",
-                        type(module).__name__,
-                        "" if shape is None else str(tuple(shape)),
-                        f"{sum([p.numel() for p in module.parameters()]):,}",
-                    )
-                )
-        return rows
+        return [
+            (
+                f"{joint.symbol}({factor})",
+                type(module).__name__,
+                str(tuple(module.event_shape)) if hasattr(module, "event_shape") else "",
+                f"{sum([p.numel() for p in module.parameters()]):,}",
+            )
+            for joint in (self.p, self.q)
+            for factor in getattr(joint, "order", [])
+            for module in (joint.conditional(factor.names[0]),)
+        ]
 
     def _repr_html_(self) -> str:
         from deeplvm.results import html_table
@@ -589,20 +580,12 @@ class LatentVariableModel(nn.Module):
         )
 
 
-@dataclass(frozen=True)
-class _Unexplained:
+def unexplained(name: str, *_: Any) -> Drawn:
     """The draw of a name of p that nobody gave: there is none, so say what to do."""
-
-    def __call__(
-        self, name: str, distribution: Distribution, batch_shape: tuple[int, ...], batch_dims: int
-    ) -> Drawn:
-        raise ValueError(
-            f"p scores {name!r}, which is neither given nor drawn by q; give it, or add "
-            f"'{name} | ...' to q."
-        )
-
-
-_UNEXPLAINED = _Unexplained()
+    raise ValueError(
+        f"p scores {name!r}, which is neither given nor drawn by q; give it, or add "
+        f"'{name} | ...' to q."
+    )
 
 
 def _no_redraw(_: Mapping[str, Draw]) -> Evidence:

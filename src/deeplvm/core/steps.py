@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -82,9 +82,13 @@ class Steps(_Derived):
         right = len(self.inner) + (len(self.event_shape) if event else 0)
         return torch.stack([of(step) for step in self.steps], -1 - right)
 
+    def _pairs(self, *values: Tensor) -> Iterator[tuple[Any, ...]]:
+        """Each step with its part of the values."""
+        at = -1 - len(self.inner) - len(self.event_shape)
+        return zip(self.steps, *[value.unbind(at) for value in values], strict=True)
+
     def log_prob(self, value: Tensor) -> Tensor:
-        each = value.unbind(-1 - len(self.inner) - len(self.event_shape))
-        scored = [step.log_prob(v) for step, v in zip(self.steps, each, strict=True)]
+        scored = [step.log_prob(own) for step, own in self._pairs(value)]
         return torch.stack(scored, -1 - len(self.inner))
 
     @property
@@ -94,18 +98,16 @@ class Steps(_Derived):
             raise AttributeError("observed_log_prob")
 
         def of(value: Tensor, _: Tensor) -> Tensor:
-            each = value.unbind(-1 - len(self.inner) - len(self.event_shape))
-            pairs = zip(self.steps, each, strict=True)
-            scored = [score("a step", step, v, missing=True) for step, v in pairs]
+            pairs = self._pairs(value)
+            scored = [score("a step", step, own, missing=True) for step, own in pairs]
             return torch.stack(scored, -1 - len(self.inner))
 
         return of
 
     def conditioned(self, value: Tensor, observed: Tensor) -> Steps:
         """Each step given what is observed of it."""
-        at = -1 - len(self.inner) - len(self.event_shape)
-        each = zip(self.steps, value.unbind(at), observed.unbind(at), strict=True)
-        return Steps([conditioned("a step", *step) for step in each], self.inner)
+        each = [conditioned("a step", *step) for step in self._pairs(value, observed)]
+        return Steps(each, self.inner)
 
     def together(self) -> Distribution:
         """One distribution of the steps' own family, for closed forms over all of them.

@@ -103,10 +103,8 @@ class Trace(Mapping[str, Site]):
     @property
     def log_prob(self) -> Tensor:
         """Sum of the log-densities of all random variables, shape ``(*particles, batch)``."""
-        total = torch.zeros(())
-        for site in self.sites.values():
-            if site.log_prob is not None:
-                total = total + site.log_prob
+        terms = [site.log_prob for site in self.sites.values() if site.log_prob is not None]
+        total = sum(terms, start=torch.zeros(()))
         return total.expand(self.batch_shape) if total.dim() < len(self.batch_shape) else total
 
     def __repr__(self) -> str:

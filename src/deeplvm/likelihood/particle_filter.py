@@ -12,7 +12,7 @@ from torch import Tensor
 
 from deeplvm.core.draws import Draw, Sampled
 from deeplvm.core.joint import Joint, as_site, filled
-from deeplvm.core.model import _UNEXPLAINED, LatentVariableModel
+from deeplvm.core.model import LatentVariableModel, unexplained
 from deeplvm.core.trace import Site, Trace
 from deeplvm.core.values import NamedRows
 from deeplvm.inference.rows import Names, OnProgress, Rows, Tensors, at_least, for_rows
@@ -226,7 +226,7 @@ class _Filter:
             self.log_weight = self.log_weight - _total(first, drawn=True)
         first = _before(p, known, shape, missing, ready, drawn)
         self.log_weight = self.log_weight + _total(first, drawn=False)
-        default = drawn if self.guide is None else _UNEXPLAINED
+        default = drawn if self.guide is None else unexplained
         self.target = _walk(p, {**known, **first}, shape, missing, default)
         self.population = Population(*shape, device=some.device)
 
