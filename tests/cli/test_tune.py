@@ -163,6 +163,13 @@ def test_what_is_searched() -> None:
     "words, said",
     [
         (("--search", "given_label=true|false"), "do not compare: the first is given nothing"),
+        (("--search", "latent=0..4"), "latent=0..4: latent must be at least 1, found 0"),
+        (("--search", "latent=4..99999999999"), "GiB are more than"),
+        (("--search", "hidden=(0,)|10"), "hidden=(0,)|(10,): hidden must be at least 1, found 0"),
+        (("--search", "learning_rate=0..1"), "learning_rate must be a positive number, not 0.0"),
+        (("--search", "averaging=0.5..1.5"), "averaging is a decay in [0, 1), such as 0.999"),
+        (("--search", "batch_size=0..9"), "batch_size must be a positive integer, not 0"),
+        (("--epochs", "9", "--search", "kl_weight=1|linear(50)"), "1|linear(50): Trials are"),
         (("--search", "particles=1|5"), "--measure elbo compares all by the same"),
         (("--search", SEARCH, "--latent", "2"), "--latent says one value, and --search latent="),
         (("--recipe", "auto"), "tune searches the options of one; name it"),
@@ -175,10 +182,14 @@ def test_what_is_searched() -> None:
         ),
     ],
 )
-def test_what_is_refused(deeplvm: Run, csv: Path, words: tuple[str, ...], said: str) -> None:
-    outcome = deeplvm("tune", csv, "--label", "kind", *words)
+def test_what_is_refused(
+    deeplvm: Run, csv: Path, tmp_path: Path, words: tuple[str, ...], said: str
+) -> None:
+    folder = tmp_path / "study"
+    outcome = deeplvm("tune", csv, "--label", "kind", "--out", folder, *words)
     assert outcome.code == 2
     assert said in outcome.line
+    assert not folder.exists() or "was done" in said  # nothing was made before it was known
 
 
 def test_a_damaged_study(deeplvm: Run, tmp_path: Path) -> None:

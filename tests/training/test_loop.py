@@ -649,6 +649,7 @@ class TestOptions:
             ({"particles": -1}, "particles must be a positive integer"),
             ({"learning_rate": float("nan")}, "learning_rate must be a positive number"),
             ({"clip": 0.0}, "clip must be a positive number"),
+            ({"weight_decay": -1.0}, "weight_decay must be a number of at least 0"),
             ({"checkpoint_every": 2}, "say where as well: folder"),
             ({"averaging": 1.0}, "averaging is a decay"),
             ({"device": "abacus"}, "device is 'auto', 'cpu' or 'cuda', not 'abacus'"),

@@ -40,6 +40,11 @@ class Choice:
     def __contains__(self, value: Any) -> bool:
         return value in self.values
 
+    @property
+    def ends(self) -> tuple[Any, ...]:
+        """Values that show whether all can be trained: each."""
+        return self.values
+
     def __str__(self) -> str:
         return "|".join([str(each).replace(" ", "") for each in self.values])
 
@@ -81,6 +86,11 @@ class Range:
     def log(self) -> bool:
         """Whether factors count, not differences: over a factor of ten and more."""
         return self.least > 0 and self.most / self.least >= 10
+
+    @property
+    def ends(self) -> tuple[Any, ...]:
+        """Values that show whether all can be trained: the least and the most."""
+        return self.value(self.least), self.value(self.most)
 
     def __contains__(self, value: Any) -> bool:
         numbers = value if isinstance(value, tuple) else (value,)

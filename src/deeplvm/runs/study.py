@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 
 from deeplvm.data.records import Data
 from deeplvm.files import nested, parse_json, read_whole, write_atomically
@@ -28,6 +28,9 @@ from deeplvm.training import Callback, CheckpointError, fit, unfolded
 from deeplvm.training.failures import NonFiniteError
 from deeplvm.training.options import check
 from deeplvm.training.phases import idle_in
+
+if TYPE_CHECKING:
+    from deeplvm.core.model import LatentVariableModel
 
 FORMAT = 1
 #: Where a study keeps what it does, the run that is best, and that of the options by default.
@@ -288,7 +291,13 @@ def plan(
             f"--{twice[0].replace('_', '-')} says one value, and --search {twice[0]}=… several; "
             f"leave one of them out."
         )
-    _refuse_other_likelihoods(data, config, recipe, dimensions, model)
+    altered = [name for name in dimensions if name in OF_OBJECTIVE]
+    if altered and training.get("measure") is None:
+        raise RunError(
+            f"--search {altered[0]}=… makes trials ascend different objectives, whose bounds do "
+            f"not compare; --measure elbo compares all by the same."
+        )
+    _refuse_beforehand(data, config, recipe, model, dimensions)
     if not dimensions:
         phases = training.get("phases")
         none = idle_in(phases_of(phases, model)) if isinstance(phases, str) else ()
@@ -299,39 +308,62 @@ def plan(
         )  # fmt: skip
     if not dimensions:
         raise RunError("Nothing is left to search; say what with --search, as in latent=4..64.")
-    altered = [name for name in dimensions if name in OF_OBJECTIVE]
-    if altered and training.get("measure") is None:
-        raise RunError(
-            f"--search {altered[0]}=… makes trials ascend different objectives, whose bounds do "
-            f"not compare; --measure elbo compares all by the same."
-        )
     texts = {name: str(each.values) for name, each in dimensions.items()}
     direction = training.get("direction") or "higher"
     return Study(config, texts, minutes, trial_minutes, trials, direction=direction)
 
 
-def _refuse_other_likelihoods(
-    data: Data, config: Config, recipe: Recipe, dimensions: Mapping[str, Dimension], model: Any
+def _refuse_beforehand(
+    data: Data, config: Config, recipe: Recipe, model: Any, dimensions: Mapping[str, Dimension]
 ) -> None:
-    """Refuse a choice by which the likelihood is of something else: one row shows it."""
-    seed, row = int(config.training["seed"]), data.valid[:1]
-    draw = dict(training_of(recipe).get("draw") or {})
+    """Refuse what no trial could be trained with, or by which the likelihood is of something else.
+
+    Each choice, and both ends of each range, begin as a trial does, up to its first step.
+    """
+    _begin(model, config, data)
+    row, draw = data.valid[:1], dict(training_of(recipe).get("draw") or {}) or None
     first: Any = None
     for name, each in dimensions.items():
-        if each.table != "recipe_options" or not isinstance(each.values, Choice):
-            continue
-        for value in each.values.values:
+        for value in each.values.ends:
+            changed = _varied(config, each, value)
             try:
-                other = build(recipe, data, {**config.recipe_options, name: value}, seed)
-                found = scored_by(other, data, row, 1, draw or None)[1]
-                first = first or scored_by(model, data, row, 1, draw or None)[1]
-            except ValueError:  # the trial will say so
-                continue
+                seed = int(config.training["seed"])
+                other = build(recipe, data, changed.recipe_options, seed)
+                _begin(other, changed, data)
+                if each.table != "recipe_options" or not isinstance(each.values, Choice):
+                    continue
+                found = scored_by(other, data, row, 1, draw)[1]
+                first = first or scored_by(model, data, row, 1, draw)[1]
+            except ValueError as error:
+                raise RunError(f"--search {name}={each.values}: {error}") from error
             if apart := unlike(first, found):
                 raise RunError(
                     f"--search {name}=…: likelihoods by the options as they are and with {name} "
                     f"{_short(value)} do not compare: {apart}. Say {name} once, and search others."
                 )
+
+
+def _varied(config: Config, dimension: Dimension, value: Any) -> Config:
+    """A configuration with another value of an option."""
+    options = {**getattr(config, dimension.table), dimension.name: value}
+    changed: dict[str, Any] = {dimension.table: options}
+    return replace(config, **changed)
+
+
+def _begin(model: LatentVariableModel, config: Config, data: Data) -> None:
+    """Begin a training and leave it before its first step, which refuses what cannot be."""
+    run = Run(Path(), config, data.description)
+    options = training_options(run, model, data, lambda _: None)
+    options |= {"folder": None, "quiet": True, "callbacks": [_Begun()]}
+    with contextlib.suppress(_Over):
+        unfolded(fit)(model, data, **options)
+
+
+def _without_bound(reason: str) -> str:
+    return (
+        f"Trials are compared by their bounds, but {reason}. More --epochs or "
+        f"--trial-minutes, a shorter --kl-weight, or --measure elbo would give it one."
+    )
 
 
 def tune(
@@ -526,9 +558,7 @@ class _Tuner:
         """A trial that was trained to its end, from where its folder has it."""
         folder, config = self.folder / TRIALS / str(trial.number), self.study.config
         for name, each in self.dimensions.items():
-            options = {**getattr(config, each.table), name: trial.options[name]}
-            changed: dict[str, Any] = {each.table: options}
-            config = replace(config, **changed)
+            config = _varied(config, each, trial.options[name])
         watch = _Watch(self, trial.number, self.ask(0, trial), folder)
         try:
             if not (folder / "config.toml").exists():
@@ -603,6 +633,16 @@ class _Tuner:
         return {name: float(share) for name, share in found.items()}
 
 
+class _Begun(Callback):
+    """Ends a training before its first step."""
+
+    def started(self, options: Mapping[str, Any]) -> None:
+        """Refuse one that comes to no bound."""
+        if reason := options["ranking"].why_not:
+            raise RunError(_without_bound(reason))
+        raise _Over
+
+
 class _Watch(Callback):
     """Follows a trial, and ends one that is behind."""
 
@@ -640,10 +680,7 @@ class _Watch(Callback):
         """End a trial that has no bound; the first says that none would have one."""
         if self.number:
             raise _Over(reason)
-        raise RunError(
-            f"Trials are compared by their bounds, but of the first, {reason}. More --epochs or "
-            f"--trial-minutes, a shorter --kl-weight, or --measure elbo would give it one."
-        )
+        raise RunError(_without_bound(reason))
 
     def take(self, record: Mapping[str, Any]) -> bool:
         """Note the bound of an epoch; whether there is something new to compare."""

@@ -57,6 +57,10 @@ class Optimization:
 
     def __post_init__(self) -> None:
         check(learning_rate=self.learning_rate, clip=self.clip, skip=self.skip)
+        if not 0.0 <= self.weight_decay < math.inf:
+            raise ValueError(
+                f"weight_decay must be a number of at least 0, not {self.weight_decay}."
+            )
         if not 0.0 <= self.averaging < 1.0:
             raise ValueError(
                 f"averaging is a decay in [0, 1), such as 0.999, not {self.averaging}."
