@@ -7,10 +7,14 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
+from deeplvm.cli import tune as command
+from deeplvm.evaluation import compare
 from deeplvm.recipes import find
 from deeplvm.runs import study as module
 from deeplvm.runs.run import RunError, open_run
@@ -190,6 +194,34 @@ def test_what_is_refused(
     assert outcome.code == 2
     assert said in outcome.line
     assert not folder.exists() or "was done" in said  # nothing was made before it was known
+
+
+def test_a_bound_that_disagrees_with_the_likelihood(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trials = tuple([module.Trial(n, {"latent": n + 1}, "done", score=float(n)) for n in (0, 1)])
+    config = module.Config("people.csv", "vae")
+    study = module.Study(config, {"latent": "1..3"}, bound="cells", trials=trials)
+    likelier = compare(
+        {"best": torch.tensor([-3.0, -5.0, -4.0]), "defaults": torch.tensor([-1.9, -4.1, -3.0])},
+        what=", the test rows of people.csv",
+    )
+    for name, found in (("search", study), ("finish", None), ("_compared", likelier)):
+        monkeypatch.setattr(command, name, lambda *_, found=found, **__: found)
+    monkeypatch.setattr(command, "run_of", lambda *_, **__: SimpleNamespace(model=None))
+    (tmp_path / "defaults").mkdir()
+    own = {"evaluate": True, "evaluation_particles": 5, "json": False}
+    command._carry_out(tmp_path, study, None, find("vae"), own)  # type: ignore[arg-type]
+    said = (
+        "Trial 1 is the best by held-out cells, but the test rows of people.csv are likelier by "
+        "the options as they are: log p(x) is 1.000 ± 0.058 nats a row higher (0.75 to 1.25)"
+    )
+    out, err = capsys.readouterr()
+    assert f"! {said}." in out
+    assert err.endswith(f"{said}; where that is what counts, use {tmp_path / 'defaults'}.\n")
+    assert said in (tmp_path / "report.html").read_text()
+    assert "how likely hidden values of a row are given its others" in out
+    assert study.otherwise(compare({"best": torch.ones(3), "defaults": torch.zeros(3)})) == ""
 
 
 def test_a_damaged_study(deeplvm: Run, tmp_path: Path) -> None:

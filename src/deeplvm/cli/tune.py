@@ -156,6 +156,8 @@ def _carry_out(
         )  # fmt: skip
         if own["evaluate"] and (folder / DEFAULTS).is_dir():
             compared = _compared(folder, data)
+    if compared is not None and (said := study.otherwise(compared)):
+        compared = replace(compared, warnings=(*compared.warnings, f"{said}."))
     write_atomically(folder / "report.html", study_page(study, compared).encode())
     found = study.to_dict() | {"comparison": compared and compared.to_dict()}
     tell(dumps(found, indent=2, ensure_ascii=False) if own["json"] else f"{study}\n")
@@ -164,6 +166,8 @@ def _carry_out(
     if study.best is None:
         raise RunError(f"No trial of {folder} was done: {study.notes()[-1].strip('! ')}")
     note(f"{folder / BEST}: the best run; {folder / 'report.html'}: the study")
+    if compared is not None and (said := study.otherwise(compared)):
+        note(f"{said}; where that is what counts, use {folder / DEFAULTS}.")
 
 
 def _compared(folder: Path, data: Data) -> Comparison | None:

@@ -31,6 +31,7 @@ from deeplvm.training.phases import idle_in
 
 if TYPE_CHECKING:
     from deeplvm.core.model import LatentVariableModel
+    from deeplvm.evaluation.comparison import Comparison
 
 FORMAT = 1
 #: Where a study keeps what it does, the run that is best, and that of the options by default.
@@ -41,6 +42,12 @@ FILE, BEST, DEFAULTS, TRIALS = "study.json", "best", "defaults", "trials"
 _RANDOM, _UNSTOPPED, _PARTS, _EARLY, _SHARE = 8, 4, 10, 2, 0.1
 _FAILURES, _ASKS = 5, 20  # at the start, before it is given up; for options not tried yet
 _FEW, _SHOWN = 6, 12  # completed trials that importance asks for; rows of a table of text
+
+#: What a bound that is not one of log p(x) says.
+EXPLAINED = {
+    "cells": "how likely hidden values of a row are given its others, log p(x_h | x_r) in nats a "
+    "row: how well a model fills in, which is not how likely whole rows are"
+}
 
 State = Literal["running", "done", "stopped", "failed"]
 
@@ -169,6 +176,8 @@ class Study(Record):
         options = ", ".join([f"{name} {_short(value)}" for name, value in best.options.items()])
         which = f"Trial {best.number} is" if best.number else "The options as they are, are"
         said.append(f"{which} the best: {options}.")
+        if self.bound in EXPLAINED:
+            said.append(f"Held-out {self.bound}: {EXPLAINED[self.bound]}.")
         if self.importance:
             largest = sorted(self.importance.items(), key=lambda item: -item[1])
             shares = ", ".join([f"{name} {share:.0%}" for name, share in largest[:4]])
@@ -178,6 +187,19 @@ class Study(Record):
             said.append(f"At the edge of what was searched: {', '.join(edges)}; search beyond.")
         failed = dict.fromkeys([t.reason for t in self.trials if t.state == "failed"])
         return [*said, *[f"! A trial failed: {reason}" for reason in failed]]
+
+    def otherwise(self, compared: Comparison) -> str:
+        """That rows which no trial has seen are likelier by the defaults, if they are."""
+        best, *others = compared.models
+        if self.best is None or best.name != DEFAULTS:
+            return ""
+        behind = next(each.behind for each in others if each.name == BEST)
+        low, high = behind.interval()
+        return (
+            f"Trial {self.best.number} is the best by held-out {self.bound}, but "
+            f"{compared.what.lstrip(', ')} are likelier by the options as they are: log p(x) is "
+            f"{behind} nats a row higher ({low:.2f} to {high:.2f})"
+        )
 
     def _dimensions(self) -> dict[str, Dimension]:
         from deeplvm.recipes import find
