@@ -6,6 +6,7 @@ import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from deeplvm.data import load
 from deeplvm.runs.run import RunError
-from deeplvm.runs.scorer import Scorer
+from deeplvm.runs.scorer import Scorer, _refuse
 
 Run = Callable[..., Any]
 VERBS: dict[str, dict[str, Any]] = {
@@ -167,6 +169,38 @@ def test_tables_that_do_not_fit_are_refused(
     (copied / "model.safetensors").write_bytes(b"other")
     with pytest.raises(RunError, match="another run here than where the Scorer was made"):
         scorer(frame)
+
+
+def test_a_key_that_tells_no_rows_apart_is_refused_before_anything_is_written(
+    table_run: Path, frame: pandas.DataFrame
+) -> None:
+    twice, empty = frame.assign(id=3), frame.assign(id=[None, *range(11)])
+    scorer = Scorer(table_run, key="id", particles=5)
+    with pytest.raises(ValueError, match="12 rows have the key id '3', by which rows are told"):
+        scorer(twice)
+    with pytest.raises(ValueError, match="The key 'id' is empty in 1 of 12 rows; fill it in"):
+        scorer(pa.Table.from_pandas(empty))
+    twice.to_parquet("twice.parquet", index=False)
+    with pytest.raises(ValueError, match=r"^twice.parquet: 12 rows have the key id '3'"):
+        scorer.file("twice.parquet", "out")
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    "rows, options, said",
+    [
+        ([np.zeros((3, 2)), np.ones((4, 2))] * 5, {}, "a row is a sequence"),
+        (["a b", "b a c"] * 5, {}, "rows are texts"),
+        (np.eye(10, 8), {"binarize": "static"}, "x is binarized by noise that a row has by its"),
+    ],
+)
+def test_rows_of_other_kinds_are_sent_to_the_verb(
+    rows: Any, options: dict[str, Any], said: str
+) -> None:
+    description = load(rows, **options).description
+    run: Any = SimpleNamespace(finished=True, folder="runs/r", description=description)
+    with pytest.raises(RunError, match=f"{said}.*: deeplvm embed runs/r FILE FILE -o FOLDER"):
+        _refuse(run, "embed")
 
 
 def test_with_dask(table_run: Path, frame: pandas.DataFrame) -> None:

@@ -6,6 +6,7 @@ import functools
 import hashlib
 import importlib
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -105,7 +106,7 @@ class Scorer:
                 "Rows that say the same would be filled with the same draws: name a column that "
                 'tells rows apart, key="id".'
             )
-        _refuse(open_run(self.run, trust=trust))
+        _refuse(open_run(self.run, trust=trust), verb)
         self.digest = _digest(self.run)
 
     def __call__(self, table: Any) -> Any:
@@ -116,8 +117,8 @@ class Scorer:
                 name; columns that the model does not know are passed through.
 
         Raises:
-            ValueError: If a column is missing, a cell is not what it should be, or a new column
-                has the name of one that is there.
+            ValueError: If a column is missing, a cell is not what it should be, two rows have
+                one key, or a new column has the name of one that is there.
         """
         opened = _opened(self.run, self.digest, self.precision, self.device, self.trust)
         names = _names(table)
@@ -126,7 +127,7 @@ class Scorer:
         with opened.alone():
             count = _count(table)
             rows = opened.read(table, names) if count else opened.example()
-            keys = [str(each) for each in _cells(table, self.key)] if self.key and count else None
+            keys = _keys(_cells(table, self.key), self.key) if self.key and count else None
             if self.verb == "impute":
                 return self._filled(opened, table, rows, keys)
             new = self._new(opened, rows, keys)
@@ -155,7 +156,8 @@ class Scorer:
             Its path.
 
         Raises:
-            ValueError: If that would be the file itself, or a cell is not what it should be.
+            ValueError: If that would be the file itself, a cell is not what it should be, or
+                two rows have one key.
         """
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -165,9 +167,11 @@ class Scorer:
             raise ValueError(f"{source} lies in {folder} itself; name another folder.")
         if path.is_file():
             return path
-        path.parent.mkdir(parents=True, exist_ok=True)
         parts = pq.ParquetFile(source)
+        if self.key is not None and self.key in parts.schema_arrow.names:
+            _keys(_cells(parts.read([self.key]), self.key), self.key, f"{source}: ")
         schema = self.schema(parts.schema_arrow)
+        path.parent.mkdir(parents=True, exist_ok=True)
         with beside(path) as temporary, pq.ParquetWriter(temporary, schema) as writer:
             for batch in parts.iter_batches(_ROWS):
                 writer.write_table(self(pa.Table.from_batches([batch])).cast(schema))
@@ -463,22 +467,22 @@ def _digest(folder: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _refuse(run: Run) -> None:
+def _refuse(run: Run, verb: Verb) -> None:
     """Refuse a run whose rows are not read one by one."""
     if not run.finished:
         raise RunError(f"{run.folder} is not finished; go on with: deeplvm resume {run.folder}")
     known: Description = run.description
     reasons = {
+        "rows are texts": names_of(known),
         "a row is a sequence": known.whole,
         "it is a graph": known.options.get("graph"),
         "a row is a set of rows": known.options.get("members"),
-        "rows are texts": names_of(known),
     }
     for why, found in reasons.items():
         if found:
             raise RunError(
                 f"{run.folder}: {why}, and a Scorer is of rows of a table; give its files to the "
-                f"verb: deeplvm score {run.folder} FILE FILE -o FOLDER"
+                f"verb: deeplvm {verb} {run.folder} FILE FILE -o FOLDER"
             )
     for name, variable in known.variables.items():
         noisy = [each.dequantized or each.grey is not None for each in variable.each]
@@ -487,7 +491,7 @@ def _refuse(run: Run) -> None:
             raise RunError(
                 f"{run.folder}: {name} is {what} by noise that a row has by its place in the "
                 f"file; fit on data that are so already, or give whole files to the verb: "
-                f"deeplvm score {run.folder} FILE FILE -o FOLDER"
+                f"deeplvm {verb} {run.folder} FILE FILE -o FOLDER"
             )
 
 
@@ -523,6 +527,29 @@ def _cells(table: Any, name: str) -> Any:
     if _is_arrow(table):
         return table.column(name).to_pylist()
     return table[name].to_list() if hasattr(table[name], "to_list") else table[name].tolist()
+
+
+def _keys(cells: Sequence[Any], name: str, where: str = "") -> list[str]:
+    """What tells rows apart.
+
+    Raises:
+        ValueError: If it does not: a cell is empty, or two say the same.
+    """
+    import pandas
+
+    if empty := int(pandas.isna(pandas.Series(cells, dtype=object)).sum()):
+        raise ValueError(
+            f"{where}The key {name!r} is empty in {empty:,} of {len(cells):,} rows; fill it "
+            f"in, or leave these rows out."
+        )
+    keys = [str(each) for each in cells]
+    if len(set(keys)) < len(keys):
+        key, times = Counter(keys).most_common(1)[0]
+        raise ValueError(
+            f"{where}{times:,} rows have the key {name} {key!r}, by which rows are told apart; "
+            f"name a column whose cells differ, or leave key out."
+        )
+    return keys
 
 
 def _array(table: Any, name: str) -> Any:
