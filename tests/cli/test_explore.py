@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import re
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pandas
@@ -21,7 +23,7 @@ from PIL import Image
 from deeplvm.export.functions import Decoder
 from deeplvm.export.javascript import engine
 from deeplvm.report.atlas import save_atlas
-from deeplvm.report.explore import CLOSE
+from deeplvm.report.explore import CLOSE, _series, _share
 from deeplvm.runs.run import open_run
 
 Deeplvm = Callable[..., Any]
@@ -134,6 +136,26 @@ def test_without_latents_there_is_nothing_to_explore(deeplvm: Deeplvm) -> None:
     done = deeplvm("explore", "made")
     assert done.code == 2
     assert "draws no latents" in done.line
+
+
+def test_rows_that_are_series_are_drawn_as_curves_in_the_range_of_the_page() -> None:
+    stored = torch.arange(24.0).reshape(4, 3, 2)
+    decoder: Any = SimpleNamespace(in_units={"x": lambda values: 10 * values})
+    shown = MagicMock(exact=lambda name: stored)
+    shown.__getitem__.return_value = shown
+    view = {"kind": "curve", "name": "x", "shape": [3, 2], "low": 0.0, "high": 230.0}
+    packed = _series([view], decoder, shown, 4)
+    assert packed is not None
+    drawn = np.frombuffer(base64.b64decode(packed), "<f2")
+    np.testing.assert_allclose(drawn, np.arange(24) / 23, atol=1e-3)
+    assert _series([view | {"kind": "image"}], decoder, shown, 4) is None
+
+
+@pytest.mark.parametrize(
+    "part, whole, said", [(1.0, 4.0, " (25 %)"), (0.001, 4.0, " (below 1 %)"), (0.0, 0.0, "")]
+)
+def test_the_share_of_an_axis_is_never_nothing(part: float, whole: float, said: str) -> None:
+    assert _share(part, whole) == said
 
 
 def test_an_atlas_has_places_labels_and_pictures(deeplvm: Deeplvm, image_run: Path) -> None:

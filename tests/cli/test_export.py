@@ -125,7 +125,9 @@ def test_what_is_no_function_of_a_row(deeplvm: Run) -> None:
         "fit", "texts.txt", "--out", "run", *words, "--features", "4", "--no-evaluate"
     )
     assert outcome.code == 0, outcome.err
-    outcome = deeplvm("export", "run")
-    assert outcome.code == 2
-    assert "run cannot be exported: rows are texts" in outcome.line
-    assert not Path("run/export").exists()
+    for verb in ("export", "explore"):
+        outcome = deeplvm(verb, "run")
+        assert outcome.code == 2
+        assert "run: rows are texts, and functions of one row, which export and" in outcome.line
+        assert not Path(f"run/{verb}").exists()
+    assert not Path("run/explore.html").exists()

@@ -191,7 +191,11 @@ def test_a_key_that_tells_no_rows_apart_is_refused_before_anything_is_written(
     [
         ([np.zeros((3, 2)), np.ones((4, 2))] * 5, {}, "a row is a sequence"),
         (["a b", "b a c"] * 5, {}, "rows are texts"),
-        (np.eye(10, 8), {"binarize": "static"}, "x is binarized by noise that a row has by its"),
+        (
+            np.linspace(0, 1, 80).reshape(10, 8),
+            {"binarize": "static"},
+            "x is binarized by noise that a row has by its",
+        ),
     ],
 )
 def test_rows_of_other_kinds_are_sent_to_the_verb(

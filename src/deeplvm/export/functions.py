@@ -689,8 +689,8 @@ def refuse_other_rows(run: Run) -> None:
         what = f"all rows share {', '.join(shared)}, which are drawn"
     if what is not None:
         raise ExportError(
-            f"{run.folder} cannot be exported: {what}; functions of rows are made of images and "
-            f"of tables. deeplvm score, embed and sample read the run itself."
+            f"{run.folder}: {what}, and functions of one row, which export and explore need, are "
+            f"made of images and of tables; deeplvm score, embed and sample read the run itself."
         )
 
 

@@ -176,13 +176,15 @@ function strip(element, places, names) {
 
 // --- rows ---
 
+const series = facts.series && unpackHalves(facts.series), elements = views[0].shape?.reduce((a, b) => a * b, 1);
 const sheet = facts.sprite && Object.assign(new Image(), { src: facts.sprite.source });
 function wordsOf(row) {
-  return columns.filter((c) => c.classes || (!sheet && c.known === undefined)).slice(0, sheet ? 1 : 6).map((c) => {
+  const words = columns.filter((c) => c.classes || (!sheet && c.known === undefined)).slice(0, sheet ? 1 : 6).map((c) => {
     const value = c.data[row];
     const text = c.classes ? c.classes[value] ?? "?" : c.date ? day(value) : short(value);
     return sheet ? text : `${c.name} ${text}`;
   }).join(sheet ? ", " : "\n");
+  return words || columns.filter((c) => c.known !== undefined).map((c) => `log p(x) ${short(c.data[row]) || "not measured"}`)[0];
 }
 function near(place, count) {
   const distance = new Float64Array(kept);
@@ -198,12 +200,16 @@ function showNearest(rows) {
       const { across, width, height } = facts.sprite, canvas = make("canvas", { width, height });
       canvas.getContext("2d").drawImage(sheet, row % across * width, Math.floor(row / across) * height, width, height, 0, 0, width, height);
       button.append(canvas);
-    }
+    } else if ((row + 1) * elements <= series?.length) button.append(make("canvas", { className: "curve" }));
     button.append(make("span", { innerText: wordsOf(row) }));
     button.setAttribute("aria-label", `Go to the row ${wordsOf(row)}`);
     button.onclick = () => take(row);
     return button;
   }));
+  rows.forEach((row, i) => {
+    const canvas = series && $("nearest").children[i].querySelector("canvas");
+    if (canvas) drawCurve(canvas, { ...views[0], low: 0, high: 1 }, series.subarray(row * elements, (row + 1) * elements));
+  });
 }
 
 // --- the scatter ---

@@ -40,6 +40,7 @@ CLOSE = 1e-3
 """How far the page may be from PyTorch, as a share of the range of what is shown."""
 _KEPT = 3_000  # rows with their latents and pictures
 _NUMBERS = 60_000  # of the latents of these, so that many latents are kept of fewer rows
+_DRAWN = 300_000  # of the curves of rows
 _LEVELS = 101  # of quantiles
 _DRAWS = 1_000  # of the prior, for them
 _COMPARED = 8  # latents at which the page is held to PyTorch, of which the page keeps some
@@ -181,6 +182,7 @@ def explore(run: Run, *, split: Split | None = None, rows: int = ROWS, seed: int
         "columns": _columns(run, shown, seed),
         "views": views,
         "sprite": _sprite(views, decoder, shown, kept),
+        "series": _series(views, decoder, shown, kept),
         "prior": _prior(run, roots, sites, decoder, seed),
         "aggregate": None if sd is None else _aggregate(codes[:kept], sd[:kept], seed),
         "reference": {
@@ -399,11 +401,18 @@ def _plane(codes: Tensor, units: list[_Unit]) -> tuple[dict[str, Any] | None, Ar
         values, vectors = torch.linalg.eigh((codes - centre).T @ (codes - centre))
         axes = vectors.T.flip(0)[:2]
         axes = axes * axes.gather(1, axes.abs().argmax(1, keepdim=True)).sign()
-        shares = (values.flip(0)[:2] / values.sum().clamp(min=1e-30)).tolist()
-        names = [f"principal axis {i + 1} ({100 * s:.0f} %)" for i, s in enumerate(shares)]
+        shares = [_share(float(v), float(values.sum())) for v in values.flip(0)[:2]]
+        names = [f"principal axis {i}{share}" for i, share in enumerate(shares, 1)]
     points = (codes - centre) @ axes.T
     found = {"names": names, "matrix": axes.tolist(), "centre": centre.tolist(), "drag": real}
     return found, points.numpy()
+
+
+def _share(part: float, whole: float) -> str:
+    """A part of what varies, to follow a name; empty where nothing does."""
+    if not whole > 0:
+        return ""
+    return f" ({100 * part / whole:.0f} %)" if part >= 0.005 * whole else " (below 1 %)"
 
 
 def _columns(run: Run, shown: Selection, seed: int) -> list[dict[str, Any]]:
@@ -499,6 +508,19 @@ def _sprite(
     text = base64.b64encode(buffer.getvalue()).decode()
     return {"source": f"data:image/{kind};base64,{text}", "across": across,
             "width": size[0], "height": size[1]}  # fmt: skip
+
+
+def _series(
+    views: list[dict[str, Any]], decoder: Decoder, shown: Selection, kept: int
+) -> str | None:
+    """The curves of the first rows, as parts of the range that is drawn."""
+    view = views[0]
+    if view["kind"] != "curve":
+        return None
+    count = min(kept, _DRAWN // max(1, int(np.prod(view["shape"]))))
+    values = decoder.in_units[view["name"]](shown[:count].exact(view["name"]).float())
+    parts = (values.double() - view["low"]) / ((view["high"] - view["low"]) or 1.0)
+    return _packed(parts.numpy(), "<f2")
 
 
 class _LogPrior(nn.Module):
