@@ -49,6 +49,22 @@ def test_a_card_says_what_was_not_measured(
     assert "Its likelihood is not known." in (run / "README.md").read_text()
 
 
+def test_evaluate_renews_the_card(
+    deeplvm: Run, table_run: Path, copy_of: Callable[[Path], Path]
+) -> None:
+    run = copy_of(table_run)
+    words = ("--particles", "7", "--precision", "float64")
+    assert deeplvm("evaluate", run, *words).code == 0
+    text = (run / "README.md").read_text()
+    assert "importance sampling with 7 particles" in text
+    assert deeplvm("card", run).code == 0
+    assert (run / "README.md").read_text() == text
+    (run / "README.md").write_text("mine")
+    outcome = deeplvm("evaluate", run, *words)
+    assert (outcome.code, (run / "README.md").read_text()) == (0, "mine")
+    assert "stays as it is" in outcome.err
+
+
 def test_somebodys_own_readme_stays(
     deeplvm: Run, table_run: Path, copy_of: Callable[[Path], Path]
 ) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deeplvm.cli.console import evaluate_graph_into, may_write, note, show, waiting
+from deeplvm.cli.console import evaluate_graph_into, may_write, note, show, waiting, write_card
 from deeplvm.cli.outputs import TABLES, check_output, refuse_overwriting, save_table
 from deeplvm.runs.run import RunError
 
@@ -75,6 +75,7 @@ def _evaluate(
         if data is None:
             may_write(run.folder)
             found = evaluate_graph_into(run, model, graph, **options)
+            write_card(run)
         else:
             found = evaluate_graph(model, graph, **options)
     show(found, json=json)

@@ -24,6 +24,7 @@ from deeplvm.cli.console import (
     tell,
     time_left,
     waiting,
+    write_card,
     write_report,
 )
 from deeplvm.cli.forms import of_sequences, only_images, only_texts, save_values, split_meant
@@ -241,6 +242,8 @@ def evaluate(
         )
         if own:
             measured = evaluate_into(opened, model, rows, split=chosen, **options)
+            if here.first:
+                write_card(opened)
         else:
             measured = measure(model, rows[chosen], draw=draw, **options)
         show(measured, json=json)
