@@ -46,8 +46,8 @@ def test_two_models_one_of_two_seeds(
 @pytest.mark.parametrize(
     "words, said",
     [
-        (("--data-seed", "1"), "cannot be compared: the first has the rows of"),
-        (("--given-label",), "cannot be compared: the first is given nothing, the second is giv"),
+        (("--data-seed", "1"), "the likelihood of the first is of rows of"),
+        (("--given-label",), "the first is given nothing, that of the second is given y. Fit b"),
     ],
 )
 def test_what_is_not_comparable(

@@ -118,6 +118,14 @@ def test_what_is_asked_wrongly(
     assert said in outcome.line
 
 
+def test_a_folder_is_made_where_its_parent_is(deeplvm: Run, image_run: Path) -> None:
+    for place in ("new/deep", "new/decoder.onnx"):
+        outcome = deeplvm("export", image_run, "--part", "decoder", "-o", place)
+        assert outcome.code == 2
+        assert "new does not exist; make the folder first" in outcome.line
+    assert not Path("new").exists()
+
+
 def test_what_is_no_function_of_a_row(deeplvm: Run) -> None:
     Path("texts.txt").write_text("\n".join(["a b c d", "b c d e"] * 20))
     words = ("--recipe", "sentence_vae", "--epochs", "1", "--latent", "2", "--hidden", "4")

@@ -48,6 +48,17 @@ class Hub:
         return str(shutil.copyfile(self._at(name) / file, Path(local_dir) / file))
 
 
+@pytest.mark.parametrize("name", ["", " ", "a/b/c", "me/", "-x y"])
+def test_what_can_be_no_name_is_refused_before_the_hub_is_asked(
+    deeplvm: Run, table_run: Path, hub: Path, name: str
+) -> None:
+    for words in (("push", table_run, "--", name), ("pull", "--", name)):
+        outcome = deeplvm(*words)
+        assert outcome.code == 2
+        assert f"{name!r} is no name of a model on a hub; write one as user/model" in outcome.line
+    assert [*hub.parent.iterdir()] == []
+
+
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of the hub's model me/people."""

@@ -83,9 +83,18 @@ def test_sides() -> None:
     assert not entry.judge(Estimate(math.nan, math.nan)).met
 
 
-def test_what_there_is(deeplvm: Run) -> None:
+def test_what_there_is(deeplvm: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "made-500" in deeplvm("reproduce", "--list").out
     assert json.loads(deeplvm("reproduce", "--list", "--json").out)["made-500"]["minutes"] == 10
+    one = deeplvm("reproduce", "made-500", "--list").out.splitlines()
+    assert [line.split()[0] for line in one[1:]] == ["made-500"]
+    assert [*json.loads(deeplvm("reproduce", "gae-cora", "--list", "--json").out)] == ["gae-cora"]
+    assert "There is no reproduction 'mad'" in deeplvm("reproduce", "mad", "--list").line
+    never = replace(table()["gae-cora"], reached="")
+    monkeypatch.setattr("deeplvm.runs.reproduction.table", lambda: {"gae-cora": never})
+    assert "not run to its end yet" in deeplvm("reproduce", "--list").out
+    assert "| not run to its end yet |" in page()
+    monkeypatch.undo()
     assert "deeplvm reproduce --list shows all" in deeplvm("reproduce").line
     assert "There is no reproduction 'mad'; there are" in deeplvm("reproduce", "mad").line
     bad = deeplvm("reproduce", "made-500", "--minutes", "0")

@@ -166,7 +166,10 @@ def test_what_is_searched() -> None:
 @pytest.mark.parametrize(
     "words, said",
     [
-        (("--search", "given_label=true|false"), "do not compare: the first is given nothing"),
+        (
+            ("--search", "given_label=true|false"),
+            "likelihood of the first is given nothing, that",
+        ),
         (("--search", "latent=0..4"), "latent=0..4: latent must be at least 1, found 0"),
         (("--search", "latent=4..99999999999"), "GiB are more than"),
         (("--search", "hidden=(0,)|10"), "hidden=(0,)|(10,): hidden must be at least 1, found 0"),

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
+from cyclopts.exceptions import UnusedCliTokensError
 
 from deeplvm.cli import verbs
 from deeplvm.cli.compare import compare
@@ -239,6 +240,12 @@ def _usage(error: CycloptsError, words: Sequence[str]) -> str:
 
         if whose := belongs(error, words[1:]):
             return whose
+    if isinstance(error, UnusedCliTokensError):
+        left = ", ".join([repr(word) for word in error.unused_tokens or ()])
+        return (
+            f"Nothing is known to do with {left}: a value stands behind its option, and a name "
+            f"with spaces in quotes; deeplvm {words[0]} --help shows what there is."
+        )
     return str(error)
 
 

@@ -49,7 +49,7 @@ def export(
     said = {".onnx": "onnx", ".pt2": "pt2"}.get(ending)
     if to is not None and said is not None and to != said:
         raise FileError(f"{output} ends with {ending!r}, and --to is {to}; say one of the two.")
-    if output is not None and said is not None and not output.parent.is_dir():
+    if output is not None and not output.parent.is_dir():
         raise FileError(f"{output.parent} does not exist; make the folder first.")
     if output is not None and said is None and output.exists() and not output.is_dir():
         raise FileError(f"{output} is a file; name a folder, or a file .onnx or .pt2.")

@@ -77,6 +77,10 @@ def _is_whole(hint: Any) -> bool:
     return hint is int or (bool(inner) and all([_is_whole(each) for each in inner]))
 
 
+# A flag that is off by itself needs no other that turns it off.
+_OFF = Annotated[bool, Parameter(negative=())]
+
+
 def checked(verb: Callable[..., None]) -> Callable[..., None]:
     """A verb that is not begun with an option that is not what its signature says.
 
@@ -92,6 +96,15 @@ def checked(verb: Callable[..., None]) -> Callable[..., None]:
         verb(*words, **options)
 
     begin.__doc__ = unwrapped(verb.__doc__)
+    known = inspect.signature(verb)
+    off = [n for n, e in known.parameters.items() if e.annotation == "bool" and e.default is False]
+    begin.__annotations__ = {**verb.__annotations__, **dict.fromkeys(off, _OFF)}
+    begin.__signature__ = known.replace(  # type: ignore[attr-defined]
+        parameters=[
+            each.replace(annotation=_OFF) if each.name in off else each
+            for each in known.parameters.values()
+        ]
+    )
     return begin
 
 

@@ -28,7 +28,8 @@ def reproduce(
 
     Args:
         name: Which; --list shows all.
-        show: Show what there is, with minutes, targets and sources, and do nothing.
+        show: Show what there is, or what is named of it, with minutes, targets and sources, and
+            do nothing.
         out: The folder of its runs; runs/reproduce-NAME if none is named.
         minutes: Of training each run, if others than the table's.
         seed: Of the first run.
@@ -46,8 +47,10 @@ def reproduce(
     if show or name is None:
         if not show:
             raise RunError("Which number? deeplvm reproduce --list shows all.")
-        found = {name: vars(entry) for name, entry in table().items()}
-        tell(dumps(found, indent=2, ensure_ascii=False) if json else text_table(listed(), HEADER))
+        entries = table() if name is None else {name: entry_of(name)}
+        found = {key: vars(entry) for key, entry in entries.items()}
+        rows = [row for row in listed() if row[0] in entries]
+        tell(dumps(found, indent=2, ensure_ascii=False) if json else text_table(rows, HEADER))
         return
     if minutes is not None and minutes not in Bounds(0, open=True):
         raise RunError(f"--minutes must be a positive number, not {minutes:g}.")

@@ -246,8 +246,10 @@ def _restored(
             told(total - end, total)
         if end < 0 or zlib.crc32(found[end:first].astype("<i8").tobytes()) != checksum:
             raise CompressionError(
-                f"Rows {end} to {first - 1} of {archive} do not have their checksum: this machine "
-                f"computes otherwise than the one that made it. Nothing was written."
+                f"Rows {end} to {first - 1} of {archive} do not have their checksum: it was "
+                f"changed since it was made, or this machine computes otherwise than the one that "
+                f"made it. Get it again; if that does not help, decompress it there. Nothing was "
+                f"written."
             )
     if end or not coder.holds(clean_words(_room(codec))):
         raise CompressionError(f"{archive} is damaged: its rows are not all. Nothing was written.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -46,6 +47,7 @@ def push(run: Run, name: str, *, private: bool = False, api: Any = None) -> str:
     Raises:
         HubError: If the run is not finished or has no card, or the hub refuses.
     """
+    _refuse_name(name)
     if not run.finished:
         raise HubError(
             f"{run.folder} is not finished, so there is no model to push; go on with: deeplvm "
@@ -61,6 +63,12 @@ def push(run: Run, name: str, *, private: bool = False, api: Any = None) -> str:
             repo_id=name, folder_path=stage, commit_message="Upload a run of deeplvm"
         )
     return str(getattr(made, "repo_url", None) or name)
+
+
+def _refuse_name(name: str) -> None:
+    """Refuse what can be no name, before anybody is asked."""
+    if not re.fullmatch(r"(\w[\w.-]*/)?\w[\w.-]*", name, re.ASCII):
+        raise HubError(f"{name!r} is no name of a model on a hub; write one as user/model.")
 
 
 def _stage(run: Run, stage: Path) -> None:
@@ -112,6 +120,7 @@ def pull(
         HubError: If something of it is not what deeplvm writes, or the hub refuses; nothing is
             left then.
     """
+    _refuse_name(name)
     if is_taken(folder):
         raise HubError(refusal(folder).replace("--out", "-o"))
     hub = _api() if api is None else api

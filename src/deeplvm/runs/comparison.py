@@ -19,17 +19,19 @@ from deeplvm.likelihood import ImportanceEstimate, importance_sampling
 from deeplvm.runs.run import Run, RunError
 from deeplvm.runs.sidecars import read_metrics
 
-# What a likelihood must share with another to be compared with it, and how that is said.
+# What a likelihood must share with another to be compared with it, how that is said, and what
+# gives both the same.
+_ROWS = "Fit both to the same rows, or name rows for both with --data"
 _SHARED = {
-    "conditions": "is given {}",
-    "scored": "is the likelihood of {}",
-    "measure": "gives {}",
-    "source": "is of the data {}",
-    "how_split": "has the rows of {}",
-    "binarization": "has the binarization {}",
-    "dequantization": "has the dequantization {}",
-    "rows": "has {} rows",
-    "fingerprint": "has rows of the fingerprint {:.12}",
+    "conditions": ("is given {}", "Fit both with the same names given"),
+    "scored": ("is that of {}", "Fit both to the same names"),
+    "measure": ("is made of {}", "These have no unit in common; fit both with one --likelihood"),
+    "source": ("is of the data {}", _ROWS),
+    "how_split": ("is of rows of {}", _ROWS),
+    "binarization": ("is of pixels by --binarize {}", "Fit both with one --binarize"),
+    "dequantization": ("is of values by --dequantize {}", "Fit both with one --dequantize"),
+    "rows": ("is of {} rows", _ROWS),
+    "fingerprint": ("is of rows of the fingerprint {:.12}", _ROWS),
 }
 
 
@@ -113,19 +115,19 @@ def refuse_incomparable(found: Sequence[Measured]) -> None:
     first = found[0]
     for other in found[1:]:
         if apart := unlike(first.scored, other.scored):
+            said, step = apart
             raise RunError(
-                f"{first.run.folder} and {other.run.folder} cannot be compared: {apart}. Fit both "
-                f"to the same rows in the same way, or name rows for both with --data."
+                f"{first.run.folder} and {other.run.folder} cannot be compared: {said}. {step}."
             )
 
 
-def unlike(first: Mapping[str, Any], other: Mapping[str, Any]) -> str:
-    """In what two likelihoods are of different things, in words; empty if they compare."""
-    for key, words in _SHARED.items():
+def unlike(first: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[str, str] | None:
+    """In what two likelihoods are of different things, and what helps; none if they compare."""
+    for key, (words, step) in _SHARED.items():
         if first.get(key) != other.get(key):
             a, b = [words.format(_in_words(each.get(key))) for each in (first, other)]
-            return f"the first {a}, the second {b}"
-    return ""
+            return f"the likelihood of the first {a}, that of the second {b}", step
+    return None
 
 
 def _in_words(value: Any) -> str:

@@ -289,7 +289,7 @@ def listed() -> list[tuple[str, ...]]:
     return [
         (
             e.name, e.what, e.data, f"{e.minutes:g}", f"{e.target:g} ± {e.tolerance:g}",
-            e.reached, e.published,
+            e.reached or "not run to its end yet", e.published,
         )
         for e in table().values()
     ]  # fmt: skip

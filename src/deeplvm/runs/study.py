@@ -361,7 +361,8 @@ def _refuse_beforehand(
             if apart := unlike(first, found):
                 raise RunError(
                     f"--search {name}=…: likelihoods by the options as they are and with {name} "
-                    f"{_short(value)} do not compare: {apart}. Say {name} once, and search others."
+                    f"{_short(value)} do not compare: {apart[0]}. Say {name} once, and search "
+                    f"others."
                 )
 
 
