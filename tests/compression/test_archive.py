@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from deeplvm.compression import CompressionError, compress, decompress
 from deeplvm.compression.container import Container
+from deeplvm.objectives import elbo
 from deeplvm.runs.run import Run
 
 SIZES = {"latent": 3, "hidden": (16,)}
@@ -63,6 +65,26 @@ def test_no_changed_file_is_read(make: Callable[..., Run], bits: Path, tmp_path:
         changed.write_bytes(bytes(own))
         with pytest.raises(CompressionError, match=r"changed\.dlvm"):
             Container.read(changed)
+
+
+def test_the_bound_of_reals_with_holes_is_that_of_their_cells(
+    make: Callable[..., Run], tmp_path: Path
+) -> None:
+    """A cell holds its width times the density at its middle, where that is nearly even."""
+    draws = np.random.default_rng(0)
+    x = np.round(draws.normal(size=(80, 4)) * [1, 2, 3, 4] + 5, 2)
+    x[draws.random(x.shape) < 0.2] = np.nan
+    np.save(tmp_path / "x.npy", x)
+    run, archive = make(tmp_path / "x.npy", latent=2, hidden=(8,)), tmp_path / "x.dlvm"
+    made = compress(run, str(tmp_path / "x.npy"), archive)
+    found = decompress(run, archive, like=str(tmp_path / "x.npy"))
+    assert found.same
+    assert found.bound == pytest.approx(made.bound)
+    evidence = run.model.evidence({"x": torch.from_numpy(x).float()}, particles=50, missing=["x"])
+    nats = -float(elbo(evidence).detach().sum()) - (~np.isnan(x)).sum() * np.log(0.01)
+    assert made.bound == pytest.approx(nats / np.log(2) / 8, rel=0.05)
+    assert made.message < 1.05 * made.bound + 60
+    assert "the bound says" in str(made)
 
 
 def test_rows_that_lack_their_checksum_are_not_written(

@@ -143,6 +143,33 @@ def test_while_the_folder_is_made(born: Any, tmp_path: Path, call: str) -> None:
     ]
 
 
+def test_while_an_archive_is_written_or_read(born: Any, tmp_path: Path, full: bool) -> None:
+    """There is the whole file, or the one that was there before, or none."""
+    pytest.importorskip("constriction")
+    (tmp_path / "x.csv").write_text(
+        "\n".join(["a,b", *[f"{n % 3},{n % 5 // 2}" for n in range(40)]])
+    )
+    fit = ("fit", "x.csv", "--epochs", "1", "--latent", "2", "--hidden", "4", "--no-evaluate")
+    assert end(born(tmp_path, words=(*fit, "--out", "run")), tmp_path) == 0
+    pack = ("compress", "run", "x.csv", "-o", "x.dlvm")
+    read = ("decompress", "run", "x.dlvm", "-o", "back.csv")
+    deaths = 0
+    for words, name in ((pack, "x.dlvm"), (read, "back.csv")) if full else ((pack, "x.dlvm"),):
+        path = tmp_path / name
+        for before in (False, True) if full else (False,):
+            kept = path.read_bytes() if before else None
+            for call in ("fsync", "replace") if full else ("fsync",):
+                assert end(born(tmp_path, words=words, dies=(call, 1, 0.5)), tmp_path) != 0
+                assert (path.read_bytes() if path.exists() else None) == kept
+                deaths += 1
+            assert end(born(tmp_path, words=words), tmp_path) == 0
+    assert len((tmp_path / "deaths").read_text().splitlines()) == deaths
+    assert end(born(tmp_path, words=read), tmp_path) == 0
+    assert (tmp_path / "back.csv").read_bytes() == (tmp_path / "x.csv").read_bytes()
+    names = {"run", "x.csv", "x.dlvm", "back.csv", "said", "deaths", "counts"}
+    assert {each.name for each in tmp_path.iterdir()} == names
+
+
 SEQUENCES: dict[str, tuple[str, ...]] = {
     "srnn": ("--state", "3", "--inference", "filtering"),
     "structured_vae": (),

@@ -51,8 +51,8 @@ class Compression(Record, also="bits_per_dimension"):
         bytes: The whole file.
         message: The part of it that holds the rows; the rest is what they do not say.
         bound: What the evidence bound of the rows says that they need, in bytes: a draw of the
-            latents a row; of reals what the probabilities of the message say. NaN where it was
-            not measured.
+            latents a row; of reals, and where values are missing, that of the message itself by
+            the probabilities of its cells.
         others: What general coders need of the same values, in bytes.
         identical: Whether the file that is given back has the same bytes; else the same values.
         same: Whether it holds what it was compared with; ``None`` if with nothing.
@@ -74,14 +74,13 @@ class Compression(Record, also="bits_per_dimension"):
 
     def table(self) -> list[tuple[str, str]]:
         """A line a number."""
-        found = [
+        return [
             ("rows", f"{self.rows:,} of {self.dimensions:,} numbers"),
             ("size", f"{self.bytes:,} bytes, {self.bits_per_dimension:.4f} bits a number"),
             ("of it the message", f"{self.message:,} bytes"),
+            ("the bound says", f"{self.bound:,.0f} bytes"),
+            *[(name, f"{size:,} bytes") for name, size in self.others.items()],
         ]
-        if not math.isnan(self.bound):
-            found.append(("the bound says", f"{self.bound:,.0f} bytes"))
-        return found + [(name, f"{size:,} bytes") for name, size in self.others.items()]
 
 
 def compress(
@@ -114,7 +113,7 @@ def compress(
     codec = Codec(run.model, cells)
     some = slice(0, _CALIBRATED)
     codec.calibrate(_some(given, some), places[some], _holes(holes, some))
-    words, blocks, sums = _encoded(codec, given, places, holes, told)
+    words, blocks, sums, ideal = _encoded(codec, given, places, holes, told)
     clean = clean_words(_room(codec))
     kept = int(np.argmin(np.append(words[: len(clean)] == clean[: len(words)], False)))
     header = {
@@ -134,7 +133,7 @@ def compress(
     header["side"] = [len(rest), len(side)]
     made = Container(header, rest + side, words[kept:])
     size = made.write(output)
-    return _summary(made, size, codec, run, given, places, exact)
+    return _summary(made, size, codec, run, given, places, exact, ideal)
 
 
 def _read(
@@ -259,7 +258,8 @@ def _restored(
     if output is not None:
         x = variable.restored(torch.from_numpy(exact), exact=True)
         write_atomically(output, content_of(header["file"], rest, x))
-    summary = _summary(made, archive.stat().st_size, codec, run, given, found, exact)
+    size, ideal = archive.stat().st_size, -coder.ideal
+    summary = _summary(made, size, codec, run, given, found, exact, ideal)
     if like is None:
         return summary
     _, own, described, others = _read(run, variable, like, split)
@@ -347,8 +347,8 @@ def _room(codec: Codec) -> int:
 
 def _encoded(
     codec: Codec, given: Mapping[str, Tensor], places: Any, holes: Any, told: Told
-) -> tuple[Any, list[Any], list[int]]:
-    """The message, and of each block the sizes of its groups and its checksum.
+) -> tuple[Any, list[Any], list[int], float]:
+    """The message, of each block the sizes of its groups and its checksum, and its ideal bits.
 
     The first rows are coded one by one: until there are bits of others to draw latents by, these
     are clean ones, which cost what they hold.
@@ -375,7 +375,7 @@ def _encoded(
             size = max(1, min(most, 2 * size, int(own / (2 * need + 1))))
         blocks.append(_folded(sizes))
         sums.append(zlib.crc32(places[first:end].astype("<i8").tobytes()))
-    return coder.message(), blocks, sums
+    return coder.message(), blocks, sums, coder.ideal
 
 
 def _folded(sizes: list[int]) -> list[list[int]]:
@@ -401,6 +401,7 @@ def _summary(
     given: Mapping[str, Tensor],
     places: Any,
     exact: Any,
+    ideal: float,
 ) -> Compression:
     identical = made.header["file"].get("bytes", False)
     return Compression(
@@ -408,17 +409,17 @@ def _summary(
         codec.cells.elements,
         size,
         4 * len(made.words),
-        _bound(run, given, exact),
+        _bound(run, given, exact, ideal),
         _general(places),
         identical,
     )
 
 
-def _bound(run: Run, given: Mapping[str, Tensor], exact: Any) -> float:
-    """What the evidence bound says, in bytes; NaN of reals, which have a density."""
+def _bound(run: Run, given: Mapping[str, Tensor], exact: Any, ideal: float) -> float:
+    """What the evidence bound says, in bytes; of reals, which have a density, by their cells."""
     x = run.description.variables["x"]
     if np.isnan(exact).any() or not all([one.is_whole for one in x.each]):
-        return math.nan
+        return ideal / 8
     model, total = run.model, 0.0
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

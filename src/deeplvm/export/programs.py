@@ -112,13 +112,8 @@ def write(
             results = _run_onnx(content, function, arguments)
             temporary.write_bytes(content)
         else:
-            extra = {"deeplvm": json.dumps(about, ensure_ascii=False)}
-            program, file = function.program(), io.BytesIO()  # torch aborts where a disk is full
-            with quietly(), torch.no_grad():
-                torch.export.save(program, file, extra_files=extra)
-                file.seek(0)
-                results = torch.export.load(file).module()(*arguments)
-            temporary.write_bytes(file.getvalue())
+            content, results = _as_pt2(function, about, arguments)
+            temporary.write_bytes(content)
         difference = max([_difference(*each) for each in zip(results, expected, strict=True)])
         if not difference <= AGREEMENT:
             raise ExportError(
@@ -127,6 +122,26 @@ def write(
             )
     ports = [tuple([port["name"] for port in about[which]]) for which in ("inputs", "outputs")]
     return Written(path, part, len(arguments[0]), difference, ports[0], ports[1])
+
+
+def _as_pt2(
+    function: Function, about: dict[str, Any], arguments: tuple[Tensor, ...]
+) -> tuple[bytes, tuple[Tensor, ...]]:
+    """What torch.export.load opens, and what it then says of some rows."""
+    extra = {"deeplvm": json.dumps(about, ensure_ascii=False)}
+    program, file = function.program(), io.BytesIO()  # torch aborts where a disk is full
+    try:
+        with quietly(), torch.no_grad():
+            torch.export.save(program, file, extra_files=extra)
+            file.seek(0)
+            results = torch.export.load(file).module()(*arguments)
+    except (RuntimeError, AssertionError, TypeError) as error:  # of its own format
+        said = " ".join(str(error).split())[:200]
+        raise ExportError(
+            f"torch.export does not read back what it wrote of the {type(function).__name__} of "
+            f"this model ({type(error).__name__}: {said}); write --to onnx."
+        ) from error
+    return file.getvalue(), results
 
 
 def _difference(found: Tensor, expected: Tensor) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -99,7 +100,7 @@ def fold_particles(
         if len(leading) == 1:
             return function(value)
         event = value.shape[value.ndim - event_dims :]
-        result = function(value.reshape(leading.numel(), *event))
+        result = function(value.reshape(math.prod(leading), *event))
         return result.reshape(*leading, *result.shape[1:])
 
     return folded

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -50,7 +51,7 @@ class _Cell(nn.Module):
         if isinstance(state, FirstState):
             return state.unfold(self.scan, given)  # type: ignore[attr-defined]
         leading = torch.broadcast_shapes(given.shape[:-dims], state.shape[:-dims])
-        rows = torch.Size(leading).numel()  # cells want one batch dimension
+        rows = math.prod(leading)  # cells want one batch dimension
         both = [
             each.expand(*leading, *each.shape[-dims:]).reshape(rows, *each.shape[-dims:])
             for each in (given, state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -182,7 +183,7 @@ class _Unfolded(Distribution):
         leading = torch.broadcast_shapes(value.shape[:cut], self.batch_shape)
         extra = leading[: len(leading) - len(self.batch_shape)]
         folded = value.expand(leading + self.event_shape).reshape(
-            *extra, self.batch_shape.numel(), *self.event_shape
+            *extra, math.prod(self.batch_shape), *self.event_shape
         )
         return self.flat.log_prob(folded).reshape(leading)
 
