@@ -1,4 +1,4 @@
-# make demo | test | faults | lint | docs | bench: each makes .venv and installs what it needs, pinned by constraints.txt.
+# make demo | test | full | lint | docs | bench: each makes .venv and installs what it needs, pinned by constraints.txt.
 PYTHON ?= python3
 RUN ?= runs/demo
 BIN := .venv/bin
@@ -12,7 +12,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --no-compile -c constraints.txt
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults lint docs bench clean
+.PHONY: help demo test full lint docs bench clean
 
 help:  ## what can be made
 	@awk -F ':.*##' '/^[a-z]+:.*##/ {printf "  make %-6s %s\n", $$1, $$2}' Makefile
@@ -28,8 +28,8 @@ demo: .venv/installed  ## learn the digits; ends with a report and samples (a mi
 test: .venv/installed-test  ## the tests, the doctests and the code in the documentation
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal $(ARGS)
 
-faults: .venv/installed-test  ## the long form of the fault tests: hundreds of deaths, thousands of damaged files
-	DEEPLVM_FAULTS=full OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/faults $(ARGS)
+full: .venv/installed-test  ## the tests in their long form: hundreds of deaths, thousands of damaged files, every recipe traced
+	DEEPLVM_TESTS=full OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal $(ARGS)
 
 lint: .venv/installed-dev  ## format, lint and types
 	$(BIN)/ruff format --check .

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -15,10 +14,9 @@ import pytest
 import torch
 
 from deeplvm.cli import main
+from long_form import FULL
 from servers import forked
 
-# The long form: more deaths, more files.
-FULL = os.environ.get("DEEPLVM_FAULTS") == "full"
 _CHILD = Path(__file__).parent / "child.py"
 
 TINY = ("--latent", 2, "--hidden", 4, "--epochs", 1, "--device", "cpu", "--no-compile")

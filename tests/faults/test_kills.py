@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import json
-import os
 import random
 import sys
 import time
@@ -14,10 +13,12 @@ from typing import Any
 
 import pytest
 
+from long_form import FULL
+
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
 
 # Everything that a checkpoint holds takes part: an average, bits drawn anew, a schedule, clipping.
-EPOCHS = "6" if os.environ.get("DEEPLVM_FAULTS") == "full" else "3"
+EPOCHS = "6" if FULL else "3"
 FIT = (
     "fit", "digits", "--limit", "300", "--batch-size", "20", "--recipe", "iwae", "--layers", "1",
     "--latent", "3", "--hidden", "32", "--particles", "3", "--binarize", "dynamic",
@@ -174,7 +175,7 @@ SEQUENCES: dict[str, tuple[str, ...]] = {
     "srnn": ("--state", "3", "--inference", "filtering"),
     "structured_vae": (),
 }
-if os.environ.get("DEEPLVM_FAULTS") == "full":
+if FULL:
     SEQUENCES |= dict.fromkeys(("deep_markov_model", "storn", "vrnn"), ("--state", "3"))
     SEQUENCES |= {"dvbf": ()}
 

@@ -19,6 +19,7 @@ from deeplvm.cli import main
 from deeplvm.cli.app import _ending
 from deeplvm.cli.outputs import save_table
 from deeplvm.files import beside, parse_json, shown
+from long_form import FULL
 
 pytestmark = pytest.mark.usefixtures("workplace")
 SAMPLE = ("sample", "run", "-n", "3", "-o", "a.csv")
@@ -37,7 +38,7 @@ def start(*words: str, shell: str = "", **environment: str) -> subprocess.Comple
 # The first two are closed and full alike; both in the long form of these tests.
 @pytest.mark.parametrize(
     "shell",
-    [*([">&- 2>&-"] if os.environ.get("DEEPLVM_FAULTS") == "full" else []),
+    [*([">&- 2>&-"] if FULL else []),
      ">/dev/full 2>/dev/full", "| true"],
 )  # fmt: skip
 def test_streams_that_are_closed_or_full(shell: str) -> None:

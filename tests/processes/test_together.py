@@ -18,8 +18,9 @@ import pandas
 import pytest
 from safetensors.numpy import load_file
 
-# The long form: more processes, more models, more epochs.
-FULL = os.environ.get("DEEPLVM_FAULTS") == "full"
+from long_form import FULL
+
+# In the long form more processes, more models, more epochs.
 COUNTS = (2, 3, 5) if FULL else (2,)
 EPOCHS = "20" if FULL else "2"
 MANY = "40" if FULL else "12"

@@ -25,6 +25,7 @@ from deeplvm.recipes import RecipeError, describe, find, published, training_of
 from deeplvm.runs.run import build
 from deeplvm.training import fit, unfolded
 from deeplvm.training.measure import filled_in
+from long_form import FULL
 
 SMALL: dict[str, tuple[str, dict[str, Any]]] = {
     "vae": ("vae", {"latent": 2, "hidden": (8, 6)}),
@@ -425,6 +426,18 @@ TRACED_BACKWARD = (
     "sigmoid_belief_network, deep",
     "scvi, latent size",
 )
+# One of each kind is traced forward: several layers of maps, steps, texts, times drawn a row, a
+# label summed out, several names, messages, attention. The long form traces all.
+TRACED_FORWARD = (
+    "convolutional_ladder_vae",
+    "deep_markov_model",
+    "sentence_vae",
+    "diffusion",
+    "semi_supervised_vae",
+    "multimodal_vae",
+    "structured_vae",
+    "draw",
+)
 
 
 def latents(model: LatentVariableModel, given: dict[str, Tensor]) -> list[Site]:
@@ -452,7 +465,8 @@ def test_every_parameter_gets_a_gradient(small: tuple[LatentVariableModel, Data]
     assert without == []
 
 
-STEPS = [(name, True) for name in SMALL if name not in TRACED_ELSEWHERE]
+FORWARD = [name for name in SMALL if name not in TRACED_ELSEWHERE] if FULL else TRACED_FORWARD
+STEPS = [(name, True) for name in FORWARD]
 STEPS += [(name, False) for name in TRACED_BACKWARD]
 
 
