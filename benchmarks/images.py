@@ -148,7 +148,8 @@ GROUPS: dict[str, dict[str, Run]] = {
         ),
         "moons": Run(
             "two moons", "real_nvp", "moons", 5,
-            model={"transforms": 6, "hidden": (32, 32)}, training={"epochs": 60},
+            model={"transforms": 6, "hidden": (32, 32)},
+            training={"epochs": 60, "learning_rate": 3e-3},
         ),
     },
     "autoregressive": {
