@@ -25,7 +25,7 @@ MIB = 2.0**20
 def little(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine of 64 MiB."""
     monkeypatch.setattr(files, "memory", lambda: 64 * MIB)
-    monkeypatch.setattr("deeplvm.data.loading.memory", lambda: 64 * MIB)
+    monkeypatch.setattr("deeplvm.data.sources.memory", lambda: 64 * MIB)
 
 
 def test_a_csv_that_unpacks_to_much(tmp_path: Path, little: None) -> None:
@@ -93,7 +93,7 @@ def test_the_smallest_limit_decides_what_is_streamed(
     np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(1000, 8)))
     size = 1000 * (WORKING * 64 + ROW)
     for room, streamed in ((size - 1, True), (size + 1, False)):
-        monkeypatch.setattr("deeplvm.data.loading.memory", lambda room=room: float(room))
+        monkeypatch.setattr("deeplvm.data.sources.memory", lambda room=room: float(room))
         assert load(tmp_path / "x.npy").options["stream"] is streamed
 
 

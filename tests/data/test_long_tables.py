@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from deeplvm.data import DataError, Description, load
-from deeplvm.data.loading import cells_of_file
+from deeplvm.data.tabular import cells_of_file
 
 START = pd.Timestamp("2026-01-01")
 ASKED: dict[str, Any] = {

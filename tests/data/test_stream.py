@@ -551,7 +551,7 @@ class TestAuto:
         else:
             images(folder, rng)
         assert not isinstance(load(folder), Stream)
-        monkeypatch.setattr("deeplvm.data.loading.memory", lambda: 3000.0)
+        monkeypatch.setattr("deeplvm.data.sources.memory", lambda: 3000.0)
         assert isinstance(load(folder), Stream)
         assert load(folder).options["stream"] is True
         assert not isinstance(load(folder, stream=False), Stream)

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from deeplvm.cli.outputs import PICTURES, FileError, given, save_pictures, save_table
 from deeplvm.cli.texts import caption_of, captions
-from deeplvm.data.loading import cells_of_file
 from deeplvm.data.ragged import INPUTS
 from deeplvm.data.readers.long_tables import TIME_UNITS
+from deeplvm.data.tabular import cells_of_file
 from deeplvm.inference.rows import inside, lengths_of
 from deeplvm.inference.texts import names_of
 

@@ -894,8 +894,8 @@ def impute(
             of_steps,
             offsets_of,
         )
-        from deeplvm.data.loading import cells_of_file
         from deeplvm.data.ragged import INPUTS
+        from deeplvm.data.tabular import cells_of_file
         from deeplvm.runs.scorer import imputations
 
         particles = asked or (200 if horizon is None else 1_000)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from deeplvm.data.options import refuse_of_tables
 from deeplvm.data.ragged import LENGTH
 from deeplvm.data.readers.arrays import labels_of, parts_of
 from deeplvm.data.readers.columns import refuse_absent
@@ -317,6 +318,9 @@ def tokenised(
     Raises:
         DataError: If no row has a text, or an option cannot be.
     """
+    if known is None:  # what is said of other columns of a table does not apply
+        own = {"label": None, "header": None, "group": {}} if options["text"] else {}
+        refuse_of_tables(what, {**options, **own})
     check(options)
     facts, labels, where = texts.facts, texts.labels, texts.where
     asked = options["tokens"] or facts.tokens
