@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import lzma
 import subprocess
 import sys
 import time
@@ -21,8 +22,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas
+import pyarrow as pa
+
 from deeplvm.compression import compress, decompress
-from deeplvm.runs.run import open_run
+from deeplvm.data import load
+from deeplvm.runs.run import Run, open_run
 from machine import RESULTS, keep
 
 
@@ -37,6 +43,7 @@ class Case:
         minutes: Of training.
         rows: What is compressed, where it is not the test rows of the data.
         asked: Bytes, or below 10 bits a number, that it is to stay below.
+        table: Whether the test rows are written as a .csv, which is compressed.
     """
 
     what: str
@@ -45,6 +52,7 @@ class Case:
     minutes: float
     rows: str | None = None
     asked: float | None = None
+    table: bool = False
 
 
 _TRAINED = (
@@ -75,9 +83,28 @@ CASES = {
         "--recipe vae --latent 40 --hidden 300 --hidden 300 --batch-size 250 "
         f"--likelihood discretized-logistic-mixture {_TRAINED}", 20, asked=1.35,
     ),
-    "adult": Case("census, mixed columns", "adult", "--recipe table_vae", 3),
-    "letter": Case("letters, table of counts", "hivae-letter", "--recipe table_vae", 3),
+    "adult": Case("census, mixed columns", "adult", "--recipe table_vae", 3, table=True),
+    "letter": Case(
+        "letters, table of counts", "hivae-letter", "--recipe table_vae", 3, table=True
+    ),
 }  # fmt: skip
+
+
+def written(run: Run, path: Path) -> dict[str, int]:
+    """The test rows as a .csv, and what general coders and parquet need of it, in bytes."""
+    rows, columns = run.data.test, dict[str, Any]()
+    for name, variable in run.description.variables.items():
+        columns |= variable.restored(rows.exact(name), exact=True)
+    frame = pandas.DataFrame(columns)
+    frame.to_csv(path, index=False)
+    frame.to_parquet(path.with_suffix(".parquet"), compression="zstd", compression_level=19)
+    plain = path.read_bytes()
+    return {
+        "csv": len(plain),
+        "csv.xz": len(lzma.compress(plain, preset=9 | lzma.PRESET_EXTREME)),
+        "csv.zst": len(pa.Codec("zstd", compression_level=19).compress(plain, asbytes=True)),
+        "parquet": path.with_suffix(".parquet").stat().st_size,
+    }
 
 
 def measured(name: str, case: Case, folder: Path, minutes: float, extra: list[str]) -> Any:
@@ -90,19 +117,33 @@ def measured(name: str, case: Case, folder: Path, minutes: float, extra: list[st
         verb = ["resume", run] if begun else ["fit", case.data, *words, "--out", run]
         subprocess.run([str(word) for word in (*command, *verb)], check=True)
     opened, archive = open_run(run), folder / f"{name}.dlvm"
+    rows, files = case.rows, dict[str, int]()
+    if rows and extra:  # a trial
+        few = load(rows).test[:200].exact("x").numpy().astype(np.uint8)
+        rows = str(folder / f"{name}.npy")
+        np.save(rows, few)
+    if case.table:
+        rows = str(folder / f"{name}.csv")
+        files = written(opened, Path(rows))
     clock, cpu = time.perf_counter(), time.process_time()
-    made = compress(opened, case.rows, archive)
-    written = time.perf_counter()
-    found = decompress(opened, archive, like=case.rows)
+    made = compress(opened, rows, archive)
+    packed = time.perf_counter()
+    back = folder / f"{name}-back.npz" if rows is None else None
+    found = decompress(opened, archive, back, like=rows)
+    same = found.same
+    if back is not None:
+        variable, test = opened.description.variables["x"], opened.data.test
+        given, own = np.load(back), variable.restored(test.exact("x"), exact=True)
+        same = all([np.array_equal(given[title], column) for title, column in own.items()])
     result = made.to_dict() | {
         "what": case.what, "minutes": minutes, "asked": case.asked, "words": case.words,
         "seconds": {
-            "compress": written - clock, "decompress": time.perf_counter() - written,
+            "compress": packed - clock, "decompress": time.perf_counter() - packed,
             "processor": time.process_time() - cpu,
         },
-        "same": found.same, "over_the_bound": made.bytes - made.bound,
+        "same": same, "over_the_bound": made.bytes - made.bound, "files": files,
     }  # fmt: skip
-    print(f"{name}: {made}", flush=True)
+    print(f"{name}: {made}", *[f"{n} {size:,} bytes" for n, size in files.items()], sep="\n")
     return result
 
 

@@ -174,7 +174,7 @@ def test_tables_that_do_not_fit_are_refused(
 def test_a_key_that_tells_no_rows_apart_is_refused_before_anything_is_written(
     table_run: Path, frame: pandas.DataFrame
 ) -> None:
-    twice, empty = frame.assign(id=3), frame.assign(id=[None, *range(11)])
+    twice, empty = frame.assign(id=3), frame.assign(id=pandas.Series([None, *range(11)]))
     scorer = Scorer(table_run, key="id", particles=5)
     with pytest.raises(ValueError, match="12 rows have the key id '3', by which rows are told"):
         scorer(twice)

@@ -194,6 +194,11 @@ class Function(nn.Module):
             raise
         except Exception as error:  # torch raises errors of many kinds
             said = " ".join(str(error).split())[:200]
+            if "Constraints violated" in said:
+                raise ExportError(
+                    f"torch.export makes no graph of the {type(self).__name__} of this model that "
+                    f"is of any number of rows; deeplvm score reads the run itself."
+                ) from error
             raise ExportError(
                 f"torch.export makes no graph of the {type(self).__name__} of this model "
                 f"({type(error).__name__}: {said})."
