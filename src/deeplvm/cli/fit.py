@@ -26,12 +26,13 @@ from deeplvm.cli.flags import (
     about_recipe,
     dress,
     flags_of,
+    said_of,
 )
 from deeplvm.cli.options import Option, options_of
 from deeplvm.cli.parallel import Terminated, by_first, data_of, together
 from deeplvm.files import fits, parse_json, write_atomically
 from deeplvm.parallel.processes import ProcessesError, processes
-from deeplvm.recipes import Recipe, describe, find, name_of, published, training_of
+from deeplvm.recipes import Recipe, find, name_of, published, training_of
 from deeplvm.recipes.catalogue import loading_of, refuse_to_run
 from deeplvm.registry import amiss, meant, why
 from deeplvm.runs.run import NOT_STORED, Config, Run, RunError, build, claim, create_run
@@ -158,7 +159,7 @@ def composed(words: Sequence[str], verb: Verb, act: Act) -> App:
         _refuse_amiss(config, choice.recipe)
         act(config, choice.recipe, own, said)
 
-    about = describe(choice.recipe_name, choice.recipe)
+    about = said_of(choice.recipe_name, choice.recipe)
     parameters = dress(begin, choice.recipe_name, about_recipe(about), parts, verb)
     return App(
         default_command=begin,

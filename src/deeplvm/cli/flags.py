@@ -1,7 +1,8 @@
 """The flags of ``fit``: composed of the options of data, recipe and training.
 
-``flags.json`` keeps those of the published recipes, so that ``fit --help`` needs neither torch nor
-the recipes. ``python -m deeplvm.cli.flags`` writes it anew; a test says when that is due.
+``flags.json`` keeps those of the published recipes, and what these are, so that ``fit --help`` and
+``deeplvm recipes`` need neither torch nor the recipes. ``python -m deeplvm.cli.flags`` writes it
+anew; a test says when that is due.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import pathlib
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -123,10 +125,19 @@ def flags_of(
     return taken
 
 
-def about_recipe(entry: Any) -> str:
+def about_recipe(entry: Mapping[str, Any]) -> str:
     """What the help says of a recipe."""
-    source = f" {entry.title} ({entry.authors}, {entry.year})." if entry.title else ""
-    return f"The recipe {entry.name}: {entry.summary}{source}"
+    source = f" {entry['title']} ({entry['authors']}, {entry['year']})." if entry["title"] else ""
+    return f"The recipe {entry['name']}: {entry['summary']}{source}"
+
+
+def entries() -> list[dict[str, Any]]:
+    """What each published recipe is: name, summary, title, authors, year, link, group."""
+    return [each["entry"] for each in _kept_whole()["recipes"].values()]
+
+
+def _kept_whole() -> dict[str, Any]:
+    return json.loads(files("deeplvm.cli").joinpath("flags.json").read_text("utf-8"))
 
 
 def dress(
@@ -169,7 +180,7 @@ def help_alone(words: Sequence[str], verb: Verb = "fit") -> App | None:
     if "--recipe" in names:
         at = names.index("--recipe")
         recipe = asked[at][2] or next(iter(words[at + 1 :]), "")
-    kept = json.loads(files("deeplvm.cli").joinpath("flags.json").read_text("utf-8"))
+    kept = _kept_whole()
     found = kept["recipes"].get(recipe.replace("-", "_"))
     if found is None:
         return None
@@ -182,7 +193,7 @@ def help_alone(words: Sequence[str], verb: Verb = "fit") -> App | None:
     def fit(**_: Any) -> None:
         """Only shown."""
 
-    dress(fit, recipe, found["about"], parts, verb)
+    dress(fit, recipe, about_recipe(found["entry"]), parts, verb)
     group = Group(f"The {WHOLE[verb]}", sort_key=0)
     return App(default_command=fit, name=verb, help_format="plaintext", group_parameters=group)
 
@@ -206,7 +217,7 @@ def _restored(value: Any) -> Any:
 def current() -> str:
     """The text of ``flags.json`` as the code has it."""
     from deeplvm.cli.fit import parts_of
-    from deeplvm.recipes import describe, published
+    from deeplvm.recipes import PUBLISHED, published
 
     kept: dict[str, Any] = {"data_options": [], "training": [], "recipes": {}}
     base = parts_of(published()[DEFAULT_RECIPE])
@@ -215,6 +226,7 @@ def current() -> str:
     plain = {
         table: {row[0]: row[2] for row in kept[table]} for table in ("data_options", "training")
     }
+    groups = {name: group for group, names in PUBLISHED.items() for name in names}
     for name, recipe in published().items():
         parts = parts_of(recipe)
         own = {
@@ -226,12 +238,21 @@ def current() -> str:
             for table, found in own.items()
         }
         kept["recipes"][name] = {
-            "about": about_recipe(describe(name, recipe)),
+            "entry": said_of(name, recipe) | {"group": groups[name]},
             "options": [_kept(each) for each in parts["recipe_options"].values()],
             "data": changed["data_options"],
             "training": changed["training"],
         }
     return json.dumps(kept, indent=0, ensure_ascii=False) + "\n"
+
+
+def said_of(name: str, recipe: Callable[..., Any]) -> dict[str, Any]:
+    """What a recipe's docstring says of it, as text."""
+    from deeplvm.recipes import describe
+
+    return {
+        key: value for key, value in asdict(describe(name, recipe)).items() if key != "training"
+    }
 
 
 def _kept(option: Option) -> list[Any]:

@@ -1116,22 +1116,19 @@ def recipes(*, json: bool = False) -> None:
     Args:
         json: Print them as a list of objects.
     """
-    from dataclasses import asdict
+    from deeplvm.cli.flags import entries
 
-    from deeplvm.recipes import PUBLISHED, describe, published
-
-    entries = {name: describe(name, recipe) for name, recipe in published().items()}
+    found = entries()
     if json:
-        groups = {name: group for group, names in PUBLISHED.items() for name in names}
-        found = [asdict(e) | {"group": groups[name]} for name, e in entries.items()]
-        show_json([{n: v for n, v in each.items() if n != "training"} for each in found])
+        show_json(found)
         return
-    width = max([len(name) for name in entries])
-    for group, names in PUBLISHED.items():
+    width = max([len(entry["name"]) for entry in found])
+    for group in dict.fromkeys([entry["group"] for entry in found]):
         tell(f"{group}:\n")
-        for entry in [entries[name] for name in names]:
-            tell(f"{entry.name.ljust(width)}  {entry.summary}")
-            tell(f"{' ' * width}  {entry.title} ({entry.authors}, {entry.year}), {entry.link}")
+        for entry in [each for each in found if each["group"] == group]:
+            tell(f"{entry['name'].ljust(width)}  {entry['summary']}")
+            source = f"{entry['title']} ({entry['authors']}, {entry['year']}), {entry['link']}"
+            tell(f"{' ' * width}  {source}")
         tell("")
     tell("Options: deeplvm fit --recipe NAME --help. Your own function: package.module:function.")
 
