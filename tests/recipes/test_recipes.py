@@ -164,6 +164,10 @@ SMALL: dict[str, tuple[str, dict[str, Any]]] = {
     "scvi": ("scvi", {"latent": 2, "hidden": (8,)}),
     "scvi, latent size": ("scvi", {"latent": 2, "hidden": (8,), "library": "latent"}),
     "multimodal_vae": ("multimodal_vae", {"latent": 2, "hidden": (8,)}),
+    "multimodal_vae, mixture": (
+        "multimodal_vae",
+        {"latent": 2, "hidden": (8,), "experts": "mixture"},
+    ),
     "miwae": ("miwae", {"latent": 2, "hidden": (8, 6)}),
     "not_miwae": ("not_miwae", {"latent": 2, "hidden": (8, 6)}),
     "factor_analysis": ("factor_analysis", {"latent": 2}),

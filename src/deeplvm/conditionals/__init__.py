@@ -29,7 +29,7 @@ from deeplvm.conditionals.masks import SelfMasking, ValueAndMask, WithMask
 from deeplvm.conditionals.mixture import GaussianMixture, Mixture, MixtureDensity, Stratified
 from deeplvm.conditionals.multivariate import FullCovarianceGaussian, LowRankGaussian
 from deeplvm.conditionals.present import IfPresent, Presence
-from deeplvm.conditionals.products import PrecisionWeighted, ProductOfExperts
+from deeplvm.conditionals.products import MixtureOfExperts, PrecisionWeighted, ProductOfExperts
 from deeplvm.conditionals.real import Gamma, Laplace, StudentT
 from deeplvm.conditionals.resampled import Resampled
 from deeplvm.conditionals.simplex import Dirichlet
@@ -83,6 +83,7 @@ __all__ = [
     "MemberPosterior",
     "Mixture",
     "MixtureDensity",
+    "MixtureOfExperts",
     "Multinomial",
     "NegativeBinomial",
     "OneHot",

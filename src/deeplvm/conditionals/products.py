@@ -1,8 +1,8 @@
-"""The product of experts, each of which sees one parent."""
+"""Products and mixtures of experts, each of which sees one parent."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,11 +10,63 @@ from torch.distributions import Distribution, Independent, Normal
 
 from deeplvm.conditionals.gaussian import StandardNormal
 from deeplvm.distributions.diagonal_normal import DiagonalNormal
+from deeplvm.distributions.mixture import NormalMixture
 
 View = Callable[[Tensor], Tensor]
 
 
-class ProductOfExperts(nn.Module):
+class _Experts(nn.Module):
+    """Experts, each shown one parent, and a prior; what they are made into is a subclass's."""
+
+    # an expert is left out where its parent is NaN
+    accepts_missing = True
+
+    def __init__(
+        self,
+        experts: Sequence[nn.Module],
+        *,
+        prior: nn.Module | None = None,
+        views: Sequence[View | None] | None = None,
+    ) -> None:
+        super().__init__()
+        shapes = {tuple(getattr(each, "event_shape", ())) for each in experts}
+        if len(shapes) != 1:
+            found = ", ".join([str(shape) for shape in sorted(shapes)]) or "no expert"
+            raise ValueError(f"{self._owner} expects experts of one event shape, found {found}.")
+        if views is not None and len(views) != len(experts):
+            raise ValueError(
+                f"{self._owner} expects a view for each of its {len(experts)} experts (None "
+                f"for a parent shown as it is), found {len(views)}."
+            )
+        (shape,) = shapes
+        self.event_shape = torch.Size(shape)
+        self.experts = nn.ModuleList(experts)
+        self.prior = StandardNormal(shape) if prior is None else prior
+        self.views = [None] * len(experts) if views is None else list(views)
+
+    @property
+    def _owner(self) -> str:
+        return type(self).__name__
+
+    def _prior(self) -> DiagonalNormal:
+        return normal_of(self.prior(), self._owner, "its prior")
+
+    def _factors(self, *parents: Tensor) -> Iterator[tuple[DiagonalNormal, Tensor]]:
+        """What each expert says, and in which rows it has its parent, ``(*particles, batch)``."""
+        if len(parents) != len(self.experts):
+            raise TypeError(
+                f"{self._owner} has {len(self.experts)} experts, so it takes as many parents, "
+                f"found {len(parents)}; a missing one is given as NaN."
+            )
+        for expert, view, parent in zip(self.experts, self.views, parents, strict=True):
+            shown = parent if view is None else view(parent)
+            shown = torch.nan_to_num(shown, nan=0.0) if shown.is_floating_point() else shown
+            factor = normal_of(expert(shown), self._owner, "an expert")
+            seen, lead = ~parent.isnan(), len(factor.batch_shape)
+            yield factor, seen.flatten(lead).any(-1) if parent.dim() > lead else seen
+
+
+class ProductOfExperts(_Experts):
     r"""The normalised product of a prior and of Gaussian experts, one for each parent.
 
     .. math:: q(z | x_1, \dots, x_N) \propto p(z) \prod_{i \text{ observed}} q_i(z | x_i), \qquad
@@ -49,63 +101,67 @@ class ProductOfExperts(nn.Module):
         (tensor([[0.3333]]), tensor([[0.5000]]))
     """
 
-    # an expert is left out where its parent is NaN
-    accepts_missing = True
-
-    def __init__(
-        self,
-        experts: Sequence[nn.Module],
-        *,
-        prior: nn.Module | None = None,
-        views: Sequence[View | None] | None = None,
-    ) -> None:
-        super().__init__()
-        shapes = {tuple(getattr(each, "event_shape", ())) for each in experts}
-        if len(shapes) != 1:
-            found = ", ".join([str(shape) for shape in sorted(shapes)]) or "no expert"
-            raise ValueError(
-                f"ProductOfExperts expects experts of one event shape, found {found}."
-            )
-        if views is not None and len(views) != len(experts):
-            raise ValueError(
-                f"ProductOfExperts expects a view for each of its {len(experts)} experts (None "
-                f"for a parent shown as it is), found {len(views)}."
-            )
-        (shape,) = shapes
-        self.event_shape = torch.Size(shape)
-        self.experts = nn.ModuleList(experts)
-        self.prior = StandardNormal(shape) if prior is None else prior
-        self.views = [None] * len(experts) if views is None else list(views)
-
     def forward(self, *parents: Tensor) -> DiagonalNormal:
         """The product, given a parent for each expert, of shapes ``(*particles, batch, ...)``."""
-        if len(parents) != len(self.experts):
-            raise TypeError(
-                f"ProductOfExperts has {len(self.experts)} experts, so it takes as many parents, "
-                f"found {len(parents)}; a missing one is given as NaN."
+        product, dims = self._prior(), len(self.event_shape)
+        for factor, seen in self._factors(*parents):
+            seen = seen.reshape(*seen.shape, *[1] * dims)
+            both = merged(product, factor)
+            product = DiagonalNormal(
+                torch.where(seen, both.loc, product.loc),
+                torch.where(seen, both.scale, product.scale),
+                dims,
             )
-        product = normal_of(self.prior(), "ProductOfExperts", "its prior")
-        for expert, view, parent in zip(self.experts, self.views, parents, strict=True):
-            product = self._with(product, expert, view, parent)
         return product
 
-    def _with(
-        self, product: DiagonalNormal, expert: nn.Module, view: View | None, parent: Tensor
-    ) -> DiagonalNormal:
-        """One more factor, in the rows that have its parent."""
-        shown = parent if view is None else view(parent)
-        shown = torch.nan_to_num(shown, nan=0.0) if shown.is_floating_point() else shown
-        factor = normal_of(expert(shown), "ProductOfExperts", "an expert")
-        dims, lead = len(self.event_shape), len(factor.batch_shape)
-        seen = ~parent.isnan()
-        seen = seen.flatten(lead).any(-1) if parent.dim() > lead else seen
-        seen = seen.reshape(*seen.shape, *[1] * dims)
-        both = merged(product, factor)
-        return DiagonalNormal(
-            torch.where(seen, both.loc, product.loc),
-            torch.where(seen, both.scale, product.scale),
-            dims,
+
+class MixtureOfExperts(_Experts):
+    r"""The mixture of Gaussian experts, one for each parent, of equal weights.
+
+    .. math:: q(z | x_1, \dots, x_N) = \frac{1}{|O|} \sum_{i \in O} q_i(z | x_i), \qquad
+              O = \{i : x_i \text{ observed}\}
+
+    An expert whose parent is missing in a row (all of it NaN) has no weight there: with no parent
+    at all the posterior is the prior. Its density is that of the whole mixture, so bounds are of
+    :math:`\log p(x)`; a draw carries gradients to all experts by implicit reparameterisation, and
+    with ``draw={"z": Stratified()}`` each expert is drawn from once, as in the paper. Unlike a
+    product's, an expert has to say by itself what z is.
+
+    Args:
+        experts: conditionals that return independent normals, in the order of the parents.
+        prior: the posterior of a row that lacks every parent; by default :math:`N(0, I)`.
+        views: how each parent is shown to its expert, as for :class:`ProductOfExperts`.
+
+    Shape:
+        Parents of leading shape ``(*particles, batch)`` give that batch shape.
+
+    Variational Mixture-of-Experts Autoencoders for Multi-Modal Deep Generative Models (Shi et al.,
+    2019), https://arxiv.org/abs/1911.03393
+
+    Examples:
+        >>> from deeplvm.conditionals import Gaussian
+        >>> experts = [Gaussian(1, nn.Linear(each, 4), scale=1.0) for each in (2, 3)]
+        >>> mixture, x1, x2 = MixtureOfExperts(experts), torch.zeros(1, 2), torch.zeros(1, 3)
+        >>> both, one = mixture(x1, x2), mixture(x1, x2 * torch.nan)
+        >>> both.log_weights.exp(), one.log_weights.exp()  # the first is the prior's
+        (tensor([[0.0000, 0.5000, 0.5000]]), tensor([[0., 1., 0.]]))
+    """
+
+    def forward(self, *parents: Tensor) -> NormalMixture:
+        """The mixture, given a parent for each expert, of shapes ``(*particles, batch, ...)``."""
+        factors, seen = zip(*self._factors(*parents), strict=True)
+        shape = torch.broadcast_shapes(*[factor.batch_shape for factor in factors])
+        there = torch.stack([each.expand(shape) for each in seen], -1)
+        there = torch.cat([~there.any(-1, keepdim=True), there], -1)
+        whole = (*shape, *self.event_shape)
+        every = [self._prior(), *factors]
+        loc, scale = (
+            torch.stack([getattr(each, name).expand(whole) for each in every], len(shape))
+            for name in ("loc", "scale")
         )
+        logits = torch.zeros(there.shape, dtype=loc.dtype, device=loc.device)
+        logits = logits.masked_fill(~there, -torch.inf)
+        return NormalMixture(logits, loc, scale, len(self.event_shape))
 
 
 class PrecisionWeighted(nn.Module):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from deeplvm.conditionals import Gaussian, ProductOfExperts, StandardNormal
+from typing import Literal
+
+from deeplvm.conditionals import Gaussian, MixtureOfExperts, ProductOfExperts, StandardNormal
 from deeplvm.core.joint import Joint, view_of
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.data import likelihood_of
@@ -15,7 +17,11 @@ from deeplvm.recipes.plain import at_least_one, refuse_sequences, seen
 # An expert that never stood alone would not know what to say of z by itself.
 @trained_with(hide_names=0.5)
 def multimodal_vae(
-    data: Data | Description, *, latent: int = 16, hidden: tuple[int, ...] = (256, 256)
+    data: Data | Description,
+    *,
+    latent: int = 16,
+    hidden: tuple[int, ...] = (256, 256),
+    experts: Literal["product", "mixture"] = "product",
 ) -> LatentVariableModel:
     """Variational autoencoder of several names, any of which a row may lack.
 
@@ -31,6 +37,8 @@ def multimodal_vae(
         latent: Dimensions of z.
         hidden: Widths of the hidden layers of each expert, from its name to z; those of p in
             reverse.
+        experts: What the posterior is of them: their product and the prior's, or the mixture of
+            those whose names are there (MMVAE, https://arxiv.org/abs/1911.03393).
 
     Raises:
         RecipeError: If the data have one name alone, or one that is the latent's.
@@ -48,7 +56,8 @@ def multimodal_vae(
         for name, variable in data.variables.items()
     }
     p = Joint({"z": StandardNormal(latent), **{f"{name} | z": each[name] for name in names}})
-    experts = [Gaussian(latent, MLP(seen(v), *hidden)) for v in data.variables.values()]
+    each_alone = [Gaussian(latent, MLP(seen(v), *hidden)) for v in data.variables.values()]
     views = [view_of(each[name]) for name in names]
-    q = Joint({f"z | {', '.join(names)}": ProductOfExperts(experts, views=views)})
+    posterior = {"product": ProductOfExperts, "mixture": MixtureOfExperts}[experts]
+    q = Joint({f"z | {', '.join(names)}": posterior(each_alone, views=views)})
     return LatentVariableModel(p, q)
