@@ -81,6 +81,42 @@ def test_elements_one_after_another_and_flows_read_the_label(name: str, options:
     assert (own != other).all()
 
 
+STEPS = {"steps": 2, "latent": 1, "hidden": 3}
+
+
+@pytest.mark.parametrize(
+    "name, options",
+    [
+        ("draw", STEPS),
+        ("convolutional_draw", STEPS),
+        ("diffusion", {"channels": (4,), "steps": 3}),
+    ],
+)
+def test_what_is_drawn_in_steps_reads_the_label(name: str, options: dict[str, Any]) -> None:
+    """Another label is another density and another draw; each class learns; cells are shared."""
+    data = load("digits", limit=60)
+    torch.manual_seed(0)
+    model = getattr(recipes, name)(data, given_label=True, **options).double()
+    rows = data.batch("train", slice(None))
+    found, drawn = [], []
+    for labels in (rows["y"], (rows["y"] + 1) % 10):
+        torch.manual_seed(0)
+        bound = elbo(model.evidence({"x": rows["x"], "y": labels}, missing=()))
+        bound.mean().backward()
+        found.append(bound.detach())
+        torch.manual_seed(0)
+        drawn.append(
+            model.sample(3, {"y": labels[:3]})["z0" if name == "diffusion" else "l"].value
+        )
+    assert (found[0] != found[1]).all()
+    assert (drawn[0] != drawn[1]).flatten(1).any(1).all()
+    moves = [p.grad for n, p in model.named_parameters() if n.endswith("move.weight")]
+    assert moves
+    assert all([g is not None and g.any(0).all() for g in moves])  # a column a class
+    if name != "diffusion":
+        assert model.p["s"] is model.q["s"]
+
+
 def test_what_a_label_cannot_move_is_refused() -> None:
     with pytest.raises(RecipeError, match="have no label"):
         recipes.vae(load("digits", keep_labels=1), given_label=True)

@@ -12,11 +12,12 @@ https://arxiv.org/abs/2107.00630
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Size, Tensor, nn
@@ -254,25 +255,47 @@ class Denoising(nn.Module):
         self.network, self.schedule = network, schedule
         self.steps, self.draws = steps, at_least(draws, 1, "Denoising", "draws")
         self.symbol = "p"
+        self.label: str | None = None
+
+    def given(self, label: str, classes: int) -> Self:
+        """The chain back given a label too, a one-hot parent of that name.
+
+        A vector of each class moves the z that the network reads, as it would in the first layer.
+        """
+        made = copy.copy(self)
+        made._modules = dict(self._modules)
+        made.inputs, made.label = (END, label), label
+        made.move = nn.Linear(classes, self.shape.numel(), bias=False)
+        nn.init.normal_(made.move.weight, std=0.1)
+        return made
+
+    def _moved(self, given: Mapping[str, Any]) -> Tensor | float:
+        """By how much the label moves z, ``(batch, *event)``."""
+        if self.label is None:
+            return 0.0
+        return self.move(given[self.label].value).unflatten(-1, self.shape)
 
     def noise(self, z: Tensor, gamma: Tensor) -> Tensor:
         r""":math:`\hat\epsilon` at z of shape ``(*leading, *event)``, gamma ``(*leading)``."""
         ends = self.schedule(torch.tensor([0.0, 1.0], dtype=gamma.dtype, device=gamma.device))
         return self.network(z, (gamma - ends[0]) / (ends[1] - ends[0])).to(z.dtype)
 
-    def divergences(self, z: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    def divergences(
+        self, z: Tensor, t: Tensor, noise: Tensor, moved: Tensor | float = 0.0
+    ) -> Tensor:
         """What the whole chain would cost if every step did as the one that ends at t.
 
         Args:
             z: The chain there, ``(*leading, *event)``.
             t: ``(*leading)``.
             noise: What made z of x, as z.
+            moved: By how much a label moves the z that the network sees.
 
         Returns:
             Nats, ``(*leading)``.
         """
         gamma = self.schedule(t)
-        wrong = (noise - self.noise(z, gamma)).square().flatten(t.dim()).sum(-1)
+        wrong = (noise - self.noise(z + moved, gamma)).square().flatten(t.dim()).sum(-1)
         if self.steps is None:
             return 0.5 * self.schedule.slope(t) * wrong
         before = self.schedule((t - 1 / self.steps).clamp(min=0.0))
@@ -305,7 +328,10 @@ class Denoising(nn.Module):
                 f"values from elsewhere."
             )
         noise = (z.value - made.base_dist.loc) / made.base_dist.scale  # type: ignore[attr-defined]
-        cost = self.divergences(z.value, t.value, noise).mean(-1)
+        moved = self._moved(given)
+        if isinstance(moved, Tensor):  # the same at all times of a row
+            moved = moved.unsqueeze(-1 - len(self.shape))
+        cost = self.divergences(z.value, t.value, noise, moved).mean(-1)
         sites = {PLACES: t, CHAIN: replace(z, log_prob=z.log_prob - cost), START: start}
         return Trace(
             {name: replace(site, distribution=None, drawn=False) for name, site in sites.items()},
@@ -321,11 +347,11 @@ class Denoising(nn.Module):
         z = z.expand(*shape, *self.shape)
         t = torch.linspace(1.0, 0.0, count + 1, dtype=z.dtype, device=z.device)
         gammas = self.schedule(t)
-        at = z
+        at, moved = z, self._moved(given)
         for gamma, after in pairwise(gammas) if START not in given else ():
             at = z
             share = -torch.expm1(after - gamma)
-            mean = z - share * gamma.sigmoid().sqrt() * self.noise(z, gamma.expand(shape))
+            mean = z - share * gamma.sigmoid().sqrt() * self.noise(z + moved, gamma.expand(shape))
             mean = mean * ((-after).sigmoid() / (-gamma).sigmoid()).sqrt()
             step = DiagonalNormal(mean, (after.sigmoid() * share).sqrt(), dims)
             z = way(START, step, shape, len(shape)).value

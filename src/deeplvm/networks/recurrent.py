@@ -19,7 +19,7 @@ _PLAIN: dict[str, Any] = {  # one layer in one direction, rows first
 }  # fmt: skip
 
 
-class _Cell(nn.Module):
+class Cell(nn.Module):
     """A deterministic node ``"h | x, z, h[-1]"``: the last parent is the state, the rest joined.
 
     Where the inputs of all steps are known, and it has a ``scan``, a Recurrent asks it for all
@@ -59,7 +59,7 @@ class _Cell(nn.Module):
         return self.step(*both).reshape(*leading, *self.out_shape)
 
 
-class GRU(_Cell):
+class GRU(Cell):
     r"""One step of a gated recurrent unit, :math:`h_t = \mathrm{GRU}((u_1, \dots, u_n), h_{t-1})`.
 
     A deterministic node such as ``"h | x, z, h[-1]"``: all parents but the last are joined as the
@@ -98,7 +98,7 @@ class GRU(_Cell):
         return torch.gru(given, first[None], weights, **_PLAIN)[0]
 
 
-class LSTM(_Cell):
+class LSTM(Cell):
     r"""One step of long short-term memory, of state :math:`s_t = (h_t, c_t)` side by side.
 
     .. math:: c_t = \sigma(f) c_{t-1} + \sigma(i) \tanh(g), \qquad h_t = \sigma(o) \tanh(c_t)
@@ -152,7 +152,7 @@ class LSTM(_Cell):
         return torch.stack(states, 1)
 
 
-class ConvolutionalLSTM(_Cell):
+class ConvolutionalLSTM(Cell):
     r"""Long short-term memory whose inputs and state are maps, and whose gates convolutions.
 
     Args:
@@ -200,7 +200,7 @@ class ConvolutionalLSTM(_Cell):
         return torch.cat([o.sigmoid() * cell.tanh(), cell], -3)
 
 
-class ConvolutionalGRU(_Cell):
+class ConvolutionalGRU(Cell):
     r"""A gated recurrent unit whose inputs and state are maps, and whose gates convolutions.
 
     .. math:: h_t = u \odot h_{t-1} + (1 - u) \odot \tanh(W * (x_t, r \odot h_{t-1}))

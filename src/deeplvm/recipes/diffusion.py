@@ -11,10 +11,12 @@ from deeplvm.core.model import LatentVariableModel
 from deeplvm.data.records import Data, Description
 from deeplvm.networks.u_net import TimedMLP, UNet
 from deeplvm.recipes.catalogue import RecipeError, trained_with
+from deeplvm.recipes.labelled import given_label
 from deeplvm.recipes.plain import at_least_one, of_one_likelihood
 
 
 @trained_with(learning_rate=2e-3, averaging=0.999)
+@given_label
 def diffusion(
     data: Data | Description,
     *,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,13 +12,16 @@ from torch import Tensor, nn
 
 from deeplvm.conditionals.autoregressive import Autoregressive
 from deeplvm.conditionals.dequantization import RoundedDown
+from deeplvm.conditionals.diffusion import Denoising
 from deeplvm.conditionals.flows import Flow
 from deeplvm.conditionals.heads import shown
 from deeplvm.core.joint import Joint, is_joint
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.data.records import Data, Description
 from deeplvm.networks.features import Features, out_shape_of
+from deeplvm.networks.recurrent import Cell
 from deeplvm.recipes.catalogue import RecipeError
+from deeplvm.recurrent import Recurrent
 
 Made = Callable[..., LatentVariableModel]
 _SAYS = """
@@ -103,8 +106,9 @@ def given_label(recipe: Made) -> Made:
     Every name of p and q that has parents gets the label as one more, ``"x | z"`` becomes
     ``"x | z, c"``; names without parents, such as a prior, are as they were, but for elements one
     after another, each of which then reads the label, and for a flow of x, which then starts from
-    a draw of each class. The label is an input of the model, never scored, as that of
-    ``conditional_vae``.
+    a draw of each class. Of a picture that is drawn in steps the recurrent cells read it, and of a
+    diffusion the network that guesses the noise. The label is an input of the model, never scored,
+    as that of ``conditional_vae``.
 
     A label that each element reads: Conditional Image Generation with PixelCNN Decoders (van den
     Oord et al., 2016), https://arxiv.org/abs/1606.05328; a first draw of each class: Glow:
@@ -138,8 +142,11 @@ def _labelled(model: LatentVariableModel, classes: int, recipe: str) -> LatentVa
     joints = (model.p, model.q)
     owners = [joint.conditional(f.names[0]) for joint in joints for f in joint.order]
     steps = any([not isinstance(joint, Joint) or joint.shared for joint in joints]) or any(
-        [is_joint(owner) for owner in owners]
+        [is_joint(owner) and not isinstance(owner, (Recurrent, Denoising)) for owner in owners]
     )
+    # what a cell, or the chain back, hands on says the label to the rest
+    handed = any([isinstance(owner, (Recurrent, Denoising)) for owner in owners])
+    key = "k" if "c" in model.names else "c"
     if any([isinstance(owner, RoundedDown) for owner in owners]):
         raise RecipeError(
             f"{recipe} is given the label where the noise of whole numbers is uniform; leave out "
@@ -153,23 +160,32 @@ def _labelled(model: LatentVariableModel, classes: int, recipe: str) -> LatentVa
         )
     made: dict[int, nn.Module] = {}  # a module that both have stays one
 
-    def reading(joint: Joint) -> Joint:
-        found: dict[str, nn.Module] = {"c | y": label}
+    def factors(joint: Any) -> dict[str, nn.Module]:
+        found: dict[str, nn.Module] = {}
         for factor in joint.order:
             own: Any = joint.conditional(factor.names[0])
             written = factor.key.removesuffix("|").rstrip()
             if joint is model.p and _bends(model, factor):
-                found[f"{written} | c"] = own.given(Features(nn.Identity(), classes))
-                continue
-            if not factor.parents:
+                found[f"{written} | {key}"] = own.given(Features(nn.Identity(), classes))
+            elif isinstance(own, Recurrent):
+                mark = "," if factor.parents else " |"
+                found[f"{written}{mark} {key}"] = Recurrent(
+                    factors(own), start=own.start, outside=[*own.outside, key],
+                    repeats=own.repeats,
+                )  # fmt: skip
+            elif isinstance(own, Denoising):
+                found[f"{written}, {key}"] = own.given(key, classes)
+            elif not (isinstance(own, Cell) if handed else factor.parents):
                 found[written] = own
-                continue
-            if id(own) not in made:
-                made[id(own)] = GivenLabel(
-                    own, classes, _seen_shape(model, factor.parents[0].name)
-                )
-            found[f"{written}, c"] = made[id(own)]
-        return Joint(found)
+            else:
+                if id(own) not in made:
+                    shape = _seen_shape((joint, model.p, model.q), factor.parents[0].name)
+                    made[id(own)] = GivenLabel(own, classes, shape)
+                found[f"{written}, {key}"] = made[id(own)]
+        return found
+
+    def reading(joint: Joint) -> Joint:
+        return Joint({f"{key} | y": label, **factors(joint)})
 
     label = Indicator(classes)
     return LatentVariableModel(reading(model.p), reading(model.q))
@@ -183,9 +199,9 @@ def _bends(model: LatentVariableModel, factor: Any) -> bool:
     return isinstance(own, Autoregressive) and own.network is None
 
 
-def _seen_shape(model: LatentVariableModel, name: str) -> tuple[int, ...]:
+def _seen_shape(joints: Sequence[Any], name: str) -> tuple[int, ...]:
     """The event shape in which networks see a name."""
-    joint = model.p if name in model.p.names else model.q
+    joint = next(each for each in joints if name in each.names)
     owner = joint.conditional(name)
     event = getattr(owner, "event_shape", None)
     if event is None:

@@ -32,12 +32,14 @@ from deeplvm.networks.canvas import AddToCanvas, Canvas, ErrorImage, LastStep, R
 from deeplvm.networks.objects import Cut, Paste, Placement
 from deeplvm.objectives import elbo
 from deeplvm.recipes.catalogue import RecipeError, trained_with
+from deeplvm.recipes.labelled import given_label
 from deeplvm.recipes.plain import at_least_one, captioned_of, image_of
 from deeplvm.recurrent import Recurrent
 
 
 # The divergence in closed form and the bound on the gradient are the paper's.
 @trained_with(objective=partial(elbo, form="analytic"))
+@given_label
 def draw(
     data: Data | Description,
     *,
@@ -216,6 +218,7 @@ def _drawn(
 
 # The divergence in closed form is the paper's.
 @trained_with(objective=partial(elbo, form="analytic"))
+@given_label
 def convolutional_draw(
     data: Data | Description,
     *,
