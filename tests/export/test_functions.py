@@ -137,6 +137,19 @@ def test_a_posterior_without_moments_has_those_of_draws(make: Make) -> None:
     torch.testing.assert_close(found[1], moments["z_sd"].to(found[1]))
 
 
+def test_latents_of_steps_have_moments_of_each_step(make: Make) -> None:
+    """Those of the first step are as embedded; the others are given the means before them."""
+    run = make("digits", "draw", options={"steps": 3, "latent": 2, "hidden": 6})
+    rows = dataclasses.replace(run.data.test[:3], common=True)
+    moments = embed(run.model, rows, scales=True)
+    found = Encoder(run)(in_units(run, rows))
+    for own, name in zip(found, ("z", "z_sd"), strict=True):
+        assert own.shape == (3, 3, 2)
+        assert (own[:, 0] != own[:, 1]).any()
+        first = moments[name].to(own).reshape(3, 3, 2)[:, 0]
+        torch.testing.assert_close(own[:, 0], first)
+
+
 @pytest.mark.parametrize(
     "options", [{"binarize": "dynamic"}, {"likelihood": "gaussian", "dequantize": "uniform"}]
 )

@@ -94,12 +94,12 @@ class _Set:
     Attributes:
         value: The value; none for the centre.
         noise: For the moments of what has none in closed form; none to refuse it.
-        spread: Where the standard deviations of names are put.
+        spread: Where the standard deviations of names are put, one a step of those drawn in steps.
     """
 
     value: Tensor | None = None
     noise: KeptNoise | None = None
-    spread: dict[str, Tensor] = field(default_factory=dict)
+    spread: dict[str, list[Tensor]] = field(default_factory=dict)
 
     def __call__(
         self, name: str, distribution: Distribution, batch_shape: tuple[int, ...], batch_dims: int
@@ -114,7 +114,7 @@ class _Set:
         try:
             value = centre(own)
             if not discrete:
-                self.spread[name] = own.stddev
+                self.spread.setdefault(name, []).append(own.stddev)
             return value
         except NotImplementedError:
             if self.noise is None:
@@ -125,7 +125,7 @@ class _Set:
                 ) from None
         with self.noise.drawing(f"moments of {name}", tuple(own.batch_shape)):  # as embed has them
             draws = own.sample(torch.Size((_DRAWS,)))
-        self.spread[name] = draws.std(0)
+        self.spread.setdefault(name, []).append(draws.std(0))
         return draws.mean(0)
 
 
@@ -529,8 +529,10 @@ class Encoder(Function):
                 found[f"probability_{name}"] = base.probs
                 continue
             found[name] = site.value
-            if name in way.spread:
-                found[f"{name}_sd"] = way.spread[name].expand(site.value.shape)
+            if own := way.spread.get(name):
+                backwards = any([each.backwards for each in self.model.q.repetitions(name)])
+                steps = torch.stack(own[::-1] if backwards else own, 1) if own[1:] else own[0]
+                found[f"{name}_sd"] = steps.expand(site.value.shape)
         return {name: _where(good, value) for name, value in found.items()}
 
 
