@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -682,10 +681,9 @@ def test_a_function_of_ones_own_is_a_recipe(table: Data) -> None:
 
 # Of those a number is exported in a short time, one has no encoder, one is refused whole.
 EXPORTED = ("factor_analysis", "made", "sentence_vae")
-LONG = os.environ.get("DEEPLVM_FAULTS") == "full"
 
 
-@pytest.mark.parametrize("small", SMALL if LONG else EXPORTED, indirect=True)
+@pytest.mark.parametrize("small", SMALL if FULL else EXPORTED, indirect=True)
 def test_what_is_exported_agrees_or_is_refused_in_a_sentence(
     small: tuple[LatentVariableModel, Data], request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
@@ -696,8 +694,8 @@ def test_what_is_exported_agrees_or_is_refused_in_a_sentence(
     vars(run).update(model=model.float().eval(), data=data)
     run.save_model(model)
     parts: tuple[Part, ...] = ("encoder", "decoder", "log-likelihood")
-    for form in get_args(Form) if LONG else ("pt2",):
-        for part in parts if LONG else parts[:1]:
+    for form in get_args(Form) if FULL else ("pt2",):
+        for part in parts if FULL else parts[:1]:
             path, said = tmp_path / f"{part}.{form}", ""
             try:
                 assert write(run, part, path, form, particles=4).difference <= AGREEMENT
