@@ -11,7 +11,8 @@ from deeplvm.data import Data, load
 from deeplvm.evaluation import evaluate
 from deeplvm.inference import embed
 from deeplvm.recipes import find
-from deeplvm.runs.run import build
+from deeplvm.runs.run import RunError, build
+from deeplvm.runs.training import refuse_holes
 from deeplvm.training.callbacks import flops_of
 
 RECIPES: dict[str, dict[str, Any]] = {
@@ -71,3 +72,16 @@ def test_operations_of_a_gradient_in_the_forward_pass_are_counted(digits: Data) 
         model = build(find("hamiltonian_vae"), digits, options, 0)
         counts.append(flops_of(lambda model=model: model.evidence({"x": x}).log_weight))
     assert counts[1] - counts[0] == counts[2] - counts[1] > 0
+
+
+@pytest.mark.parametrize(
+    "name", ["auxiliary_vae", "hamiltonian_vae", "variational_gaussian_process"]
+)
+def test_holes_that_p_would_read_are_refused_by_their_columns(name: str) -> None:
+    """Before training, in the words of the data: no name that the recipe made up."""
+    x = torch.randn(40, 3)
+    x[3, 1] = torch.nan
+    data, recipe = load(x.numpy(), likelihood="gaussian"), find(name)
+    with pytest.raises(RunError, match=rf"{name} needs every value.*missing, of 'x\[1\]'; fill"):
+        refuse_holes(recipe(data, latent=2, hidden=(4,)), data, name)
+    refuse_holes(find("vae")(data, latent=2, hidden=(4,)), data, "vae")

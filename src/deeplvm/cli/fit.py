@@ -36,7 +36,7 @@ from deeplvm.recipes import Recipe, find, name_of, published, training_of
 from deeplvm.recipes.catalogue import loading_of, refuse_to_run
 from deeplvm.registry import amiss, meant, why
 from deeplvm.runs.run import NOT_STORED, Config, Run, RunError, build, claim, create_run
-from deeplvm.runs.training import settled, training_options
+from deeplvm.runs.training import refuse_holes, settled, training_options
 from deeplvm.training import Callback
 
 if TYPE_CHECKING:
@@ -241,6 +241,7 @@ def _fit(config: Config, recipe: Recipe, own: Mapping[str, Any], said: set[str])
         training = config.training
         model = build(recipe, data, config.recipe_options, int(training.get("seed", 0)))
         note(repr(model))
+        refuse_holes(model, data, name_of(recipe))
         refuse_large_step(training, data)
         place = folder or claimed(free_folders(data.name, name_of(recipe)))
         stored = settled(config, data, recipe)

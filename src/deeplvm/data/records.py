@@ -554,12 +554,23 @@ class Data:
 
     def missing_values(self, split: Split) -> int:
         """How many values, and labels, are missing (NaN) in the rows of a split."""
-        count = 0
-        for name in self.missing:
-            column = stored(self[split][name])
-            for start in range(0, len(column), _SOME_ROWS):
-                count += int(column[start : start + _SOME_ROWS].isnan().sum())
-        return count
+        return sum(
+            [int(holes.sum()) for name in self.missing for holes in self._holes(split, name)]
+        )
+
+    def titles_with_holes(self, name: str) -> tuple[str, ...]:
+        """Which elements of a variable are missing (NaN) in some row, by their titles."""
+        found = torch.stack(
+            [holes.any(0) for split in SPLITS for holes in self._holes(split, name)]
+        ).any(0)
+        titles = self.variables[name].titles
+        return tuple([titles[at] for at in found.flatten().nonzero().flatten().tolist()])
+
+    def _holes(self, split: Split, name: str) -> Iterator[Tensor]:
+        """Which values of some rows after others are missing (NaN)."""
+        column = stored(self[split][name])
+        for start in range(0, len(column), _SOME_ROWS):
+            yield column[start : start + _SOME_ROWS].isnan()
 
     @property
     def fingerprint(self) -> str:

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any, Literal, get_type_hints
 from deeplvm.data.records import Data
 from deeplvm.files import nested, parse_json, read_whole, write_atomically
 from deeplvm.randomness import seed_of
-from deeplvm.recipes import Recipe, training_of
+from deeplvm.recipes import Recipe, name_of, training_of
 from deeplvm.registry import amiss, phases_of
 from deeplvm.results import Record
 from deeplvm.runs.comparison import scored_by, unlike
 from deeplvm.runs.run import Config, Run, RunError, build, create_run, open_run
 from deeplvm.runs.search import OF_OBJECTIVE, Choice, Dimension, read, usual
 from deeplvm.runs.sidecars import read_metrics
-from deeplvm.runs.training import settled, training_options
+from deeplvm.runs.training import refuse_holes, settled, training_options
 from deeplvm.training import Callback, CheckpointError, fit, unfolded
 from deeplvm.training.failures import NonFiniteError
 from deeplvm.training.options import check
@@ -319,6 +319,7 @@ def plan(
             f"--search {altered[0]}=… makes trials ascend different objectives, whose bounds do "
             f"not compare; --measure elbo compares all by the same."
         )
+    refuse_holes(model, data, name_of(recipe))
     _refuse_beforehand(data, config, recipe, model, dimensions)
     if not dimensions:
         phases = training.get("phases")

@@ -7,11 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from deeplvm.core.joint import Joint
 from deeplvm.core.model import LatentVariableModel
 from deeplvm.data.records import Data
+from deeplvm.data.variable import listed
 from deeplvm.recipes import Recipe, find, name_of, training_of
 from deeplvm.registry import meant, phases_of, written
-from deeplvm.runs.run import Config, Run
+from deeplvm.runs.run import Config, Run, RunError
 from deeplvm.training.batches import Ordered
 from deeplvm.training.phases import asks, idle_in
 
@@ -23,6 +25,24 @@ def settled(config: Config, data: Data, recipe: Recipe) -> Config:
         options["schema"] = str(Path(options["schema"]).expanduser().absolute())
     source = str(data.options.get("source", config.data))
     return replace(config, data=source, recipe=name_of(recipe), data_options=options)
+
+
+def refuse_holes(model: LatentVariableModel, data: Data, recipe: str) -> None:
+    """Refuse a model that reads in p what is missing in the data: its bound would be of others.
+
+    Raises:
+        RunError: If there is such a variable, and q does not draw what is missing of it.
+    """
+    if not isinstance(getattr(model, "p", None), Joint):
+        return
+    for name in sorted(data.missing.intersection(data.variables).difference(model.q.names)):
+        if model.reads(name):
+            where = listed([f"{title!r}" for title in data.titles_with_holes(name)])
+            raise RunError(
+                f"{recipe} needs every value of a row, and some of {data.name} are missing, "
+                f"of {where}; fill them in first (deeplvm impute, by a run of the recipe miwae), "
+                f"leave out those rows or columns, or take the recipe vae or miwae."
+            )
 
 
 def training_options(
