@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from deeplvm.cli.verbs import _scored
+from deeplvm.cli.scoring import meaning_of
 from deeplvm.data import Data, DataError, load
 from deeplvm.evaluation import evaluate
 from deeplvm.inference.texts import as_texts
@@ -75,7 +75,7 @@ def test_the_bag_of_words_of_each_turn(dialogues: Data) -> None:
 def test_the_score_of_an_answer_is_that_of_its_label() -> None:
     rows = [["a b c", "b a"], ["b", "c c a d"], ["d a", "a"]] * 20
     data = load({"x": rows, "y": [each % 2 for each in range(60)]})
-    assert _scored(answer_selection(data, **SMALL), data, "test") == ("y | x", 0)
+    assert meaning_of(answer_selection(data, **SMALL), data, "test") == ("y | x", 0)
 
 
 def test_an_answer_is_read_to_its_end() -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from deeplvm.cli.console import note
 from deeplvm.cli.outputs import TABLES, FileError, check_output, refuse_overwriting
-from deeplvm.cli.parallel import by_first, data_of, model_of, together
+from deeplvm.cli.parallel import by_first, data_of, model_of, precise, together
 from deeplvm.parallel.processes import Processes, apart
 
 if TYPE_CHECKING:
@@ -90,8 +90,7 @@ def carry_out(
         jobs = by_first(here, lambda: jobs_of(sources, output, endings))
         own = (opened.config.data, *sources)
         by_first(here, lambda: [refuse_overwriting(job.output, *own) for job in jobs])
-        model = model_of(here, opened).to(place(device))
-        model = model.double() if precision == "float64" else model
+        model = precise(model_of(here, opened).to(place(device)), precision)
         if len(jobs) == 1:
             source = jobs[0].source
             data = data_of(here, lambda: opened.read(source), source or opened.config.data)

@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from deeplvm.cli.console import enough, note, tell
-from deeplvm.cli.verbs import (
+from deeplvm.cli.options import (
     AutoParticles,
     Budget,
     Device,

@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from deeplvm.cli.console import note, tell, time_left
-from deeplvm.cli.verbs import Folder, Output, SplitOption, Trust
+from deeplvm.cli.options import Folder, Output, SplitOption, Trust
 
 _ENDING = ".dlvm"
 Archive = Annotated[Path, Parameter(help="A .dlvm file, which deeplvm compress made.")]

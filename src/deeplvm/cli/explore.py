@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from deeplvm.cli.console import note, tell
-from deeplvm.cli.verbs import Folder, Number, Seed, SplitOption, Trust
+from deeplvm.cli.options import Folder, Number, Seed, SplitOption, Trust
 
 
 def explore(

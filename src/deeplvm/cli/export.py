@@ -8,8 +8,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from deeplvm.cli.console import in_json, note, show_json, tell
-from deeplvm.cli.options import Particles
-from deeplvm.cli.verbs import Folder, Seed, Trust
+from deeplvm.cli.options import Folder, Particles, Seed, Trust
 
 
 def export(

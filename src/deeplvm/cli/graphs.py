@@ -11,6 +11,7 @@ import numpy as np
 
 from deeplvm.cli.console import evaluate_graph_into, may_write, note, show, waiting, write_card
 from deeplvm.cli.outputs import TABLES, check_output, refuse_overwriting, save_table
+from deeplvm.cli.parallel import precise
 from deeplvm.runs.run import RunError
 
 if TYPE_CHECKING:
@@ -256,8 +257,7 @@ def _probabilities(
 def _model(run: Run, precision: str, device: str) -> Any:
     from deeplvm.devices import place
 
-    model = run.model.to(place(device))
-    return model.double() if precision == "float64" else model
+    return precise(run.model.to(place(device)), precision)
 
 
 def _graph(run: Run, source: str | None) -> GraphData:

@@ -10,8 +10,7 @@ from cyclopts import Parameter
 
 from deeplvm.cli.console import note, tell
 from deeplvm.cli.forms import of_sequences, only_images, only_texts, save_values, split_meant
-from deeplvm.cli.options import whole
-from deeplvm.cli.verbs import Device, Escape, Folder, Number, Seed, SplitOption, Trust
+from deeplvm.cli.options import Device, Escape, Folder, Number, Seed, SplitOption, Trust, whole
 from deeplvm.registry import Bounds
 
 End = Annotated[

@@ -1,4 +1,4 @@
-"""Missing values on the command line: draws, what is known of each, and rows given in words."""
+"""Values that are not there, on the command line: holes, what comes after, rows given in words."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import csv
 import difflib
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +15,197 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deeplvm.cli.console import count, note, refuse_large
+from deeplvm.cli.forms import of_sequences
+from deeplvm.cli.outputs import beside_others, free, given, impossible, save_table
+from deeplvm.cli.sequences import (
+    StepsOf,
+    future_columns,
+    future_inputs,
+    future_keys,
+    in_long_form,
+    inside,
+    keys_of,
+    length_of,
+    of_steps,
+    offsets_of,
+)
+from deeplvm.data.ragged import INPUTS
+from deeplvm.data.tabular import cells_of_file
 from deeplvm.data.variable import Variable, listed
+from deeplvm.evaluation.samples.synthetic import holes_of
+from deeplvm.inference.texts import names_of
+from deeplvm.likelihood import forecast
+from deeplvm.parallel.processes import processes
+from deeplvm.runs.scorer import imputations
 
 if TYPE_CHECKING:
     from deeplvm.core.model import LatentVariableModel
+    from deeplvm.data.records import Data
     from deeplvm.inference.imputation import Imputation
     from deeplvm.runs.run import Run
+
+_ROWS_AT_ONCE = 20_000  # of a table that is written
+
+
+def fill(
+    opened: Run,
+    model: LatentVariableModel,
+    rows: Data,
+    output: Path,
+    *,
+    by: Any,
+    draws: int | None,
+    horizon: int | None,
+    details: Path | None,
+    level: float | None,
+    particles: int | None,
+    seed: int,
+    escape: bool,
+) -> None:
+    """Rows with their holes filled in, or the steps that come after them, as a file.
+
+    The options are those of ``deeplvm impute``.
+    """
+    if names_of(rows.description):
+        raise ValueError(
+            "A text has no missing values to fill in: draw texts (deeplvm sample), or pass "
+            "some through the latents (deeplvm reconstruct)."
+        )
+    particles = particles or (200 if horizon is None else 1_000)
+    refuse_large("--particles", particles, rows.description)
+    length = length_of(rows.description)
+    of_sequences(opened, **{"--horizon": horizon is not None})
+    if horizon is not None:
+        _forecast(model, rows, output, horizon, draws, level, particles, seed, escape=escape)
+        return
+    if draws is not None:
+        refuse_large("--draws", draws * rows.rows("test"), rows.description)
+    found = imputations(
+        opened, model, rows.test, by=by, particles=particles, draws=draws or 0,
+        level=None if details is None else level or 0.95, seed=seed,
+    )  # fmt: skip
+    label = rows.description.label
+    filled = dict(rows.variables) | ({"y": label} if label and "y" in found.values else {})
+    lengths = None if length is None else rows.test[length][:].cpu()
+    here = None if lengths is None else inside(lengths)
+    warnings = found.warnings
+    if here is not None:
+        found = of_steps(found, here)
+        filled = {n: v for n, v in filled.items() if n in found.values and n != INPUTS}
+    values = {name: found.values[name] for name in filled}
+    if processes().first:
+        known = [title for each in filled.values() for title in each.titles]
+        cells = cells_of_file(rows.source, rows.description, known)
+        if draws is not None:
+            whole = {n: value.expand(draws, *value.shape) for n, value in values.items()}
+            titles = [each.columns or (each.name,) for each in filled.values()]
+            values = stacked(whole | found.draws, {*cells, *chain(*titles)})
+        number = torch.arange(len(next(iter(found.values.values())))).repeat(draws or 1)
+        again: Any = rows.test[number] if here is None else StepsOf(rows.test, here, number)
+        of_rows: dict[str, Any] = {}
+        if lengths is not None:
+            steps = {n: each[number.numpy()] for n, each in in_long_form({}, lengths).items()}
+            values = {n: v for n, v in values.items() if n not in ("row", "row_")}
+            if output.suffix.lower() == ".npz":
+                of_rows = {"offsets": offsets_of(lengths.repeat(draws or 1))}
+            elif not cells:
+                first = {n: values.pop(n) for n in [*values] if n not in filled}
+                values = {**first, **steps, **values}
+
+        def parts() -> Iterator[dict[str, Any]]:
+            """Some rows after others, as texts and dates of all would fill the memory."""
+            size = again.rows if output.suffix.lower() == ".npz" else _ROWS_AT_ONCE
+            for start in range(0, again.rows, size):
+                some = slice(start, start + size)
+                part = {name: value[some] for name, value in values.items()}
+                own = given(part, rows.description, again[some])
+                at, apart = number[some].numpy(), output.suffix.lower() == ".npz"
+                own = _with_cells(own, cells, known, at, apart=apart) if cells else own
+                yield own | of_rows
+
+        save_table(output, parts(), escape=escape)
+        note(f"{output}: {again.rows} {'rows' if here is None else 'steps'}")
+        if others := [each for each in cells if each not in known]:
+            note(f"as they were, for the model does not have them: {', '.join(others)}")
+        if details is not None:
+            told = details_of(found, filled)
+            if lengths is not None:  # a row is a step there
+                step = told.pop("row").astype(int)
+                keys = keys_of(rows)
+                told = {n: k[step] for n, k in in_long_form({}, lengths, keys).items()} | told
+            save_table(details, told, escape=escape)
+        made = found.draws if draws is not None else found.values
+        made = {n: v.where(found.missing[n], torch.nan) for n, v in made.items()}
+        for warning in (*warnings, *impossible(made, rows.description)):
+            note(f"warning: {warning}")
+    count(rows=rows.rows("test"), filled=found.filled)
+    note(f"{output}: {found.filled} missing values filled")
+
+
+def _with_cells(
+    own: dict[str, Any], cells: Any, known: Any, rows: Any, *, apart: bool
+) -> dict[str, Any]:
+    """What is filled in by name, with what the model does not have of the file's columns.
+
+    Tables become one, or stay arrays of their own (``apart``).
+    """
+    tables = [name for name, each in own.items() if isinstance(each, dict)]
+    if apart and len(tables) > 1:
+        return own | {name: each[rows] for name, each in cells.items() if name not in known}
+    columns = {title: each for name in tables for title, each in own.pop(name).items()}
+    columns |= {title: own.pop(title) for title in known if title in own}
+    images = {name: own.pop(name) for name in [*own] if getattr(own[name], "ndim", 1) > 2}
+    return own | {(*tables, "x")[0]: beside_others(columns, cells, rows)} | images
+
+
+def _forecast(
+    model: Any,
+    rows: Any,
+    output: Path,
+    horizon: int,
+    draws: int | None,
+    level: float | None,
+    particles: int,
+    seed: int,
+    *,
+    escape: bool,
+) -> None:
+    """The steps after the last of each row: quantiles, or draws."""
+    lengths, known = rows.test[str(length_of(rows.description))][:], keys_of(rows)
+    inputs = [name for name in model.p.inputs if name == INPUTS]
+    edge = (1 - (level or 0.9)) / 2
+    found = forecast(
+        model, rows.test, horizon, future=future_inputs(rows, inputs, horizon),
+        particles=max(particles, draws or 0), levels=(edge, 0.5, 1 - edge), draws=draws or 0,
+        seed=seed,
+    )  # fmt: skip
+    keys = future_keys(known, lengths, horizon)
+    if draws is None:
+        columns = future_columns(found, rows.description)
+    else:
+        flat = {name: each.flatten(0, 2) for name, each in found.draws.items()}
+        columns = given(flat, rows.description)
+        many = len(next(iter(keys.values())))
+        keys = {n: np.tile(each, draws) for n, each in keys.items()}
+        keys = {"draw": torch.arange(draws).repeat_interleave(many).numpy()} | keys
+    save_table(output, {**keys, **columns}, escape=escape)
+    note(f"{output}: {horizon} steps after the last of {len(lengths):,} sequences")
+    count(rows=len(lengths), horizon=horizon)
+
+
+def with_holes(values: dict[str, Any], data: Any, rows: int, seed: int) -> dict[str, Any]:
+    """Values with those missing that the model, or a training row, does not have."""
+    if not data.missing:
+        raise ValueError(f"--holes: {data.name} has no missing values; leave it out.")
+    masks = {n: f"{n}_observed" for n in values if f"{n}_observed" in values}
+    holes = holes_of(data.train, sorted(data.missing.intersection(values)), rows, seed)
+    holes |= {name: values[mask] == 0 for name, mask in masks.items()}
+    return {
+        name: torch.where(holes[name], torch.nan, value) if name in holes else value
+        for name, value in values.items()
+        if name not in masks.values()
+    }
 
 
 def stacked(draws: Mapping[str, Tensor], taken: set[str]) -> dict[str, Tensor]:
@@ -32,8 +218,8 @@ def stacked(draws: Mapping[str, Tensor], taken: set[str]) -> dict[str, Tensor]:
     count, rows = next(iter(draws.values())).shape[:2]
     number = torch.arange(count * rows)
     return {
-        _free("draw", taken): number // rows,
-        _free("row", taken): number % rows,
+        free("draw", taken): number // rows,
+        free("row", taken): number % rows,
         **{name: value.flatten(0, 1) for name, value in draws.items()},
     }
 
@@ -85,12 +271,6 @@ def _cells(values: Tensor, variable: Variable, row: Any, place: Any) -> Any:
     there = ~values.reshape(len(values), -1).isnan().numpy()[row, place]
     found = given[row, place]
     return found if there.all() else np.where(there, found.astype(object), None)
-
-
-def _free(name: str, taken: set[str]) -> str:
-    while name in taken:
-        name += "_"
-    return name
 
 
 _TOGETHER = 20  # draws of a row from one set of particles

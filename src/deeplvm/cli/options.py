@@ -69,6 +69,75 @@ def whole(hint: Any, tokens: Sequence[Token]) -> Any:
 
 # beyond, an evaluation takes days, and its error is that of the rows
 Particles = Annotated[int, Bounds(1, 10_000_000), Parameter(converter=whole)]
+# What verbs have in common.
+Folder = Annotated[Path, Parameter(help="A RUN folder, which deeplvm fit made.")]
+Model = Annotated[
+    str,
+    Parameter(
+        help="A RUN folder, which deeplvm fit made; or a function of your own that returns a p "
+        "and a q, as package.module:function or file.py:function."
+    ),
+]
+OtherData = Annotated[
+    str | None,
+    Parameter(help="Other data, read as the run's own were; the run's own if none is named."),
+]
+Files = Annotated[
+    str,
+    Parameter(
+        help="Other data, read as the run's own were, one file or several; the run's own if none "
+        "is named."
+    ),
+]
+SplitOption = Annotated[
+    Literal["train", "valid", "test"] | None,
+    Parameter(help="Which rows of the run's own data; test by default."),
+]
+Trust = Annotated[
+    bool,
+    Parameter(
+        help="Run the code of a recipe that the RUN folder names and that is not ours.",
+        negative=(),
+    ),
+]
+Number = Annotated[int, Bounds(1, 2**31), Parameter(converter=whole)]
+Seed = Annotated[int, Parameter(converter=whole)]
+Escape = Annotated[
+    bool,
+    Parameter(
+        help="In a .csv, put a ' before texts that a spreadsheet would run as formulas: those "
+        "that begin with =, +, - or @.",
+        negative=(),
+    ),
+]
+Output = Annotated[Path, Parameter(name=("--output", "-o"))]
+AutoParticles = Annotated[
+    Annotated[int, Bounds(1, 10_000_000)] | Literal["auto"],
+    Parameter(
+        converter=whole,
+        help="Draws a row; auto: a pilot chooses so many that their noise is a tenth of the "
+        "standard error over rows, or below --tolerance.",
+    ),
+]
+Tolerance = Annotated[
+    float | None,
+    Parameter(help="With --particles auto: what draws may add to the error of the mean, nats."),
+]
+Budget = Annotated[
+    int,
+    Bounds(1, 10_000_000),
+    Parameter(
+        converter=whole, help="With --particles auto: the budget, no more draws a row than that."
+    ),
+]
+Precision = Annotated[
+    Literal["float32", "float64"],
+    Parameter(help="Of the computation; in float64 a row has one number to nine digits."),
+]
+Device = Annotated[
+    Literal["auto", "cpu", "cuda"],
+    Parameter(help="Where to compute; auto is CUDA if there is one."),
+]
 
 
 def _is_whole(hint: Any) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -329,6 +329,8 @@ def save_table(
 ) -> None:
     """Write named arrays of as many rows: as they are (.npz), or as columns (.csv, .parquet).
 
+    Of several processes that work together the first writes.
+
     Args:
         path: Where; written whole or not at all.
         arrays: Name to array of shape ``(rows, *event)``, or to a table's columns by name; or
@@ -337,7 +339,10 @@ def save_table(
         escape: Whether texts that a spreadsheet would run as formulas get a ``'`` in front.
     """
     from deeplvm.files import beside, say
+    from deeplvm.parallel.processes import processes
 
+    if not processes().first:
+        return
     parts: Iterable[Any] = [arrays] if isinstance(arrays, Mapping) else arrays
     with beside(path) as temporary:
         if path.suffix.lower() == ".npz":
@@ -545,6 +550,13 @@ def beside_others(
     """
     found = {n: own[n] if n in own else column[rows] for n, column in cells.items()}
     return found | {n: column for n, column in own.items() if n not in cells}
+
+
+def free(name: str, taken: Collection[str]) -> str:
+    """The name, with as many ``_`` behind it as no other has."""
+    while name in taken:
+        name += "_"
+    return name
 
 
 def _plain(arrays: Mapping[str, Any]) -> dict[str, Any]:

@@ -187,3 +187,8 @@ def termination() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+
+
+def precise(model: Any, precision: str) -> Any:
+    """The model, in double precision if that was asked for."""
+    return model.double() if precision == "float64" else model

@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from deeplvm.cli.console import Failed, note, tell
-from deeplvm.cli.verbs import Device, Seed
+from deeplvm.cli.options import Device, Seed
 
 
 def reproduce(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from deeplvm.cli.console import enough, note, time_left
 from deeplvm.cli.sequences import in_long_form, inside, keys_of, length_of
+from deeplvm.inference.classes import class_probabilities, has_classes
 from deeplvm.inference.completion import Complete
 from deeplvm.inference.rows import at_random, rows_of
 from deeplvm.inference.texts import names_of
@@ -225,3 +226,38 @@ class RowColumns:
             self.model, rows, particles, draw=self.opened.measured(data),
             completed=self.completed, seed=self.seed,
         ).surprise  # fmt: skip
+
+
+def meaning_of(model: Any, rows: Any, split: str) -> tuple[str, int]:
+    """What log_px is of, as in "x | y"; and of how many rows it is of their label too."""
+    values = getattr(rows, split)
+    names = [name for name in rows.variables if name in model.p.names]
+    given = [n for n in model.p.inputs if n not in model.p.names and n in values]
+    of = ", ".join(names or ["y"]) + (f" | {', '.join(given)}" if given else "")
+    known = names and "y" in model.p.names and "y" in values and rows.description.label is not None
+    return of, int((~values["y"][:].isnan()).sum()) if known else 0
+
+
+def labels_of(rows: Any, split: str) -> dict[str, Any]:
+    """Labels as numbers, and as names where these say more."""
+    labels = rows[split].get("y")
+    if labels is None:
+        return {}
+    numbers = labels.cpu().numpy()
+    classes = rows.classes
+    if not classes or list(classes) == [str(i) for i in range(len(classes))]:
+        return {"y": numbers}
+    codes = np.where(np.isnan(numbers), -1, numbers).astype(int)
+    return {"y": numbers, "label": np.array([*classes, ""])[codes]}
+
+
+def classes_of(
+    opened: Run, model: LatentVariableModel, rows: Any, seed: int, by: Literal["encoder", "model"]
+) -> dict[str, Any]:
+    """The probability of each label of the run's data, and the most probable one."""
+    names = opened.description.classes
+    if not names or not has_classes(model):
+        raise ValueError("--classes is for a model of labels; this one knows none.")
+    each = getattr(class_probabilities(model, rows, seed=seed), by).numpy()
+    most = {"class": np.array(names)[each.argmax(1)]}
+    return most | {f"probability_{name}": each[:, i] for i, name in enumerate(names)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from deeplvm.cli.console import Failed, note, tell
-from deeplvm.cli.verbs import Device, Seed
+from deeplvm.cli.options import Device, Seed
 
 
 def selfcheck(*, seed: Seed = 0, device: Device = "auto", json: bool = False) -> None:

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deeplvm.cli.outputs import PICTURES, FileError, given, save_pictures, save_table
+from deeplvm.cli.console import note
+from deeplvm.cli.outputs import PICTURES, FileError, free, given, save_pictures, save_table
 from deeplvm.cli.texts import caption_of, captions
 from deeplvm.data.ragged import INPUTS
 from deeplvm.data.readers.long_tables import TIME_UNITS
@@ -67,20 +68,14 @@ def in_long_form(
     step = torch.arange(int(lengths.sum())) - (lengths.cumsum(0) - lengths)[row]
     flat = {t: c for n, each in columns.items() for t, c in _columns(n, each).items()}
     if not found:
-        found[_free("sequence", flat)] = row.numpy()
+        found[free("sequence", flat)] = row.numpy()
     if len(found) == 1:
-        found[_free("step", {**flat, **found})] = step.numpy()
+        found[free("step", {**flat, **found})] = step.numpy()
     return {**found, **columns}
 
 
 def _columns(name: str, each: Any) -> dict[str, Any]:
     return dict(each) if isinstance(each, Mapping) else {name: each}
-
-
-def _free(name: str, taken: Mapping[str, Any]) -> str:
-    while name in taken:
-        name += "_"
-    return name
 
 
 def keys_of(data: Data) -> dict[str, Any]:
@@ -328,6 +323,30 @@ def save_sequences(
     count = lengths.cpu().long()
     of_rows = {n: np.repeat(np.asarray(each), count.numpy()) for n, each in of_rows.items()}
     save_table(output, in_long_form({**columns, **of_rows}, lengths, keys), escape=escape)
+
+
+def save_reconstructions(
+    opened: Run,
+    source: Data,
+    passed: Selection,
+    originals: Mapping[str, Tensor],
+    means: dict[str, Tensor],
+    output: Path,
+    *,
+    escape: bool,
+) -> None:
+    """Reconstructions of sequences: the original above each, or steps."""
+    lengths = passed[str(length_of(opened.description))][:].cpu()
+    if output.suffix.lower() in PICTURES:
+        both = {n: torch.stack([originals[n], each], 1).flatten(0, 1) for n, each in means.items()}
+        save_sequences(output, both, lengths.repeat_interleave(2), opened.description)
+        note(f"{output}: {len(lengths)} rows, the original above each")
+        return
+    if output.suffix.lower() == ".npz":
+        means |= {f"{name}_original": passed.exact(name) for name in originals}
+    keys = {name: each[: int(lengths.sum())] for name, each in keys_of(source).items()}
+    save_sequences(output, means, lengths, opened.description, mean=True, escape=escape, keys=keys)
+    note(f"{output}: {len(lengths)} rows, {int(lengths.sum()):,} steps in all")
 
 
 @dataclass(frozen=True, eq=False)

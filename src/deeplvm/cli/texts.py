@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from deeplvm.cli.console import note, waiting
+
 ENDINGS = (".txt",)
 GREEDY = "the most probable word each time"
 NO_BEAMS = (
@@ -115,3 +117,50 @@ def read_of(values: Mapping[str, Any], description: Any) -> str:
     texts = as_texts(values, description)
     counts = [readable(each, description) for each in texts.values() if len(each) > 1]
     return next((found for found in counts if found), "")
+
+
+def search(
+    opened: Any, output: Path, rows: int, name: str, lowest: bool, seed: int, device: Any
+) -> None:
+    """Strings of which most, or least, of a property is predicted."""
+    import numpy as np
+
+    from deeplvm.data.molecules import has_rdkit, properties
+    from deeplvm.data.tokens import is_molecule
+    from deeplvm.devices import place
+    from deeplvm.evaluation.molecules import reader_of
+    from deeplvm.inference.texts import names_of, texts_of_more
+
+    known, flag = opened.description, "--lowest" if lowest else "--highest"
+    numbers = [n for n in known.variables if n not in names_of(known)]
+    if not names_of(known) or name not in numbers:
+        there = f"there are {', '.join(numbers)}" if numbers and names_of(known) else (
+            f"{known.name} has none: fit with --text COLUMN --group NAME=COLUMN"
+        )  # fmt: skip
+        raise ValueError(f"{flag} {name} is of a property beside strings; {there}.")
+    reader, measure = reader_of(known), None
+    if is_molecule(str(known.options.get("tokens"))) and name.lower() in ("qed", "logp"):
+        measure = (lambda text: properties(text)[name.lower()]) if has_rdkit() else None
+    with waiting(f"searching for {'less' if lowest else 'more'} of {name}"):
+        found, broken = texts_of_more(
+            opened.model.to(place(device)), opened.data.train, name, rows, lowest=lowest,
+            read=None if reader is None else reader[0], measure=measure, seed=seed,
+        )  # fmt: skip
+    by = "" if reader is None else reader[1]
+    if not found:
+        raise ValueError(
+            f"{flag} {name}: nothing that was found can be read by {by}; train longer."
+        )
+    told, measured = (np.array(each) for each in zip(*found.values(), strict=True))
+    others = {name: told} if measure is None else {name: told, f"{name}_measured": measured}
+    save_texts(output, {names_of(known)[0]: [*found]}, others)
+    what = f"{name} predicted {told[0]:.4g}"
+    what += "" if measure is None else f", measured by RDKit {measured[0]:.4g},"
+    note(f"{output}: {len(found)} different texts, {what} at best")
+    if len(found) < rows:
+        note(f"fewer than the {rows} that were asked for are different: -n larger looks further")
+    data = opened.data.train[name][:].double()
+    data = data[data.isfinite()]
+    note(f"training rows: mean {data.mean():.4g}, from {data.min():.4g} to {data.max():.4g}")
+    if broken:
+        note(f"{broken} others that were found cannot be read by {by}")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
-from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -28,80 +26,27 @@ from deeplvm.cli.console import (
     write_report,
 )
 from deeplvm.cli.forms import of_sequences, only_images, only_texts, save_values, split_meant
-from deeplvm.cli.options import Particles, whole
-from deeplvm.cli.parallel import by_first, data_of, model_of, together
+from deeplvm.cli.options import (
+    AutoParticles,
+    Budget,
+    Device,
+    Escape,
+    Files,
+    Folder,
+    Model,
+    Number,
+    OtherData,
+    Output,
+    Particles,
+    Precision,
+    Seed,
+    SplitOption,
+    Tolerance,
+    Trust,
+)
+from deeplvm.cli.parallel import by_first, data_of, model_of, precise, together
 from deeplvm.parallel.processes import processes
 from deeplvm.registry import Bounds, Positive
-
-Folder = Annotated[Path, Parameter(help="A RUN folder, which deeplvm fit made.")]
-Model = Annotated[
-    str,
-    Parameter(
-        help="A RUN folder, which deeplvm fit made; or a function of your own that returns a p "
-        "and a q, as package.module:function or file.py:function."
-    ),
-]
-OtherData = Annotated[
-    str | None,
-    Parameter(help="Other data, read as the run's own were; the run's own if none is named."),
-]
-Files = Annotated[
-    str,
-    Parameter(
-        help="Other data, read as the run's own were, one file or several; the run's own if none "
-        "is named."
-    ),
-]
-SplitOption = Annotated[
-    Literal["train", "valid", "test"] | None,
-    Parameter(help="Which rows of the run's own data; test by default."),
-]
-Trust = Annotated[
-    bool,
-    Parameter(
-        help="Run the code of a recipe that the RUN folder names and that is not ours.",
-        negative=(),
-    ),
-]
-Number = Annotated[int, Bounds(1, 2**31), Parameter(converter=whole)]
-Seed = Annotated[int, Parameter(converter=whole)]
-Escape = Annotated[
-    bool,
-    Parameter(
-        help="In a .csv, put a ' before texts that a spreadsheet would run as formulas: those "
-        "that begin with =, +, - or @.",
-        negative=(),
-    ),
-]
-Output = Annotated[Path, Parameter(name=("--output", "-o"))]
-_ROWS_AT_ONCE = 20_000  # of a table that is written
-AutoParticles = Annotated[
-    Annotated[int, Bounds(1, 10_000_000)] | Literal["auto"],
-    Parameter(
-        converter=whole,
-        help="Draws a row; auto: a pilot chooses so many that their noise is a tenth of the "
-        "standard error over rows, or below --tolerance.",
-    ),
-]
-Tolerance = Annotated[
-    float | None,
-    Parameter(help="With --particles auto: what draws may add to the error of the mean, nats."),
-]
-Budget = Annotated[
-    int,
-    Bounds(1, 10_000_000),
-    Parameter(
-        converter=whole, help="With --particles auto: the budget, no more draws a row than that."
-    ),
-]
-Precision = Annotated[
-    Literal["float32", "float64"],
-    Parameter(help="Of the computation; in float64 a row has one number to nine digits."),
-]
-Device = Annotated[
-    Literal["auto", "cpu", "cuda"],
-    Parameter(help="Where to compute; auto is CUDA if there is one."),
-]
 
 
 def fit(data: str | None = None, /) -> None:
@@ -223,7 +168,7 @@ def evaluate(
         )  # fmt: skip
     with together(device) as here:
         opened, model, rows = _model_and_rows(here, run, data, trust=trust)
-        model = _precise(model.to(place(device)), precision)
+        model = precise(model.to(place(device)), precision)
         chosen = split_meant(rows, split)
         if ais and min(annealed_rows, rows.rows(chosen)) < 2:
             raise ValueError(
@@ -353,7 +298,9 @@ def sample(
                 f"{'--highest' if highest else '--lowest'} searches and draws nothing; leave out "
                 f"{refused[0] if refused else '--lowest'}."
             )
-        _searched(opened, output, rows, str(highest or lowest), lowest is not None, seed, device)
+        from deeplvm.cli.texts import search
+
+        search(opened, output, rows, str(highest or lowest), lowest is not None, seed, device)
         return
     length = length_of(opened.description)
     counted = steps is not None and not are_several(opened.description)
@@ -405,22 +352,17 @@ def sample(
             note(f"warning: {warning}")
         return
     with waiting(f"drawing {rows:,} rows"):  # elements one after another take their time
+        usual = picture and length is None and mean is None and likelihood_temperature is None
         values = sampled(
-            model,
-            opened.description,
-            rows,
-            seed=seed,
-            mean=None
-            if picture and length is None and mean is None and likelihood_temperature is None
-            else bool(mean),
-            label=label,
-            masks=[f"{name}_observed" for name in opened.description.variables if holes],
-            temperature=temperature,
-            likelihood_temperature=likelihood_temperature or 1.0,
+            model, opened.description, rows, seed=seed, mean=None if usual else bool(mean),
+            label=label, masks=[f"{n}_observed" for n in opened.description.variables if holes],
+            temperature=temperature, likelihood_temperature=likelihood_temperature or 1.0,
             conditions=conditions_of(opened, model, rows, seed, steps, said),
-        )
+        )  # fmt: skip
     if holes:
-        values = _with_holes(values, opened.data, rows, seed)
+        from deeplvm.cli.missing import with_holes
+
+        values = with_holes(values, opened.data, rows, seed)
     save_values(
         output, values, opened.description, mean=bool(mean), escape=escape_formulas, opened=opened
     )
@@ -468,7 +410,7 @@ def embed(
         seed: Of the draws of latents on which other latents depend.
     """
     from deeplvm.cli.bulk import carry_out
-    from deeplvm.cli.outputs import CELLS, TABLES, cells_given, save_latents
+    from deeplvm.cli.outputs import CELLS, TABLES, cells_given, save_latents, save_table
 
     if atlas and (output.suffix.lower() != ".parquet" or scales or steps):
         raise ValueError(
@@ -482,6 +424,7 @@ def embed(
         raise ValueError(f"--classes makes a table: -o {output.with_suffix('.csv')}, say.")
 
     def work(model: Any, rows: Any, output: Path, opened: Any) -> None:
+        from deeplvm.cli.scoring import classes_of, labels_of
         from deeplvm.cli.sequences import codes, keys_of, length_of, row_keys, save_steps
         from deeplvm.runs.scorer import embeddings, latent_titles
 
@@ -508,9 +451,9 @@ def embed(
             return
         names = {name: latent_titles(name, each) for name, each in values.items()}
         latents = values
-        values = row_keys(rows) | values | _labels(rows, chosen)
+        values = row_keys(rows) | values | labels_of(rows, chosen)
         if classes:
-            values |= _classes(opened, model, rows[chosen], seed, "encoder")
+            values |= classes_of(opened, model, rows[chosen], seed, "encoder")
         if atlas:
             from deeplvm.report.atlas import save_atlas
 
@@ -519,7 +462,7 @@ def embed(
                 save_atlas(output, latents, rows[chosen], rows.variables, other)
             note(f"{output}: {rows[chosen].rows} rows for a viewer of embeddings")
             return
-        _write(output, values, names, escape=escape_formulas)
+        save_table(output, values, names, escape=escape_formulas)
         note(f"{output}: {len(next(iter(values.values())))} rows of {', '.join(names)}")
 
     carry_out(
@@ -578,6 +521,7 @@ def reconstruct(
         differences,
         refuse_overwriting,
         save_expression,
+        save_table,
     )
     from deeplvm.cli.sequences import length_of
     from deeplvm.devices import place
@@ -606,7 +550,7 @@ def reconstruct(
     if depth is None and rest != "mean":
         raise ValueError("--rest is of the latents that --depth leaves out; say --depth too.")
     of_texts = only_texts(opened, output, between=between, depth=depth, beam=beam, label=label)
-    model = _precise(opened.model.to(place(device)), precision)
+    model = precise(opened.model.to(place(device)), precision)
     source = opened.read(data)
     chosen = split_meant(source, split)
     if of_texts:
@@ -622,7 +566,7 @@ def reconstruct(
         return
     if between is not None:
         table = differences(model, source, source[chosen], between, seed)
-        _write(output, table, {}, escape=escape_formulas)
+        save_table(output, table, escape=escape_formulas)
         note(f"{output}: {len(table['column'])} columns, {between[0]} against {between[1]}")
         return
     if copied is not None:
@@ -638,7 +582,11 @@ def reconstruct(
     if drawn:
         note(f"{', '.join(sorted(drawn))}: draws from p(x | z), which has no mean that is known")
     if sequences:
-        _reconstructed_steps(opened, source, passed, originals, means, output, escape_formulas)
+        from deeplvm.cli.sequences import save_reconstructions
+
+        save_reconstructions(
+            opened, source, passed, originals, means, output, escape=escape_formulas
+        )
         return
     image = opened.description.picture
     if picture and image is not None:
@@ -651,34 +599,6 @@ def reconstruct(
     save_values(output, means, opened.description, mean=True, escape=escape_formulas)
     if opened.description.left:
         note(f"without the columns that the model left out: {', '.join(opened.description.left)}")
-
-
-def _reconstructed_steps(
-    opened: Any,
-    source: Any,
-    passed: Any,
-    originals: Any,
-    means: Any,
-    output: Path,
-    escape: bool,
-) -> None:
-    """Reconstructions of sequences: the original above each, or steps."""
-    import torch
-
-    from deeplvm.cli.outputs import PICTURES
-    from deeplvm.cli.sequences import keys_of, length_of, save_sequences
-
-    lengths = passed[str(length_of(opened.description))][:].cpu()
-    if output.suffix.lower() in PICTURES:
-        both = {n: torch.stack([originals[n], each], 1).flatten(0, 1) for n, each in means.items()}
-        save_sequences(output, both, lengths.repeat_interleave(2), opened.description)
-        note(f"{output}: {len(lengths)} rows, the original above each")
-        return
-    if output.suffix.lower() == ".npz":
-        means |= {f"{name}_original": passed.exact(name) for name in originals}
-    keys = {name: each[: int(lengths.sum())] for name, each in keys_of(source).items()}
-    save_sequences(output, means, lengths, opened.description, mean=True, escape=escape, keys=keys)
-    note(f"{output}: {len(lengths)} rows, {int(lengths.sum()):,} steps in all")
 
 
 def _lossy(
@@ -766,7 +686,8 @@ def score(
         seed: The same seed gives the same numbers.
     """
     from deeplvm.cli.bulk import carry_out
-    from deeplvm.cli.scoring import RowColumns
+    from deeplvm.cli.outputs import save_table
+    from deeplvm.cli.scoring import RowColumns, classes_of, labels_of, meaning_of
     from deeplvm.cli.sequences import row_keys
 
     def prepare(here: Any, opened: Any, model: Any) -> RowColumns:
@@ -788,16 +709,16 @@ def score(
         if false_alarms is not None:
             scorer.mark(columns, false_alarms)
         if steps:
-            _write(output, columns, {}, escape=escape_formulas)
+            save_table(output, columns, escape=escape_formulas)
             log_px = columns["log_px"]
             count(steps=len(log_px), log_px=float(log_px.mean()))
             note(f"{output}: {len(log_px):,} steps, mean log_px {log_px.mean():.2f} nats")
             return
-        columns = row_keys(rows) | columns | _labels(rows, chosen)
+        columns = row_keys(rows) | columns | labels_of(rows, chosen)
         if classes:
-            columns |= _classes(scorer.opened, model, rows[chosen], seed, "model")
-        _write(output, columns, {}, escape=escape_formulas)
-        log_px, (of, labelled) = columns["log_px"], _scored(model, rows, chosen)
+            columns |= classes_of(scorer.opened, model, rows[chosen], seed, "model")
+        save_table(output, columns, escape=escape_formulas)
+        log_px, (of, labelled) = columns["log_px"], meaning_of(model, rows, chosen)
         count(rows=len(log_px), log_px=float(log_px.mean()))
         note(f"{output}: {len(log_px)} rows, mean log p({of}) {log_px.mean():.2f} nats")
         if labelled:
@@ -871,167 +792,20 @@ def impute(
         check_output(details, TABLES)
         refuse_overwriting(details, str(output), *data)
 
-    asked = particles
+    asked: dict[str, Any] = {
+        "by": by, "draws": draws, "horizon": horizon, "details": details, "level": level,
+        "particles": particles, "seed": seed, "escape": escape_formulas,
+    }  # fmt: skip
 
     def work(model: Any, rows: Any, output: Path, opened: Any) -> None:
-        from deeplvm.inference.texts import names_of
+        from deeplvm.cli.missing import fill
 
-        if names_of(rows.description):
-            raise ValueError(
-                "A text has no missing values to fill in: draw texts (deeplvm sample), or pass "
-                "some through the latents (deeplvm reconstruct)."
-            )
-        import torch
-
-        from deeplvm.cli.missing import details_of, stacked
-        from deeplvm.cli.outputs import given, impossible, save_table
-        from deeplvm.cli.sequences import (
-            StepsOf,
-            in_long_form,
-            inside,
-            keys_of,
-            length_of,
-            of_steps,
-            offsets_of,
-        )
-        from deeplvm.data.ragged import INPUTS
-        from deeplvm.data.tabular import cells_of_file
-        from deeplvm.runs.scorer import imputations
-
-        particles = asked or (200 if horizon is None else 1_000)
-        refuse_large("--particles", particles, rows.description)
-        length = length_of(rows.description)
-        of_sequences(opened, **{"--horizon": horizon is not None})
-        if horizon is not None:
-            _forecast(model, rows, output, horizon, draws, level, particles, seed, escape_formulas)
-            return
-        if draws is not None:
-            refuse_large("--draws", draws * rows.rows("test"), rows.description)
-        found = imputations(
-            opened,
-            model,
-            rows.test,
-            by=by,
-            particles=particles,
-            draws=draws or 0,
-            level=None if details is None else level or 0.95,
-            seed=seed,
-        )
-        label = rows.description.label
-        filled = dict(rows.variables) | ({"y": label} if label and "y" in found.values else {})
-        lengths = None if length is None else rows.test[length][:].cpu()
-        here = None if lengths is None else inside(lengths)
-        warnings = found.warnings
-        if here is not None:
-            found = of_steps(found, here)
-            filled = {n: v for n, v in filled.items() if n in found.values and n != INPUTS}
-        values = {name: found.values[name] for name in filled}
-        if processes().first:
-            known = [title for each in filled.values() for title in each.titles]
-            cells = cells_of_file(rows.source, rows.description, known)
-            if draws is not None:
-                whole = {n: value.expand(draws, *value.shape) for n, value in values.items()}
-                titles = [each.columns or (each.name,) for each in filled.values()]
-                values = stacked(whole | found.draws, {*cells, *chain(*titles)})
-            number = torch.arange(len(next(iter(found.values.values())))).repeat(draws or 1)
-            again: Any = rows.test[number] if here is None else StepsOf(rows.test, here, number)
-            of_rows: dict[str, Any] = {}
-            if lengths is not None:
-                steps = {n: each[number.numpy()] for n, each in in_long_form({}, lengths).items()}
-                values = {n: v for n, v in values.items() if n not in ("row", "row_")}
-                if output.suffix.lower() == ".npz":
-                    of_rows = {"offsets": offsets_of(lengths.repeat(draws or 1))}
-                elif not cells:
-                    first = {n: values.pop(n) for n in [*values] if n not in filled}
-                    values = {**first, **steps, **values}
-
-            def parts() -> Iterator[dict[str, Any]]:
-                """Some rows after others, as texts and dates of all would fill the memory."""
-                size = again.rows if output.suffix.lower() == ".npz" else _ROWS_AT_ONCE
-                for start in range(0, again.rows, size):
-                    some = slice(start, start + size)
-                    part = {name: value[some] for name, value in values.items()}
-                    own = given(part, rows.description, again[some])
-                    at, apart = number[some].numpy(), output.suffix.lower() == ".npz"
-                    own = _with_cells(own, cells, known, at, apart=apart) if cells else own
-                    yield own | of_rows
-
-            save_table(output, parts(), escape=escape_formulas)
-            note(f"{output}: {again.rows} {'rows' if here is None else 'steps'}")
-            if others := [each for each in cells if each not in known]:
-                note(f"as they were, for the model does not have them: {', '.join(others)}")
-            if details is not None:
-                told = details_of(found, filled)
-                if lengths is not None:  # a row is a step there
-                    step = told.pop("row").astype(int)
-                    keys = keys_of(rows)
-                    told = {n: k[step] for n, k in in_long_form({}, lengths, keys).items()} | told
-                _write(details, told, {}, escape=escape_formulas)
-            made = found.draws if draws is not None else found.values
-            made = {n: v.where(found.missing[n], torch.nan) for n, v in made.items()}
-            for warning in (*warnings, *impossible(made, rows.description)):
-                note(f"warning: {warning}")
-        count(rows=rows.rows("test"), filled=found.filled)
-        note(f"{output}: {found.filled} missing values filled")
+        fill(opened, model, rows, output, **asked)
 
     carry_out(
-        run,
-        data,
-        output,
-        device,
-        work,
-        lambda _, opened, __: opened,
-        trust=trust,
+        run, data, output, device, work, lambda _, opened, __: opened, trust=trust,
         precision=precision,
-    )
-
-
-def _forecast(
-    model: Any,
-    rows: Any,
-    output: Path,
-    horizon: int,
-    draws: int | None,
-    level: float | None,
-    particles: int,
-    seed: int,
-    escape: bool,
-) -> None:
-    """The steps after the last of each row: quantiles, or draws."""
-    import numpy as np
-    import torch
-
-    from deeplvm.cli.outputs import given
-    from deeplvm.cli.sequences import (
-        future_columns,
-        future_inputs,
-        future_keys,
-        keys_of,
-        length_of,
-    )
-    from deeplvm.data.ragged import INPUTS
-    from deeplvm.likelihood import forecast
-
-    lengths, known = rows.test[str(length_of(rows.description))][:], keys_of(rows)
-    inputs = [name for name in model.p.inputs if name == INPUTS]
-    edge = (1 - (level or 0.9)) / 2
-    found = forecast(
-        model, rows.test, horizon, future=future_inputs(rows, inputs, horizon),
-        particles=max(particles, draws or 0), levels=(edge, 0.5, 1 - edge), draws=draws or 0,
-        seed=seed,
     )  # fmt: skip
-    keys = future_keys(known, lengths, horizon)
-    if draws is None:
-        columns = future_columns(found, rows.description)
-    else:
-        flat = {name: each.flatten(0, 2) for name, each in found.draws.items()}
-        columns = given(flat, rows.description)
-        many = len(next(iter(keys.values())))
-        keys = {n: np.tile(each, draws) for n, each in keys.items()}
-        keys = {"draw": torch.arange(draws).repeat_interleave(many).numpy()} | keys
-    _write(output, {**keys, **columns}, {}, escape=escape)
-    note(f"{output}: {horizon} steps after the last of {len(lengths):,} sequences")
-    count(rows=len(lengths), horizon=horizon)
 
 
 def diagnose(
@@ -1153,141 +927,3 @@ def datasets(*, json: bool = False) -> None:
         tell(f"{item.name.ljust(name)}  {item.rows.rjust(rows)}  {item.what} ({where})")
         tell(f"{' ' * (name + rows + 4)}{item.origin}; {item.licence}")
     tell("\nA file goes as well: .npy, .npz, .csv, .parquet, IDX, a folder of images.")
-
-
-def _searched(
-    opened: Any, output: Path, rows: int, name: str, lowest: bool, seed: int, device: Any
-) -> None:
-    """Strings of which most, or least, of a property is predicted."""
-    import numpy as np
-
-    from deeplvm.cli.texts import save_texts
-    from deeplvm.data.molecules import has_rdkit, properties
-    from deeplvm.data.tokens import is_molecule
-    from deeplvm.devices import place
-    from deeplvm.evaluation.molecules import reader_of
-    from deeplvm.inference.texts import names_of, texts_of_more
-
-    known, flag = opened.description, "--lowest" if lowest else "--highest"
-    numbers = [n for n in known.variables if n not in names_of(known)]
-    if not names_of(known) or name not in numbers:
-        there = f"there are {', '.join(numbers)}" if numbers and names_of(known) else (
-            f"{known.name} has none: fit with --text COLUMN --group NAME=COLUMN"
-        )  # fmt: skip
-        raise ValueError(f"{flag} {name} is of a property beside strings; {there}.")
-    reader, measure = reader_of(known), None
-    if is_molecule(str(known.options.get("tokens"))) and name.lower() in ("qed", "logp"):
-        measure = (lambda text: properties(text)[name.lower()]) if has_rdkit() else None
-    with waiting(f"searching for {'less' if lowest else 'more'} of {name}"):
-        found, broken = texts_of_more(
-            opened.model.to(place(device)), opened.data.train, name, rows, lowest=lowest,
-            read=None if reader is None else reader[0], measure=measure, seed=seed,
-        )  # fmt: skip
-    by = "" if reader is None else reader[1]
-    if not found:
-        raise ValueError(
-            f"{flag} {name}: nothing that was found can be read by {by}; train longer."
-        )
-    told, measured = (np.array(each) for each in zip(*found.values(), strict=True))
-    others = {name: told} if measure is None else {name: told, f"{name}_measured": measured}
-    save_texts(output, {names_of(known)[0]: [*found]}, others)
-    what = f"{name} predicted {told[0]:.4g}"
-    what += "" if measure is None else f", measured by RDKit {measured[0]:.4g},"
-    note(f"{output}: {len(found)} different texts, {what} at best")
-    if len(found) < rows:
-        note(f"fewer than the {rows} that were asked for are different: -n larger looks further")
-    data = opened.data.train[name][:].double()
-    data = data[data.isfinite()]
-    note(f"training rows: mean {data.mean():.4g}, from {data.min():.4g} to {data.max():.4g}")
-    if broken:
-        note(f"{broken} others that were found cannot be read by {by}")
-
-
-def _with_holes(values: dict[str, Any], data: Any, rows: int, seed: int) -> dict[str, Any]:
-    """Values with those missing that the model, or a training row, does not have."""
-    import torch
-
-    from deeplvm.evaluation.samples.synthetic import holes_of
-
-    if not data.missing:
-        raise ValueError(f"--holes: {data.name} has no missing values; leave it out.")
-    masks = {n: f"{n}_observed" for n in values if f"{n}_observed" in values}
-    holes = holes_of(data.train, sorted(data.missing.intersection(values)), rows, seed)
-    holes |= {name: values[mask] == 0 for name, mask in masks.items()}
-    return {
-        name: torch.where(holes[name], torch.nan, value) if name in holes else value
-        for name, value in values.items()
-        if name not in masks.values()
-    }
-
-
-def _scored(model: Any, rows: Any, split: str) -> tuple[str, int]:
-    """What log_px is of, as in "x | y"; and of how many rows it is of their label too."""
-    values = getattr(rows, split)
-    names = [name for name in rows.variables if name in model.p.names]
-    given = [n for n in model.p.inputs if n not in model.p.names and n in values]
-    of = ", ".join(names or ["y"]) + (f" | {', '.join(given)}" if given else "")
-    known = names and "y" in model.p.names and "y" in values and rows.description.label is not None
-    return of, int((~values["y"][:].isnan()).sum()) if known else 0
-
-
-def _with_cells(
-    own: dict[str, Any], cells: Any, known: Any, rows: Any, *, apart: bool
-) -> dict[str, Any]:
-    """What is filled in by name, with what the model does not have of the file's columns.
-
-    Tables become one, or stay arrays of their own (``apart``).
-    """
-    from deeplvm.cli.outputs import beside_others
-
-    tables = [name for name, each in own.items() if isinstance(each, dict)]
-    if apart and len(tables) > 1:
-        return own | {name: each[rows] for name, each in cells.items() if name not in known}
-    columns = {title: each for name in tables for title, each in own.pop(name).items()}
-    columns |= {title: own.pop(title) for title in known if title in own}
-    images = {name: own.pop(name) for name in [*own] if getattr(own[name], "ndim", 1) > 2}
-    return own | {(*tables, "x")[0]: beside_others(columns, cells, rows)} | images
-
-
-def _write(output: Path, values: Any, names: Any, *, escape: bool) -> None:
-    """A table, by one process."""
-    from deeplvm.cli.outputs import save_table
-
-    if processes().first:
-        save_table(output, values, names, escape=escape)
-
-
-def _labels(rows: Any, split: str) -> dict[str, Any]:
-    """Labels as numbers, and as names where these say more."""
-    import numpy as np
-
-    labels = rows[split].get("y")
-    if labels is None:
-        return {}
-    numbers = labels.cpu().numpy()
-    classes = rows.classes
-    if not classes or list(classes) == [str(i) for i in range(len(classes))]:
-        return {"y": numbers}
-    codes = np.where(np.isnan(numbers), -1, numbers).astype(int)
-    return {"y": numbers, "label": np.array([*classes, ""])[codes]}
-
-
-def _classes(
-    opened: Any, model: Any, rows: Any, seed: int, by: Literal["encoder", "model"]
-) -> dict[str, Any]:
-    """The probability of each label of the run's data, and the most probable one."""
-    import numpy as np
-
-    from deeplvm.inference.classes import class_probabilities, has_classes
-
-    names = opened.description.classes
-    if not names or not has_classes(model):
-        raise ValueError("--classes is for a model of labels; this one knows none.")
-    each = getattr(class_probabilities(model, rows, seed=seed), by).numpy()
-    most = {"class": np.array(names)[each.argmax(1)]}
-    return most | {f"probability_{name}": each[:, i] for i, name in enumerate(names)}
-
-
-def _precise(model: Any, precision: str) -> Any:
-    """The model, in double precision if that was asked for."""
-    return model.double() if precision == "float64" else model

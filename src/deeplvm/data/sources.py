@@ -24,13 +24,7 @@ from deeplvm.data.readers.source import Facts, room
 from deeplvm.data.readers.tables import Frames
 from deeplvm.data.readers.text import Texts, captions, cells_of, texts_of_files, tokenised
 from deeplvm.data.sequences import Sequences, held_of
-from deeplvm.data.tabular import (
-    DELIMITED,
-    held_table,
-    narrowed,
-    sequences_of_folder,
-    table_rows,
-)
+from deeplvm.data.tabular import DELIMITED, held_table, narrowed, sequences_of_folder, table_rows
 from deeplvm.data.variable import DataError
 from deeplvm.files import memory
 
