@@ -119,6 +119,7 @@ def complete(data: Data | Description) -> Variable:
     if observed(data).missing:
         raise RecipeError(
             f"Values of {data.name} are missing, and one after another in a fixed order gives the "
-            f"others no probability; take autoregressive_table, which serves any order."
+            f"others no probability; fill them in first (deeplvm impute), or take "
+            f"autoregressive_table, which serves any order."
         )
     return typed(data)
