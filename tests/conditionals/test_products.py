@@ -117,7 +117,8 @@ class FixedScale(nn.Module):
 def mixed(count: int) -> LatentVariableModel:
     r"""z normal, x_i = z + s_i \varepsilon, and experts that are the exact p(z | x_i)."""
     noise = torch.tensor([1.0, 0.5])[:count]
-    p, experts = {"z": StandardNormal(2)}, []
+    p: dict[str, nn.Module] = {"z": StandardNormal(2)}
+    experts = []
     for at, s in enumerate(noise, 1):
         likelihood, mean = Gaussian(2, MLP(2), scale=float(s)), nn.Linear(2, 2)
         for layer, slope in ((likelihood.head.layer, torch.eye(2)), (mean, torch.eye(2))):

@@ -239,7 +239,7 @@ class Denoising(nn.Module):
 
     one_particle = True
     names = (PLACES, CHAIN, START)
-    inputs = (END,)
+    inputs: tuple[str, ...] = (END,)
 
     def __init__(
         self,
@@ -256,6 +256,7 @@ class Denoising(nn.Module):
         self.steps, self.draws = steps, at_least(draws, 1, "Denoising", "draws")
         self.symbol = "p"
         self.label: str | None = None
+        self.move: nn.Linear | None = None
 
     def given(self, label: str, classes: int) -> Self:
         """The chain back given a label too, a one-hot parent of that name.
@@ -265,13 +266,13 @@ class Denoising(nn.Module):
         made = copy.copy(self)
         made._modules = dict(self._modules)
         made.inputs, made.label = (END, label), label
-        made.move = nn.Linear(classes, self.shape.numel(), bias=False)
-        nn.init.normal_(made.move.weight, std=0.1)
+        made.move = move = nn.Linear(classes, self.shape.numel(), bias=False)
+        nn.init.normal_(move.weight, std=0.1)
         return made
 
     def _moved(self, given: Mapping[str, Any]) -> Tensor | float:
         """By how much the label moves z, ``(batch, *event)``."""
-        if self.label is None:
+        if self.label is None or self.move is None:
             return 0.0
         return self.move(given[self.label].value).unflatten(-1, self.shape)
 

@@ -580,7 +580,7 @@ class LatentVariableModel(nn.Module):
         )
 
 
-def unexplained(name: str, _: Distribution, __: tuple[int, ...], ___: int, /) -> Drawn:
+def unexplained(name: str, *_: Any, **__: Any) -> Drawn:
     """The draw of a name of p that nobody gave: there is none, so say what to do."""
     raise ValueError(
         f"p scores {name!r}, which is neither given nor drawn by q; give it, or add "
