@@ -14,19 +14,17 @@ from long_form import FULL
 
 ROOT = Path(__file__).parents[2]
 RUN = ROOT / "benchmarks" / "run.py"
-# With the title of the table of each; the long form runs those that are like another one too.
 TITLES = {
     "step": "A training step",
     "likelihood": "An importance-sampled likelihood",
     "startup": "Start-up",
     "flows": "A flow",
     "posteriors": "Posteriors",
-} | (
-    {
-        "busy": "", "parts": "", "memory": "", "scaling": "Growth", "annealing": "Annealing",
-    } if FULL else {}
-)  # fmt: skip
-NAMES = tuple(TITLES)
+}
+NAMES = [*TITLES]
+if FULL:  # those that are like another one too
+    TITLES |= {"scaling": "Growth", "annealing": "Annealing"}
+    NAMES = [*TITLES, "busy", "parts", "memory"]
 
 
 def test_every_benchmark_runs(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ View = Callable[[Tensor], Tensor]
 
 
 class _Experts(nn.Module):
-    """Experts, each shown one parent, and a prior; what they are made into is a subclass's."""
+    """Experts, each shown one parent, and a prior; a subclass says what they make together."""
 
     # an expert is left out where its parent is NaN
     accepts_missing = True

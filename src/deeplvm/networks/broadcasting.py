@@ -100,6 +100,7 @@ def fold_particles(
         if len(leading) == 1:
             return function(value)
         event = value.shape[value.ndim - event_dims :]
+        # a product of sizes, as numel() of a shape fixes the number of rows of an exported graph
         result = function(value.reshape(math.prod(leading), *event))
         return result.reshape(*leading, *result.shape[1:])
 
